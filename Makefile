@@ -83,7 +83,7 @@ $(INTEGRATIONS)/.test: pyproject.toml
 	touch $@
 
 test-integrations: $(INTEGRATIONS)/.test  ## rl-baselines3-zoo, the Hub's library, MLflow and W&B
-	$(INTEGRATIONS)/bin/python -m pytest $(or $(ARGS),tests/zoo tests/hub tests/test_trackers.py)
+	$(INTEGRATIONS)/bin/python -m pytest $(or $(ARGS),tests/integrations tests/test_trackers.py)
 
 install: $(VENV)/.dev  ## every tool, and the extras that `check` needs
 

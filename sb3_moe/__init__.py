@@ -4,6 +4,8 @@ Importing this package registers the policy names with every algorithm that is i
 ``PPO("MoeMlpPolicy", env)``.
 """
 
+from importlib.metadata import version
+
 from sb3_moe import presets
 from sb3_moe.growing import (
     add_experts,
@@ -20,7 +22,6 @@ from sb3_moe.policies.registration import register
 from sb3_moe.saving import UnsafeFileError, load, resume, save
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
 from sb3_moe.vec_env.make import make_multitask_vec_env
-from sb3_moe.version import __version__
 from sb3_moe.watching import only_expert, swap_experts, watch, without_expert
 
 __all__ = [
@@ -46,5 +47,7 @@ __all__ = [
     "watch",
     "without_expert",
 ]
+
+__version__ = version("sb3-moe")
 
 register()

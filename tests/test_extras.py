@@ -91,7 +91,7 @@ importlib.import_module("sb3_moe_cli").console_script()
 
 
 def test_a_base_install_says_in_one_line_what_its_parts_need():
-    parts = ["sb3_moe.plots", "sb3_moe.study", "sb3_moe.policies.contrib.tqc"]
+    parts = ["sb3_moe.watching.figures", "sb3_moe.study", "sb3_moe.policies.contrib.tqc"]
     optional = [*extras.EXTRAS, *env_extras.EXTRAS]
     done = subprocess.run(
         [sys.executable, "-c", BARE.format(optional=optional, parts=parts)],
@@ -101,7 +101,7 @@ def test_a_base_install_says_in_one_line_what_its_parts_need():
         check=False,
     )
     assert done.stdout.splitlines() == [
-        "sb3_moe.plots needs matplotlib: pip install 'sb3-moe[cli]'",
+        "sb3_moe.watching.figures needs matplotlib, scipy: pip install 'sb3-moe[cli]'",
         "sb3_moe.study needs filelock, jinja2, matplotlib, pandas, pydantic, rich, scipy, tyro, "
         "yaml: pip install 'sb3-moe[cli]'",
         "sb3_moe.policies.contrib needs sb3_contrib: pip install 'sb3-moe[contrib]'",

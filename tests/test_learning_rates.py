@@ -2,7 +2,7 @@
 
 import pytest
 
-from sb3_moe.learning_rates import LinearPerBlock
+from sb3_moe.policies.learning_rates import LinearPerBlock
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ from sb3_moe.measures import (
     measure_weights,
     redo,
 )
-from sb3_moe.plots import draw_last_gates
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.placements import PLACEMENTS, Placement, register_placement
 from sb3_moe.study.config import named_architecture
+from sb3_moe.watching.figures import draw_last_gates
 
 ROUTER = {"router": "own_parts:Tempered", "router_kwargs": {"temperature": 2.0}}
 EXPERT = {"expert": "own_parts:Skipping", "expert_kwargs": {"scale": 0.5}}

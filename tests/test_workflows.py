@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sb3_moe.version import __version__
+from sb3_moe import __version__
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -18,10 +18,10 @@ import pandas as pd
 from gymnasium import spaces
 
 from sb3_moe.measures.budget import measure
-from sb3_moe.plots import Point, draw_against
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
 from sb3_moe.study.grid import load_study
 from sb3_moe.study.judging import t_interval
+from sb3_moe.watching.figures import Point, draw_against
 from sb3_moe_envs import get_suite
 
 STUDIES = {1: "tasks1", 2: "tasks2", 4: "tasks4", 8: "interleaved", 16: "tasks16"}
@@ -93,13 +93,17 @@ def main() -> None:
     folder = parser.parse_args().folder
     drawn = {
         "tasks": (against_tasks(folder), "conflicting tasks, each with as many steps"),
-        "flops": (against_flops(folder), "FLOPs for a row"),
+        "flops": (against_flops(folder), "FLOPs per observation"),
     }
+    # Each network looks the same in both figures.
+    networks = [name for points, _ in drawn.values() for name in points]
     rows = []
     for name, (points, xlabel) in drawn.items():
         named = {network.replace("-", " "): each for network, each in points.items()}
+        names = [network.replace("-", " ") for network in networks]
         ylabel = "return at the end, mean over tasks"
-        figure = draw_against(named, xlabel, ylabel, doubling=name == "tasks")
+        doubling = name == "tasks"
+        figure = draw_against(named, xlabel, ylabel, doubling=doubling, networks=names)
         figure.savefig(folder / f"against_{name}.png", dpi=150)
         rows += [
             {"against": name, "network": network, **each._asdict()}

@@ -20,7 +20,7 @@ from sb3_moe.callbacks.task_gradients import TaskGradientCallback
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 from sb3_moe.callbacks.temperatures import TaskTemperatureCallback
 from sb3_moe.callbacks.weight_penalties import L2InitCallback, WeightNormDecayCallback
-from sb3_moe.learning_rates import LinearPerBlock
+from sb3_moe.policies.learning_rates import LinearPerBlock
 from sb3_moe.saving.snapshot import save_snapshot
 from sb3_moe.vec_env.evaluating import TaskEpisodes, evaluate_tasks
 from sb3_moe.vec_env.make import make_pinned_env

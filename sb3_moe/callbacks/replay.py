@@ -13,9 +13,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.layers.checks import whole
-from sb3_moe.watching.record import watch
-from sb3_moe.watching.replay import Replay, Track
-from sb3_moe.watching.video import Sheet, save_gif
+from sb3_moe.watching.films import Sheet, save_gif
+from sb3_moe.watching.recording import watch
+from sb3_moe.watching.replays import Replay, Track
 
 FPS, SIZE = 10, 160
 

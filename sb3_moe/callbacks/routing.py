@@ -146,7 +146,7 @@ class RoutingCallback(ProbeCallback):
     def _draw(self, key: str, name: str, gates_NE: Array) -> None:
         # A picture takes as long as all the rest, and only TensorBoard can show it.
         if any(isinstance(each, TensorBoardOutputFormat) for each in self.logger.output_formats):
-            from sb3_moe.plots import draw_gates  # matplotlib comes with the extras
+            from sb3_moe.watching.figures import draw_gates  # matplotlib comes with the extras
 
             picture = Figure(draw_gates(gates_NE, self.task_names, title=name), close=False)
             elsewhere = ("stdout", "log", "json", "csv")

@@ -14,8 +14,8 @@ from stable_baselines3.her import HerReplayBuffer
 
 from sb3_moe.growing import add_experts, freeze_experts
 from sb3_moe.growing.experts import changeable, check_room
-from sb3_moe.learning_rates import Restarted
 from sb3_moe.measures.resets import reset_heads, reset_optimizers
+from sb3_moe.policies.learning_rates import Restarted
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.vec_env.kept_rows import Reservoir
 from sb3_moe.vec_env.make import are_interleaved

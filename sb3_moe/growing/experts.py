@@ -15,13 +15,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.growing.gates import Heir, kept, meets_all
 from sb3_moe.growing.transplant import Transplant, set_frozen
-from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
 from sb3_moe.networks import kind_of, networks_of, uncompiled
 from sb3_moe.networks.masks import forget_masks, masks_in
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.of_model import policy_of
+from sb3_moe.policies.of_model import model_of_sb3, policy_of
 from sb3_moe.saving.generators import preserved_generators, undone_on_failure
 
 # The share of all gates that a new expert takes, at most, unless more is asked for.

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
-from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import Routing
 from sb3_moe.policies.looks_inside import Array
 from sb3_moe.policies.moe_policy import MoEPolicy
+
+
+def model_of_sb3(value: object) -> None:
+    """Raise unless a value is a model; a file's name or a policy is not one yet."""
+    if not isinstance(value, BaseAlgorithm):
+        if isinstance(value, str | Path):
+            got = f"{str(value)!r}: open a file by sb3_moe.load first"
+        else:
+            got = f"a {type(value).__name__}"
+        raise TypeError(f"`model` must be an SB3 model, got {got}")
 
 
 def policy_of(model: BaseAlgorithm | BaseModel) -> MoEPolicy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import hashlib
 import json
@@ -19,8 +18,6 @@ import numpy.typing as npt
 
 # So many of a name's bytes begin a temporary one, which file systems may take no longer than 255.
 _MOST_BYTES = 60
-# What would end a script element of HTML. JSON in ASCII has escaped all others.
-ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
 def temporary_name(path: Path) -> Path:
@@ -144,19 +141,3 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
             return {name: arrays[name] for name in arrays.files}
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"{path.name} can't be read: {error}") from error
-
-
-def embedded(value: Any) -> str:
-    """Write JSON that can stand in a script element of HTML, whatever its texts are.
-
-    :raises ValueError: if a number is NaN or infinite, which no browser reads
-    """
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    for sign, escape in ESCAPES.items():
-        text = text.replace(sign, escape)
-    return text
-
-
-def digest_of(text: str) -> str:
-    """Return what a page's policy knows a script or style by: its SHA-256 in base 64."""
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sb3_moe.is_model import model_of_sb3
+from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.policies.start_scale import unscaled
 from sb3_moe.saving import model_parts, replay_rows
 from sb3_moe.saving.container import UnsafeFileError, blaming, check_forms, pack, unpack, write_file
@@ -35,8 +35,8 @@ from sb3_moe.saving.generators import undone_on_failure
 from sb3_moe.saving.normalizer import SavedNormalizer, described, is_known
 from sb3_moe.saving.values import Decoder, Encoder
 from sb3_moe.vec_env.tasks import check_tasks, tasks_known, write_names
-from sb3_moe.version import __version__, warn_of_another_major_version
 
+__version__ = importlib.metadata.version("sb3-moe")
 #: The most memory that a file may ask for unless more is allowed.
 MAX_BYTES = 2**30
 #: The model of a run: a file that is safe to open, or SB3's zip where that can't hold it.
@@ -165,6 +165,16 @@ def write_model(model: BaseAlgorithm, folder: Path) -> bool:
     return False
 
 
+def _warn_of_another_major_version(name: str, version: str) -> None:
+    """Warn that a file was written by another major version of this package."""
+    if version.split(".")[0] != __version__.split(".")[0]:
+        warnings.warn(
+            f"{name} was written by sb3_moe {version} and this is {__version__}: options and "
+            "weights may mean something else; compare its actions with the old version's",
+            stacklevel=3,
+        )
+
+
 def load(
     path: str | Path,
     env: gym.Env[Any, Any] | VecEnv | str | None = None,
@@ -214,7 +224,7 @@ def load(
         with blaming(path):
             saved = _SavedModel(*unpack(file, max_bytes), custom_objects or {}, device)
         saved.check_custom_objects(custom_objects or {})
-        warn_of_another_major_version(path.name, saved.version)
+        _warn_of_another_major_version(path.name, saved.version)
         saved.take_environment(env, replay_buffer, normalizer)
         with blaming(path):
             model = saved.build(replay_buffer, max_bytes)

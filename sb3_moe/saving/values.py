@@ -24,7 +24,7 @@ from stable_baselines3.her.goal_selection_strategy import (
 )
 
 from sb3_moe import layers
-from sb3_moe.learning_rates import LinearPerBlock, Restarted
+from sb3_moe.policies.learning_rates import LinearPerBlock, Restarted
 from sb3_moe.policies.placements import Placement
 from sb3_moe.saving.container import UnsafeFileError
 

@@ -21,10 +21,9 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback
-from sb3_moe.learning_rates import LinearPerBlock
 from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.learning_rates import LinearPerBlock
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.policies.registration import TABLE

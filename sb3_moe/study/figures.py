@@ -1,4 +1,4 @@
-"""Figures of a study, as papers print them and its page shows them; of one run: sb3_moe.plots.
+"""Figures of a study; those of one run are in :mod:`sb3_moe.watching.figures`.
 
 Shapes: S seeds, K evaluations, N tasks, E experts.
 """
@@ -15,11 +15,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sb3_moe.plots.inside import colours_of_gates, was_measured
-from sb3_moe.plots.style import as_numbers, as_written, look_of, short, write_into
 from sb3_moe.study.judging import t_interval
 from sb3_moe.study.measures import INSIDES, WHOLE, Array, planned_blocks
 from sb3_moe.study.results import Results
+from sb3_moe.watching.figures import (
+    as_numbers,
+    as_written,
+    colors_of_gates,
+    look_of,
+    plot_mean,
+    short,
+    was_measured,
+    write_into,
+)
 
 #: Panels side by side, at most: so many can be read on a page of a paper or a screen.
 ACROSS = 3
@@ -72,9 +80,8 @@ def draw_curves(results: Results, measure: str) -> Figure | None:
             # At the steps that all seeds have.
             wide = seeds.pivot_table(index="step", columns="seed", values="value").dropna()
             steps, values_SK = wide.index.to_numpy(float), wide.to_numpy().T
-            look = looks[str(name)]
-            ax.plot(steps, values_SK.mean(0), label=as_written(str(name)), lw=1.6, **look.style)
-            ax.fill_between(steps, *t_interval(values_SK), color=look.color, alpha=0.15, lw=0)
+            mean, interval = values_SK.mean(0), t_interval(values_SK)
+            plot_mean(ax, steps, mean, interval, str(name), looks[str(name)])
         low, high = limits.loc[task]
         if measure == "return":
             level = results.random[task]
@@ -162,9 +169,9 @@ def draw_experts(results: Results) -> Figure | None:
         return None
     most = max(len(tasks) for _, tasks in panels)
     figure, axes = _panels(len(panels), 1.5 + 0.25 * most)
-    low, high, cmap = colours_of_gates(np.concatenate([w.ravel() for w in panels.values()]))
+    colors = colors_of_gates(np.concatenate([w.ravel() for w in panels.values()]))
     for ax, ((caption, tasks), weights_NE) in zip(axes, panels.items(), strict=True):
-        image = ax.imshow(weights_NE, cmap=cmap, vmin=low, vmax=high, aspect="auto")
+        image = ax.imshow(weights_NE, aspect="auto", **colors)
         experts = weights_NE.shape[1]
         if experts <= MOST_WRITTEN:
             write_into(ax, image, as_numbers(weights_NE, "z.2f"), fontsize=7)

@@ -12,17 +12,18 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-import sb3_moe
-from sb3_moe.hub import push, write_folder
-from sb3_moe.hub.folder import check_folder
+from sb3_moe.integrations.hub import check_folder, push, write_folder
 from sb3_moe.saving.files import check_writable
+from sb3_moe.saving.model_file import load
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.study.building import algorithm_class, entry_of, game_id, read_tasks
 from sb3_moe.study.entries import imported, read_yaml
+from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.vec_env.tasks import names_on
-from sb3_moe.watching.importance import check_importance, expert_importance
-from sb3_moe.watching.pictures import FILMS
-from sb3_moe.watching.replay import steps_of
+from sb3_moe.watching.films import FILMS
+from sb3_moe.watching.importance import expert_importance, network_to_ablate
+from sb3_moe.watching.recording import watch as record
+from sb3_moe.watching.replays import steps_of
 
 if TYPE_CHECKING:
     from sb3_moe_cli import AgentOptions, Card, Watch
@@ -52,7 +53,7 @@ def _load(options: AgentOptions, env: Any) -> BaseAlgorithm:
     if path.suffix != ".zip":
         own = {each.partition(":")[2]: imported(each, "--custom") for each in options.custom}
         # A buffer would be of as many environments as it was trained in.
-        return sb3_moe.load(path, env, device="cpu", custom_objects=own, replay_buffer=False)
+        return load(path, env, device="cpu", custom_objects=own, replay_buffer=False)
     if not options.trust:
         raise ValueError(
             f"{path.name} is SB3's file, which can run code when it is opened: say --trust if it "
@@ -84,7 +85,7 @@ def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
         env.close()
     for shown in SHOWN:
         try:
-            venv = sb3_moe.make_multitask_vec_env(tasks, task_id=shown)
+            venv = make_multitask_vec_env(tasks, task_id=shown)
         except ValueError:
             if shown == SHOWN[-1]:  # that adds nothing: the environment itself can't be built
                 raise
@@ -152,10 +153,10 @@ def watch(options: Watch) -> int:
     check_writable(options.out.parent)
     model = opened(options)
     if options.table:
-        check_importance(model, None, options.table)
+        network_to_ablate(model)
     playing: dict[str, Any] = {"seed": options.seed, "deterministic": not options.stochastic}
     amount: dict[str, Any] = {"episodes": options.episodes, "max_steps": options.max_steps}
-    replay = sb3_moe.watch(model, without=options.without, **amount, **playing)
+    replay = record(model, without=options.without, **amount, **playing)
     if options.table:
         replay.importance = expert_importance(model, episodes=options.table, **playing)
     written = replay.save(options.out) if is_page else replay.to_video(options.out)

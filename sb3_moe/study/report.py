@@ -14,7 +14,6 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sb3_moe.plots.save import FORMATS, save_figure
 from sb3_moe.saving.files import atomic, check_writable
 from sb3_moe.saving.model_file import SAFE, load
 from sb3_moe.study.building import plain_env
@@ -26,8 +25,9 @@ from sb3_moe.study.grid import StudyConfig
 from sb3_moe.study.judging import Claims, judge, load_claims, summarize
 from sb3_moe.study.measures import MEASURES, WHOLE
 from sb3_moe.study.results import COLUMNS, Results, load_results
-from sb3_moe.watching.record import watch
-from sb3_moe.watching.replay import Replay
+from sb3_moe.watching.figures import FORMATS, save_figure
+from sb3_moe.watching.recording import watch
+from sb3_moe.watching.replays import Replay
 
 PAGE, README, TABLE = "index.html", "README.md", "measures.csv"
 TABLES = (TABLE, "measures.parquet", "summary.csv", "verdicts.csv")

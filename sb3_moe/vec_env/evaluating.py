@@ -251,7 +251,7 @@ def monitored(info: Mapping[str, Any]) -> Mapping[str, float]:
     :raises ValueError: if the environment isn't monitored
     """
     if "episode" not in info:
-        raise ValueError("`eval_env` must be monitored: wrap it in SB3's VecMonitor")
+        raise ValueError("the environment must be monitored: wrap it in SB3's VecMonitor")
     episode: Mapping[str, float] = info["episode"]
     return episode
 

@@ -264,7 +264,7 @@ def synchronise(training_env: VecEnv, env: VecEnv) -> None:
     wanted, got = kind_of_normaliser(source), kind_of_normaliser(target)
     if wanted != got:
         raise ValueError(
-            f"`eval_env` must be normalized as the training environment, by {wanted}, got {got}"
+            f"what is played must be normalized as the training environment, by {wanted}, got {got}"
         )
     if source is None or target is None:
         return

@@ -2,15 +2,15 @@
 
 from sb3_moe.watching.importance import Importance, expert_importance
 from sb3_moe.watching.interventions import only_expert, swap_experts, without_expert
-from sb3_moe.watching.record import watch
-from sb3_moe.watching.replay import Mixture, Replay, Run, Sleep, Track
+from sb3_moe.watching.recording import watch
+from sb3_moe.watching.replays import DormantUnits, Mixture, Replay, Run, Track
 
 __all__ = [
+    "DormantUnits",
     "Importance",
     "Mixture",
     "Replay",
     "Run",
-    "Sleep",
     "Track",
     "expert_importance",
     "only_expert",

@@ -18,25 +18,24 @@ from sb3_moe.layers.checks import whole
 from sb3_moe.measures.statistics import Estimate, bootstrap_interval, decimals
 from sb3_moe.networks import kind_of
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.vec_env.evaluating import LONGEST, evaluate_tasks
-from sb3_moe.watching.interventions import mixtures_of, when_off, without_expert
-from sb3_moe.watching.stage import seed_generators, stage_for
+from sb3_moe.watching.interventions import when_off, without_expert
+from sb3_moe.watching.watched_env import seed_everything, watched_env
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Returns of every task, as the agent is and with each expert of a tower off.
+    """Returns of every task, as the agent is and with each expert of a network off.
 
-    :param tower: the tower
+    :param network: the network
     :param task_names: of the columns
     :param when_off: what switching off means there
     :param returns: (E + 1, N, n); the first row is the agent as it is
     """
 
-    tower: str
+    network: str
     task_names: list[str]
     when_off: str
     returns: Array
@@ -55,11 +54,9 @@ class Importance:
         """Return the table as text, a row for each of :attr:`rows`."""
         num_rows, num_tasks, _ = self.returns.shape
         digits_N = [decimals(self.returns[:, task].mean(-1)) for task in range(num_tasks)]
+        text = "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]"
         return [
-            [
-                "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*self.estimate(row, task), digits)
-                for task, digits in enumerate(digits_N)
-            ]
+            [text.format(*self.estimate(row, k), digits) for k, digits in enumerate(digits_N)]
             for row in range(num_rows)
         ]
 
@@ -70,85 +67,66 @@ class Importance:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def check_importance(model: BaseAlgorithm, tower: str | None, episodes: int) -> str:
-    """Return the tower that is meant, before anything is played.
+def network_to_ablate(model: BaseAlgorithm, network: str | None = None) -> str:
+    """Return the network whose experts are meant, before anything is played.
 
-    :param model: as of :func:`expert_importance`, like the rest
-    :raises TypeError: if the policy is not one of this package's, or ``episodes`` no int
-    :raises ValueError: if there is no such tower, its mixtures have unequally many experts, or
-        ``episodes`` is below 2
+    :param model: of any algorithm, with one of this package's policies
+    :param network: as of :func:`expert_importance`
+    :raises TypeError: if the policy is not one of this package's
+    :raises ValueError: if there is no such network, or its mixtures have unequally many experts
     """
-    whole("episodes", episodes)
-    if episodes < 2:
-        raise ValueError(f"`episodes` must be at least 2 for an interval, got {episodes}")
-    if tower is None:
-        return _default_tower(model)
-    sizes = _sizes(model, tower)
-    if len(set(sizes.values())) > 1:
-        raise ValueError(
-            f"`tower` must name one mixture where they have unequally many experts, {sizes}, got "
-            f"{tower!r}"
-        )
-    return tower
-
-
-def _default_tower(model: BaseAlgorithm) -> str:
-    """Return the tower that acts, or its first mixture where they have unequally many experts."""
-    first = next(iter(policy_of(model).moe_layers()), "pi")
-    tower = kind_of(first)
-    return tower if len(set(_sizes(model, tower).values())) == 1 else first
-
-
-def _sizes(model: BaseAlgorithm, tower: str) -> dict[str, int]:
-    return {name: layer.num_experts for name, layer in mixtures_of(model, tower).items()}
+    policy = policy_of(model)
+    first = next(iter(policy.moe_layers()), "pi")
+    name = network or kind_of(first)
+    sizes = {each: layer.num_experts for each, layer in policy.mixtures(name).items()}
+    if len(set(sizes.values())) == 1:
+        return name
+    if network is None:
+        return first
+    raise ValueError(
+        "`network` must name one mixture where they have unequally many experts, "
+        f"{sizes}, got {network!r}"
+    )
 
 
 def expert_importance(
     model: BaseAlgorithm,
     env: gym.Env[Any, Any] | VecEnv | str | None = None,
     *,
-    tower: str | None = None,
+    network: str | None = None,
     episodes: int = 20,
     seed: int = 0,
     deterministic: bool = True,
     max_episode_steps: int = LONGEST,
 ) -> Importance:
-    """Evaluate every task with each expert of a tower off, from the same seed each time.
+    """Evaluate every task with each expert of a network off, from the same seed each time.
 
     :param model: of any algorithm, with one of this package's policies
     :param env: as of :func:`sb3_moe.watch`
-    :param tower: as of :func:`sb3_moe.without_expert`; None: the one that acts, or its first
+    :param network: as of :func:`sb3_moe.without_expert`; None: the one that acts, or its first
         mixture where they have unequally many experts
-    :param episodes: of each task, at least 2
+    :param episodes: of each task; intervals need at least 2
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
     :param max_episode_steps: an episode that takes more is an error, or one without an end would
         be played for ever
     :raises TypeError: as of :func:`sb3_moe.without_expert`, or if a number is no int
-    :raises ValueError: if there is no such tower, its mixtures have unequally many experts, an
-        episode is too long, ``episodes`` is below 2 or ``max_episode_steps`` below 1
+    :raises ValueError: if there is no such network, its mixtures have unequally many experts, an
+        episode is too long, or a number is below 1
     """
     whole("max_episode_steps", max_episode_steps)
-    tower = check_importance(model, tower, episodes)
-    layers = list(mixtures_of(model, tower).values())
-    num_experts = layers[0].num_experts  # as many as all the others have
-    with preserved_generators(model.action_space.np_random):
-        stage = stage_for(model, env, False, episodes)
+    network = network_to_ablate(model, network)
+    layers = list(policy_of(model).mixtures(network).values())
+    with watched_env(model, env, False, episodes) as watched:
 
         def play() -> Array:
-            seed_generators(model, seed)
-            stage.env.seed(seed)
-            played = evaluate_tasks(
-                model, stage.env, episodes, deterministic, max_episode_steps=max_episode_steps
-            )
-            return played.returns
+            seed_everything(model, watched.env, seed)
+            limit = {"max_episode_steps": max_episode_steps}
+            return evaluate_tasks(model, watched.env, episodes, deterministic, **limit).returns
 
-        try:
-            returns = [play()]
-            for k in range(num_experts):
-                with without_expert(model, tower, k):
-                    returns.append(play())
-        finally:
-            stage.leave()
+        returns = [play()]
+        for k in range(layers[0].num_experts):  # as many as all the others have
+            with without_expert(model, network, k):
+                returns.append(play())
     notes = "; ".join(dict.fromkeys(map(when_off, layers)))
-    return Importance(tower, stage.names, notes, np.stack(returns))
+    return Importance(network, watched.names, notes, np.stack(returns))

@@ -20,15 +20,14 @@ SHIPPED = {
         "study/presets/smoke.yaml",
         "study/templates/style.css",
         "watching/page/draw.js",
-        "zoo/ppo.yml",
+        "integrations/hyperparameters/ppo.yml",
     ],
     "sb3_moe_envs": ["py.typed"],
 }
 LAZY = {
-    "sb3_moe.plots": "sb3_moe.plots needs matplotlib: pip install 'sb3-moe[cli]'",
+    "sb3_moe.watching.figures": "needs matplotlib, scipy: pip install 'sb3-moe[cli]'",
     "sb3_moe.study": "sb3_moe.study needs ",
     "sb3_moe.policies.contrib.tqc": "pip install 'sb3-moe[contrib]'",
-    "sb3_moe.zoo.samplers": "pip install 'sb3-moe[zoo]'",
 }
 
 

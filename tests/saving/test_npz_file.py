@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sb3_moe.measures.curves import load_scores
-from sb3_moe.plots import draw_dormant
 from sb3_moe.saving.files import read_npz, write_npz
 from sb3_moe.saving.record import Record
+from sb3_moe.watching.figures import draw_dormant
 
 
 def test_what_was_written_is_read_and_the_folder_is_made(tmp_path):

@@ -21,7 +21,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 
 import sb3_moe
-from sb3_moe.learning_rates import LinearPerBlock, Restarted
+from sb3_moe.policies.learning_rates import LinearPerBlock, Restarted
 from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.vec_env import DeviceReplayBuffer, DeviceRolloutBuffer
 

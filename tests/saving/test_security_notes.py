@@ -19,7 +19,7 @@ IMPORTERS = {
     "sb3_moe/layers/classes.py",
     "sb3_moe/study/building.py",
     "sb3_moe/study/entries.py",
-    "sb3_moe/zoo/given.py",
+    "sb3_moe/integrations/zoo.py",
 }
 # Those that import from lists of this package's own.
 OF_LISTS = {

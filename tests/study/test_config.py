@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_up_study import GAMES, ROLLOUT, planned, study
 
-from sb3_moe.learning_rates import LinearPerBlock
+from sb3_moe.policies.learning_rates import LinearPerBlock
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study.building import (

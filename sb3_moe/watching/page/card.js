@@ -17,7 +17,7 @@ class Card {
     this.gates = {};
     for (const mixture of replay.mixtures) {
       const title = `Gates of ${mixture.name} (${mixture.router})`;
-      this.gates[mixture.name] = this.bars(right, title, mixture.experts, expert => "expert " + expert, mixture.name);
+      this.gates[mixture.name] = this.bars(right, title, mixture.num_experts, expert => "expert " + expert, mixture.name);
     }
     this.box = make("article", { class: "run" }, make("h2", {}, run.label));
     if (run.note) this.box.append(make("p", { class: "faint note" }, run.note));
@@ -46,7 +46,7 @@ class Card {
       if (mixture !== undefined) name.prepend(swatch(i));
       if (mixture !== undefined && (this.off[mixture] || []).includes(i)) name.append(" (off)");
       const fill = make("span"), number = make("span", { class: "number" });
-      if (mixture !== undefined) fill.style.background = COLOURS[i % COLOURS.length];
+      if (mixture !== undefined) fill.style.background = COLORS[i % COLORS.length];
       box.append(name, make("span", { class: "bar", "aria-hidden": "true" }, fill), number);
       found.push({ name, fill, number });
     }
@@ -155,8 +155,8 @@ function preferenceTitle(i, track) {
 }
 
 function returnsOf(track) {
-  if (!track.returns.length) return "No episode ended within these steps.";
-  return `Returns: ${track.returns.map(written).join(", ")}.`;
+  const returns = Array.from(track.returns.numbers, written);
+  return returns.length ? `Returns: ${returns.join(", ")}.` : "No episode ended within these steps.";
 }
 
 function rangesOf(track) {
@@ -174,7 +174,7 @@ function tasksInWords(track, played) {
 }
 
 function stripInWords(track, mixture) {
-  const led = new Array(mixture.experts).fill(0);
+  const led = new Array(mixture.num_experts).fill(0);
   for (let step = 0; step < track.steps; step++) led[largest(row(track.gates[mixture.name], step))]++;
   const words = led.map((count, expert) => `expert ${expert} leads in ${count} of ${track.steps} steps`);
   return `${mixture.name}: ${words.join(", ")}`;

@@ -20,9 +20,9 @@ function row(saved, step) {
 
 for (const run of replay.runs) {
   for (const track of run.tracks) {
-    for (const name of ["frame", "starts", "tasks", "actions", "values", "rewards"]) track[name] = table(track[name]);
+    for (const name of ["frame", "starts", "tasks", "actions", "values", "rewards", "returns"]) track[name] = table(track[name]);
     track.preferences = track.preferences.map(table);
-    track.spread = track.spread && table(track.spread);
+    for (const each of track.dormant) each.shares = Array.from(table(each.shares).numbers);
     for (const name of Object.keys(track.gates)) track.gates[name] = table(track.gates[name]);
     let episode = 0, sum = 0;
     track.episodes = [];

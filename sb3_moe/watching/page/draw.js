@@ -1,6 +1,6 @@
 "use strict";
-// Okabe and Ito's colours, which all readers can tell apart; hatching tells experts beyond them.
-const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999"];
+// Okabe and Ito's colors, which all readers can tell apart; hatching tells experts beyond them.
+const COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999"];
 const pictures = new Map();
 
 function ink(name) {
@@ -33,11 +33,11 @@ function sharp(canvas) {
 }
 
 function hatching(pen, expert) {
-  const kind = (expert + Math.floor(expert / COLOURS.length)) % 4;
+  const kind = (expert + Math.floor(expert / COLORS.length)) % 4;
   const tile = document.createElement("canvas");
   tile.width = tile.height = 8;
   const fine = tile.getContext("2d");
-  fine.fillStyle = COLOURS[expert % COLOURS.length];
+  fine.fillStyle = COLORS[expert % COLORS.length];
   fine.fillRect(0, 0, 8, 8);
   fine.strokeStyle = "rgba(0, 0, 0, .55)";
   fine.beginPath();
@@ -97,7 +97,7 @@ function drawCurve(canvas, track, all) {
   for (let step = 0; step < track.steps; step++) {
     const reward = track.rewards.numbers[step], tall = Math.abs(reward) / strongest * height * .5;
     if (!reward || !Number.isFinite(reward)) continue;
-    pen.fillStyle = reward > 0 ? COLOURS[1] : COLOURS[3];
+    pen.fillStyle = reward > 0 ? COLORS[1] : COLORS[3];
     pen.fillRect(step * unit, reward > 0 ? height - tall : 0, Math.max(unit, 1.5), tall);
   }
   pen.lineWidth = 1.5;

@@ -50,7 +50,7 @@ function showTask(wanted) {
   for (const card of cards) card.redraw(0);
   seek(0);
   showStrongest();
-  showSleep();
+  showDormant();
 }
 
 // Sideways alone, with room for an outline: scrollIntoView would move the page too.
@@ -68,10 +68,21 @@ function showStrongest() {
   listStrongest(0);
 }
 
+// The steps in which an expert counted most, no two of them neighbors; a gate may be negative.
+function strongest(track, mixture, expert) {
+  const size = step => Math.abs(row(track.gates[mixture], step)[expert]), found = [];
+  const apart = Math.max(Math.floor(track.steps / 50), 1);
+  for (const step of [...Array(track.steps).keys()].sort((a, b) => size(b) - size(a))) {
+    if (found.length === 4 || !(size(step) > 0)) break;
+    if (found.every(other => Math.abs(step - other) > apart)) found.push(step);
+  }
+  return found;
+}
+
 function listStrongest(index) {
   const mixture = replay.mixtures[index], track = replay.runs[0].tracks[task];
-  const experts = track.strongest[mixture.name].map((moments, expert) => {
-    const buttons = moments.map(moment => {
+  const experts = Array.from({ length: mixture.num_experts }, (_, expert) => {
+    const buttons = strongest(track, mixture.name, expert).map(moment => {
       const gate = row(track.gates[mixture.name], moment)[expert];
       const button = make("button", { type: "button", onclick: () => { play(false); seek(moment); } });
       const frame = track.frame.numbers[moment];
@@ -95,21 +106,21 @@ function rows(table, head, lines) {
     make("tbody", {}, ...lines.map(([first, ...rest]) => make("tr", {}, make("th", { scope: "row" }, first), ...rest.map(text => make("td", {}, text))))));
 }
 
-function showSleep() {
+function showDormant() {
   const percent = share => Number.isFinite(share) ? (100 * share).toFixed(0) + "%" : String(share);
   const lines = [];
-  for (const run of replay.runs) for (const { layer, share, perExpert } of run.tracks[task].sleep) {
-    lines.push([layer, run.label, percent(share), perExpert.length > 1 ? perExpert.map(percent).join(", ") : "one network"]);
+  for (const run of replay.runs) for (const { layer, shares } of run.tracks[task].dormant) {
+    lines.push([layer, run.label, percent(shares[0]), shares.length > 2 ? shares.slice(1).map(percent).join(", ") : "one network"]);
   }
-  at("sleep").hidden = !lines.length;
-  rows(at("sleep-table"), ["Layer", "Played by", "Dormant", "Within each expert"], lines);
+  at("dormant").hidden = !lines.length;
+  rows(at("dormant-table"), ["Layer", "Played by", "Dormant", "Within each expert"], lines);
 }
 
 function showImportance() {
   const found = replay.importance;
   at("importance").hidden = !found;
   if (!found) return;
-  at("importance-note").textContent = `Mean return of each task with one expert of ${found.tower} off, and its 95% bootstrap interval over ${found.episodes} episodes. Off means: ${found.whenOff}.`;
+  at("importance-note").textContent = `Mean return of each task with one expert of ${found.network} off, and its 95% bootstrap interval over ${found.episodes} episodes. Off means: ${found.whenOff}.`;
   rows(at("importance-table"), ["Agent", ...found.tasks], found.rows.map((name, i) => [name, ...found.cells[i]]));
 }
 
@@ -147,7 +158,7 @@ at("scrub").addEventListener("input", () => {
   play(false);
   seek(wanted);
 });
-at("lead").textContent = replay.mixtures.length ? replay.mixtures.map(each => `${each.name}: ${each.experts} experts, ${each.router} router`).join("; ") + "." : "A dense policy: no mixture of experts.";
+at("lead").textContent = replay.mixtures.length ? replay.mixtures.map(each => `${each.name}: ${each.num_experts} experts, ${each.router} router`).join("; ") + "." : "A dense policy: no mixture of experts.";
 replay.runs[0].tracks.forEach((track, i) => {
   at("tabs").append(make("button", { type: "button", role: "tab", id: "tab-" + i, "aria-controls": "panel", onclick: () => showTask(i) }, track.task));
 });

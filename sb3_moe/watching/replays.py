@@ -15,21 +15,21 @@ import numpy.typing as npt
 
 from sb3_moe.networks.decisions import Kind
 from sb3_moe.saving.files import atomic
-from sb3_moe.watching.pictures import FILMS
+from sb3_moe.watching.films import FILMS, write_video
+from sb3_moe.watching.frames import Frame
+from sb3_moe.watching.replay_page import in_frame, page_of
 
 if TYPE_CHECKING:
     from sb3_moe.watching.importance import Importance
 
 Floats = npt.NDArray[np.float32]
-Frame = npt.NDArray[np.uint8]
-MOST_STRONGEST = 4
 
 
 @dataclass(frozen=True)
 class Mixture:
     """A mixture of experts, as a replay names it.
 
-    :param name: tower and place
+    :param name: network and place
     :param num_experts: E
     :param router: its title
     :param when_off: what becomes of an expert that is switched off
@@ -42,7 +42,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Sleep:
+class DormantUnits:
     """How much of a hidden layer is dormant on what the agent saw.
 
     :param layer: its name
@@ -66,54 +66,34 @@ class Track:
     :param frame_T: which of them each step shows, -1 for none
     :param actions_TD: as the environment took them
     :param preferences: (T, A) for each choice that makes up an action
-    :param spread_TD: standard deviations of a continuous action, or None
     :param values_TV: of each critic
     :param rewards_T: as the environment gave them
     :param starts_T: whether an episode begins with the step
     :param tasks_T: the task that made the step
     :param gates: (T, E) by mixture, the mean over tokens
+    :param spread_TD: standard deviations of a continuous action, or None
     :param returns: of the episodes that ended
-    :param sleep: of each hidden layer
+    :param dormant: how much of each hidden layer is dormant
     :param actions: what the task calls its choices, if it says so
     """
 
     task: str
     frames: list[Frame]
-    frame_T: npt.NDArray[np.int32]
+    frame_T: npt.NDArray[np.int64]
     actions_TD: Floats
     preferences: list[Floats]
-    spread_TD: Floats | None
     values_TV: Floats
     rewards_T: Floats
     starts_T: npt.NDArray[np.bool_]
-    tasks_T: npt.NDArray[np.int32]
+    tasks_T: npt.NDArray[np.int64]
     gates: dict[str, Floats]
+    spread_TD: Floats | None = None
     returns: list[float] = field(default_factory=list)
-    sleep: list[Sleep] = field(default_factory=list)
+    dormant: list[DormantUnits] = field(default_factory=list)
     actions: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rewards_T)
-
-    def leading(self, mixture: str) -> npt.NDArray[np.int64]:
-        """Return the expert whose gate is largest in size in each step, (T,)."""
-        return np.abs(self.gates[mixture]).argmax(axis=1)
-
-    def strongest(self, mixture: str, expert: int, count: int = MOST_STRONGEST) -> list[int]:
-        """Return the steps in which an expert counted most, no two of them neighbours.
-
-        :param mixture: its name
-        :param expert: which expert
-        :param count: how many steps, at most
-        """
-        gates_T, found = np.abs(self.gates[mixture][:, expert]), list[int]()
-        apart = max(len(self) // 50, 1)
-        for step in np.argsort(-gates_T, kind="stable").tolist():
-            if len(found) == count or gates_T[step] <= 0:
-                break
-            if all(abs(step - other) > apart for other in found):
-                found.append(step)
-        return found
 
 
 @dataclass
@@ -161,8 +141,6 @@ class Replay:
 
     def to_html(self) -> str:
         """Return the page: one file, which needs no network."""
-        from sb3_moe.watching.page import page_of
-
         return page_of(self)
 
     def save(self, path: str | Path) -> Path:
@@ -186,15 +164,11 @@ class Replay:
         """Write a film of all tasks with the gates drawn in.
 
         :param path: ends in ``.gif``, or in ``.mp4``, which takes the extra ``video``
-        :param kwargs: as of ``sb3_moe.watching.video.write_video``
+        :param kwargs: as of ``sb3_moe.watching.films.write_video``
         """
-        from sb3_moe.watching.video import write_video
-
         return write_video(self, Path(path), **kwargs)
 
     def _repr_html_(self) -> str:
-        from sb3_moe.watching.page import in_frame
-
         return in_frame(self.to_html())
 
 

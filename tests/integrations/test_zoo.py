@@ -1,6 +1,7 @@
 """Files for the zoo have every suite, with arguments that algorithms and policies take."""
 
 import inspect
+import runpy
 
 import gymnasium as gym
 import pytest
@@ -10,12 +11,18 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from torch import nn
 
+from sb3_moe.integrations import zoo
+from sb3_moe.integrations.zoo import (
+    CHOICES,
+    FOLDER,
+    class_of,
+    hyperparameters,
+    join,
+    read_kwargs,
+    sample_options,
+)
 from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.presets import MINATAR_PPO
-from sb3_moe.zoo.__main__ import main
-from sb3_moe.zoo.files import FOLDER, hyperparameters
-from sb3_moe.zoo.given import class_of, read_kwargs
-from sb3_moe.zoo.options import CHOICES, join, sample_options
 from sb3_moe_envs import SUITES, registration
 
 ALGORITHMS = {"ppo": PPO, "dqn": DQN, "sac": SAC}
@@ -41,7 +48,6 @@ def suites(algorithm):
 
 
 SUITES_OF = {algorithm: list(suites(algorithm)) for algorithm in ALGORITHMS}
-ENTRIES = [(algorithm, name) for algorithm in ALGORITHMS for name in read(algorithm)]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -50,30 +56,26 @@ def test_there_is_an_entry_for_every_suite_and_every_id_is_registered(algorithm)
     assert set(SUITES_OF[algorithm]) <= entries.keys()
     ids = {name for name in entries if name not in ("default", "atari")}
     assert ids <= {f"SB3MoE/{name}" for name in registration.IDS}
+    suites = {f"SB3MoE/{suite.replace('/', '-')}-v0" for suite in SUITES}
     for name in ids:
-        dict_observations = name.removeprefix("SB3MoE/") in {
-            f"{suite.replace('/', '-')}-v0" for suite in SUITES
-        }
-        assert (entries[name]["policy"] == "MoeMultiInputPolicy") == dict_observations
+        assert (entries[name]["policy"] == "MoeMultiInputPolicy") == (name in suites), name
 
 
-@pytest.mark.parametrize(("algorithm", "name"), ENTRIES)
-def test_an_entry_holds_what_its_algorithm_and_policy_take(algorithm, name):
-    entry, cls = read(algorithm)[name], ALGORITHMS[algorithm]
-    taken = inspect.signature(cls).parameters
-    assert set(entry) - OF_THE_ZOO <= set(taken)
-    policy = cls.policy_aliases[entry["policy"]]
-    kwargs = kwargs_of(entry)
-    options = {key: value for key, value in kwargs.items() if key in DEFAULTS}
-    assert per_tower(options, policy.towers)
-    assert set(kwargs) - set(DEFAULTS) <= {
-        "net_arch", "activation_fn", "features_extractor_kwargs"
-    }  # fmt: skip
-    # Schedules count the steps of all copies.
-    copies = entry.get("env_kwargs", {}).get("num_envs")
-    assert copies in (None, entry.get("n_envs"))
-    if name in SUITES_OF[algorithm] and entry.get("n_envs", 1) > 1:
-        assert copies == entry["n_envs"]
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_entry_holds_what_its_algorithm_and_policy_take(algorithm):
+    cls = ALGORITHMS[algorithm]
+    taken = OF_THE_ZOO | set(inspect.signature(cls).parameters)
+    of_policies = {*DEFAULTS, "net_arch", "activation_fn", "features_extractor_kwargs"}
+    for name, entry in read(algorithm).items():
+        kwargs = kwargs_of(entry)
+        assert set(entry) <= taken, name
+        assert set(kwargs) <= of_policies, name
+        options = {key: value for key, value in kwargs.items() if key in DEFAULTS}
+        assert per_tower(options, cls.policy_aliases[entry["policy"]].towers), name
+        # Schedules count the steps of all environments.
+        number = entry.get("env_kwargs", {}).get("num_envs")
+        several = name in SUITES_OF[algorithm] and entry.get("n_envs", 1) > 1
+        assert number == entry.get("n_envs") if several else number in (None, entry.get("n_envs"))
 
 
 def test_minatar_has_the_presets_values():
@@ -106,20 +108,12 @@ def test_a_model_is_made_of_an_entry(algorithm, name):
     assert model.policy.moe_layers()
 
 
-@pytest.mark.parametrize(
-    ("words", "status", "said"),
-    [
-        (["ppo"], 0, str(FOLDER / "ppo.yml")),
-        (["a2c"], 2, "error: `algorithm` must be among ['dqn', 'ppo', 'sac'], got 'a2c'"),
-        (["../ppo"], 2, "error: `algorithm` must be among ['dqn', 'ppo', 'sac'], got '../ppo'"),
-        ([], 2, "usage: python -m sb3_moe.zoo ALGORITHM"),
-        (["--help"], 0, "usage: python -m sb3_moe.zoo ALGORITHM"),
-    ],
-)
-def test_an_installed_user_finds_a_file_by_a_command(words, status, said, capsys):
-    assert main(words) == status
-    printed = capsys.readouterr()
-    assert (printed.out + printed.err).strip() == said
+def test_an_installed_user_finds_a_file_by_a_command(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["zoo", "ppo"])
+    runpy.run_path(zoo.__file__, run_name="__main__")
+    assert capsys.readouterr().out.strip() == str(FOLDER / "ppo.yml")
+    with pytest.raises(ValueError, match=r"`algorithm` must be among \['dqn', 'ppo', 'sac'\], got"):
+        hyperparameters("../ppo")
 
 
 class Trial:

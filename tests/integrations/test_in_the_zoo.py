@@ -8,12 +8,12 @@ import pytest
 from stable_baselines3 import DQN, PPO, SAC
 
 import sb3_moe  # noqa: F401  registers what saved models name
-from sb3_moe.zoo import hyperparameters
+from sb3_moe.integrations.zoo import hyperparameters
 
 pytest.importorskip("rl_zoo3")
 pytestmark = pytest.mark.full
 
-PACKAGES = ["--gym-packages", "sb3_moe_envs", "sb3_moe.zoo"]
+PACKAGES = ["--gym-packages", "sb3_moe_envs", "sb3_moe.integrations.zoo"]
 # With these seeds the zoo's samplers draw five trials of few and large batches.
 RUNS = {
     "ppo": (PPO, "SB3MoE/CartPole-v0", "75", ["n_envs:1"]),

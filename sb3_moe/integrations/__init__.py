@@ -1,0 +1,1 @@
+"""What joins this package to others: the Hugging Face Hub, and rl-baselines3-zoo."""

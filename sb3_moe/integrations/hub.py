@@ -1,0 +1,316 @@
+"""A trained agent as a folder for the Hugging Face Hub: model, card, results and replay.
+
+Shapes: N tasks, n episodes of each.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+
+from sb3_moe.extras import require
+from sb3_moe.measures import measure
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.of_model import model_of_sb3
+from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.saving.container import write_file
+from sb3_moe.saving.files import atomic, check_writable, write_json
+from sb3_moe.saving.model_file import own_classes, packed, versions
+from sb3_moe.vec_env.evaluating import evaluate_tasks, success_rate
+from sb3_moe.vec_env.make import normalises_observations
+from sb3_moe.vec_env.tasks import has_tasks, suite_of
+from sb3_moe.watching import Replay, watch
+from sb3_moe.watching.watched_env import WatchedEnv, seed_everything, watched_env
+
+__all__ = ["push", "write_folder"]
+
+LIBRARY = "stable-baselines3"
+README, CONFIG = "README.md", "config.json"
+#: What a card's folder holds: a card writes over these, or deletes them where it has none.
+FILES = {
+    "model.moe": "weights, optimizers and arguments, safe to open",
+    CONFIG: "what the agent is made of and what wrote it, to read",
+    "results.json": "the results above",
+    "replay.html": "every task, played, with what each expert counts for",
+    "replay.mp4": "the same as a film",
+    "replay.gif": "the same as a film",
+}
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+# Half a minute of film for each task.
+MOST_FILMED = 300
+
+
+def write_folder(
+    model: BaseAlgorithm,
+    folder: str | Path,
+    env: gym.Env[Any, Any] | VecEnv | str | None = None,
+    *,
+    episodes: int = 10,
+    seed: int = 0,
+    deterministic: bool = True,
+    max_steps: int = 1000,
+    license: str = "mit",
+    repo_id: str | None = None,
+) -> Path:
+    """Play every task, and write the model, its card, config, results and replay into a folder.
+
+    The files are written after all was played. The model has the statistics by which its own
+    environment is normalized, or where it has none, ``env``.
+
+    :param model: of any algorithm, dense or with experts
+    :param folder: is made if it isn't there; an earlier card there is replaced
+    :param env: as of :func:`sb3_moe.watch`: None for one like the model's own
+    :param episodes: of each task, for the results
+    :param seed: of the environments and the actions
+    :param deterministic: as in ``predict``
+    :param max_steps: of each task, in the replay
+    :param license: of the agent, as the Hub calls it
+    :param repo_id: ``"user/name"`` on the Hub, for the card's first lines of code
+    :return: the folder
+    :raises ImportError: without the extra ``hub``
+    :raises TypeError: if ``model`` is no model or has a policy that is no network, such as ARS's
+    :raises ValueError: if a number is below 1, ``folder`` can't be written or has files of other
+        origin that would be replaced, something of the model can't be saved, or there is no
+        environment that plays every task
+    """
+    require("an agent's card", "huggingface_hub", "jinja2")
+    model_of_sb3(model)
+    if repo_id is not None:
+        _check_repo_id(repo_id)
+    folder = Path(folder)
+    check_folder(folder)
+    source = env if model.get_env() is None else model.get_env()
+    normalizer = unwrap_vec_normalize(source) if isinstance(source, VecEnv) else None
+    data, _ = packed(model, replay_buffer=False, normalizer=normalizer)
+    config = _config(model, normalises_observations(normalizer))
+    playing: dict[str, Any] = {"seed": seed, "deterministic": deterministic}
+    results = _results(model, env, episodes, **playing)
+    replay = watch(model, env, max_steps=max_steps, **playing)
+    # By its config a folder is known for a card's, should the rest be interrupted.
+    write_json(folder / CONFIG, config)
+    write_file(folder / "model.moe", data)
+    write_json(folder / "results.json", results)
+    replay.save(folder / "replay.html")
+    _film(replay, folder)
+    _write_card(folder, config, results, license, repo_id)
+    return folder
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    message: str = "Upload an agent",
+) -> str:
+    """Upload a folder of :func:`write_folder`, and return its address.
+
+    Everything in the folder is uploaded.
+
+    :param folder: with a card
+    :param repo_id: ``"user/name"``; it is made if it isn't there
+    :param private: whether a new one is yours alone
+    :param token: None: that of ``hf auth login``, or of ``HF_TOKEN``
+    :param message: of the commit
+    :raises ImportError: without the extra ``hub``
+    :raises ValueError: if the folder has no card, or ``repo_id`` is no such name
+    """
+    _check_repo_id(repo_id)
+    if not (Path(folder) / README).is_file():
+        raise ValueError(f"`folder` must have a {README}, as write_folder makes it, got {folder}")
+    require("sb3_moe.integrations.hub.push", "huggingface_hub")
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    uploaded = api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message=message)
+    return str(uploaded)
+
+
+def check_folder(folder: Path, argument: str = "folder") -> None:
+    """Make a folder, and raise if a card would write over what is no earlier card's.
+
+    :param folder: need not exist
+    :param argument: what names it
+    :raises ValueError: naming the folder, and a file that would be lost, or what the system says
+    """
+    check_writable(folder, argument)
+    taken = [name for name in (README, *FILES) if (folder / name).exists()]
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    if taken and not {"custom_objects", "cost", "description"} <= set(config):
+        raise ValueError(
+            f"`{argument}` must be a folder of its own, or an earlier card's, got {folder}, "
+            f"whose {taken[0]} would be lost"
+        )
+
+
+def _check_repo_id(repo_id: str) -> None:
+    if not REPO_ID.fullmatch(repo_id):
+        raise ValueError(f"`repo_id` must be 'user/name', got {repo_id!r}")
+
+
+def _config(model: BaseAlgorithm, normalized: bool) -> dict[str, Any]:
+    """Return what an agent is made of, in plain values."""
+    policy, budget = model.policy, measure(model.policy)
+    options = policy.moe_options if isinstance(policy, MoEPolicy) else {}
+    return {
+        "algorithm": type(model).__name__,
+        "policy": type(policy).__name__,
+        "options": {k: str(v) for k, v in options.items() if v != DEFAULTS[k]},
+        "custom_objects": [_place(name, each) for name, each in own_classes(model).items()],
+        "normalized": normalized,
+        "num_timesteps": model.num_timesteps,
+        "seed": model.seed,
+        "cost": {
+            "parameters": budget.total.parameters,
+            "active": budget.total.active,
+            "flops_per_sample": budget.total.flops,
+        },
+        "description": str(budget),
+        "mixture": isinstance(policy, MoEPolicy) and bool(policy.moe_layers()),
+        "versions": versions(),
+    }
+
+
+def _place(name: str, own: Any) -> str:
+    """Say where others import what is the user's own from: ``module:name``, or the name alone."""
+    module = own.__module__
+    if module == "__main__":  # a script's: others know its file
+        module = Path(getattr(sys.modules[module], "__file__", None) or "").stem
+    return f"{module}:{name}" if module and own.__qualname__ == name else name
+
+
+def _results(
+    model: BaseAlgorithm, env: Any, episodes: int, seed: int, deterministic: bool
+) -> dict[str, Any]:
+    """Play every task, and return the means as :mod:`huggingface_sb3` calls them."""
+    with watched_env(model, env, False, episodes) as watched:
+        seed_everything(model, watched.env, seed)
+        returns_Nn, lengths_Nn, successes_Nn = evaluate_tasks(
+            model, watched.env, episodes, deterministic
+        )
+        suite, names = suite_of(watched.env), _names(watched)
+    tasks = {
+        name: {
+            "mean_reward": float(returns_Nn[k].mean()),
+            "std_reward": float(returns_Nn[k].std()),
+            "mean_ep_length": float(lengths_Nn[k].mean()),
+            "success_rate": success_rate(successes_Nn[k]),
+        }
+        for k, name in enumerate(names)
+    }
+    return {
+        "mean_reward": float(returns_Nn.mean()),
+        "std_reward": float(returns_Nn.std()),
+        "is_deterministic": deterministic,
+        "n_eval_episodes": episodes,
+        "eval_datetime": datetime.now(UTC).isoformat(timespec="seconds"),
+        "suite": suite,
+        # Tasks that don't speak of success have no rate.
+        "tasks": {
+            name: {key: value for key, value in means.items() if np.isfinite(value)}
+            for name, means in tasks.items()
+        },
+    }
+
+
+def _names(watched: WatchedEnv) -> list[str]:
+    """Name the tasks; an environment without any goes by its id."""
+    if has_tasks(watched.env) or not watched.env.has_attr("spec"):
+        return watched.names
+    spec = watched.env.get_attr("spec")[0]
+    return watched.names if spec is None else [spec.id]
+
+
+def _film(replay: Replay, folder: Path) -> None:
+    """Write a film where there are images and what draws them; one of another agent goes."""
+    for name in ("replay.mp4", "replay.gif"):
+        (folder / name).unlink(missing_ok=True)
+    if find_spec("PIL") and any(track.frames for track in replay.runs[0].tracks):
+        kind = "mp4" if find_spec("imageio_ffmpeg") else "gif"
+        replay.to_video(folder / f"replay.{kind}", max_steps=MOST_FILMED)
+
+
+def _write_card(
+    folder: Path,
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    license: str,
+    repo_id: str | None,
+) -> None:
+    """Write the card: a README whose first lines the Hub reads."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    suite = [results["suite"]] if results["suite"] else []
+    tags = [*suite, *results["tasks"], "deep-reinforcement-learning", "reinforcement-learning"]
+    tags += [LIBRARY, "sb3_moe", *(["mixture-of-experts"] if config["mixture"] else [])]
+    data = ModelCardData(
+        library_name=LIBRARY,
+        license=license,
+        tags=list(dict.fromkeys(tags)),
+        model_name=config["algorithm"],
+        eval_results=[
+            EvalResult(
+                task_type="reinforcement-learning",
+                task_name="reinforcement-learning",
+                dataset_type="/".join([*suite, name]),
+                dataset_name=name,
+                metric_type="mean_reward",
+                metric_name="mean_reward",
+                metric_value=f"{means['mean_reward']:.2f} +/- {means['std_reward']:.2f}",
+            )
+            for name, means in results["tasks"].items()
+        ],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(Path(__file__).with_name("card.md.j2")),
+        config=config,
+        results=results,
+        # A suite may have fifty tasks; the table names them.
+        played=", ".join(f"**{_plain(name)}**" for name in suite or results["tasks"]),
+        usage=_usage(config, repo_id),
+        files={name: text for name, text in FILES.items() if (folder / name).exists()},
+        plain=_plain,
+    )
+    with atomic(folder / README) as temporary:
+        card.save(temporary)
+
+
+def _usage(config: Mapping[str, Any], repo_id: str | None) -> str:
+    lines, path, given = ["import sb3_moe"], '"model.moe"', ""
+    if repo_id:
+        lines.insert(0, "from huggingface_hub import hf_hub_download")
+        path = f'hf_hub_download("{repo_id}", "model.moe")'
+    if config["normalized"]:
+        lines.append("# Observations were normalized: `env` has the same tasks, and is given the")
+        lines.append("# statistics.")
+        given = ", env"
+    if own := [each.rpartition(":") for each in config["custom_objects"]]:
+        lines += [
+            f"from {module} import {name}" if module else f"# {name} is its maker's own"
+            for module, _, name in own
+        ]
+        given += ", custom_objects={" + ", ".join(f'"{n}": {n}' for _, _, n in own) + "}"
+    call = f"model = sb3_moe.load({path}{given})  # runs nothing from the file"
+    return "\n".join([*lines, "", call])
+
+
+def _plain(name: str) -> str:
+    """Return a task's name without what Markdown would read into it."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(name.split()))

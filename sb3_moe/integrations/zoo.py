@@ -1,0 +1,186 @@
+"""rl-baselines3-zoo as it is, with our policies.
+
+``--gym-packages sb3_moe_envs sb3_moe.integrations.zoo`` registers the policies' names and, where
+the zoo is installed, teaches its samplers to keep the options of mixtures that are given, and to
+sample those that aren't: the zoo itself replaces all ``policy_kwargs`` by those that it samples.
+``python -m sb3_moe.integrations.zoo ppo`` prints the path of the hyperparameters that its
+``--conf-file`` takes.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.options import DEFAULTS, per_tower
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+__all__ = ["hyperparameters"]
+
+FOLDER = Path(__file__).parent / "hyperparameters"
+#: What a trial chooses among, for options that are not given.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "placement": ("middle", "all", "big"),
+    "router": ("soft", "top_k"),
+    "num_experts": (2, 4, 8),
+}
+# The name under which a trial keeps what was given, so that the zoo can build its model again.
+GIVEN = "policy_kwargs"
+CLASS, MARK = re.compile(r"<class '([\w.]+)'>"), "class:"
+
+
+def hyperparameters(algorithm: str) -> Path:
+    """Return the file of hyperparameters of an algorithm, for the zoo's ``--conf-file``.
+
+    :param algorithm: as the zoo calls it, such as ``"ppo"``
+    :raises ValueError: if there is none
+    """
+    known = sorted(each.stem for each in FOLDER.glob("*.yml"))
+    if algorithm not in known:
+        raise ValueError(f"`algorithm` must be among {known}, got {algorithm!r}")
+    return FOLDER / f"{algorithm}.yml"
+
+
+def teach() -> None:
+    """Let the zoo's samplers and converters keep, and sample, the options of mixtures."""
+    from rl_zoo3 import hyperparams_opt
+
+    for name, sampler in hyperparams_opt.HYPERPARAMS_SAMPLER.items():
+        hyperparams_opt.HYPERPARAMS_SAMPLER[name] = _sampler(name, sampler)
+    for name, converter in hyperparams_opt.HYPERPARAMS_CONVERTER.items():
+        hyperparams_opt.HYPERPARAMS_CONVERTER[name] = _converter(converter)
+
+
+def _sampler(algorithm: str, zoos: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Return what samples a trial's hyperparameters, as the zoo's own sampler does, and ours."""
+    from rl_zoo3 import ALGOS
+
+    def sample(trial: Trial, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        sampled, run = zoos(trial, *args, **kwargs), trial.study.user_attrs
+        policy = class_of(run["policy"]) or ALGOS[algorithm].policy_aliases.get(run["policy"])
+        if not (isinstance(policy, type) and issubclass(policy, MoEPolicy)):
+            return sampled
+        text = trial.suggest_categorical(GIVEN, [run.get("policy_kwargs", "{}")])
+        given = read_kwargs(text)
+        ours = sample_options(trial, policy, given, use_sde=run.get("use_sde") == "True")
+        return join(sampled, given, ours)
+
+    return sample
+
+
+def _converter(zoos: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Return what makes hyperparameters of the parameters that a trial keeps."""
+
+    def convert(sampled: dict[str, Any]) -> dict[str, Any]:
+        if GIVEN not in sampled:
+            return zoos(sampled)
+        rest = {n: v for n, v in sampled.items() if n != GIVEN and n not in CHOICES}
+        ours = {name: value for name, value in sampled.items() if name in CHOICES}
+        return join(zoos(rest), read_kwargs(sampled[GIVEN]), ours)
+
+    return convert
+
+
+def sample_options(
+    trial: Trial, policy: type[MoEPolicy], given: Mapping[str, Any], use_sde: bool = False
+) -> dict[str, Any]:
+    """Sample the options of a mixture that are not given, among values that go with those that are.
+
+    :param trial: of optuna
+    :param policy: class of the policy
+    :param given: its ``policy_kwargs``
+    :param use_sde: whether the algorithm explores with gSDE, which needs a head outside the experts
+    :return: by name, for ``policy_kwargs``
+    :raises ValueError: if what is given doesn't go together
+    """
+    options = {name: value for name, value in given.items() if name in DEFAULTS}
+    networks = per_tower(options, policy.towers).values()
+    if not any(each.place.has_experts for each in networks):
+        return {}
+    by_task = any(each.router_class.needs_tasks for each in networks)
+    # These need head and features outside the experts.
+    outside = use_sde or "features_extractor_class" in given
+    sampled = {}
+    for name, values in CHOICES.items():
+        if name in given or (name == "num_experts" and by_task):
+            continue
+        valid = [v for v in values if _is_valid(policy, {**options, name: v}, outside)]
+        if valid:
+            sampled[name] = trial.suggest_categorical(name, valid)
+    return sampled
+
+
+def _is_valid(policy: type[MoEPolicy], options: Mapping[str, Any], outside: bool) -> bool:
+    try:
+        networks = per_tower(options, policy.towers).values()
+    except ValueError:
+        return False
+    return not (outside and any(each.place.whole for each in networks))
+
+
+def join(
+    sampled: Mapping[str, Any], given: Mapping[str, Any], ours: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a trial's hyperparameters with the ``policy_kwargs`` that the zoo would drop.
+
+    :param sampled: by the zoo, whose ``policy_kwargs`` are stronger than those given
+    :param given: ``policy_kwargs`` of the run
+    :param ours: what was sampled of the mixture's options
+    """
+    zoos = dict(sampled.get("policy_kwargs", {}))
+    if given.get("tokens", "sample") != "sample":
+        # Parts of a feature map ask for a single hidden layer; the zoo samples more.
+        zoos.pop("net_arch", None)
+    return {**sampled, "policy_kwargs": {**given, **zoos, **ours}}
+
+
+def read_kwargs(text: str) -> dict[str, Any]:
+    """Read ``policy_kwargs`` back from the text of a dict, which is all that the zoo keeps of it.
+
+    :param text: as ``str`` writes a dict of plain values and classes
+    :raises ValueError: if something else is in it
+    """
+    try:
+        found = ast.literal_eval(CLASS.sub(rf"'{MARK}\1'", text))
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(
+            f"`policy_kwargs` must hold plain values and classes to be optimized, got {text}"
+        ) from error
+    return dict(_with_classes(found))
+
+
+def _with_classes(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_classes(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_with_classes(each) for each in value)
+    if isinstance(value, str) and value.startswith(MARK):
+        return class_of(f"<class '{value.removeprefix(MARK)}'>")
+    return value
+
+
+def class_of(text: str) -> Any:
+    """Return the class that a text names as ``str`` does, or None if it is no class.
+
+    :param text: such as ``"<class 'torch.nn.modules.activation.ReLU'>"``
+    """
+    named = CLASS.fullmatch(text)
+    if named is None:
+        return None
+    module, _, name = named[1].rpartition(".")
+    return getattr(import_module(module), name)
+
+
+if __name__ == "__main__":
+    print(hyperparameters(*sys.argv[1:]))
+elif find_spec("rl_zoo3") is not None:
+    teach()

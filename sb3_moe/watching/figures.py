@@ -1,0 +1,601 @@
+"""Figures of runs and agents: one function each, returning a matplotlib figure.
+
+Shapes: K measurements, N tasks, E experts, M blocks of training, S seeds.
+"""
+
+# ruff: noqa: E402  what is missing is said before it is imported
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.extras import require
+
+require("sb3_moe.watching.figures", "matplotlib", "scipy")
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
+from scipy import stats
+
+from sb3_moe.measures import (
+    Scores,
+    block_ends,
+    forgetting_isolated,
+    load_scores,
+    performance_profile,
+)
+from sb3_moe.measures.statistics import decimals
+from sb3_moe.saving.files import atomic, read_npz
+from sb3_moe.watching.recording import watch
+
+__all__ = [
+    "Point",
+    "draw_against",
+    "draw_dormant",
+    "draw_forgetting",
+    "draw_gates",
+    "draw_gates_over_time",
+    "draw_last_gates",
+    "draw_learning_curves",
+    "draw_performance_profile",
+    "draw_routing",
+    "draw_transfer",
+    "load_diagnostics",
+    "save_figure",
+    "save_figures",
+]
+
+# Okabe and Ito's colors, which all readers can tell apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^v"
+#: Networks in a panel, at most: more lines, and bands upon each other, can't be told apart.
+MOST_LINES = 6
+#: For screens, for pages, and for papers.
+FORMATS = ("png", "svg", "pdf")
+# A file that named its date or its maker would differ each time.
+_METADATA = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+# Experts that have their number beside one task's row, at most: for more there is no room.
+_MOST_NUMBERED = 6
+Array = npt.NDArray[np.float64]
+
+
+class Point(NamedTuple):
+    """A value with its interval, at a place on the horizontal axis."""
+
+    x: float
+    value: float
+    low: float
+    high: float
+
+
+def draw_against(
+    points: Mapping[str, Sequence[Point]],
+    xlabel: str,
+    ylabel: str = "return",
+    *,
+    doubling: bool = False,
+    networks: Sequence[str] = (),
+) -> Figure:
+    """Draw values with their intervals: a line with a band for each name, or a dot with a bar.
+
+    :param points: by name, in the order of a line; each ``x`` above zero, for the axis is
+        logarithmic
+    :param xlabel: what the horizontal axis shows, with its unit
+    :param ylabel: what the values are, with their unit
+    :param doubling: mark the horizontal axis where points are, not at round numbers
+    :param networks: all names of a study, so that each looks the same in all its figures; empty:
+        those of ``points``
+    """
+    figure, panels = _panels(points, networks, (6.4, 4.0))
+    places = sorted({point.x for each in points.values() for point in each})
+    for axes, looks in panels:
+        for name, look in looks.items():
+            xs, values, lows, highs = np.array(points[name]).T
+            if len(xs) > 1:
+                plot_mean(axes, xs, values, (lows, highs), name, look)
+                continue
+            ends = values - lows, highs - values
+            axes.errorbar(xs, values, ends, label=as_written(name), linestyle="", **look)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(
+            FixedLocator(places) if doubling else LogLocator(10, (1.0, 2.0, 5.0))
+        )
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel(xlabel)
+    figure.supylabel(ylabel, fontsize="medium")
+    legend_beside(figure)
+    return figure
+
+
+def draw_performance_profile(
+    scores: Mapping[str, npt.ArrayLike],
+    thresholds: npt.ArrayLike | None = None,
+    networks: Sequence[str] = (),
+) -> Figure:
+    """Draw the share of tasks above each score: means over seeds, with 95% t intervals as bands.
+
+    :param scores: normalized scores (seeds, tasks) by algorithm
+    :param thresholds: (any number,); None: 101 from 0, or the lowest score below it, to the highest
+    :param networks: as of :func:`draw_against`
+    :raises ValueError: if there are no scores, one is not finite, or a shape is another one
+    """
+    every = [float(score) for each in scores.values() for score in np.ravel(each)]
+    if not every:
+        raise ValueError("`scores` must hold at least one score, got none")
+    ends = min(*every, 0.0), max(every)
+    at = np.linspace(*ends, 101) if thresholds is None else np.asarray(thresholds)
+    figure, panels = _panels(scores, networks, (5.0, 3.4))
+    for axes, looks in panels:
+        for name, look in looks.items():
+            seeds = np.asarray(scores[name])
+            mean = performance_profile(seeds, at)
+            shares_SK = np.stack([performance_profile([seed], at) for seed in seeds])
+            error = shares_SK.std(axis=0, ddof=min(len(seeds) - 1, 1)) / np.sqrt(len(seeds))
+            reach = stats.t.ppf(0.975, max(len(seeds) - 1, 1)) * error  # 0 of a single seed
+            plot_mean(axes, at, mean, (mean - reach, mean + reach), name, look)
+        axes.set_xlabel("normalized score")
+        axes.set_ylim(-0.02, 1.02)
+    figure.supylabel("runs and tasks above it (share)", fontsize="medium")
+    legend_beside(figure)
+    return figure
+
+
+def _panels(
+    names: Mapping[str, Any], networks: Sequence[str], size: tuple[float, float]
+) -> tuple[Figure, list[tuple[Axes, dict[str, Any]]]]:
+    """Make a panel for each six names; give each panel's names with their looks."""
+    order = list(dict.fromkeys([*networks, *names]))
+    looks = {name: look_of(order.index(name)) for name in names}
+    drawn = list(looks)
+    starts = range(0, max(len(drawn), 1), MOST_LINES)
+    figure = Picture(figsize=(size[0] * len(starts), size[1]), layout="constrained")
+    rows = figure.subplots(1, len(starts), sharex=True, sharey=True, squeeze=False)[0]
+    parts = [{name: looks[name] for name in drawn[k : k + MOST_LINES]} for k in starts]
+    return figure, list(zip(rows, parts, strict=True))
+
+
+def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None = None) -> Figure:
+    """Draw the mean return of every task over training, with the blocks in which it was trained.
+
+    :param folder: of a run with ``MultiTaskEvalCallback(log_path=folder)``
+    :param random: return of a random agent by task, drawn as a dotted line
+    :raises ValueError: if the folder has no scores
+    """
+    scores = load_scores(folder)
+    count = len(scores.task_names)
+    figure = Picture(figsize=(7.0, 1.2 + 1.5 * count), layout="constrained")
+    rows = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    for k, (axes, name) in enumerate(zip(rows, scores.task_names, strict=True)):
+        axes.plot(scores.steps, scores.score[:, k], color=COLORS[k % len(COLORS)], marker=".")
+        for block in scores.blocks:
+            if block.task == k:
+                axes.axvspan(block.start, block.end, color="0.9", zorder=0, linewidth=0)
+        if random is not None and name in random:
+            axes.axhline(random[name], color="0.3", linestyle=":", label="random policy")
+            axes.legend(loc="best", fontsize="small", frameon=False)
+        axes.set_title(as_written(name), loc="left", fontsize="medium")
+        axes.set_ylabel("return")
+    label_steps(rows[-1])
+    if scores.blocks:
+        figure.suptitle("Return of each task; shaded while it is trained", fontsize="medium")
+    return figure
+
+
+def draw_transfer(folder: str | Path) -> Figure:
+    """Draw every task's return at the end of every block: rows are blocks, columns tasks.
+
+    :param folder: of a run with ``MultiTaskEvalCallback`` and tasks one after another
+    :raises ValueError: if the folder has no scores, or the tasks were interleaved
+    """
+    scores = load_scores(folder)
+    ends_MN = block_ends(scores.score, scores.steps, scores.blocks)
+    # Where returns are negative the worst one is the origin: it is the furthest from 0.
+    lowest_N = np.minimum(scores.score.min(0), 0.0)
+    ranges_N = np.maximum(scores.score.max(0) - lowest_N, 1e-12)
+    digits_N = [decimals(column) for column in scores.score.T]
+    labels = [[f"{v:z.{n}f}" for v, n in zip(row, digits_N, strict=True)] for row in ends_MN]
+    unit = "worst return (or 0) to best"
+    colors = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
+    figure = _block_matrix(scores, (ends_MN - lowest_N) / ranges_N, labels, unit, **colors)
+    figure.axes[0].set_title("Return at the end of each block")
+    return figure
+
+
+def draw_forgetting(folder: str | Path) -> Figure:
+    """Draw what each block took from each task, by the task's largest return in size.
+
+    :param folder: of a run with ``MultiTaskEvalCallback`` and tasks one after another
+    :raises ValueError: if the folder has no scores, or the tasks were interleaved
+    """
+    scores = load_scores(folder)
+    lost_MN = forgetting_isolated(scores.score, scores.steps, scores.blocks)
+    # More than all of it, where returns change their sign.
+    size = float(np.max(np.abs(lost_MN), initial=1.0, where=np.isfinite(lost_MN)))
+    labels, unit = (
+        as_numbers(lost_MN, "+z.2f"),
+        "share lost (+) or gained (-)",
+    )
+    figure = _block_matrix(scores, lost_MN, labels, unit, cmap="PuOr_r", vmin=-size, vmax=size)
+    figure.axes[0].set_title("Isolated forgetting of each block, by the largest return")
+    return figure
+
+
+def _block_matrix(
+    scores: Scores, values: Array, labels: Sequence[Sequence[str]], unit: str, **colors: Any
+) -> Figure:
+    rows = [f"{scores.task_names[block.task]}, to {short(block.end)}" for block in scores.blocks]
+    figure = draw_matrix(values, labels, rows, scores.task_names, unit, **colors)
+    figure.axes[0].set_xlabel("task evaluated")
+    figure.axes[0].set_ylabel("block trained")
+    return figure
+
+
+def draw_dormant(folder: str | Path) -> Figure:
+    """Draw the share of dormant neurons of every hidden layer over training.
+
+    :param folder: of a run with ``PlasticityCallback(log_path=folder)``
+    :raises ValueError: if the folder has no diagnostics
+    """
+    figure = Picture(figsize=(5.8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for i, (layer, measured) in enumerate(_measured(folder, "dormant").items()):
+        plot_mean(axes, *measured, None, layer, look_of(i))
+    _mark_switches(axes, folder, "0.5")
+    axes.set_ylim(bottom=-0.01)
+    axes.set_ylabel("dormant neurons (share)")
+    label_steps(axes)
+    legend_beside(figure, "layer")
+    return figure
+
+
+def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figure:
+    """Draw the weight of each expert for each task over training.
+
+    :param folder: of a run with ``RoutingCallback(log_path=folder)``
+    :param mixture: as ``"pi.middle"``; None: the first
+    :raises ValueError: if the folder has no gates, or none of that mixture
+    """
+    mixture, steps_K, gates_KNE, names = _gates(folder, mixture)
+    experts = gates_KNE.shape[2]
+    figure = Picture(figsize=(7.0, 1.2 + 1.3 * len(names)), layout="constrained")
+    rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    # Borders half way between measurements; a single one has a column of its own.
+    middles = (steps_K[1:] + steps_K[:-1]) / 2
+    sides = (steps_K[:1], steps_K[-1:]) if len(steps_K) > 1 else (steps_K - 0.5, steps_K + 0.5)
+    edges, colors = np.concatenate([sides[0], middles, sides[1]]), colors_of_gates(gates_KNE)
+    for k, axes in enumerate(rows):
+        image = axes.pcolormesh(edges, np.arange(experts + 1) - 0.5, gates_KNE[:, k].T, **colors)
+        axes.set_yticks(range(0, experts, -(-experts // _MOST_NUMBERED)))
+        axes.set_ylabel("expert")
+        axes.set_title(as_written(names[k]), loc="left", fontsize="medium")
+        _mark_switches(axes, folder, "white")
+    label_steps(rows[-1])
+    figure.colorbar(image, ax=rows.tolist(), label="mean gate")
+    figure.suptitle(f"Experts of {mixture} by task", fontsize="medium")
+    return figure
+
+
+def draw_last_gates(folder: str | Path, mixture: str | None = None) -> Figure:
+    """Draw which expert serves which task at the end of training.
+
+    :param folder: of a run with ``RoutingCallback(log_path=folder)``
+    :param mixture: as ``"pi.middle"``; None: the first
+    :raises ValueError: if the folder has no gates, or none of that mixture
+    """
+    name, _, gates_KNE, names = _gates(folder, mixture)
+    there_E = np.isfinite(gates_KNE[-1]).any(axis=0)  # others left, or are yet to come
+    return draw_gates(gates_KNE[-1][:, there_E], names, f"Experts of {name}")
+
+
+def draw_routing(
+    model: BaseAlgorithm,
+    env: gym.Env[Any, Any] | VecEnv | None = None,
+    mixture: str | None = None,
+    **kwargs: Any,
+) -> Figure:
+    """Play every task and draw the mean weight of each expert for each.
+
+    :param model: of any algorithm, with mixtures of experts
+    :param env: as of :func:`sb3_moe.watch`; None: one like the model's own
+    :param mixture: as ``"pi.middle"``; None: the first
+    :param kwargs: other arguments of :func:`sb3_moe.watch`
+    :raises ValueError: if there is no such mixture
+    """
+    replay = watch(model, env, frames=False, **kwargs)
+    names = [each.name for each in replay.mixtures]
+    if mixture not in (*names, None) or not names:
+        raise ValueError(f"`mixture` must be one of {names}, got {mixture!r}")
+    name, tracks = mixture or names[0], replay.runs[0].tracks
+    gates_NE = np.stack([track.gates[name].mean(axis=0) for track in tracks])
+    return draw_gates(gates_NE, [track.task for track in tracks], f"Experts of {name}")
+
+
+def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = "") -> Figure:
+    """Draw the weight of each expert for each task.
+
+    :param gates_NE: (N, E)
+    :param task_names: of the rows
+    :param title: above the picture
+    :raises ValueError: if there are no weights, or not as many names as rows
+    """
+    gates = np.asarray(gates_NE, dtype=np.float64)
+    if gates.ndim != 2 or gates.size == 0 or len(task_names) != len(gates):
+        raise ValueError(
+            "`gates_NE` must be (tasks, experts) with one of `task_names` for each row, got shape "
+            f"{gates.shape} and {len(task_names)} names"
+        )
+    experts, labels = [str(k) for k in range(gates.shape[1])], as_numbers(gates, "z.2f")
+    figure = draw_matrix(gates, labels, task_names, experts, "mean gate", **colors_of_gates(gates))
+    figure.axes[0].set_xlabel("expert")
+    figure.axes[0].set_title(title)
+    return figure
+
+
+def load_diagnostics(folder: str | Path) -> dict[str, npt.NDArray[Any]]:
+    """Read what the probes of a run measured.
+
+    :raises ValueError: if there is nothing
+    """
+    path = Path(folder) / "diagnostics.npz"
+    if not path.exists():
+        raise ValueError(
+            f"{folder} has no diagnostics.npz; train with PlasticityCallback(log_path=folder) or "
+            "RoutingCallback(log_path=folder) to get one"
+        )
+    return read_npz(path)
+
+
+def _measured(folder: str | Path, kind: str) -> dict[str, tuple[Array, Array]]:
+    """Return the steps at which something was measured, and the values, by layer or mixture."""
+    saved, found = load_diagnostics(folder), {}
+    for name in [each for each in saved if each.startswith(f"{kind}/")]:
+        there = was_measured(saved[name])
+        steps_K = saved["steps"][there].astype(np.float64)
+        found[name.removeprefix(f"{kind}/")] = (steps_K, saved[name][there])
+    if not found:
+        callback = {"gates": "RoutingCallback", "dormant": "PlasticityCallback"}[kind]
+        raise ValueError(
+            f"diagnostics.npz has no {kind}; train with {callback}(log_path=folder) to get them"
+        )
+    return found
+
+
+def _gates(folder: str | Path, mixture: str | None) -> tuple[str, Array, Array, list[str]]:
+    """Return a mixture's name, the steps, its gates (K, N, E), and the tasks' names."""
+    found = _measured(folder, "gates")
+    name = mixture or next(iter(found))
+    if name not in found:
+        raise ValueError(f"`mixture` must be one of {[*found]}, got {mixture!r}")
+    return name, *found[name], load_diagnostics(folder)["task_names"].tolist()
+
+
+def _mark_switches(axes: Axes, folder: str | Path, color: str) -> None:
+    """Draw a line where the task changed, if the folder says so."""
+    if (Path(folder) / "scores.npz").exists():
+        for block in load_scores(folder).blocks[1:]:
+            axes.axvline(block.start, color=color, linestyle=":", linewidth=1)
+
+
+def save_figure(
+    figure: Figure, path: str | Path, formats: Sequence[str] = FORMATS, dpi: int = 150
+) -> list[Path]:
+    """Write a figure, once for each format; the same figure gives the same bytes.
+
+    :param figure: of matplotlib
+    :param path: of the files, without an ending
+    :param formats: of ``"png"``, ``"svg"`` and ``"pdf"``
+    :param dpi: of the PNG
+    :return: the files
+    :raises ValueError: if a format is another one, or there is none
+    """
+    if not formats or set(formats) - set(FORMATS):
+        raise ValueError(f"`formats` must be among {', '.join(FORMATS)}, got {formats!r}")
+    files = [Path(f"{path}.{each}") for each in formats]
+    # Laid out once, not once for each format.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for file, each in zip(files, formats, strict=True):
+        with atomic(file) as temporary, matplotlib.rc_context({"svg.hashsalt": file.stem}):
+            figure.savefig(temporary, format=each, dpi=dpi, metadata=_METADATA[each])
+    return files
+
+
+def save_figures(
+    folder: str | Path,
+    target: str | Path | None = None,
+    random: Mapping[str, float] | None = None,
+    formats: Sequence[str] = ("png",),
+) -> list[Path]:
+    """Draw what a run measured.
+
+    :param folder: of the run
+    :param target: where the files go; None: ``figures`` in the run's folder
+    :param random: return of a random agent by task, for the learning curves
+    :param formats: see :func:`save_figure`
+    :return: the files
+    :raises ValueError: if the folder has neither scores nor diagnostics, or a format is unknown
+    """
+    folder = Path(folder)
+    target = folder / "figures" if target is None else Path(target)
+    diagnostics = load_diagnostics(folder) if (folder / "diagnostics.npz").exists() else {}
+    drawings: dict[str, Callable[[Path], Figure]] = {}
+    if (folder / "scores.npz").exists() or not diagnostics:
+        drawings["learning_curves"] = partial(draw_learning_curves, random=random)
+        if load_scores(folder).blocks:
+            drawings |= {"transfer": draw_transfer, "forgetting": draw_forgetting}
+    for kind, _, name in (each.partition("/") for each in diagnostics):
+        if kind == "dormant":
+            drawings["dormant"] = draw_dormant
+        elif kind == "gates":
+            drawings[f"gates-{name}"] = partial(draw_gates_over_time, mixture=name)
+            drawings[f"last-gates-{name}"] = partial(draw_last_gates, mixture=name)
+    target.mkdir(parents=True, exist_ok=True)
+    paths = [save_figure(draw(folder), target / name, formats) for name, draw in drawings.items()]
+    return [path for each in paths for path in each]
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook, whatever backend there is."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=100)
+        return buffer.getvalue()
+
+
+def look_of(index: int) -> dict[str, Any]:
+    """Return the color and marker of a network, as matplotlib takes them: 35 different pairs.
+
+    :param index: of the network in its study, so that it looks the same in every figure
+    """
+    return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def plot_mean(
+    axes: Axes, x: Any, mean: Any, interval: tuple[Any, Any] | None, label: str, look: Any
+) -> None:
+    """Draw a line with a few markers, and its interval as a band.
+
+    :param axes: where to draw
+    :param x: (K,)
+    :param mean: (K,)
+    :param interval: the ends of the band, (K,) each; None: no band
+    :param label: of the legend
+    :param look: of :func:`look_of`
+    """
+    # Eight markers tell lines apart in print; more would hide the lines.
+    every = max(len(x) // 8, 1)
+    label = as_written(label)
+    axes.plot(x, mean, label=label, linewidth=1.6, markersize=4, markevery=every, **look)
+    if interval is not None:
+        axes.fill_between(x, *interval, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def as_written(name: str) -> str:
+    """Keep matplotlib from reading a name as a formula, or leaving it out of a legend."""
+    escaped = name.replace("$", r"\$")
+    # Legends pass over labels that begin with _; this space before it has no width.
+    return f"\u200b{escaped}" if escaped.startswith("_") else escaped
+
+
+def label_steps(axes: Axes) -> None:
+    """Name the horizontal axis, with thousands or millions written out."""
+    axes.set_xlabel("environment steps of all tasks")
+    axes.xaxis.set_major_formatter(lambda step, _: short(step))
+
+
+def short(step: float) -> str:
+    """Write a number of steps as a reader would say it, with up to four digits: 50k, 1.2M."""
+    rounded = float(f"{step:.4g}")  # first: 999,960 is 1M, not 1000k
+    for unit, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rounded >= unit:
+            return f"{rounded / unit:g}{sign}"
+    return f"{rounded:g}"
+
+
+def draw_matrix(
+    values: Array,
+    labels: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    unit: str,
+    **colors: Any,
+) -> Figure:
+    """Draw a matrix as colors with its numbers written in.
+
+    :param values: of the colors
+    :param labels: what is written
+    :param rows: names of the rows
+    :param columns: names of the columns
+    :param unit: beside the color bar
+    :param colors: ``cmap``, ``vmin`` and ``vmax``
+    """
+    wide = 0.8 + 0.1 * max(map(len, columns))
+    size = (2.6 + wide * len(columns), 1.4 + 0.5 * len(rows))
+    figure = Picture(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(values, aspect="auto", **colors)
+    axes.set_yticks(range(len(rows)), [as_written(name) for name in rows])
+    axes.set_xticks(range(len(columns)), [as_written(name) for name in columns])
+    write_into(axes, image, labels)
+    figure.colorbar(image, ax=axes, label=unit)
+    return figure
+
+
+def write_into(
+    axes: Axes, image: AxesImage, labels: Sequence[Sequence[str]], fontsize: float | None = None
+) -> None:
+    """Write a text into each field of a matrix, dark on light and light on dark.
+
+    :param axes: on which the image is
+    :param image: of the matrix
+    :param labels: what is written
+    :param fontsize: in points; None: matplotlib's
+    """
+    values = image.get_array()
+    assert values is not None
+    colors = image.to_rgba(values)
+    for row, column in np.ndindex(*colors.shape[:2]):
+        red, green, blue, opaque = colors[row, column]
+        # By the luminance that a reader sees; NaN has no color, on a white page.
+        light = opaque * (0.299 * red + 0.587 * green + 0.114 * blue) + 1 - opaque
+        color = "w" if light < 0.5 else "k"
+        text = labels[row][column]
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=fontsize)
+
+
+def as_numbers(values: Array, form: str) -> list[list[str]]:
+    """Write a matrix's numbers, and a dash for NaN.
+
+    :param values: of the fields
+    :param form: as ``"z.2f"``, whose z takes the minus from what is rounded to 0
+    """
+    return [[format(each, form) if each == each else "-" for each in row] for row in values]
+
+
+def colors_of_gates(gates: npt.NDArray[Any]) -> dict[str, Any]:
+    """Return the color map of gates and its ends: of both signs where weights are, as MOORE's.
+
+    :param gates: all that have the same colors, of any shape
+    """
+    there = np.isfinite(gates)
+    low, high = (float(f(gates, initial=0.0, where=there)) for f in (np.min, np.max))
+    if low >= 0:
+        return {"cmap": "cividis", "vmin": 0.0, "vmax": high}
+    return {"cmap": "PuOr_r", "vmin": -max(-low, high), "vmax": max(-low, high)}
+
+
+def was_measured(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Say when something was measured: callbacks that share a file may look at other steps.
+
+    :param values: of K steps at which any callback looked, (K, ...)
+    :return: (K,)
+    """
+    return np.isfinite(values).any(axis=tuple(range(1, values.ndim)))
+
+
+def legend_beside(figure: Figure, title: str | None = None) -> None:
+    """Put one legend to the right of all axes, for which the figure grows."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    width, height = figure.get_size_inches()
+    # In inches: a line's sample and a letter of the default font, and a line of text.
+    beside = 0.7 + 0.085 * max(map(len, entries))
+    figure.set_size_inches(width + beside, max(height, 0.6 + 0.21 * len(entries)))
+    figure.legend(entries.values(), entries, loc="outside right upper", frameon=False, title=title)

@@ -1,0 +1,73 @@
+"""Frames as small files: pixel art in its own size, few colors without loss."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_moe.extras import require
+
+Frame = npt.NDArray[np.uint8]
+# Photos are drawn no larger than this, in pixels, and without loss up to so many colors.
+LARGEST, FEW_COLORS = 480, 256
+
+
+def as_frame(picture: Any) -> Frame:
+    """Return what an environment drew as (height, width, 3), in whole numbers from 0 to 255.
+
+    Floats that all lie in [0, 1] are shares of 255, and so is a boolean; other numbers are taken
+    as they are, cut to that range. NaN is 0.
+
+    :param picture: (height, width), or with 1, 3 or 4 channels behind, of any numbers
+    :raises ValueError: if it is anything else, such as a text or a list of pictures
+    """
+    frame = np.asarray(picture)
+    channels = frame.shape[2:]
+    is_picture = frame.ndim in (2, 3) and frame.size > 0 and channels in ((), (1,), (3,), (4,))
+    if frame.dtype.kind not in "buif" or not is_picture:
+        raise ValueError(
+            "`render()` must give an array of numbers (height, width), or with 1, 3 or 4 channels "
+            f"behind, got {type(picture).__name__} {frame.shape if frame.ndim else ''}".rstrip()
+        )
+    if frame.dtype != np.uint8:
+        values = np.nan_to_num(frame.astype(np.float64), posinf=255.0, neginf=0.0)
+        is_share = frame.dtype.kind in "bf" and ((values >= 0.0) & (values <= 1.0)).all()
+        frame = np.clip(np.rint(values * 255.0 if is_share else values), 0.0, 255.0)
+    if channels in ((), (1,)):
+        frame = np.repeat(frame.reshape(*frame.shape[:2], 1), 3, axis=2)
+    return np.array(frame[..., :3], np.uint8, order="C")
+
+
+def shrunk(frame: Frame) -> Frame:
+    """Undo an enlargement by whole pixels, which a page can do again.
+
+    :param frame: (height, width, 3)
+    """
+    height, width = frame.shape[:2]
+    for factor in range(min(height, width), 1, -1):
+        if height % factor or width % factor:
+            continue
+        small = frame[::factor, ::factor]
+        if np.array_equal(small.repeat(factor, 0).repeat(factor, 1), frame):
+            return small
+    return frame
+
+
+def data_of(frame: Frame) -> str:
+    """Return what follows ``data:image/`` in an address that holds the picture.
+
+    :param frame: (height, width, 3)
+    """
+    require("pictures", "PIL")
+    from PIL import Image
+
+    image, buffer = Image.fromarray(shrunk(frame)), io.BytesIO()
+    few = image.getcolors(FEW_COLORS) is not None
+    if not few:
+        image.thumbnail((LARGEST, LARGEST))
+    image.save(buffer, "webp", lossless=few, quality=80)
+    return f"webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,377 @@
+"""Play every task and record what the agent sees, prefers, does and gets.
+
+Shapes: T steps, B environments, A choices of one kind, E experts, D components of an action.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.layers import MoELayer
+from sb3_moe.layers.checks import whole
+from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.measures.activations import hidden_layers, policy_activations, recording
+from sb3_moe.measures.plasticity import TAUS, dormant_fraction, dormant_fraction_per_expert
+from sb3_moe.networks import networks_of
+from sb3_moe.networks.decisions import Decision
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.of_model import model_of_sb3, policy_of
+from sb3_moe.vec_env.evaluating import is_lost_life, takes_masks
+from sb3_moe.vec_env.observations import Obs, concatenate, select, spread
+from sb3_moe.vec_env.tasks import action_meanings, tasks_played
+from sb3_moe.watching.frames import Frame, as_frame
+from sb3_moe.watching.interventions import when_off, without_expert
+from sb3_moe.watching.replays import DormantUnits, Mixture, Replay, Run, Track
+from sb3_moe.watching.watched_env import (
+    NO_MODE,
+    WatchedEnv,
+    in_one_line,
+    seed_everything,
+    watched_env,
+)
+
+Expert = str | tuple[str, int]
+AS_IT_IS = "the agent as it is"
+# Observations on which units are asked whether they are dormant.
+PROBE = 256
+
+
+def watch(
+    model: BaseAlgorithm,
+    env: gym.Env[Any, Any] | VecEnv | str | None = None,
+    *,
+    tasks: str | int | Sequence[str | int] | None = None,
+    episodes: int = 1,
+    without: str | Sequence[Expert] = (),
+    max_steps: int = 1000,
+    seed: int = 0,
+    deterministic: bool = True,
+    frames: bool = True,
+) -> Replay:
+    """Play every task and record images, actions, values, rewards, gates and dormant units.
+
+    The model, its environment and the random generators are left as they were. Dense policies are
+    watched too. With ``without`` everything is played again, from the same seed, for each expert
+    that is switched off.
+
+    >>> from stable_baselines3 import PPO
+    >>> model = PPO("MoeMlpPolicy", "CartPole-v1")
+    >>> replay = watch(model, max_steps=5, frames=False)
+    >>> track = replay.runs[0].tracks[0]
+    >>> track.gates["pi.middle"].shape  # steps, experts
+    (5, 4)
+
+    :param model: of any algorithm
+    :param env: as the model takes it, an id too; None: one like the model's own. An environment of
+        :func:`sb3_moe.make_multitask_vec_env` is built again, with one for each task, and so is
+        the model's own
+    :param tasks: a name or index, or several, of the tasks to play; None: all
+    :param episodes: of each task, at least 1
+    :param without: an expert as ``"pi:2"``, or several, each so or as ``("pi", 2)``
+    :param max_steps: of each task; the last episode is cut there
+    :param seed: of the environments and the actions
+    :param deterministic: as in ``predict``
+    :param frames: whether to take images, of 0 to 255, or floats that all lie in [0, 1]
+    :raises TypeError: if ``model`` is no model, or a number no int
+    :raises ValueError: if a number is below 1, there is no such task, network or expert, or ``env``
+        doesn't normalize observations as the model's own environment does, or is the model's own
+        and can't be built again
+    """
+    model_of_sb3(model)
+    whole("episodes", episodes)
+    whole("max_steps", max_steps)
+    named = [without] if isinstance(without, str) else without
+    experts = [expert_named(each) for each in named]
+    for each in experts:
+        with without_expert(model, *each):  # raises for what isn't there
+            pass
+    with watched_env(model, env, frames) as watched:
+        chosen = _chosen(watched.names, tasks)
+        player = _Player(model, watched, chosen, episodes, max_steps, deterministic)
+        runs = [Run(AS_IT_IS, "", {}, player.play(seed))]
+        for network, k in experts:
+            off = policy_of(model).mixtures(network)
+            notes = [f"{each.name} router: {when_off(each)}" for each in off.values()]
+            with without_expert(model, network, k):
+                tracks = player.play(seed)
+            label, note = f"without expert {k} of {network}", "; ".join(dict.fromkeys(notes))
+            runs.append(Run(label, note, {name: [k] for name in off}, tracks))
+    title = f"{type(model).__name__} with {type(model.policy).__name__}"
+    mixtures = [
+        Mixture(name, layer.num_experts, layer.name, when_off(layer))
+        for name, layer in player.layers.items()
+    ]
+    if not any(track.frames for run in runs for track in run.tracks):
+        player.no_frames = player.no_frames or NO_MODE
+    kind, critics = player.decision.kind, list(player.decision.values)
+    return Replay(title, watched.names, kind, critics, mixtures, runs, player.no_frames)
+
+
+def expert_named(expert: Any) -> tuple[str, int]:
+    """Read an expert's name, such as ``"pi:2"``.
+
+    :raises ValueError: if it is none
+    """
+    network, _, number = expert.rpartition(":") if isinstance(expert, str) else (None, "", "")
+    if network and number.isdecimal():
+        return network, int(number)
+    if isinstance(expert, tuple) and len(expert) == 2 and isinstance(expert[1], int | np.integer):
+        return expert[0], int(expert[1])
+    raise ValueError(f"`without` must name experts as 'pi:2', got {expert!r}")
+
+
+def _chosen(names: list[str], tasks: Any) -> list[int]:
+    if tasks is None:
+        return list(range(len(names)))
+    chosen = []
+    given: Sequence[Any] = [tasks] if isinstance(tasks, str | int | np.integer) else tasks
+    for task in given:
+        index: Any = names.index(task) if task in names else task
+        if not isinstance(index, int | np.integer) or not 0 <= index < len(names):
+            raise ValueError(f"`tasks` must be among {names}, got {task!r}")
+        chosen.append(int(index))
+    return list(dict.fromkeys(chosen))
+
+
+class _Player:
+    """Plays the same tasks as often as it is asked to.
+
+    :param model: of any algorithm
+    :param watched: where
+    :param tasks: indices of those to play
+    :param episodes: of each
+    :param max_steps: of each
+    :param deterministic: as in ``predict``
+    """
+
+    decision: Decision  # the last
+
+    def __init__(
+        self,
+        model: BaseAlgorithm,
+        watched: WatchedEnv,
+        tasks: list[int],
+        episodes: int,
+        max_steps: int,
+        deterministic: bool,
+    ) -> None:
+        self._model, self._watched, self._env = model, watched, watched.env
+        self._tasks, self._deterministic = tasks, deterministic
+        self._episodes, self._max_steps = episodes, max_steps
+        self._networks, policy = networks_of(model.policy), model.policy
+        self.layers: dict[str, MoELayer] = (
+            policy.moe_layers() if isinstance(policy, MoEPolicy) else {}
+        )
+        #: Why there are no images, or no more from some step on; None if there are.
+        self.no_frames = watched.no_frames
+        # The task that a reset's options name is played for one episode alone.
+        self._names_tasks = len(watched.names) > 1 and not watched.side_by_side
+
+    def play(self, seed: int) -> list[Track]:
+        """Play all tasks from a seed, with images until one can't be drawn."""
+        # What failed in an earlier run may be drawn as long in this one, to be compared.
+        self._draws = self._watched.no_frames is None
+        together = [self._tasks] if self._watched.side_by_side else [[k] for k in self._tasks]
+        tracks = []
+        seed_everything(self._model, self._env, seed)
+        for tasks in together:
+            self._env.seed(seed)
+            tracks += self._play(tasks)
+        return tracks
+
+    def _play(self, tasks: list[int]) -> list[Track]:
+        """Play some tasks, each in an environment of its own, until all have their episodes."""
+        env, meanings = self._env, action_meanings(self._env)
+        obs, starts = self._reset(tasks[0])
+        notes = {
+            row: _Notes(self._watched.names[task], meanings.get(task, ()))
+            for task, row in zip(tasks, self._rows(tasks), strict=True)
+        }
+        states, memory = None, None
+        while running := [row for row, note in notes.items() if not self._is_over(note)]:
+            images, playing = self._images(), tasks_played(env)
+            masks = {}
+            if takes_masks(self._model, env):
+                masks["action_masks"] = np.stack(env.env_method("action_masks"))
+            decision, gates, memory = self._look(obs, memory, starts, masks)
+            actions, states = self._model.predict(
+                obs,
+                state=states,
+                episode_start=starts,
+                deterministic=self._deterministic,
+                **masks,
+            )
+            after, rewards, dones, infos = env.step(actions)
+            for row in running:
+                notes[row].add_thought(row, obs, images, decision, gates)
+                notes[row].add_step(
+                    actions[row], playing[row], rewards[row], dones[row], infos[row]
+                )
+            obs, starts = after, dones
+            if self._names_tasks and any(notes[row].begins for row in running):
+                obs, starts = self._reset(tasks[0])
+        return [each.track(self._model.policy) for each in notes.values()]
+
+    def _reset(self, task: int) -> tuple[Any, np.ndarray[Any, Any]]:
+        if self._names_tasks:
+            self._env.set_options({"task_id": task})
+        return self._env.reset(), np.ones(self._env.num_envs, dtype=bool)
+
+    def _is_over(self, notes: _Notes) -> bool:
+        return len(notes.returns) >= self._episodes or len(notes.seen) >= self._max_steps
+
+    def _rows(self, tasks: list[int]) -> list[int]:
+        """Find the environment that plays each task."""
+        playing = tasks_played(self._env).tolist()
+        missing = [self._watched.names[task] for task in tasks if task not in playing]
+        if missing:
+            raise ValueError(
+                f"`env` must play the task that reset(options={{'task_id': k}}) names, but didn't "
+                f"play {missing}; build it with sb3_moe.make_multitask_vec_env(tasks)"
+            )
+        return [playing.index(task) for task in tasks]
+
+    def _images(self) -> list[Frame | None]:
+        """Draw every environment, until one can't be drawn: it is played on without images."""
+        nothing: list[Frame | None] = [None] * self._env.num_envs
+        if not self._draws:
+            return nothing
+        try:
+            return [None if each is None else as_frame(each) for each in self._env.get_images()]
+        except Exception as error:  # an environment may raise anything
+            self._draws, self.no_frames = False, in_one_line(error)
+            return nothing
+
+    @th.no_grad()
+    def _look(
+        self, obs: Any, memory: Any, starts: np.ndarray[Any, Any], masks: dict[str, Any]
+    ) -> tuple[Decision, dict[str, th.Tensor], Any]:
+        """Return what the policy prefers, the gates of each mixture, (B, E), and its memory."""
+        policy = self._model.policy
+        tensors, _ = policy.obs_to_tensor(obs)
+        starts_B = th.as_tensor(starts, dtype=th.float32, device=policy.device)
+        with evaluating(policy), recording(self.layers) as outputs:
+            decision, memory = self._networks.decide(tensors, memory, starts_B, **masks)
+        if decision.kind == "mean" and policy.squash_output:
+            # As the environment gets them; the spread is that before the squashing.
+            (mean_BD,) = decision.preferences
+            played = policy.unscale_action(mean_BD.cpu().numpy())
+            decision = decision._replace(preferences=(th.as_tensor(played),), spread=None)
+        self.decision = decision
+        gates = {name: calls[-1][1].gates_BNE.mean(1).cpu() for name, calls in outputs.items()}
+        return decision, gates, memory
+
+
+class _Notes:
+    """What is recorded of one task, step by step.
+
+    :param task: its name
+    :param actions: what it calls its choices
+    """
+
+    def __init__(self, task: str, actions: Sequence[str]) -> None:
+        self._task, self._actions = task, actions
+        self._frames: dict[bytes, tuple[int, Frame]] = {}
+        self._steps: dict[str, list[Any]] = defaultdict(list)  # as Track calls them
+        self._gates: dict[str, list[Any]] = defaultdict(list)
+        self._preferences: dict[int, list[Any]] = defaultdict(list)
+        self._score = 0.0
+        self.seen: list[Obs] = []
+        self.returns: list[float] = []
+        #: Whether the next step begins an episode.
+        self.begins = True
+
+    def add_thought(
+        self,
+        row: int,
+        obs: Any,
+        images: Sequence[Frame | None],
+        decision: Decision,
+        gates: Mapping[str, th.Tensor],
+    ) -> None:
+        """Record what the agent sees and prefers.
+
+        :param row: of this task's environment in what follows
+        :param obs: of all environments
+        :param images: of all environments
+        :param decision: of all environments
+        :param gates: of all environments, by mixture
+        """
+        self.seen.append(select(obs, np.array([row])))
+        self._steps["frame_T"].append(self._number_of(images[row]))
+        self._steps["values_TV"].append([float(each[row]) for each in decision.values.values()])
+        if decision.spread is not None:
+            self._steps["spread_TD"].append(decision.spread[row].cpu().numpy())
+        for i, each in enumerate(decision.preferences):
+            self._preferences[i].append(each[row].cpu().numpy())
+        for name, gates_BE in gates.items():
+            self._gates[name].append(gates_BE[row].numpy())
+
+    def add_step(
+        self, action: Any, task: int, reward: float, done: bool, info: Mapping[str, Any]
+    ) -> None:
+        """Record what the agent does, in which task, and what comes of it."""
+        self._steps["actions_TD"].append(np.asarray(action, np.float32).reshape(-1))
+        self._steps["starts_T"].append(self.begins)
+        self._steps["tasks_T"].append(int(task))
+        self._steps["rewards_T"].append(float(reward))
+        self._score += float(reward)
+        # A lost life ends nothing: its game's return goes on.
+        self.begins = bool(done) and not is_lost_life(info)
+        if self.begins:
+            self.returns.append(self._score)
+            self._score = 0.0
+
+    def track(self, policy: BasePolicy) -> Track:
+        """Return all of it.
+
+        :param policy: which is asked for its dormant units
+        """
+        return Track(
+            task=self._task,
+            frames=[frame for _, frame in self._frames.values()],
+            preferences=[_stacked(rows) for rows in self._preferences.values()],
+            gates={name: _stacked(rows) for name, rows in self._gates.items()},
+            returns=self.returns,
+            dormant=_dormant_units(policy, self.seen),
+            actions=list(self._actions),
+            **{name: _stacked(rows) for name, rows in self._steps.items()},
+        )
+
+    def _number_of(self, image: Frame | None) -> int:
+        """Return the number of an image; one that was there before is kept once."""
+        if image is None:
+            return -1
+        key = str(image.shape).encode() + hashlib.sha256(image.data).digest()
+        return self._frames.setdefault(key, (len(self._frames), image))[0]
+
+
+def _stacked(rows: list[Any]) -> Any:
+    """Return steps as one array; floats as the page has them."""
+    found = np.array(rows)
+    return found.astype(np.float32) if found.dtype.kind == "f" else found
+
+
+def _dormant_units(policy: BasePolicy, seen: Sequence[Obs]) -> list[DormantUnits]:
+    """Return how much of each hidden layer is dormant on what the agent saw."""
+    if not hidden_layers(policy):
+        return []
+    batch, tau = spread(concatenate(seen), min(PROBE, len(seen))), TAUS[0]
+    return [
+        DormantUnits(
+            layer,
+            dormant_fraction(each.activity_EH, tau),
+            tuple(dormant_fraction_per_expert(each.activity_EH, tau).tolist()),
+        )
+        for layer, each in policy_activations(policy, batch).items()
+    ]

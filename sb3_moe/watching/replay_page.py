@@ -1,0 +1,125 @@
+"""The page of a replay: one HTML file that loads nothing.
+
+Shapes: T steps, W numbers of one kind in a step, N tasks, n episodes, E experts.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sb3_moe.watching.frames import data_of
+
+if TYPE_CHECKING:
+    from sb3_moe.watching.replays import Replay, Track
+
+SCRIPTS = ("data.js", "draw.js", "card.js", "player.js")
+# What would end a script element of HTML. JSON in ASCII has escaped all others.
+ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+
+
+def page_of(replay: Replay) -> str:
+    """Return a replay's page.
+
+    :param replay: any
+    """
+    parts = {"style": _part("page.css"), "script": "".join(map(_part, SCRIPTS))}
+    # By these hashes the page's policy knows its own style and script, and runs no other.
+    for name, text in list(parts.items()):
+        digest = hashlib.sha256(text.encode()).digest()
+        parts[f"{name}-hash"] = base64.b64encode(digest).decode()
+    parts |= {"title": html.escape(replay.title), "data": _json(_data(replay))}
+    # In one pass, so that nothing in the data is filled in.
+    return re.sub(r"\{\{([a-z-]+)\}\}", lambda found: parts[found[1]], _part("page.html"))
+
+
+def in_frame(page: str, height: int = 900) -> str:
+    """Return a frame for a notebook that holds a page, apart from the notebook's own.
+
+    :param page: HTML
+    :param height: in pixels
+    """
+    return (
+        f'<iframe srcdoc="{html.escape(page)}" title="Replay" sandbox="allow-scripts" '
+        f'style="width: 100%; height: {height}px; border: 0"></iframe>'
+    )
+
+
+def _part(name: str) -> str:
+    return files("sb3_moe.watching").joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    """Write JSON that can stand in a script element, whatever its texts are."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, default=_table)
+    for sign, escape in ESCAPES.items():
+        text = text.replace(sign, escape)
+    return text
+
+
+def _table(numbers: Any) -> dict[str, Any]:
+    """Return numbers (T,) or (T, W) as the bytes of float32, little end first; NaN is welcome."""
+    found = np.asarray(numbers, "<f4")
+    width = found.shape[1] if found.ndim == 2 else 1
+    return {"width": width, "data": base64.b64encode(found.tobytes()).decode()}
+
+
+def _data(replay: Replay) -> dict[str, Any]:
+    pictures: dict[str, int] = {}
+    found = replay.importance
+    return {
+        "tasks": replay.task_names,
+        "kind": replay.kind,
+        "critics": replay.critics,
+        "noFrames": replay.no_frames,
+        "mixtures": [vars(each) for each in replay.mixtures],
+        "runs": [
+            {**vars(run), "tracks": [_track(track, pictures) for track in run.tracks]}
+            for run in replay.runs
+        ],
+        "frames": list(pictures),
+        "importance": found
+        and {
+            "network": found.network,
+            "tasks": found.task_names,
+            "whenOff": found.when_off,
+            "episodes": found.returns.shape[2],
+            "rows": found.rows,
+            "cells": found.cells(),
+        },
+    }
+
+
+def _track(track: Track, pictures: dict[str, int]) -> dict[str, Any]:
+    """Return a track for JSON; its frames go into the table of all pictures.
+
+    :param pictures: number by data, which grows
+    """
+    numbers = [pictures.setdefault(data_of(each), len(pictures)) for each in track.frames]
+    return {
+        "task": track.task,
+        "steps": len(track),
+        "size": list(track.frames[0].shape[1::-1]) if track.frames else None,
+        # The last number stands for -1, which is none.
+        "frame": np.array([*numbers, -1])[track.frame_T],
+        "actions": track.actions_TD,
+        "preferences": track.preferences,
+        "values": track.values_TV,
+        "rewards": track.rewards_T,
+        "starts": track.starts_T,
+        "tasks": track.tasks_T,
+        "gates": track.gates,
+        "returns": np.array(track.returns),
+        "names": track.actions,
+        "dormant": [
+            {"layer": each.layer, "shares": np.array([each.share, *each.per_expert])}
+            for each in track.dormant
+        ],
+    }

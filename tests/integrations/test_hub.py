@@ -1,0 +1,288 @@
+"""The folder for the Hub: what is in it, what its card says, and that it is uploaded whole."""
+
+import json
+import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import numpy as np
+import own_parts
+import pytest
+import yaml
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from sb3_contrib import ARS
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+import sb3_moe
+import sb3_moe_cli
+from sb3_moe.integrations.hub import check_folder, push, write_folder
+from sb3_moe.vec_env.tasks import suite_of
+from sb3_moe_envs import MultiTaskEnv
+
+# The tests before it may have loaded jax, which warns of forks.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+NEEDS_HUB = pytest.mark.skipif(find_spec("huggingface_hub") is None, reason="needs the hub extra")
+
+TASKS = ["CartPole-v1", ("SB3MoE/CartPole-v0", {"gravity": 1.62})]
+FEW = {"episodes": 1, "max_steps": 2}
+
+
+def small(policy="MoeMlpPolicy", env="CartPole-v1", **options):
+    kwargs = {"net_arch": [4], **options} if policy.startswith("Moe") else {}
+    arguments = {"n_steps": 8, "batch_size": 8, "seed": 0, "device": "cpu"}
+    return PPO(policy, env, policy_kwargs=kwargs, **arguments)
+
+
+def multitask():
+    return sb3_moe.make_multitask_vec_env(TASKS, n_envs=2, seed=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small("MoeMultiInputPolicy", multitask())
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    pytest.importorskip("huggingface_hub", reason="needs the hub extra")
+    new = tmp_path_factory.mktemp("hub") / "new"
+    return write_folder(model, new, episodes=2, max_steps=5, repo_id="me/agent")
+
+
+def read(folder, name):
+    text = (folder / name).read_text()
+    return json.loads(text) if name.endswith(".json") else text
+
+
+def test_the_folder_holds_the_agent_and_all_that_is_said_of_it(folder, model):
+    names = {each.name for each in folder.iterdir()}
+    films = names & {"replay.mp4", "replay.gif"}
+    assert names - films == {
+        *("README.md", "model.moe", "config.json", "results.json", "replay.html")
+    }
+    assert len(films) == 1
+    loaded = sb3_moe.load(folder / "model.moe", device="cpu")
+    obs = model.get_env().reset()
+    found, wanted = (each.predict(obs, deterministic=True)[0] for each in (loaded, model))
+    np.testing.assert_array_equal(found, wanted)
+    config = read(folder, "config.json")
+    assert config["policy"] == "MoeMultiInputPolicy"
+    assert config["cost"]["parameters"] == sum(p.numel() for p in model.policy.parameters())
+
+
+def test_the_card_says_what_the_results_say_and_the_hub_reads_it(folder):
+    from huggingface_hub import ModelCard
+
+    text, said = read(folder, "README.md"), read(folder, "results.json")
+    found = ModelCard.load(folder / "README.md").data
+    assert (found.model_name, found.library_name) == ("PPO", "stable-baselines3")
+    assert {*said["tasks"], "mixture-of-experts"} <= set(found.tags)
+    for each in found.eval_results:
+        means = said["tasks"][each.dataset_name]
+        value = f"{means['mean_reward']:.2f} +/- {means['std_reward']:.2f}"
+        assert (each.metric_type, each.metric_value) == ("mean_reward", value)
+        assert f"{means['mean_reward']:.2f} | {means['std_reward']:.2f}" in text
+    assert "# PPO with a mixture of experts playing **CartPole**, **CartPole(gravity=" in text
+    assert 'hf_hub_download("me/agent", "model.moe")' in text
+    assert (said["n_eval_episodes"], said["suite"]) == (2, None)
+
+
+@NEEDS_HUB
+@pytest.mark.parametrize(
+    ("module", "file", "line"),
+    [
+        ("own_parts", None, "from own_parts import Tempered"),
+        ("__main__", "/home/me/train.py", "from train import Tempered"),
+        ("__main__", None, "# Tempered is its maker's own"),
+    ],
+)
+def test_a_card_says_where_classes_of_its_maker_come_from(
+    module, file, line, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(own_parts.Tempered, "__module__", module)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", file, raising=False)
+    agent = small(router=own_parts.Tempered, num_experts=2)
+    text = read(write_folder(agent, tmp_path, **FEW), "README.md")
+    assert f"{line}\n" in text
+    assert 'load("model.moe", custom_objects={"Tempered": Tempered})' in text
+
+
+@NEEDS_HUB
+def test_a_card_says_that_observations_were_normalized_and_the_file_has_the_statistics(tmp_path):
+    env = VecNormalize(make_vec_env("CartPole-v1", 1))
+    small("MoeMlpPolicy", env).learn(64).save(tmp_path / "agent.zip")
+    # A model without an environment takes the statistics of the one that it is played on.
+    model, mean = PPO.load(tmp_path / "agent.zip", device="cpu"), env.obs_rms.mean.copy()
+    folder = write_folder(model, tmp_path / "own", env, **FEW)
+    assert read(folder, "config.json")["normalized"] is True
+    assert 'sb3_moe.load("model.moe", env)' in read(folder, "README.md")
+    loaded = sb3_moe.load(folder / "model.moe", make_vec_env("CartPole-v1", 1), device="cpu")
+    np.testing.assert_array_equal(loaded.get_vec_normalize_env().obs_rms.mean, mean)
+
+
+@NEEDS_HUB
+def test_a_dense_agent_of_a_single_task_goes_by_its_id(tmp_path):
+    model = DQN("MlpPolicy", "CartPole-v1", seed=0, device="cpu", buffer_size=100)
+    before = np.random.get_state()[1].copy()
+    text = read(write_folder(model, tmp_path, **FEW), "README.md")
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    assert yaml.safe_load(text.split("---\n")[1])["tags"][0] == "CartPole-v1"
+    assert "\n# DQN playing **CartPole-v1**\n" in text
+    assert "mixture-of-experts" not in text
+
+
+@NEEDS_HUB
+def test_a_name_of_any_characters_is_one_name(model, tmp_path, monkeypatch):
+    names = ["a|b", 'quote" \\ # : - {x}\n---\nend']
+    monkeypatch.setattr("sb3_moe.integrations.hub._names", lambda watched: names)
+    text = read(write_folder(model, tmp_path, **FEW), "README.md")
+    head = yaml.safe_load(text.split("---\n\n#")[0].removeprefix("---\n"))
+    assert [each["dataset"]["name"] for each in head["model-index"][0]["results"]] == names
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {row.replace("\\|", "").count("|") for row in rows} == {5}
+
+
+@NEEDS_HUB
+def test_an_environment_that_can_not_be_played_leaves_the_folder_as_it_was(tmp_path):
+    agent = small("MlpPolicy")
+    write_folder(agent, tmp_path, **FEW)
+    files = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    env = DummyVecEnv([CartPoleEnv])
+    with pytest.raises(ValueError, match=r"the environment must be monitored: wrap it in SB3's"):
+        write_folder(agent, tmp_path, env, episodes=1)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == files
+
+
+@NEEDS_HUB
+def test_a_film_of_another_agent_does_not_stay(model, tmp_path, monkeypatch):
+    write_folder(model, tmp_path, **FEW)
+    for name in ("replay.mp4", "replay.gif"):
+        (tmp_path / name).write_bytes(b"another's")
+    monkeypatch.setattr(CartPoleEnv, "render", lambda env: None)  # nothing draws
+    write_folder(model, tmp_path, **FEW)
+    assert {each.name for each in tmp_path.glob("replay.*")} == {"replay.html"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.moe", "replay.gif"])
+def test_files_of_other_origin_are_not_written_over(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    text = rf"`folder` must be a folder of its own, or an earlier card's, .* whose {name} would be"
+    with pytest.raises(ValueError, match=text):
+        check_folder(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_place_that_cant_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "new"):
+        with pytest.raises(ValueError, match=r"`folder` must be a folder that can be written, got"):
+            check_folder(path)
+
+
+SUITE_ID = "sb3_moe_envs:SB3MoE/Classic-CartPole4-v0"
+
+
+@pytest.mark.parametrize(
+    ("build", "suite"),
+    [
+        (lambda: sb3_moe.make_multitask_vec_env("Classic/CartPole4"), "Classic/CartPole4"),
+        (lambda: make_vec_env(SUITE_ID, 4, env_kwargs={"num_envs": 4}), "Classic/CartPole4"),
+        (lambda: sb3_moe.make_multitask_vec_env(TASKS), None),
+        (lambda: DummyVecEnv([lambda: MultiTaskEnv(TASKS)]), None),
+        (lambda: make_vec_env("CartPole-v1"), None),
+    ],
+)
+def test_an_environment_says_which_suite_it_plays(build, suite):
+    env = build()
+    assert suite_of(env) == suite
+    env.close()
+
+
+@NEEDS_HUB
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"episodes": 0}, ValueError, "`n_eval_episodes` must be at least 1, got 0"),
+        ({"max_steps": 0, "episodes": 1}, ValueError, "`max_steps` must be at least 1, got 0"),
+        ({"repo_id": "a"}, ValueError, "`repo_id` must be 'user/name', got 'a'"),
+    ],
+)
+def test_a_wrong_argument_is_named_before_anything_is_written(
+    model, tmp_path, arguments, error, message
+):
+    with pytest.raises(error, match=message):
+        write_folder(model, tmp_path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@NEEDS_HUB
+def test_what_is_no_model_or_can_not_be_watched_is_refused(model, tmp_path):
+    with pytest.raises(TypeError, match="`model` must be an SB3 model, got a MoeMultiInputPolicy"):
+        write_folder(model.policy, tmp_path)
+    agent = ARS("LinearPolicy", "CartPole-v1", device="cpu")
+    with pytest.raises(TypeError, match=r"`policy` must be of a known family .* got ARSLinear"):
+        write_folder(agent, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_card_and_uploading_say_what_they_need(model, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"`folder` must have a README\.md"):
+        push(tmp_path, "me/agent")
+    (tmp_path / "README.md").write_text("")
+    with pytest.raises(ValueError, match="`repo_id` must be 'user/name', got 'a/b/c'"):
+        push(tmp_path, "a/b/c")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for call in (push, lambda *_: write_folder(model, tmp_path)):
+        with pytest.raises(ImportError, match=r"huggingface_hub: pip install 'sb3-moe\[hub\]'"):
+            call(tmp_path, "me/agent")
+
+
+def test_the_whole_folder_is_uploaded_by_the_hubs_own_library(tmp_path, monkeypatch):
+    calls = []
+
+    class HfApi:
+        def __init__(self, token=None):
+            calls.append(("token", token))
+
+        def create_repo(self, repo_id, **kwargs):
+            calls.append((repo_id, kwargs))
+
+        def upload_folder(self, **kwargs):
+            calls.append(kwargs)
+            return "where it is"
+
+    stub = SimpleNamespace(HfApi=HfApi, __spec__=SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "huggingface_hub", stub)
+    (tmp_path / "README.md").write_text("")
+    assert push(tmp_path, "me/agent", private=True, token="secret") == "where it is"
+    uploaded = {"repo_id": "me/agent", "folder_path": str(tmp_path)}
+    assert calls == [
+        ("token", "secret"),
+        ("me/agent", {"private": True, "exist_ok": True}),
+        {**uploaded, "commit_message": "Upload an agent"},
+    ]
+
+
+@NEEDS_HUB
+def test_the_command_writes_the_folder_of_a_file_named_after_its_suite(tmp_path):
+    words = ["--tasks", "Classic/CartPole4", "--episodes", "1", "--max-steps", "2"]
+    env = sb3_moe.make_multitask_vec_env("Classic/CartPole4", n_envs=4, seed=0)
+    sb3_moe.save(small("MoeMultiInputPolicy", env), tmp_path / "agent.moe")
+    out = tmp_path / "out"
+    assert sb3_moe_cli.main(["card", str(tmp_path / "agent.moe"), *words, "--out", str(out)]) == 0
+    text, said = read(out, "README.md"), read(out, "results.json")
+    assert "playing **Classic/CartPole4**\n" in text
+    assert "type: Classic/CartPole4/Earth" in text
+    assert set(said["tasks"]) == {"Earth", "Moon", "LongPole", "WeakMotor"}
+
+
+def test_the_command_asks_for_the_tasks_that_the_model_knows(model, tmp_path, capsys):
+    sb3_moe.save(model, tmp_path / "agent.moe")
+    for words, message in (
+        ([], "`--tasks` must name a suite or Gymnasium ids, got none"),
+        (["--tasks", "CartPole-v1"], "`--tasks` must be those that the model was trained on"),
+    ):
+        assert sb3_moe_cli.main(["card", str(tmp_path / "agent.moe"), *words]) == 2
+        assert message in capsys.readouterr().err

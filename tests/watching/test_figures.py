@@ -1,0 +1,275 @@
+"""Figures say what the folder says, and errors say what a folder lacks."""
+
+import numpy as np
+import pytest
+from matplotlib._pylab_helpers import Gcf
+from matplotlib.cbook import is_math_text
+from matplotlib.colors import to_hex
+from scipy import stats
+from stable_baselines3 import PPO
+
+from sb3_moe.watching import figures
+from sb3_moe.watching.figures import look_of, short
+
+NAMES = np.array(["Breakout", "Asterix"])
+STEPS = np.array([0, 50_000, 100_000, 150_000, 200_000])
+SCORE = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0], [3.0, 2.0], [2.0, 3.0]])
+GATES = np.linspace(0.1, 0.5, 5 * 2 * 3).reshape(5, 2, 3)
+DORMANT = np.array([0.0, 0.1, np.nan, 0.3, 0.4])
+
+
+def write(folder, score=SCORE, names=NAMES, trained=(0, 0, 0, 1, 1), **diagnostics):
+    """Write what a run measured."""
+    given = diagnostics or {
+        "dormant/pi.0": DORMANT,
+        "dormant/vf.0": DORMANT / 2,
+        "gates/pi.middle": GATES,
+    }
+    scores = {"score": score, "steps": STEPS, "trained": np.array(trained), "task_names": names}
+    np.savez(folder / "scores.npz", **scores)
+    np.savez(folder / "diagnostics.npz", steps=STEPS, task_names=names, **given)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(tmp_path)
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_learning_curves_show_every_task_its_blocks_and_the_random_level(folder):
+    first, second = figures.draw_learning_curves(folder, random={"Breakout": 0.5}).axes
+    assert first.get_title(loc="left") == "Breakout"
+    np.testing.assert_array_equal(first.lines[0].get_ydata(), SCORE[:, 0])
+    assert [p.get_x() for p in first.patches] == [0]
+    assert [p.get_x() for p in second.patches] == [100_000]
+    assert first.get_legend_handles_labels()[1] == ["random policy"]
+    assert first.lines[1].get_ydata()[0] == 0.5
+    assert len(second.lines) == 1
+    assert second.get_xlabel() == "environment steps of all tasks"
+
+
+@pytest.mark.parametrize(
+    ("score", "written", "shown"),
+    [
+        (SCORE, ["4.00", "1.00", "2.00", "3.00"], [[1, 1 / 3], [0.5, 1]]),
+        # Small returns keep their digits beside those in the hundreds.
+        (SCORE * [0.1, 100.0], ["0.400", "100.0", "0.200", "300.0"], [[1, 1 / 3], [0.5, 1]]),
+        # Below zero the worst return is the origin.
+        (SCORE - 4.0, ["0.00", "-3.00", "-2.00", "-1.00"], [[1, 0], [0.5, 1]]),
+    ],
+)
+def test_the_transfer_matrix_holds_returns_at_the_ends_of_blocks(tmp_path, score, written, shown):
+    axes = figures.draw_transfer(write(tmp_path, score)).axes[0]
+    assert texts(axes) == written
+    np.testing.assert_allclose(axes.images[0].get_array(), shown)
+    assert axes.get_yticklabels()[0].get_text() == "Breakout, to 100k"
+
+
+def test_the_forgetting_matrix_holds_what_was_lost_relative_to_the_largest_return(tmp_path):
+    axes = figures.draw_forgetting(write(tmp_path)).axes[0]
+    assert texts(axes) == ["-1.00", "+0.00", "+0.50", "-0.67"]
+    # From 4 before its second block to -4 after it: twice the largest return in size.
+    beyond = np.where(STEPS[:, None] == 200_000, [-4.0, 3.0], SCORE)
+    axes = figures.draw_forgetting(write(tmp_path, beyond)).axes[0]
+    assert texts(axes)[2] == "+2.00"
+    assert axes.images[0].get_clim() == (-2.0, 2.0)
+    # A task that never scored has a dash that can be read.
+    axes = figures.draw_forgetting(write(tmp_path, SCORE * [1.0, 0.0])).axes[0]
+    assert texts(axes) == ["-1.00", "-", "+0.50", "-"]
+    assert [each.get_color() for each in axes.texts if each.get_text() == "-"] == ["k", "k"]
+
+
+def test_dormant_neurons_are_drawn_where_they_were_measured(folder):
+    axes = figures.draw_dormant(folder).axes[0]
+    assert [line.get_label() for line in axes.lines[:2]] == ["pi.0", "vf.0"]
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), STEPS[[0, 1, 3, 4]])
+    assert axes.lines[2].get_xdata()[0] == 100_000  # where the task changed
+
+
+def test_names_are_drawn_as_they_are(tmp_path):
+    write(tmp_path, names=np.array(["$x_$", "_y"]))
+    assert len(figures.save_figures(tmp_path)) == 6
+    title = figures.draw_learning_curves(tmp_path).axes[0].get_title(loc="left")
+    assert not is_math_text(title)
+    assert title.replace("\\$", "$") == "$x_$"
+    figure = figures.draw_performance_profile({"_a": [[0.0, 1.0]], "$b$": [[2.0, 3.0]]}, [0.5])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [label.strip("\u200b") for label in labels] == ["_a", r"\$b\$"]
+
+
+def test_gates_are_drawn_over_time_and_at_the_end(folder):
+    figure = figures.draw_gates_over_time(folder, "pi.middle")
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["Breakout", "Asterix"]
+    drawn = figure.axes[1].collections[0].get_array()
+    np.testing.assert_array_equal(drawn.reshape(3, 5), GATES[:, 1].T)
+    last = figures.draw_last_gates(folder).axes[0]
+    assert texts(last) == [f"{gate:.2f}" for gate in GATES[-1].ravel()]
+
+
+def test_gates_of_an_expert_that_left_or_is_yet_to_come_leave_no_other_out(tmp_path):
+    gates = np.full((5, 2, 3), 0.5)
+    gates[[0, 4], :, 2] = np.nan
+    write(tmp_path, **{"gates/pi.big": gates})
+    assert texts(figures.draw_last_gates(tmp_path).axes[0]) == ["0.50"] * 4
+    mesh = figures.draw_gates_over_time(tmp_path).axes[0].collections[0]
+    assert np.ma.count(np.ma.masked_invalid(mesh.get_array())) == 13
+
+
+def overlaps(figure, extents):
+    """Say whether any of these lies upon the one before, or beyond the figure."""
+    inside = figure.bbox.padded(1)
+    return any(
+        one.y0 < other.y1 and other.y0 < one.y1
+        for one, other in zip(extents[1:], extents, strict=False)
+    ) or any(not inside.containsx(x) for each in extents for x in (each.x0, each.x1))
+
+
+@pytest.mark.parametrize(("experts", "numbers"), [(3, [0, 1, 2]), (24, [0, 4, 8, 12, 16, 20])])
+def test_numbers_of_many_experts_do_not_overlap(tmp_path, experts, numbers):
+    write(tmp_path, **{"gates/pi.middle": np.full((5, 2, experts), 1 / experts)})
+    figure = figures.draw_gates_over_time(tmp_path)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert axes.get_yticks().tolist() == numbers
+    assert not overlaps(figure, [each.get_window_extent() for each in axes.get_yticklabels()])
+
+
+@pytest.mark.parametrize("names", [[f"layer.{k}" * 4 for k in range(24)], ["a", "b" * 60]])
+def test_a_legend_is_whole_and_leaves_the_axes_free(names, tmp_path):
+    write(tmp_path, **{f"dormant/{name}": np.zeros(5) for name in names})
+    figure = figures.draw_dormant(tmp_path)
+    figure.draw_without_rendering()
+    legend = figure.legends[0]
+    assert not overlaps(figure, [each.get_window_extent() for each in legend.get_texts()])
+    extent, inside = legend.get_window_extent(), figure.bbox.padded(1)
+    assert inside.containsy(extent.y0)
+    assert inside.containsy(extent.y1)
+    assert extent.x0 >= figure.axes[0].get_window_extent().x1
+    assert figure.axes[0].get_window_extent().width > 3 * figure.dpi
+
+
+def test_a_profile_is_a_mean_over_seeds_with_a_t_interval_from_the_lowest_score():
+    scores = {"a": [[-2.0, 1.0], [0.5, 3.0], [0.2, 0.1]], "b": [[0.5, 3.0]]}
+    axes = figures.draw_performance_profile(scores).axes[0]
+    assert [(each.get_xdata()[0], each.get_xdata()[-1]) for each in axes.lines] == [(-2.0, 3.0)] * 2
+    axes = figures.draw_performance_profile(scores, [0.3]).axes[0]
+    assert [each.get_ydata().tolist() for each in axes.lines] == [[0.5], [1.0]]
+    shares = np.array([0.5, 1.0, 0.0])
+    interval = stats.t.interval(0.95, 2, shares.mean(), stats.sem(shares))
+    drawn = axes.collections[0].get_paths()[0].vertices[:, 1]
+    np.testing.assert_allclose([drawn.min(), drawn.max()], interval)
+    with pytest.raises(ValueError, match="`scores` must hold at least one score, got none"):
+        figures.draw_performance_profile({})
+
+
+def test_values_against_something_have_a_line_or_a_dot_and_their_intervals():
+    points = {
+        "dense": [figures.Point(1, 5.0, 4.0, 6.0), figures.Point(8, 2.0, 1.0, 2.5)],
+        "task_big": [figures.Point(8, 4.0, 3.0, 5.0)],
+    }
+    axes = figures.draw_against(points, "tasks", doubling=True).axes[0]
+    assert axes.get_legend_handles_labels()[1] == ["dense", "task_big"]
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [5.0, 2.0])
+    band, bar = axes.collections[0].get_paths()[0].vertices, axes.collections[1].get_segments()[0]
+    assert {tuple(end) for end in band} == {(1, 4), (1, 6), (8, 1), (8, 2.5)}
+    assert bar.tolist() == [[8, 3], [8, 5]]
+    np.testing.assert_array_equal(axes.get_xticks(), [1, 8])
+
+
+def test_a_network_looks_the_same_in_all_figures_and_six_share_a_panel():
+    names = [f"network {k}" for k in range(10)]
+    assert len({tuple(look_of(k).values()) for k in range(35)}) == 35
+    point = [figures.Point(1, 1.0, 0.0, 2.0)]
+    every = figures.draw_against(dict.fromkeys(names, point), "FLOPs", networks=names)
+    assert [len(axes.containers) for axes in every.axes] == [6, 4]
+    some = figures.draw_performance_profile({names[8]: [[1.0], [2.0]]}, networks=names)
+    (line,) = some.axes[0].lines
+    there = every.axes[1].containers[2].lines[0]
+    assert to_hex(line.get_color()) == to_hex(there.get_color()) == look_of(8)["color"].lower()
+    assert line.get_marker() == there.get_marker() == look_of(8)["marker"]
+
+
+def test_everything_a_folder_has_is_saved_alike_each_time(folder):
+    names = ["dormant", "forgetting", "gates-pi.middle", "last-gates-pi.middle"]
+    names += ["learning_curves", "transfer"]
+    written = figures.save_figures(folder, formats=("png", "svg"))
+    assert sorted(written) == [
+        folder / "figures" / f"{name}.{end}" for name in names for end in ("png", "svg")
+    ]
+    before = [path.read_bytes() for path in written]
+    figures.save_figures(folder, formats=("png", "svg"))
+    assert [path.read_bytes() for path in written] == before
+    assert not Gcf.figs  # nothing is left in pyplot's global state
+    (folder / "scores.npz").unlink()
+    assert {path.stem for path in figures.save_figures(folder)} == {names[0], names[2], names[3]}
+
+
+@pytest.mark.parametrize("formats", [(), ("png", "gif")])
+def test_an_unknown_format_is_refused_with_the_known_ones(formats):
+    with pytest.raises(ValueError, match=r"`formats` must be among png, svg, pdf, got"):
+        figures.save_figure(figures.draw_gates([[1.0]], ["a"]), "figure", formats)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (figures.save_figures, r"no scores\.npz; train with MultiTaskEvalCallback"),
+        (figures.draw_last_gates, r"no diagnostics\.npz; train with PlasticityCallback"),
+    ],
+)
+def test_an_empty_folder_says_which_call_fills_it(tmp_path, draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(tmp_path)
+
+
+def test_gates_that_are_not_there_are_named_with_what_is(folder):
+    with pytest.raises(ValueError, match=r"must be one of \['pi.middle'\], got 'vf.middle'"):
+        figures.draw_gates_over_time(folder, "vf.middle")
+    write(folder, **{"dormant/pi.0": DORMANT})
+    with pytest.raises(ValueError, match=r"has no gates; train with RoutingCallback\(log_path"):
+        figures.draw_last_gates(folder)
+
+
+def test_interleaved_tasks_have_no_transfer_matrix(tmp_path):
+    write(tmp_path, trained=[-1] * 5)
+    with pytest.raises(ValueError, match="`blocks` must hold at least one block"):
+        figures.draw_transfer(tmp_path)
+    assert "transfer" not in {path.stem for path in figures.save_figures(tmp_path)}
+
+
+def test_steps_are_written_short():
+    steps = (0, 500, 98_304, 163_840, 999_936, 999_960, 1_200_000, 1.5e9)
+    written = ["0", "500", "98.3k", "163.8k", "999.9k", "1M", "1.2M", "1.5G"]
+    assert [short(n) for n in steps] == written
+
+
+@pytest.mark.parametrize(
+    ("gates", "names"), [(np.zeros((2, 0)), ["a", "b"]), (np.zeros(2), ["a"]), ([[1.0]], [])]
+)
+def test_gates_without_rows_columns_or_names_are_refused(gates, names):
+    with pytest.raises(ValueError, match=r"`gates_NE` must be \(tasks, experts\) with one of"):
+        figures.draw_gates(gates, names)
+
+
+def test_weights_have_numbers_without_a_minus_zero_and_colors_of_both_signs():
+    axes = figures.draw_gates([[-0.001, -0.5, np.nan]], ["a"]).axes[0]
+    assert texts(axes) == ["0.00", "-0.50", "-"]
+    assert axes.images[0].get_clim() == (-0.5, 0.5)
+    assert figures.draw_gates([[0.5]], ["a"])._repr_png_().startswith(b"\x89PNG")
+
+
+def test_an_agents_routing_is_drawn_in_one_call():
+    options = {"router": "uniform"}
+    model = PPO("MoeMlpPolicy", "CartPole-v1", seed=0, policy_kwargs=options, n_steps=64)
+    axes = figures.draw_routing(model, max_steps=3).axes[0]
+    assert texts(axes) == ["0.25"] * 4
+    assert axes.get_title() == "Experts of pi.middle"
+    for mixture, known in (("qf", r"\['pi.middle', 'vf.middle'\], got 'qf'"), (None, r"\[\]")):
+        if mixture is None:
+            model = PPO("MlpPolicy", "CartPole-v1", n_steps=64)
+        with pytest.raises(ValueError, match=f"`mixture` must be one of {known}"):
+            figures.draw_routing(model, mixture=mixture, max_steps=3)

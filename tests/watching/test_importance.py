@@ -1,0 +1,40 @@
+"""The table of returns without each expert."""
+
+import arena
+import numpy as np
+import pytest
+import shown
+
+from sb3_moe.watching import expert_importance
+
+
+def test_the_table_has_a_row_for_each_expert_and_intervals_over_episodes():
+    model = shown.agent()
+    found = expert_importance(model, episodes=3, deterministic=False)
+    assert found.returns.shape == (4, 2, 3)
+    assert found.rows == ["all experts", "without 0", "without 1", "without 2"]
+    whole = found.estimate(0, 1)
+    assert whole.value == pytest.approx(found.returns[0, 1].mean())
+    assert whole.low <= whole.value <= whole.high
+    # Their returns lie between 1 and 10.
+    assert found.cells()[0][1] == f"{whole.value:.2f} [{whole.low:.2f}, {whole.high:.2f}]"
+    again = expert_importance(model, episodes=3, deterministic=False)
+    np.testing.assert_array_equal(found.returns, again.returns)
+    assert found.to_markdown().count("\n") == 5
+
+
+def test_the_table_is_of_the_network_that_acts():
+    model = arena.make("DQN", num_experts=2, net_arch=[4])
+    found = expert_importance(model, arena.default_env("DQN", "MoeMlpPolicy"), episodes=2)
+    assert found.network == "qf"
+
+
+def test_the_table_is_of_one_mixture_where_those_of_a_network_differ_in_size():
+    model = shown.agent(head_router="task")  # three experts, and a head for each of two tasks
+    first, head = model.policy.mixtures("pi")
+    found = expert_importance(model, episodes=2)
+    assert (found.network, found.rows[-1]) == (first, "without 2")
+    assert expert_importance(model, network=head, episodes=2).rows[-1] == "without 1"
+    rule = rf"`network` must name one mixture .*'{first}': 3, '{head}': 2.*, got 'pi'"
+    with pytest.raises(ValueError, match=rule):
+        expert_importance(model, network="pi", episodes=2)
