@@ -201,31 +201,25 @@ def _results(
     """Play every task, and return the means as :mod:`huggingface_sb3` calls them."""
     with watched_env(model, env, False, episodes) as watched:
         seed_everything(model, watched.env, seed)
-        returns_Nn, lengths_Nn, successes_Nn = evaluate_tasks(
-            model, watched.env, episodes, deterministic
-        )
+        played = evaluate_tasks(model, watched.env, episodes, deterministic)
         suite, names = suite_of(watched.env), _names(watched)
-    tasks = {
-        name: {
-            "mean_reward": float(returns_Nn[k].mean()),
-            "std_reward": float(returns_Nn[k].std()),
-            "mean_ep_length": float(lengths_Nn[k].mean()),
-            "success_rate": success_rate(successes_Nn[k]),
+    tasks = {}
+    for name, returns_n, lengths_n, successes_n in zip(names, *played, strict=True):
+        means = {
+            "mean_reward": float(returns_n.mean()),
+            "std_reward": float(returns_n.std()),
+            "mean_ep_length": float(lengths_n.mean()),
+            "success_rate": success_rate(successes_n),  # NaN of tasks that don't speak of it
         }
-        for k, name in enumerate(names)
-    }
+        tasks[name] = {key: value for key, value in means.items() if np.isfinite(value)}
     return {
-        "mean_reward": float(returns_Nn.mean()),
-        "std_reward": float(returns_Nn.std()),
+        "mean_reward": float(played.returns.mean()),
+        "std_reward": float(played.returns.std()),
         "is_deterministic": deterministic,
         "n_eval_episodes": episodes,
         "eval_datetime": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": suite,
-        # Tasks that don't speak of success have no rate.
-        "tasks": {
-            name: {key: value for key, value in means.items() if np.isfinite(value)}
-            for name, means in tasks.items()
-        },
+        "tasks": tasks,
     }
 
 

@@ -7,13 +7,11 @@ import gymnasium as gym
 import pytest
 import torch as th
 import yaml
-from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from torch import nn
 
 from sb3_moe.integrations import zoo
 from sb3_moe.integrations.zoo import (
-    CHOICES,
     FOLDER,
     class_of,
     hyperparameters,
@@ -90,8 +88,6 @@ def test_minatar_has_the_presets_values():
     ("algorithm", "name"),
     [
         ("ppo", "SB3MoE/Conflict-CartPole8-v0"),
-        ("ppo", "SB3MoE/Classic-Pendulum4-v0"),
-        ("dqn", "SB3MoE/Classic-Mixed3-v0"),
         ("sac", "SB3MoE/Pendulum-v0"),
     ],
 )
@@ -138,9 +134,7 @@ def sample(given, cls=PPO, policy="MoeMlpPolicy", **kwargs):
     ("given", "asked"),
     [
         ({}, {"placement", "router", "num_experts"}),
-        ({"net_arch": [8]}, {"placement", "router", "num_experts"}),
         ({"placement": "final"}, {"router", "num_experts"}),
-        ({"router": "task"}, {"placement"}),
         ({"router": {"pi": "task", "vf": "soft"}}, {"placement"}),
         ({"placement": "none"}, set()),
         ({"placement": {"pi": "none", "vf": "big"}}, {"router", "num_experts"}),
@@ -157,14 +151,6 @@ def test_values_that_do_not_go_with_what_is_given_are_not_offered():
     assert sample({}, use_sde=True)["placement"] == ["middle", "all"]
     assert sample({"features_extractor_class": nn.Module})["placement"] == ["middle", "all"]
     assert sample({"num_slots": 2})["router"] == ["soft"]
-
-
-def test_every_choice_makes_a_policy():
-    env = gym.make("CartPole-v1")
-    for placement in CHOICES["placement"]:
-        for router in CHOICES["router"]:
-            kwargs = {"placement": placement, "router": router, "num_experts": 2}
-            PPO("MoeMlpPolicy", env, policy_kwargs=kwargs, device="cpu")
 
 
 def test_what_the_zoo_drops_is_joined_again():
@@ -194,11 +180,8 @@ def test_a_dict_is_read_back_from_its_text():
     }
     assert read_kwargs(str(given)) == given
 
-
-@pytest.mark.parametrize("value", [lambda: 0, spaces.Discrete(2), float("nan")])
-def test_what_can_not_be_read_back_is_said(value):
     with pytest.raises(ValueError, match="`policy_kwargs` must hold plain values and classes"):
-        read_kwargs(str({"a": value}))
+        read_kwargs(str({"a": lambda: 0}))
 
 
 def test_a_policy_is_named_by_alias_or_class():
