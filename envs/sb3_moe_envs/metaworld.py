@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import EzPickle
 
 from sb3_moe_envs.checks import Options, ResetResult, require_extra
 
@@ -38,13 +39,14 @@ EASY = ("door-close", "reach", "faucet-close")
 REWARDS = ("V1", "V2")
 
 
-class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
+class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
     """A task of Meta-World 3 with its goal in the observation, both drawn anew at each reset.
 
     Meta-World's own environments ignore the seed of a reset, hide the goal until a task is set, and
     play fifty fixed goals; here each episode has its own, from the seed. After 500 steps an episode
     is truncated; reaching the goal (`info["success"]`, the only info) doesn't end it. Observations
-    are float32, clipped to their space.
+    are float32, clipped to their space. Pickled, it is built again and keeps its generators, but
+    not the episode: Meta-World's own pickle, read back, has the hand in another place.
 
     :param task: one of :data:`TASKS`
     :param reward: which of Meta-World's reward functions, `"V1"` or `"V2"`
@@ -61,6 +63,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         for name, value, known in (("task", task, TASKS), ("reward", reward, REWARDS)):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {list(known)}, got {value!r}")
+        EzPickle.__init__(self, task, reward, render_mode)
         require_extra("a Meta-World task", "metaworld")
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
@@ -76,6 +79,16 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         )
         self.action_space = self._env.action_space
         self._seeded = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Say how to build it, and which random numbers come next."""
+        built_by = super().__getstate__()  # type: ignore[no-untyped-call]  # Gymnasium's
+        return {**built_by, "generators": (self._np_random, self._env.np_random, self._seeded)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build it again, before an episode."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._np_random, self._env.np_random, self._seeded = state["generators"]
 
     def reset(self, *, seed: int | None = None, options: Options = None) -> ResetResult:
         """Place the objects and draw a goal.
