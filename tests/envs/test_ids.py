@@ -41,6 +41,7 @@ LONG = ("Atari-MoE20-v0", "Atari-Five-v0", "MinAtar-All5-v0", "Conflict-Breakout
         "MinAtar-Asterix-v0", "MinAtar-Freeway-v0", "MinAtar-Seaquest-v0",
         "MinAtar-SpaceInvaders-v0", "MinAtar-Asterix-v1", "MinAtar-Freeway-v1",
         "MinAtar-Seaquest-v1", "MinAtar-SpaceInvaders-v1", "MinAtar-CRL3-v0",
+        "MinAtar-MTRL3-v0",
         "Conflict-CartPole1-v0", "Conflict-CartPole4-v0", "Conflict-CartPole8-v0",
         "Plasticity-Breakout10-v0", "MuJoCo-HalfCheetahGravity4-v0")  # fmt: skip
 QUICK_GAMES = ("Atari-Pong-v0", "Atari-Two-v0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from counting import CountingEnv, counting_tasks
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -214,14 +214,9 @@ def build():
     return MultiTaskEnv(tasks, schedule=Interleave("episodes", order="random"))
 
 
-def test_the_sequence_of_tasks_is_the_same_in_worker_processes():
-    mode = AutoresetMode.SAME_STEP
-    in_process = play_vector(SyncVectorEnv, mode)
-
-    def forked(env_fns, autoreset_mode):
-        return AsyncVectorEnv(env_fns, context="forkserver", autoreset_mode=autoreset_mode)
-
-    assert play_vector(forked, mode, num_steps=40) == in_process
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_the_sequence_of_tasks_follows_from_the_seed_in_gymnasiums_vectors_too(mode):
+    assert play_vector(SyncVectorEnv, mode) == play_vector(SyncVectorEnv, mode)
 
 
 @pytest.mark.parametrize("vector", [False, True])

@@ -50,18 +50,10 @@ def test_each_start_is_seen_when_playing_no_ops_by_hand():
     assert distinct(starts) > 4
 
 
-def test_no_ops_count_neither_as_steps_nor_for_the_return():
-    env = MinAtarEnv("SpaceInvaders", params={"max_steps_in_episode": 40})
-    for seed in range(3):
-        env.reset(seed=seed)
-        steps = 0
-        while True:
-            steps += 1
-            _, reward, terminated, truncated, _ = env.step(0)
-            assert reward == 0
-            if terminated or truncated:
-                break
-        assert steps == 40
+def test_no_ops_count_not_as_steps():
+    world = MinAtarVectorEnv("SpaceInvaders", COPIES)
+    world.reset(seed=0)
+    assert not np.asarray(world._states.time).any()
 
 
 def test_a_lone_copy_starts_as_its_copy_in_a_world():

@@ -28,7 +28,12 @@ from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.tasks import task_names, tasks_played
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv
 
-TASKS = ["CartPole-v1", ("CartPole-v1", {"max_episode_steps": 7}), "Acrobot-v1"]
+# Acrobot's own episodes take 500 steps.
+TASKS = [
+    "CartPole-v1",
+    ("CartPole-v1", {"max_episode_steps": 7}),
+    ("Acrobot-v1", {"max_episode_steps": 20}),
+]
 
 
 def make_env(**kwargs):
@@ -126,12 +131,6 @@ def test_blocks_end_at_evaluations_whatever_the_steps_between_them(tmp_path):
     assert callback.scores["steps"].tolist() == [0, 96, 144, 192, 288]
     assert callback.scores["trained"].tolist() == [0, 0, 1, 1, 2]
     assert load_scores(tmp_path).blocks == [(0, 0, 96), (1, 96, 192), (2, 192, 288)]
-
-
-def test_every_evaluation_of_a_run_notices_a_switch():
-    callbacks = [MultiTaskEvalCallback(1000, 1) for _ in range(2)]
-    in_turn().learn(144, callback=callbacks)
-    assert [each.scores["steps"].tolist() for each in callbacks] == [[0, 96, 144]] * 2
 
 
 def test_a_switch_within_a_rollout_counts_for_the_old_task():
