@@ -20,6 +20,8 @@ from gymnasium.vector.utils import batch_space
 from sb3_moe_envs.checks import Options, ResetResult, Seed, whole
 from sb3_moe_envs.methods import method_of
 
+_KEYS = {"obs", "task_id"}
+
 
 class History:
     """The last steps of one environment, or of many that step together.
@@ -117,9 +119,6 @@ class History:
             return numbers
         one_hots: np.ndarray = self._one_hots[numbers + self._starts].sum(axis=-2)
         return one_hots
-
-
-_KEYS = {"obs", "task_id"}
 
 
 def _choices_of(space: Space[Any]) -> tuple[Any, np.ndarray]:

@@ -1,4 +1,7 @@
-"""Gymnasium's environments with other physics, so that tasks share spaces but not dynamics."""
+"""Gymnasium's environments with other physics or other goals, so that tasks share spaces.
+
+Where the physics differ, transitions tell which task is played; where goals do, rewards alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.classic_control import CartPoleEnv, PendulumEnv
+from gymnasium.envs.classic_control.pendulum import angle_normalize
 
 from sb3_moe_envs.checks import finite, positive, require_extra
 
@@ -13,14 +17,55 @@ from sb3_moe_envs.checks import finite, positive, require_extra
 _DIVISORS = ("length", "l", "m")
 
 
-def cartpole(render_mode: str | None = None, **physics: float) -> gym.Env[Any, Any]:
-    """Build a CartPole with other physics.
+class GoalCartPole(CartPoleEnv):
+    """A CartPole to be balanced at a place: the reward is 1 there, and half of it 0.5 m away.
 
+    :param goal: the place, in [-2.4, 2.4]
+    :param render_mode: as of CartPole
+    """
+
+    def __init__(self, goal: float, render_mode: str | None = None) -> None:
+        super().__init__(render_mode=render_mode)
+        self.goal = finite("goal", goal)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Push the cart."""
+        obs, _, *ends, info = super().step(action)
+        return obs, 1 / (1 + ((float(obs[0]) - self.goal) / 0.5) ** 2), *ends, info
+
+
+class GoalPendulum(PendulumEnv):
+    """A Pendulum to be held at an angle.
+
+    :param goal: the angle, counted from upright
+    :param render_mode: as of Pendulum
+    """
+
+    def __init__(self, goal: float, render_mode: str | None = None) -> None:
+        super().__init__(render_mode=render_mode)
+        self.goal = finite("goal", goal)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Turn the pendulum."""
+        angle = self.state[0]
+        obs, reward, *ends, info = super().step(action)
+        moved = angle_normalize(angle) ** 2 - angle_normalize(angle - self.goal) ** 2
+        return obs, float(reward + moved), *ends, info
+
+
+def cartpole(
+    render_mode: str | None = None, goal: float | None = None, **physics: float
+) -> gym.Env[Any, Any]:
+    """Build a CartPole with other physics, or a goal.
+
+    :param goal: where it is to be balanced; None: anywhere
     :param physics: `gravity`, `masscart`, `masspole`, `length` (half the pole's) or `force_mag`
     :raises ValueError: if there is no such quantity, or one divided by isn't positive, of which
         the sum of the two masses is one
     """
     env: Any = CartPoleEnv(render_mode=render_mode)
+    if goal is not None:
+        env = GoalCartPole(goal, render_mode)
     _change(env, physics, ("gravity", "masscart", "masspole", "length", "force_mag"))
     # CartPoleEnv derives these two once, from the values it starts with.
     env.total_mass = positive("masscart + masspole", env.masspole + env.masscart)
@@ -28,13 +73,18 @@ def cartpole(render_mode: str | None = None, **physics: float) -> gym.Env[Any, A
     return env
 
 
-def pendulum(render_mode: str | None = None, **physics: float) -> gym.Env[Any, Any]:
-    """Build a Pendulum with other physics.
+def pendulum(
+    render_mode: str | None = None, goal: float | None = None, **physics: float
+) -> gym.Env[Any, Any]:
+    """Build a Pendulum with other physics, or another goal.
 
+    :param goal: at which angle it is to be held, counted from upright; None: upright
     :param physics: `g` (gravity), `m` (mass) or `l` (length)
     :raises ValueError: if there is no such quantity, or one divided by isn't positive
     """
     env: Any = PendulumEnv(render_mode=render_mode)
+    if goal is not None:
+        env = GoalPendulum(goal, render_mode)
     _change(env, physics, ("g", "m", "l"))
     return env
 

@@ -326,8 +326,8 @@ class _SavedModel:
             if self._normalizes is None:
                 # SB3 turns images last, behind the normalizer.
                 turned = venv is not env and isinstance(venv, VecTransposeImage)
-                self._normalizes = self.normalizer.wrap(venv.venv if turned else venv)
-                venv = wrap(self._normalizes)
+                venv = wrap(self.normalizer.wrap(venv.venv if turned else venv))
+                self._normalizes = unwrap_vec_normalize(venv)
         check_for_correct_spaces(venv, self.model.observation_space, self.model.action_space)
         if self._normalizes is not None and self.normalizer is not None:
             self.normalizer.check(self._normalizes)

@@ -10,6 +10,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_moe.saving.container import UnsafeFileError
+from sb3_moe.vec_env.history import VecHistory
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskMeanStd, PerTaskVecNormalize
 
 _KINDS: dict[str, type[VecNormalize]] = {
@@ -49,7 +50,13 @@ def described(normalizer: VecNormalize) -> dict[str, Any]:
         name: [(np.asarray(one.mean), np.asarray(one.var), float(one.count)) for one in each]
         for name, each in _statistics(normalizer).items()
     }
-    return {"class": kind, "settings": settings, "statistics": statistics}
+    sees_history = "history" in getattr(normalizer.observation_space, "spaces", {})
+    return {
+        "class": kind,
+        "settings": settings,
+        "statistics": statistics,
+        "sees_history": sees_history,
+    }
 
 
 def _statistics(normalizer: Any) -> dict[str, list[RunningMeanStd]]:
@@ -77,13 +84,16 @@ class SavedNormalizer:
             raise UnsafeFileError(f"its normalizer is {saved['class']!r:.60}, which is none")
         self._kind = _KINDS[saved["class"]]
         self._settings: dict[str, Any] = saved["settings"]
+        self._sees_history = bool(saved["sees_history"])
         self._statistics: dict[str, list[Any]] = saved["statistics"]
         for mean, var, count in (one for each in self._statistics.values() for one in each):
             if not mean.dtype == var.dtype == np.float64 or mean.shape != var.shape or count < 0:
                 raise UnsafeFileError("its normalizer's statistics must be float64 of one shape")
 
-    def wrap(self, venv: VecEnv) -> VecNormalize:
-        """Return the environments behind a new normalizer with the file's settings."""
+    def wrap(self, venv: VecEnv) -> VecEnv:
+        """Return environments with a new normalizer of the file's settings, where it stood."""
+        if isinstance(venv, VecHistory) and not self._sees_history:
+            return VecHistory(self.wrap(venv.venv), venv.length)
         return self._kind(venv, **self._settings)
 
     def check(self, normalizer: VecNormalize) -> None:

@@ -287,9 +287,9 @@ def refuse_whole_numbers(normalizer: VecNormalize) -> None:
 
 
 def box_keys(space: spaces.Dict) -> list[str]:
-    """List the keys that can be normalized: numbers, and not the id."""
+    """List the keys that can be normalized: numbers, and neither the id nor a history."""
     boxes = (key for key, entry in space.spaces.items() if isinstance(entry, spaces.Box))
-    return [key for key in boxes if key != TASK_KEY]
+    return [key for key in boxes if key not in (TASK_KEY, "history")]
 
 
 def _num_tasks(venv: VecEnv) -> int:

@@ -115,9 +115,11 @@ def test_a_file_gives_the_normalizer_below_a_history_its_statistics(tmp_path):
     env = VecHistory(VecNormalize(hidden()), 3)
     model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=8, n_epochs=1).learn(64)
     sb3_moe.save(model, tmp_path / "agent.moe")
-    again = sb3_moe.load(tmp_path / "agent.moe", VecHistory(VecNormalize(hidden()), 3))
-    mine, theirs = (each.get_vec_normalize_env().obs_rms for each in (model, again))
-    np.testing.assert_array_equal(mine.mean, theirs.mean)
+    for new in (VecHistory(VecNormalize(hidden()), 3), hidden(history=3)):
+        again = sb3_moe.load(tmp_path / "agent.moe", new)
+        assert type(again.get_env()) is VecHistory
+        mine, theirs = (each.get_vec_normalize_env().obs_rms for each in (model, again))
+        np.testing.assert_array_equal(mine.mean, theirs.mean)
 
 
 def test_normalizers_that_would_change_a_history_are_refused():
