@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import product
 from typing import Any
 
 import gymnasium as gym
@@ -51,6 +52,12 @@ def _games(kind: str, games: Sequence[str], version: int) -> tuple[Task, ...]:
 
 def _changed(env_id: str, physics: dict[str, dict[str, Any]]) -> tuple[Task, ...]:
     return tuple(Task(name, f"{_OURS}/{env_id}-v0", kwargs) for name, kwargs in physics.items())
+
+
+def _combined(env_id: str, **values: Sequence[float]) -> Suite:
+    """Return a task for each combination of values."""
+    each = [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
+    return Suite(tuple(as_tasks([(f"{_OURS}/{env_id}-v0", kwargs) for kwargs in each])))
 
 
 def _gravities(robot: str) -> tuple[Task, ...]:
@@ -107,6 +114,14 @@ SUITES: dict[str, Suite] = {
             {"Earth": {}, "Mars": {"g": 3.7}, "Heavy": {"m": 1.5}, "Short": {"l": 0.7}},
         )
     ),
+    # One policy plays all of these CartPoles: a control, in which nothing needs to be inferred.
+    "Physics/CartPole8": _combined(
+        "CartPole", gravity=(1.6, 25.0), length=(0.15, 2.0), masspole=(0.05, 2.0)
+    ),
+    # Where gravity is negative, a Pendulum falls upwards and must be slowed down, not swung.
+    "Physics/Pendulum8": _combined("Pendulum", g=(10.0, -10.0), m=(0.5, 1.0), l=(0.7, 1.0)),
+    "Goal/CartPole4": _combined("CartPole", goal=(-1.5, -0.5, 0.5, 1.5)),
+    "Goal/Pendulum6": _combined("Pendulum", goal=(0.0, 0.35, -0.35, 3.14, 2.79, -2.79)),
     **{f"Conflict/CartPole{k}": Suite(tuple(conflicting_cartpoles(k))) for k in (1, 2, 4, 8, 16)},
     **{f"Conflict/Breakout{k}": Suite(tuple(conflicting_breakouts(k))) for k in (2, 4, 8)},
     "Plasticity/Breakout10": Suite(
