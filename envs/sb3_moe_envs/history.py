@@ -56,8 +56,8 @@ class History:
         if not isinstance(box, spaces.Box) or len(box.shape) != 1 or parts.keys() - _KEYS:
             raise ValueError(
                 "a history needs observations that are a flat Box, alone or as 'obs' beside "
-                f"'task_id', got {observation_space}; wrap the environment "
-                "(gymnasium.wrappers.FlattenObservation), and know that HER's goals have no history"
+                f"'task_id' (HER's goals can have none), got {observation_space}; wrap the "
+                "environment (gymnasium.wrappers.FlattenObservation)"
             )
         self._lead = () if num_envs is None else (num_envs,)
         self._dim = box.shape[0]
@@ -122,7 +122,7 @@ class History:
 
 
 def _choices_of(space: Space[Any]) -> tuple[Any, np.ndarray]:
-    """Return where each choice's one-hot starts and the rows of all; none for a Box's numbers."""
+    """Return what leads from a choice to its one-hot, and all one-hots; none for a Box."""
     if isinstance(space, spaces.Box):
         return 0, np.zeros((0, 0))
     if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):

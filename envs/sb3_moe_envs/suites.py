@@ -118,8 +118,19 @@ SUITES: dict[str, Suite] = {
     "Physics/CartPole8": _combined(
         "CartPole", gravity=(1.6, 25.0), length=(0.15, 2.0), masspole=(0.05, 2.0)
     ),
-    # Where gravity is negative, a Pendulum falls upwards and must be slowed down, not swung.
-    "Physics/Pendulum8": _combined("Pendulum", g=(10.0, -10.0), m=(0.5, 1.0), l=(0.7, 1.0)),
+    # Where gravity is negative, a Pendulum falls upwards and must be slowed down, not swung. A long
+    # one under little gravity takes the same torque, and other speeds.
+    "Physics/Pendulum4": Suite(
+        _changed(
+            "Pendulum",
+            {
+                "Short": {"g": 10.0},
+                "Long": {"g": 4.0, "l": 2.0, "m": 1.25},
+                "ShortAbove": {"g": -10.0},
+                "LongAbove": {"g": -4.0, "l": 2.0, "m": 1.25},
+            },
+        )
+    ),
     "Goal/CartPole4": _combined("CartPole", goal=(-1.5, -0.5, 0.5, 1.5)),
     "Goal/Pendulum6": _combined("Pendulum", goal=(0.0, 0.35, -0.35, 3.14, 2.79, -2.79)),
     **{f"Conflict/CartPole{k}": Suite(tuple(conflicting_cartpoles(k))) for k in (1, 2, 4, 8, 16)},

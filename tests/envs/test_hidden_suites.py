@@ -18,7 +18,7 @@ def played(task, steps=4):
 
 
 @pytest.mark.parametrize(
-    ("suite", "num_tasks"), [("Physics/CartPole8", 8), ("Physics/Pendulum8", 8)]
+    ("suite", "num_tasks"), [("Physics/CartPole8", 8), ("Physics/Pendulum4", 4)]
 )
 def test_other_physics_show_in_the_transitions_of_each_task(suite, num_tasks):
     observations = [played(task)[0] for task in get_suite(suite)]

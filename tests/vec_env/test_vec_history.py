@@ -57,11 +57,12 @@ def test_a_multi_task_environment_is_built_with_a_history_and_built_again_for_ev
     assert make_multitask_vec_env(TASKS, history=3).observation_space.spaces.keys() == {
         "obs", "history", "task_id"
     }  # fmt: skip
-    normalized = VecHistory(VecNormalize(hidden()), 3)
-    for training in (env, normalized):
+    below = VecHistory(VecNormalize(hidden()), 3)
+    above = VecNormalize(hidden(history=3), norm_obs_keys=["obs"])
+    for training in (env, below, above):
         model = PPO("MultiInputPolicy", training, n_steps=8, batch_size=8, n_epochs=1).learn(64)
         pinned = make_pinned_env(training, copies=1, seed=0)
-        assert type(pinned) is VecHistory
+        assert type(pinned) is type(training)
         assert evaluate_tasks(model, pinned, n_eval_episodes=1).returns.shape == (2, 1)
         assert evaluate_policy(model, pinned, 2)[0] > 0
 
