@@ -29,6 +29,7 @@ from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.presets import MINATAR_PPO
 from sb3_moe.study.entries import Named, arguments_for, hint, imported, parameters_of, resolved
+from sb3_moe.vec_env.history import VecHistory
 from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.vec_env.per_task_vec_normalize import (
     PerTaskVecNormalize,
@@ -143,7 +144,8 @@ def policy_of(run: RunConfig) -> type[BasePolicy]:
     """
     name, aliases = run.architecture.policy, algorithm_class(run.algorithm).policy_aliases
     if name is None:
-        kind = "MultiInput" if run.task_id == "dict" else "Mlp"
+        is_dict = run.task_id == "dict" or "history" in run.env
+        kind = "MultiInput" if is_dict else "Mlp"
         name = next((each for each in TABLE[run.algorithm].aliases if kind in each), None)
     if name is None:
         raise ValueError(
@@ -331,8 +333,14 @@ def build_env(run: RunConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv:
     env = plain_env(run, n_envs, seed, schedule)
     if run.normalize is None:
         return env
-    kind = normalizer_class(run.normalize)
-    arguments = arguments_for(kind, run.normalize.arguments, "normalize", ("venv",))
+    if isinstance(env, VecHistory) and not is_off_policy(run.algorithm):
+        return VecHistory(_normalized(run.normalize, env.venv), env.length)
+    return _normalized(run.normalize, env)
+
+
+def _normalized(normalize: Named, env: VecEnv) -> VecEnv:
+    kind = normalizer_class(normalize)
+    arguments = arguments_for(kind, normalize.arguments, "normalize", ("venv",))
     takes_keys = "norm_obs_keys" in parameters_of(kind) and kind is not PerTaskVecNormalize
     if takes_keys and isinstance(env.observation_space, spaces.Dict):
         # SB3's own takes all keys, and the task's id is none that it could normalize.
@@ -344,7 +352,7 @@ def build_env(run: RunConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv:
     except Exception as error:  # SB3 looks up keys, and a user's class may do anything
         env.close()
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"`normalize`: {run.normalize.name} can't be built: {reason}") from error
+        raise ValueError(f"`normalize`: {normalize.name} can't be built: {reason}") from error
     return normalized
 
 

@@ -179,7 +179,7 @@ class Setup:
     :param tasks: a suite's name (its tasks, not its schedule), or a list of ids,
         ``[id, {arguments}]`` and ``package.module:callable``
     :param env: arguments of ``make_multitask_vec_env``: ``task_id``, ``obs_space``,
-        ``action_space``, ``invalid_action``, ``vectorization``
+        ``action_space``, ``invalid_action``, ``vectorization``, ``history``
     :param no_op_max: most no-ops at the start of an episode of MinAtar's ``games``; 30 is what the
         suites have
     :param algorithm: any of [the table](algorithms.md)

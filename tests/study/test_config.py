@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from made_up_study import GAMES, ROLLOUT, planned, study
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_moe.policies.learning_rates import LinearPerBlock
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
@@ -25,7 +26,7 @@ from sb3_moe.study.building import (
 from sb3_moe.study.config import Architecture, Evaluation, RunConfig, named_architecture
 from sb3_moe.study.grid import PRESETS, About, StudyConfig, load_study, read_study, schema, table
 from sb3_moe.study.preparing import check_networks
-from sb3_moe.vec_env.replay_buffers import MultiTaskReplayBuffer
+from sb3_moe.vec_env import MultiTaskReplayBuffer, VecHistory
 
 ROOT = Path(__file__).parents[2]
 SB3S = "stable_baselines3.common.policies:MultiInputActorCriticPolicy"
@@ -426,3 +427,14 @@ def test_the_environment_of_a_run_is_of_its_tasks():
     env = plain_env(read(env="{task_id: onehot}").runs()[0], 2, 0, None)
     assert env.get_attr("task_names")[0] == ["CartPole", "Acrobot"]
     env.close()
+
+
+@pytest.mark.parametrize(("algorithm", "outermost"), [("PPO", VecHistory), ("DQN", VecNormalize)])
+def test_a_history_stands_above_the_normalizer_unless_a_replay_buffer_keeps_it(
+    algorithm, outermost
+):
+    hidden = {"env": "{task_id: info, history: 3}", "normalize": "VecNormalize", "arguments": ""}
+    run = read(algorithm=algorithm, steps_per_task="4096", **hidden).runs()[0]
+    model, env = build(run)
+    assert type(env) is outermost
+    assert model.observation_space["history"].shape == (3, 6 + 3 + 2)
