@@ -11,7 +11,7 @@ import gymnasium as gym
 import pytest
 
 from sb3_moe import extras
-from sb3_moe_envs import extras as env_extras
+from sb3_moe_envs import checks as env_extras
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -62,7 +62,7 @@ def test_an_extra_brings_the_packages_that_it_is_named_for():
         assert any(re.match(rf"{name}\b|{name}$", each) for each in listed), module
 
 
-@pytest.mark.parametrize("require", [extras.require, env_extras.require])
+@pytest.mark.parametrize("require", [extras.require, env_extras.require_extra])
 def test_all_that_is_missing_is_named_with_the_command_that_installs_it(require, monkeypatch):
     table = sys.modules[require.__module__].EXTRAS
     first, *_, last = table
