@@ -70,8 +70,7 @@ def make_multitask_vec_env(
     """
     from sb3_moe_envs import make_multitask_vector
 
-    if n_envs is not None:
-        whole("n_envs", n_envs)
+    whole_or_none("n_envs", n_envs)
     if seed is not None:
         whole("seed", seed, 0)
         seed = int(seed)
@@ -84,20 +83,23 @@ def make_multitask_vec_env(
         "monitor_kwargs": monitor_kwargs,
         **kwargs,
     }
-    folder = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
-    if folder is not None:
-        os.makedirs(folder, exist_ok=True)
+    if monitor_dir is not None:
+        os.makedirs(monitor_dir, exist_ok=True)
     env = GymnasiumVecEnv(
         make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
     )
     env.recipe = recipe
     env.seed(seed)
     env.action_space.seed(seed)
-    # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
-    options = dict(monitor_kwargs or {})
-    keywords = ("task_id", "task_name", *options.pop("info_keywords", ()))
-    monitored = VecMonitor(env, folder, info_keywords=tuple(dict.fromkeys(keywords)), **options)
+    monitored = _monitored(env, monitor_dir, dict(monitor_kwargs or {}))
     return monitored if history is None else VecHistory(monitored, history)
+
+
+def _monitored(env: VecEnv, folder: Any, options: dict[str, Any]) -> VecMonitor:
+    # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
+    keywords = ("task_id", "task_name", *options.pop("info_keywords", ()))
+    file = None if folder is None else os.fspath(folder)  # SB3 takes no Path
+    return VecMonitor(env, file, info_keywords=tuple(dict.fromkeys(keywords)), **options)
 
 
 def make_pinned_env(
