@@ -98,15 +98,6 @@ def test_every_game_has_the_full_action_set_unless_told_otherwise():
     assert world("pong", full_action_space=False).single_action_space == gym.spaces.Discrete(6)
 
 
-def test_rendering_gives_the_latest_frame_of_each_copy():
-    ours = world(render_mode="rgb_array")
-    observations, _ = ours.reset(seed=0)
-    frames = ours.render()
-    assert [frame.shape for frame in frames] == [(84, 84, 3)] * 2
-    np.testing.assert_array_equal(frames[1][:, :, 0], observations[1, -1])
-    assert world().render() is None
-
-
 def test_the_single_environment_passes_gymnasiums_checker_and_reports_the_score():
     env = AtariEnv("breakout", render_mode="rgb_array", num_threads=1)
     check_env(env, skip_render_check=True)

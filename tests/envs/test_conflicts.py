@@ -216,15 +216,6 @@ def test_wrappers_of_one_world_and_of_many_show_the_same():
     assert one.observation_space == many.single_observation_space
 
 
-def test_a_world_that_was_not_reset_or_gets_wrong_actions_says_so():
-    world = CartPoleVectorEnv(2)
-    with pytest.raises(gym.error.ResetNeeded, match="call reset"):
-        world.step(np.zeros(2, int))
-    world.reset(seed=0)
-    with pytest.raises(ValueError, match=r"actions must be in \[0, 2\), got \[0 2\]"):
-        world.step(np.array([0, 2]))
-
-
 def test_a_picture_of_a_copy_is_gymnasiums():
     pytest.importorskip("pygame")
     world, lone = (
@@ -242,13 +233,6 @@ def test_an_action_below_0_is_not_the_last_one():
     for wrong in (-1, np.array([0, -1])):
         with pytest.raises(ValueError, match=r"actions must be of 0 to 1, got"):
             found.action(wrong)
-
-
-@pytest.mark.parametrize("seed", [None, "a", 1.5, -1])
-def test_a_seed_is_a_whole_number(seed):
-    with pytest.raises(ValueError, match=f"`seed` must be .*, got {seed!r}"):
-        conflicting_cartpoles(2, seed)
-    assert conflicting_cartpoles(4, np.int64(3)) == conflicting_cartpoles(4, 3)
 
 
 class Masked(CartPoleEnv):

@@ -63,11 +63,6 @@ def test_a_time_limit_truncates_and_does_not_terminate():
     assert world.step(np.zeros((2, 1), np.float32))[3].tolist() == [False, False]
 
 
-def test_the_minimal_action_set_is_the_games_own():
-    world = GymnaxVectorEnv("Breakout-MinAtar", 2, use_minimal_action_set=True)
-    assert world.single_action_space == gym.spaces.Discrete(3)
-
-
 def test_different_seeds_play_differently():
     world = GymnaxVectorEnv("CartPole-v1", 2)
     first, _ = world.reset(seed=0)
@@ -141,13 +136,3 @@ def test_a_bad_call_is_refused():
         world.step(np.array([0, 1.7]))
     with pytest.raises(ValueError, match=r"actions must be in \[0, 2\), got \[0 2\]"):
         world.step(np.array([0, 2]))
-
-
-def test_a_step_in_two_halves_is_a_step():
-    whole, halves = (GymnaxVectorEnv("CartPole-v1", 2) for _ in range(2))
-    for world in (whole, halves):
-        world.reset(seed=0)
-    for _ in range(30):
-        halves.step_async(np.ones(2, int))
-        for x, y in zip(halves.step_wait()[:4], whole.step(np.ones(2, int))[:4], strict=True):
-            np.testing.assert_array_equal(x, y)

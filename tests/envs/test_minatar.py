@@ -51,16 +51,6 @@ def test_a_picture_has_a_colour_a_channel_and_the_first_channel_on_top():
     np.testing.assert_array_equal(picture[0, 16], first)
 
 
-def test_rendering_follows_the_game_to_the_final_frame():
-    env = MinAtarEnv("Breakout", render_mode="rgb_array")
-    assert env.render() is None
-    observation, done = env.reset(seed=0)[0], False
-    while not done:
-        np.testing.assert_array_equal(env.render(), color_channels(observation))
-        observation, _, done, _, _ = env.step(0)
-    np.testing.assert_array_equal(env.render(), color_channels(observation))
-
-
 def test_fewer_copies_take_what_is_compiled_for_a_few_more():
     # Of these arguments, so that no other test has compiled it.
     worlds = [MinAtarVectorEnv("Breakout", n, params={"max_steps_in_episode": 77}) for n in (10, 3)]
@@ -75,11 +65,6 @@ def test_fewer_copies_take_what_is_compiled_for_a_few_more():
     for ten, three, again in zip(*results, strict=True):
         np.testing.assert_array_equal(ten[:3], three)
         np.testing.assert_array_equal(again, three)
-
-
-def test_an_unknown_game_is_named():
-    with pytest.raises(ValueError, match=r"`game` must be one of \('Asterix', .*\), got 'Pong'"):
-        MinAtarEnv("Pong")
 
 
 def test_choices_have_the_names_of_the_actions_they_are():

@@ -9,7 +9,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Adaptive, Cycle, Interleave, MultiTaskEnv, Sequence, Task
 
 
@@ -68,16 +67,6 @@ def test_what_ends_with_a_turn_does_not_count_for_the_same_tasks_next_turn():
     ends = [env.step(0)[2:4] for _ in range(4)]
     assert ends[-1] == (True, False)  # it goes on with the same task
     assert (env.schedule.turn, env.schedule.state_dict()["_episodes"]) == (1, 0)
-
-
-def test_a_task_that_terminates_as_the_schedule_switches_is_not_truncated():
-    class OneStep(CountingEnv):
-        def step(self, action):
-            return self._observe(), 1.0, True, False, {}
-
-    env = MultiTaskEnv([OneStep, CountingEnv], schedule=Cycle(1))
-    env.reset(seed=0)
-    assert env.step(0)[2:4] == (True, False)
 
 
 def test_after_the_end_of_a_schedule_the_last_task_is_held_and_reset_never_raises():
@@ -158,15 +147,6 @@ def test_every_info_names_the_task_and_masks_have_one_length():
     assert env.action_masks().tolist() == [True, True, False, False]
 
 
-def test_monitor_can_keep_the_tasks_name_in_every_task():
-    env = Monitor(MultiTaskEnv(counting_tasks(2)), info_keywords=("task_id", "task_name"))
-    for _ in range(3):
-        env.reset()
-        while not any(env.step(0)[2:4]):
-            pass
-    assert env.get_episode_lengths()
-
-
 def test_a_hidden_id_shows_in_no_observation_and_no_mask():
     tasks = [lambda: CountingEnv(tag=1), lambda: CountingEnv(tag=1, num_actions=3)]
     env = MultiTaskEnv(tasks, task_id="none", schedule=Interleave("episodes"))
@@ -176,14 +156,6 @@ def test_a_hidden_id_shows_in_no_observation_and_no_mask():
         assert obs.shape == (3,)
         seen.append((obs[:2].tolist(), env.action_masks().tolist()))
     assert seen[0] == seen[1]
-
-
-@pytest.mark.parametrize("task_id", ["dict", "onehot", "info", "none"])
-def test_each_way_to_show_the_id_fits_its_space(task_id):
-    env = MultiTaskEnv(counting_tasks(3), task_id=task_id)
-    for task in range(3):
-        assert env.reset(options={"task_id": task})[0] in env.observation_space
-        assert env.step(0)[0] in env.observation_space
 
 
 def play_vector(make, mode, num_steps=40):
@@ -217,19 +189,6 @@ def build():
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_the_sequence_of_tasks_follows_from_the_seed_in_gymnasiums_vectors_too(mode):
     assert play_vector(SyncVectorEnv, mode) == play_vector(SyncVectorEnv, mode)
-
-
-@pytest.mark.parametrize("vector", [False, True])
-def test_maskable_ppo_plays_no_action_that_a_task_lacks(vector):
-    contrib = pytest.importorskip("sb3_contrib", reason="needs the contrib extra")
-    options = {"schedule": Interleave("episodes"), "invalid_action": "error"}
-    if vector:
-        env = make_multitask_vec_env(counting_tasks(3), 3, invalid_action="error")
-    else:
-        env = DummyVecEnv([lambda: Monitor(MultiTaskEnv(counting_tasks(3), **options))])
-    model = contrib.MaskablePPO("MultiInputPolicy", env, n_steps=64, batch_size=64, n_epochs=1)
-    model.learn(64)  # the environment raises at the first invalid action
-    assert model.num_timesteps >= 64
 
 
 def test_the_schedule_given_is_not_touched():

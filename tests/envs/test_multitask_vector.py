@@ -136,17 +136,6 @@ def test_what_ends_in_the_step_of_a_switch_does_not_count_for_the_next_task():
     assert [step(env)[4]["task_id"][0] for _ in range(4)] == [1, 2, 0, 1]
 
 
-def test_what_ends_in_the_step_of_a_switch_does_not_count_for_the_same_tasks_next_turn():
-    schedule = Cycle(episodes_per_task=2, order=[0, 0, 1], num_cycles=None)
-    env = MultiTaskVectorEnv(counting_tasks(2, length=1), 4, schedule=schedule)
-    env.reset(seed=0)
-    turns = []
-    for _ in range(4):
-        step(env)
-        turns.append(env.schedule.turn)
-    assert turns == [1, 2, 3, 4]
-
-
 def test_a_turn_that_steps_end_takes_what_ends_in_its_last_step_along():
     schedule = Adaptive("steps>=4", num_cycles=None, order=[0, 0, 1])
     env = MultiTaskVectorEnv(counting_tasks(2, length=1), 4, schedule=schedule)
@@ -240,15 +229,6 @@ def test_the_step_in_which_slots_are_given_to_the_schedule_or_taken_is_the_old_t
     assert heard_by(env) == (7, [(0, 3)])
 
 
-def test_a_state_keeps_which_episodes_are_by_hand():
-    env = clockworks(2)
-    env.set_task(0, [1])
-    other = clockworks(2)
-    other.load_state_dict(env.state_dict())
-    step(other)
-    assert heard_by(other) == (2, [])
-
-
 def test_options_choose_tasks_until_the_next_reset():
     env = MultiTaskVectorEnv(counting_tasks(3), 3)
     assert env.reset(seed=0, options={"task_id": "t2"})[1]["task_id"].tolist() == [2, 2, 2]
@@ -256,24 +236,6 @@ def test_options_choose_tasks_until_the_next_reset():
         assert step(env)[4]["task_id"].tolist() == [2, 2, 2]
     assert env.reset(options={"task_id": [2, 0, 2]})[1]["task_id"].tolist() == [2, 0, 2]
     assert env.reset()[1]["task_id"].tolist() == [0, 1, 2]
-
-
-def test_a_task_set_by_hand_later_takes_the_place_of_what_options_chose():
-    env = MultiTaskVectorEnv(counting_tasks(3), 3)
-    env.reset(seed=0, options={"task_id": 2})
-    env.set_task("t1", indices=[0])
-    assert step(env)[4]["task_id"].tolist() == [1, 2, 2]
-    env.set_task(None)
-    assert step(env)[4]["task_id"].tolist() == [0, 1, 2]
-
-
-def test_masks_follow_the_slots():
-    env = MultiTaskVectorEnv(counting_tasks(3), 3)
-    assert env.action_masks().tolist() == [
-        [True, True, False, False],
-        [True, True, True, False],
-        [True, True, True, True],
-    ]
 
 
 def test_copies_of_a_task_step_as_gymnasiums_own_do_and_give_away_arrays_of_their_own():
@@ -409,10 +371,3 @@ def test_there_is_one_action_for_each_slot(schedule, actions, found):
     with pytest.raises(ValueError, match=f"`actions` must hold num_envs=4 actions, got {found}"):
         env.step(actions)
     env.step([0] * 4)
-
-
-@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=repr)
-def test_a_seed_may_be_a_number_of_numpys(schedule):
-    env = make_multitask_vector(counting_tasks(2), 2, schedule=schedule)
-    expected = env.reset(seed=3)[0]["obs"]
-    np.testing.assert_array_equal(env.reset(seed=np.int64(3))[0]["obs"], expected)

@@ -138,16 +138,6 @@ def test_an_episode_goes_on_where_a_callback_ended_the_learn_before():
     assert [success for *_, success in callback._episodes[0]] == [1.0]
 
 
-def test_success_starts_anew_with_each_episode():
-    successes = Successes(2)
-    successes.step([{"success": True}, {}])
-    successes.step([{"success": False}, {"is_success": None}])
-    assert successes.end(0) == 1.0
-    assert np.isnan(successes.end(1))
-    successes.step([{"success": np.nan, "is_success": 0}, {"is_success": 1}])
-    assert [successes.end(0), successes.end(1)] == [0.0, 1.0]
-
-
 @pytest.mark.parametrize(
     ("info", "expected"),
     [

@@ -171,14 +171,6 @@ def test_what_a_start_says_is_of_the_last_one():
     assert [("first" in info, info["again"]) for info in env.reset_infos] == [(False, True)] * 2
 
 
-def test_the_task_of_a_start_is_the_one_that_started():
-    env = make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 2, 0, schedule=Cycle(6)).unwrapped
-    env.reset()
-    for _ in range(3):
-        env.step(np.zeros(2, int))
-    assert env.env_method("get_task") == [info["task_id"] for info in env.reset_infos] == [1, 1]
-
-
 def test_infos_with_a_mask_reach_only_the_environments_it_marks():
     env = GymnasiumVecEnv(sync([lambda: RecordEpisodeStatistics(short_cart_pole(4))] * 2))
     env.seed(0)
@@ -200,13 +192,6 @@ def test_one_seed_reaches_a_vector_environment_as_one_number_and_once():
     env._seeds = [3, 9]
     env.reset()
     assert base.calls == [(7, {"task_id": 1}), (None, None), ([3, 9], None)]
-
-
-def test_options_that_differ_are_refused():
-    env = GymnasiumVecEnv(TwoTasks())
-    env.set_options([{"task_id": 0}, {"task_id": 1}])
-    with pytest.raises(ValueError, match="options must be the same for all environments"):
-        env.reset()
 
 
 def test_methods_and_attributes_of_a_vector_environment_are_dealt_out():
