@@ -6,6 +6,7 @@ Shapes: T steps, B environments, A choices of one kind, E experts, D components 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -247,7 +248,9 @@ class _Player:
         if not self._draws:
             return nothing
         try:
-            return [None if each is None else as_frame(each) for each in self._env.get_images()]
+            with warnings.catch_warnings(action="ignore"):  # that it has no render mode
+                images = self._env.get_images()
+            return [None if each is None else as_frame(each) for each in images]
         except Exception as error:  # an environment may raise anything
             self._draws, self.no_frames = False, in_one_line(error)
             return nothing

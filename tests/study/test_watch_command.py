@@ -155,7 +155,6 @@ def test_tasks_are_played_in_the_models_order_whatever_the_lines(files, tmp_path
             "`--out` must be a file that ends in .html, .gif or",
         ),
         (["agent.moe", "--tasks", *TASKS, "--without", "2"], "`without` must name experts"),
-        (["agent.moe", "--tasks", *TASKS, "--table", "1"], "`episodes` must be at least 2 for an"),
         (
             ["agent.moe", "--tasks", *TASKS, "--episodes", "0"],
             "`episodes` must be at least 1, got 0",

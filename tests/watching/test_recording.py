@@ -342,7 +342,6 @@ def test_what_cant_be_drawn_at_some_step_is_played_on_without_pictures(
         assert (run.tracks[0].frame_T >= 0).tolist() == [k < drawn for k in range(shown.LENGTH)]
 
 
-@pytest.mark.filterwarnings("ignore:.*should return a numpy array")
 def test_what_draws_nothing_before_its_first_step_has_pictures_from_there_on(registered):
     name = registered(lambda render_mode=None: draws(None, PICTURE))
     replay = sb3_moe.watch(PPO("MlpPolicy", gym.make(name), seed=0))
