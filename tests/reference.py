@@ -7,6 +7,7 @@ the same tensors.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -15,6 +16,7 @@ from torch import nn
 from torch.func import functional_call
 
 from sb3_moe.layers import (
+    Belief,
     EmbeddingMoE,
     ExpertChoiceMoE,
     Experts,
@@ -336,3 +338,42 @@ def simba(layers: list[nn.Module], x_I: th.Tensor) -> th.Tensor:
             inside = (first.weight @ layer_norm(x_I, norm) + first.bias).clamp(min=0)
             x_I = x_I + second.weight @ inside + second.bias
     return x_I
+
+
+def log_joint(
+    belief: Belief, models_EP: th.Tensor, history_KW: list[list[float]]
+) -> tuple[th.Tensor, int]:
+    """Return the log of prior times likelihood of each model, (E,), and how many transitions.
+
+    :param models_EP: the numbers of each model: weights, log-variances and a score
+    :param history_KW: the rows of one history
+    """
+    dim, found = belief.obs_dim, []
+    width = belief.shapes[-1][0]
+    variance_O = sum(row[-width - 1 : -1] for row in models_EP) / len(models_EP)
+    variance_O = variance_O.exp() + belief.min_variance
+    scores_E = [row[-1].exp() for row in models_EP]
+    floor, transitions = belief.prior_floor, 0
+    for k, row in enumerate(models_EP):
+        prior = (1 - floor) * scores_E[k] / sum(scores_E) + floor / len(models_EP)
+        total = prior.log()
+        transitions = 0
+        for before, after in itertools.pairwise(history_KW):
+            if not (before[-1] and after[-1]):
+                continue
+            transitions += 1
+            y, start = th.tensor(before[:dim] + after[dim:-2]), 0
+            for i, (rows, columns) in enumerate(belief.shapes):
+                weight = row[start : start + rows * columns].view(rows, columns)
+                y = weight[:, :-1] @ (y if i == 0 else y.tanh()) + weight[:, -1]
+                start += rows * columns
+            change = [b - a for a, b in zip(before[:dim], after[:dim], strict=True)]
+            wanted = {
+                "transition": change,
+                "reward": [after[-2]],
+                "both": [*change, after[-2]],
+            }[belief.predicts]
+            for o, value in enumerate(wanted):
+                total = total - ((y[o] - value) ** 2 / variance_O[o] + variance_O[o].log()) / 2
+        found.append(total)
+    return th.stack(found), transitions

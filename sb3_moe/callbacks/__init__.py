@@ -3,6 +3,7 @@
 from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
 from sb3_moe.callbacks.forgetting import EWCCallback, L2AnchorCallback
 from sb3_moe.callbacks.freeze_router import FreezeRouterCallback
+from sb3_moe.callbacks.new_tasks import NewTaskCallback
 from sb3_moe.callbacks.plasticity import PlasticityCallback
 from sb3_moe.callbacks.probing import collect_probe
 from sb3_moe.callbacks.remedies import (
@@ -32,6 +33,7 @@ __all__ = [
     "L2InitCallback",
     "LinearPerBlock",
     "MultiTaskEvalCallback",
+    "NewTaskCallback",
     "PlasticityCallback",
     "ReDoCallback",
     "ReplayCallback",

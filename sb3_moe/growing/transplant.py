@@ -87,6 +87,8 @@ class Transplant:
 
     def put_in(self) -> None:
         """Change the model."""
+        heirs = next(iter(self.heirs.values()))
+        self.policy.follow_experts([h.weights for h in heirs], [h.gates for h in heirs])
         towers = networks_of(self.policy).optimizers()
         changes = [self._state(each, tower) for tower, each in towers.items()]
         kept = [(*each, self._anchors(*each)) for each in kept_for_penalties(self.model)]

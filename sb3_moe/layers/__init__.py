@@ -5,6 +5,7 @@ from sb3_moe.layers.experts import Experts, SeparateNetworks, StackedNetwork, ml
 from sb3_moe.layers.fixed_moe import EmbeddingMoE, TaskMoE, UniformMoE
 from sb3_moe.layers.memory import keep_freed_memory
 from sb3_moe.layers.moe import MoELayer, RouterInput
+from sb3_moe.layers.predict import Belief, PredictMoE
 from sb3_moe.layers.registry import (
     LinearExpert,
     MLPExpert,
@@ -19,6 +20,7 @@ from sb3_moe.layers.sparse_moe import ExpertChoiceMoE, SparseMoE
 
 __all__ = [
     "AuxCoefs",
+    "Belief",
     "EmbeddingMoE",
     "ExpertChoiceMoE",
     "Experts",
@@ -27,6 +29,7 @@ __all__ = [
     "MLPExpert",
     "MLPRouter",
     "MoELayer",
+    "PredictMoE",
     "RandomMoE",
     "RouterInput",
     "Routing",

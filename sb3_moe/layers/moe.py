@@ -42,7 +42,7 @@ class MoELayer(nn.Module):
 
     :cvar name: what options, files and figures call it; the class's own where none is given
     :cvar sees: what the router's input is: the ``"tokens"`` (with the task id, where the options
-        say so), the one-hot ``"task"`` id alone, or ``"nothing"``
+        say so), the one-hot ``"task"`` id alone, a ``"belief"`` about it, or ``"nothing"``
     :cvar needs_tasks: there is one expert for each task
     :cvar leaves_out: whether an expert may get no row at all
     :cvar losses: the auxiliary losses that policies may give it
@@ -54,7 +54,7 @@ class MoELayer(nn.Module):
     """
 
     name: ClassVar[str] = "moe"
-    sees: ClassVar[Literal["tokens", "task", "nothing"]] = "tokens"
+    sees: ClassVar[Literal["tokens", "task", "belief", "nothing"]] = "tokens"
     needs_tasks: ClassVar[bool] = False
     leaves_out: ClassVar[bool] = False
     losses: ClassVar[frozenset[str]] = frozenset()

@@ -17,6 +17,7 @@ from sb3_moe.layers.classes import Registry
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.fixed_moe import EmbeddingMoE, TaskMoE, UniformMoE
 from sb3_moe.layers.moe import MoELayer
+from sb3_moe.layers.predict import PredictMoE
 from sb3_moe.layers.soft_moe import RandomMoE, SoftMoE
 from sb3_moe.layers.sparse_moe import ExpertChoiceMoE, SparseMoE
 
@@ -142,7 +143,10 @@ class SimbaExpert(nn.Sequential):
         )
 
 
-for _router in (SoftMoE, SparseMoE, ExpertChoiceMoE, TaskMoE, EmbeddingMoE, UniformMoE, RandomMoE):
+for _router in (
+    *(SoftMoE, SparseMoE, ExpertChoiceMoE, TaskMoE, EmbeddingMoE, PredictMoE, UniformMoE),
+    RandomMoE,
+):
     register_router(_router)
 for _kind in (MLPExpert, LinearExpert, SimbaExpert):
     register_expert(_kind)

@@ -240,7 +240,7 @@ class ExpertLayers:
         seen += self.layout.action_dim if first else 0
         kind = options.router_class if router is None else router
         sees = RouterInput(
-            features=num_tasks if kind.sees == "task" else seen,
+            features=num_tasks if kind.sees in ("task", "belief") else seen,
             num_experts=experts.num_experts,
             num_tokens=num_tokens,
             num_tasks=num_tasks,

@@ -19,13 +19,14 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from sb3_moe.layers import MoELayer
+from sb3_moe.layers import Belief, MoELayer
 from sb3_moe.layers.classes import check_names, did_you_mean, own_options
 from sb3_moe.optimizers import ExpertAdam, ExpertAdamW
 from sb3_moe.policies.architect import Architect
+from sb3_moe.policies.belief import BeliefExtractor
 from sb3_moe.policies.extractors import TaskExtractor, default_encoder
 from sb3_moe.policies.option_checks import check_activation_fn, check_net_arch
-from sb3_moe.policies.options import DEFAULTS, per_tower
+from sb3_moe.policies.options import DEFAULTS, MoEOptions, per_tower
 from sb3_moe.policies.teaches_optimizers import TeachesOptimizers
 from sb3_moe.policies.towers import Layout
 from sb3_moe.vec_env.task_ids import TASK_KEY
@@ -50,10 +51,10 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         ``"body"``, ``"big"``; see :class:`sb3_moe.policies.options.MoEOptions` for this and the
         other options
     :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"embedding"``,
-        ``"uniform"``, ``"random"``, or a class of your own
+        ``"predict"``, ``"uniform"``, ``"random"``, or a class of your own
     :param router_kwargs: the router's own options
     :param num_experts: None: the number of tasks for ``"task"``, else 4
-    :param top_k: experts per token
+    :param top_k: experts per token; None: 1, or all of them for ``"predict"``
     :param renormalize: make the gates of the kept experts sum to 1
     :param tokens: ``"sample"``, ``"conv"`` or ``"feature"``
     :param num_slots: slots per expert for the soft router; None: ceil(tokens / experts)
@@ -99,6 +100,7 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     _predicting = False
     _has_experts = False
     _acts_between_updates = False
+    _belief: tuple[Belief, ...] = ()
     # One of a file may be between an update and what follows it.
     _may_have_updated = True
 
@@ -155,7 +157,7 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         )
         layers = self.moe_layers().values()
         self._has_experts = bool(layers)
-        self._acts_between_updates = any(
+        self._acts_between_updates = self.belief is not None or any(
             type(layer).between_updates is not MoELayer.between_updates for layer in layers
         )
         self.set_frozen_experts(frozen_experts)
@@ -190,6 +192,11 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
             # As SB3 tells its own extractors of images.
             told = {"normalized_image": True} if normalized and self.encodes_images() else {}
             given = self._default_extractor(space, kwargs | told)
+        if self._predicts and not issubclass(given, BeliefExtractor):
+            raise ValueError(
+                "`features_extractor_class` must be BeliefExtractor, or None, with "
+                f"`router`='predict', got {given.__name__}"
+            )
         asked = kwargs.get("encoder", "auto" if self.encodes_images() else "flat")
         by_size = asked == "auto"
         if issubclass(given, TaskExtractor):
@@ -224,6 +231,8 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     def _default_extractor(
         self, space: gym.Space[Any], kwargs: dict[str, Any]
     ) -> type[BaseFeaturesExtractor]:
+        if self._predicts:
+            return BeliefExtractor
         plain = all(
             not each.is_moe
             and each.experts_see_task
@@ -273,10 +282,56 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         """Build the features extractor, with the encoding left to the experts for ``"big"``."""
         if not issubclass(self.features_extractor_class, TaskExtractor):
             return super().make_features_extractor()
-        kwargs = {key: v for key, v in self.features_extractor_kwargs.items() if key != "raw"}
-        return self.features_extractor_class(
-            self.observation_space, raw=self.raw_features, **kwargs
+        kwargs = {**self.features_extractor_kwargs, "raw": self.raw_features}
+        if not issubclass(self.features_extractor_class, BeliefExtractor):
+            return self.features_extractor_class(self.observation_space, **kwargs)
+        if (number := self._num_models()) is not None:
+            kwargs["num_models"] = number
+        extractor = self.features_extractor_class(
+            self.observation_space, belief=self.belief, **kwargs
         )
+        self._belief = (extractor.belief,)  # not as a module: it is in the extractors
+        return extractor
+
+    @property
+    def belief(self) -> Belief | None:
+        """What all networks believe of the task that is played, where something predicts it."""
+        return self._belief[0] if self._belief else None
+
+    def follow_experts(
+        self, origins: Sequence[Mapping[int, float]], shares: Sequence[Mapping[int, float]]
+    ) -> None:
+        """Let the belief's models come and go with the experts.
+
+        :param origins: how much of which old expert each new one is
+        :param shares: which share of whose gates it takes over
+        :raises ValueError: if a network sees the belief as an input
+        """
+        if self.belief is None or not self._predicts:
+            return
+        if len(self._predicts) < len(self.moe):
+            raise ValueError(
+                "experts can join or leave only if all networks have `router`='predict': others "
+                "see the belief as an input, whose width would change"
+            )
+        self.belief.make_of(origins, shares)
+        for module in self.modules():
+            if isinstance(module, BeliefExtractor):
+                module.follow_belief()
+
+    @property
+    def _predicts(self) -> list[MoEOptions]:
+        return [each for each in self.moe.values() if each.predicts]
+
+    def _num_models(self) -> int | None:
+        """Return how many experts each network is to have whose router predicts."""
+        numbers = {each.num_experts for each in self._predicts}
+        if len(numbers) > 1:
+            raise ValueError(
+                "`num_experts` must be the same in all networks with `router`='predict', which "
+                f"share one belief, got {numbers}"
+            )
+        return numbers.pop() if numbers else None
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """Return what ``load`` needs, with our options and what SB3 itself forgets."""
@@ -308,6 +363,8 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         self._may_have_updated = False
         for layer in self.moe_layers().values():
             layer.between_updates()
+        if self.belief is not None:
+            self.belief.between_updates()
 
     def obs_to_tensor(self, observation: Any) -> Any:
         """Turn observations into tensors as SB3's policy does.

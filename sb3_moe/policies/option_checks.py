@@ -38,12 +38,13 @@ CHOICES = {
     "spectral_mode": ("grad", "loss", "features"),
 }
 TYPES: dict[str, Any] = {
-    **dict.fromkeys(("num_experts", "expert_width", "task_embedding", "num_slots"), whole_or_none),
+    **dict.fromkeys(
+        ("num_experts", "expert_width", "task_embedding", "num_slots", "top_k"), whole_or_none
+    ),
     **dict.fromkeys(
         ("match_scale", "ent_coef_per_task", "normalize_router", "renormalize"), yes_or_no
     ),
     **dict.fromkeys(("router_noise", "bias_rate", "spectral_coef", *LOSS_OF), not_negative),
-    "top_k": whole,
 }
 
 
@@ -63,7 +64,7 @@ def check_options(options: MoEOptions) -> None:
     if (options.num_experts or 0) > MOST_EXPERTS:
         raise ValueError(f"`num_experts` must be at most {MOST_EXPERTS}, got {options.num_experts}")
     if options.num_experts is not None:
-        check_top_k(options.top_k, options.num_experts)
+        check_top_k(options.top_k or 1, options.num_experts)
     _check_action_dims(options)
     _check_router(options)
     _check_expert(options)
@@ -222,6 +223,11 @@ def _check_task_input(options: MoEOptions) -> None:
     if not options.place.has_experts:
         return
     router = options.router_class
+    if router.sees == "belief" and options.task_input != options.default("task_input"):
+        raise ValueError(
+            f"`task_input` must be 'both', the default, with `router`={router.name!r}, for there "
+            f"is no task id, got {options.task_input!r}"
+        )
     if router.sees == "task" and not options.router_sees_task:
         raise ValueError(
             f"`task_input` must be 'both' or 'router' with `router`={router.name!r}, which "

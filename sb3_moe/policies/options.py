@@ -32,13 +32,16 @@ class MoEOptions:
         all hidden layers) or ``"big"`` (each expert a whole network, encoder and head included);
         or a :class:`~sb3_moe.policies.placements.Placement`
     :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"`` (the task id picks the
-        expert), ``"embedding"`` (a learned weight of each expert for each task), or a control:
-        ``"uniform"`` (every gate 1/E), ``"random"`` (frozen weights); or a
+        expert), ``"embedding"`` (a learned weight of each expert for each task), ``"predict"`` (how
+        well an expert's model predicts the last steps, see
+        :class:`~sb3_moe.policies.belief.BeliefExtractor`), or a control: ``"uniform"`` (every
+        gate 1/E), ``"random"`` (frozen weights); or a
         :class:`~sb3_moe.layers.MoELayer`, itself or as ``"package.module:Class"``
     :param router_kwargs: its own options, ``dict(hidden=[64])`` among them for hidden layers of a
         router with scores
     :param num_experts: None: the number of tasks for ``"task"``, else 4
-    :param top_k: experts per token; the gates are the softmax over all
+    :param top_k: experts per token, with the gates of a softmax over all; None: 1, or all of them
+        for ``"predict"``
     :param renormalize: make the gates of the experts that were kept sum to 1, for ``"top_k"``
     :param tokens: ``"sample"`` (one token), ``"conv"`` (one per position of the feature map) or
         ``"feature"`` (one per channel)
@@ -87,7 +90,7 @@ class MoEOptions:
     router: str | type[MoELayer] = "soft"
     router_kwargs: Mapping[str, Any] | None = None
     num_experts: int | None = None
-    top_k: int = 1
+    top_k: int | None = None
     renormalize: bool = False
     tokens: TokenKind = "sample"
     num_slots: int | None = None
@@ -173,6 +176,11 @@ class MoEOptions:
         return self.place.has_experts or self.head_router is not None
 
     @property
+    def predicts(self) -> bool:
+        """Whether gates are a belief about the task."""
+        return self.place.has_experts and self.router_class.sees == "belief"
+
+    @property
     def is_plain(self) -> bool:
         """Whether SB3's own network will do, apart from who sees the task."""
         sb3s = self.block == DEFAULTS["block"] and not self.ent_coef_per_task
@@ -206,7 +214,7 @@ class MoEOptions:
     @property
     def experts_see_task(self) -> bool:
         """Whether the one-hot enters the first layer."""
-        return self.task_input in ("both", "experts")
+        return self.task_input in ("both", "experts") and self.router_class.sees != "belief"
 
     @property
     def router_sees_task(self) -> bool:
@@ -251,7 +259,7 @@ class MoEOptions:
                 f"`router`={router.name!r} needs a task id in the observation, got none: "
                 f"{TASK_ID_CURE}"
             )
-        if not (router.needs_tasks and self.place.has_experts):
+        if not ((router.needs_tasks or self.predicts) and self.place.has_experts):
             return DEFAULT_NUM_EXPERTS if self.num_experts is None else self.num_experts
         if self.num_experts not in (None, num_tasks):
             raise ValueError(

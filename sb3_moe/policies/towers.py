@@ -83,7 +83,7 @@ class MoEBlock(nn.Module):
             tokens = tokenize(self.tokens, x_BX, self.map_shape)
         x = append_to_each(tokens, experts_extra)
         router_x: th.Tensor | None = x
-        if self.layer.sees == "task":
+        if self.layer.sees in ("task", "belief"):
             assert task_BK is not None, "such a router is only built where there are tasks"
             router_x = task_BK if tokens.dim() == 2 else append_to_each(tokens[..., :0], task_BK)
         elif router_extra is not experts_extra:

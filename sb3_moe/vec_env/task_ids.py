@@ -5,7 +5,7 @@ Shapes: B batch, K tasks. Observations are numpy arrays or torch tensors, with o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -59,14 +59,19 @@ class OneHotBehind:
     """A features extractor whose features are ``[x | one-hot(task)]``; a mark.
 
     An extractor of the user's own may mean anything by attributes of the same names.
+
+    :cvar tells_task: whether it is the id, and no guess in its place
     """
+
+    tells_task: ClassVar[bool] = True
 
     num_tasks: int
 
 
 def one_hot_behind(extractor: nn.Module) -> int:
     """Return the length of the one-hot task id behind an extractor's features, 0 without one."""
-    return extractor.num_tasks if isinstance(extractor, OneHotBehind) else 0
+    is_told = isinstance(extractor, OneHotBehind) and extractor.tells_task
+    return extractor.num_tasks if is_told else 0
 
 
 class Tail:

@@ -98,6 +98,14 @@ class MoERecurrent(_Policy):
                 f"got {inputs}"
             )
 
+    def follow_experts(self, *args: Any) -> None:
+        """Let the belief follow the experts, and what is put behind the LSTM follow the belief."""
+        super().follow_experts(*args)
+        if self.belief is not None:
+            self.reattached = self.belief.num_models
+            if self.critic is not None:
+                self.critic.num_tasks = self.reattached
+
     def _process_sequence(  # type: ignore[override]  # static in sb3-contrib, called on self
         self,
         features: th.Tensor,

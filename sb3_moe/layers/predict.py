@@ -1,0 +1,309 @@
+"""Routing by prediction: an expert counts as much as its model predicts an episode's last steps.
+
+The idea is that of MOSAIC (Haruno, Wolpert and Kawato 2001) and of multiple model-based
+reinforcement learning (Doya et al. 2002).
+
+Shapes: B batch, K rows of a history, W numbers in a row, T = K - 1 transitions, N = B*T,
+D numbers of an observation, A of an action, I = D + A inputs and O outputs of a model, E experts
+with a model each, P numbers of a model, N tokens per sample where there is a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch as th
+from torch import nn
+
+from sb3_moe.layers.checks import number, one_of, whole, whole_or_none, widths
+from sb3_moe.layers.experts import Experts
+from sb3_moe.layers.moe import MoELayer, RouterInput, edited_shares
+from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.sparse_moe import best, check_top_k
+
+PREDICTS = ("transition", "reward", "both")
+# Adam's, as torch has them.
+BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
+# A model whose share of a batch is below this part of an even one stays as it is.
+IDLE_BELOW = 0.01
+# All that there is a row of for each model.
+BY_MODEL = ("acting_EP", "learning_EP", "mean_EP", "square_EP", "steps_E")
+
+
+class Belief(nn.Module):
+    """Say which of several models of an environment explains the last steps of an episode.
+
+    A row of a history is [observation D | the action that led to it A | the reward that came with
+    it | 1], and one from before the episode's start is zeros. Each model predicts from a row and
+    the next action what changes in the observation, the reward, or both, with Gaussian errors of
+    a variance that all models learn together. The belief is the posterior over models.
+
+    Models learn in :meth:`learn`, by an Adam of their own, and a belief comes from a copy that
+    follows in :meth:`between_updates`. All tensors are buffers: no optimizer of a policy moves
+    them, they count in no norm of gradients, and files hold them.
+
+    :param obs_dim: D
+    :param action_dim: A
+    :param num_models: E
+    :param hidden: widths of each model's hidden layers; none: the models are linear
+    :param predicts: ``"transition"``, ``"reward"`` or ``"both"``
+    :param prior_floor: share of the prior that is spread evenly, in (0, 1]; the rest is learned
+    :param min_variance: of each predicted number, greater than 0
+    :param learning_rate: of the models
+    :param max_grad_norm: to which the gradient of the models is clipped
+    :raises TypeError: if a value has the wrong type
+    :raises ValueError: if a value is out of range
+    """
+
+    acting_EP: th.Tensor
+    learning_EP: th.Tensor
+    mean_EP: th.Tensor
+    square_EP: th.Tensor
+    steps_E: th.Tensor
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        num_models: int,
+        *,
+        hidden: Sequence[int] = (),
+        predicts: str = "transition",
+        prior_floor: float = 0.1,
+        min_variance: float = 1e-4,
+        learning_rate: float = 3e-3,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        super().__init__()
+        whole("num_models", num_models)
+        widths("hidden", hidden)
+        one_of("predicts", predicts, PREDICTS)
+        positive("prior_floor", prior_floor, at_most=1.0)
+        positive("min_variance", min_variance)
+        positive("learning_rate", learning_rate)
+        positive("max_grad_norm", max_grad_norm)
+        self.obs_dim, self.action_dim, self.predicts = obs_dim, action_dim, predicts
+        self.prior_floor, self.min_variance = prior_floor, min_variance
+        self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
+        dims = [obs_dim + action_dim, *hidden, len(self._outputs())]
+        # The last column of each weight is the bias.
+        self.shapes = [(o, i + 1) for i, o in pairwise(dims)]
+        models_EP = th.stack([self._drawn() for _ in range(num_models)])
+        for name in ("acting_EP", "learning_EP"):
+            self.register_buffer(name, models_EP.clone())
+        for name in ("mean_EP", "square_EP"):
+            self.register_buffer(name, th.zeros_like(models_EP))
+        self.register_buffer("steps_E", th.zeros(num_models))
+
+    @property
+    def num_models(self) -> int:
+        """E."""
+        return len(self.acting_EP)
+
+    def _outputs(self) -> list[int]:
+        """Return which of [the observation's change | the reward] is predicted."""
+        first = self.obs_dim if self.predicts == "reward" else 0
+        return list(range(first, self.obs_dim + (self.predicts != "transition")))
+
+    def _drawn(self) -> th.Tensor:
+        """Return a new model: small weights, log-variances of -2 and an even prior."""
+        *hidden, last = self.shapes
+        drawn = [th.randn(shape) / math.sqrt(shape[1]) for shape in hidden]
+        drawn += [0.05 * th.randn(last), th.full((last[0],), -2.0), th.zeros(1)]
+        return th.cat([each.flatten() for each in drawn])
+
+    def forward(self, history_BKW: th.Tensor) -> th.Tensor:
+        """Return the posterior over models, (B, E); with no transition yet it is the prior."""
+        with th.no_grad():
+            log_ETB, _ = self.log_likelihood(history_BKW)
+            return (log_ETB.sum(1) + self.log_prior()[:, None]).softmax(0).t()
+
+    def log_likelihood(
+        self, history_BKW: th.Tensor, models_EP: th.Tensor | None = None
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """Return how well models explain each transition, but for a constant.
+
+        :param history_BKW: rows of histories
+        :param models_EP: None: those that the belief comes from
+        :return: (E, T, B), 0 where there was no transition, and whether there was one, (T, B)
+        """
+        models_EP = self.acting_EP if models_EP is None else models_EP
+        sizes = [self.obs_dim, self.action_dim, 1, 1]
+        # The batch last: it is the long axis, and sums over short ones are slow.
+        x_DKB, action_AKB, reward_1KB, real_1KB = history_BKW.permute(2, 1, 0).split(sizes)
+        y: th.Tensor = th.cat([x_DKB[:, :-1], action_AKB[:, 1:]]).flatten(1)
+        *weights, log_variance_O = self._parts(models_EP)
+        for i, weight_EOI in enumerate(weights):
+            y = weight_EOI[..., :-1] @ (y if i == 0 else y.tanh()) + weight_EOI[..., -1:]
+        happened = th.cat([x_DKB[:, 1:] - x_DKB[:, :-1], reward_1KB[:, 1:]])[self._outputs()]
+        variance_O = log_variance_O.exp() + self.min_variance
+        errors_EON = (y - happened.flatten(1)).square()
+        log_EN = -0.5 * (th.tensordot(variance_O.reciprocal(), errors_EON, ([0], [1])))
+        real_TB = real_1KB[0, 1:] * real_1KB[0, :-1]
+        log_ETB = log_EN.view(-1, *real_TB.shape) - 0.5 * variance_O.log().sum()
+        return log_ETB * real_TB, real_TB
+
+    def _parts(self, models_EP: th.Tensor) -> list[th.Tensor]:
+        """Return the models' weights by layer, (E, O, I + 1), and the log-variance of them all."""
+        sizes = [math.prod(shape) for shape in self.shapes]
+        *weights, log_variance_EO, _ = models_EP.split([*sizes, self.shapes[-1][0], 1], -1)
+        shaped = [w.unflatten(-1, shape) for w, shape in zip(weights, self.shapes, strict=True)]
+        return [*shaped, log_variance_EO.mean(0)]
+
+    def log_prior(self, models_EP: th.Tensor | None = None) -> th.Tensor:
+        """Return the logarithm of the prior over models, (E,).
+
+        :param models_EP: None: those that the belief comes from
+        """
+        scores_E = (self.acting_EP if models_EP is None else models_EP)[:, -1]
+        even = self.prior_floor / len(scores_E)
+        return ((1.0 - self.prior_floor) * scores_E.softmax(0) + even).log()
+
+    def learn(self, history_BKW: th.Tensor, only: int | None = None) -> None:
+        """Move the models one step towards what happened, each by how likely it was the one.
+
+        A model that explains next to nothing of a batch stays as it is, so that it forgets
+        nothing while its task is away.
+
+        :param history_BKW: rows of histories
+        :param only: a model that moves alone, as if it were the one; None: all
+        """
+        with th.enable_grad():
+            models_EP = self.learning_EP.detach().requires_grad_()
+            log_ETB, real_TB = self.log_likelihood(history_BKW.detach(), models_EP)
+            joint_EB = log_ETB.sum(1) + self.log_prior(models_EP)[:, None]
+            found_B = joint_EB.logsumexp(0) if only is None else log_ETB[only].sum(0)
+            loss = -found_B.sum() / real_TB.sum().clamp_min(1.0)
+            (grad_EP,) = th.autograd.grad(loss, models_EP)
+        seen_B = real_TB.amax(0)
+        share_E = (joint_EB.detach().softmax(0) * seen_B).sum(1) / seen_B.sum().clamp_min(1.0)
+        active_E = share_E * self.num_models >= IDLE_BELOW
+        if only is not None:
+            active_E = th.arange(self.num_models, device=active_E.device) == only
+        self._step(grad_EP, active_E)
+
+    def fit(self, k: int, history_BKW: th.Tensor, steps: int) -> None:
+        """Draw one model anew and fit it to what happened; the belief comes from it at once.
+
+        :param k: its number
+        :param history_BKW: rows of histories
+        :param steps: how many steps it takes
+        """
+        for name in BY_MODEL:
+            getattr(self, name)[k] = 0.0
+        self.learning_EP[k, :-1] = self._drawn()[:-1].to(self.learning_EP)
+        self.learning_EP[k, -1] = self.learning_EP[:, -1].logsumexp(0) - math.log(self.num_models)
+        for _ in range(steps):
+            self.learn(history_BKW, only=k)
+        self.acting_EP[k] = self.learning_EP[k]
+
+    @th.no_grad()
+    def _step(self, grad_EP: th.Tensor, active_E: th.Tensor) -> None:
+        """Take a step of Adam with those models that are active."""
+        grad_EP = grad_EP * (self.max_grad_norm / (grad_EP.norm() + 1e-6)).clamp(max=1.0)
+        steps_E = self.steps_E + 1.0
+        mean_EP = BETA_1 * self.mean_EP + (1.0 - BETA_1) * grad_EP
+        square_EP = BETA_2 * self.square_EP + (1.0 - BETA_2) * grad_EP.square()
+        size_E1 = ((1.0 - BETA_2**steps_E).sqrt() / (1.0 - BETA_1**steps_E))[:, None]
+        move_EP = self.learning_rate * size_E1 * mean_EP / (square_EP.sqrt() + EPS)
+        self.steps_E.copy_(th.where(active_E, steps_E, self.steps_E))
+        new = {
+            "mean_EP": mean_EP,
+            "square_EP": square_EP,
+            "learning_EP": self.learning_EP - move_EP,
+        }
+        for name, tensor_EP in new.items():
+            own_EP = getattr(self, name)
+            own_EP.copy_(th.where(active_E[:, None], tensor_EP, own_EP))
+
+    def between_updates(self) -> None:
+        """Let the belief come from the models as they are now."""
+        self.acting_EP.copy_(self.learning_EP)
+
+    @th.no_grad()
+    def make_of(
+        self, origins: Sequence[Mapping[int, float]], shares: Sequence[Mapping[int, float]]
+    ) -> None:
+        """Make the models of those that there are.
+
+        :param origins: for each new model how much of which it is; one of none starts anew
+        :param shares: for each new model what it takes over of whose part in the prior
+        """
+        drawn = [self._drawn().to(self.acting_EP) for _ in origins]
+        for name in BY_MODEL:
+            old = getattr(self, name)
+            is_model = name in ("acting_EP", "learning_EP")
+            rows = []
+            for own, taken, fresh in zip(origins, shares, drawn, strict=True):
+                parts = [weight * old[k] for k, weight in own.items()]
+                row = sum(parts) if parts else fresh if is_model else th.zeros_like(old[0])
+                if is_model:
+                    scores = [old[k, -1] + math.log(share) for k, share in taken.items()]
+                    mean = old[:, -1].logsumexp(0) - math.log(len(old))
+                    row[-1] = th.stack(scores).logsumexp(0) if scores else mean
+                rows.append(row)
+            setattr(self, name, th.stack(rows))
+
+
+class PredictMoE(MoELayer):
+    """Weigh each expert by how likely its model is, given the last steps of the episode.
+
+    What it sees is a :class:`Belief`, of which nothing is learned here.
+
+    :param experts: one for each model
+    :param sees: not used
+    :param top_k: how many experts serve a token, with gates that sum to 1; None: all
+    :param temperature: above 1 for gates that are more alike, below 1 for sharper ones
+    :raises TypeError: if a value has the wrong type
+    :raises ValueError: if a value is out of range
+    """
+
+    name: ClassVar[str] = "predict"
+    sees: ClassVar = "belief"
+    leaves_out: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        experts: Experts,
+        sees: RouterInput,
+        *,
+        top_k: int | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(experts)
+        whole_or_none("top_k", top_k)
+        check_top_k(top_k or 1, self.num_experts)
+        positive("temperature", temperature)
+        self.top_k = top_k
+        self.temperature = temperature
+
+    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+        """Compute the output; the routing's scores are logarithms of the belief.
+
+        :param x_BNI: what the experts see
+        :param router_BNR: the belief, with an entry for each expert
+        """
+        logits_BNE = router_BNR.clamp_min(th.finfo(router_BNR.dtype).tiny).log()
+        gates_BNE = router_BNR
+        if self.temperature != 1.0:
+            gates_BNE = (logits_BNE / self.temperature).softmax(-1)
+        gates_BNE, experts_BNk = edited_shares(self, gates_BNE), None
+        if self.top_k is not None:
+            experts_BNk = best(gates_BNE, self.top_k)
+            kept_BNE = gates_BNE * th.zeros_like(gates_BNE).scatter(-1, experts_BNk, 1.0)
+            gates_BNE = kept_BNE / kept_BNE.sum(-1, keepdim=True)
+        return self.combine(
+            x_BNI, gates_BNE, logits_BNE=logits_BNE, experts_BNk=experts_BNk, edited=True
+        )
+
+    def share_out(self, heirs: Any, old: MoELayer) -> None:
+        """Leave the gates of experts that join or leave to the belief, which follows them."""
+
+
+def positive(name: str, value: object, at_most: float = math.inf) -> None:
+    """Raise unless a value is a number greater than 0."""
+    if not 0.0 < number(name, value) <= at_most:
+        raise ValueError(f"`{name}` must be greater than 0 and at most {at_most}, got {value}")

@@ -1,0 +1,82 @@
+"""New tasks are noticed by what no model explains, and not by how the policy gets better."""
+
+import pytest
+import stable_baselines3 as sb3
+import torch as th
+from hidden import Drift, drifts
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+from toy import pinned
+
+from sb3_moe.callbacks import NewTaskCallback
+
+WINDOW = 16
+
+
+class Change(BaseCallback):
+    """Change the slopes of two environments at a step."""
+
+    def __init__(self, at, slope):
+        super().__init__()
+        self.at, self.slope = at, slope
+
+    def _on_step(self):
+        if self.num_timesteps >= self.at:
+            for env in self.training_env.envs[:2]:
+                env.slope = self.slope
+        return True
+
+
+def train(env, callbacks, steps, **options):
+    network = {"net_arch": [8], "placement": "big", "router": "predict", "num_experts": 2}
+    network["features_extractor_kwargs"] = {"learning_rate": 0.03}
+    model = sb3.PPO(
+        "MoeMultiInputPolicy",
+        env,
+        n_steps=WINDOW,
+        batch_size=64,
+        learning_rate=0.01,
+        policy_kwargs=network | options,
+        seed=0,
+        device="cpu",
+    )
+    return model.learn(steps, callback=callbacks)
+
+
+def test_a_task_that_changes_is_noticed_once_and_gets_an_expert_that_explains_it():
+    steps = 4 * WINDOW
+    callback = NewTaskCallback(window=WINDOW, share=0.25, add_expert=True)
+    model = train(drifts(), [Change(30 * steps, 5.0), callback], 50 * steps)
+    assert callback.noticed == 1
+    belief = model.policy.belief
+    assert belief.num_models == 3
+    env = DummyVecEnv([lambda: Drift(5.0)])
+    env.reset()
+    obs, *_ = env.step([1])
+    assert belief(th.as_tensor(obs["history"]))[0].argmax() == 2
+
+
+def test_the_policys_own_improvement_is_no_new_task():
+    callback = NewTaskCallback(window=WINDOW, share=0.25)
+    model = train(drifts(), callback, 60 * 4 * WINDOW)
+    assert callback.noticed == 0
+    assert model.policy.belief.num_models == 2
+
+
+def test_an_alarm_needs_patience_to_start_and_to_end():
+    callback = NewTaskCallback(share=0.5, patience=2, most=2)
+    shares = [0.5, 0.0, 0.6, 0.7, 0.8, 0.0, 0.9, 0.0, 0.1, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
+    alarms = []
+    for i, share in enumerate(shares):
+        if callback._starts_alarm(share):
+            callback.noticed += 1
+            alarms.append(i)
+    assert alarms == [3, 10]
+
+
+def test_a_policy_without_a_belief_and_values_out_of_range_are_refused():
+    model = sb3.PPO("MoeMultiInputPolicy", pinned(), n_steps=8, batch_size=8)
+    with pytest.raises(ValueError, match="must have a belief"):
+        model.learn(8, callback=NewTaskCallback())
+    with pytest.raises(ValueError, match="`share` must be greater than 0"):
+        NewTaskCallback(share=0.0)

@@ -1,0 +1,202 @@
+"""Policies whose router predicts: with every algorithm, in files, and while experts come and go."""
+
+import numpy as np
+import pytest
+import sb3_contrib
+import stable_baselines3 as sb3
+import torch as th
+from hidden import Drift, drifts
+from stable_baselines3.common.callbacks import BaseCallback
+from toy import pinned
+
+import sb3_moe
+from sb3_moe.networks import networks_of
+from sb3_moe.policies.belief import BeliefExtractor
+
+SMALL = {"net_arch": [8], "placement": "big", "router": "predict", "num_experts": 3}
+PPO = {"n_steps": 8, "batch_size": 16}
+OFF_POLICY = {"learning_starts": 8, "buffer_size": 100, "batch_size": 16}
+CASES = [
+    (sb3.PPO, PPO),
+    (sb3.A2C, {"n_steps": 8}),
+    (sb3_contrib.TRPO, PPO),
+    (sb3_contrib.MaskablePPO, PPO),
+    (sb3_contrib.RecurrentPPO, PPO),
+    (sb3.DQN, OFF_POLICY),
+    (sb3_contrib.QRDQN, OFF_POLICY),
+    (sb3.SAC, OFF_POLICY),
+    (sb3.TD3, OFF_POLICY),
+    (sb3.DDPG, OFF_POLICY),
+    (sb3_contrib.TQC, OFF_POLICY),
+]
+
+
+def build(algorithm=sb3.PPO, arguments=PPO, **options):
+    continuous = algorithm in (sb3.SAC, sb3.TD3, sb3.DDPG, sb3_contrib.TQC)
+    recurrent = algorithm is sb3_contrib.RecurrentPPO
+    return algorithm(
+        "MoeMultiInputLstmPolicy" if recurrent else "MoeMultiInputPolicy",
+        drifts(continuous=continuous),
+        policy_kwargs=SMALL | options,
+        device="cpu",
+        seed=0,
+        **arguments,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return build().learn(64)
+
+
+@pytest.mark.parametrize(("algorithm", "arguments"), CASES, ids=lambda case: str(case)[-20:])
+def test_models_learn_with_every_algorithm_and_no_optimizer_of_the_policy(algorithm, arguments):
+    model = build(algorithm, arguments)
+    belief = model.policy.belief
+    before = belief.learning_EP.clone()
+    model.learn(64)
+    assert not th.equal(belief.learning_EP, before)
+    assert model.policy.belief is belief
+    extractors = [m for m in model.policy.modules() if isinstance(m, BeliefExtractor)]
+    assert {id(each.belief) for each in extractors} == {id(belief)}
+    assert sum(each.teaches for each in extractors) == 1
+    assert not list(belief.parameters())
+    for routing in model.policy.routing(model.env.reset()).values():
+        th.testing.assert_close(routing.gates_BNE.sum(-1), th.ones(4, 1))
+
+
+class Ratio(BaseCallback):
+    """Compare the probabilities of a rollout's actions with those that an update begins with."""
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        buffer = self.locals["rollout_buffer"]
+        self.model.policy.set_training_mode(True)
+        for rows in buffer.get():
+            for _ in range(3):  # the models learn, and the gates stay
+                actions = rows.actions.long().flatten()
+                _, now, _ = self.model.policy.evaluate_actions(rows.observations, actions)
+            th.testing.assert_close(now, rows.old_log_prob)
+
+
+def test_gates_stay_in_an_update_so_that_ppos_ratio_begins_at_one():
+    model = build()
+    acting = model.policy.belief.acting_EP.clone()
+    model.learn(64, callback=Ratio())
+    assert not th.equal(model.policy.belief.acting_EP, acting)
+
+
+def test_actor_and_critics_route_by_one_belief_and_experts_do_not_see_it(trained):
+    obs = trained.env.reset()
+    gates = [each.gates_BNE for each in trained.policy.routing(obs).values()]
+    assert len(gates) == 2
+    assert th.equal(*gates)
+    expert = trained.policy.get_expert("pi", 0)
+    assert expert[0].in_features == 1
+    seeing = build(features_extractor_kwargs={"shown": "both"})
+    width = np.prod(Drift(1.0).observation_space["history"].shape)
+    assert seeing.policy.get_expert("pi", 0)[0].in_features == 1 + width
+
+
+def test_a_dense_network_can_see_the_belief():
+    model = build(
+        placement="none",
+        router="soft",
+        num_experts=None,
+        features_extractor_class=BeliefExtractor,
+        features_extractor_kwargs={"num_models": 5, "predicts": "both", "hidden": [4]},
+    )
+    before = model.policy.belief.acting_EP.clone()
+    model.learn(64)
+    assert model.policy.mlp_extractor.policy_net[0].in_features == 1 + 5
+    assert not th.equal(model.policy.belief.acting_EP, before)
+
+
+def test_predict_leaves_the_models_as_they_are(trained):
+    obs = trained.env.reset()
+    before = {name: each.clone() for name, each in trained.policy.belief.named_buffers()}
+    first, _ = trained.predict(obs, deterministic=True)
+    second, _ = trained.predict(obs, deterministic=True)
+    assert np.array_equal(first, second)
+    for name, each in trained.policy.belief.named_buffers():
+        assert th.equal(each, before[name])
+
+
+@pytest.mark.parametrize("algorithm", [sb3.PPO, sb3.SAC])
+def test_a_file_holds_the_models_and_their_averages(algorithm, tmp_path):
+    arguments = PPO if algorithm is sb3.PPO else OFF_POLICY
+    model = build(algorithm, arguments).learn(64)
+    sb3_moe.save(model, tmp_path / "agent.moe")
+    model.save(tmp_path / "agent.zip")
+    for loaded in (
+        sb3_moe.load(tmp_path / "agent.moe", model.env, device="cpu"),
+        algorithm.load(tmp_path / "agent.zip", model.env, device="cpu"),
+    ):
+        own = dict(model.policy.belief.named_buffers())
+        for name, each in loaded.policy.belief.named_buffers():
+            assert th.equal(each, own[name])
+        extractors = networks_of(loaded.policy).extractors().values()
+        assert {id(each.belief) for each in extractors} == {id(loaded.policy.belief)}
+        loaded.learn(32)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_experts": {"pi": 3, "vf": 2}}, "share one belief"),
+        ({"task_input": "router"}, "`task_input` must be 'both'"),
+        ({"features_extractor_class": sb3.common.torch_layers.CombinedExtractor}, "BeliefExtr"),
+        ({"balance_coef": 0.1}, "`balance_coef`=0.1 needs `router` to be one of"),
+        ({"top_k": 4}, "must be in"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        build(**options)
+
+
+def test_observations_without_a_history_are_refused_with_the_cure():
+    with pytest.raises(ValueError, match=r"no `task_id`.*history=8"):
+        sb3.PPO("MoeMultiInputPolicy", pinned(), policy_kwargs=SMALL)
+
+
+@pytest.mark.parametrize("algorithm", [sb3.PPO, sb3.SAC, sb3_contrib.RecurrentPPO])
+def test_experts_join_and_leave_with_their_models(algorithm, tmp_path):
+    model = build(algorithm, OFF_POLICY if algorithm is sb3.SAC else PPO).learn(64)
+    obs = model.env.reset()
+    before = networks_of(model.policy).outputs(model.policy.obs_to_tensor(obs)[0])
+    sb3_moe.add_experts(model, like=0, perturb=0.0)
+    assert model.policy.belief.num_models == 4
+    after = networks_of(model.policy).outputs(model.policy.obs_to_tensor(obs)[0])
+    for tower, values in before.items():  # but for the even part of the prior
+        th.testing.assert_close(after[tower], values, atol=0.02, rtol=0.0)
+    model.learn(64)
+    kept = model.policy.belief.learning_EP[0].clone()
+    sb3_moe.remove_experts(model, [1])
+    assert model.policy.belief.num_models == 3
+    assert th.equal(model.policy.belief.learning_EP[0, :-1], kept[:-1])
+    sb3_moe.save(model, tmp_path / "agent.moe")
+    sb3_moe.load(tmp_path / "agent.moe", model.env, device="cpu").learn(32)
+
+
+def test_experts_stay_where_another_network_sees_the_belief():
+    model = build(placement={"pi": "big", "vf": "none"})
+    with pytest.raises(ValueError, match="see the belief as an input"):
+        sb3_moe.add_experts(model)
+    model.learn(32)
+
+
+def test_idle_experts_stay_as_they_are_where_only_the_likeliest_acts():
+    model = build(top_k=1, freeze_idle=True)
+    belief = model.policy.belief
+    belief.learning_EP[0, -1] = 100.0  # the prior is all for the first
+    belief.learning_rate = 0.0
+    belief.prior_floor = 1e-6
+    layer = next(iter(model.policy.moe_layers().values()))
+    before = [each.clone() for each in layer.parameters()]
+    model.learn(64)
+    for now, own in zip(layer.parameters(), before, strict=True):
+        assert not th.equal(now[0], own[0])
+        assert th.equal(now[1:], own[1:])
