@@ -21,7 +21,7 @@ from torch import nn
 from sb3_moe.layers.checks import number, one_of, whole, whole_or_none, widths
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import MoELayer, RouterInput, edited_shares
-from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.routing import Routing, softmax_over_experts
 from sb3_moe.layers.sparse_moe import best, check_top_k
 
 PREDICTS = ("transition", "reward", "both")
@@ -29,6 +29,8 @@ PREDICTS = ("transition", "reward", "both")
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 # A model whose share of a batch is below this part of an even one stays as it is.
 IDLE_BELOW = 0.01
+# The least number that isn't 0.
+TINY = th.finfo(th.float32).tiny
 # All that there is a row of for each model.
 BY_MODEL = ("acting_EP", "learning_EP", "mean_EP", "square_EP", "steps_E")
 
@@ -280,24 +282,21 @@ class PredictMoE(MoELayer):
         self.top_k = top_k
         self.temperature = temperature
 
-    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output; the routing's scores are logarithms of the belief.
 
-        :param x_BNI: what the experts see
-        :param router_BNR: the belief, with an entry for each expert
+        :param x: what the experts see
+        :param router_x: the belief, with an entry for each expert
         """
-        logits_BNE = router_BNR.clamp_min(th.finfo(router_BNR.dtype).tiny).log()
-        gates_BNE = router_BNR
+        logits, gates, chosen = router_x.clamp_min(TINY).log(), router_x, None
         if self.temperature != 1.0:
-            gates_BNE = (logits_BNE / self.temperature).softmax(-1)
-        gates_BNE, experts_BNk = edited_shares(self, gates_BNE), None
+            gates = softmax_over_experts(logits / self.temperature)
+        gates = edited_shares(self, gates)
         if self.top_k is not None:
-            experts_BNk = best(gates_BNE, self.top_k)
-            kept_BNE = gates_BNE * th.zeros_like(gates_BNE).scatter(-1, experts_BNk, 1.0)
-            gates_BNE = kept_BNE / kept_BNE.sum(-1, keepdim=True)
-        return self.combine(
-            x_BNI, gates_BNE, logits_BNE=logits_BNE, experts_BNk=experts_BNk, edited=True
-        )
+            chosen = best(gates, self.top_k)
+            gates = gates * th.zeros_like(gates).scatter(-1, chosen, 1.0)
+            gates = gates / gates.sum(-1, keepdim=True)
+        return self.combine(x, gates, logits=logits, experts=chosen, edited=True)
 
     def share_out(self, heirs: Any, old: MoELayer) -> None:
         """Leave the gates of experts that join or leave to the belief, which follows them."""

@@ -133,15 +133,15 @@ def layer_of(num_experts, **options):
 
 
 def test_gates_are_the_belief_at_a_temperature_and_of_the_likeliest_experts():
-    x, belief = th.randn(1, 1, D), th.tensor([[[0.1, 0.3, 0.6]]])
+    x, belief = th.randn(1, D), th.tensor([[0.1, 0.3, 0.6]])
     _, plain = layer_of(3).route(x, belief)
-    th.testing.assert_close(plain.gates_BNE, belief)
-    th.testing.assert_close(plain.probs_BNE, belief)
+    th.testing.assert_close(plain.weights, belief)
+    th.testing.assert_close(plain.probs_BNE[:, 0], belief)
     _, warm = layer_of(3, temperature=2.0).route(x, belief)
-    th.testing.assert_close(warm.gates_BNE, belief.sqrt() / belief.sqrt().sum())
+    th.testing.assert_close(warm.weights, belief.sqrt() / belief.sqrt().sum())
     _, two = layer_of(3, top_k=2).route(x, belief)
-    th.testing.assert_close(two.gates_BNE, th.tensor([[[0.0, 1 / 3, 2 / 3]]]))
-    assert two.experts_BNk.tolist() == [[[2, 1]]]
+    th.testing.assert_close(two.weights, th.tensor([[0.0, 1 / 3, 2 / 3]]))
+    assert two.experts.tolist() == [[2, 1]]
 
 
 @pytest.mark.parametrize(
