@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -58,15 +58,22 @@ def encode_attributes(encoder: Encoder, model: Any) -> dict[str, Any]:
         values["train_freq"] = (frequency.frequency, frequency.unit.value)
     if makes_own_buffer(model):
         values["replay_buffer_class"] = None
-    sections = {
+    for name in REMEMBERED:
+        if values.get(name) in (None, {}, []):
+            values.pop(name, None)
+    return {
+        section: {name: encoder.encode(name, values[name]) for name in names if name in values}
+        for section, names in _sections(model).items()
+    }
+
+
+def _sections(model: BaseAlgorithm) -> dict[str, Sequence[str]]:
+    """Return the names of what a file may hold of a model's attributes."""
+    return {
         "arguments": argument_names(model),
         "progress": PROGRESS,
         "schedules": SCHEDULES,
-        "remembered": [name for name in REMEMBERED if values.get(name) not in (None, {}, [])],
-    }
-    return {
-        section: {name: encoder.encode(name, values[name]) for name in names if name in values}
-        for section, names in sections.items()
+        "remembered": REMEMBERED,
     }
 
 
@@ -78,12 +85,7 @@ def decode_attributes(
     :param model: as SB3's ``load`` begins
     :raises UnsafeFileError: if there is a name that no such model has
     """
-    sections = {
-        "arguments": argument_names(model),
-        "progress": PROGRESS,
-        "schedules": SCHEDULES,
-        "remembered": REMEMBERED,
-    }
+    sections = _sections(model)
     for section, known in sections.items():
         if unknown := set(state[section]) - set(known):
             raise UnsafeFileError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,8 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "two": {"router": "top_k", "top_k": 2, "renormalize": True},
     "one": {"router": "top_k", "top_k": 1},
 }
+# Models that have learned, by what they were made of.
+_LEARNED: dict[str, Any] = {}
 PLACES = ("middle", "final", "all", "body", "big")
 
 
@@ -35,13 +38,18 @@ def flat_env(algorithm: str) -> arena.Arena:
 
 
 def make(algorithm: str, alias: str | None = None, env: Any = None, **policy_kwargs: Any) -> Any:
-    """Return a small model that has learned for a few steps."""
+    """Return a small model that has learned for a few steps: a copy of the first with such options."""
     if algorithm == "RecurrentPPO":
         policy_kwargs["lstm_hidden_size"] = 8
-    env = flat_env(algorithm) if env is None else env
     kwargs = {"net_arch": [8, 6], **policy_kwargs}
-    model = arena.make(algorithm, alias or alias_of(algorithm), env, **kwargs)
-    return model.learn(32)
+    key = repr((algorithm, alias, kwargs))
+    if env is None and key in _LEARNED:
+        return copy.deepcopy(_LEARNED[key])
+    own = flat_env(algorithm) if env is None else env
+    model = arena.make(algorithm, alias or alias_of(algorithm), own, **kwargs).learn(32)
+    if env is None:
+        _LEARNED[key] = copy.deepcopy(model)
+    return model
 
 
 @cache
@@ -51,13 +59,23 @@ def dense(algorithm: str) -> Any:
 
 
 @th.no_grad()
+def outputs(model: Any, obs: Any = None) -> dict[str, th.Tensor]:
+    """Return what a model's networks return."""
+    obs = sampled(model.observation_space, 32) if obs is None else obs
+    return raw_outputs(model.policy, model.policy.obs_to_tensor(obs)[0])
+
+
 def gap(new: Any, old: Any, obs: Any = None) -> float:
-    """Return how far the outputs of two models' networks are apart, at most, by their size."""
-    if obs is None:
-        obs = sampled(old.observation_space, 32)
-    joined = join_task(obs, old.observation_space, new.observation_space)
-    ours = raw_outputs(new.policy, new.policy.obs_to_tensor(joined)[0])
-    theirs = raw_outputs(old.policy, old.policy.obs_to_tensor(obs)[0])
+    """Return how far outputs are apart, at most, by their size.
+
+    :param old: a model, or what one returned on the same observations
+    """
+    if isinstance(old, dict):
+        ours, theirs = outputs(new, obs), old
+    else:
+        obs = sampled(old.observation_space, 32) if obs is None else obs
+        joined = join_task(obs, old.observation_space, new.observation_space)
+        ours, theirs = outputs(new, joined), outputs(old, obs)
     assert ours.keys() == theirs.keys()
     return max(
         float((ours[name] - y).abs().max() / y.abs().max().clamp_min(1.0))

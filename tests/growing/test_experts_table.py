@@ -1,8 +1,7 @@
 """Every algorithm, placement and router: experts are added, merged, removed and frozen."""
 
 import pytest
-import torch as th
-from dense_models import PLACES, gap
+from dense_models import PLACES, gap, outputs
 from experts_in_models import ROUTERS, SHARED, assert_same, loaded, moe, of_expert
 
 import sb3_moe
@@ -45,28 +44,26 @@ def test_changed_models_are_saved_loaded_and_learn(algorithm, place, router):
     layers = model.policy.moe_layers()
     numbers = {"new": 5, "copies": 7, "merged": 6, "removed": 5, "frozen": 5}
     for change, act in CHANGES.items():
-        before = loaded(model)
+        before = outputs(model)
         act(model)
         found = {layer.num_experts for layer in model.policy.moe_layers().values()}
         assert found == {numbers[change]}
-        again = loaded(model)
-        assert gap(again, model) == 0
         assert gap(model, before) < (1e-5 if is_kept(change, router) else 10.0)
         assert_optimizers_fit(model)
-        model.learn(16, reset_num_timesteps=False)
+        if change == "copies":
+            model.learn(16, reset_num_timesteps=False)
     frozen = {name: of_expert(model, name, 2) for name in layers}
-    again = loaded(model).learn(16, reset_num_timesteps=False)
-    model.learn(16, reset_num_timesteps=False)
+    again = loaded(model)
+    assert gap(again, model) == 0
     for each in (model, again):
+        each.learn(16, reset_num_timesteps=False)
         for name, tensors in frozen.items():
             assert_same(of_expert(each, name, 2), tensors)
 
 
-@pytest.mark.covering
-@pytest.mark.parametrize("change", ["new", "copies", "merged", "removed"])
-@pytest.mark.parametrize("place", PLACES)
-def test_the_task_routers_experts_are_as_many_as_the_tasks(place, change):
-    model = moe("PPO", placement=place, router="task")
+@pytest.mark.parametrize("change", ["new", "merged", "removed"])
+def test_the_task_routers_experts_are_as_many_as_the_tasks(change):
+    model = moe("PPO", placement="all", router="task")
     with pytest.raises(ValueError, match=r"`router`='task' has an expert for each task in pi\."):
         CHANGES[change](model)
-    assert th.equal(th.tensor(model.policy.moe["pi"].resolve_num_experts(3)), th.tensor(3))
+    assert {layer.num_experts for layer in model.policy.moe_layers().values()} == {3}

@@ -17,7 +17,7 @@ import sb3_moe
 from sb3_moe import UnsafeFileError
 
 SETTINGS = settings(
-    max_examples=100,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -187,7 +187,7 @@ NASTY = st.one_of(
 
 
 @pytest.mark.filterwarnings("ignore:.*was written by sb3_moe")
-@settings(SETTINGS, max_examples=200)
+@settings(SETTINGS, max_examples=60)
 @given(data=st.data())
 def test_any_change_of_the_values_is_refused_or_harmless(data, good, tmp_path, canary):
     state, tensors = good[data.draw(st.sampled_from(sorted(good)))]

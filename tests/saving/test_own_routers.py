@@ -22,6 +22,7 @@ class Halves(MoELayer):
         return self.combine(x, gates)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("by_tower", [False, True])
 @pytest.mark.parametrize("router", [Halves, f"{__name__}:Halves"], ids=["class", "text"])
 @pytest.mark.parametrize("algorithm", ["PPO", "DQN"])

@@ -39,6 +39,7 @@ def snapshots(originals, tmp_path):
     return tmp_path / "copy"
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("name", ["model.zip", "state.pkl", "replay_buffer.pkl", "manifest.json"])
 @pytest.mark.parametrize("damage", ["gone", "cut", "of another"])
 def test_a_file_that_is_not_what_the_run_wrote_is_named(snapshots, name, damage):
