@@ -98,8 +98,7 @@ def upcycle(
         policy_class = moe_class(model, space)
         towers = per_tower(options, policy_class.towers)
         for each in towers.values():
-            why = "a dense model has nothing that could begin as that"
-            check_defaults(each, _NOT_DENSE, why)
+            check_defaults(each, _NOT_DENSE, "a dense model has nothing that could begin as that")
         kwargs = _policy_kwargs(model, old, num_tasks) | options
         if how == "split" and "expert_width" not in options:
             kwargs |= _widths(towers, old)

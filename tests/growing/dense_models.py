@@ -38,7 +38,7 @@ def flat_env(algorithm: str) -> arena.Arena:
 
 
 def make(algorithm: str, alias: str | None = None, env: Any = None, **policy_kwargs: Any) -> Any:
-    """Return a small model that has learned for a few steps: a copy of the first with such options."""
+    """Return a small model that has learned for a few steps: a copy of the first like it."""
     if algorithm == "RecurrentPPO":
         policy_kwargs["lstm_hidden_size"] = 8
     kwargs = {"net_arch": [8, 6], **policy_kwargs}

@@ -53,22 +53,6 @@ def test_a_new_expert_takes_at_most_its_share_where_directions_alone_count(optio
     assert gates(model)[:, 4].max() <= 0.1 + 1e-6
 
 
-def test_the_shares_of_equal_scores_are_what_was_asked_for():
-    model = moe()
-    with th.no_grad():
-        layer_of(model).router.weight_RK.zero_()
-    add_experts(model, share=0.3)
-    th.testing.assert_close(gates(model)[0], th.tensor([0.175] * 4 + [0.3]))
-
-
-def test_numbers_may_be_numpys():
-    model, other = moe(num_experts=np.int64(3)), moe(num_experts=3)
-    add_experts(model, np.int64(1), like=np.int64(0), share=np.float32(0.25), perturb=np.float32(0))
-    add_experts(other, like=0, share=0.25, perturb=0)
-    th.testing.assert_close(gates(model), gates(other))
-    assert repr(expert_log(model)) == repr(expert_log(other))
-
-
 def test_new_experts_are_drawn_anew_and_differ():
     model = moe()
     add_experts(model, 2)
@@ -125,15 +109,6 @@ def test_its_own_count_of_steps_goes_through_files(tmp_path):
         counts = {i: state["step"].tolist() for i, state in theirs.items()}
         assert counts == {i: state["step"].tolist() for i, state in ours.items()}
         assert [4.0] * 4 + [0.0] in counts.values()
-
-
-def test_what_a_tower_has_beside_its_experts_keeps_its_averages():
-    model = moe()
-    first = model.policy.mlp_extractor.policy_net.blocks[0].weight
-    before = model.policy.optimizer.state[first]["exp_avg"].clone()
-    add_experts(model, tower="pi")
-    assert th.equal(model.policy.optimizer.state[first]["exp_avg"], before)
-    assert layer_of(model, "vf.middle").num_experts == 4
 
 
 def test_with_an_optimiser_of_another_class_squares_start_as_large_as_the_others():
@@ -498,13 +473,6 @@ def test_optimisers_with_several_groups_are_refused_since_a_loaded_model_has_one
     with pytest.raises(ValueError, match=r"optimizers with one group .* got 2"):
         remove_experts(model, [0])
     assert layer_of(model).num_experts == 4
-
-
-def test_what_is_no_model_of_ours_is_refused():
-    with pytest.raises(TypeError, match="`model` must be an SB3 model, got a NoneType"):
-        add_experts(None)
-    with pytest.raises(TypeError, match="`model` must have one of this package's policies"):
-        add_experts(arena.make("PPO", "MlpPolicy"))
 
 
 # Beside other parts.

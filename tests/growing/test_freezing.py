@@ -6,7 +6,6 @@ import arena
 import numpy as np
 import pytest
 import torch as th
-from dense_models import gap
 from experts_in_models import all_of, assert_same, assert_unchanged, loaded, moe, of_expert
 from torch import nn
 
@@ -206,17 +205,6 @@ def test_a_policy_names_its_option():
             arena.make("PPO", frozen_experts=value)
 
 
-def test_a_dense_model_is_made_of_one_with_frozen_experts():
-    model = moe("DQN", num_experts=1)
-    freeze_experts(model)
-    assert gap(sb3_moe.to_dense(model), model) < 1e-5
-
-
-def test_a_dense_model_has_none():
-    with pytest.raises(ValueError, match="the policy has no mixture of experts"):
-        freeze_experts(moe(placement="none"))
-
-
 class Normalised(nn.Sequential):
     def __init__(self, in_features, width, out_features, activation):
         norm = nn.BatchNorm1d(width)
@@ -233,16 +221,6 @@ def test_the_statistics_of_frozen_experts_stay_while_others_count_on():
     assert_same(kept, before[1])
     (mean,) = (name for name in moved if name.endswith("running_mean"))
     assert not th.equal(moved[mean], before[0][mean])
-
-
-def test_what_does_not_learn_anyway_needs_no_hold():
-    model = moe()
-    for layer in model.policy.moe_layers().values():
-        layer.experts.last.requires_grad_(False)
-    freeze_experts(model, [0])
-    before = of_expert(model, "pi.middle", 0)
-    model.learn(32, reset_num_timesteps=False)
-    assert_same(of_expert(model, "pi.middle", 0), before)
 
 
 def test_targets_and_routers_of_frozen_experts_go_on():

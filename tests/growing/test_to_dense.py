@@ -124,13 +124,6 @@ def test_what_remains_is_the_distance_as_a_share_of_the_spread():
     assert found.remains["qf.0"] == pytest.approx(share.sqrt().item(), rel=1e-4)
 
 
-def test_distill_is_an_argument_too(monkeypatch):
-    seen = []
-    monkeypatch.setattr("sb3_moe.growing.densifying.fit_dense", lambda *args: seen.append(args))
-    to_dense("model", distill="obs")
-    assert seen == [("model", "obs")]
-
-
 @pytest.mark.parametrize("enable_critic_lstm", [True, False])
 def test_recurrent_policies_with_continuous_actions_are_fitted_too(enable_critic_lstm):
     env = arena.Arena(arena.FLAT, arena.BOX)
@@ -171,18 +164,6 @@ REFUSED = {
     "both": ({}, {"task": 1, "distill": []}, ValueError, "`task` must be None with `distill`"),
     "mixture": ({"router": "soft"}, {}, ValueError, "`model` must have mixtures that are one"),
 }
-
-
-def test_a_task_where_observations_tell_none_is_said_to_be_none():
-    model = make("PPO", "MoeMlpPolicy", num_experts=1)
-    with pytest.raises(ValueError, match="`task` must be None, or one of the 0"):
-        to_dense(model, task=0)
-
-
-def test_the_number_of_a_task_may_be_numpys():
-    model = flat(router="task")
-    found, expected = (state_of(to_dense(model, task=task)) for task in (np.int64(1), 1))
-    assert all(np.array_equal(found[key], expected[key]) for key in expected)
 
 
 @pytest.mark.parametrize("name", REFUSED)
