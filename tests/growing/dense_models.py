@@ -44,12 +44,21 @@ def make(algorithm: str, alias: str | None = None, env: Any = None, **policy_kwa
     kwargs = {"net_arch": [8, 6], **policy_kwargs}
     key = repr((algorithm, alias, kwargs))
     if env is None and key in _LEARNED:
-        return copy.deepcopy(_LEARNED[key])
+        return copied(_LEARNED[key])
     own = flat_env(algorithm) if env is None else env
     model = arena.make(algorithm, alias or alias_of(algorithm), own, **kwargs).learn(32)
     if env is None:
-        _LEARNED[key] = copy.deepcopy(model)
+        _LEARNED[key] = copied(model)
     return model
+
+
+def copied(model: Any) -> Any:
+    """Return a copy of a model without the distribution of its last actions, which has a graph."""
+    for module in model.policy.modules():
+        distribution = vars(getattr(module, "action_dist", module))
+        for name in ("distribution", "distributions", "gaussian_actions"):
+            distribution.pop(name, None)
+    return copy.deepcopy(model)
 
 
 @cache
