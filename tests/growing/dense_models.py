@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import arena
 import torch as th
@@ -53,12 +54,14 @@ def make(algorithm: str, alias: str | None = None, env: Any = None, **policy_kwa
 
 
 def copied(model: Any) -> Any:
-    """Return a copy of a model without the distribution of its last actions, which has a graph."""
-    for module in model.policy.modules():
-        distribution = vars(getattr(module, "action_dist", module))
-        for name in ("distribution", "distributions", "gaussian_actions"):
-            distribution.pop(name, None)
-    return copy.deepcopy(model)
+    """Return a copy of a model, with whatever it keeps of its last step cut off from the graph."""
+    original = th.Tensor.__deepcopy__
+
+    def without_graph(tensor: th.Tensor, memo: Any) -> th.Tensor:
+        return original(tensor if tensor.is_leaf else tensor.detach(), memo)
+
+    with patch.object(th.Tensor, "__deepcopy__", without_graph):
+        return copy.deepcopy(model)
 
 
 @cache
