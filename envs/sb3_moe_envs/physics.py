@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv, PendulumEnv
-from gymnasium.envs.classic_control.pendulum import angle_normalize
 
 from sb3_moe_envs.checks import finite, positive, require_extra
 
@@ -30,7 +30,7 @@ class GoalCartPole(CartPoleEnv):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Push the cart."""
-        obs, _, *ends, info = super().step(action)
+        obs, _, *ends, info = super().step(action)  # type: ignore[no-untyped-call]  # Gymnasium's
         return obs, 1 / (1 + ((float(obs[0]) - self.goal) / 0.5) ** 2), *ends, info
 
 
@@ -47,10 +47,10 @@ class GoalPendulum(PendulumEnv):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Turn the pendulum."""
-        angle = self.state[0]
-        obs, reward, *ends, info = super().step(action)
-        moved = angle_normalize(angle) ** 2 - angle_normalize(angle - self.goal) ** 2
-        return obs, float(reward + moved), *ends, info
+        angles = self.state[0] - np.array([0, self.goal])
+        from_upright, from_goal = (angles + np.pi) % (2 * np.pi) - np.pi
+        obs, reward, *ends, info = super().step(action)  # type: ignore[no-untyped-call]  # Gymnasium's
+        return obs, float(reward + from_upright**2 - from_goal**2), *ends, info
 
 
 def cartpole(
