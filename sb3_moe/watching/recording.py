@@ -198,12 +198,10 @@ class _Player:
             row: _Notes(self._watched.names[task], meanings.get(task, ()))
             for task, row in zip(tasks, self._rows(tasks), strict=True)
         }
-        states, memory = None, None
+        states, memory, masked = None, None, takes_masks(self._model, env)
         while running := [row for row, note in notes.items() if not self._is_over(note)]:
             images, playing = self._images(), tasks_played(env)
-            masks = {}
-            if takes_masks(self._model, env):
-                masks["action_masks"] = np.stack(env.env_method("action_masks"))
+            masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
             decision, gates, memory = self._look(obs, memory, starts, masks)
             actions, states = self._model.predict(
                 obs,

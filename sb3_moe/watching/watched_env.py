@@ -130,13 +130,13 @@ def _played(
     venv: VecEnv, build: Callable[..., VecEnv] | None, frames: bool
 ) -> tuple[VecEnv, str | None]:
     """Give the environment to play, and why it has no images if it has none."""
+    if frames:  # pygame would look for what plays sounds, and ALSA print that there is nothing
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     if build is None:
         no_frames = None if venv.unwrapped.render_mode == IMAGES else NO_MODE
         return venv, no_frames if frames else NOT_ASKED
     if not frames:
         return build(), NOT_ASKED
-    # pygame would look for what plays sounds, and ALSA print lines where there is nothing.
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     try:
         env = build(render_mode=IMAGES)
     except Exception as error:  # what a task can't draw, or lacks for it, is its own to say

@@ -1,6 +1,7 @@
 """A replay holds what the policy decided and what the environment gave."""
 
 import json
+import os
 import re
 
 import arena
@@ -281,6 +282,17 @@ def test_a_model_without_an_environment_must_be_given_one_or_its_id(single, monk
     with pytest.raises(ValueError, match="`env` must be given, since the model has no environment"):
         sb3_moe.watch(single)
     assert len(sb3_moe.watch(single, "Shown-v0", max_steps=3).runs[0].tracks[0]) == 3
+
+
+def test_images_need_no_sound_unless_a_driver_is_chosen(single, monkeypatch):
+    monkeypatch.delenv("SDL_AUDIODRIVER", raising=False)
+    sb3_moe.watch(single, shown.Shown(), max_steps=1, frames=False)
+    assert "SDL_AUDIODRIVER" not in os.environ
+    for chosen, found in ((None, "dummy"), ("pulseaudio", "pulseaudio")):
+        if chosen:
+            monkeypatch.setenv("SDL_AUDIODRIVER", chosen)
+        sb3_moe.watch(single, shown.Shown(), max_steps=1)
+        assert os.environ["SDL_AUDIODRIVER"] == found
 
 
 class Unseen(arena.Arena):
