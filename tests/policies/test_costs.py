@@ -19,9 +19,13 @@ SPACES = {
 ONE_NETWORK = ("DQN", "QRDQN")
 # One network has one extractor, and no argument for it.
 EXTRACTORS = [
-    (algorithm, alias, extractors)
-    for algorithm, alias in arena.PAIRS
-    for extractors in (["one"] if algorithm in ONE_NETWORK else ["shared", "separate"])
+    ("PPO", "MoeCnnPolicy", "shared"),
+    ("MaskablePPO", "MoeMultiInputPolicy", "separate"),
+    ("RecurrentPPO", "MoeMlpLstmPolicy", "shared"),
+    ("SAC", "MoeCnnPolicy", "separate"),
+    ("TD3", "MoeMlpPolicy", "shared"),
+    ("CrossQ", "MoeMlpPolicy", "separate"),
+    ("QRDQN", "MoeMultiInputPolicy", "one"),
 ]
 
 
@@ -46,7 +50,6 @@ def placements(algorithm):
     return ["none", "middle", "big", *mixed]
 
 
-@pytest.mark.covering
 @pytest.mark.parametrize(("algorithm", "alias", "extractors"), EXTRACTORS)
 def test_every_parameter_of_the_online_networks_is_counted_once(algorithm, alias, extractors):
     kwargs = {"net_arch": [8]}
