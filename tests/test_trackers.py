@@ -25,7 +25,7 @@ def run_snippet(first, monkeypatch, folder):
 
 def check_names(names):
     assert {name.partition("/")[0] for name in names} >= GROUPS
-    assert {"eval/Moon/mean_reward", "moe/load/pi.middle/0"} <= set(names)
+    assert {"eval/Moon/mean_reward", "moe/entropy/pi.middle"} <= set(names)
 
 
 @pytest.mark.filterwarnings("ignore")  # those of other people's code
@@ -37,12 +37,8 @@ def test_mlflow_takes_every_number(tmp_path, monkeypatch):
     client = mlflow.MlflowClient(uri)
     (run,) = client.search_runs(["0"])
     check_names(run.data.metrics)
-    loads = [
-        client.get_metric_history(run.info.run_id, f"moe/load/pi.middle/{k}") for k in range(4)
-    ]
-    for at_once in zip(*loads, strict=True):
-        assert sum(each.value for each in at_once) == pytest.approx(1)
-        assert len({each.step for each in at_once}) == 1
+    entropies = client.get_metric_history(run.info.run_id, "moe/entropy/pi.middle")
+    assert all(0 <= each.value <= 1 for each in entropies)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,9 +1,20 @@
 """Callbacks for any algorithm of SB3: look at every task, and inside the networks."""
 
+from sb3_moe.callbacks.by_task import (
+    TaskAdvantageCallback,
+    TaskGradientCallback,
+    TaskRolloutCallback,
+    TaskTemperatureCallback,
+)
 from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
-from sb3_moe.callbacks.forgetting import EWCCallback, L2AnchorCallback
 from sb3_moe.callbacks.freeze_router import FreezeRouterCallback
 from sb3_moe.callbacks.new_tasks import NewTaskCallback
+from sb3_moe.callbacks.penalties import (
+    EWCCallback,
+    L2AnchorCallback,
+    L2InitCallback,
+    WeightNormDecayCallback,
+)
 from sb3_moe.callbacks.plasticity import PlasticityCallback
 from sb3_moe.callbacks.probing import collect_probe
 from sb3_moe.callbacks.remedies import (
@@ -12,15 +23,10 @@ from sb3_moe.callbacks.remedies import (
     ShrinkAndPerturbCallback,
 )
 from sb3_moe.callbacks.replay import ReplayCallback
-from sb3_moe.callbacks.rollout import TaskRolloutCallback
 from sb3_moe.callbacks.routing import RoutingCallback
 from sb3_moe.callbacks.snapshot import SnapshotCallback
 from sb3_moe.callbacks.sparse import SparseTrainingCallback
-from sb3_moe.callbacks.task_advantages import TaskAdvantageCallback
-from sb3_moe.callbacks.task_gradients import TaskGradientCallback
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
-from sb3_moe.callbacks.temperatures import TaskTemperatureCallback
-from sb3_moe.callbacks.weight_penalties import L2InitCallback, WeightNormDecayCallback
 from sb3_moe.policies.learning_rates import LinearPerBlock
 from sb3_moe.saving.snapshot import save_snapshot
 from sb3_moe.vec_env.evaluating import TaskEpisodes, evaluate_tasks

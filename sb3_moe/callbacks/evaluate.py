@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -12,19 +12,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.callbacks.periodic import PeriodicCallback
+from sb3_moe.callbacks.periodic import SCALARS, CurrentTask, RecordingCallback
 from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.saving.files import atomic
 from sb3_moe.saving.generators import preserved_generators
-from sb3_moe.saving.record import Record
 from sb3_moe.vec_env.evaluating import LONGEST, TaskEpisodes, evaluate_tasks, success_rate
-from sb3_moe.vec_env.make import (
-    are_interleaved,
-    evaluation_copies,
-    make_pinned_env,
-    synchronise,
-)
-from sb3_moe.vec_env.tasks import name_of, only_task, short_names, task_names
+from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env, synchronise
+from sb3_moe.vec_env.tasks import short_names, task_names
 
 ALL_TASKS = -1
 # What this, SB3's own callback and TaskSwitchCallback log of all tasks at once.
@@ -33,7 +27,7 @@ OVER_ALL = ("mean_reward", "mean_ep_length", "success_rate", "switches", "task")
 TRAINED = "task_trained"
 
 
-class MultiTaskEvalCallback(PeriodicCallback):
+class MultiTaskEvalCallback(RecordingCallback):
     """Evaluate every task in environments of its own, and log and keep the scores.
 
     It logs ``eval/<task>/mean_reward``, ``.../mean_ep_length``, ``.../success_rate`` (where a task
@@ -65,6 +59,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
     :param max_episode_steps: an evaluation's episode that takes more steps is an error, or one
         without an end would be played for ever; None: wait for its end
     :param log_path: folder for ``scores.npz``
+    :param log_all: log every value of every task, however many there are
     :param best_model_save_path: folder for ``best_model.zip``, by the mean reward over tasks
     :param callback_on_new_best: called when that mean reward is the highest so far
     :param callback_after_eval: called after each evaluation
@@ -73,6 +68,8 @@ class MultiTaskEvalCallback(PeriodicCallback):
     :raises ValueError: if a number is below 1, or ``eval_env`` lacks tasks of the training one;
         while training, if an episode is too long
     """
+
+    file: ClassVar[str] = "scores.npz"
 
     def __init__(
         self,
@@ -84,18 +81,19 @@ class MultiTaskEvalCallback(PeriodicCallback):
         deterministic: bool = True,
         max_episode_steps: int | None = LONGEST,
         log_path: str | Path | None = None,
+        log_all: bool = False,
         best_model_save_path: str | Path | None = None,
         callback_on_new_best: BaseCallback | None = None,
         callback_after_eval: BaseCallback | None = None,
         verbose: int = 0,
     ) -> None:
-        super().__init__(every, callback=callback_after_eval, verbose=verbose)
+        super().__init__(every, log_path=log_path, callback=callback_after_eval, verbose=verbose)
         whole("n_eval_episodes", n_eval_episodes)
         whole_or_none("max_episode_steps", max_episode_steps)
         whole_or_none("n_eval_envs", n_eval_envs)
         if n_eval_envs is not None and eval_env is not None:
             raise ValueError(
-                f"`n_eval_envs` must be None with an `eval_env`, which has its copies, got "
+                f"`n_eval_envs` must be None with an `eval_env`, which has its own, got "
                 f"{n_eval_envs}"
             )
         self.n_eval_episodes = n_eval_episodes
@@ -103,7 +101,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
         self.eval_env: Any = eval_env
         self.deterministic = deterministic
         self.max_episode_steps = max_episode_steps
-        self.log_path = None if log_path is None else Path(log_path) / "scores.npz"
+        self.log_all = log_all
         self.best_model_save_path = best_model_save_path
         self.callback_on_new_best = callback_on_new_best
         if callback_on_new_best is not None:
@@ -121,30 +119,30 @@ class MultiTaskEvalCallback(PeriodicCallback):
         """Check or build the evaluation environment."""
         super().init_callback(model)
         self.seconds = []
-        self.task_names = task_names(self.training_env)
-        if self._owns_env:  # a training that broke off left it, of what was played then
-            self._close_own()
+        self._close_own()  # a training that broke off left it, of what was played then
         if self.eval_env is not None:
             if not isinstance(self.eval_env, VecEnv):
                 # An environment may draw numbers while it is built.
                 with preserved_generators(model.action_space.np_random):
                     self.eval_env = model._wrap_env(maybe_make_env(self.eval_env, 0), verbose=0)
-            try:
-                _check_tasks(task_names(self.eval_env), self.task_names)
-            except ValueError:
-                if self._owns_env:
-                    self._close_own()
-                raise
+            self._check_tasks(task_names(self.eval_env))
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)
-        constants = {"task_names": np.array(self.task_names)}
-        self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)
-        self._mixed = are_interleaved(self.training_env)
+        self._task = CurrentTask(self.training_env, required=False)
+
+    def _check_tasks(self, names: list[str]) -> None:
+        if names != self.task_names:
+            self._close_own()
+            missing = [name for name in self.task_names if name not in names]
+            raise ValueError(
+                "`eval_env` must have the training environment's tasks "
+                f"{self.task_names}, got {names}" + (f", which lacks {missing}" if missing else "")
+            )
 
     @property
     def scores(self) -> dict[str, np.ndarray]:
         """What ``scores.npz`` holds."""
-        return {**self.record.constants, **self.record.rows}
+        return self.diagnostics
 
     def act(self, step: int) -> bool:
         """Evaluate, log and keep the scores."""
@@ -157,22 +155,17 @@ class MultiTaskEvalCallback(PeriodicCallback):
         return self._keep_best()
 
     def _resume(self, step: int) -> int | None:
-        self.record.resume(step)
-        self._trained: int = self._remembered(vars(self.model).get(TRAINED) if step > 0 else None)
+        last = super()._resume(step)
+        known = vars(self.model).get(TRAINED) if step > 0 else None
+        # Of no run before, or of other tasks, there is only what is played now.
+        self._trained: int = ALL_TASKS if known == ALL_TASKS else self._played_task()
+        if known in self.task_names:
+            self._trained = self.task_names.index(known)
         # Of another model's run nothing counts, wherever this one stands.
         self.best_mean_reward = -np.inf
-        if step > 0 and self.record.last_step is not None:
+        if step > 0 and last is not None:
             self.best_mean_reward = float(self.record.rows["score"].mean(1).max())
-        return self.record.last_step
-
-    def _remembered(self, trained: int | str | None) -> int:
-        if trained == ALL_TASKS:
-            return ALL_TASKS
-        name = name_of(trained, self.task_names)
-        # Of no run before, or of other tasks.
-        if name not in self.task_names:
-            return self._played_task()
-        return self.task_names.index(name)
+        return last
 
     def _evaluate(self, step: int) -> TaskEpisodes:
         # Epsilon-greedy policies draw from the action space.
@@ -194,22 +187,24 @@ class MultiTaskEvalCallback(PeriodicCallback):
             )
 
     def _log(self, episodes: TaskEpisodes, step: int) -> None:
-        for k, name in enumerate(self._keys()):
-            self.logger.record(f"eval/{name}/mean_reward", float(episodes.returns[k].mean()))
-            self.logger.record(f"eval/{name}/mean_ep_length", float(episodes.lengths[k].mean()))
-            rate = success_rate(episodes.successes[k])
-            if not np.isnan(rate):
-                self.logger.record(f"eval/{name}/success_rate", rate)
-        for name, lost in self._forgotten().items():
-            self.logger.record(f"continual/{name}/forgotten", lost)
+        keys, means = self._keys(), episodes.returns.mean(1)
+        rates = {key: success_rate(episodes.successes[k]) for k, key in enumerate(keys)}
+        kinds = {
+            "eval/{}/mean_reward": dict(zip(keys, means.tolist(), strict=True)),
+            "eval/{}/success_rate": {key: r for key, r in rates.items() if not np.isnan(r)},
+            "eval/{}/mean_ep_length": dict(
+                zip(keys, episodes.lengths.mean(1).tolist(), strict=True)
+            ),
+            "continual/{}/forgotten": self._forgotten(),
+        }
+        self.log_scalars(kinds, SCALARS - 1)
         self.last_mean_reward = float(episodes.returns.mean())
         self.logger.record("eval/mean_reward", self.last_mean_reward)
         self.logger.record("time/total_timesteps", step, exclude="tensorboard")
         self.logger.dump(step)
         if self.verbose:
             scores = ", ".join(
-                f"{name} {mean:.2f}"
-                for name, mean in zip(self.task_names, episodes.returns.mean(1), strict=True)
+                f"{name} {mean:.2f}" for name, mean in zip(self.task_names, means, strict=True)
             )
             print(f"Evaluation at {step} steps: {scores}")
 
@@ -248,30 +243,21 @@ class MultiTaskEvalCallback(PeriodicCallback):
         vars(self.model)[TRAINED] = self.task_names[self._trained] if is_one else ALL_TASKS
 
     def _is_due(self, step: int) -> bool:
-        # Copies may leave a task one by one: it ends with the first, and what follows is mixed.
+        # Environments may leave a task one by one: it ends with the first, the rest is mixed.
         switched = self._trained not in (ALL_TASKS, self._played)
         return super()._is_due(step) or (switched and step != self._last)
 
     def _played_task(self) -> int:
         """Return the task that all environments play now, -1 if they mix tasks."""
-        task = None if self._mixed else only_task(self.training_env)
+        task = self._task.number()
         return ALL_TASKS if task is None else task
 
     def _on_training_end(self) -> None:
         super()._on_training_end()
-        if self._owns_env:
-            self._close_own()
+        self._close_own()
 
     def _close_own(self) -> None:
-        if isinstance(self.eval_env, VecEnv):
-            self.eval_env.close()
-        self.eval_env = self._built_from
-
-
-def _check_tasks(names: list[str], expected: list[str]) -> None:
-    if names != expected:
-        missing = [name for name in expected if name not in names]
-        raise ValueError(
-            f"`eval_env` must have the training environment's tasks {expected}, got {names}"
-            + (f", which lacks {missing}" if missing else "")
-        )
+        if self._owns_env:
+            if isinstance(self.eval_env, VecEnv):
+                self.eval_env.close()
+            self.eval_env = self._built_from

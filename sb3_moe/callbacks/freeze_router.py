@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from torch import nn
 
+from sb3_moe.callbacks.periodic import CurrentTask, refuse_trpo, remembered
 from sb3_moe.callbacks.probing import ProbeCallback
-from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.layers import MoELayer
-from sb3_moe.layers.checks import not_negative, whole, whole_or_none, yes_or_no
+from sb3_moe.layers.checks import whole, whole_or_none, yes_or_no
+from sb3_moe.measures.resets import hold_router, router_parameters
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.vec_env.make import are_interleaved
 from sb3_moe.vec_env.observations import Obs, concatenate
-from sb3_moe.vec_env.tasks import LAYER, name_of, only_task, require_tasks, short_names
+from sb3_moe.vec_env.tasks import LAYER, short_names
 
 
 class FreezeRouterCallback(ProbeCallback):
@@ -29,10 +28,10 @@ class FreezeRouterCallback(ProbeCallback):
 
     Gates are compared from one measurement to the next on a fixed batch of every task: how much
     of a row's weight went to other experts, on average. A frozen router keeps its weights, their
-    averages in the optimiser, and the bias of ``bias_rate`` bit for bit; experts learn on. It logs
-    ``moe/moved/<mixture>`` and ``moe/frozen/<mixture>``. Routers are frozen while this callback
-    is in training; what a resumed run must know is kept in ``model.frozen_routers``, which SB3
-    saves.
+    averages in the optimizer, and the bias of ``bias_rate`` bit for bit; experts learn on. It logs
+    ``moe/moved/<mixture>``, and ``moe/frozen/<mixture>`` when that changes. Routers are frozen
+    while this callback is in training; what a resumed run must know is kept in
+    ``model.frozen_routers``, which SB3 saves.
 
     :param every: global steps between measurements
     :param bound: gates that have moved less have settled, in (0, 1]; None: only ``at_step`` counts
@@ -61,10 +60,8 @@ class FreezeRouterCallback(ProbeCallback):
         super().__init__(every, probe_size=probe_size, probe=probe, verbose=verbose)
         if bound is None and at_step is None:
             raise ValueError("`bound` or `at_step` must say when to freeze, got None for both")
-        if bound is not None:
-            not_negative("bound", bound)
-            if not 0 < bound <= 1:
-                raise ValueError(f"`bound` must be in (0, 1], got {bound}")
+        if bound is not None and not 0 < bound <= 1:
+            raise ValueError(f"`bound` must be in (0, 1], got {bound}")
         whole("patience", patience)
         whole_or_none("at_step", at_step)
         yes_or_no("thaw_at_switch", thaw_at_switch)
@@ -74,15 +71,12 @@ class FreezeRouterCallback(ProbeCallback):
         self.thaw_at_switch = thaw_at_switch
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Check that there is a router that learns."""
-        self.check_model(model)
+        """Check that there are tasks where they count."""
         super().init_callback(model)
-        if self.thaw_at_switch:
-            require_tasks(self.training_env)
-        self._interleaved = are_interleaved(self.training_env)
+        self._task = CurrentTask(self.training_env, required=self.thaw_at_switch)
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless a router learns, in steps of an optimiser."""
+        """Raise ValueError unless a router learns, in steps of an optimizer."""
         refuse_trpo(model, type(self).__name__)
         layers = model.policy.moe_layers() if isinstance(model.policy, MoEPolicy) else {}
         if not any(router_parameters(layer) for layer in layers.values()):
@@ -98,35 +92,23 @@ class FreezeRouterCallback(ProbeCallback):
         return {name: layer for name, layer in layers if router_parameters(layer)}
 
     def _on_training_start(self) -> None:
-        """Go on from what the model remembers, unless its run starts anew."""
-        past = vars(self.model).get("frozen_routers", {}) if self.model.num_timesteps > 0 else {}
-        fresh: dict[str, Any] = {
-            "last": None,
-            "updates": None,
-            "task": None,
-            "since": self.model.num_timesteps,
-            "stepped": False,
-            "probe": self.probe,
-            "task_names": self.task_names,
-            "gates": {},
-            "settled": {},
-            "frozen": [],
-        }
-        self.kept = vars(self.model)["frozen_routers"] = past or fresh
-        self.kept["task"] = name_of(self.kept["task"], self.task_names)
-        self._take_up_probe()
+        """Go on from what the model remembers."""
+        self.kept = remembered(self.model, "frozen_routers")
+        fresh = dict.fromkeys(("last", "updates", "task", "probe", "task_names")) | self._awake()
+        self.kept |= fresh | self.kept
+        are_same = self.kept["task_names"] == self.task_names
+        if self.given is None and are_same:
+            self.probe = self.kept["probe"] or self.probe
+        elif not are_same or not _same(self.probe or [], self.kept["probe"] or []):
+            self.kept["gates"] = {}
+        self.kept |= {"probe": self.probe, "task_names": self.task_names}
         super()._on_training_start()
         self._hold()
 
-    def _take_up_probe(self) -> None:
-        """Look at what the run looked at so far, unless that is other tasks', or one is given."""
-        if self.kept.get("task_names", self.task_names) != self.task_names:
-            self.kept |= {"probe": self.probe, "gates": {}}
-        self.kept["task_names"] = self.task_names
-        if self.given is None:
-            self.probe = self.kept["probe"] or self.probe
-        elif not _same(self.given, self.kept["probe"] or []):
-            self.kept |= {"probe": self.given, "gates": {}}
+    def _awake(self) -> dict[str, Any]:
+        """Return what there is to remember of routers that learn from now on."""
+        since = self.model.num_timesteps
+        return {"since": since, "stepped": False, "gates": {}, "settled": {}, "frozen": []}
 
     def _hold(self) -> None:
         """Hold the routers that are frozen, and no others: training that broke off may have."""
@@ -138,25 +120,21 @@ class FreezeRouterCallback(ProbeCallback):
         return last
 
     def _on_rollout_start(self) -> None:
-        if self.thaw_at_switch and not self._interleaved:
-            self._follow(only_task(self.training_env))
+        if self.thaw_at_switch and (task := self._task.name()) is not None:
+            if self.kept["task"] not in (None, task):
+                self._thaw()
+            self.kept["task"] = task
         super()._on_rollout_start()
         if self.at_step is not None and not self.kept["stepped"]:
             self.kept["stepped"] = self.model.num_timesteps - self.kept["since"] >= self.at_step
             if self.kept["stepped"]:
                 self._freeze(self._routers())
 
-    def _follow(self, task: int | None) -> None:
-        before = self.kept["task"]
-        self.kept["task"] = before if task is None else self.task_names[task]
-        if before in (None, self.kept["task"]):
-            return
-        routers = self._routers()
+    def _thaw(self) -> None:
         for name in self.kept["frozen"]:
-            hold_router(routers[name], False)
             self._tell(name, frozen=False)
-        fresh = {"gates": {}, "settled": {}, "frozen": [], "stepped": False}
-        self.kept |= {"since": self.model.num_timesteps, **fresh}
+        self.kept |= self._awake()
+        self._hold()
 
     def _freeze(self, names: Iterable[str]) -> None:
         """Freeze routers, and hold those that are frozen already, whose layers may be new."""
@@ -185,18 +163,17 @@ class FreezeRouterCallback(ProbeCallback):
             return True  # nothing has learned: before `learning_starts`, say
         self.kept |= {"updates": updates, "probe": self.probe}
         routings = policy_of(self.model).routing(concatenate(self.batches()))
-        keys, frozen, settled = self._keys(), self.kept["frozen"], self.kept["settled"]
+        keys, settled, moved = self._keys(), self.kept["settled"], {}
         for name, key in keys.items():
             gates_BNE = routings[name].gates_BNE.float().cpu().numpy()
             before_BNE, self.kept["gates"][name] = self.kept["gates"].get(name), gates_BNE
             # Experts may have joined or left.
             if before_BNE is None or before_BNE.shape != gates_BNE.shape:
                 continue
-            moved = float(np.abs(gates_BNE - before_BNE).sum(-1).mean() / 2)
-            has_settled = self.bound is not None and moved < self.bound
+            moved[key] = float(np.abs(gates_BNE - before_BNE).sum(-1).mean() / 2)
+            has_settled = self.bound is not None and moved[key] < self.bound
             settled[name] = settled.get(name, 0) + 1 if has_settled else 0
-            self.logger.record(f"moe/moved/{key}", moved)
-            self.logger.record(f"moe/frozen/{key}", int(name in frozen))
+        self.log_scalars({"moe/moved/{}": moved})
         self._freeze([name for name in keys if settled.get(name, 0) >= self.patience])
         return True
 
@@ -206,32 +183,14 @@ class FreezeRouterCallback(ProbeCallback):
             hold_router(layer, False)
 
 
-def router_parameters(layer: MoELayer) -> list[nn.Parameter]:
-    """Return what a layer's router decides by: all parameters but the experts'."""
-    return [p for name, p in layer.named_parameters() if not name.startswith("experts.")]
-
-
-def hold_router(layer: MoELayer, still: bool) -> None:
-    """Keep what a router decides by as it is, or let it learn again what it learned before.
-
-    Optimizers leave a parameter without a gradient alone, with its averages. Nothing is saved.
-
-    :param layer: whose router
-    :param still: whether to keep it
-    """
-    for parameter in router_parameters(layer):
-        if still and parameter.requires_grad:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-            vars(parameter)["is_held"] = True
-        elif not still and vars(parameter).pop("is_held", False):
-            parameter.requires_grad_(True)
-
-
 def _same(one: list[Obs], other: list[Obs]) -> bool:
     """Say whether two probes hold the same observations."""
-    by_key = [[each if isinstance(each, dict) else {"": each} for each in p] for p in (one, other)]
-    return len(one) == len(other) and all(
-        a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
-        for a, b in zip(*by_key, strict=True)
+    columns, others = (
+        [
+            column
+            for each in probe
+            for column in (each.values() if isinstance(each, dict) else [each])
+        ]
+        for probe in (one, other)
     )
+    return len(columns) == len(others) and all(map(np.array_equal, columns, others))

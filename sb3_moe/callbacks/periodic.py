@@ -1,14 +1,70 @@
-"""When to measure: at the start of a rollout, as soon as so many global steps have passed."""
+"""What callbacks share: when they act, what a model remembers for them, and what they log."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from numbers import Real
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.saving.record import Record
+from sb3_moe.vec_env.make import are_interleaved
+from sb3_moe.vec_env.tasks import only_task, require_tasks, task_names
+
+# What a callback logs at most, and adds to a printed table, unless all is asked for.
+SCALARS, ROWS = 25, 5
+UNPRINTED = ("stdout", "log")
 
 
-class PeriodicCallback(EventCallback):
+class CheckedCallback(EventCallback):
+    """A callback that can say whether it takes a model, before any training.
+
+    :param verbose: 0 or 1
+    """
+
+    log_all = False
+
+    def __init__(self, verbose: int = 0) -> None:
+        super().__init__(verbose=verbose)
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless the model has what this callback needs."""
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Check the model."""
+        self.check_model(model)
+        super().init_callback(model)
+
+    def log_scalars(
+        self, kinds: Mapping[str, Mapping[str, float]], most: int = SCALARS, *, means: bool = True
+    ) -> None:
+        """Record values of several kinds, the most important kind first.
+
+        A kind that has too many values is recorded as their mean. Only the first kind is printed.
+
+        :param kinds: values by place, for each kind's key, such as ``"plasticity/dormant/{}"``
+        :param most: how many to record
+        :param means: whether to record means; False: nothing of such a kind
+        """
+        kinds = {key: values for key, values in kinds.items() if values}
+        for rank, (key, values) in enumerate(kinds.items()):
+            others = len(kinds) - rank - 1
+            if len(values) + others > most and not self.log_all:
+                values = {"": float(np.mean([*values.values()]))} if means else {}
+            most -= len(values)
+            exclude = UNPRINTED if rank or len(values) > ROWS else None
+            for place, value in values.items():
+                name = key.format(place).replace("//", "/").rstrip("/")
+                self.logger.record(name, value, exclude=exclude)
+
+
+class PeriodicCallback(CheckedCallback):
     """Act before the first rollout, then every so many global steps, and at the end of training.
 
     A rollout's start is where the policy has learned from all steps so far. Steps are counted over
@@ -24,8 +80,11 @@ class PeriodicCallback(EventCallback):
     def __init__(
         self, every: int, *, callback: BaseCallback | None = None, verbose: int = 0
     ) -> None:
-        super().__init__(callback, verbose)
-        check_every(every)
+        EventCallback.__init__(self, callback, verbose)
+        if isinstance(every, bool) or not isinstance(every, Real):
+            raise TypeError(f"`every` must be a number of global steps, got {every!r}")
+        if not float(every) >= 1:
+            raise ValueError(f"`every` must be at least 1 global step, got {every}")
         self.every = every
         self._last: int | None = None
         self._continue = True
@@ -68,13 +127,104 @@ class PeriodicCallback(EventCallback):
         return self._continue
 
 
-def check_every(every: object) -> None:
-    """Raise unless a value is a number of global steps, such as 10_000 or 1e4.
+class RecordingCallback(PeriodicCallback):
+    """Measure every so often, and keep what was measured in memory or in a file.
 
-    :raises TypeError: if it is no number
-    :raises ValueError: if it is below 1, or NaN
+    :cvar file: its name
+    :param log_path: folder for the file; None: none is written
     """
-    if isinstance(every, bool) or not isinstance(every, Real):
-        raise TypeError(f"`every` must be a number of global steps, got {every!r}")
-    if not float(every) >= 1:
-        raise ValueError(f"`every` must be at least 1 global step, got {every}")
+
+    file: ClassVar[str] = "diagnostics.npz"
+
+    def __init__(
+        self,
+        every: int,
+        *,
+        log_path: str | Path | None = None,
+        callback: BaseCallback | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(every, callback=callback, verbose=verbose)
+        self.log_path = None if log_path is None else Path(log_path) / self.file
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Read the tasks' names."""
+        super().init_callback(model)
+        self.task_names = task_names(self.training_env)
+        constants = {"task_names": np.array(self.task_names)}
+        self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)
+
+    @property
+    def diagnostics(self) -> dict[str, np.ndarray]:
+        """What the file held at this callback's last row; others may write there too."""
+        return {**self.record.constants, **self.record.rows}
+
+    def _resume(self, step: int) -> int | None:
+        self.record.resume(step)
+        return self.record.last_step
+
+
+class CurrentTask:
+    """Follow which task all environments play.
+
+    :param env: in training
+    :raises ValueError: if it has no tasks, and ``required``
+    """
+
+    def __init__(self, env: VecEnv, *, required: bool = True) -> None:
+        if required:
+            require_tasks(env)
+        self.names = task_names(env)
+        self.are_mixed = are_interleaved(env)
+        self._env = env
+
+    def number(self) -> int | None:
+        """Return the number of the task that all play now; None if tasks are mixed."""
+        return None if self.are_mixed else only_task(self._env)
+
+    def name(self) -> str | None:
+        """Return its name."""
+        number = self.number()
+        return None if number is None else self.names[number]
+
+
+def remembered(model: BaseAlgorithm, name: str, part: str | None = None) -> dict[str, Any]:
+    """Return what a model remembers, in all its files too; a run that starts anew forgets it.
+
+    :param model: in training
+    :param name: of the attribute
+    :param part: what is one callback's, where several share the attribute
+    """
+    kept: dict[str, Any] = vars(model).setdefault(name, {})
+    if part is not None:
+        kept = kept.setdefault(part, {})
+    if model.num_timesteps == 0:
+        kept.clear()
+    return kept
+
+
+def same_training(model: BaseAlgorithm) -> Callable[[], bool]:
+    """Return what says whether the training that has begun is still the one that goes on.
+
+    SB3 tells callbacks nothing of a training that breaks off, and the next may be one without them.
+
+    :param model: in training
+    """
+    began = model.start_time
+    return lambda: model.start_time == began
+
+
+def refuse_trpo(model: BaseAlgorithm, of: str, cure: str = "use PPO") -> None:
+    """Raise if a model is of TRPO, which steps without ``backward`` and without the optimizer.
+
+    :param model: of any algorithm
+    :param of: who can't work with it
+    :param cure: what to do
+    :raises ValueError: naming both
+    """
+    # By name: sb3_contrib need not be installed.
+    if any(each.__name__ == "TRPO" for each in type(model).__mro__):
+        raise ValueError(
+            f"{of} can't be used with TRPO, which differentiates every weight of its actor and "
+            f"steps without the optimizer; {cure}"
+        )

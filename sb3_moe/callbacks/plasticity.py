@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_moe.callbacks.periodic import UNPRINTED
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.layers.checks import whole, yes_or_no
 from sb3_moe.measures.activations import online_parameters, some_hidden_layers
@@ -23,19 +24,21 @@ from sb3_moe.measures.plasticity import (
     weight_change,
 )
 from sb3_moe.vec_env.observations import Obs
-from sb3_moe.vec_env.tasks import LAYER, MEASURE, PRINTED, TASK, short_names
+from sb3_moe.vec_env.tasks import LAYER, TASK, short_names
+
+# What is logged unless all is asked for.
+LOGGED = ("dormant", "inactive", "effective_rank", "ntk_rank", "weight_norm", "gradient_norm")
 
 
 class PlasticityCallback(ProbeCallback):
-    """Measure dormant neurons, ranks, weights and gradients of every tower and layer.
+    """Measure dormant neurons, ranks, weights and gradients of every network and layer.
 
-    Logged under ``plasticity/`` and kept in ``diagnostics.npz``, under the names that
-    :func:`~sb3_moe.measures.measure_layers` explains, but ``dormant@<tau>`` is logged as
-    ``dormant_<tau>``, which trackers take; ``dormant_per_task/<layer>/<task>`` stands by itself.
-    Measured before training, at the first
-    start of a rollout after every ``every`` global steps, and at the end, on one fixed batch,
-    balanced over the tasks. ``weight_change/<tower>`` is since the measurement before, and NaN for
-    the first of a process.
+    All are kept in ``diagnostics.npz``, under the names that
+    :func:`~sb3_moe.measures.measure_layers` explains. Under ``plasticity/`` up to 25 are logged:
+    ``dormant`` and ``effective_rank`` by layer, ``ntk_rank``, ``weight_norm`` and ``gradient_norm``
+    by network; of many layers the mean. Measured before training, at the first start of a rollout
+    after every ``every`` global steps, and at the end, on one fixed batch, balanced over the tasks.
+    ``weight_change/<network>`` is since the measurement before, and NaN for the first of a process.
 
     :param every: global steps between measurements
     :param taus: thresholds of dormancy, each at least 0; the first is the primary one
@@ -48,6 +51,8 @@ class PlasticityCallback(ProbeCallback):
         environments of its own before training or, on a plain environment without tasks, from
         training's first observations, in which case the first measurement waits for them
     :param log_path: folder for ``diagnostics.npz``
+    :param log_all: log every measure too: ``dormant@<tau>`` as ``dormant_<tau>``, which trackers
+        take, and ``dormant_per_task/<layer>/<task>`` by itself
     :param verbose: 0 or 1
     :raises TypeError: if a size isn't an int
     :raises ValueError: if a number is out of range, or the policy has no hidden layer
@@ -63,15 +68,14 @@ class PlasticityCallback(ProbeCallback):
         probe_size: int = 256,
         probe: list[Obs] | None = None,
         log_path: str | Path | None = None,
+        log_all: bool = False,
         verbose: int = 0,
     ) -> None:
         super().__init__(
             every, probe_size=probe_size, probe=probe, log_path=log_path, verbose=verbose
         )
-        if not isinstance(taus, Sequence):
+        if not isinstance(taus, Sequence) or not taus:
             raise TypeError(f"`taus` must be a sequence of thresholds, got {taus!r}")
-        if not taus:
-            raise ValueError("`taus` must hold at least one threshold, got none")
         for tau in taus:
             check_tau(tau)
         whole("ntk_size", ntk_size, least=0)
@@ -79,20 +83,17 @@ class PlasticityCallback(ProbeCallback):
         self.taus = tuple(taus)
         self.by_gradient = by_gradient
         self.ntk_size = ntk_size
+        self.log_all = log_all
         self._weights: dict[str, list[th.Tensor]] = {}
         self._gradients = CriticGradients()
-
-    def init_callback(self, model: BaseAlgorithm) -> None:
-        """Check that there is something to look at."""
-        self.check_model(model)
-        super().init_callback(model)
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless there is a hidden layer to look at."""
         some_hidden_layers(model.policy)
 
-    def _forget(self) -> None:
-        super()._forget()
+    def forget(self) -> None:
+        """Drop what was another model's, or other tasks'."""
+        super().forget()
         self._weights = {}
 
     def _on_training_start(self) -> None:
@@ -118,34 +119,33 @@ class PlasticityCallback(ProbeCallback):
         return True
 
     def _weight_changes(self) -> dict[str, float]:
-        towers = online_parameters(self.model.policy)
+        networks = online_parameters(self.model.policy)
         changes = {
-            f"weight_change/{name}": weight_change(towers[name], before)
+            f"weight_change/{name}": weight_change(networks[name], before)
             for name, before in self._weights.items()
-            # Of a tower whose experts became more, or fewer, nothing can be said.
-            if [each.shape for each in before] == [each.shape for each in towers[name]]
+            # Nothing can be said of a network whose experts became more, or fewer.
+            if [each.shape for each in before] == [each.shape for each in networks[name]]
         }
         self._weights = {
             name: [parameter.detach().clone() for parameter in parameters]
-            for name, parameters in towers.items()
+            for name, parameters in networks.items()
         }
         return changes
 
     def _log(self, measures: dict[str, Any]) -> None:
-        names = [name.split("/", 1) for name in measures]
-        kinds = _keys([kind for kind, _ in names], MEASURE)
-        places = _keys([place for _, place in names], LAYER)
-        room = PRINTED - len("/") - max(map(len, places.values()))
-        tasks = short_names(self.task_names, min(room, TASK))
-        for (kind, place), value in zip(names, measures.values(), strict=True):
-            if np.ndim(value) == 0:
-                self.logger.record(f"plasticity/{kinds[kind]}/{places[place]}", float(value))
-            else:
-                for task, one in zip(tasks, value, strict=True):
-                    # Behind plasticity/ a table has no room for this.
-                    self.logger.record(f"{kinds[kind]}/{places[place]}/{task}", float(one))
-
-
-def _keys(names: list[str], length: int) -> dict[str, str]:
-    unique = list(dict.fromkeys(names))
-    return dict(zip(unique, short_names(unique, length), strict=True))
+        kinds: dict[str, dict[str, Any]] = {f"plasticity/{kind}/{{}}": {} for kind in LOGGED}
+        by_task: dict[str, Any] = {}
+        long = list(dict.fromkeys(name.split("/", 1)[1] for name in measures))
+        places = dict(zip(long, short_names(long, LAYER), strict=True))
+        for name, value in measures.items():
+            kind, place = name.split("/", 1)
+            key = f"plasticity/{kind.replace('@', '_').replace('+', '')}/{{}}"
+            if np.ndim(value):
+                by_task[places[place]] = value
+            elif self.log_all or key in kinds:
+                kinds.setdefault(key, {})[places[place]] = float(value)
+        self.log_scalars(kinds)
+        for place, values in by_task.items() if self.log_all else ():
+            for task, value in zip(short_names(self.task_names, TASK), values, strict=True):
+                key = f"dormant_per_task/{place}/{task}"
+                self.logger.record(key, float(value), exclude=UNPRINTED)

@@ -5,7 +5,6 @@ Shapes: N tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
-from sb3_moe.callbacks.periodic import PeriodicCallback
+from sb3_moe.callbacks.periodic import RecordingCallback
 from sb3_moe.layers.checks import whole
 from sb3_moe.saving.generators import preserved_generators
-from sb3_moe.saving.record import Record
 from sb3_moe.vec_env.evaluating import random_actions, takes_masks
 from sb3_moe.vec_env.kept_rows import Watched
 from sb3_moe.vec_env.make import make_pinned_env, not_built_again_since, synchronise
@@ -32,14 +30,14 @@ STRIDE, ROUNDS = 4, 10
 def collect_probe(env: VecEnv, size: int, seed: int = 0, *, masked: bool = False) -> list[Obs]:
     """Play every task with random actions and keep observations, equally many of each.
 
-    :param env: a multi-task environment in which each copy plays one task for good
+    :param env: a multi-task environment in which each environment plays one task for good
     :param size: observations altogether; the whole part of ``size`` / N of each task
     :param seed: of the environments and the actions
     :param masked: leave out what the environment's ``action_masks`` forbid
     :return: one batch for each task
     :raises TypeError: if ``size`` is no int
-    :raises ValueError: if ``size`` is below N, a task is not among those that copies play, or a
-        copy changes its task
+    :raises ValueError: if ``size`` is below N, a task is not played, or an
+        environment changes its task
     """
     whole("size", size)
     names = task_names(env)
@@ -49,15 +47,15 @@ def collect_probe(env: VecEnv, size: int, seed: int = 0, *, masked: bool = False
     env.action_space.seed(seed)
     obs: Any = env.reset()
     tasks = tasks_played(env)
-    copies = [np.flatnonzero(tasks == k) for k in range(len(names))]
-    _check_apart([name for name, mine in zip(names, copies, strict=True) if not len(mine)])
-    wanted = size // len(copies)
-    rounds = max(ROUNDS, -(-wanted // min(map(len, copies))))
-    kept: list[list[Obs]] = [[] for _ in copies]
+    envs = [np.flatnonzero(tasks == k) for k in range(len(names))]
+    _check_apart([name for name, mine in zip(names, envs, strict=True) if not len(mine)])
+    wanted = size // len(envs)
+    rounds = max(ROUNDS, -(-wanted // min(map(len, envs))))
+    kept: list[list[Obs]] = [[] for _ in envs]
     for _ in range(rounds):
         for _ in range(STRIDE):
             obs, _, _, _ = env.step(random_actions(env, masked=masked))
-        for mine, batches in zip(copies, kept, strict=True):
+        for mine, batches in zip(envs, kept, strict=True):
             batches.append(select(obs, mine))
         _check_apart([names[k] for k in set(tasks[tasks_played(env) != tasks].tolist())])
     return [spread(concatenate(batches), wanted) for batches in kept]
@@ -66,16 +64,16 @@ def collect_probe(env: VecEnv, size: int, seed: int = 0, *, masked: bool = False
 def _check_apart(lacking: list[str]) -> None:
     if lacking:
         raise ValueError(
-            "`env` must play every task in a copy of its own, for good, but lacks one of "
+            "`env` must play every task in an environment of its own, but lacks one of "
             f"{', '.join(lacking)}: build it with make_pinned_env"
         )
 
 
-class ProbeCallback(PeriodicCallback):
+class ProbeCallback(RecordingCallback):
     """Look at the policy every so often on one fixed batch, balanced over the tasks.
 
     The observations come from environments of its own, played with random actions before training,
-    so that every measurement sees the same batch. A VecNormalize normalises them at each
+    so that every measurement sees the same batch. A VecNormalize normalizes them at each
     measurement as it does in training (if other wrappers don't change what it returns). Where an
     environment of a single task can't be built again, which only those of
     :func:`~sb3_moe.make_multitask_vec_env` can, the batch is of training's own first observations,
@@ -84,7 +82,7 @@ class ProbeCallback(PeriodicCallback):
 
     :param every: global steps between measurements
     :param probe_size: observations altogether, at least one for each task
-    :param probe: the batch itself, not normalised, one entry for each task, in place of
+    :param probe: the batch itself, not normalized, one entry for each task, in place of
         collecting one
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
@@ -101,128 +99,97 @@ class ProbeCallback(PeriodicCallback):
         log_path: str | Path | None = None,
         verbose: int = 0,
     ) -> None:
-        super().__init__(every, verbose=verbose)
+        super().__init__(every, log_path=log_path, verbose=verbose)
         whole("probe_size", probe_size)
         self.probe_size = probe_size
         self.given = self.probe = probe
-        self.log_path = None if log_path is None else Path(log_path) / "diagnostics.npz"
+        self._seen_by: object = None
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Collect the batch."""
-        is_other = getattr(self, "model", model) is not model
+        """Collect the batch, unless it is there already, or has to be watched in training."""
         super().init_callback(model)
-        before, self.task_names = vars(self).get("task_names"), task_names(self.training_env)
-        if is_other or before not in (None, self.task_names):
-            self._forget()
-        if self.probe_size < len(self.task_names):
+        if self._seen_by not in (None, (model, self.task_names)):
+            self.forget()
+        self._seen_by = (model, self.task_names)
+        num_tasks = len(self.task_names)
+        if self.probe_size < num_tasks:
             raise ValueError(
-                f"`probe_size` must be at least num_tasks={len(self.task_names)}, "
-                f"got {self.probe_size}"
+                f"`probe_size` must be at least num_tasks={num_tasks}, got {self.probe_size}"
             )
         if self.probe is None:
             self.probe = self._collect()
-        _check_probe(self.probe, self.task_names)
-        constants = {"task_names": np.array(self.task_names)}
-        self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)
+        elif not isinstance(self.probe, list) or len(self.probe) != num_tasks:
+            held = len(self.probe) if isinstance(self.probe, list) else type(self.probe).__name__
+            raise ValueError(
+                f"`probe` must be a list of one batch for each of {self.task_names}, got {held}"
+            )
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Drop what was another model's, or other tasks'."""
         self.probe = self.given
-
-    @property
-    def diagnostics(self) -> dict[str, np.ndarray]:
-        """What ``diagnostics.npz`` held at this callback's last row; others may write there too."""
-        return {**self.record.constants, **self.record.rows}
 
     def batches(self) -> list[Obs]:
         """Return the observations of each task as the policy sees them in training."""
         assert self.probe is not None
-        normaliser = self._normaliser()
-        if normaliser is None:
+        normalizer = self._normalizer()
+        if normalizer is None:
             return self.probe
-        return [_normalised(normaliser, batch, k) for k, batch in enumerate(self.probe)]
+        if isinstance(normalizer, PerTaskVecNormalize):
+            return [
+                normalizer.normalize_obs(batch, np.full(number_of(batch), k))
+                for k, batch in enumerate(self.probe)
+            ]
+        return [normalizer.normalize_obs(batch) for batch in self.probe]
 
-    def _normaliser(self) -> VecNormalize | None:
-        """Return the training normaliser, if what it returns is what the policy sees."""
-        normaliser = self.model.get_vec_normalize_env()
-        if normaliser is None or normaliser.observation_space != self.model.observation_space:
+    def _normalizer(self) -> VecNormalize | None:
+        """Return the training normalizer, if what it returns is what the policy sees."""
+        normalizer = self.model.get_vec_normalize_env()
+        if normalizer is None or normalizer.observation_space != self.model.observation_space:
             return None
-        return normaliser
+        return normalizer
 
     def _collect(self) -> list[Obs] | None:
         """Play in environments of its own, or prepare to watch training if there can't be any."""
-        obstacle = not_built_again_since(self.training_env)
-        if obstacle is None:
-            return self._play()
-        if len(self.task_names) > 1:
-            raise ValueError(
-                "`probe` must hold one batch of observations for each of "
-                f"{self.task_names}, got None, and the environment can't be built again to collect "
-                f"them, since {obstacle}"
-            )
-        self._watched = Watched(self.probe_size, STRIDE)
-        return None
-
-    def _play(self) -> list[Obs]:
-        with preserved_generators():
-            env = make_pinned_env(self.training_env)
-            with closing(env):
-                synchronise(self.training_env, env)
-                own = unwrap_vec_normalize(env)
-                if own is not None and self._normaliser() is not None:
-                    own.norm_obs = False
-                seed, masked = self.model.seed or 0, takes_masks(self.model, env)
-                return collect_probe(env, self.probe_size, seed, masked=masked)
-
-    def _resume(self, step: int) -> int | None:
-        self.record.resume(step)
-        return self.record.last_step
+        if obstacle := not_built_again_since(self.training_env):
+            if len(self.task_names) > 1:
+                raise ValueError(
+                    "`probe` must hold one batch of observations for each of "
+                    f"{self.task_names}, got None, and the environment can't be built again to "
+                    f"collect them, since {obstacle}"
+                )
+            self._watched = Watched(self.probe_size, STRIDE)
+            return None
+        with preserved_generators(), closing(make_pinned_env(self.training_env)) as env:
+            synchronise(self.training_env, env)
+            own = unwrap_vec_normalize(env)
+            if own is not None and self._normalizer() is not None:
+                own.norm_obs = False
+            masked = takes_masks(self.model, env)
+            return collect_probe(env, self.probe_size, self.model.seed or 0, masked=masked)
 
     def _is_due(self, step: int) -> bool:
         return self.probe is not None and super()._is_due(step)
 
     def _on_step(self) -> bool:
         if self.probe is None:
-            self._watch()
+            normalizer = self._normalizer()
+            raw = self.locals["new_obs"] if normalizer is None else normalizer.get_original_obs()
+            self._watched.add(raw)
+            if len(self._watched) >= self.probe_size:
+                self.probe = [self._watched.batch()]
         return super()._on_step()
-
-    def _watch(self) -> None:
-        normaliser = self._normaliser()
-        seen = self.locals["new_obs"] if normaliser is None else normaliser.get_original_obs()
-        self._watched.add(seen)
-        if len(self._watched) >= self.probe_size:
-            self.probe = [self._watched.batch()]
 
     def _on_training_end(self) -> None:
         if self.probe is None and len(self._watched):
             self.probe = [self._watched.batch()]
-        if self.probe is not None:
-            self._measure_at_the_end()
-
-    def _measure_at_the_end(self) -> None:
         step = self.model.num_timesteps
-        measured_before = self._last == step
-        super()._on_training_end()
-        if not measured_before:
+        if self.probe is not None and self._last != step:
+            super()._on_training_end()
             # SB3 writes what was logged during a rollout, and none follows.
             self.logger.record("time/total_timesteps", step, exclude="tensorboard")
             self.logger.dump(step)
 
 
-def _check_probe(probe: Any, names: Sequence[str]) -> None:
-    """Raise unless a probe holds a batch for each task; None: it is still to be collected."""
-    if probe is None:
-        return
-    try:
-        held = repr(probe) if isinstance(probe, str | Mapping) else len(probe)
-    except TypeError:  # a number, or numpy's or torch's like of one
-        held = repr(probe)
-    if held != len(names):
-        raise ValueError(f"`probe` must hold one batch for each of {list(names)}, got {held}")
-
-
-def _normalised(normaliser: VecNormalize, batch: Obs, task: int) -> Obs:
-    length = len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
-    if isinstance(normaliser, PerTaskVecNormalize):
-        return normaliser.normalize_obs(batch, np.full(length, task))
-    return normaliser.normalize_obs(batch)
+def number_of(batch: Obs) -> int:
+    """Return how many observations a batch holds."""
+    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch)

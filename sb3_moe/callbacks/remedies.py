@@ -1,4 +1,4 @@
-"""Known remedies for the loss of plasticity, every so many steps: baselines to compare with."""
+"""Plasticity interventions every so many steps: baselines to compare with."""
 
 from __future__ import annotations
 
@@ -11,15 +11,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_moe.callbacks.periodic import PeriodicCallback
-from sb3_moe.callbacks.trpo import refuse_trpo
+from sb3_moe.callbacks.periodic import PeriodicCallback, refuse_trpo
 from sb3_moe.layers.checks import one_of, whole_or_none
-from sb3_moe.measures.gradients import (
-    CriticGradients,
-    gradient_activity,
-    recall_actor_gradients,
-    remember_actor_gradients,
-)
+from sb3_moe.measures.gradients import CriticGradients, gradient_activity
 from sb3_moe.measures.plasticity import check_tau
 from sb3_moe.measures.redo import check_treatable, redo
 from sb3_moe.measures.resets import check_shrink_and_perturb, reset_heads, shrink_and_perturb
@@ -77,9 +71,7 @@ class ReDoCallback(RemedyCallback):
     :param tau: units whose score is at most this are dormant
     :param batch_size: observations to judge by; None: 256
     :param criterion: ``"activation"``, or ``"gradient"``: the gradient that reached a neuron in the
-        last update (ReGraMa; Liu et al. 2025, arXiv 2505.24061). What a resumed run of TD3 or
-        CrossQ, whose actor isn't updated each time, must know is kept in
-        ``model.actor_gradients``
+        last update (ReGraMa; Liu et al. 2025, arXiv 2505.24061)
     :param verbose: 0 or 1
     :raises TypeError: if ``batch_size`` is neither an int nor None
     :raises ValueError: if a number is out of range, the criterion is none, ``batch_size`` is given
@@ -111,11 +103,6 @@ class ReDoCallback(RemedyCallback):
         self._gradients = CriticGradients()
         self._obs: Obs | None = None
 
-    def init_callback(self, model: BaseAlgorithm) -> None:
-        """Refuse what would fail at the first treatment."""
-        super().init_callback(model)
-        self.check_model(model)
-
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless there is a layer to treat, by what the algorithm has."""
         if self.criterion == "gradient":
@@ -126,13 +113,6 @@ class ReDoCallback(RemedyCallback):
         super()._on_training_start()
         if self.criterion == "gradient":
             self._gradients.attach(self.model.policy)
-            if self.model.num_timesteps > 0:
-                recall_actor_gradients(self.model)
-
-    def _on_rollout_start(self) -> None:
-        super()._on_rollout_start()
-        if self.criterion == "gradient":
-            remember_actor_gradients(self.model)
 
     def _on_training_end(self) -> None:
         self._gradients.detach()
@@ -150,19 +130,17 @@ class ReDoCallback(RemedyCallback):
         if obs is None:
             return False
         counts = redo(self.model.policy, obs, self.tau, activity)
-        for layer, count in zip(short_names(list(counts), LAYER), counts.values(), strict=True):
-            self.logger.record(f"plasticity/redo/{layer}", count)
+        by_layer = dict(zip(short_names(list(counts), LAYER), counts.values(), strict=True))
+        self.log_scalars({"plasticity/redo/{}": by_layer})
         return True
 
     def _on_rollout_end(self) -> None:
         # SB3 empties the buffer before it announces the next rollout.
         if isinstance(self.model, OnPolicyAlgorithm):
             buffer = self.model.rollout_buffer
-            rows = np.random.default_rng(self.num_timesteps).choice(
-                buffer.buffer_size * buffer.n_envs,
-                min(self.batch_size, buffer.buffer_size * buffer.n_envs),
-                replace=False,
-            )
+            size = buffer.buffer_size * buffer.n_envs
+            rng = np.random.default_rng(self.num_timesteps)
+            rows = rng.choice(size, min(self.batch_size, size), replace=False)
             steps, envs = np.divmod(rows, buffer.n_envs)
             space = self.model.observation_space
             self._obs = stored_obs(buffer.observations, space, (steps, envs))

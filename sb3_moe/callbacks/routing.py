@@ -5,7 +5,6 @@ Shapes: N tasks, E experts, B samples, T rows, I inputs, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +14,18 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 
+from sb3_moe.callbacks.periodic import UNPRINTED
 from sb3_moe.callbacks.probing import ProbeCallback
-from sb3_moe.layers import Routing
+from sb3_moe.layers import MoELayer, Routing
 from sb3_moe.measures.experts import agreement, expert_outputs, load_entropy, specialisation
+from sb3_moe.measures.resets import router_parameters
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.vec_env.observations import Obs, concatenate
-from sb3_moe.vec_env.tasks import LAYER, PRINTED, TASK, short_names
+from sb3_moe.vec_env.tasks import LAYER, TASK, short_names
 
 Array = npt.NDArray[np.float64]
+KINDS = ("specialisation", "entropy", "agreement")
 
 
 class TaskRouting(NamedTuple):
@@ -60,13 +62,12 @@ def _stacked(rows: list[th.Tensor]) -> Array:
 class RoutingCallback(ProbeCallback):
     """Log what the routers do on a fixed batch of every task, under ``moe/``.
 
-    For each mixture: ``load/<expert>`` (share of the work, averaged over the tasks: of the choices
-    where the router chooses experts, else of the weights), ``entropy`` (of the load, 1 where even),
-    ``specialisation`` (mutual information between task and expert, by the sizes of the weights),
-    ``agreement`` (cosine similarity of the experts' outputs), ``gate/<task>/<expert>`` (mean weight
-    in the output; those of ``top_k`` sum to less than 1), and a picture of the last for
-    TensorBoard. ``diagnostics.npz`` gets ``gates/<mixture>`` (K, N, E), ``load`` (K, E),
-    ``entropy``, ``specialisation`` and ``agreement`` (K,).
+    For each mixture: ``specialisation`` (mutual information between task and expert, by the sizes
+    of the weights), ``entropy`` (of the load, 1 where even) and ``agreement`` (cosine similarity of
+    the experts' outputs); of many mixtures the mean. TensorBoard gets an image of the weight that
+    each task gives each expert. Of a router that can't change, such as ``"task"``, only the
+    agreement is logged. ``diagnostics.npz`` gets all: ``gates/<mixture>`` (K, N, E), ``load``
+    (K, E), ``entropy``, ``specialisation`` and ``agreement`` (K,).
 
     :param every: global steps between measurements
     :param probe_size: observations altogether, at least one for each task
@@ -74,6 +75,10 @@ class RoutingCallback(ProbeCallback):
         environments of its own before training or, on a plain environment without tasks, from
         training's first observations, in which case the first measurement waits for them
     :param log_path: folder for ``diagnostics.npz``
+    :param log_all: log ``load/<mixture>/<expert>`` too (share of the work, averaged over the tasks:
+        of the choices where the router chooses experts, else of the weights) and
+        ``gate/<mixture>/<task>/<expert>`` (mean weight in the output; those of ``top_k`` sum to
+        less than 1), and what is constant
     :param verbose: 0 or 1
     :raises ValueError: if a number is out of range, or the policy has no mixture
     """
@@ -85,16 +90,13 @@ class RoutingCallback(ProbeCallback):
         probe_size: int = 256,
         probe: list[Obs] | None = None,
         log_path: str | Path | None = None,
+        log_all: bool = False,
         verbose: int = 0,
     ) -> None:
         super().__init__(
             every, probe_size=probe_size, probe=probe, log_path=log_path, verbose=verbose
         )
-
-    def init_callback(self, model: BaseAlgorithm) -> None:
-        """Check that there is something to look at."""
-        self.check_model(model)
-        super().init_callback(model)
+        self.log_all = log_all
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless there is a mixture."""
@@ -118,52 +120,47 @@ class RoutingCallback(ProbeCallback):
         for name, (gates_NE, load_NE) in routings.items():
             load_E = load_NE.mean(0)
             row |= {
-                f"entropy/{name}": _of_finite(_entropy, load_E),
-                f"specialisation/{name}": _of_finite(_specialisation, np.abs(gates_NE)),
-                f"agreement/{name}": _of_finite(agreement, outputs[name].double().cpu().numpy()),
+                f"entropy/{name}": load_entropy(load_E),
+                f"specialisation/{name}": specialisation(np.abs(gates_NE)),
+                f"agreement/{name}": agreement(outputs[name].double().cpu().numpy()),
                 f"gates/{name}": gates_NE,
                 f"load/{name}": load_E,
             }
-        self._log(list(routings), row)
+        self._log(row)
         self.record.add(step, row)
         return True
 
-    def _log(self, names: list[str], row: dict[str, Any]) -> None:
-        keys = dict(zip(names, short_names(names, LAYER), strict=True))
-        # What a key holds besides the task, where that is longest.
-        others = [f"gate/{keys[name]}//{len(row[f'load/{name}']) - 1}" for name in names]
-        tasks = short_names(self.task_names, min(PRINTED - max(map(len, others)), TASK))
-        for name, key in keys.items():
-            for kind in ("entropy", "specialisation", "agreement"):
-                self.logger.record(f"moe/{kind}/{key}", row[f"{kind}/{name}"])
-            for expert, share in enumerate(row[f"load/{name}"]):
-                self.logger.record(f"moe/load/{key}/{expert}", float(share))
-            for task, gates_E in zip(tasks, row[f"gates/{name}"], strict=True):
-                for expert, gate in enumerate(gates_E):
-                    self.logger.record(f"moe/gate/{key}/{task}/{expert}", float(gate))
-            self._draw(key, name, row[f"gates/{name}"])
+    def _log(self, row: dict[str, Any]) -> None:
+        layers = policy_of(self.model).moe_layers()
+        keys = dict(zip(layers, short_names(list(layers), LAYER), strict=True))
+        learns = [name for name, layer in layers.items() if self.log_all or can_change(layer)]
+        self.log_scalars(
+            {
+                f"moe/{kind}/{{}}": {keys[name]: row[f"{kind}/{name}"] for name in names}
+                for kind, names in zip(KINDS, (learns, learns, layers), strict=True)
+            }
+        )
+        for name in learns:
+            gates_NE = row[f"gates/{name}"]
+            if self.log_all:
+                tasks = short_names(self.task_names, TASK)
+                rows = {f"load/{keys[name]}": row[f"load/{name}"]}
+                rows |= {f"gate/{keys[name]}/{t}": g for t, g in zip(tasks, gates_NE, strict=True)}
+                for key, values_E in rows.items():
+                    for k, value in enumerate(values_E):
+                        self.logger.record(f"moe/{key}/{k}", float(value), exclude=UNPRINTED)
+            self._draw(keys[name], name, gates_NE)
 
     def _draw(self, key: str, name: str, gates_NE: Array) -> None:
-        # A picture takes as long as all the rest, and only TensorBoard can show it.
+        # An image takes as long as all the rest, and only TensorBoard can show it.
         if any(isinstance(each, TensorBoardOutputFormat) for each in self.logger.output_formats):
             from sb3_moe.watching.figures import draw_gates  # matplotlib comes with the extras
 
-            picture = Figure(draw_gates(gates_NE, self.task_names, title=name), close=False)
+            image = Figure(draw_gates(gates_NE, self.task_names, title=name), close=False)
             elsewhere = ("stdout", "log", "json", "csv")
-            self.logger.record(f"moe/gates/{key}", picture, exclude=elsewhere)
+            self.logger.record(f"moe/gates/{key}", image, exclude=elsewhere)
 
 
-def _of_finite(measure: Callable[[Array], float], values: Array) -> float:
-    """Measure what there is; NaN of a network that diverged, which doesn't end the run."""
-    return measure(values) if np.isfinite(values).all() else float("nan")
-
-
-def _entropy(load_E: Array) -> float:
-    """Measure how even the work is; NaN where no expert has any."""
-    return load_entropy(load_E) if load_E.any() else float("nan")
-
-
-def _specialisation(sizes_NE: Array) -> float:
-    """Leave out tasks that no expert has any weight for; NaN if that is all of them."""
-    met_NE = sizes_NE[sizes_NE.any(1)]
-    return specialisation(met_NE) if len(met_NE) else float("nan")
+def can_change(layer: MoELayer) -> bool:
+    """Say whether what a router decides can be another one day: it learns, or sees what does."""
+    return layer.sees == "tokens" or bool(router_parameters(layer))

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.policies import BaseModel
 from torch import nn
 
-from sb3_moe.callbacks.same_training import same_training
+from sb3_moe.callbacks.periodic import CheckedCallback, refuse_trpo, same_training
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
-from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.growing.copy_map import followers
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import number, one_of, whole, yes_or_no
@@ -35,25 +34,22 @@ from sb3_moe.networks.masks import (
     moments_in,
     set_masks,
 )
-from sb3_moe.vec_env.tasks import LAYER, short_names
 
 Method = Literal["static", "set", "rigl"]
 Shape = Sequence[int]
-METHODS = ("static", "set", "rigl")
 # As the authors of arXiv 2206.10369 train DQN and SAC (PPO: 250 steps).
 _DEFAULTS: dict[str, Any] = {"drop_fraction": 0.3, "interval": 1000, "end_fraction": 0.8}
 
 
-class SparseTrainingCallback(BaseCallback):
+class SparseTrainingCallback(CheckedCallback):
     """Keep most weights of every network at zero while it learns (arXiv 2206.10369).
 
     For any algorithm that has optimizers, with SB3's policies or ours. Masks are drawn before the
     first step, for each network by itself, and applied after every step of the optimizer to
     weights, their moments and target networks. As in the authors' code, all linear and
     convolutional layers are sparse, those of the output too; biases, normalizations, LSTMs and a
-    mixture's routers are dense. Each expert is a layer of its own. Logged:
-    ``sparsity/alive/<tower>``, and for ``"set"`` and ``"rigl"`` ``sparsity/changed``, the
-    connections that the last change made.
+    mixture's routers are dense. Each expert is a layer of its own. For ``"set"`` and ``"rigl"``
+    ``sparsity/changed`` is logged, the connections that the last change made.
 
     Masks are saved with the optimizer, and a model that has some goes on with them, until
     :func:`sb3_moe.growing.drop_masks`. After training the weights stay as they are; without this
@@ -94,7 +90,7 @@ class SparseTrainingCallback(BaseCallback):
         super().__init__(verbose)
         if not 0 <= number("sparsity", sparsity) < 1:
             raise ValueError(f"`sparsity` must be in [0, 1), got {sparsity}")
-        one_of("method", method, METHODS)
+        one_of("method", method, get_args(Method))
         one_of("densities", densities, list(DENSITIES))
         yes_or_no("rescale", rescale)
         if seed is not None:
@@ -114,12 +110,10 @@ class SparseTrainingCallback(BaseCallback):
         self.sparsity, self.method, self.densities = float(sparsity), method, densities
         self.rescale, self.seed, self._changes = rescale, seed, _DEFAULTS | chosen
         self._steps: list[MaskedSteps] = []
-        self._alive: dict[str, int] = {}
         self._changed: dict[th.optim.Optimizer, int] = {}
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is something to make sparse."""
-        self.check_model(model)
         super().init_callback(model)
         self.policy = uncompiled(model.policy)
         self.layers = sparse_layers(self.policy)
@@ -148,12 +142,10 @@ class SparseTrainingCallback(BaseCallback):
         ]
         masks = self._masks()
         mask_targets(self.policy, masks)
-        self._alive = {layer.tower: 0 for layer in self.layers}
-        for layer in self.layers:
-            self._alive[layer.tower] += int(masks[layer.weight].sum())
         if self.verbose:
+            alive = sum(int(masks[layer.weight].sum()) for layer in self.layers)
             total = sum(layer.weight.numel() for layer in self.layers)
-            print(f"{sum(self._alive.values()):,} of {total:,} weights are alive")
+            print(f"{alive:,} of {total:,} weights are alive")
 
     def _masks(self) -> Mapping[th.Tensor, th.Tensor]:
         return {p: mask for each in self.optimizers for p, mask in masks_in(each).items()}
@@ -239,14 +231,8 @@ class SparseTrainingCallback(BaseCallback):
         self._changed[optimizer] = changed
 
     def _on_rollout_end(self) -> None:
-        names = short_names(list(self._alive), LAYER)
-        for name, count in zip(names, self._alive.values(), strict=True):
-            self.logger.record(f"sparsity/alive/{name}", count)
         if self._changed:
             self.logger.record("sparsity/changed", sum(self._changed.values()))
-
-    def _on_step(self) -> bool:
-        return True
 
     def _on_training_end(self) -> None:
         for steps in self._steps:

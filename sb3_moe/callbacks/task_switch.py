@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
-from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her import HerReplayBuffer
 
+from sb3_moe.callbacks.periodic import CheckedCallback, CurrentTask, remembered
 from sb3_moe.growing import add_experts, freeze_experts
 from sb3_moe.growing.experts import changeable, check_room
+from sb3_moe.layers.checks import one_of
 from sb3_moe.measures.resets import reset_heads, reset_optimizers
 from sb3_moe.policies.learning_rates import Restarted
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.vec_env.kept_rows import Reservoir
-from sb3_moe.vec_env.make import are_interleaved
-from sb3_moe.vec_env.tasks import name_of, only_task, require_tasks, task_names
+from sb3_moe.vec_env.tasks import task_names
 
 Replay = Literal["keep", "clear", "reservoir"]
 OnNewTask = Literal["add_expert", "freeze_old"]
 
 
-class TaskSwitchCallback(BaseCallback):
+class TaskSwitchCallback(CheckedCallback):
     """Prepare the model for a new task, at the first start of a rollout that plays one.
 
     It logs ``continual/task`` and ``continual/switches``. Tasks that are interleaved never switch.
     What a resumed run must know is kept in ``model.task_switches``, which SB3 saves.
 
-    :param reset_optimizer: forget the optimisers' running averages, SAC's entropy coefficient's
-        too, whose momentum would go on
-        moving, for about a rollout, even an expert that the task router no longer uses
+    :param reset_optimizer: forget the optimizers' running averages, SAC's entropy coefficient's
+        too: for about a rollout their momentum would move even an expert that is no longer used
     :param reset_heads: draw the last layer of every network anew
     :param replay_buffer: ``"keep"`` it, ``"clear"`` it, or keep a ``"reservoir"``, in which every
         transition of the run so far is equally likely, and fill the rest of the buffer anew. SB3
@@ -62,15 +59,9 @@ class TaskSwitchCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        if on_new_task not in (None, "add_expert", "freeze_old"):
-            raise ValueError(
-                f"`on_new_task` must be None, 'add_expert' or 'freeze_old', got {on_new_task!r}"
-            )
-        if replay_buffer not in ("keep", "clear", "reservoir"):
-            raise ValueError(
-                "`replay_buffer` must be one of 'keep', 'clear', 'reservoir', got "
-                f"{replay_buffer!r}"
-            )
+        if on_new_task is not None:
+            one_of("on_new_task", on_new_task, get_args(OnNewTask))
+        one_of("replay_buffer", replay_buffer, get_args(Replay))
         self.reset_optimizer = reset_optimizer
         self.reset_heads = reset_heads
         self.replay_buffer = replay_buffer
@@ -78,19 +69,16 @@ class TaskSwitchCallback(BaseCallback):
         self.restart_exploration = restart_exploration
         self.restart_learning_rate = restart_learning_rate
         self.on_new_task = on_new_task
-        self.switches = 0
-        self._met: set[str] = set()
-        self._task: str | None = None
-        self._switched_at: int | None = None
-        self._reduced_at = 0
+
+    @property
+    def switches(self) -> int:
+        """How often tasks have changed in this run."""
+        return int(self.kept["switches"])
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Check that the algorithm has what is to be treated."""
+        """Check that there are tasks."""
         super().init_callback(model)
-        require_tasks(self.training_env)
-        self.task_names = task_names(self.training_env)
-        self._interleaved = are_interleaved(self.training_env)
-        self.check_model(model)
+        self._task = CurrentTask(self.training_env)
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless the model has what is to change at a switch."""
@@ -101,7 +89,7 @@ class TaskSwitchCallback(BaseCallback):
         if self.restart_exploration and not hasattr(model, "exploration_schedule"):
             raise ValueError(
                 "`restart_exploration` must be False for algorithms without an epsilon, such as "
-                f"{type(model).__name__}; use {DQN.__name__}"
+                f"{type(model).__name__}; use DQN"
             )
 
     def _check_experts(self, model: BaseAlgorithm) -> None:
@@ -112,9 +100,10 @@ class TaskSwitchCallback(BaseCallback):
                 policy.check_frozen_experts({name: [0] for name in policy.moe_layers()})
             # One joins at each task but the first; a resumed run has some of these already.
             env = model.get_env()
-            names = [] if env is None else task_names(env)
-            met = _met_by(_past(model), names)
-            joins = len({*names} - met) - (not met)
+            names = set() if env is None else {*task_names(env)}
+            past = vars(model).get("task_switches", {}) if model.num_timesteps > 0 else {}
+            met = names.intersection(past.get("met", [past.get("task")]))
+            joins = len(names - met) - (not met)
             if joins > 0:
                 check_room(model, joins, frozen=freezes)
         except ValueError as error:
@@ -135,113 +124,83 @@ class TaskSwitchCallback(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
-        self._recall()
-        self._restart_schedules()
-
-    def _on_rollout_start(self) -> None:
-        task = None if self._interleaved else only_task(self.training_env)
-        if task is None:
-            return
-        name = self.task_names[task]
-        if self._task is not None and name != self._task:
-            self._switch(task)
-        self._met.add(name)
-        self._task = name
-        self._remember()
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _recall(self) -> None:
-        """Go on from what the model remembers, unless its run starts anew."""
-        past = _past(self.model)
-        self._task = name_of(past.get("task"), self.task_names)
-        self._switched_at = past.get("switched_at")
-        self.switches = past.get("switches", 0)
-        self._met = _met_by(past, self.task_names)
+        self._shared = remembered(self.model, "task_switches")
+        self.kept: dict[str, Any] = {"task": None, "switches": 0, "switched_at": None}
+        if self.replay_buffer == "reservoir":
+            self.kept |= {"kept": 0, "seen": 0, "reduced_at": 0}
+        if self.on_new_task is not None:
+            task = self._shared.get("task")
+            self.kept["met"] = [] if task is None else [task]
+        self.kept |= {name: self._shared[name] for name in self.kept if name in self._shared}
         if self.replay_buffer == "reservoir":
             buffer: Any = getattr(self.model, "replay_buffer", None)
-            self.reservoir.resume(buffer, past.get("kept", 0), past.get("seen", 0))
-            self._reduced_at = past.get("reduced_at", 0)
-        vars(self.model)["task_switches"] = past
+            self.reservoir.resume(buffer, self.kept["kept"], self.kept["seen"])
+        self._restart_schedules(self.kept["switched_at"])
 
-    def _remember(self) -> None:
-        state: dict[str, Any] = {
-            "task": self._task,
-            "switches": self.switches,
-            "switched_at": self._switched_at,
-        }
-        if self.replay_buffer == "reservoir":
-            state |= {
-                "kept": self.reservoir.kept,
-                "seen": self.reservoir.seen,
-                "reduced_at": self._reduced_at,
-            }
+    def _on_rollout_start(self) -> None:
+        task = self._task.name()
+        if task is None:
+            return
+        if self.kept["task"] not in (None, task):
+            self._switch(task)
+        self.kept["task"] = task
         if self.on_new_task is not None:
-            state["met"] = sorted(self._met)
+            self.kept["met"] = sorted({*self.kept["met"], task})
         # A second such callback, without a reservoir, leaves the first one's part there.
-        vars(self.model)["task_switches"] |= state
+        self._shared.update(self.kept)
 
-    def _switch(self, task: int) -> None:
-        self.switches += 1
+    def _switch(self, task: str) -> None:
+        step, policy = self.model.num_timesteps, self.model.policy
+        self.kept["switches"] += 1
         if self.verbose:
-            print(f"Task {self.task_names[task]} begins at {self.model.num_timesteps} steps")
+            print(f"Task {task} begins at {step} steps")
         if self.reset_optimizer:
-            reset_optimizers(self.model.policy)
+            reset_optimizers(policy)
             of_entropy = getattr(self.model, "ent_coef_optimizer", None)  # SAC's and its like's own
             if of_entropy is not None:
                 of_entropy.state.clear()
-        is_new = self.on_new_task is not None and self.task_names[task] not in self._met
+        is_new = self.on_new_task is not None and task not in self.kept["met"]
         if is_new and self.on_new_task == "freeze_old":
             for mixture in changeable(self.model):
                 freeze_experts(self.model, tower=mixture)
         if self.reset_heads:  # of what is not frozen
-            reset_heads(self.model.policy)
+            reset_heads(policy)
         if is_new:
             add_experts(self.model)
-        self._treat_buffer()
-        self._switched_at = self.model.num_timesteps
-        self._restart_schedules()
-        self.logger.record("continual/task", task)
-        self.logger.record("continual/switches", self.switches)
+        self._treat_buffer(step)
+        self.kept["switched_at"] = step
+        self._restart_schedules(step)
+        self.logger.record("continual/task", self._task.names.index(task))
+        self.logger.record("continual/switches", self.kept["switches"])
 
-    def _treat_buffer(self) -> None:
+    def _treat_buffer(self, step: int) -> None:
         buffer: Any = getattr(self.model, "replay_buffer", None)
         if self.replay_buffer == "clear":
             buffer.reset()
         elif self.replay_buffer == "reservoir":
-            step, before = self.model.num_timesteps, self._reduced_at
-            written = (step - before) // self.model.n_envs
+            written = (step - self.kept["reduced_at"]) // self.model.n_envs
             self.reservoir.reduce(buffer, written, np.random.default_rng(step))
-            self._reduced_at = step
+            self.kept |= {
+                "kept": self.reservoir.kept,
+                "seen": self.reservoir.seen,
+                "reduced_at": step,
+            }
 
     def _on_training_end(self) -> None:
         """Leave the model its own schedules: training without this callback would shift them."""
-        self._switched_at = None
-        self._restart_schedules()
+        self._restart_schedules(None)
 
-    def _restart_schedules(self) -> None:
+    def _restart_schedules(self, step: int | None) -> None:
+        """Let schedules begin again at a step; None: let them be as they were."""
         model: Any = self.model
-        if self.restart_exploration:
-            model.exploration_schedule = self._restarted(model.exploration_schedule)
-        if self.restart_learning_rate:
-            model.lr_schedule = self._restarted(model.lr_schedule)
-
-    def _restarted(self, schedule: Any) -> Any:
-        original = schedule.schedule if isinstance(schedule, Restarted) else schedule
-        if self._switched_at is None:
-            return original
-        return Restarted(original, 1.0 - self._switched_at / self.model._total_timesteps)
-
-
-def _met_by(past: dict[str, Any], names: Sequence[str]) -> set[str]:
-    """Return the names of the tasks that a model has met."""
-    task = past.get("task")
-    met = past.get("met", [] if task is None else [task])
-    return {name for each in met if (name := name_of(each, names)) is not None}
-
-
-def _past(model: BaseAlgorithm) -> dict[str, Any]:
-    """Return what a model remembers of switches; a run that starts anew has none behind it."""
-    found: dict[str, Any] = vars(model).get("task_switches", {}) if model.num_timesteps > 0 else {}
-    return found
+        wanted = {
+            "exploration_schedule": self.restart_exploration,
+            "lr_schedule": self.restart_learning_rate,
+        }
+        for name in (name for name, restarts in wanted.items() if restarts):
+            schedule = getattr(model, name)
+            if isinstance(schedule, Restarted):
+                schedule = schedule.schedule
+            if step is not None:
+                schedule = Restarted(schedule, 1.0 - step / model._total_timesteps)
+            setattr(model, name, schedule)

@@ -15,7 +15,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_moe.growing.copy_map import CopyMap, Entry, Origin, itself
 from sb3_moe.growing.gates import Heir, kept, options_for_others, output_scales, share_out
 from sb3_moe.layers import MoELayer, StackedNetwork
-from sb3_moe.measures.gradients import KEPT
 from sb3_moe.networks import kind_of, networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
@@ -104,7 +103,6 @@ class Transplant:
                 vars(self.model)[name] = [buffers.get(t.data_ptr(), t) for t in value]
         for place, key, _, arrays in kept:
             place[key] = arrays
-        vars(self.model).pop(KEPT, None)  # of tensors that go
         self._set_options()
 
     def _state(

@@ -8,14 +8,14 @@ Shapes: K evaluations, N tasks, M blocks of training, V visits of one task.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from sb3_moe.measures.curves import (
     Array,
-    Block,
+    Blocks,
     area,
     block_ends,
     checked,
@@ -24,10 +24,10 @@ from sb3_moe.measures.curves import (
     visits,
 )
 
-Reference = Mapping[int, tuple[npt.ArrayLike, npt.ArrayLike]]
+Reference = Mapping[int, tuple[ArrayLike, ArrayLike]]
 
 
-def average_performance(score: npt.ArrayLike, steps: npt.ArrayLike, window: int = 1) -> float:
+def average_performance(score: ArrayLike, steps: ArrayLike, window: int = 1) -> float:
     """Return P(T), the mean over tasks at the end (Continual World, arXiv 2105.10919).
 
     :param score: (K, N)
@@ -40,7 +40,7 @@ def average_performance(score: npt.ArrayLike, steps: npt.ArrayLike, window: int 
     return float(score_KN[-window:].mean())
 
 
-def interleaved_area(score: npt.ArrayLike, steps: npt.ArrayLike) -> float:
+def interleaved_area(score: ArrayLike, steps: ArrayLike) -> float:
     """Return (1/T) times the integral of P(t): how well and how soon all tasks are learned.
 
     :param score: (K, N), of at least two evaluations
@@ -53,9 +53,7 @@ def interleaved_area(score: npt.ArrayLike, steps: npt.ArrayLike) -> float:
     return float(area(score, steps, float(steps_K[0]), float(steps_K[-1])).mean())
 
 
-def forgetting_per_task(
-    score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block]
-) -> Array:
+def forgetting_per_task(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> Array:
     """Return F_i = p_i(end of task i's last block) - p_i(T), (N,)."""
     score_KN, steps_K = checked(score, steps)
     ends = [visits(blocks, k)[-1].end for k in range(score_KN.shape[1])]
@@ -63,12 +61,12 @@ def forgetting_per_task(
     return np.array(at_end) - score_KN[-1]
 
 
-def forgetting_cw(score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block]) -> float:
+def forgetting_cw(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> float:
     """Return the mean of F_i over all tasks, the last one included (arXiv 2105.10919)."""
     return float(forgetting_per_task(score, steps, blocks).mean())
 
 
-def forgetting_coom(score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block]) -> float:
+def forgetting_coom(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> float:
     """Return the mean of F_i over all tasks but the one trained last, as COOM does.
 
     NaN if there is only one task.
@@ -78,9 +76,7 @@ def forgetting_coom(score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence
     return float(others.mean()) if len(others) else float("nan")
 
 
-def forgetting_isolated(
-    score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block]
-) -> Array:
+def forgetting_isolated(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> Array:
     """Return how much each block took from each task (CORA, arXiv 2110.10067), (M, N).
 
     Entry (j, i) is r_i before block j minus r_i after it, over the largest abs r_i of the run:
@@ -93,10 +89,7 @@ def forgetting_isolated(
 
 
 def forward_transfer_per_task(
-    score: npt.ArrayLike,
-    steps: npt.ArrayLike,
-    blocks: Sequence[Block],
-    reference: Reference | None,
+    score: ArrayLike, steps: ArrayLike, blocks: Blocks, reference: Reference | None
 ) -> Array:
     """Return FT_i = (AUC_i - AUC_i^b) / (1 - AUC_i^b) over each task's first block, (N,).
 
@@ -121,10 +114,7 @@ def forward_transfer_per_task(
 
 
 def forward_transfer(
-    score: npt.ArrayLike,
-    steps: npt.ArrayLike,
-    blocks: Sequence[Block],
-    reference: Reference | None,
+    score: ArrayLike, steps: ArrayLike, blocks: Blocks, reference: Reference | None
 ) -> float:
     """Return the mean of FT_i over tasks (arXiv 2105.10919).
 
@@ -137,9 +127,7 @@ def forward_transfer(
     return float(forward_transfer_per_task(score, steps, blocks, reference).mean())
 
 
-def backward_transfer_gem(
-    score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block]
-) -> float:
+def backward_transfer_gem(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> float:
     """Return the mean over i < N of R_{N,i} - R_{i,i} (GEM, arXiv 1706.08840).
 
     Tasks count in the order in which they were trained last. NaN if there is only one.
@@ -153,10 +141,7 @@ def backward_transfer_gem(
 
 
 def zero_shot_transfer_gem(
-    score: npt.ArrayLike,
-    steps: npt.ArrayLike,
-    blocks: Sequence[Block],
-    random: npt.ArrayLike | float = 0.0,
+    score: ArrayLike, steps: ArrayLike, blocks: Blocks, random: ArrayLike | float = 0.0
 ) -> float:
     """Return the mean over i >= 2 of R_{i-1,i} - b_i: what earlier tasks give an untrained one.
 
@@ -203,27 +188,21 @@ def _divide(values: Array, by: Array) -> Array:
     return np.divide(values, by, out=np.full_like(values, np.nan), where=by > 0)
 
 
-def area_ratios(
-    score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block], task: int
-) -> Array:
+def area_ratios(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: int) -> Array:
     """Return AUC_k / AUC_1 for each visit of a task, (V,); NaN if AUC_1 is not positive."""
     score_KN, steps_K = checked(score, steps)
     areas = [area(score_KN, steps_K, b.start, b.end)[task] for b in visits(blocks, task)]
     return _relative_to_first(np.array(areas))
 
 
-def final_ratios(
-    score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block], task: int
-) -> Array:
+def final_ratios(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: int) -> Array:
     """Return the score at the end of each visit over that of the first, (V,); NaN as above."""
     score_KN, steps_K = checked(score, steps)
     ends = [score_at(score_KN, steps_K, b.end)[task] for b in visits(blocks, task)]
     return _relative_to_first(np.array(ends))
 
 
-def plasticity_loss(
-    score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block], task: int
-) -> float:
+def plasticity_loss(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: int) -> float:
     """Return the mean over visits k >= 2 of max(0, 1 - AUC_k / AUC_1).
 
     0 where later visits are learned at least as well as the first; NaN if AUC_1 is not positive.

@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 Array = npt.NDArray[np.float64]
 
@@ -29,6 +30,9 @@ class Block(NamedTuple):
     task: int
     start: float
     end: float
+
+
+Blocks = Sequence[Block]
 
 
 class Scores(NamedTuple):
@@ -71,7 +75,7 @@ def load_scores(folder: str | Path) -> Scores:
     return Scores(score, steps.astype(np.float64), trained, names.tolist())
 
 
-def blocks_of(steps: npt.ArrayLike, trained: npt.ArrayLike) -> list[Block]:
+def blocks_of(steps: ArrayLike, trained: ArrayLike) -> list[Block]:
     """Find the blocks of training from what each evaluation says was trained before it.
 
     A block ends at its last evaluation: those of ``MultiTaskEvalCallback`` are at every switch.
@@ -89,7 +93,7 @@ def blocks_of(steps: npt.ArrayLike, trained: npt.ArrayLike) -> list[Block]:
     return blocks
 
 
-def checked(score: npt.ArrayLike, steps: npt.ArrayLike) -> tuple[Array, Array]:
+def checked(score: ArrayLike, steps: ArrayLike) -> tuple[Array, Array]:
     """Return scores (K, N) and steps (K,) as arrays.
 
     :raises ValueError: if shapes or order are wrong, or a score is not finite
@@ -107,7 +111,7 @@ def checked(score: npt.ArrayLike, steps: npt.ArrayLike) -> tuple[Array, Array]:
     return score_KN, steps_K
 
 
-def score_at(score: npt.ArrayLike, steps: npt.ArrayLike, step: float) -> Array:
+def score_at(score: ArrayLike, steps: ArrayLike, step: float) -> Array:
     """Return the score of every task at a step, on the line between evaluations, (N,).
 
     :raises ValueError: if the step is outside of the evaluations
@@ -117,7 +121,7 @@ def score_at(score: npt.ArrayLike, steps: npt.ArrayLike, step: float) -> Array:
     return np.array([np.interp(step, steps_K, column) for column in score_KN.T])
 
 
-def area(score: npt.ArrayLike, steps: npt.ArrayLike, start: float, end: float) -> Array:
+def area(score: ArrayLike, steps: ArrayLike, start: float, end: float) -> Array:
     """Return the mean score of every task over a stretch, by the trapezoidal rule, (N,).
 
     :raises ValueError: if the stretch is empty or outside of the evaluations
@@ -132,12 +136,12 @@ def area(score: npt.ArrayLike, steps: npt.ArrayLike, start: float, end: float) -
     return np.trapezoid(values, points, axis=1) / (end - start)
 
 
-def block_ends(score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block]) -> Array:
+def block_ends(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> Array:
     """Return R: the score of every task at the end of every block, (M, N)."""
     return np.stack([score_at(score, steps, block.end) for block in checked_blocks(blocks)])
 
 
-def checked_blocks(blocks: Sequence[Block]) -> Sequence[Block]:
+def checked_blocks(blocks: Blocks) -> Blocks:
     """Return the blocks.
 
     :raises ValueError: if there are none
@@ -150,7 +154,7 @@ def checked_blocks(blocks: Sequence[Block]) -> Sequence[Block]:
     return blocks
 
 
-def visits(blocks: Sequence[Block], task: int) -> list[Block]:
+def visits(blocks: Blocks, task: int) -> list[Block]:
     """Return the blocks of one task, in order.
 
     :raises ValueError: if it has none
@@ -169,7 +173,7 @@ def _check_covered(steps_K: Array, start: float, end: float) -> None:
         )
 
 
-def normalise(returns: npt.ArrayLike, random: npt.ArrayLike, reference: npt.ArrayLike) -> Array:
+def normalise(returns: ArrayLike, random: ArrayLike, reference: ArrayLike) -> Array:
     """Return (returns - random) / (reference - random).
 
     :param returns: (..., N)

@@ -19,15 +19,32 @@ from sb3_moe.networks.masks import masked_as_before, moments_in
 from sb3_moe.optimizers import ExpertAdam
 
 
+def router_parameters(layer: MoELayer) -> list[nn.Parameter]:
+    """Return what a layer's router decides by: all parameters but the experts'."""
+    return [p for name, p in layer.named_parameters() if not name.startswith("experts.")]
+
+
+def hold_router(layer: MoELayer, still: bool) -> None:
+    """Keep what a router decides by as it is, or let it learn again what it learned before.
+
+    Optimizers leave a parameter without a gradient alone, with its averages. Nothing is saved.
+
+    :param layer: whose router
+    :param still: whether to keep it
+    """
+    for parameter in router_parameters(layer):
+        if still and parameter.requires_grad:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+            vars(parameter)["is_held"] = True
+        elif not still and vars(parameter).pop("is_held", False):
+            parameter.requires_grad_(True)
+
+
 def held_routers(module: nn.Module) -> set[nn.Parameter]:
     """Return what routers decide by that must not learn for a while."""
     layers = [each for each in module.modules() if isinstance(each, MoELayer)]
-    return {
-        parameter
-        for layer in layers
-        for name, parameter in layer.named_parameters()
-        if not (name.startswith("experts.") or parameter.requires_grad)
-    }
+    return {p for layer in layers for p in router_parameters(layer) if not p.requires_grad}
 
 
 def _held_buffers(layer: MoELayer) -> list[th.Tensor]:

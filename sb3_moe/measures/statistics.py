@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 Array = npt.NDArray[np.float64]
 Statistic = Callable[..., Any]
@@ -31,7 +32,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-def iqm(scores: npt.ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any:
+def iqm(scores: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any:
     """Return the interquartile mean: the mean without the lowest and highest quarter.
 
     :param scores: of any shape
@@ -49,7 +50,7 @@ def iqm(scores: npt.ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any
 
 
 def bootstrap_interval(
-    values: npt.ArrayLike,
+    values: ArrayLike,
     statistic: Statistic = np.mean,
     *,
     confidence: float = 0.95,
@@ -92,8 +93,8 @@ def bootstrap_interval(
 
 
 def paired_difference(
-    ours: npt.ArrayLike,
-    theirs: npt.ArrayLike,
+    ours: ArrayLike,
+    theirs: ArrayLike,
     *,
     confidence: float = 0.95,
     resamples: int = 9_999,
@@ -121,7 +122,7 @@ def paired_difference(
     return Estimate(float(difference_S.mean()), *interval)
 
 
-def performance_profile(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> Array:
+def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Array:
     """Return the share of runs that score above each threshold, averaged over tasks.
 
     :param scores: (S, N)
@@ -135,7 +136,7 @@ def performance_profile(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> Arr
     return np.array([(scores_SN > threshold).mean() for threshold in at])
 
 
-def probability_of_improvement(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> float:
+def probability_of_improvement(ours: ArrayLike, theirs: ArrayLike) -> float:
     """Return the probability that a run of ours beats one of theirs, ties half, over tasks.
 
     :param ours: (S, N)
@@ -168,21 +169,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def _checked(values: npt.ArrayLike, dim: int, name: str, shape: str) -> Array:
+def _checked(values: ArrayLike, dim: int, name: str, shape: str) -> Array:
     array = np.asarray(values, np.float64)
     if array.ndim != dim or array.size == 0:
         raise ValueError(f"`{name}` must be {shape} and not empty, got shape {array.shape}")
     return _finite(array, name)
 
 
-def _finite(values: npt.ArrayLike, name: str) -> Array:
+def _finite(values: ArrayLike, name: str) -> Array:
     array = np.asarray(values, np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"`{name}` must be finite, got {array}")
     return array
 
 
-def decimals(values: npt.ArrayLike) -> int:
+def decimals(values: ArrayLike) -> int:
     """Return how many decimals give the largest value three digits: 1 at least, 6 at most.
 
     >>> [decimals(each) for each in ([500.0, 9.6], [9.6], [0.25, -0.5])]

@@ -24,6 +24,8 @@ else:
     Base = nn.Module  # SB3's policy stands behind
 
 Array = np.ndarray[Any, Any]
+# An actor's output layers: the mean of its actions, and how widely they spread.
+HEADS = ("mu", "log_std")
 
 
 class LooksInside(Base):
@@ -32,14 +34,22 @@ class LooksInside(Base):
     moe: dict[str, MoEOptions]
 
     def moe_layers(self) -> dict[str, MoELayer]:
-        """Return every MoE layer by tower and place: ``"pi.middle"``, ``"qf0.all.1"``."""
+        """Return every MoE layer by network and layer.
+
+        Such as ``"pi.middle"``, ``"qf0.all.1"``, and of output layers ``"vf.head"``, or ``"pi.mu"``
+        and ``"pi.log_std"`` where an actor has both.
+        """
         found: dict[str, MoELayer] = {}
         for tower, modules in networks_of(self).towers().items():
+            options = self.moe[kind_of(tower)]
             layers = [m for each in modules for m in each.modules() if isinstance(m, MoELayer)]
-            place = self.moe[kind_of(tower)].place
-            for i, layer in enumerate(layers):
-                name = f"{tower}.{place.name if place.has_experts else 'head'}"
-                found[name if len(layers) == 1 else f"{name}.{i}"] = layer
+            heads = HEADS[: max(len(modules) - 1, 1)] if options.routes_head else ()
+            names = [f"{options.place.name}.{i}" for i in range(len(layers) - len(heads))]
+            names = [options.place.name] if len(names) == 1 else names
+            if len(heads) == 1:  # where nothing else has experts it is called by the placement
+                heads = ("head",) if names or not options.place.has_experts else ("final",)
+            pairs = zip((*names, *heads), layers, strict=True)
+            found |= {f"{tower}.{name}": layer for name, layer in pairs}
         return found
 
     def mixtures(self, tower: str, layer: int | None = None) -> dict[str, MoELayer]:

@@ -28,7 +28,7 @@ PROGRESS = (
 SCHEDULES = ("lr_schedule", "exploration_schedule")
 #: What callbacks and growing leave on a model, so that a run which goes on with it has it too.
 REMEMBERED = (
-    "task_switches", "anchors", "frozen_routers", "initial_weights", "actor_gradients", "remedies",
+    "task_switches", "anchors", "frozen_routers", "initial_weights", "remedies",
     "expert_log", "task_trained",
 )  # fmt: skip
 

@@ -87,19 +87,6 @@ def action_meanings(env: VecEnv) -> dict[int, list[str]]:
     return {0: [*map(str, names)]}
 
 
-def name_of(task: int | str | None, names: Sequence[str]) -> str | None:
-    """Return the name of a task that a model remembers; earlier versions kept its number.
-
-    A name stays a task's own where a model goes on in an environment of others.
-
-    :param task: what is remembered; None: nothing
-    :param names: of the environment's tasks
-    """
-    if task is None or isinstance(task, str):
-        return task
-    return names[task] if 0 <= task < len(names) else str(task)
-
-
 def tasks_stepped(infos: Sequence[dict[str, Any]], names: Sequence[str]) -> list[int]:
     """Return the task that made each environment's step.
 

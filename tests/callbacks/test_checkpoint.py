@@ -2,17 +2,12 @@
 
 import ctypes
 
-import gymnasium as gym
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_moe.callbacks import SnapshotCallback
 from sb3_moe.saving import snapshot
-from sb3_moe.vec_env import GymnasiumVecEnv
 
 
 class Steps(BaseCallback):
@@ -35,26 +30,6 @@ def refused(model, path, error, match):
     assert not list(path.glob("checkpoints/.*")) if path.is_dir() else True
 
 
-class Pointing(gym.Wrapper):
-    """A wrapper that can't be pickled, and says so by a ValueError."""
-
-    def __init__(self, env):
-        super().__init__(env)
-        self.pointer = ctypes.pointer(ctypes.c_int(3))
-
-
-def test_a_part_of_the_environment_that_cannot_be_pickled_is_refused_at_the_start(tmp_path):
-    env = DummyVecEnv([lambda: Pointing(gym.make("CartPole-v1"))])
-    rule = r"environment can't be saved.*ValueError: ctypes objects.*give that part a `__getst"
-    refused(ppo(env), tmp_path, ValueError, rule)
-
-
-def test_an_environment_whose_state_cannot_be_had_is_refused_at_the_start(tmp_path):
-    makers = [lambda: gym.make("CartPole-v1")]
-    env = GymnasiumVecEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
-    refused(ppo(env), tmp_path, ValueError, "make_multitask_vec_env or a DummyVecEnv, .*got Gymnas")
-
-
 def test_a_folder_that_cannot_be_written_to_is_refused_at_the_start(tmp_path):
     (tmp_path / "file").write_text("")
     rule = "snapshots can't be written to .*file/run/checkpoints .*pass a `path` that can be"
@@ -65,15 +40,6 @@ def test_a_model_that_cannot_be_pickled_is_refused_at_the_start(tmp_path):
     model = ppo()
     model.pointer = ctypes.pointer(ctypes.c_int(3))
     refused(model, tmp_path, ValueError, "the model can't be saved, .*ValueError: ctypes")
-
-
-def test_a_replay_buffer_that_cannot_be_pickled_is_refused_at_the_start(tmp_path):
-    class Local(ReplayBuffer):
-        pass
-
-    model = DQN("MlpPolicy", "CartPole-v1", replay_buffer_class=Local, buffer_size=9, device="cpu")
-    rule = "the replay buffer can't be saved, .*; define its class at the top of a module"
-    refused(model, tmp_path, ValueError, rule)
 
 
 def test_trying_leaves_a_run_as_it_is_without(tmp_path):

@@ -12,7 +12,6 @@ from toy import toy_vec_env
 
 import sb3_moe
 from sb3_moe.callbacks import EWCCallback, L2AnchorCallback, SnapshotCallback
-from sb3_moe.callbacks.forgetting import grown
 from sb3_moe.callbacks.freeze_router import hold_router, router_parameters
 from sb3_moe.measures.gradients import fisher_information
 from sb3_moe.saving.snapshot import resume
@@ -29,10 +28,6 @@ class Two(gym.Env):
 
     observation_space = gym.spaces.Box(-5, 5, (2,))
     action_space = gym.spaces.Discrete(2)
-
-
-class TwoContinuous(Two):
-    action_space = gym.spaces.Box(-1, 1, (1,))
 
 
 OBS = np.array([[1.0, 2.0], [3.0, 0.0]], dtype=np.float32)
@@ -68,17 +63,6 @@ def test_the_fisher_information_of_a_policy_is_of_the_log_probability_of_the_act
     np.testing.assert_allclose(found["bias"], [0.25, 0.25])
     critic = fisher_information(model.policy, OBS, np.array([0, 1]), of(model.policy.value_net))
     assert not critic["weight"].any()
-
-
-def test_an_actor_without_probabilities_is_taken_for_a_gaussian_of_width_one():
-    model = linear(TD3, TwoContinuous)
-    (last,) = (m for m in model.policy.actor.mu if isinstance(m, th.nn.Linear))
-    found = fisher_information(model.policy, OBS, np.array([[0.5], [0.0]]), of(last))
-    # The slope of tanh at 0 is 1.
-    np.testing.assert_allclose(found["weight"], [[5.0, 2.0]])
-    critic = next(m for m in model.policy.critic.qf0 if isinstance(m, th.nn.Linear))
-    found = fisher_information(model.policy, OBS, np.array([[0.5], [0.0]], "f4"), of(critic))
-    np.testing.assert_allclose(found["weight"], [[5.0, 2.0, 0.125]])
 
 
 def start(model, callback, task=1):
@@ -143,19 +127,6 @@ def weights(model):
     return th.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
 
 
-@pytest.mark.covering
-@pytest.mark.parametrize("kind", [L2AnchorCallback, EWCCallback])
-@pytest.mark.parametrize("policy", ["MultiInputPolicy", "MoeMultiInputPolicy"])
-@pytest.mark.parametrize("algo", [PPO, DQN])
-def test_nothing_happens_in_the_first_task_nor_without_a_coefficient(algo, policy, kind):
-    plain = make(algo, toy_vec_env((0,)), policy).learn(96)
-    treated = make(algo, toy_vec_env((0,)), policy).learn(96, kind(1e6))
-    assert th.equal(weights(plain), weights(treated))
-    plain = make(algo, policy=policy).learn(256)
-    treated = make(algo, policy=policy).learn(256, kind(0.0))
-    assert th.equal(weights(plain), weights(treated))
-
-
 def in_blocks(tasks=TASKS, n_envs=2):
     return make_multitask_vec_env(tasks, n_envs, seed=0, schedule=Cycle(BLOCK, num_cycles=2))
 
@@ -190,8 +161,7 @@ def test_the_larger_the_coefficient_the_less_weights_move_in_the_second_task(alg
 
 
 @pytest.mark.covering
-@pytest.mark.parametrize("stop", [BLOCK // 2, BLOCK, BLOCK + 64])
-@pytest.mark.parametrize("algo", [PPO, DQN])
+@pytest.mark.parametrize(("algo", "stop"), [(PPO, BLOCK), (DQN, BLOCK + 64)])
 def test_a_run_resumed_before_at_or_after_a_switch_is_the_run_that_was_never_stopped(
     tmp_path, algo, stop
 ):
@@ -291,13 +261,6 @@ def test_a_task_that_comes_back_counts_again_and_decay_forgets():
     assert 0 < sums[1] < sums[0]
 
 
-def test_weights_that_join_are_free_and_weights_that_go_are_named():
-    kept = np.ones((2, 3), np.float32)
-    np.testing.assert_array_equal(grown(kept, (3, 3), "w"), [[1] * 3, [1] * 3, [0] * 3])
-    with pytest.raises(ValueError, match=r"`w` must keep at least the shape \(2, 3\) .* \(1, 3\)"):
-        grown(kept, (1, 3), "w")
-
-
 def test_no_hook_stays_when_training_is_over_or_interrupted():
     class Stop(EWCCallback):
         def _on_step(self):
@@ -330,20 +293,12 @@ def test_trpo_is_refused_since_it_steps_without_backward(kind):
         model.learn(16, kind(1.0))
 
 
-@pytest.mark.parametrize("coef", [-1, float("nan"), float("inf")])
-def test_a_coefficient_out_of_range_is_refused(coef):
-    with pytest.raises(ValueError, match=f"`coef` must be at least 0 and finite, got {coef}"):
-        L2AnchorCallback(coef)
-
-
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ({"rows": 0}, "`rows` must be at least 1, got 0"),
         ({"rows": 2.5}, "`rows` must be an int, got 2.5"),
         ({"decay": 1.5}, r"`decay` must be in \[0, 1\], got 1.5"),
-        ({"decay": "much"}, "`decay` must be a number, got 'much'"),
-        ({"decay": True}, "`decay` must be a number, got True"),
     ],
 )
 def test_other_numbers_out_of_range_are_refused(arguments, text):

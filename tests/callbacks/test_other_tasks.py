@@ -21,7 +21,6 @@ from sb3_moe.callbacks import (
     WeightNormDecayCallback,
 )
 from sb3_moe.vec_env import make_multitask_vec_env
-from sb3_moe.vec_env.tasks import name_of
 from sb3_moe_envs import Task
 
 STEPS = 96
@@ -41,16 +40,6 @@ def make(env, policy="MultiInputPolicy", **kwargs):
 def goes_on(model, env, callback):
     model.set_env(env)
     return model.learn(STEPS, callback, reset_num_timesteps=False)
-
-
-def test_scores_of_other_tasks_are_not_continued_under_their_names(tmp_path):
-    callback = MultiTaskEvalCallback(96, 2, log_path=tmp_path)
-    model = make(world("a", "b")).learn(STEPS, callback)
-    text = r"`log_path` must be another folder: .*scores.npz is of `task_names` \['a', 'b'\], and"
-    with pytest.raises(ValueError, match=text):
-        goes_on(model, world("c", "d"), callback)
-    with np.load(tmp_path / "scores.npz") as kept:
-        assert kept["task_names"].tolist() == ["a", "b"]
 
 
 def test_scores_in_memory_begin_anew_with_other_tasks_and_go_on_with_the_same():
@@ -121,31 +110,6 @@ def test_a_world_of_another_task_is_a_switch():
     assert {each.num_experts for each in model.policy.moe_layers().values()} == {4}
 
 
-def test_worlds_of_a_single_task_each_interleave_nothing():
-    worlds = [
-        make_multitask_vec_env([Task(name, env_fn=lambda: Toy((0,)))], 1, seed=0, task_id="info")
-        for name in ("a", "b")
-    ]
-    callbacks = [TaskSwitchCallback(), L2AnchorCallback(1.0)]
-    model = make(worlds[0]).learn(STEPS, callbacks)
-    goes_on(model, worlds[1], callbacks)
-    assert model.task_switches["switches"] == 1
-    assert model.anchors["l2"]["weights"]
-
-
-def test_numbers_of_tasks_that_earlier_versions_left_are_read_as_names():
-    model = make(toy_vec_env((1,))).learn(STEPS)
-    model.task_switches = {"task": 0, "switches": 2, "switched_at": 8, "met": [0, 2]}
-    model.anchors = {"l2": {"task": 0, "weights": {}, "strengths": {}, "rows": {}}}
-    callback = TaskSwitchCallback(on_new_task=None)
-    model.learn(STEPS, [callback, L2AnchorCallback(1.0)], reset_num_timesteps=False)
-    assert callback.switches == 3
-    assert model.anchors["l2"]["task"] == "b"
-    assert model.anchors["l2"]["weights"]
-    assert name_of(7, ["a"]) == "7"  # of a world that had more tasks
-    assert name_of(np.int64(0), ["a"]) == "a"
-
-
 def test_a_penalty_ends_with_a_training_that_was_interrupted_in_an_update():
     class Stop(BaseCallback):
         def _on_step(self):
@@ -192,5 +156,6 @@ def test_a_switch_forgets_the_averages_of_the_entropy_coefficient_too():
     callback = TaskSwitchCallback(reset_optimizer=True)
     model.learn(12, callback)
     assert model.ent_coef_optimizer.state
-    callback._switch(0)
+    callback._task.names = ["task"]
+    callback._switch("task")
     assert not model.ent_coef_optimizer.state

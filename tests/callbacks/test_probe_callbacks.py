@@ -34,11 +34,6 @@ def test_a_probe_holds_equally_many_observations_of_each_task():
     assert batches[0]["obs"].shape == (4, 6)
 
 
-def test_the_same_seed_gives_the_same_probe():
-    for one, other in zip(probe(), probe(), strict=True):
-        np.testing.assert_array_equal(one["obs"], other["obs"])
-
-
 def test_every_layer_and_tower_is_measured_before_during_and_after(tmp_path):
     callback = PlasticityCallback(64, probe=probe(), log_path=tmp_path, ntk_size=6)
     make_ppo().learn(128, callback=callback)
@@ -69,7 +64,7 @@ def logged_rows(folder, callback, steps):
 
 
 def test_scalars_are_logged_under_plasticity(tmp_path):
-    callback = PlasticityCallback(10_000, probe=probe(), taus=(0.1, 0.0))
+    callback = PlasticityCallback(10_000, probe=probe(), taus=(0.1, 0.0), log_all=True)
     row = logged_rows(tmp_path, callback, 32)[0]
     assert {
         "plasticity/dormant/pi.0",
@@ -121,13 +116,6 @@ def test_a_task_router_is_fully_specialised():
     assert callback.diagnostics["specialisation/pi.middle"][0] == pytest.approx(1.0)
     assert callback.diagnostics["entropy/pi.middle"][0] == pytest.approx(1.0)
     np.testing.assert_allclose(callback.diagnostics["gates/pi.middle"][0], np.eye(3))
-
-
-def test_a_uniform_router_does_not_specialise():
-    model = make_ppo(policy_kwargs={"router": "uniform"})
-    callback = RoutingCallback(10_000, probe=probe())
-    model.learn(32, callback=callback)
-    assert callback.diagnostics["specialisation/pi.middle"][0] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_task_without_any_weight_does_not_end_a_run():
@@ -211,33 +199,6 @@ def test_routing_without_a_mixture_is_refused():
         model.learn(32, callback=RoutingCallback(32, probe=probe()))
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"taus": (0.1, -0.1)}, "`tau` must be at least 0 and finite, got -0.1"),
-        ({"taus": (np.nan,)}, "`tau` must be at least 0 and finite, got nan"),
-        ({"taus": ()}, "`taus` must hold at least one threshold, got none"),
-        ({"ntk_size": -1}, "`ntk_size` must be at least 0, got -1"),
-        ({"probe_size": 0}, "`probe_size` must be at least 1, got 0"),
-        ({"every": 0}, "`every` must be at least 1 global step, got 0"),
-    ],
-)
-def test_numbers_out_of_range_are_named(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        PlasticityCallback(**kwargs)
-
-
-@pytest.mark.parametrize("name", ["ntk_size", "probe_size"])
-def test_sizes_that_are_no_whole_numbers_are_refused_at_once(name):
-    with pytest.raises(TypeError, match=f"`{name}` must be an int, got 16.0"):
-        PlasticityCallback(**{name: 16.0})
-
-
-def test_a_size_that_is_no_whole_number_is_refused():
-    with pytest.raises(TypeError, match=r"`size` must be an int, got 9\.0"):
-        collect_probe(pinned(), 9.0)
-
-
 def test_a_probe_smaller_than_the_tasks_is_refused():
     with pytest.raises(ValueError, match="`probe_size` must be at least num_tasks=3, got 2"):
         make_ppo().learn(32, callback=PlasticityCallback(32, probe_size=2))
@@ -256,7 +217,7 @@ def test_a_callback_that_is_used_again_looks_at_each_model_on_observations_of_it
 def test_a_probe_of_other_tasks_is_refused():
     with pytest.raises(ValueError, match=r"one batch for each of \['a', 'b', 'c'\], got 2"):
         make_ppo().learn(32, callback=PlasticityCallback(32, probe=probe()[:2]))
-    with pytest.raises(ValueError, match=r"one batch for each of \['a', 'b', 'c'\], got 3.5"):
+    with pytest.raises(ValueError, match=r"one batch for each of \['a', 'b', 'c'\], got float"):
         make_ppo().learn(32, callback=PlasticityCallback(32, probe=3.5))
 
 

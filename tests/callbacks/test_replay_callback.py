@@ -66,15 +66,3 @@ def test_a_running_wandb_gets_the_page(monkeypatch):
     fake.run = None
     agent().learn(32, callback=ReplayCallback(64, max_steps=3))
     assert len(logged) == 2
-
-
-@pytest.mark.parametrize("name", ["every", "episodes", "max_steps"])
-def test_a_number_below_one_is_refused(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be at least 1.* got 0"):
-        ReplayCallback(**{"every": 8, name: 0})
-
-
-@pytest.mark.parametrize("name", ["episodes", "max_steps"])
-def test_a_number_that_is_not_whole_is_refused_at_once(name):
-    with pytest.raises(TypeError, match=f"`{name}` must be an int, got 2.5"):
-        ReplayCallback(8, **{name: 2.5})

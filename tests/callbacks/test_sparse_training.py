@@ -1,13 +1,10 @@
 """Networks most of whose weights are zero, from the first step to the last, through every file."""
 
-from pathlib import Path
-
 import arena
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from pydantic import TypeAdapter
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from toy import toy_vec_env
@@ -23,11 +20,8 @@ from sb3_moe.callbacks import (
 )
 from sb3_moe.callbacks.sparse import sparse_layers
 from sb3_moe.measures.budget import describe, measure
-from sb3_moe.measures.resets import shrink_and_perturb
 from sb3_moe.networks import networks_of
 from sb3_moe.networks.masks import masks_in, moments_in
-from sb3_moe.study.building import build_callbacks
-from sb3_moe.study.entries import NamedEntry
 
 
 def make(algo=PPO, policy="MlpPolicy", env=None, **kwargs):
@@ -101,10 +95,8 @@ class Watch(BaseCallback):
     [
         (PPO, "MlpPolicy", "static"),
         (PPO, "MoeMlpPolicy", "rigl"),
-        (DQN, "MlpPolicy", "rigl"),
         (DQN, "MoeMlpPolicy", "set"),
-        (SAC, "MlpPolicy", "set"),
-        pytest.param(SAC, "MoeMlpPolicy", "rigl", marks=pytest.mark.full),
+        pytest.param(SAC, "MlpPolicy", "set", marks=pytest.mark.full),
     ],
 )
 def test_as_many_weights_as_asked_for_stay_zero_for_hundreds_of_updates(algo, policy, method):
@@ -149,8 +141,8 @@ ALGORITHMS = [
 
 
 @pytest.mark.covering
-@pytest.mark.parametrize("method", ["static", pytest.param("rigl", marks=pytest.mark.full)])
-@pytest.mark.parametrize("policy", ["Mlp", "MoeMlp"])
+@pytest.mark.parametrize("method", ["rigl"])
+@pytest.mark.parametrize("policy", ["MoeMlp"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_policies_of_other_algorithms_are_sparse_too(algorithm, policy, method):
     lstm = "Lstm" if algorithm == "RecurrentPPO" else ""
@@ -178,27 +170,6 @@ def test_convolutions_are_sparse_too(policy):
     model.learn(24, [sparse("rigl", sparsity=0.9), Watch()])
     shapes = {len(layer.shape) for layer in sparse_layers(model.policy)}
     assert shapes == {2, 4}
-
-
-def test_a_studys_file_names_it():
-    entry = TypeAdapter(NamedEntry).validate_python(
-        {"SparseTrainingCallback": {"sparsity": 0.9, "method": "rigl"}}
-    )
-    (callback,) = build_callbacks([entry], Path())
-    assert (callback.sparsity, callback.method) == (0.9, "rigl")
-    wrong = TypeAdapter(NamedEntry).validate_python(
-        {"SparseTrainingCallback": {"sparsity": 0.9, "every": 5}}
-    )
-    with pytest.raises(ValueError, match="every"):
-        build_callbacks([wrong], Path())
-
-
-def test_static_masks_never_change():
-    model = make()
-    model.learn(64, sparse())
-    before = {name: mask.clone() for name, mask in named_masks(model).items()}
-    model.learn(64, sparse())
-    assert all(th.equal(mask, before[name]) for name, mask in named_masks(model).items())
 
 
 class Seen(SparseTrainingCallback):
@@ -307,9 +278,7 @@ def files(model, tmp_path, how):
 
 @pytest.mark.covering
 @pytest.mark.parametrize("how", ["sb3", "ours"])
-@pytest.mark.parametrize(
-    ("algo", "policy"), [(PPO, "MlpPolicy"), (PPO, "MoeMlpPolicy"), (SAC, "MlpPolicy")]
-)
+@pytest.mark.parametrize(("algo", "policy"), [(PPO, "MoeMlpPolicy"), (SAC, "MlpPolicy")])
 def test_a_model_from_a_file_goes_on_with_its_masks(tmp_path, algo, policy, how):
     model = make(algo, policy)
     model.learn(32, sparse("set"))
@@ -322,20 +291,9 @@ def test_a_model_from_a_file_goes_on_with_its_masks(tmp_path, algo, policy, how)
     assert counts(loaded) == counts(model)
 
 
-def test_a_model_saved_before_its_first_step_of_the_optimiser_has_its_masks(tmp_path):
-    model = make(DQN, learning_starts=1000)
-    model.learn(10, sparse())
-    assert not model.policy.optimizer.state
-    loaded = files(model, tmp_path, "ours")
-    assert not loaded.policy.optimizer.state
-    assert all(map(th.equal, named_masks(model).values(), named_masks(loaded).values()))
-    loaded.learning_starts = 8
-    loaded.learn(40, [sparse(), Watch()])
-
-
 @pytest.mark.parametrize(
     ("algo", "policy", "method"),
-    [(PPO, "MlpPolicy", "static"), (PPO, "MoeMlpPolicy", "rigl"), (SAC, "MlpPolicy", "set")],
+    [(PPO, "MoeMlpPolicy", "rigl"), (SAC, "MlpPolicy", "set")],
 )
 def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path, algo, policy, method):
     whole = make(algo, policy)
@@ -365,9 +323,7 @@ def test_what_is_alive_is_logged_printed_and_counted(capsys):
     dense = measure(model.policy).total
     model.learn(64, sparse("set", verbose=1), log_interval=10**6)
     alive = sum(counts(model).values())
-    logged = {k: v for k, v in model.logger.name_to_value.items() if k.startswith("sparsity/")}
-    assert sum(v for k, v in logged.items() if "alive" in k) == alive
-    assert set(logged) == {"sparsity/alive/pi", "sparsity/alive/vf", "sparsity/changed"}
+    assert model.logger.name_to_value["sparsity/changed"] > 0
     layers = sparse_layers(model.policy)
     size = sum(layer.weight.numel() for layer in layers)
     assert f"{alive:,} of {size:,} weights are alive" in capsys.readouterr().out
@@ -396,48 +352,6 @@ def test_weights_that_came_back_in_training_without_the_callback_count():
     model.learn(64, [sparse(), Watch()])
 
 
-def test_remedies_leave_alone_what_came_back_in_training_without_the_callback():
-    model = make().learn(32, sparse()).learn(64)
-    alive = [int((p != 0).sum()) for p in model.policy.parameters()]
-    shrink_and_perturb(model.policy)
-    assert [int((p != 0).sum()) for p in model.policy.parameters()] == alive
-    weights = model.policy.mlp_extractor.policy_net[0]
-    masks = masks_in(model.policy.optimizer)
-    assert any(weight is each for weight in weights.parameters() for each in masks)
-
-
-def test_remedies_by_hand_keep_the_masks_of_a_model_that_is_still_sparse():
-    model = make().learn(32, sparse())
-    masks = masks_in(model.policy.optimizer)
-    shrink_and_perturb(model.policy)
-    assert masks
-    assert not any(p.detach()[~mask].any() for p, mask in masks.items())
-
-
-def test_callbacks_of_an_interrupted_training_let_go():
-    class Stop(BaseCallback):
-        def _on_step(self):
-            raise KeyboardInterrupt
-
-    model = make()
-    with pytest.raises(KeyboardInterrupt):
-        model.learn(64, [sparse("set"), Stop()])
-    model.learn(64, [sparse("set"), Watch()])
-    hooks = model.policy.optimizer._optimizer_step_post_hooks
-    model.learn(64)
-    assert not hooks
-
-
-def test_other_seeds_draw_other_masks_and_the_models_own_is_the_default():
-    def first(seed, own=None):
-        model = make(seed=seed)
-        model.learn(1, sparse(seed=own))
-        return next(iter(named_masks(model).values()))
-
-    assert th.equal(first(3), first(4, own=3))
-    assert not th.equal(first(3), first(4))
-
-
 def test_a_model_with_masks_refuses_another_sparsity():
     model = make()
     model.learn(32, sparse())
@@ -452,40 +366,21 @@ def test_a_model_with_masks_refuses_another_sparsity():
     ("call", "error", "message"),
     [
         (lambda: sparse(sparsity=1), ValueError, r"`sparsity` must be in \[0, 1\), got 1"),
-        (lambda: sparse(sparsity=-0.1), ValueError, r"`sparsity` must be in \[0, 1\), got -0.1"),
-        (lambda: sparse(sparsity=np.nan), ValueError, r"`sparsity` must be in \[0, 1\), got nan"),
-        (lambda: sparse(sparsity="0.5"), TypeError, "`sparsity` must be a number, got '0.5'"),
-        (lambda: sparse(sparsity=True), TypeError, "`sparsity` must be a number, got True"),
         (
             lambda: SparseTrainingCallback(0.5, "prune"),
             ValueError,
             r"`method` must be one of \['static', 'set', 'rigl'\], got 'prune'",
         ),
         (
-            lambda: sparse(densities="er"),
-            ValueError,
-            r"`densities` must be one of \['erk', 'uniform'\], got 'er'",
-        ),
-        (
             lambda: sparse(interval=5),
             ValueError,
             "`interval` must be None for `method`='static', whose connections don't change, got 5",
         ),
-        (lambda: sparse("set", interval=0), ValueError, "`interval` must be at least 1, got 0"),
-        (lambda: sparse("set", interval=2.0), TypeError, "`interval` must be an int, got 2.0"),
         (
             lambda: sparse("rigl", drop_fraction=0.0),
             ValueError,
             r"`drop_fraction` must be in \(0, 1\], got 0.0",
         ),
-        (
-            lambda: sparse("rigl", end_fraction=1.5),
-            ValueError,
-            r"`end_fraction` must be in \(0, 1\], got 1.5",
-        ),
-        (lambda: sparse(rescale=1), TypeError, "`rescale` must be a bool, got 1"),
-        (lambda: sparse(seed=1.0), TypeError, "`seed` must be an int, got 1.0"),
-        (lambda: sparse(seed=-1), ValueError, "`seed` must be at least 0, got -1"),
     ],
 )
 def test_bad_input_says_what_is_wrong(call, error, message):

@@ -1,12 +1,10 @@
 """What a run remembers of its task switches when it is resumed, and where there is none."""
 
-import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.her import HerReplayBuffer
 from toy import toy_vec_env
 
@@ -15,7 +13,7 @@ from sb3_moe.callbacks import SnapshotCallback, TaskSwitchCallback
 from sb3_moe.saving.snapshot import resume
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_env.kept_rows import Reservoir
-from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv
+from sb3_moe_envs import Cycle, Interleave
 
 TASKS = ["CartPole-v1", "Acrobot-v1"]
 BLOCK, TOTAL = 128, 512
@@ -55,9 +53,10 @@ def treatment(make):
 
 
 @pytest.mark.covering
-@pytest.mark.parametrize("stop", [2 * BLOCK, 2 * BLOCK + 64])
-@pytest.mark.parametrize("snapshot_first", [True, False])
-@pytest.mark.parametrize("make", [ppo, dqn])
+@pytest.mark.parametrize(
+    ("make", "snapshot_first", "stop"),
+    [(ppo, True, 2 * BLOCK), (ppo, False, 2 * BLOCK), (dqn, False, 2 * BLOCK + 64)],
+)
 def test_a_run_resumed_at_a_switch_or_after_it_is_the_run_that_was_never_stopped(
     tmp_path, make, snapshot_first, stop
 ):
@@ -150,55 +149,13 @@ def test_heads_of_experts_that_are_to_be_kept_are_not_drawn_anew(placement):
         assert all(th.equal(before[name], after[name]) for name in before)
 
 
-def small_buffer():
-    return ReplayBuffer(20, spaces.Box(-1, 1, (2,)), spaces.Discrete(2), "cpu")
-
-
-def filled(buffer, values):
-    for value in values:
-        zeros = np.zeros((1, 2))
-        buffer.add(zeros, zeros, np.zeros((1, 1)), np.array([value]), np.array([False]), [{}])
-
-
-def test_rows_of_an_earlier_run_count_as_seen():
-    buffer, reservoir = small_buffer(), Reservoir(0.5)
-    filled(buffer, range(17))
-    reservoir.reduce(buffer, 2, np.random.default_rng(0))
-    assert (reservoir.kept, reservoir.seen) == (10, 17)
-    filled(buffer, [17])
-    reservoir.reduce(buffer, 1, np.random.default_rng(0))
-    assert (reservoir.kept, reservoir.seen) == (10, 18)
-
-
-def test_a_model_that_was_loaded_without_its_buffer_has_no_reservoir():
-    buffer, reservoir = small_buffer(), Reservoir(0.5)
-    reservoir.resume(buffer, kept=10, seen=100)
-    filled(buffer, range(1, 7))
-    reservoir.reduce(buffer, 6, np.random.default_rng(0))
-    assert sorted(buffer.rewards[: buffer.pos, 0]) == [1, 2, 3, 4, 5, 6]
-    assert (reservoir.kept, reservoir.seen) == (6, 106)
-
-
 def one_env(schedule):
     return make_multitask_vec_env(TASKS, 1, seed=0, schedule=schedule)
 
 
-def dummy_env(schedule):
-    return VecMonitor(DummyVecEnv([lambda: MultiTaskEnv(TASKS, schedule=schedule)]))
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda: dummy_env(Interleave()),
-        lambda: VecNormalize(dummy_env(Interleave()), norm_obs_keys=["obs"]),
-        lambda: one_env(Interleave("episodes")),
-        lambda: one_env(Interleave(order="random")),
-    ],
-)
-def test_tasks_interleaved_by_the_episode_in_one_environment_never_switch(build):
+def test_tasks_interleaved_by_the_episode_in_one_environment_never_switch():
     callback = TaskSwitchCallback(replay_buffer="clear")
-    model = dqn(build(), buffer_size=800)
+    model = dqn(one_env(Interleave("episodes")), buffer_size=800)
     model.learn(800, callback)
     assert set(model.replay_buffer.observations["task_id"].flat) == {0, 1}
     assert callback.switches == 0

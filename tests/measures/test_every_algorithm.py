@@ -169,9 +169,9 @@ def test_every_weight_that_is_learned_is_shrunk_and_perturbed(algorithm, prefix)
         assert not th.equal(after_T, before[tower])
 
 
-@pytest.mark.covering
-@every_algorithm
-@dense_or_moe
+@pytest.mark.parametrize(
+    ("algorithm", "prefix"), [("RecurrentPPO", "Moe"), ("CrossQ", ""), ("SAC", "Moe")]
+)
 def test_training_goes_on_after_every_remedy(algorithm, prefix):
     remedies = [
         ReDoCallback(16, batch_size=8),

@@ -15,7 +15,6 @@ from sb3_moe.layers import (
     ExpertChoiceMoE,
     RouterInput,
     SoftMoE,
-    SparseMoE,
     UniformMoE,
     experts,
     mlp_experts,
@@ -81,12 +80,6 @@ def test_a_policy_without_hidden_layers_says_which_activations_are_known():
         policy_activations(model.policy, batch(model))
 
 
-@pytest.mark.parametrize("policy", ["MlpPolicy", "MoeMlpPolicy"])
-def test_td3s_squashed_output_is_not_a_hidden_layer(policy):
-    model = TD3(policy, "Pendulum-v1", device="cpu", buffer_size=10)
-    assert all(not isinstance(layer.module, nn.Tanh) for layer in hidden_layers(model.policy))
-
-
 def read_layer(layer, x):
     """Return (rows' hidden values, rows' outputs, layer's output, rows' gates)."""
     with recording({"act": layer.experts.layers[1]}) as outputs, th.no_grad():
@@ -115,13 +108,6 @@ def test_gates_of_rows_make_up_an_expert_choice_layers_output():
     rows_ETO, y_BNO, gates_TE = read_layer(layer, th.randn(7, 6, 4))
     weighted_TO = th.einsum("eto,te->to", rows_ETO, gates_TE)
     th.testing.assert_close(weighted_TO.view(7, -1, 2).sum(1), y_BNO.sum(1))
-
-
-@pytest.mark.parametrize("kind", [SparseMoE, UniformMoE])
-def test_gates_of_rows_make_up_the_output_where_tokens_keep_their_place(kind):
-    layer = kind(mlp_experts(3, 4, 5, 2), SEES)
-    rows_ETO, y_BNO, gates_TE = read_layer(layer, th.randn(7, 6, 4))
-    th.testing.assert_close(th.einsum("eto,te->to", rows_ETO, gates_TE), y_BNO.flatten(0, 1))
 
 
 def test_a_stacked_layer_reads_the_same_as_the_plain_experts_it_stands_for():
@@ -251,17 +237,6 @@ def test_an_activation_of_the_users_own_is_read_and_restarted_as_torchs(own, rou
     th.testing.assert_close(found[1], found[0], rtol=0, atol=0)
 
 
-def test_pictures_are_read_through_experts_whose_activation_is_the_users_own():
-    class Pictures(gym.Env):
-        observation_space = gym.spaces.Box(0, 255, (1, 36, 36), np.uint8)
-        action_space = gym.spaces.Discrete(2)
-
-    kwargs = {"placement": "big", "activation_fn": OwnReLU, "net_arch": [6]}
-    model = PPO("MoeCnnPolicy", Pictures(), policy_kwargs=kwargs, device="cpu")
-    layers = policy_activations(model.policy, batch(model)).values()
-    assert {layer.values_ETHP.shape[:2] for layer in layers} == {(4, 5)}
-
-
 class Series(BaseFeaturesExtractor):
     """A convolution over time."""
 
@@ -279,26 +254,6 @@ def test_layers_whose_axis_of_units_is_not_known_are_left_out():
     found = policy_activations(model.policy, batch(model))
     assert {"features.0"} == {la.name for la in hidden_layers(model.policy)} - set(found)
     redo(model.policy, batch(model))
-
-
-class Twice(nn.Module):
-    """An expert that uses the activation that it is given twice."""
-
-    def __init__(self, in_features, width, out_features, activation):
-        super().__init__()
-        self.a, self.b = nn.Linear(in_features, width), nn.Linear(width, width)
-        self.c, self.act = nn.Linear(width, out_features), activation
-
-    def forward(self, x):
-        return self.c(self.act(self.b(self.act(self.a(x)))))
-
-
-@pytest.mark.parametrize("router", ["soft", "top_k"])
-def test_an_activation_that_is_used_twice_is_read_where_it_was_used_last(router):
-    kwargs = {"expert": Twice, "router": router, "num_experts": 2, "net_arch": [5]}
-    model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=kwargs, device="cpu")
-    read = policy_activations(model.policy, batch(model))
-    assert {tuple(each.values_ETHP.shape) for each in read.values()} == {(1, 5, 5, 1)}
 
 
 class Normed(nn.Sequential):

@@ -14,16 +14,16 @@ from sb3_moe.networks import networks_of
 
 NAMES = {
     ("PPO", "middle"): ["pi.middle", "vf.middle"],
-    ("PPO", "all"): ["pi.all.0", "pi.all.1", "pi.all.2", "vf.all.0", "vf.all.1", "vf.all.2"],
+    ("PPO", "all"): ["pi.all.0", "pi.all.1", "pi.head", "vf.all.0", "vf.all.1", "vf.head"],
     ("PPO", "final"): ["pi.final", "vf.final"],
     ("PPO", "big"): ["pi.big", "vf.big"],
     ("DQN", "middle"): ["qf.middle"],
-    ("DQN", "all"): ["qf.all.0", "qf.all.1", "qf.all.2"],
+    ("DQN", "all"): ["qf.all.0", "qf.all.1", "qf.head"],
     ("QRDQN", "big"): ["qf.big"],
     ("TD3", "middle"): ["pi.middle", "qf0.middle", "qf1.middle"],
     ("SAC", "big"): ["pi.big", "qf0.big", "qf1.big"],
     # Mean and standard deviation are heads of their own.
-    ("SAC", "final"): ["pi.final.0", "pi.final.1", "qf0.final", "qf1.final"],
+    ("SAC", "final"): ["pi.mu", "pi.log_std", "qf0.final", "qf1.final"],
     ("RecurrentPPO", "middle"): ["pi.middle", "vf.middle"],
 }
 TWO = [8, 8]

@@ -1,0 +1,313 @@
+"""Training seen task by task: episodes, gradients and temperatures, and advantages.
+
+Shapes: S steps of a rollout, B environments, N tasks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch.nn import functional as F
+
+from sb3_moe.callbacks.periodic import CheckedCallback, RecordingCallback
+from sb3_moe.layers.checks import whole
+from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.layers.temperatures import TaskTemperatures
+from sb3_moe.measures.activations import online_parameters
+from sb3_moe.vec_env.evaluating import Successes, success_rate
+from sb3_moe.vec_env.observations import stored_obs
+from sb3_moe.vec_env.rollout_buffers import PerTaskAdvantages, per_task
+from sb3_moe.vec_env.tasks import LAYER, PRINTED, TASK, short_names, task_names, tasks_stepped
+
+# What SB3 logs under rollout/ of all tasks at once.
+OVER_ALL = ("ep_rew_mean", "ep_len_mean", "success_rate", "exploration_rate")
+
+
+class TaskRolloutCallback(CheckedCallback):
+    """Log ``rollout/<task>/ep_rew_mean`` and ``ep_len_mean`` over each task's last episodes.
+
+    And ``success_rate`` where the task reports it: an episode succeeds if any of its steps does.
+    What would make more than 25 values in all is left out, lengths first.
+
+    :param window: episodes of each task to average over, as SB3's ``stats_window_size``; those of
+        the ``learn`` before count where a run goes on
+    :param log_all: log every value, however many tasks there are
+    :param verbose: unused by SB3's loggers
+    :raises TypeError: if ``window`` is no int
+    :raises ValueError: if it is below 1
+    """
+
+    def __init__(self, window: int = 100, verbose: int = 0, *, log_all: bool = False) -> None:
+        super().__init__(verbose)
+        whole("window", window)
+        self.window = window
+        self.log_all = log_all
+        self._of: object = None
+        self._env: object = None
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Read the tasks' names, and go on with the episodes of the same run."""
+        super().init_callback(model)
+        env, before = self.training_env, self._of
+        self.task_names = task_names(env)
+        self._of = (model, self.task_names, env.num_envs)
+        goes_on = self._of == before and model.num_timesteps > 0
+        if not goes_on or env is not self._env:  # else in the middle of an episode, it may be
+            self._successes, self._env = Successes(env.num_envs), env
+        if goes_on:
+            return
+        self._ended = False
+        self._episodes = [
+            deque[tuple[float, float, float]](maxlen=self.window) for _ in self.task_names
+        ]
+
+    def _on_step(self) -> bool:
+        infos = self.locals["infos"]
+        self._successes.step(infos)
+        for i in np.flatnonzero(self.locals["dones"]).tolist():
+            (task,), success = tasks_stepped([infos[i]], self.task_names), self._successes.end(i)
+            if "episode" in infos[i]:
+                episode = infos[i]["episode"]
+                self._episodes[task].append((episode["r"], episode["l"], success))
+                self._ended = True
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if isinstance(self.model, OffPolicyAlgorithm) and not self._ended:
+            return  # A rollout may be a step, and what was recorded waits for SB3's next line.
+        self._ended = False
+        rewards, rates, lengths = {}, {}, {}
+        keys = short_names(self.task_names, taken=OVER_ALL)
+        for name, episodes in zip(keys, self._episodes, strict=True):
+            if episodes:
+                returns, steps, successes = zip(*episodes, strict=True)
+                rewards[name], lengths[name] = float(np.mean(returns)), float(np.mean(steps))
+                rates[name] = success_rate(successes)
+        rates = {name: rate for name, rate in rates.items() if not np.isnan(rate)}
+        kinds = {"ep_rew_mean": rewards, "success_rate": rates, "ep_len_mean": lengths}
+        self.log_scalars({f"rollout/{{}}/{kind}": v for kind, v in kinds.items()}, means=False)
+
+
+class TaskGradientCallback(RecordingCallback):
+    """Measure each task's advantages and its gradient's norm before clipping (PPO, A2C).
+
+    The gradient is of the algorithm's own loss on the task's part of the rollout, at the policy
+    that collected it, with advantages normalized over all tasks as training does (where a buffer or
+    callback has normalized them by task already, the variance of each is 1). Logged as
+    ``plasticity/gradient_norm/<task>`` and ``plasticity/advantage_variance/<task>``; kept in
+    ``diagnostics.npz`` as ``advantage_variance`` and ``gradient_norm_per_task`` (K, N), NaN for a
+    task that the rollout lacks.
+
+    :param every: global steps between measurements
+    :param batch_size: transitions of each task at most
+    :param log_path: folder for ``diagnostics.npz``
+    :param verbose: 0 or 1
+    :raises TypeError: if a number is none, or not a whole one
+    :raises ValueError: if a number is below 1, or the algorithm has another loss
+    """
+
+    def __init__(
+        self,
+        every: int = 50_000,
+        *,
+        batch_size: int = 512,
+        log_path: str | Path | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(every, log_path=log_path, verbose=verbose)
+        whole("batch_size", batch_size)
+        self.batch_size = batch_size
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless the algorithm's loss is known."""
+        # sb3-contrib's on-policy algorithms have the same attributes and other losses.
+        if not isinstance(model, PPO | A2C):
+            raise ValueError(
+                "the algorithm must have PPO's or A2C's loss and no memory, got "
+                f"{type(model).__name__}"
+            )
+
+    def _resume(self, step: int) -> int | None:
+        super()._resume(step)
+        rows: Any = self.record.rows
+        measured = rows.get("gradient_norm_per_task", np.empty((0, 1)))
+        ends = rows["steps"][: len(measured)][np.isfinite(measured).any(axis=1)]
+        # A row is of a rollout's end, and it was due at that rollout's start.
+        model: Any = self.model
+        length = model.n_steps * self.training_env.num_envs
+        return int(ends[-1]) - length if len(ends) else None
+
+    def _on_rollout_start(self) -> None:
+        self._is_measured = False
+        super()._on_rollout_start()
+
+    def act(self, step: int) -> bool:
+        """Measure at the end of the rollout that begins."""
+        self._is_measured, self._tasks = True, list[list[int]]()
+        return True
+
+    def _on_step(self) -> bool:
+        if self._is_measured:
+            self._tasks.append(tasks_stepped(self.locals["infos"], self.task_names))
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if not self._is_measured:
+            return
+        tasks_SB = np.array(self._tasks)
+        measured = [self._measure(tasks_SB == k) for k in range(len(self.task_names))]
+        variances, norms = (np.array(column) for column in zip(*measured, strict=True))
+        row = {"gradient_norm": norms, "advantage_variance": variances}
+        # gradient_norm/<network> is what PlasticityCallback logs.
+        networks = short_names(list(online_parameters(self.model.policy)), LAYER)
+        keys = short_names(self.task_names, PRINTED - len("advantage_variance/"), taken=networks)
+        found = np.flatnonzero(~np.isnan(norms))
+        self.log_scalars(
+            {
+                f"plasticity/{kind}/{{}}": {keys[k]: float(v[k]) for k in found}
+                for kind, v in row.items()
+            }
+        )
+        row["gradient_norm_per_task"] = row.pop("gradient_norm")
+        self.record.add(self.model.num_timesteps, row)
+
+    def _on_training_end(self) -> None:
+        """Measure nothing: no rollout ends here."""
+
+    def _measure(self, mask_SB: np.ndarray) -> tuple[float, float]:
+        steps, envs = np.nonzero(mask_SB)
+        if len(steps) < 2:
+            return np.nan, np.nan
+        model: Any = self.model
+        variance = float(self._column(model.rollout_buffer.advantages, (steps, envs)).var())
+        chosen = np.linspace(0, len(steps) - 1, min(len(steps), self.batch_size)).astype(int)
+        with evaluating(model.policy), th.enable_grad():
+            loss = self._loss((steps[chosen], envs[chosen]))
+            parameters = [p for p in model.policy.parameters() if p.requires_grad]
+            gradients = th.autograd.grad(loss, parameters, allow_unused=True)
+        norms = [th.linalg.vector_norm(each) for each in gradients if each is not None]
+        return variance, float(th.linalg.vector_norm(th.stack(norms)))
+
+    def _loss(self, rows: tuple[np.ndarray, np.ndarray]) -> th.Tensor:
+        """Return the loss as PPO and A2C compute it at the policy that collected the rollout."""
+        model: Any = self.model
+        buffer = model.rollout_buffer
+        obs = stored_obs(buffer.observations, model.observation_space, rows)
+        # The buffer keeps them in their space's type, and gives them to PPO in this one.
+        actions = self._column(buffer.actions, rows).float()
+        if actions.shape[-1] == 1 and not model.action_space.shape:
+            actions = actions.long().flatten()
+        values, log_prob, entropy = model.policy.evaluate_actions(
+            model.policy.obs_to_tensor(obs)[0], actions
+        )
+        advantages = self._column(buffer.advantages, rows)
+        if model.normalize_advantage:
+            every = self._column(buffer.advantages, ...)
+            advantages = (advantages - every.mean()) / (every.std() + 1e-8)
+        # The ratio of new to old policy is 1 here; its gradient is that of the log-probability.
+        policy_loss = -(advantages * th.exp(log_prob - log_prob.detach())).mean()
+        value_loss = F.mse_loss(self._column(buffer.returns, rows), values.flatten())
+        entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
+        loss: th.Tensor = policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
+        return loss
+
+    def _column(self, stored: Any, index: Any) -> th.Tensor:
+        return th.as_tensor(stored[index], device=self.model.device)
+
+
+class TaskTemperatureCallback(CheckedCallback):
+    """Log every task's temperature under ``temperature/<task>``, at the end of each rollout.
+
+    It also makes sure that the algorithm's own is 1, without which there would be a product of two,
+    and that no target entropy was given, which would do nothing.
+
+    :param verbose: 0 or 1
+    :raises ValueError: if the policy has no temperatures, the algorithm's own is another, or a
+        target entropy was given
+    """
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless the model has the temperatures, and no other of its own."""
+        found: Any = getattr(getattr(model, "actor", None), "temperatures", None)
+        if not isinstance(found, TaskTemperatures):
+            raise ValueError(
+                "`model` must have a temperature for each task, policy_kwargs=dict("
+                f"ent_coef_per_task=True) of SAC, TQC or CrossQ, got {type(model.policy).__name__} "
+                "without"
+            )
+        own: Any = getattr(model, "ent_coef", None)
+        if own != 1.0:
+            raise ValueError(
+                "`ent_coef` must be 1.0 with a temperature for each task, since the algorithm "
+                f"multiplies by it too, got {own!r}"
+            )
+        target: Any = getattr(model, "target_entropy", None)
+        usual = -float(np.prod(model.action_space.shape or ()))
+        if target not in ("auto", usual):
+            raise ValueError(
+                "`target_entropy` must be 'auto' with a temperature for each task, whose target is "
+                f"minus the number of its own actions (`action_dims`), got {target!r}"
+            )
+
+    def _on_rollout_end(self) -> None:
+        model: Any = self.model
+        values = model.actor.temperatures.log_K.detach().exp().tolist()
+        names = task_names(self.training_env)
+        if len(names) != len(values):  # a one-hot that the environment itself makes
+            names = [str(k) for k in range(len(values))]
+        by_task = dict(zip(short_names(names, TASK), values, strict=True))
+        self.log_scalars({"temperature/{}": by_task})
+
+
+class TaskAdvantageCallback(CheckedCallback):
+    """Let any on-policy algorithm's rollout buffer normalize advantages by task.
+
+    RecurrentPPO has no ``rollout_buffer_class``, and MaskablePPO's must know of masks: their buffer
+    becomes one of the same kind that does what
+    :class:`~sb3_moe.vec_env.MultiTaskRolloutBuffer` does. Warns unless
+    ``normalize_advantage=False``. The model keeps that buffer, also where it trains on without the
+    callback; files have none, so that one loaded needs the callback again.
+
+    :param num_tasks: for a Box observation that ends in a one-hot of so many tasks; None: a Dict
+        has the id under ``task_id``
+    :raises ValueError: if the algorithm has no rollout buffer, or the observation no task id
+    """
+
+    def __init__(self, num_tasks: int | None = None, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.num_tasks = num_tasks
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Swap the buffer."""
+        super().init_callback(model)
+        assert isinstance(model, OnPolicyAlgorithm)
+        buffer = model.rollout_buffer
+        if not isinstance(buffer, PerTaskAdvantages):
+            # With all that the old one was built with; both are empty until the next rollout.
+            swapped: Any = object.__new__(per_task(type(buffer)))
+            vars(swapped).update(vars(buffer))
+            swapped.find_tasks(self.num_tasks)
+            model.rollout_buffer = swapped
+        if getattr(model, "normalize_advantage", False):
+            warnings.warn(
+                "advantages are normalized by task, and then by minibatch over all tasks: give "
+                f"{type(model).__name__} normalize_advantage=False",
+                stacklevel=2,
+            )
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless the algorithm has advantages."""
+        if not isinstance(model, OnPolicyAlgorithm):
+            raise ValueError(
+                "advantages by task need an on-policy algorithm, such as PPO, got "
+                f"{type(model).__name__}"
+            )
