@@ -70,8 +70,9 @@ class OneHotBehind:
 
 def one_hot_behind(extractor: nn.Module) -> int:
     """Return the length of the one-hot task id behind an extractor's features, 0 without one."""
-    is_told = isinstance(extractor, OneHotBehind) and extractor.tells_task
-    return extractor.num_tasks if is_told else 0
+    if isinstance(extractor, OneHotBehind) and extractor.tells_task:
+        return extractor.num_tasks
+    return 0
 
 
 class Tail:
