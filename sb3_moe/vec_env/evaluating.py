@@ -154,24 +154,17 @@ class _Played:
         """Raise if an episode that counts has gone on for so many steps; None: it may."""
         steps = self._running * self.wanted
         if most is not None and steps.max() >= most:
-            refuse_endless(self._names[self._tasks[steps.argmax()]], most)
+            raise ValueError(
+                f"`env` must end each episode within `max_episode_steps`={most:,}, got one of "
+                f"{self._names[self._tasks[steps.argmax()]]} that goes on: put "
+                "gymnasium.wrappers.TimeLimit around it"
+            )
 
     def by_task(self) -> TaskEpisodes:
         """Return the episodes of each task, in the order of the environments."""
         rows = (np.flatnonzero(self._tasks == task) for task in range(len(self._names)))
         table = np.array([[each for i in mine for each in self._episodes[i]] for mine in rows])
         return TaskEpisodes(*np.moveaxis(table, -1, 0))
-
-
-def refuse_endless(task: str, max_episode_steps: int) -> None:
-    """Raise, since an episode of a task has gone on for so many steps.
-
-    :raises ValueError: in any case
-    """
-    raise ValueError(
-        f"`env` must end each episode within `max_episode_steps`={max_episode_steps:,}, got one of "
-        f"{task} that goes on: put gymnasium.wrappers.TimeLimit around it"
-    )
 
 
 def takes_masks(model: BaseAlgorithm | type[BaseAlgorithm], env: VecEnv) -> bool:

@@ -244,7 +244,7 @@ def normalises_observations(normalizer: VecNormalize | None) -> bool:
     return normalizer is not None and bool(normalizer.norm_obs)
 
 
-def kind_of_normaliser(normalizer: VecNormalize | None) -> str:
+def kind_of_normalizer(normalizer: VecNormalize | None) -> str:
     """Say what an environment is normalized by, and which parts of observations."""
     if normalizer is None:
         return "no VecNormalize"
@@ -263,7 +263,7 @@ def synchronise(training_env: VecEnv, env: VecEnv) -> None:
     :raises ValueError: if they normalize observations in different ways, or only one does
     """
     source, target = unwrap_vec_normalize(training_env), unwrap_vec_normalize(env)
-    wanted, got = kind_of_normaliser(source), kind_of_normaliser(target)
+    wanted, got = kind_of_normalizer(source), kind_of_normalizer(target)
     if wanted != got:
         raise ValueError(
             f"what is played must be normalized as the training environment, by {wanted}, got {got}"

@@ -152,7 +152,7 @@ class PerTaskAdvantages(RolloutBuffer):
         :param dones: (E,)
         """
         super().compute_returns_and_advantage(last_values, dones)
-        self.advantages = normalised_by_task(self.advantages, self.tasks())
+        self.advantages = normalized_by_task(self.advantages, self.tasks())
 
 
 class MultiTaskRolloutBuffer(PerTaskAdvantages, DeviceRolloutBuffer):
@@ -168,7 +168,7 @@ class MultiTaskRolloutBuffer(PerTaskAdvantages, DeviceRolloutBuffer):
     """
 
 
-def normalised_by_task(advantages_TE: np.ndarray, tasks_TE: np.ndarray) -> np.ndarray:
+def normalized_by_task(advantages_TE: np.ndarray, tasks_TE: np.ndarray) -> np.ndarray:
     """Return advantages with mean 0 and deviation 1 within each task, in their dtype.
 
     :param advantages_TE: (T, E)

@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer
 import sb3_moe
 from sb3_moe.callbacks import TaskAdvantageCallback
 from sb3_moe.vec_env import MultiTaskRolloutBuffer
-from sb3_moe.vec_env.rollout_buffers import normalised_by_task
+from sb3_moe.vec_env.rollout_buffers import normalized_by_task
 from sb3_moe.vec_env.task_ids import TaskIds
 from sb3_moe_envs import Cycle
 from sb3_moe_envs.spaces.task_id import NamedBox
@@ -29,7 +29,7 @@ def test_each_task_gets_mean_0_and_deviation_1_by_hand():
     tasks = np.array([[0, 1], [0, 1], [2, 0]])
     # Of 1, 3 and 5 the mean is 3 and the deviation 2; of 100 and 300, 200 and 100 times root 2.
     expected = [[-1.0, -(0.5**0.5)], [0.0, 0.5**0.5], [0.0, 1.0]]
-    found = normalised_by_task(advantages, tasks)
+    found = normalized_by_task(advantages, tasks)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert found.dtype == np.float32
 
@@ -38,7 +38,7 @@ def test_one_task_alone_is_normalised_as_sb3_does_it():
     advantages = np.random.default_rng(0).normal(3, 9, (8, 4)).astype(np.float32)
     whole = th.from_numpy(advantages)
     expected = (whole - whole.mean()) / (whole.std() + 1e-8)
-    found = normalised_by_task(advantages, np.zeros((8, 4), int))
+    found = normalized_by_task(advantages, np.zeros((8, 4), int))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_only_advantages_change_and_only_within_their_task(kind):
     tasks = theirs.observations["task_id"][..., 0]
     np.testing.assert_array_equal(ours.tasks(), tasks)
     np.testing.assert_array_equal(ours.returns, theirs.returns)
-    np.testing.assert_allclose(ours.advantages, normalised_by_task(theirs.advantages, tasks))
+    np.testing.assert_allclose(ours.advantages, normalized_by_task(theirs.advantages, tasks))
     assert np.abs(theirs.advantages).max() > 100
     np.random.seed(0)
     first = next(ours.get(7))

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_moe.vec_env import GymnasiumVecEnv, MultiTaskReplayBuffer, make_multitask_vec_env
-from sb3_moe.vec_env.make import kind_of_normaliser
+from sb3_moe.vec_env.make import kind_of_normalizer
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe_envs import Interleave
 
@@ -175,7 +175,7 @@ def test_without_keys_no_observation_is_normalised_as_with_sb3(kind):
     (seen, rewards, *_), (plain, unscaled, *_) = env.step(actions), alone.step(actions)
     np.testing.assert_array_equal(seen["obs"], plain["obs"])
     assert (rewards != unscaled).all()
-    assert kind_of_normaliser(env) == f"{kind.__name__} of []"
+    assert kind_of_normalizer(env) == f"{kind.__name__} of []"
 
 
 @pytest.mark.parametrize("mode", ["dict", "onehot", "channels", "info"])
