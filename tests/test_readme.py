@@ -23,7 +23,7 @@ def test_the_readmes_code_runs(block, tmp_path, monkeypatch):
 
 
 def test_the_readme_is_short_and_has_code():
-    assert len(README.read_text().split()) <= 900
+    assert len(README.read_text().split()) <= 700
     assert BLOCKS
 
 
