@@ -244,7 +244,8 @@ def described(values: Mapping[str, Any]) -> Any:
 
 def _in_a_word(value: Any) -> str:
     name = getattr(value, "__qualname__", None)
-    return f"{value.__module__}.{name}" if name else f"{type(value).__name__}({vars(value)})"
+    inside = getattr(value, "__dict__", value)
+    return f"{value.__module__}.{name}" if name else f"{type(value).__name__}({inside})"
 
 
 def normalizer_class(named: Named) -> type[Any]:

@@ -147,7 +147,9 @@ def run(options: Run) -> int:
     check_report_folder(root)
     with held(root):
         refuse_changes(survey(all_runs(study, root), root))
-        said = {"study": study.to_dict(), "command": shlex.join(sys.argv), "versions": versions()}
+        # Without the folder in which it is installed.
+        command = shlex.join(["sb3-moe", *sys.argv[1:]])
+        said = {"study": study.to_dict(), "command": command, "versions": versions()}
         write_json(root / "study.json", said)
         # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
         engine = make_engine(options, study, root)

@@ -216,4 +216,5 @@ def expert_weights(results: Results) -> dict[tuple[str, tuple[str, ...]], Array]
 
 
 def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 36))
+    # Names of many tasks would leave a panel no room.
+    return "\n".join(textwrap.wrap(text, 36, max_lines=5, placeholder=" …"))

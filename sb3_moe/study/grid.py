@@ -255,11 +255,11 @@ class StudyConfig(Setup):
             return [()]
         if regime == "scratch":
             return [(game,) for game in self.games]
-        if self.orders == "rotations":
-            return [self.games[k:] + self.games[:k] for k in range(len(self.games))]
         if self.orders == "all":
             return list(itertools.permutations(self.games))
-        return [self.games] if isinstance(self.orders, str) else list(self.orders)
+        turned = [self.games[k:] + self.games[:k] for k in range(len(self.games))]
+        named = {"given": turned[:1], "rotations": turned}
+        return named[self.orders] if isinstance(self.orders, str) else list(self.orders)
 
 
 def tuned(study: StudyConfig, values: Mapping[str, float]) -> StudyConfig:

@@ -157,4 +157,4 @@ def _summary(row: Mapping[str, Any]) -> str:
         and value
     ]
     last = f", last training episodes: {'  '.join(returns)}" if returns else ""
-    return f"{row.get('time/fps')} steps/s{last}"
+    return f"{row.get('time/fps', '?')} steps/s{last}"

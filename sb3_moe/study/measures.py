@@ -160,16 +160,6 @@ def has_an_end(run: RunConfig, task: str) -> bool:
     return is_trained(run, task) or run.regime != "scratch"
 
 
-def has_blocks(run: RunConfig, task: str) -> bool:
-    """Say whether a task is trained in blocks that are planned."""
-    return task in run.order
-
-
-def comes_later(run: RunConfig, task: str) -> bool:
-    """Say whether other tasks are trained before it."""
-    return has_blocks(run, task) and run.order[0] != task
-
-
 def is_beside_scratch(run: RunConfig, task: str) -> bool:
     """Say whether a stretch of a run has as many steps of a task as its run from scratch."""
     most = math.ceil(run.n_envs / len(run.games)) * len(run.games) / run.n_envs
@@ -304,7 +294,7 @@ MEASURES = {
     "gain": Measure(
         "mean return in the task's first block less the same network's from scratch",
         gain,
-        comes_later,
+        lambda run, task: task in run.order and run.order[0] != task,
         "return",
     ),
     "plasticity": Measure(
@@ -321,13 +311,13 @@ MEASURES = {
     "forgetting": Measure(
         f"mean return at the end of {_BLOCK} less that at the end of the run",
         forgetting,
-        has_blocks,
+        lambda run, task: task in run.order,
         "return",
     ),
     "success_forgetting": Measure(
         f"share of successes at the end of {_BLOCK} less that at the end of the run",
         partial(forgetting, of=_SUCCESS),
-        has_blocks,
+        lambda run, task: task in run.order,
         "success",
     ),
     "average_performance": Measure(

@@ -139,25 +139,26 @@ def _context(
     """Give what the templates show: texts of the study's own, and tables."""
     study = results.study
     configuration = study.to_dict()
+    tasks = ", ".join(study.games) if len(study.games) <= 5 else f"{len(study.games)} tasks"
     networks = {each["name"]: each for each in configuration.pop("architectures")}
     del configuration["about"]
     problems = pd.DataFrame(results.problems, columns=["run", "task", "problem", "value"])
     return {
         "study": study,
-        "title": study.about.title or f"{study.name}: {study.algorithm}, {', '.join(study.games)}",
+        "title": study.about.title or f"{study.name}: {study.algorithm}, {tasks}",
         "done": f"{len(results.runs)} of {len(study.runs())} runs are done.",
         "rule": claims.rule,
         "units": flat(claims.units),
         "comparisons": list(_comparisons(results, summary)),
-        "claims": _claims(verdicts),
+        "claims": list(_claims(verdicts)) if len(verdicts) else [],
         "curves": CURVES,
         "tuned": _tuned(results.choices),
         "problems": problems.set_index("run"),
         "protocol": study.claims.read_text(encoding="utf-8") if study.claims else "",
-        "configuration": _columns({"": configuration}),
+        "configuration": _columns({"value": configuration}),
         "networks": _columns(networks),
         "arguments": _columns(results.arguments),
-        "provenance": _columns({"": results.provenance}),
+        "provenance": _columns({"value": results.provenance}),
     }
 
 
@@ -167,7 +168,7 @@ def _comparisons(results: Results, summary: pd.DataFrame) -> Iterator[dict[str, 
         fields = rows.assign(field=[_field(row) for row in rows.to_dict("records")])
         table = fields.pivot(index="architecture", columns="task", values="field")
         tasks = [task for task in (WHOLE, *results.study.games) if task in table]
-        table = table.loc[rows["architecture"].unique(), tasks]
+        table = table.loc[rows["architecture"].unique(), tasks].rename_axis("network")
         if measure in ("block_end", "final", "area"):
             table.loc["random policy"] = {k: number(v) for k, v in results.random.items()}
         meaning = f"{REGIMES[str(regime)]}: {MEASURES[str(measure)].meaning}"
@@ -186,31 +187,24 @@ def _field(row: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _claims(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Give the table of claims: what was said, what came out, and each comparison."""
-    if verdicts.empty:
-        return verdicts
-    secondary = verdicts["primary"].map({True: "", False: " (secondary)"})
-    shown = verdicts.assign(
-        contrast=verdicts["contrast"] + secondary,
-        difference=[interval(*row) for row in verdicts[["difference", "low", "high"]].to_numpy()],
-        expects=verdicts["expects"].str.replace("_", " ")
-        + verdicts["smallest_effect"].map(", {}".format),
-    )
-    columns = {
-        "text": "claim",
-        "claim_verdict": "verdict",
-        "contrast": "comparison",
-        "measure": "measure",
-        "task": "task",
-        "difference": "difference",
-        "expects": "expected",
-        "p": "p",
-        "p_adjusted": "p (Holm)",
-        "seeds": "seeds",
-        "verdict": "verdict of it",
-    }
-    return shown[[*columns]].rename(columns=columns).set_index(["claim", "verdict", "comparison"])
+def _claims(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Give what was claimed, what came out, and the table of its comparisons."""
+    for (text, verdict), rows in verdicts.groupby(["text", "claim_verdict"], sort=False):
+        secondary = rows["primary"].map({True: "", False: " (secondary)"})
+        margin = rows["smallest_effect"].map(", {}".format)
+        columns = {
+            "comparison": rows["contrast"] + secondary,
+            "measure": rows["measure"],
+            "task": rows["task"],
+            "difference": [interval(*each) for each in rows[["difference", "low", "high"]].values],
+            "expected": rows["expects"].str.replace("_", " ") + margin,
+            "p": rows["p"].map(number),
+            "p (Holm)": rows["p_adjusted"].map(number),
+            "seeds": rows["seeds"],
+            "verdict": rows["verdict"],
+        }
+        table = pd.DataFrame(columns).set_index("comparison")
+        yield {"text": text, "verdict": verdict, "table": table}
 
 
 def _tuned(choices: Mapping[str, Any]) -> pd.DataFrame:
@@ -226,12 +220,13 @@ def _tuned(choices: Mapping[str, Any]) -> pd.DataFrame:
         }
         for name, found in choices["networks"].items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
 
 
 def _columns(entries: Mapping[str, Any]) -> pd.DataFrame:
     """Give each entry that any of several nested mappings has, with its value in each."""
-    return pd.DataFrame({name: flat(values) for name, values in entries.items()}).map(_as_written)
+    table = pd.DataFrame({name: flat(values) for name, values in entries.items()})
+    return table.map(_as_written).rename_axis("entry")
 
 
 def _as_written(value: Any) -> str:
@@ -240,7 +235,7 @@ def _as_written(value: Any) -> str:
 
 def _as_html(table: pd.DataFrame) -> Markup:
     """Write a table as HTML; all its texts are escaped, and their lines stay."""
-    table = table.rename_axis(index=None, columns=None) if table.index.nlevels == 1 else table
+    table = table.rename_axis(index=None, columns=table.index.name)  # above the first column
     with pd.option_context("display.max_colwidth", None):
         text = table.to_html(border=0, na_rep="", justify="left", float_format=number)
     return Markup(text.replace("\\n", "<br>"))  # as which pandas writes the end of a line

@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
+
+from safetensors.numpy import load_file
 
 from sb3_moe.study.folder import survey
 from sb3_moe.study.grid import load_study
@@ -131,7 +132,6 @@ class Killed:
                     # Since the measurement before, whose weights a new process doesn't have.
                     if not name.startswith("weight_change/"):
                         found[job.run.name, kind, name] = values
-            with zipfile.ZipFile(job.folder.path / "model.moe") as archive:
-                for name in ("weights.safetensors", "optimizers.safetensors"):
-                    found[job.run.name, "model", name] = archive.read(name)
+            for name, values in load_file(job.folder.path / "model.moe").items():
+                found[job.run.name, "model", name] = values
         return found
