@@ -183,7 +183,8 @@ def _field(row: Mapping[str, Any]) -> str:
     if row["verdict"]:
         values = (row["difference"], row["difference_low"], row["difference_high"])
         mark = {"higher": "▲ ", "lower": "▼ "}.get(row["verdict"], "")
-        lines += [f"{interval(*values)}, p {number(row['p_holm'])}", f"{mark}{row['verdict']}"]
+        p = "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}"
+        lines += [interval(*values), f"{mark}{row['verdict']}, p {p}"]
     return "\n".join(lines)
 
 
