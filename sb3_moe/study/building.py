@@ -53,7 +53,10 @@ _OF_ALGORITHM = ("policy", "env", "policy_kwargs", "seed", "device")
 # Where the normalizers lie that can be named without their module.
 _NORMALIZERS = ("stable_baselines3.common.vec_env", PerTaskVecNormalize.__module__)
 # What says the same in a study's file.
-_ENTRIES = {MultiTaskEvalCallback: "evaluation", SnapshotCallback: "checkpoints"}
+_ENTRIES: dict[type[Any], str] = {
+    MultiTaskEvalCallback: "evaluation",
+    SnapshotCallback: "checkpoints",
+}
 
 
 def game_id(game: str) -> str:

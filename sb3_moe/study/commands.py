@@ -87,7 +87,8 @@ def show_status(study: StudyConfig, root: Path) -> int:
     jobs = survey(all_runs(study, root), root)
     counts: Counter[str] = Counter()
     for job in jobs:
-        word, reason = job.state
+        word: str = job.state.status
+        reason = job.state.reason
         if word == "interrupted":
             at_work = is_held(job.folder.path)
             goes_on = "" if at_work else f", goes on from {job.folder.goes_on_at():,}"

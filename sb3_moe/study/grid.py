@@ -74,7 +74,9 @@ def _architectures(value: Any, info: ValidationInfo) -> Any:
     return tuple(found)
 
 
-_NETWORK = {"properties": {name: {} for name in (*DEFAULTS, "net_arch", *OWN_ENTRIES)}}
+_NETWORK: dict[str, Any] = {
+    "properties": {name: {} for name in (*DEFAULTS, "net_arch", *OWN_ENTRIES)}
+}
 _ARCHITECTURE_SCHEMA = {"type": ["object", "null"], **_NETWORK}
 Architectures = Annotated[
     tuple[Architecture, ...],

@@ -142,8 +142,8 @@ def _check_start(run: RunConfig, built: Mapping[str, BaseAlgorithm]) -> None:
     start, model = run.architecture.start_from, built[run.architecture.name]
     if start is not None and start.model is not None:
         begin_with(model, run, Path(start.model))
-    elif start is not None and start.architecture in built:
-        take_over(model, built[start.architecture], start, run.architecture.name)
+    elif start is not None and str(start.architecture) in built:
+        take_over(model, built[str(start.architecture)], start, run.architecture.name)
 
 
 def _check_callbacks(run: RunConfig, model: BaseAlgorithm) -> None:

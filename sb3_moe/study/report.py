@@ -176,7 +176,7 @@ def _comparisons(results: Results, summary: pd.DataFrame) -> Iterator[dict[str, 
         yield {"meaning": meaning, "is_first": is_first, "table": table}
 
 
-def _field(row: Mapping[str, Any]) -> str:
+def _field(row: Mapping[Any, Any]) -> str:
     """Write what is known of a network on a task, the mean with its interval first."""
     mean = interval(row["mean"], row["low"], row["high"])
     lines = [mean, f"IQM {number(row['iqm'])}, n {row['seeds']}"]
