@@ -90,7 +90,10 @@ class Belief(nn.Module):
         self.obs_dim, self.action_dim, self.predicts = obs_dim, action_dim, predicts
         self.prior_floor, self.min_variance = prior_floor, min_variance
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
-        dims = [obs_dim + action_dim, *hidden, len(self._outputs())]
+        # Which of [the observation's change | the reward] is predicted.
+        first, end = obs_dim * (predicts == "reward"), obs_dim + (predicts != "transition")
+        self.outputs = slice(first, end)
+        dims = [obs_dim + action_dim, *hidden, end - first]
         # The last column of each weight is the bias.
         self.shapes = [(o, i + 1) for i, o in pairwise(dims)]
         models_EP = th.stack([self._drawn() for _ in range(num_models)])
@@ -104,11 +107,6 @@ class Belief(nn.Module):
     def num_models(self) -> int:
         """E."""
         return len(self.acting_EP)
-
-    def _outputs(self) -> list[int]:
-        """Return which of [the observation's change | the reward] is predicted."""
-        first = self.obs_dim if self.predicts == "reward" else 0
-        return list(range(first, self.obs_dim + (self.predicts != "transition")))
 
     def _drawn(self) -> th.Tensor:
         """Return a new model: small weights, log-variances of -2 and an even prior."""
@@ -140,7 +138,7 @@ class Belief(nn.Module):
         *weights, log_variance_O = self._parts(models_EP)
         for i, weight_EOI in enumerate(weights):
             y = weight_EOI[..., :-1] @ (y if i == 0 else y.tanh()) + weight_EOI[..., -1:]
-        happened = th.cat([x_DKB[:, 1:] - x_DKB[:, :-1], reward_1KB[:, 1:]])[self._outputs()]
+        happened = th.cat([x_DKB[:, 1:] - x_DKB[:, :-1], reward_1KB[:, 1:]])[self.outputs]
         variance_O = log_variance_O.exp() + self.min_variance
         errors_EON = (y - happened.flatten(1)).square()
         log_EN = -0.5 * (th.tensordot(variance_O.reciprocal(), errors_EON, ([0], [1])))

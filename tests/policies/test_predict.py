@@ -10,8 +10,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from toy import pinned
 
 import sb3_moe
+from sb3_moe.callbacks import SnapshotCallback
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.belief import BeliefExtractor
+from sb3_moe.saving.snapshot import resume
 
 SMALL = {"net_arch": [8], "placement": "big", "router": "predict", "num_experts": 3}
 PPO = {"n_steps": 8, "batch_size": 16}
@@ -200,3 +202,17 @@ def test_idle_experts_stay_as_they_are_where_only_the_likeliest_acts():
     for now, own in zip(layer.parameters(), before, strict=True):
         assert not th.equal(now[0], own[0])
         assert th.equal(now[1:], own[1:])
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
+    env = sb3_moe.make_multitask_vec_env(
+        "Conflict/CartPole2", n_envs=2, seed=0, task_id="info", history=4
+    )
+    arguments = {"policy_kwargs": SMALL, "device": "cpu", "seed": 0, **PPO}
+    model = sb3.PPO("MoeMultiInputPolicy", env, **arguments)
+    model.learn(64, SnapshotCallback(16, tmp_path, keep=9))
+    again, _ = resume(tmp_path / "checkpoints" / f"step-{32:012d}")
+    again.learn(32, reset_num_timesteps=False)
+    theirs = model.policy.state_dict()
+    for name, tensor in again.policy.state_dict().items():
+        assert th.equal(tensor, theirs[name]), name

@@ -104,7 +104,7 @@ class MoERecurrent(_Policy):
         if self.belief is not None:
             self.reattached = self.belief.num_models
             if self.critic is not None:
-                self.critic.num_tasks = self.reattached
+                self.critic.num_tasks = self.reattached  # type: ignore[assignment]  # ReattachTask
 
     def _process_sequence(  # type: ignore[override]  # static in sb3-contrib, called on self
         self,
