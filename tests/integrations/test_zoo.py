@@ -26,7 +26,7 @@ from sb3_moe_envs import SUITES, registration
 ALGORITHMS = {"ppo": PPO, "dqn": DQN, "sac": SAC}
 # What the zoo reads itself.
 OF_THE_ZOO = {"policy", "n_timesteps", "n_envs", "env_kwargs", "normalize", "policy_kwargs"}
-BOX = ("Classic/Pendulum", "MuJoCo/", "MetaWorld/")
+BOX = ("Classic/Pendulum", "Physics/Pendulum", "Goal/Pendulum", "MuJoCo/", "MetaWorld/")
 
 
 def read(algorithm):

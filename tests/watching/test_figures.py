@@ -208,10 +208,11 @@ def test_everything_a_folder_has_is_saved_alike_each_time(folder):
 
 
 def test_a_figure_is_saved_in_every_format_alike_each_time(tmp_path):
-    written = [
-        figures.save_figure(figures.draw_gates([[1.0]], ["a"]), tmp_path / name)
-        for name in ("one", "two")
-    ]
+    written = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        figure = figures.draw_gates([[1.0]], ["a"])
+        written.append(figures.save_figure(figure, tmp_path / name / "figure"))
     assert [path.suffix for path in written[0]] == [".png", ".svg", ".pdf"]
     assert [a.read_bytes() == b.read_bytes() for a, b in zip(*written, strict=True)] == [True] * 3
 
