@@ -37,8 +37,8 @@ class MultiTaskEvalCallback(RecordingCallback):
     that plays another task than the one before, so that the blocks of training end at evaluations,
     and at the end. Training is the same, bit for bit, as without it: it has its own environments,
     which learn no statistics, and leaves the random generators as they were. Its episodes depend on
-    the model's seed, the step and the number of environments only. An environment without tasks is one
-    task, named ``task``.
+    the model's seed, the step and the number of environments only. An environment without tasks is
+    one task, named ``task``.
 
     ``scores.npz`` holds, for K evaluations of N tasks: ``score`` (K, N), the mean returns;
     ``steps`` (K,); ``returns``, ``lengths`` and ``successes`` (K, N, episodes); ``trained`` (K,),
@@ -47,12 +47,12 @@ class MultiTaskEvalCallback(RecordingCallback):
 
     :param every: global steps between evaluations; those at task switches come on top
     :param n_eval_episodes: episodes of each task
-    :param eval_env: a multi-task environment with the training tasks, each in an environment of its own;
-        an id's, or one that is in no VecEnv, gets the wrappers that SB3's models give theirs; None
+    :param eval_env: a multi-task environment with the training tasks, each in an environment of
+        its own; an id's, or one that is in no VecEnv, gets the wrappers that SB3's models give theirs; None
         builds one like the training environment, wrappers of the VecEnv included. If it is in a
         VecNormalize, that takes over the training one's statistics and stops learning its own
-    :param n_eval_envs: how many environments of each task to build, each of which plays its share of
-        the episodes: another number plays other episodes. None: as many as episodes, up to ten;
+    :param n_eval_envs: how many environments of each task to build, each of which plays its share
+        of the episodes: another number plays other episodes. None: as many as episodes, up to ten;
         where they are stepped one by one no more than in training, and with
         ``vectorization="async"`` no more in all than there are cores, but one of each task
     :param deterministic: whether actions are the most likely ones
