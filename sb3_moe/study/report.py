@@ -236,7 +236,7 @@ def _as_written(value: Any) -> str:
 
 def _as_html(table: pd.DataFrame) -> Markup:
     """Write a table as HTML; all its texts are escaped, and their lines stay."""
-    table = table.rename_axis(index=None, columns=table.index.name)  # above the first column
+    table = table.rename_axis(index=None, columns=str(table.index.name))  # above the first column
     with pd.option_context("display.max_colwidth", None):
         text = table.to_html(border=0, na_rep="", justify="left", float_format=number)
     return Markup(text.replace("\\n", "<br>"))  # as which pandas writes the end of a line

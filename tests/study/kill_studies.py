@@ -132,6 +132,7 @@ class Killed:
                     # Since the measurement before, whose weights a new process doesn't have.
                     if not name.startswith("weight_change/"):
                         found[job.run.name, kind, name] = values
-            for name, values in load_file(job.folder.path / "model.moe").items():
-                found[job.run.name, "model", name] = values
+            model = load_file(job.folder.path / "model.moe")
+            del model["crc32"]  # of all of the file, with the versions and times in it
+            found |= {(job.run.name, "model", name): values for name, values in model.items()}
         return found
