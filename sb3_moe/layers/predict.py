@@ -287,7 +287,8 @@ class PredictMoE(MoELayer):
         :param router_x: the belief, with an entry for each expert
         """
         logits, gates, chosen = router_x.clamp_min(TINY).log(), router_x, None
-        if self.temperature != 1.0:
+        # A belief can be 1: then others have something to share only where none is exactly 0.
+        if self.temperature != 1.0 or self.edit_gates is not None:
             gates = softmax_over_experts(logits / self.temperature)
         gates = edited_shares(self, gates)
         if self.top_k is not None:

@@ -15,7 +15,14 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 
-from sb3_moe.layers import EmbeddingMoE, MoELayer, SoftMoE, SparseMoE, UniformMoE
+from sb3_moe.layers import (
+    EmbeddingMoE,
+    MoELayer,
+    PredictMoE,
+    SoftMoE,
+    SparseMoE,
+    UniformMoE,
+)
 from sb3_moe.policies.of_model import policy_of
 
 Edit = Callable[[th.Tensor], th.Tensor]
@@ -107,7 +114,7 @@ def when_off(layer: MoELayer) -> str:
     if isinstance(layer, SparseMoE):
         return "others are chosen in its place"
     softmax = isinstance(layer, EmbeddingMoE) and layer.softmax
-    if softmax or isinstance(layer, SoftMoE | UniformMoE):
+    if softmax or isinstance(layer, SoftMoE | UniformMoE | PredictMoE):
         return "the others share its weight"
     return "its output is zero, and the others count as before"
 

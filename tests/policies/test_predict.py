@@ -14,6 +14,7 @@ from sb3_moe.callbacks import SnapshotCallback
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.belief import BeliefExtractor
 from sb3_moe.saving.snapshot import resume
+from sb3_moe.watching.interventions import without_expert
 
 SMALL = {"net_arch": [8], "placement": "big", "router": "predict", "num_experts": 3}
 PPO = {"n_steps": 8, "batch_size": 16}
@@ -216,3 +217,11 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
     theirs = model.policy.state_dict()
     for name, tensor in again.policy.state_dict().items():
         assert th.equal(tensor, theirs[name]), name
+
+
+def test_experts_share_the_weight_of_one_that_is_switched_off_even_if_the_belief_is_sure(trained):
+    sure = th.tensor([[0.0, 1.0, 0.0]])
+    layer = next(iter(trained.policy.moe_layers().values()))
+    with without_expert(trained, "pi", 1):
+        _, routing = layer(th.zeros(1, 1), sure)
+    th.testing.assert_close(routing.weights, th.tensor([[0.5, 0.0, 0.5]]))
