@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "policies": "extras layers networks optimizers vec_env",
     "measures": "layers networks optimizers policies vec_env",
     "saving": "layers policies vec_env",
-    "growing": "layers measures networks optimizers policies saving vec_env",
+    "growing": "layers networks optimizers policies saving vec_env",
     "watching": "extras layers measures networks policies saving vec_env",
     "integrations": "extras measures policies saving vec_env watching",
     "callbacks": "growing layers measures networks optimizers policies saving vec_env watching",

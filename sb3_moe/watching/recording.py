@@ -61,9 +61,8 @@ def watch(
 ) -> Replay:
     """Play every task and record images, actions, values, rewards, gates and dormant units.
 
-    The model, its environment and the random generators are left as they were. Dense policies are
-    watched too. With ``without`` everything is played again, from the same seed, for each expert
-    that is switched off.
+    The model, its environment and the random generators are left as they were. With ``without``
+    everything is played again, from the same seed, for each expert that is switched off.
 
     >>> from stable_baselines3 import PPO
     >>> model = PPO("MoeMlpPolicy", "CartPole-v1")
@@ -72,10 +71,9 @@ def watch(
     >>> track.gates["pi.middle"].shape  # steps, experts
     (5, 4)
 
-    :param model: of any algorithm
-    :param env: as the model takes it, an id too; None: one like the model's own. An environment of
-        :func:`sb3_moe.make_multitask_vec_env` is built again, with one for each task, and so is
-        the model's own
+    :param model: of any algorithm, a dense one too
+    :param env: as the model takes it, an id too; None: one like the model's own. That one, and an
+        environment of :func:`sb3_moe.make_multitask_vec_env`, are built again
     :param tasks: a name or index, or several, of the tasks to play; None: all
     :param episodes: of each task, at least 1
     :param without: an expert as ``"pi:2"``, or several, each so or as ``("pi", 2)``
@@ -85,8 +83,7 @@ def watch(
     :param frames: whether to take images, of 0 to 255, or floats that all lie in [0, 1]
     :raises TypeError: if ``model`` is no model, or a number no int
     :raises ValueError: if a number is below 1, there is no such task, network or expert, or ``env``
-        doesn't normalize observations as the model's own environment does, or is the model's own
-        and can't be built again
+        normalizes observations otherwise than the model's own, or is that and can't be built again
     """
     model_of_sb3(model)
     whole("episodes", episodes)
@@ -100,20 +97,14 @@ def watch(
         chosen = _chosen(watched.names, tasks)
         player = _Player(model, watched, chosen, episodes, max_steps, deterministic)
         runs = [Run(AS_IT_IS, "", {}, player.play(seed))]
-        for network, k in experts:
-            off = policy_of(model).mixtures(network)
-            notes = [f"{each.name} router: {when_off(each)}" for each in off.values()]
-            with without_expert(model, network, k):
-                tracks = player.play(seed)
-            label, note = f"without expert {k} of {network}", "; ".join(dict.fromkeys(notes))
-            runs.append(Run(label, note, {name: [k] for name in off}, tracks))
-    title = f"{type(model).__name__} with {type(model.policy).__name__}"
+        runs += [player.play_without(*expert, seed) for expert in experts]
     mixtures = [
         Mixture(name, layer.num_experts, layer.name, when_off(layer))
         for name, layer in player.layers.items()
     ]
     if not any(track.frames for run in runs for track in run.tracks):
         player.no_frames = player.no_frames or NO_MODE
+    title = f"{type(model).__name__} with {type(model.policy).__name__}"
     kind, critics = player.decision.kind, list(player.decision.values)
     return Replay(title, watched.names, kind, critics, mixtures, runs, player.no_frames)
 
@@ -189,6 +180,15 @@ class _Player:
             self._env.seed(seed)
             tracks += self._play(tasks)
         return tracks
+
+    def play_without(self, network: str, expert: int, seed: int) -> Run:
+        """Play all tasks from a seed, with an expert switched off."""
+        off = policy_of(self._model).mixtures(network)
+        notes = [f"{each.name} router: {when_off(each)}" for each in off.values()]
+        with without_expert(self._model, network, expert):
+            tracks = self.play(seed)
+        label, note = f"without expert {expert} of {network}", "; ".join(dict.fromkeys(notes))
+        return Run(label, note, {name: [expert] for name in off}, tracks)
 
     def _play(self, tasks: list[int]) -> list[Track]:
         """Play some tasks, each in an environment of its own, until all have their episodes."""
