@@ -49,8 +49,9 @@ class MultiTaskEvalCallback(RecordingCallback):
     :param n_eval_episodes: episodes of each task
     :param eval_env: a multi-task environment with the training tasks, each in an environment of
         its own; an id's, or one that is in no VecEnv, gets the wrappers that SB3's models give
-        theirs; None builds one like the training environment, wrappers of the VecEnv included. If it is in a
-        VecNormalize, that takes over the training one's statistics and stops learning its own
+        theirs; None builds one like the training environment, wrappers of the VecEnv included. If
+        it is in a VecNormalize, that takes over the training one's statistics and stops learning
+        its own
     :param n_eval_envs: how many environments of each task to build, each of which plays its share
         of the episodes: another number plays other episodes. None: as many as episodes, up to ten;
         where they are stepped one by one no more than in training, and with
