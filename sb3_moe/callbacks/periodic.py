@@ -81,7 +81,8 @@ class PeriodicCallback(CheckedCallback):
         self, every: int, *, callback: BaseCallback | None = None, verbose: int = 0
     ) -> None:
         EventCallback.__init__(self, callback, verbose)
-        if isinstance(every, bool) or not isinstance(every, Real):
+        given: object = every
+        if isinstance(given, bool) or not isinstance(given, Real):
             raise TypeError(f"`every` must be a number of global steps, got {every!r}")
         if not float(every) >= 1:
             raise ValueError(f"`every` must be at least 1 global step, got {every}")
