@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from sb3_moe.saving.files import atomic, check_writable
 from sb3_moe.saving.model_file import SAFE, load
@@ -234,12 +233,12 @@ def _as_written(value: Any) -> str:
     return "" if value != value else str(value)
 
 
-def _as_html(table: pd.DataFrame) -> Markup:
+def _as_html(table: pd.DataFrame) -> str:
     """Write a table as HTML; all its texts are escaped, and their lines stay."""
     table = table.rename_axis(index=None, columns=str(table.index.name))  # above the first column
     with pd.option_context("display.max_colwidth", None):
         text = table.to_html(border=0, na_rep="", justify="left", float_format=number)
-    return Markup(text.replace("\\n", "<br>"))  # as which pandas writes the end of a line
+    return text.replace("\\n", "<br>")  # as which pandas writes the end of a line
 
 
 def _environment() -> Environment:
