@@ -78,7 +78,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     # SPHERE (arXiv 2605.04712): top-2 of ten whole networks in the actor, by a router of its own,
     # and the penalty with the one strength that its authors' script has. What is theirs besides:
     # PPO of SBX with 128 environments x 16 steps, minibatches of 64, target_kl 0.03 and a rate that
-    # falls from 3e-4 to 1e-4, observations normalised (VecNormalize). The width of the router is
+    # falls from 3e-4 to 1e-4, observations normalized (VecNormalize). The width of the router is
     # ours.
     "SPHERE": {
         "placement": {"pi": "big", "vf": "none"},

@@ -224,10 +224,10 @@ def gradients(y: th.Tensor, tensors: list[th.Tensor]) -> list[th.Tensor]:
 
 
 class OwnOptimizers:
-    """Copies of experts, each with an optimiser of its own that steps when the expert is active.
+    """Copies of experts, each with an optimizer of its own that steps when the expert is active.
 
     :param experts: whose gradients are taken
-    :param make: builds an optimiser for some tensors
+    :param make: builds an optimizer for some tensors
     """
 
     def __init__(self, experts: Experts, make: Callable[[list[th.Tensor]], th.optim.Optimizer]):

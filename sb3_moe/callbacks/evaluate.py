@@ -17,7 +17,7 @@ from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.saving.files import atomic
 from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.vec_env.evaluating import LONGEST, TaskEpisodes, evaluate_tasks, success_rate
-from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env, synchronise
+from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env, synchronize
 from sb3_moe.vec_env.tasks import short_names, task_names
 
 ALL_TASKS = -1
@@ -176,7 +176,7 @@ class MultiTaskEvalCallback(RecordingCallback):
                     self.training_env, self.n_eval_episodes
                 )
                 self.eval_env = make_pinned_env(self.training_env, copies)
-            synchronise(self.training_env, self.eval_env)
+            synchronize(self.training_env, self.eval_env)
             entropy = [self.model.seed or 0, step]
             self.eval_env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]) // 2)
             return evaluate_tasks(

@@ -18,7 +18,7 @@ from sb3_moe.layers.checks import whole
 from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.vec_env.evaluating import random_actions, takes_masks
 from sb3_moe.vec_env.kept_rows import Watched
-from sb3_moe.vec_env.make import make_pinned_env, not_built_again_since, synchronise
+from sb3_moe.vec_env.make import make_pinned_env, not_built_again_since, synchronize
 from sb3_moe.vec_env.observations import Obs, concatenate, select, spread
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.tasks import task_names, tasks_played
@@ -160,7 +160,7 @@ class ProbeCallback(RecordingCallback):
             self._watched = Watched(self.probe_size, STRIDE)
             return None
         with preserved_generators(), closing(make_pinned_env(self.training_env)) as env:
-            synchronise(self.training_env, env)
+            synchronize(self.training_env, env)
             own = unwrap_vec_normalize(env)
             if own is not None and self._normalizer() is not None:
                 own.norm_obs = False

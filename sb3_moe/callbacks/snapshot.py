@@ -20,8 +20,8 @@ from sb3_moe.saving.snapshot import (
 class SnapshotCallback(PeriodicCallback):
     """Save everything from which :func:`sb3_moe.resume` goes on, at the start of a rollout.
 
-    A snapshot is a folder ``checkpoints/step-<global steps>`` with the model and its optimiser, the
-    replay buffer, the environment with its schedule, normaliser and running episodes, and the
+    A snapshot is a folder ``checkpoints/step-<global steps>`` with the model and its optimizer, the
+    replay buffer, the environment with its schedule, normalizer and running episodes, and the
     random generators. It appears under its name when it is whole. Put
     this callback last in the list, so that it sees what the others did at the same step. That all
     this can be saved is tried before training starts.

@@ -28,7 +28,7 @@ from sb3_moe.saving.container import write_file
 from sb3_moe.saving.files import atomic, check_writable, write_json
 from sb3_moe.saving.model_file import own_classes, packed, versions
 from sb3_moe.vec_env.evaluating import evaluate_tasks, success_rate
-from sb3_moe.vec_env.make import normalises_observations
+from sb3_moe.vec_env.make import normalizes_observations
 from sb3_moe.vec_env.tasks import has_tasks, suite_of
 from sb3_moe.watching import Replay, watch
 from sb3_moe.watching.watched_env import WatchedEnv, seed_everything, watched_env
@@ -93,7 +93,7 @@ def write_folder(
     source = env if model.get_env() is None else model.get_env()
     normalizer = unwrap_vec_normalize(source) if isinstance(source, VecEnv) else None
     data, _ = packed(model, replay_buffer=False, normalizer=normalizer)
-    config = _config(model, normalises_observations(normalizer))
+    config = _config(model, normalizes_observations(normalizer))
     playing: dict[str, Any] = {"seed": seed, "deterministic": deterministic}
     results = _results(model, env, episodes, **playing)
     replay = watch(model, env, max_steps=max_steps, **playing)

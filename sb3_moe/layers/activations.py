@@ -1,7 +1,7 @@
-"""What is an activation and what a normalisation, and which act on each number alone.
+"""What is an activation and what a normalization, and which act on each number alone.
 
-The rule for both follows from how SB3 builds a network (``create_mlp``): a normalisation is made
-with the number of features that it normalises, and knows it; an activation is made with nothing.
+The rule for both follows from how SB3 builds a network (``create_mlp``): a normalization is made
+with the number of features that it normalizes, and knows it; an activation is made with nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ALIKE_FOR_ALL = (*ALIKE_ON_ROWS, nn.AvgPool2d, nn.MaxPool2d)
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Tell a normalisation, which knows how many features it has, from an activation."""
+    """Tell a normalization, which knows how many features it has, from an activation."""
     return hasattr(module, "num_features") or hasattr(module, "normalized_shape")
 
 

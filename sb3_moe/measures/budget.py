@@ -176,7 +176,7 @@ def _in_words(policy: MoEPolicy, tower: str) -> str:
     if place.has_experts and options.combine == "orthogonal":
         words.append("orthogonal outputs")
     if place.has_experts and options.spectral_coef:
-        words.append("penalised features")
+        words.append("penalized features")
     if options.block != DEFAULTS["block"]:
         words.append(f"{options.block} blocks")
     if options.embeds_task:

@@ -1,6 +1,6 @@
 """Metrics of continual learning, each under the name of the variant that it is.
 
-Scores are normalized before they come here (see :func:`sb3_moe.measures.normalise`), p_i(t) is task
+Scores are normalized before they come here (see :func:`sb3_moe.measures.normalize`), p_i(t) is task
 i's at global step t, T is the last step.
 
 Shapes: K evaluations, N tasks, M blocks of training, V visits of one task.
@@ -170,7 +170,7 @@ def _reference_area(reference: Reference | None, task: int, length: float) -> fl
             f"`reference` must hold a run on task {task} alone; train it with "
             "make_multitask_vec_env([task]) and MultiTaskEvalCallback(every, log_path=folder), and "
             "give {task: (score, steps)} from load_scores(folder), its score and `score` both "
-            "normalized by measures.normalise"
+            "normalized by measures.normalize"
         )
     scores, steps = reference[task]
     column = np.asarray(scores, np.float64).reshape(-1, 1)

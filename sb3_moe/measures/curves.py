@@ -173,7 +173,7 @@ def _check_covered(steps_K: Array, start: float, end: float) -> None:
         )
 
 
-def normalise(returns: ArrayLike, random: ArrayLike, reference: ArrayLike) -> Array:
+def normalize(returns: ArrayLike, random: ArrayLike, reference: ArrayLike) -> Array:
     """Return (returns - random) / (reference - random).
 
     :param returns: (..., N)

@@ -119,7 +119,7 @@ def frozen_kept(policy: BasePolicy) -> Iterator[None]:
 def reset_heads(policy: BasePolicy) -> None:
     """Draw the last layer of every network anew (Nikishin et al. 2022, arXiv 2205.07802).
 
-    Optimisers know nothing of it, as of a new model's, and target networks get the same new head. A
+    Optimizers know nothing of it, as of a new model's, and target networks get the same new head. A
     router's map that other layers have too stays as it is.
 
     :param policy: of any algorithm

@@ -19,7 +19,7 @@ from sb3_moe.networks.decisions import Decision, of_distribution
 
 
 class ActorCriticNetworks(Networks):
-    """The networks of PPO, A2C, TRPO and MaskablePPO: one optimiser learns all of them.
+    """The networks of PPO, A2C, TRPO and MaskablePPO: one optimizer learns all of them.
 
     sb3-contrib's policy for MaskablePPO has the same parts and methods, but another base class.
     """

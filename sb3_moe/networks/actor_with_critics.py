@@ -18,7 +18,7 @@ from sb3_moe.networks.decisions import Decision
 
 
 class ActorWithCriticsNetworks(Networks):
-    """The networks of SAC, TQC and CrossQ: an optimiser for the actor and one for all critics."""
+    """The networks of SAC, TQC and CrossQ: an optimizer for the actor and one for all critics."""
 
     @classmethod
     def fits(cls, policy: BaseModel) -> bool:

@@ -202,15 +202,15 @@ class Networks(ABC):
     # How it learns, and is built.
 
     def optimizers(self) -> dict[str, th.optim.Optimizer]:
-        """Return the optimiser of each tower; towers may share one."""
+        """Return the optimizer of each tower; towers may share one."""
         return dict.fromkeys(self.towers(), self.policy.optimizer)
 
     def every_optimizer(self) -> list[th.optim.Optimizer]:
-        """Return each optimiser once, the actor's first."""
+        """Return each optimizer once, the actor's first."""
         return list(dict.fromkeys(self.optimizers().values()))
 
     def critic_optimizer(self) -> th.optim.Optimizer | None:
-        """Return the optimiser whose gradients another loss adds to after its step, if any."""
+        """Return the optimizer whose gradients another loss adds to after its step, if any."""
         return None
 
     def constructor_arguments(self) -> dict[str, Any]:

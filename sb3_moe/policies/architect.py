@@ -36,8 +36,8 @@ class Architect:
 
     :param options: what the tower is to be
     :param layout: what its input holds
-    :param init_hidden: initialises hidden layers in place, as SB3 would
-    :param init_head: initialises the head in place, as SB3 would
+    :param init_hidden: initializes hidden layers in place, as SB3 would
+    :param init_head: initializes the head in place, as SB3 would
     :param after_lstm: the task id has entered the LSTM, so only routers see it here
     :raises ValueError: if the options do not fit the input
     """
@@ -211,7 +211,7 @@ class Architect:
     def match(self, parts: Sequence[nn.Module], dense: Iterable[nn.Module]) -> None:
         """Scale the experts' initial weights to the size of the dense layers, if that is asked for.
 
-        :param parts: all of a tower as it is built and initialised, one part behind the other
+        :param parts: all of a tower as it is built and initialized, one part behind the other
         :param dense: the dense network, head included
         :raises ValueError: if an output doesn't follow its experts' weights
         """

@@ -20,7 +20,7 @@ class DenseLayers:
 
     :param options: what the tower is to be
     :param layout: what its first layer is given
-    :param init_hidden: initialises hidden layers in place, as SB3 would
+    :param init_hidden: initializes hidden layers in place, as SB3 would
     :param sees_task: whether the task's id enters the first layer
     """
 
@@ -48,7 +48,7 @@ class DenseLayers:
         return [*norms, linear, *stage.after]
 
     def simba(self, stage: Stage, width: int, *, first: bool, last: bool) -> list[nn.Module]:
-        """Return a block in place of a dense layer, and the normalisation behind the last one."""
+        """Return a block in place of a dense layer, and the normalization behind the last one."""
         norms = [] if first else self.norms(stage, width)
         dim = width + (self.seen if first else 0)
         layers = self.simba_layers(stage, dim, stage.width, first=first, last=last)

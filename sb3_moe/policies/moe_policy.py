@@ -64,7 +64,7 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     :param expert_width: hidden width of an expert; None: as the dense layer it replaces
     :param block: ``"mlp"`` or ``"simba"``, of hidden layers without experts and within them
     :param head_router: ``"task"`` for a head for each task
-    :param normalize_router: L2-normalise tokens and router weights
+    :param normalize_router: L2-normalize tokens and router weights
     :param router_noise: noise on the router's scores, off-policy training only
     :param balance_coef: weight of the load-balance loss
     :param importance_coef: weight of the importance loss

@@ -99,7 +99,7 @@ class MoEActorCritic(_Policy):
         )
 
     def _build(self, lr_schedule: Schedule) -> None:
-        """Build as SB3 does, then the heads with experts, then the optimiser over all of it."""
+        """Build as SB3 does, then the heads with experts, then the optimizer over all of it."""
         if any(options.is_moe for options in self.moe.values()):
             self.action_dist: Any = plain(self.action_dist)
         super()._build(lr_schedule)
@@ -110,7 +110,7 @@ class MoEActorCritic(_Policy):
             name = "action_net" if tower == "pi" else "value_net"
             linear, dense = getattr(self, name), self._dense[tower]
             setattr(self, name, architect.head(linear, dense))
-            # Only now: SB3 has initialised what it visits.
+            # Only now: SB3 has initialized what it visits.
             body = getattr(self.mlp_extractor, "policy_net" if tower == "pi" else "value_net")
             architect.match([body, getattr(self, name)], [*dense, linear])
         if self._architects:

@@ -56,7 +56,7 @@ class MoEOptions:
     :param block: what a hidden layer is that isn't replaced by experts, or is part of one:
         ``"mlp"`` (a linear layer and its activation) or ``"simba"``
     :param head_router: ``"task"``: a head for each task, with any placement whose experts hold none
-    :param normalize_router: L2-normalise tokens and router weights, with one learned scale
+    :param normalize_router: L2-normalize tokens and router weights, with one learned scale
     :param router_noise: standard deviation of noise on the scores, off-policy training only
     :param balance_coef: weight of the load-balance loss
     :param importance_coef: weight of the importance loss

@@ -150,7 +150,7 @@ class Tower(nn.Module):
         told = task if self.task_embedding is None else self.task_embedding(task)
         seen, actions = (told if self.experts_see_task else None), actions_BA
         if self.norms is not None:
-            x, seen, actions = self._normalise(x, seen, actions)
+            x, seen, actions = self._normalize(x, seen, actions)
         routed = told if self.router_sees_task else None
         experts_extra = router_extra = _join(seen, actions)
         if self.experts_see_task != self.router_sees_task:
@@ -170,7 +170,7 @@ class Tower(nn.Module):
         x_dim = self.layout.x_dim
         return features_BF[:, :x_dim], features_BF[:, x_dim:]
 
-    def _normalise(
+    def _normalize(
         self, x: th.Tensor, task: th.Tensor | None, actions: th.Tensor | None
     ) -> tuple[th.Tensor, th.Tensor | None, th.Tensor | None]:
         """Normalize all that the first layer sees, as one vector, and take it apart again."""

@@ -239,7 +239,7 @@ def _channels_order(stacked: StackedObservations[Any]) -> Any:
     return "first" if stacked.channels_first else "last"
 
 
-def normalises_observations(normalizer: VecNormalize | None) -> bool:
+def normalizes_observations(normalizer: VecNormalize | None) -> bool:
     """Say whether there is a normalizer, and observations go through it."""
     return normalizer is not None and bool(normalizer.norm_obs)
 
@@ -255,7 +255,7 @@ def kind_of_normalizer(normalizer: VecNormalize | None) -> str:
     return f"{kind.__name__} of {'all' if keys is None else sorted(keys)}"
 
 
-def synchronise(training_env: VecEnv, env: VecEnv) -> None:
+def synchronize(training_env: VecEnv, env: VecEnv) -> None:
     """Give an environment's normalizer the statistics of the training one's.
 
     It learns none of its own from then on, and leaves rewards as they are.

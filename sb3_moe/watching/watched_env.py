@@ -21,10 +21,10 @@ from sb3_moe.vec_env.make import (
     evaluation_copies,
     make_pinned_env,
     mode_again,
-    normalises_observations,
+    normalizes_observations,
     not_built_again_since,
     not_wrapped_again_since,
-    synchronise,
+    synchronize,
     wrap_like,
 )
 from sb3_moe.vec_env.tasks import check_tasks, task_names, tasks_known
@@ -150,8 +150,8 @@ def _played(
 def _normalize_as(source: VecEnv, env: VecEnv) -> None:
     """Give an environment the statistics of another's observations, and stop it from learning."""
     normalizer = unwrap_vec_normalize(env)
-    if any(map(normalises_observations, (unwrap_vec_normalize(source), normalizer))):
-        synchronise(source, env)
+    if any(map(normalizes_observations, (unwrap_vec_normalize(source), normalizer))):
+        synchronize(source, env)
     elif normalizer is not None:
         normalizer.training = normalizer.norm_reward = False
 

@@ -131,7 +131,7 @@ def test_a_new_run_in_a_used_folder_knows_nothing_of_the_tasks_of_an_earlier_one
         assert scores["returns"].shape == (2, 2, 3)
 
 
-def test_statistics_are_synchronised_and_not_touched():
+def test_statistics_are_synchronized_and_not_touched():
     env = VecNormalize(toy_vec_env((0, 1, 2)), norm_obs_keys=["obs"])
     eval_env = VecNormalize(pinned(), norm_obs_keys=["obs"])
     callback = MultiTaskEvalCallback(32, 1, eval_env=eval_env)
@@ -140,7 +140,7 @@ def test_statistics_are_synchronised_and_not_touched():
     assert env.obs_rms["obs"].count == pytest.approx(64 + 1, abs=0.1)
 
 
-def test_returns_are_raw_whatever_the_normaliser_of_the_evaluation_does():
+def test_returns_are_raw_whatever_the_normalizer_of_the_evaluation_does():
     eval_env = VecMonitor(VecNormalize(pinned(), norm_obs=False))
     callback = MultiTaskEvalCallback(32, 1, eval_env=eval_env)
     make_ppo(VecNormalize(toy_vec_env((0, 1, 2)), norm_obs=False)).learn(64, callback=callback)
@@ -148,7 +148,7 @@ def test_returns_are_raw_whatever_the_normaliser_of_the_evaluation_does():
     assert callback.scores["score"].any()
 
 
-def test_an_evaluation_without_the_training_normaliser_is_refused():
+def test_an_evaluation_without_the_training_normalizer_is_refused():
     env = VecNormalize(toy_vec_env((0, 1, 2)), norm_obs_keys=["obs"])
     with pytest.raises(ValueError, match=r"by VecNormalize of .*got no VecNormalize"):
         make_ppo(env).learn(64, callback=MultiTaskEvalCallback(32, 1, eval_env=pinned()))

@@ -30,7 +30,7 @@ def make(algo=PPO, policy="MoeMultiInputPolicy", tasks=TASKS, **policy_kwargs):
 
 
 def states(model):
-    """Copy every router's weights and what the optimiser knows of them."""
+    """Copy every router's weights and what the optimizer knows of them."""
     state = model.policy.optimizer.state
     return [
         [value.clone() for value in (each.data, *state[each].values())]

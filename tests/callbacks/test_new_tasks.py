@@ -101,7 +101,7 @@ REFUSED = {
         r"`on_new_task` can't be 'add_expert'.*each task in",
     ),
     "dense": ({"placement": "none"}, "add_expert", "can't be 'add_expert': the policy has no mix"),
-    "optimiser": (
+    "optimizer": (
         {"optimizer_class": th.optim.Adamax, "optimizer_kwargs": {}},
         "freeze_old",
         "can't be 'freeze_old': `frozen_experts` needs `optimizer_class`",

@@ -130,7 +130,7 @@ def test_a_switch_is_noticed_once_and_logged(capsys):
     assert "Task b begins at 256 steps" in capsys.readouterr().out
 
 
-def test_at_a_switch_the_optimiser_forgets():
+def test_at_a_switch_the_optimizer_forgets():
     class Check(TaskSwitchCallback):
         def _switch(self, task):
             assert self.model.policy.optimizer.state

@@ -76,7 +76,7 @@ def test_without_a_step_of_training_nothing_is_measured():
     assert callback.diagnostics["steps"].tolist() == []
 
 
-def test_what_is_watched_of_a_normalised_environment_is_raw_and_normalised_as_training_is():
+def test_what_is_watched_of_a_normalized_environment_is_raw_and_normalized_as_training_is():
     env = VecNormalize(cartpoles())
     callback = PlasticityCallback(1000, probe_size=8)
     make_ppo(env).learn(32, callback=callback)

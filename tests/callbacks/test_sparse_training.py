@@ -262,7 +262,7 @@ def test_remedies_beside_it_leave_dead_weights_dead(algo, first, remedy):
     model.learn(130, [*(callbacks if first else callbacks[::-1]), Watch()])
 
 
-def test_forgetting_the_optimisers_averages_doesnt_forget_the_masks():
+def test_forgetting_the_optimizers_averages_doesnt_forget_the_masks():
     env = toy_vec_env((0,) * 6 + (1,) * 100)
     model = make(PPO, "MultiInputPolicy", env)
     model.learn(128, [TaskSwitchCallback(reset_optimizer=True), sparse("rigl"), Watch()])

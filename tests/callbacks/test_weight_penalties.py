@@ -29,7 +29,7 @@ def make(algo=PPO, policy="MlpPolicy", env=None, **kwargs):
 
 
 class Record(BaseCallback):
-    """Keep weight, gradient of the loss, and what the optimiser gets, parameter by parameter."""
+    """Keep weight, gradient of the loss, and what the optimizer gets, parameter by parameter."""
 
     def _on_training_start(self):
         self.of_loss, self.rows, self.start, self.handles = {}, [], {}, []

@@ -102,7 +102,7 @@ def test_rows_that_say_nothing_keep_their_task():
         assert [info["task_id"] for info in infos] == [1, 2]
 
 
-def test_a_normaliser_from_a_file_refuses_its_tasks_in_another_order(tmp_path):
+def test_a_normalizer_from_a_file_refuses_its_tasks_in_another_order(tmp_path):
     tasks = ["CartPole-v1", "Acrobot-v1"]
     env = PerTaskVecNormalize(make_multitask_vec_env(tasks, 2))
     env.save(str(tmp_path / "n.pkl"))

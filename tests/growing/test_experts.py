@@ -111,7 +111,7 @@ def test_its_own_count_of_steps_goes_through_files(tmp_path):
         assert [4.0] * 4 + [0.0] in counts.values()
 
 
-def test_with_an_optimiser_of_another_class_squares_start_as_large_as_the_others():
+def test_with_an_optimizer_of_another_class_squares_start_as_large_as_the_others():
     model = moe(optimizer_class=th.optim.Adamax, optimizer_kwargs={})
     add_experts(model)
     state = model.policy.optimizer.state[layer_of(model).experts.last.weight]
@@ -465,7 +465,7 @@ def test_frozen_experts_can_not_be_scaled():
     assert_unchanged(model, before)
 
 
-def test_optimisers_with_several_groups_are_refused_since_a_loaded_model_has_one():
+def test_optimizers_with_several_groups_are_refused_since_a_loaded_model_has_one():
     model = moe()
     one, *others = model.policy.parameters()
     groups = [{"params": [one], "lr": 1.0}, {"params": others}]

@@ -22,7 +22,7 @@ def is_kept(change, router):
 
 
 def assert_optimizers_fit(model):
-    """Check that each optimiser has the policy's own tensors, in order, and states as large."""
+    """Check that each optimizer has the policy's own tensors, in order, and states as large."""
     for optimizer in networks_of(model.policy).optimizers().values():
         own = [p for p in model.policy.parameters() if any(p is q for q in of(optimizer))]
         assert len(own) == len(of(optimizer))

@@ -185,7 +185,7 @@ def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
     assert_unchanged(model, before)
 
 
-def test_an_optimiser_of_an_unknown_class_can_not_hold_them():
+def test_an_optimizer_of_an_unknown_class_can_not_hold_them():
     model = moe(optimizer_class=th.optim.Adamax, optimizer_kwargs={})
     before = all_of(model)
     with pytest.raises(
@@ -205,7 +205,7 @@ def test_a_policy_names_its_option():
             arena.make("PPO", frozen_experts=value)
 
 
-class Normalised(nn.Sequential):
+class Normalized(nn.Sequential):
     def __init__(self, in_features, width, out_features, activation):
         norm = nn.BatchNorm1d(width)
         last = nn.Linear(width, out_features)
@@ -213,7 +213,7 @@ class Normalised(nn.Sequential):
 
 
 def test_the_statistics_of_frozen_experts_stay_while_others_count_on():
-    model = moe(expert=Normalised)
+    model = moe(expert=Normalized)
     freeze_experts(model, [1])
     before = [of_expert(model, "pi.middle", k) for k in (0, 1)]
     model.learn(32, reset_num_timesteps=False)
@@ -245,7 +245,7 @@ def test_a_layer_is_meant_in_every_critic():
     assert frozen == {"qf0.head", "qf1.head"}
 
 
-def test_an_optimiser_that_can_not_keep_frozen_experts_still_is_refused_once_it_is_noticed():
+def test_an_optimizer_that_can_not_keep_frozen_experts_still_is_refused_once_it_is_noticed():
     model = moe()
     freeze_experts(model, [0])
     model.policy.optimizer = th.optim.NAdam(model.policy.parameters())

@@ -41,7 +41,7 @@ def of_task(model):
 
 
 def is_possible(algorithm, place):
-    # CrossQ keeps a normalisation behind the experts' last layer, and SB3 never has one there.
+    # CrossQ keeps a normalization behind the experts' last layer, and SB3 never has one there.
     return algorithm != "CrossQ" or place not in ("middle", "all")
 
 

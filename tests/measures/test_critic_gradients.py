@@ -22,7 +22,7 @@ def make_model(algo, policy="MlpPolicy"):
 
 
 def watch(optimizer):
-    """Note the norm, and the zeros, of each gradient as the optimiser sees it."""
+    """Note the norm, and the zeros, of each gradient as the optimizer sees it."""
     seen = []
 
     def note(optimizer, *_):
@@ -78,7 +78,7 @@ def test_before_a_critic_steps_it_has_no_gradient_of_its_own():
 
 
 @pytest.mark.parametrize("algo", [PPO, DQN])
-def test_one_optimiser_for_all_leaves_its_gradients_as_they_are(algo):
+def test_one_optimizer_for_all_leaves_its_gradients_as_they_are(algo):
     env = make_multitask_vec_env("Classic/CartPole4", 4, seed=0, task_id="onehot")
     options = {"n_steps": 16, "batch_size": 64} if algo is PPO else {"learning_starts": 4}
     model = algo("MlpPolicy", env, device="cpu", **options)

@@ -102,7 +102,7 @@ def silence(policy, units=3):
 def test_dormant_neurons_of_every_tower_start_anew_and_its_output_stays(algorithm, prefix):
     model = learn(make(algorithm, prefix))
     silence(model.policy)
-    if algorithm == "CrossQ":  # routers have no bias to keep what a normalisation makes of 0
+    if algorithm == "CrossQ":  # routers have no bias to keep what a normalization makes of 0
         for router in (m for m in model.policy.modules() if isinstance(m, LinearRouter)):
             router.weight_RK.data[:] = 0.0
     obs = batch(model)
@@ -119,7 +119,7 @@ def test_dormant_neurons_of_every_tower_start_anew_and_its_output_stays(algorith
     [("", {}), ("Moe", {"router": "uniform"}), ("Moe", {"placement": "big"})],
     ids=str,
 )
-def test_what_a_normalisation_makes_of_silent_units_stays_and_they_start_anew(prefix, kwargs):
+def test_what_a_normalization_makes_of_silent_units_stays_and_they_start_anew(prefix, kwargs):
     model = learn(make("CrossQ", prefix, **kwargs))
     silence(model.policy)
     norms = [wiring.norm for wiring in wirings(model.policy) if wiring.norm is not None]

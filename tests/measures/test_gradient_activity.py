@@ -61,7 +61,7 @@ def test_every_hidden_layer_that_linear_weights_lead_into_has_a_measure(algo, pl
 
 
 class Normed(BaseFeaturesExtractor):
-    """A layer whose activation stands behind a normalisation."""
+    """A layer whose activation stands behind a normalization."""
 
     def __init__(self, space):
         super().__init__(space, 5)
@@ -71,7 +71,7 @@ class Normed(BaseFeaturesExtractor):
         return self.net(obs)
 
 
-def test_a_layer_behind_a_normalisation_has_a_measure_too():
+def test_a_layer_behind_a_normalization_has_a_measure_too():
     policy = trained(features_extractor_class=Normed).policy
     found = gradient_activity(policy)["features.0"]
     expected = policy.features_extractor.net[0].weight.grad.abs().mean(1)

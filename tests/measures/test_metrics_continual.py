@@ -62,7 +62,7 @@ def test_a_reference_that_leaves_no_room_gives_nan():
 def test_forward_transfer_without_a_reference_says_which_call_supplies_it(reference):
     with pytest.raises(
         ValueError,
-        match=r"alone; train it with make_multitask_vec_env\(\[task\]\) .* measures.normalise$",
+        match=r"alone; train it with make_multitask_vec_env\(\[task\]\) .* measures.normalize$",
     ):
         measures.forward_transfer(SCORE, STEPS, BLOCKS, reference)
 
@@ -146,8 +146,8 @@ def test_no_blocks_at_all_says_how_to_get_some():
         measures.forgetting_cw(SCORE, STEPS, [])
 
 
-def test_normalised_scores_run_from_random_to_reference():
-    scores = measures.normalise([[1.0, 10.0], [3.0, 30.0]], [1.0, 10.0], [3.0, 20.0])
+def test_normalized_scores_run_from_random_to_reference():
+    scores = measures.normalize([[1.0, 10.0], [3.0, 30.0]], [1.0, 10.0], [3.0, 20.0])
     np.testing.assert_allclose(scores, [[0.0, 0.0], [1.0, 2.0]])
 
 
@@ -159,8 +159,8 @@ def test_measured_returns_are_of_every_task_of_their_suite(agent):
         assert list(tasks) == [task.name for task in SUITES[suite].tasks]
 
 
-def test_references_are_above_random_so_that_their_suites_can_be_normalised():
+def test_references_are_above_random_so_that_their_suites_can_be_normalized():
     for suite in load_measured("reference"):
         random, reference = measures.random_returns(suite), measures.reference_returns(suite)
         low, high = list(random.values()), list(reference.values())
-        np.testing.assert_allclose(measures.normalise([low, high], low, high).mean(1), [0.0, 1.0])
+        np.testing.assert_allclose(measures.normalize([low, high], low, high).mean(1), [0.0, 1.0])

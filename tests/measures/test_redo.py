@@ -330,7 +330,7 @@ def test_shrinking_and_perturbing_mixes_old_weights_and_new_ones():
     assert not model.policy.optimizer.state
 
 
-def test_every_optimiser_forgets():
+def test_every_optimizer_forgets():
     model = trained("MlpPolicy", {}, SAC)
     assert model.actor.optimizer.state
     reset_optimizers(model.policy)

@@ -257,7 +257,7 @@ def test_body_and_head_together_are_the_network():
     assert shapes(head) == [(6, 2)]
 
 
-def test_experts_are_initialised_one_by_one_as_the_given_functions_say():
+def test_experts_are_initialized_one_by_one_as_the_given_functions_say():
     def orthogonal(gain):
         def init(module):
             for each in module.modules():
@@ -284,7 +284,7 @@ def test_experts_are_initialised_one_by_one_as_the_given_functions_say():
 
 
 class Scale(nn.Module):
-    """A normalisation with one parameter per feature."""
+    """A normalization with one parameter per feature."""
 
     def __init__(self, num_features):
         super().__init__()

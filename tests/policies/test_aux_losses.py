@@ -15,7 +15,7 @@ ROUTERS = ("soft", "top_k")
 
 
 def gradients_of_training(model, module, **train_arguments):
-    """Train once and return the gradients with which a module's optimiser stepped last."""
+    """Train once and return the gradients with which a module's optimizer stepped last."""
     found = {}
 
     def keep(optimizer, args, kwargs):

@@ -34,7 +34,7 @@ def optimizers(policy):
 
 @pytest.mark.covering
 @pytest.mark.parametrize(("algorithm", "alias"), arena.PAIRS)
-def test_without_experts_weights_optimisers_and_training_are_those_of_sb3(algorithm, alias):
+def test_without_experts_weights_optimizers_and_training_are_those_of_sb3(algorithm, alias):
     ours, dense = pair_of_models(algorithm, alias, net_arch=[8, 8])
     arena.assert_same_weights(ours.policy, dense.policy)
     for mine, theirs in zip(optimizers(ours.policy), optimizers(dense.policy), strict=True):

@@ -228,7 +228,7 @@ def test_a_preset_says_what_it_is(name, capsys):
         "MOORE": "pi: body, embedding router, 4 experts, orthogonal outputs, 3 heads by the task",
         "PACO": "pi: all, embedding router, 5 experts",
         "SIMBA": "pi: dense, simba blocks",
-        "SPHERE": "pi: big, top_k router, 10 experts, penalised features",
+        "SPHERE": "pi: big, top_k router, 10 experts, penalized features",
     }
     assert words[name] in printed
     assert budget.total.flops > 0

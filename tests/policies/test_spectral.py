@@ -192,17 +192,17 @@ def test_sacs_actor_and_critics_get_their_own_penalty(tower):
     assert_added(found, base, own, COEF * norm(base) / norm(own))
 
 
-def penalised(policy):
+def penalized(policy):
     return set(policy.penalties)
 
 
 def test_a_number_is_the_actors_or_of_the_only_tower():
     options = {"net_arch": [8], "spectral_coef": 0.1}
-    assert penalised(arena.make("PPO", **options).policy) == {"pi.middle"}
-    assert penalised(arena.make("TD3", **options).policy) == {"pi.middle"}
-    assert penalised(arena.make("DQN", **options).policy) == {"qf.middle"}
+    assert penalized(arena.make("PPO", **options).policy) == {"pi.middle"}
+    assert penalized(arena.make("TD3", **options).policy) == {"pi.middle"}
+    assert penalized(arena.make("DQN", **options).policy) == {"qf.middle"}
     options["spectral_coef"] = {"vf": 0.1}
-    assert penalised(arena.make("PPO", **options).policy) == {"vf.middle"}
+    assert penalized(arena.make("PPO", **options).policy) == {"vf.middle"}
 
 
 ALGORITHMS = [("RecurrentPPO", "MoeMlpLstmPolicy")] + [
@@ -217,11 +217,11 @@ def test_every_algorithm_trains_saves_and_goes_on_with_it(algorithm, alias, tmp_
     assert all(p.isfinite().all() for p in model.policy.parameters())
     model.save(tmp_path / "model")
     loaded = type(model).load(tmp_path / "model", env=model.env)
-    assert penalised(loaded.policy) == penalised(model.policy) != set()
+    assert penalized(loaded.policy) == penalized(model.policy) != set()
     arena.train(loaded, 24)
 
 
-def test_a_copy_of_a_policy_penalises_its_own_layers():
+def test_a_copy_of_a_policy_penalizes_its_own_layers():
     model = rolled_out(spectral_coef=COEF)
     other = copy.deepcopy(model.policy)
     ours, copied = (each.penalties["pi.big"] for each in (model.policy, other))
@@ -265,7 +265,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("options", "text"), WRONG)
-def test_what_cannot_be_penalised_is_named(options, text):
+def test_what_cannot_be_penalized_is_named(options, text):
     with pytest.raises(ValueError, match=text):
         arena.make("PPO", **{"net_arch": [8], **options})
 
@@ -287,7 +287,7 @@ def test_what_cannot_be_penalised_is_named(options, text):
         ("CrossQ", {"placement": "big"}, "without statistics over the batch"),
     ],
 )
-def test_who_cannot_be_penalised_is_named(algorithm, options, text):
+def test_who_cannot_be_penalized_is_named(algorithm, options, text):
     with pytest.raises(ValueError, match=text):
         arena.make(algorithm, spectral_coef=0.1, **options)
 
@@ -306,7 +306,7 @@ def test_a_router_that_is_held_for_a_while_has_no_part_in_it():
 
 
 @pytest.mark.parametrize("how", ["exchanged", "taught twice"])
-def test_it_counts_once_in_the_optimiser_that_a_policy_has(how):
+def test_it_counts_once_in_the_optimizer_that_a_policy_has(how):
     model, same = rolled_out(spectral_coef=COEF), rolled_out(spectral_coef=COEF)
     if how == "exchanged":
         model.policy.optimizer = th.optim.Adam(model.policy.parameters(), lr=3e-4, fused=True)

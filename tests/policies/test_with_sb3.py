@@ -38,7 +38,7 @@ def test_the_activation_keeps_its_meaning():
     assert isinstance(policy.get_expert("pi", 0)[1], nn.ELU)
 
 
-def test_orthogonal_initialisation_reaches_the_experts_with_sb3s_gains():
+def test_orthogonal_initialization_reaches_the_experts_with_sb3s_gains():
     policy = arena.make("PPO", placement="final", net_arch=[8]).policy
     for tower, gain in (("pi", 0.01), ("vf", 1.0)):
         for k in range(4):

@@ -143,14 +143,14 @@ def test_transitions_of_another_number_of_environments_are_refused(tmp_path):
 # Running statistics.
 
 
-def normalised(**kwargs):
+def normalized(**kwargs):
     venv = make_vec_env(lambda: arena.default_env("PPO", "MoeMlpPolicy"), n_envs=2, seed=0)
     return VecNormalize(venv, **kwargs)
 
 
 @pytest.fixture
 def saved(tmp_path):
-    model = arena.train(arena.make("PPO", env=normalised(gamma=0.9), net_arch=[4]), 64)
+    model = arena.train(arena.make("PPO", env=normalized(gamma=0.9), net_arch=[4]), 64)
     sb3_moe.save(model, tmp_path / "x.moe")
     return model, tmp_path / "x.moe"
 
@@ -165,9 +165,9 @@ def assert_same_statistics(ours, theirs):
     assert ours.obs_rms.count == theirs.obs_rms.count
 
 
-def test_a_plain_environment_is_wrapped_in_the_files_normaliser(saved):
+def test_a_plain_environment_is_wrapped_in_the_files_normalizer(saved):
     model, path = saved
-    loaded = load(path, normalised().venv)
+    loaded = load(path, normalized().venv)
     env = loaded.get_vec_normalize_env()
     assert_same_statistics(env, model.get_vec_normalize_env())
     assert env.gamma == 0.9
@@ -175,9 +175,9 @@ def test_a_plain_environment_is_wrapped_in_the_files_normaliser(saved):
     assert_same_statistics(env, loaded.env)
 
 
-def test_a_normalised_environment_gets_the_statistics_and_keeps_its_settings(saved):
+def test_a_normalized_environment_gets_the_statistics_and_keeps_its_settings(saved):
     model, path = saved
-    env = normalised(training=False, norm_reward=False)
+    env = normalized(training=False, norm_reward=False)
     loaded = load(path, env)
     assert loaded.get_vec_normalize_env() is env
     assert_same_statistics(env, model.get_vec_normalize_env())
@@ -187,7 +187,7 @@ def test_a_normalised_environment_gets_the_statistics_and_keeps_its_settings(sav
 
 def test_statistics_can_be_left_where_they_are(saved, tmp_path):
     model, path = saved
-    env = normalised()
+    env = normalized()
     before = statistics(env)
     load(path, env, normalizer=False)
     assert all(map(np.array_equal, statistics(env), before))
@@ -203,7 +203,7 @@ def test_statistics_that_nothing_takes_are_said_to_be_left_out(saved, tmp_path):
     ):
         load(path)
     load(path, normalizer=False)  # no warning: they are not wanted
-    rewards = normalised(norm_obs=False)
+    rewards = normalized(norm_obs=False)
     sb3_moe.save(arena.make("PPO", env=rewards, net_arch=[4]), tmp_path / "rewards.moe")
     load(tmp_path / "rewards.moe")  # nor here: nothing that a prediction needs
 
@@ -212,16 +212,16 @@ class OwnNormalize(VecNormalize):
     pass
 
 
-def test_an_environment_with_another_normaliser_is_refused(saved, tmp_path):
+def test_an_environment_with_another_normalizer_is_refused(saved, tmp_path):
     _, path = saved
     with pytest.raises(ValueError, match=r"normalized by OwnNormalize .* those of VecNormal"):
-        load(path, OwnNormalize(normalised().venv))
+        load(path, OwnNormalize(normalized().venv))
     with pytest.raises(
         ValueError,
         match=r"normalized by VecNormalize .*'return': .* keep your own",
     ):
-        load(path, normalised(norm_obs=False))
-    own = arena.make("PPO", env=OwnNormalize(normalised().venv), net_arch=[4])
+        load(path, normalized(norm_obs=False))
+    own = arena.make("PPO", env=OwnNormalize(normalized().venv), net_arch=[4])
     with pytest.raises(ValueError, match="`normalizer` must be False for a OwnNormalize"):
         sb3_moe.save(own, tmp_path / "own.moe")
 
@@ -244,7 +244,7 @@ def test_what_the_caller_has_stays_as_it_was_when_loading_fails(saved, tmp_path)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    env = normalised()
+    env = normalized()
     env.reset()
     before, attributes = statistics(env), dict(vars(env))
     np.random.seed(3)

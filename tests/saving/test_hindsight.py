@@ -69,7 +69,7 @@ def test_the_next_gradient_step_is_the_same(algorithm, steps, tmp_path):
     arena.train(loaded)
 
 
-def test_several_environments_and_a_normaliser_are_kept(tmp_path):
+def test_several_environments_and_a_normalizer_are_kept(tmp_path):
     env = VecNormalize(make_vec_env(Reach, n_envs=3, seed=0))
     model = make(env=env, steps=96)
     loaded = round_trip(model, tmp_path, make_vec_env(Reach, n_envs=3, seed=0))

@@ -39,7 +39,7 @@ def lone(tasks):
 BUILDERS = {
     "dict": world,
     "onehot": lambda tasks: world(tasks, "onehot"),
-    "a normalised one-hot": lambda tasks: VecNormalize(world(tasks, "onehot")),
+    "a normalized one-hot": lambda tasks: VecNormalize(world(tasks, "onehot")),
     "one at a time": lone,
     "statistics of each": lambda tasks: PerTaskVecNormalize(world(tasks, "info")),
 }

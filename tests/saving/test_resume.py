@@ -50,7 +50,7 @@ def runs():
     return {
         "ppo-minatar-mtrl": lambda: ppo(make_multitask_vec_env(MINATAR, 8, seed=0)),
         "ppo-minatar-crl": lambda: ppo(make_multitask_vec_env(MINATAR, 4, seed=0, schedule=cycle)),
-        "ppo-normalised": lambda: ppo(
+        "ppo-normalized": lambda: ppo(
             VecNormalize(make_multitask_vec_env(CLASSIC, 4, seed=0), norm_obs_keys=["obs"])
         ),
         "dqn-classic": lambda: dqn(
@@ -98,7 +98,7 @@ def test_scores_of_a_resumed_run_are_those_of_one_that_was_never_stopped(tmp_pat
         evaluation = MultiTaskEvalCallback(128, 2, log_path=folder, deterministic=False)
         return [evaluation, SnapshotCallback(256, folder)]
 
-    make = runs()["ppo-normalised"]
+    make = runs()["ppo-normalized"]
     whole = callbacks(tmp_path / "whole")
     make().learn(TOTAL, callback=whole)
     make().learn(256, callback=callbacks(tmp_path / "stopped"))

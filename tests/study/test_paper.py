@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sb3_moe.measures.curves import normalise, random_returns, reference_returns
+from sb3_moe.measures.curves import normalize, random_returns, reference_returns
 from sb3_moe.study.grid import load_study
 
 EARLIER = Path(__file__).parents[2] / "examples" / "paper" / "earlier"
@@ -32,7 +32,7 @@ def test_each_network_has_the_rate_that_did_best_on_other_seeds():
     for row in pd.read_csv(EARLIER / "rates" / "summary.csv").to_dict("records"):
         network, _, rate = row["architecture"].rpartition("-")
         game, while_trained = row["game"], float(row["while_trained"])
-        level = float(normalise(while_trained, random[game], reference[game]))
+        level = float(normalize(while_trained, random[game], reference[game]))
         reached[network][float(rate)].append(level)
     best = {
         network: max(levels, key=lambda rate: np.mean(levels[rate]))

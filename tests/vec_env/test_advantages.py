@@ -1,4 +1,4 @@
-"""Advantages that are normalised within each task, in every kind of rollout buffer."""
+"""Advantages that are normalized within each task, in every kind of rollout buffer."""
 
 import warnings
 
@@ -34,7 +34,7 @@ def test_each_task_gets_mean_0_and_deviation_1_by_hand():
     assert found.dtype == np.float32
 
 
-def test_one_task_alone_is_normalised_as_sb3_does_it():
+def test_one_task_alone_is_normalized_as_sb3_does_it():
     advantages = np.random.default_rng(0).normal(3, 9, (8, 4)).astype(np.float32)
     whole = th.from_numpy(advantages)
     expected = (whole - whole.mean()) / (whole.std() + 1e-8)
@@ -128,7 +128,7 @@ def ppo(env=None, algorithm=PPO, **kwargs):
                      **settings | kwargs)  # fmt: skip
 
 
-def test_ppo_warns_where_it_normalises_over_all_tasks_too():
+def test_ppo_warns_where_it_normalizes_over_all_tasks_too():
     cure = "give PPO normalize_advantage=False"
     for kwargs in ({}, {"rollout_buffer_class": MultiTaskRolloutBuffer}):
         with pytest.warns(UserWarning, match=cure):

@@ -169,7 +169,7 @@ def test_keeping_each_observation_once_gives_sb3s_samples(count):
 
 
 @pytest.mark.parametrize("observation_space", [OBSERVATIONS[1], DICT], ids=str)
-def test_vec_normalize_normalises_a_batch_as_it_does_sb3s(observation_space):
+def test_vec_normalize_normalizes_a_batch_as_it_does_sb3s(observation_space):
     env = VecNormalize(
         DummyVecEnv([lambda: Fixed(observation_space)]),
         norm_obs_keys=["obs"] if observation_space is DICT else None,

@@ -106,7 +106,7 @@ def test_copies_of_one_world_of_goals_answer_one_for_all(kind):
 
 
 @pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
-def test_observations_may_be_normalised(kind):
+def test_observations_may_be_normalized(kind):
     keys = ["observation", "achieved_goal", "desired_goal"]
     env = kind(WORLDS["side by side"](False), norm_reward=False, norm_obs_keys=keys)
     model = make("SAC", env, {"router": "task"}, copy_info_dict=True)
@@ -114,7 +114,7 @@ def test_observations_may_be_normalised(kind):
     assert model._n_updates
 
 
-def test_rewards_of_hindsight_are_not_normalised_by_task():
+def test_rewards_of_hindsight_are_not_normalized_by_task():
     env = PerTaskVecNormalize(WORLDS["side by side"](False))
     with pytest.raises(ValueError, match=r"statistics of their task, .* or norm_reward=False"):
         arena.train(make("SAC", env, copy_info_dict=True), 96)

@@ -84,7 +84,7 @@ def test_it_has_the_same_wrappers_and_learns_no_statistics(kind):
 
 
 @pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
-def test_a_normaliser_of_rewards_alone_is_rebuilt_and_synchronised(kind):
+def test_a_normalizer_of_rewards_alone_is_rebuilt_and_synchronized(kind):
     env = kind(make_env(), norm_obs=False)
     model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, device="cpu")
     callbacks = [MultiTaskEvalCallback(48, 1), PlasticityCallback(48, probe_size=30)]
@@ -92,7 +92,7 @@ def test_a_normaliser_of_rewards_alone_is_rebuilt_and_synchronised(kind):
     assert (callbacks[0].scores["lengths"] == callbacks[0].scores["returns"])[:, :2].all()
 
 
-def test_normalisers_of_two_kinds_are_refused_by_name():
+def test_normalizers_of_two_kinds_are_refused_by_name():
     model = PPO("MultiInputPolicy", PerTaskVecNormalize(make_env()), n_steps=16, batch_size=48)
     callback = MultiTaskEvalCallback(
         48, 1, eval_env=VecNormalize(make_env(), norm_obs_keys=["obs"])
@@ -206,7 +206,7 @@ def test_a_probe_is_collected_from_them():
 
 
 @pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
-def test_a_probe_is_normalised_as_training_is_at_that_time(kind):
+def test_a_probe_is_normalized_as_training_is_at_that_time(kind):
     env = kind(make_env(), norm_obs_keys=["obs"])
     model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, device="cpu")
     callback = PlasticityCallback(48, probe_size=30)

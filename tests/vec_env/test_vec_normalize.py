@@ -108,7 +108,7 @@ class OneSlot(gym.Env):
         return self.observations[self.time], self.rewards[self.time], False, False, {}
 
 
-def test_with_a_task_per_slot_each_slot_is_normalised_as_vec_normalize_would_alone():
+def test_with_a_task_per_slot_each_slot_is_normalized_as_vec_normalize_would_alone():
     base = GymnasiumVecEnv(Scales("dict", fixed=True))
     zeros = np.zeros((2, 1), np.float32)
     raw = [(base.reset(), np.zeros(2))] + [base.step(zeros)[:2] for _ in range(LENGTH - 1)]
@@ -167,7 +167,7 @@ BOTH = pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
 
 
 @BOTH
-def test_without_keys_no_observation_is_normalised_as_with_sb3(kind):
+def test_without_keys_no_observation_is_normalized_as_with_sb3(kind):
     env = kind(GymnasiumVecEnv(Scales("dict")), norm_obs_keys=[])
     alone = GymnasiumVecEnv(Scales("dict"))
     np.testing.assert_array_equal(env.reset()["obs"], alone.reset()["obs"])
@@ -179,7 +179,7 @@ def test_without_keys_no_observation_is_normalised_as_with_sb3(kind):
 
 
 @pytest.mark.parametrize("mode", ["dict", "onehot", "channels", "info"])
-def test_the_last_observation_is_normalised_by_the_task_that_ended(mode):
+def test_the_last_observation_is_normalized_by_the_task_that_ended(mode):
     env = wrapped(mode)
     for _, _, dones, infos in play(env, 120)[60:]:
         if dones.any():
@@ -191,7 +191,7 @@ def test_the_last_observation_is_normalised_by_the_task_that_ended(mode):
                 assert np.abs(values).mean() > 0.05
 
 
-def test_unnormalising_gives_back_the_original():
+def test_unnormalizing_gives_back_the_original():
     for mode in ("dict", "onehot", "channels"):
         env = wrapped(mode)
         obs = play(env)[-1][0]
@@ -204,7 +204,7 @@ def test_unnormalising_gives_back_the_original():
     np.testing.assert_allclose(env.unnormalize_reward(normalized, ids), rewards, rtol=1e-5)
 
 
-def test_sb3_finds_saves_loads_and_synchronises_it(tmp_path):
+def test_sb3_finds_saves_loads_and_synchronizes_it(tmp_path):
     env = wrapped()
     play(env)
     assert unwrap_vec_normalize(env) is env
@@ -220,7 +220,7 @@ def test_sb3_finds_saves_loads_and_synchronises_it(tmp_path):
     play(loaded)
 
 
-def test_off_policy_rewards_are_normalised_by_the_stored_task():
+def test_off_policy_rewards_are_normalized_by_the_stored_task():
     env = wrapped("dict", norm_obs=True)
     model = SAC(
         "MultiInputPolicy",
@@ -270,7 +270,7 @@ def test_sb3s_own_normalizer_leaves_the_id_out_by_its_keys():
     assert "norm_obs_keys" in make_multitask_vec_env.__doc__
 
 
-def test_observations_that_hide_their_task_need_it_to_be_normalised():
+def test_observations_that_hide_their_task_need_it_to_be_normalized():
     env = wrapped("info")
     obs = env.reset()
     with pytest.raises(ValueError, match="observations that don't show their task need `task_ids`"):
@@ -293,7 +293,7 @@ def test_a_wrong_way_of_showing_the_task_is_refused(mode):
         wrapped(mode, task_id="magic")
 
 
-def test_a_loaded_normaliser_refuses_another_number_of_tasks(tmp_path):
+def test_a_loaded_normalizer_refuses_another_number_of_tasks(tmp_path):
     env = wrapped()
     env.save(tmp_path / "normalize.pkl")
     three = Scales()
@@ -341,7 +341,7 @@ def test_pictures_are_not_for_it():
 
 
 @pytest.mark.parametrize("task_id", ["dict", "onehot", "none"])
-def test_whole_numbers_are_not_normalised_since_buffers_would_cut_them_off(task_id):
+def test_whole_numbers_are_not_normalized_since_buffers_would_cut_them_off(task_id):
     def planes(task_id, n_envs=2):
         task = lambda: StillPicture((4,), np.uint8, 1)  # noqa: E731
         return make_multitask_vec_env([task, task], n_envs=n_envs, task_id=task_id, seed=0)
@@ -353,7 +353,7 @@ def test_whole_numbers_are_not_normalised_since_buffers_would_cut_them_off(task_
     PerTaskVecNormalize(world, norm_obs=False)
 
 
-def test_pictures_of_up_to_255_are_normalised_as_sb3_does():
+def test_pictures_of_up_to_255_are_normalized_as_sb3_does():
     task = lambda: StillPicture((36, 40, 3), np.uint8, 255)  # noqa: E731
     env = PerTaskVecNormalize(make_multitask_vec_env([task, task], n_envs=2, seed=0))
     assert env.observation_space["obs"].dtype == np.float32

@@ -61,7 +61,7 @@ class MoERecurrent(_Policy):
         self.reattached = 0
         super().__init__(*args, n_lstm_layers=n_lstm_layers, **kwargs)
         if self.critic is not None and self.reattached:
-            # No new parameters: the optimiser that SB3 has built still holds them all.
+            # No new parameters: the optimizer that SB3 has built still holds them all.
             self.critic = ReattachTask(self.critic, self.reattached)  # type: ignore[assignment]
 
     def _make_architects(self) -> dict[str, Architect]:
