@@ -209,14 +209,12 @@ def matching_net_arch(
 ) -> dict[str, list[int]] | list[int]:
     """Return the ``net_arch`` of the dense policy that costs what an MoE policy costs.
 
-    All hidden widths of a tower are scaled together until its count comes as near as it can. A
-    tower's count holds its own layers (all critics') and an equal share of what stands before the
-    towers: the features extractors, which the dense policy may have others of, and the LSTMs.
-    What one tower has too much of at width 1 is taken from the other. Widths are whole numbers, so
-    small networks match less closely. Where all that the dense policy can't do without costs more
-    than the MoE policy (SB3's NatureCNN ends in a linear layer of 512), nothing matches and all
-    widths are 1; an ``encoder`` named in ``features_extractor_kwargs`` gives both policies the same
-    features extractor.
+    All hidden widths of a network are scaled together until its count comes as near as it can. A
+    network's count is that of its own layers (for critics, of all of them) and an equal share of
+    the features extractors and LSTMs. What one network has too much of at width 1 is taken from
+    the other. Small networks match less closely, since widths are whole numbers. If the features
+    extractor alone costs more than the MoE policy (SB3's NatureCNN ends in a layer of 512), all
+    widths are 1; name an ``encoder`` in ``features_extractor_kwargs`` to give both the same one.
 
     :param policy_class: one of this package's policies
     :param observation_space: observation space
@@ -246,7 +244,6 @@ def matching_net_arch(
     @cache
     def count(tower: str, widths: tuple[int, ...]) -> float:
         dense = build(
-            **{name: DEFAULTS[name] for name in OF_EXPERTS if name in policy_kwargs},
             placement="none",
             head_router=None,
             task_input=_as_dense_sees(policy_kwargs.get("task_input", "both")),
