@@ -12,9 +12,10 @@ import numpy as np
 from stable_baselines3 import PPO
 
 import sb3_moe
-from sb3_moe import measures, plots
+from sb3_moe import measures
 from sb3_moe.callbacks import MultiTaskEvalCallback, PlasticityCallback, RoutingCallback
 from sb3_moe.presets import MINATAR_PPO, with_policy
+from sb3_moe.watching import figures
 from sb3_moe_envs import Cycle
 
 RANDOM = measures.random_returns("MinAtar/CRL3")
@@ -48,7 +49,7 @@ for k, game in enumerate(scores.task_names):
     best, last = scores.score[:, k].max(), scores.score[-1, k]
     print(f"{game:<14} {RANDOM[game]:7.1f} {best:7.1f} {last:11.1f} {forgotten[k]:10.1f}")
 
-seen = plots.load_diagnostics(args.out)
+seen = figures.load_diagnostics(args.out)
 for mixture in ("pi.middle", "vf.middle"):
     gates = seen[f"gates/{mixture}"][-1]
     served = ", ".join(
@@ -64,4 +65,4 @@ for layer in ("pi.0", "pi.1", "vf.0", "vf.1"):
     first, last = seen[f"dormant/{layer}"][[0, -1]]
     print(f"  {layer}: {first:.0%}, then {last:.0%} of the units")
 
-print("\npictures:", *plots.save_figures(args.out, random=RANDOM), sep="\n  ")
+print("\npictures:", *figures.save_figures(args.out, random=RANDOM), sep="\n  ")

@@ -15,9 +15,10 @@ import gymnasium as gym
 from stable_baselines3 import DQN, PPO
 from torch import nn
 
-from sb3_moe import describe, plots
+from sb3_moe import describe
 from sb3_moe.callbacks import RoutingCallback
 from sb3_moe.layers import MoELayer
+from sb3_moe.watching import figures
 
 
 class Tempered(MoELayer):
@@ -50,7 +51,7 @@ if __name__ == "__main__":
         model.learn(args.steps // 8, RoutingCallback(args.steps // 16, log_path=path))
         model.save(path / "model")
         describe(model)
-        plots.draw_last_gates(path).savefig(path / "gates.png")
+        figures.draw_last_gates(path).savefig(path / "gates.png")
         load = LOAD.format(kind.__name__, str(path / "model"), tower)
         subprocess.run([sys.executable, "-c", load], **anew)
     Path(file := f"{args.out}/study.yaml").write_text(f"{STUDY}{args.steps}}}")

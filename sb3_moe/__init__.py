@@ -48,6 +48,7 @@ __all__ = [
     "without_expert",
 ]
 
+#: The version, as in pyproject.toml.
 __version__ = version("sb3-moe")
 
 register()

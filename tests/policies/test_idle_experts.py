@@ -336,8 +336,8 @@ def test_a_head_for_each_task_is_held_while_the_body_learns():
     [
         (
             {"router": "soft", "freeze_idle": True},
-            r"`freeze_idle`=True needs a `router` that leaves experts out, \['top_k', 'task'\], "
-            "got 'soft'",
+            r"`freeze_idle`=True needs a `router` that leaves experts out, "
+            r"\['top_k', 'task', 'predict'\], got 'soft'",
         ),
         (
             {"freeze_idle": True, "optimizer_class": th.optim.Adamax},

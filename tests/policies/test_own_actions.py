@@ -230,7 +230,7 @@ def test_dimensions_need_a_box_and_a_task_id():
 
 
 def test_what_sb3s_own_policies_do_not_have_is_said_where_models_grow_or_turn_dense():
-    with pytest.raises(ValueError, match="`model` must have `action_dims`=None"):
+    with pytest.raises(ValueError, match="`action_dims` must be None"):
         sb3_moe.to_dense(make(PPO, num_experts=1))
     dense = PPO("MultiInputPolicy", World(), device="cpu")
     with pytest.raises(ValueError, match=r"`action_dims` must be None: .*got \[1, 3, 2\]"):

@@ -348,8 +348,9 @@ def test_a_bool_for_a_number_is_one(tmp_path):
 
 
 def test_another_major_version_is_named_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("sb3_moe.saving.model_file.__version__", "7.0.0")
-    sb3_moe.save(arena.make("PPO", net_arch=[4]), tmp_path / "x.moe")
+    with monkeypatch.context() as then:
+        then.setattr("sb3_moe.saving.model_file.__version__", "7.0.0")
+        sb3_moe.save(arena.make("PPO", net_arch=[4]), tmp_path / "x.moe")
     with pytest.warns(UserWarning, match="x.moe was written by sb3_moe 7.0.0 and this is"):
         load(tmp_path / "x.moe")
 
