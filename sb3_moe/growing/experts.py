@@ -21,6 +21,7 @@ from sb3_moe.networks import kind_of, networks_of, uncompiled
 from sb3_moe.networks.masks import forget_masks, masks_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
+from sb3_moe.policies.option_checks import MOST_EXPERTS
 from sb3_moe.saving.generators import preserved_generators, undone_on_failure
 
 # The share of all gates that a new expert takes, at most, unless more is asked for.
@@ -102,6 +103,11 @@ def _with_more(
             raise ValueError(f"`share` must be in (0, 1/n), n={n}, got {share}")
     found = {}
     for name, layer in changeable(model, tower).items():
+        if layer.num_experts + n > MOST_EXPERTS:
+            raise ValueError(
+                f"`n` must leave {name} at most {MOST_EXPERTS} experts, got {n} beside "
+                f"{layer.num_experts}"
+            )
         heirs = [kept(k) for k in range(layer.num_experts)]
         part = min(SHARE, 0.5 / n) if share is None else share
         if like is None:

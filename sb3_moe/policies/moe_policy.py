@@ -118,7 +118,7 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     ) -> None:
         _refuse_unknown(type(self), kwargs)
         if net_arch is not None:
-            check_net_arch(net_arch)
+            check_net_arch(net_arch, self.towers)
         if "activation_fn" in kwargs:
             check_activation_fn(kwargs["activation_fn"])
         self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}

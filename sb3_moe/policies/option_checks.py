@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: More experts than this are surely a slip, and would take minutes to build.
 MOST_EXPERTS = 4096
+#: More numbers for a task than this, likewise.
+MOST_FEATURES = 65_536
 # Options that are a router's own, as it calls them itself.
 OF_ROUTERS = (
     "top_k",
@@ -61,6 +63,10 @@ def check_options(options: MoEOptions) -> None:
         one_of(name, getattr(options, name), allowed)
     for name, check in TYPES.items():
         check(name, getattr(options, name))
+    if (options.task_embedding or 0) > MOST_FEATURES:
+        raise ValueError(
+            f"`task_embedding` must be at most {MOST_FEATURES}, got {options.task_embedding}"
+        )
     if (options.num_experts or 0) > MOST_EXPERTS:
         raise ValueError(f"`num_experts` must be at most {MOST_EXPERTS}, got {options.num_experts}")
     if options.num_experts is not None:
@@ -241,15 +247,22 @@ def _check_task_input(options: MoEOptions) -> None:
         )
 
 
-def check_net_arch(net_arch: object) -> None:
+def check_net_arch(net_arch: object, networks: Sequence[str]) -> None:
     """Raise unless hidden layers have units.
 
     :param net_arch: as given: widths, or widths by network
+    :param networks: of the policy, such as ``("pi", "vf")``
     :raises TypeError: if it is something else, or a width is no whole number
-    :raises ValueError: if a width is below 1
+    :raises ValueError: if a width is below 1, or a dict names another network
     """
     if isinstance(net_arch, list) and len(net_arch) == 1 and isinstance(net_arch[0], Mapping):
         net_arch = net_arch[0]  # SB3 warns of this form, and takes it
+    if isinstance(net_arch, Mapping) and (len(networks) == 1 or not {*net_arch} <= {*networks}):
+        raise ValueError(
+            "`net_arch` must be a list of widths"
+            + (f", or a dict with one for each of {list(networks)}" if len(networks) > 1 else "")
+            + f", got {dict(net_arch)}"
+        )
     by_network = net_arch.values() if isinstance(net_arch, Mapping) else [net_arch]
     for own in by_network:
         if not isinstance(own, list | tuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields
@@ -68,6 +69,7 @@ def typed(kind: type[T], values: Any, context: Any = None) -> T:
     :param context: what its validators are told
     :raises ValueError: naming every entry that is missing, unknown or of another type
     """
+    _check_finite(values, "")
     # From JSON, strictly: lists may become tuples and mappings dataclasses, but 1 not true.
     text = json.dumps(values, default=str)
     try:
@@ -75,6 +77,18 @@ def typed(kind: type[T], values: Any, context: Any = None) -> T:
     except ValidationError as error:
         known = [each.name for each in fields(kind)]  # type: ignore[arg-type]  # it is a dataclass
         raise ValueError(in_words(error, known=known)) from error
+
+
+def _check_finite(value: Any, where: str) -> None:
+    """Refuse ``.nan`` and ``.inf``, which no setting means and JSON can't hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"`{where}` must be finite, got {value}")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_finite(item, f"{where}.{key}".removeprefix("."))
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            _check_finite(item, f"{where}[{position}]")
 
 
 def in_words(error: ValidationError, where: str = "", known: Iterable[str] = ()) -> str:

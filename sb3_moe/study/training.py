@@ -30,7 +30,7 @@ from sb3_moe.growing.models import carry_the_rest
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
-from sb3_moe.saving.files import read_json, sha256_of, write_json
+from sb3_moe.saving.files import naming, read_json, sha256_of, write_json
 from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.saving.model_file import load, write_model
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning, is_known
@@ -106,7 +106,8 @@ def _write_model(model: BaseAlgorithm, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path, prefix=".model-") as temporary:
         is_safe = write_model(model, Path(temporary))
         if normalizer is not None and not (is_safe and is_known(normalizer)):
-            normalizer.save(str(Path(temporary) / STATISTICS))
+            with naming(path / STATISTICS):
+                normalizer.save(str(Path(temporary) / STATISTICS))
         for file in Path(temporary).iterdir():
             file.replace(path / file.name)
 

@@ -396,6 +396,10 @@ class Told(SoftMoE):
 
 REFUSED = {
     "n": ({}, lambda m: add_experts(m, 0), ValueError, "`n` must be at least 1, got 0"),
+    "far too many": (
+        {}, lambda m: add_experts(m, 10**9), ValueError,
+        "`n` must leave pi.middle at most 4096 experts, got 1000000000 beside 4",
+    ),
     "share": (
         {}, lambda m: add_experts(m, 2, share=0.5), ValueError,
         r"`share` must be in \(0, 1/n\), n=2, got 0.5",

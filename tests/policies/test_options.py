@@ -50,6 +50,7 @@ BAD_VALUES = [
         {"num_experts": MOST_EXPERTS + 1},
         f"`num_experts` must be at most {MOST_EXPERTS}, got {MOST_EXPERTS + 1}",
     ),
+    ({"task_embedding": 10**9}, "`task_embedding` must be at most 65536, got 1000000000"),
     (
         {"router": "top_k", "router_kwargs": {"top_k": 2}},
         "`top_k` is an option of its own: give it beside `router_kwargs`, not within",
@@ -163,12 +164,22 @@ def test_which_combinations_are_built_and_which_are_refused():
     [
         ({"net_arch": [8, 0]}, ValueError, "`net_arch` must be at least 1, got 0"),
         ({"net_arch": 8}, TypeError, "`net_arch` must be a list of widths, or a dict"),
+        (
+            {"net_arch": {"foo": [8]}},
+            ValueError,
+            r"`net_arch` must be a list .* a dict with one for each of \['pi', 'vf'\], got",
+        ),
         ({"activation_fn": nn.ReLU()}, TypeError, "`activation_fn` must be a module's class, such"),
     ],
 )
 def test_hidden_layers_and_activations_that_are_none_are_named(given, error, message):
     with pytest.raises(error, match=message):
         arena.make("PPO", **given)
+
+
+def test_a_policy_of_one_network_takes_one_list_of_widths():
+    with pytest.raises(ValueError, match=r"`net_arch` must be a list of widths, got \{'qf'"):
+        arena.make("DQN", net_arch={"qf": [8]})
 
 
 def test_the_task_router_has_an_expert_per_task():

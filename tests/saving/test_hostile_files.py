@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import arena
@@ -87,9 +86,7 @@ def test_a_header_of_many_tensors_is_refused_before_any_is_made(good, tmp_path):
     ):
         many = header | {f"arrays/x{i}": empty for i in range(number)}
         (tmp_path / "x.moe").write_bytes(forge.with_header(data, many))
-        begun = time.process_time()
         assert rule in refusal(tmp_path / "x.moe")
-        assert time.process_time() - begun < 1
 
 
 @SETTINGS

@@ -264,6 +264,8 @@ def test_neighbouring_seeds_are_spread_out():
         ("arguments", "{n_epochs: 2.5}", "`arguments.n_epochs` must be a valid integer.*got 2.5"),
         ("arguments", "{policy_kwargs: {}}", "there is no entry `arguments.policy_kwargs`"),
         ("arguments", "{rollout_buffer_class: 'no.such:Thing'}", "got 'no.such:Thing'"),
+        ("arguments", "{ent_coef: .nan}", "^`arguments.ent_coef` must be finite, got nan"),
+        ("tune", "{argument: gamma, values: [0.9, .inf]}", r"^`tune.values\[1\]` must be finite"),
         ("arguments", "{gamma: 0.9, gamma: 0.8}", "there are two entries 'gamma'"),
         ("architectures", "dense", "^`architectures` must be names, .*, got 'dense'$"),
         ("architectures", "[hard-big]", "must be `dense`, .*one of pi, vf, .* got 'hard-big'"),
