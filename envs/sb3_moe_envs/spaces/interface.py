@@ -105,5 +105,5 @@ def _require_equal(task_spaces: Sequence[Space[Any]], names: Sequence[str], argu
         if space != task_spaces[0]:
             raise ValueError(
                 f"`{argument}`='strict' needs equal spaces, got {names[0]!r}: {task_spaces[0]} and "
-                f"{name!r}: {space}"
+                f"{name!r}: {space}; 'pad' joins spaces that differ"
             )
