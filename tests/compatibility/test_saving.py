@@ -128,7 +128,7 @@ PARTS = {
 }
 OPTIONS = {
     "middle": {"router": "top_k", "top_k": 2, "bias_rate": 0.1},
-    "final": {"router": "task"},
+    "final": {"router": "task", "top_k": None},
     "big": {"router": "random", "num_experts": 3},
 }
 

@@ -389,7 +389,7 @@ claims:
         (SOUND.replace("x}", "x, ordre: [A]}"), r"contrasts.0.plus.0.ordre`"),
         (SOUND.replace("[{architecture: x}]", "[]"), r"plus` .*at least 1 item"),
         (SOUND.replace("1}", "1, primary: 'false'}"), r"primary` must be a valid boolean"),
-        (SOUND.replace("1}", ".nan}"), r"smallest_effect` must be greater than 0, got nan"),
+        (SOUND.replace("1}", ".nan}"), r"smallest_effect` must be finite, got nan"),
         (SOUND.replace("final", "luck"), r"`measure` must be one of .*, got luck"),
         (SOUND.replace("greater", "more"), r"expects` must be 'greater', .*, got 'more'"),
     ],
