@@ -314,5 +314,5 @@ class RunConfig(Setup):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Read what :meth:`to_dict` wrote."""
+        """Read what ``to_dict`` wrote."""
         return TypeAdapter(cls).validate_python(values)

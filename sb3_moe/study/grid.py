@@ -283,7 +283,7 @@ def tuned(study: StudyConfig, values: Mapping[str, float]) -> StudyConfig:
 def load_study(name_or_path: str, architecture: Sequence[str] = (), **changes: Any) -> StudyConfig:
     """Read a preset of this package, or a YAML file.
 
-    :param name_or_path: one of :data:`PRESETS` or a path
+    :param name_or_path: one of ``PRESETS`` or a path
     :param architecture: further networks
     :param changes: entries in place of the file's; those that are None are left
     :raises ValueError: naming the entry that is unknown or out of range
