@@ -25,9 +25,9 @@ from sb3_moe.layers.checks import not_negative, whole
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.measures.gradients import fisher_information
 from sb3_moe.measures.resets import held_routers, kept_entries
-from sb3_moe.networks import networks_of, uncompiled
-from sb3_moe.networks.masks import keeps_masks, masks_in
-from sb3_moe.optimizers import ExpertAdam
+from sb3_moe.policies.masks import keeps_masks, masks_in
+from sb3_moe.policies.networks import networks_of, uncompiled
+from sb3_moe.policies.optimizers import ExpertAdam
 from sb3_moe.vec_env.kept_rows import RecentRows
 from sb3_moe.vec_env.tasks import tasks_stepped
 

@@ -23,8 +23,7 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import number, one_of, whole, yes_or_no
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 from sb3_moe.measures.weights import WEIGHTED, incoming, weight_of
-from sb3_moe.networks import networks_of, uncompiled
-from sb3_moe.networks.masks import (
+from sb3_moe.policies.masks import (
     SEED,
     UPDATES,
     MaskedSteps,
@@ -34,6 +33,7 @@ from sb3_moe.networks.masks import (
     moments_in,
     set_masks,
 )
+from sb3_moe.policies.networks import networks_of, uncompiled
 
 Method = Literal["static", "set", "rigl"]
 Shape = Sequence[int]

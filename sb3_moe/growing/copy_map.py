@@ -19,9 +19,9 @@ from torch import nn
 
 from sb3_moe.layers import Experts, MoELayer
 from sb3_moe.layers.encoder import ImageEncoder, Residual
-from sb3_moe.networks import Networks
-from sb3_moe.networks.masks import COUNTS
-from sb3_moe.optimizers import ExpertAdam
+from sb3_moe.policies.masks import COUNTS
+from sb3_moe.policies.networks import Networks
+from sb3_moe.policies.optimizers import ExpertAdam
 
 #: What stands in a tensor's place: as many numbers, one number for all, or None for nothing.
 Read = Callable[[th.Tensor], th.Tensor | None]

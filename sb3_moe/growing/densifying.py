@@ -27,8 +27,8 @@ from sb3_moe.growing.models import (
     sampled,
 )
 from sb3_moe.layers.stacked import flat
-from sb3_moe.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.towers import Columns, MoEBlock
 from sb3_moe.saving.generators import undone_on_failure

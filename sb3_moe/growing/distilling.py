@@ -15,7 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_moe.growing.layer_maps import LayerMap, columns
 from sb3_moe.growing.models import WHY_NOT, as_sb3s, build_dense, check_defaults, raw_outputs
 from sb3_moe.layers.checks import whole
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.generators import undone_on_failure
 

@@ -17,9 +17,9 @@ from sb3_moe.growing.gates import Heir, kept, meets_all
 from sb3_moe.growing.transplant import Transplant, set_frozen
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
-from sb3_moe.networks import kind_of, networks_of, uncompiled
-from sb3_moe.networks.masks import forget_masks, masks_in
+from sb3_moe.policies.masks import forget_masks, masks_in
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.networks import kind_of, networks_of, uncompiled
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
 from sb3_moe.policies.option_checks import MOST_EXPERTS
 from sb3_moe.saving.generators import preserved_generators, undone_on_failure

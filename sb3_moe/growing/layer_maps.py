@@ -15,9 +15,9 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from torch import nn
 
 from sb3_moe.growing.copy_map import CopyMap, Leaf, Numbers, tensors_of
-from sb3_moe.networks import Network, Networks, kind_of
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.networks import Network, Networks, kind_of
 from sb3_moe.policies.towers import Tower
 from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
 

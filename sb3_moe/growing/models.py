@@ -20,8 +20,8 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from torch import nn
 
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.options import ARGUMENTS, DEFAULTS, MoEOptions
 from sb3_moe.saving.model_parts import PROGRESS, SCHEDULES, argument_names, makes_own_buffer
 from sb3_moe.saving.replay_rows import hindsight_buffer, is_hindsight

@@ -15,8 +15,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_moe.growing.copy_map import CopyMap, Entry, Origin, itself
 from sb3_moe.growing.gates import Heir, kept, options_for_others, output_scales, share_out
 from sb3_moe.layers import MoELayer, StackedNetwork
-from sb3_moe.networks import kind_of, networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import per_tower
 from sb3_moe.policies.parts import MoEPart

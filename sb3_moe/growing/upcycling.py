@@ -34,9 +34,9 @@ from sb3_moe.growing.models import (
 )
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, one_of
-from sb3_moe.networks import Network, kind_of, networks_of
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.networks import Network, kind_of, networks_of
 from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.policies.options import ARGUMENTS, DEFAULT_NUM_EXPERTS, MoEOptions, per_tower
 from sb3_moe.policies.placements import Placement

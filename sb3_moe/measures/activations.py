@@ -27,7 +27,7 @@ from sb3_moe.layers.activations import POINTWISE
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.stacked import StackedEach
 from sb3_moe.layers.temperatures import temperatures_in
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.vec_env.observations import Obs
 
 ACTIVATIONS = (nn.PReLU, *POINTWISE)

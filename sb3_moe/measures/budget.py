@@ -17,9 +17,9 @@ from torch import nn
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.measures.flops import FlopCount, counting
-from sb3_moe.networks import Networks, kind_of, networks_of
-from sb3_moe.networks.masks import alive_in
+from sb3_moe.policies.masks import alive_in
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.networks import Networks, kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import DEFAULTS, OF_EXPERTS
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.vec_env.observations import Obs
 
 

@@ -22,8 +22,8 @@ from sb3_moe.layers.stacked import StackedEach
 from sb3_moe.measures.activations import hidden_layers, is_activation
 from sb3_moe.measures.plasticity import NOT_KEPT, TAUS, dormant_fraction
 from sb3_moe.measures.weights import WEIGHTED, incoming, weight_of
-from sb3_moe.networks import networks_of
-from sb3_moe.optimizers import unmasked
+from sb3_moe.policies.networks import networks_of
+from sb3_moe.policies.optimizers import unmasked
 from sb3_moe.vec_env.observations import Obs, select
 
 # Whose modules run their parts in the order in which they hold them.
@@ -178,7 +178,7 @@ def fisher_information(
     """Return the diagonal of the empirical Fisher information, by the parameters' names.
 
     The mean over rows of the squared gradient of what the policy says of the action taken, see
-    :meth:`sb3_moe.networks.Networks.taken` (arXiv 1612.00796, eq. 3).
+    :meth:`sb3_moe.policies.networks.Networks.taken` (arXiv 1612.00796, eq. 3).
 
     :param policy: of any algorithm; its mode is left as it was
     :param obs: a batch of observations, as the policy sees them

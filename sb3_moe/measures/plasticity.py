@@ -19,7 +19,7 @@ from stable_baselines3.common.policies import BasePolicy
 from sb3_moe.layers.checks import not_negative
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.measures.activations import Activations, online_parameters, policy_activations
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.vec_env.observations import Obs, concatenate, select
 
 #: The thresholds at which neurons count as dormant; the first is the one of figures.

@@ -25,7 +25,7 @@ from sb3_moe.measures.weights import (
     weight_of,
     wirings,
 )
-from sb3_moe.networks.masks import masked_as_before
+from sb3_moe.policies.masks import masked_as_before
 from sb3_moe.vec_env.observations import Obs
 
 

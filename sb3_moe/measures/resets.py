@@ -14,9 +14,9 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.measures.weights import heads
-from sb3_moe.networks import networks_of
-from sb3_moe.networks.masks import masked_as_before, moments_in
-from sb3_moe.optimizers import ExpertAdam
+from sb3_moe.policies.masks import masked_as_before, moments_in
+from sb3_moe.policies.networks import networks_of
+from sb3_moe.policies.optimizers import ExpertAdam
 
 
 def router_parameters(layer: MoELayer) -> list[nn.Parameter]:

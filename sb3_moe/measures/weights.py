@@ -25,7 +25,7 @@ from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.layers.stacked import StackedConv2d, StackedEach, StackedLinear, StackedResidual
 from sb3_moe.measures.activations import is_activation
-from sb3_moe.networks import Network, networks_of
+from sb3_moe.policies.networks import Network, networks_of
 from sb3_moe.vec_env.task_ids import OneHotBehind
 
 #: Layers with weights from each input to each output, dense or stacked.

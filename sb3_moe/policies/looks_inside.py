@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_moe.layers import MoELayer, Routing
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.networks import kind_of, networks_of, tower_of
+from sb3_moe.policies.networks import kind_of, networks_of, tower_of
 
 if TYPE_CHECKING:
     from stable_baselines3.common.policies import BaseModel as Base

@@ -21,10 +21,10 @@ from torch import nn
 
 from sb3_moe.layers import Belief, MoELayer
 from sb3_moe.layers.classes import check_names, did_you_mean, own_options
-from sb3_moe.optimizers import ExpertAdam, ExpertAdamW
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.belief import BeliefExtractor
 from sb3_moe.policies.extractors import TaskExtractor, default_encoder
+from sb3_moe.policies.optimizers import ExpertAdam, ExpertAdamW
 from sb3_moe.policies.option_checks import check_activation_fn, check_net_arch
 from sb3_moe.policies.options import DEFAULTS, MoEOptions, per_tower
 from sb3_moe.policies.teaches_optimizers import TeachesOptimizers

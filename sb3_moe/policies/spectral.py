@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.layers import Experts, MoELayer, Routing
 from sb3_moe.layers.aux_loss import without_added_losses
-from sb3_moe.networks import kind_of, networks_of
+from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.options import MoEOptions
 
 if TYPE_CHECKING:

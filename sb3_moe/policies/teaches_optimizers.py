@@ -10,9 +10,9 @@ import torch as th
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import numbers_below
 from sb3_moe.layers.shares import KeptBuffers, frozen_statistics
-from sb3_moe.networks import kind_of, networks_of, tower_of
-from sb3_moe.optimizers import ExpertAdam, ExpertLayer, FrozenGradient
 from sb3_moe.policies.looks_inside import LooksInside
+from sb3_moe.policies.networks import kind_of, networks_of, tower_of
+from sb3_moe.policies.optimizers import ExpertAdam, ExpertLayer, FrozenGradient
 from sb3_moe.policies.spectral import FeaturePenalty, penalize
 
 

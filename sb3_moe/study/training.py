@@ -27,8 +27,8 @@ from sb3_moe.callbacks import (
 )
 from sb3_moe.growing import upcycle
 from sb3_moe.growing.models import carry_the_rest
-from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.files import naming, read_json, sha256_of, write_json
 from sb3_moe.saving.generators import preserved_generators

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.layers.checks import whole
 from sb3_moe.measures.statistics import Estimate, bootstrap_interval, decimals
-from sb3_moe.networks import kind_of
+from sb3_moe.policies.networks import kind_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.vec_env.evaluating import LONGEST, evaluate_tasks
 from sb3_moe.watching.interventions import when_off, without_expert

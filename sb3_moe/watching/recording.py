@@ -23,9 +23,8 @@ from sb3_moe.layers.checks import whole
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.measures.activations import hidden_layers, policy_activations, recording
 from sb3_moe.measures.plasticity import TAUS, dormant_fraction, dormant_fraction_per_expert
-from sb3_moe.networks import networks_of
-from sb3_moe.networks.decisions import Decision
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.networks import Decision, networks_of
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
 from sb3_moe.vec_env.evaluating import is_lost_life, takes_masks
 from sb3_moe.vec_env.observations import Obs, concatenate, select, spread

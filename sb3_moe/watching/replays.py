@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sb3_moe.networks.decisions import Kind
+from sb3_moe.policies.networks import Kind
 from sb3_moe.saving.files import atomic
 from sb3_moe.watching.films import FILMS, write_video
 from sb3_moe.watching.frames import Frame

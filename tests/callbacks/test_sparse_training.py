@@ -20,8 +20,8 @@ from sb3_moe.callbacks import (
 )
 from sb3_moe.callbacks.sparse import sparse_layers
 from sb3_moe.measures.budget import describe, measure
-from sb3_moe.networks import networks_of
-from sb3_moe.networks.masks import masks_in, moments_in
+from sb3_moe.policies.masks import masks_in, moments_in
+from sb3_moe.policies.networks import networks_of
 
 
 def make(algo=PPO, policy="MlpPolicy", env=None, **kwargs):
@@ -44,7 +44,7 @@ def sparse(method="static", sparsity=0.8, **kwargs):
 
 
 def followers(model):
-    networks = sb3_moe.networks.networks_of(model.policy)
+    networks = sb3_moe.policies.networks.networks_of(model.policy)
     return {
         mine: theirs
         for online, target in networks.targets().items()

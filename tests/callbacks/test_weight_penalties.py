@@ -16,7 +16,7 @@ from sb3_moe.callbacks import (
 )
 from sb3_moe.callbacks.freeze_router import hold_router, router_parameters
 from sb3_moe.measures.resets import optimizers
-from sb3_moe.networks.masks import masks_in
+from sb3_moe.policies.masks import masks_in
 
 
 def make(algo=PPO, policy="MlpPolicy", env=None, **kwargs):

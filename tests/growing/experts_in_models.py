@@ -12,7 +12,7 @@ import torch as th
 from dense_models import NUM_TASKS, make
 
 from sb3_moe.growing.copy_map import Numbers
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 
 ROUTERS: dict[str, dict[str, Any]] = {
     "soft": {"router": "soft"},

@@ -13,8 +13,8 @@ from sb3_moe import add_experts, merge_experts, remove_experts
 from sb3_moe.growing import expert_log
 from sb3_moe.growing.models import raw_outputs, sampled
 from sb3_moe.layers import SoftMoE
-from sb3_moe.networks import networks_of
-from sb3_moe.networks.masks import set_masks
+from sb3_moe.policies.masks import set_masks
+from sb3_moe.policies.networks import networks_of
 
 
 def layer_of(model, name="pi.middle"):

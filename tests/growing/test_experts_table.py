@@ -5,7 +5,7 @@ from dense_models import PLACES, gap, outputs
 from experts_in_models import ROUTERS, SHARED, assert_same, loaded, moe, of_expert
 
 import sb3_moe
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.registration import TABLE
 
 CHANGES = {

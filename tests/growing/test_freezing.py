@@ -12,7 +12,7 @@ from torch import nn
 import sb3_moe
 from sb3_moe import freeze_experts, thaw_experts
 from sb3_moe.callbacks import SnapshotCallback
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.saving.snapshot import resume
 
 CASES = {

@@ -18,8 +18,8 @@ from sb3_moe.callbacks.sparse import (
     sparse_layers,
 )
 from sb3_moe.growing import drop_masks
-from sb3_moe.networks import networks_of
-from sb3_moe.networks.masks import masks_in
+from sb3_moe.policies.masks import masks_in
+from sb3_moe.policies.networks import networks_of
 
 OBS, ACT = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
 

@@ -11,8 +11,8 @@ from torch import nn
 from sb3_moe.growing import distill, to_dense, upcycle
 from sb3_moe.growing.densifying import in_one
 from sb3_moe.growing.models import sampled
-from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.networks import networks_of
 
 
 def test_two_linear_layers_in_one_by_hand():

@@ -13,7 +13,7 @@ from torch import nn
 from sb3_moe.growing import upcycle
 from sb3_moe.growing.upcycling import by_firing, evenly
 from sb3_moe.layers import Routing, SoftMoE
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 
 
 def layers_of(model, name):

@@ -43,10 +43,14 @@ TRAINING = {
     Place("sb3_contrib/common/torch_layers.py", "forward"): "BatchRenorm counts to its warm-up",
     Place("sb3_contrib/common/recurrent/policies.py", "_process_sequence"): "an episode began?",
     Place(
-        "sb3_moe/optimizers.py", "__init__", "self._counts: list[float] = tensors[0].tolist()"
+        "sb3_moe/policies/optimizers.py",
+        "__init__",
+        "self._counts: list[float] = tensors[0].tolist()",
     ): "experts' counts of steps, before the first step",
     Place(
-        "sb3_moe/optimizers.py", "_active", "values = th.cat(norms).tolist() if norms else []"
+        "sb3_moe/policies/optimizers.py",
+        "_active",
+        "values = th.cat(norms).tolist() if norms else []",
     ): "which experts were active, where idle ones are held",
     Place(
         "sb3_moe/vec_env/rollout_buffers.py",

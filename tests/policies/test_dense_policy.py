@@ -9,8 +9,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor
 
-from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.on_policy import MoEActorCritic
 
 SB3_SPACES = {

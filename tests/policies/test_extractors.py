@@ -11,7 +11,6 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureC
 from torch import nn
 
 import sb3_moe
-from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import (
     CONVS,
     TaskExtractor,
@@ -19,6 +18,7 @@ from sb3_moe.policies.extractors import (
     make_convs,
     map_shape_of,
 )
+from sb3_moe.policies.networks import networks_of
 
 FLAT = spaces.Box(-1, 1, (5,), np.float32)
 MINATAR = spaces.Box(0, 1, (10, 10, 4), np.uint8)

@@ -14,8 +14,8 @@ from torch import nn
 
 import sb3_moe
 from sb3_moe.layers import SeparateNetworks, StackedNetwork, mlp_experts
-from sb3_moe.networks import networks_of
-from sb3_moe.optimizers import ExpertAdam, ExpertAdamW, ExpertLayer
+from sb3_moe.policies.networks import networks_of
+from sb3_moe.policies.optimizers import ExpertAdam, ExpertAdamW, ExpertLayer
 
 VARIANTS = {
     "adam": (ExpertAdam, th.optim.Adam, {}),

@@ -10,7 +10,7 @@ from stable_baselines3 import PPO, SAC
 
 import sb3_moe
 from sb3_moe.layers import Routing
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 
 NAMES = {
     ("PPO", "middle"): ["pi.middle", "vf.middle"],

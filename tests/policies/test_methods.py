@@ -14,7 +14,7 @@ from sb3_moe.callbacks import PlasticityCallback, RoutingCallback
 from sb3_moe.layers import EmbeddingMoE
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 
 PRESETS = ("MULTI_HEAD", "MOORE", "PACO", "SIMBA", "SPHERE")
 ROWS = 6

@@ -11,8 +11,8 @@ from toy import pinned
 
 import sb3_moe
 from sb3_moe.callbacks import SnapshotCallback
-from sb3_moe.networks import networks_of
 from sb3_moe.policies.belief import BeliefExtractor
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.saving.snapshot import resume
 from sb3_moe.watching.interventions import without_expert
 

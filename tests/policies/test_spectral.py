@@ -9,7 +9,7 @@ import torch as th
 
 from sb3_moe.callbacks.freeze_router import hold_router, router_parameters
 from sb3_moe.layers import MoELayer, experts
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.spectral import FeaturePenalty
 
 COEF = 0.5

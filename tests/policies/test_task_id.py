@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.vec_env.task_ids import Tail
 from sb3_moe_envs.spaces.task_id import Channels
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import sb3_moe
 from sb3_moe.callbacks import TaskRolloutCallback
-from sb3_moe.networks import networks_of
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.saving.files import read_json
 from sb3_moe.saving.model_file import load
 from sb3_moe.study import training

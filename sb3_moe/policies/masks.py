@@ -14,7 +14,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.policies import BaseModel
 
-from sb3_moe.networks.families import networks_of
+from sb3_moe.policies.networks import networks_of
 
 #: The entries of an optimizer's groups: a mask or None for each parameter, how many steps there
 #: were since, and what chance is drawn from.

@@ -7,7 +7,7 @@ from torch import nn
 
 from sb3_moe.callbacks import PlasticityCallback
 from sb3_moe.measures import measure, measure_layers, measure_weights
-from sb3_moe.networks import Network, Networks, families, networks_of, register_networks
+from sb3_moe.policies.networks import FAMILIES, Network, Networks, networks_of, register_networks
 
 
 class OneTower(ActorCriticPolicy):
@@ -17,9 +17,9 @@ class OneTower(ActorCriticPolicy):
 @pytest.fixture
 def registered():
     """Let a test register families that no other sees."""
-    before = list(families.FAMILIES)
+    before = list(FAMILIES)
     yield
-    families.FAMILIES[:] = before
+    FAMILIES[:] = before
 
 
 @pytest.mark.usefixtures("registered")

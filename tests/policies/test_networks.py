@@ -14,8 +14,8 @@ from torch import nn
 
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.measures.gradients import fisher_information
-from sb3_moe.networks import networks_of
-from sb3_moe.networks.masks import moments_in, moments_of
+from sb3_moe.policies.masks import moments_in, moments_of
+from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.registration import TABLE
 
 CASES = [

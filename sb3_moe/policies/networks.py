@@ -1,0 +1,605 @@
+"""Where a policy keeps its networks: one class for each family of policies, SB3's own included.
+
+Whoever measures, counts, treats or watches a policy asks ``networks_of(policy)`` and looks into no
+policy itself. A family of a user's own is entered with ``register_networks``.
+
+Shapes: B batch, A choices of one kind or dimensions of an action, D components of a continuous
+action, Q quantiles.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from inspect import Parameter, signature
+from operator import attrgetter
+from string import digits
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import distributions, nn
+
+from sb3_moe.layers.fixed_moe import TaskEmbedding
+from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind, strongest
+
+Kind = Literal["probability", "value", "mean"]
+
+
+class Decision(NamedTuple):
+    """What a policy prefers, and its critics' values.
+
+    :param kind: what the preferences are: probabilities, values of actions (Q), or the mean of a
+        continuous action
+    :param preferences: (B, A) for each choice that makes up an action, or one (B, D)
+    :param values: (B,) by tower
+    :param spread: standard deviation of a continuous action, (B, D), where there is one
+    """
+
+    kind: Kind
+    preferences: tuple[th.Tensor, ...]
+    values: dict[str, th.Tensor]
+    spread: th.Tensor | None = None
+
+
+def of_distribution(found: Any, values: dict[str, th.Tensor]) -> Decision:
+    """Read one of SB3's or sb3-contrib's action distributions.
+
+    :param found: the distribution
+    :param values: (B,) by tower
+    """
+    inner = getattr(found, "distribution", None)
+    several = inner if isinstance(inner, list) else getattr(found, "distributions", None)
+    if several is None:
+        several = [inner]
+    if isinstance(several[0], distributions.Categorical):
+        return Decision("probability", tuple(each.probs for each in several), values)
+    if isinstance(several[0], distributions.Bernoulli):
+        yes_BD = several[0].probs
+        # As choices between no and yes.
+        pairs = tuple(th.stack([1 - yes_B, yes_B], -1) for yes_B in yes_BD.unbind(-1))
+        return Decision("probability", pairs, values)
+    spread_BD = several[0].stddev if isinstance(several[0], distributions.Normal) else None
+    return Decision("mean", (found.mode(),), values, spread_BD)
+
+
+TARGET = "_target"
+
+
+def tower_of(mixture: str) -> str:
+    """Return the tower of a mixture, or of any part that is named after one: ``"qf0"``."""
+    return mixture.partition(".")[0]
+
+
+def kind_of(mixture: str) -> str:
+    """Return what stands for a tower in options: ``"qf"`` for each of several critics."""
+    return tower_of(mixture).rstrip(digits)
+
+
+def uncompiled(module: Any) -> Any:
+    """Return the module that ``torch.compile`` wraps, or the module itself."""
+    return getattr(module, "_orig_mod", module)
+
+
+class Network(NamedTuple):
+    """One online network, from features to output.
+
+    :param tower: its name: ``"pi"``, ``"vf"``, ``"qf"``, or ``"qf0"`` for the first critic
+    :param extractor: what it sees observations through
+    :param hidden: its hidden layers, with the output layer where there are no ``heads``
+    :param heads: what reads the last hidden layer
+    :param memory: what reads the features before ``hidden`` does (an LSTM), if anything
+    """
+
+    tower: str
+    extractor: nn.Module
+    hidden: nn.Module
+    heads: tuple[nn.Module, ...] = ()
+    memory: nn.Module | None = None
+
+
+class Networks(ABC):
+    """The networks of one policy; a subclass knows where its family of policies keeps them.
+
+    A subclass answers ``fits``, ``networks``, ``run`` and ``outputs``, and overrides what else is
+    different in its family.
+
+    :param policy: SB3's, or one like it
+    """
+
+    # Arguments of the constructor that are kept under another name, by path in the policy.
+    kept_as: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, policy: BaseModel) -> None:
+        self.policy: Any = policy
+
+    @classmethod
+    @abstractmethod
+    def fits(cls, policy: BaseModel) -> bool:
+        """Say whether a policy is of this family, by what it has."""
+
+    @abstractmethod
+    def networks(self) -> list[Network]:
+        """Return every online network, the actor first."""
+
+    @abstractmethod
+    def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
+        """Run every tower once, at the start of an episode.
+
+        :param obs: a batch of observations on the policy's device
+        :param actions: for critics of actions; None: the actor's most likely ones
+        """
+
+    @abstractmethod
+    def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
+        """Return one scalar of each tower's output for every sample, (B,), with a graph.
+
+        A critic's is its value; an actor's is the log-probability of the most likely action, or
+        the sum of the components of a continuous one.
+
+        :param obs: a batch of observations on the policy's device
+        """
+
+    def decide(
+        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+    ) -> tuple[Decision, Any]:
+        """Return what the policy thinks of its actions in one step, and its memory after it.
+
+        :param obs: a batch of observations on the policy's device
+        :param memory: what it returned in the step before; None at first
+        :param starts: 1 where an episode starts, (B,)
+        :param masks: ``action_masks`` where the policy takes them
+        :raises TypeError: if the family doesn't say
+        """
+        raise TypeError(f"{type(self).__name__} doesn't say what its policies think of actions")
+
+    def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+        """Return what the policy says of actions that were taken, (B,) each, with a graph.
+
+        The squared gradients of a sample, summed over the list, are its Fisher information: of the
+        log-probability where there is one, and of each critic's value of the action.
+
+        :param obs: a batch of observations on the policy's device
+        :param actions: as the algorithm keeps them in its buffer, on that device
+        :raises TypeError: if the family doesn't say
+        """
+        raise TypeError(f"{type(self).__name__} doesn't say what its policies think of actions")
+
+    # Where things are.
+
+    def towers(self) -> dict[str, list[nn.Module]]:
+        """Return each online tower's modules, from features to output."""
+        return {net.tower: [net.hidden, *net.heads] for net in self.networks()}
+
+    def extractors(self) -> dict[str, nn.Module]:
+        """Return the online features extractors: ``"features"``, and the critic's own if any."""
+        first, *others = (net.extractor for net in self.networks())
+        found = {"features": first}
+        for extractor in others:
+            if extractor is not first:
+                found["vf_features"] = extractor
+        return found
+
+    def memories(self) -> dict[str, nn.Module]:
+        """Return what stands between the features extractors and the towers."""
+        return {}
+
+    def loose(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters that lie in no layer, such as a Gaussian's ``log_std``, by part."""
+        return {name: [each] for name, each in self.policy.named_parameters(recurse=False)}
+
+    def parts(self) -> dict[str, list[nn.Module | nn.Parameter]]:
+        """Return all that is online by name; every parameter is in exactly one part."""
+        parts: dict[str, list[nn.Module | nn.Parameter]] = {}
+        for named in (self.extractors(), self.memories()):
+            parts |= {name: [module] for name, module in named.items()}
+        for tower, modules in self.towers().items():
+            parts[tower] = list(modules)
+        for name, parameters in self.loose().items():
+            parts.setdefault(name, []).extend(parameters)
+        return parts
+
+    def owners(self) -> dict[nn.Module | nn.Parameter, str]:
+        """Return the name of the part that each online module and parameter is in.
+
+        What a policy has beside its family's parts goes by its own name there.
+        """
+        held = [(name, each) for name, part in self.parts().items() for each in part]
+        held += self.online().items()
+        owners: dict[nn.Module | nn.Parameter, str] = {}
+        for name, each in held:
+            if isinstance(each, nn.Parameter):
+                owners.setdefault(each, name)
+                continue
+            inside: list[nn.Module | nn.Parameter] = [*each.modules(), *each.parameters()]
+            for one in inside:
+                owners.setdefault(one, name)
+        return owners
+
+    def online(self) -> dict[str, nn.Module]:
+        """Return the policy's own modules by name, without target networks."""
+        children = self.policy.named_children()
+        return {name: child for name, child in children if not name.endswith(TARGET)}
+
+    def targets(self) -> dict[nn.Module, nn.Module]:
+        """Return the target network that follows each online one, if any follows it."""
+        children = dict(self.policy.named_children())
+        pairs = ((children[name], children.get(name + TARGET)) for name in self.online())
+        return {online: target for online, target in pairs if target is not None}
+
+    def follower(self, module: nn.Module) -> nn.Module | None:
+        """Return the module of a target network that follows an online one.
+
+        :param module: an online network, or any module inside one
+        """
+        for online, target in self.targets().items():
+            for mine, theirs in zip(online.modules(), target.modules(), strict=True):
+                if mine is module:
+                    return theirs
+        return None
+
+    def squash(self) -> nn.Module | None:
+        """Return the activation, if any, that squashes the actor's output and is no hidden one."""
+        return None
+
+    # How it learns, and is built.
+
+    def optimizers(self) -> dict[str, th.optim.Optimizer]:
+        """Return the optimizer of each tower; towers may share one."""
+        return dict.fromkeys(self.towers(), self.policy.optimizer)
+
+    def every_optimizer(self) -> list[th.optim.Optimizer]:
+        """Return each optimizer once, the actor's first."""
+        return list(dict.fromkeys(self.optimizers().values()))
+
+    def critic_optimizer(self) -> th.optim.Optimizer | None:
+        """Return the optimizer whose gradients another loss adds to after its step, if any."""
+        return None
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """Return what the policy was built with.
+
+        SB3's policies give back what ``load`` needs, but for a few arguments (whether features are
+        shared, the sizes of an LSTM), which stand in attributes.
+        """
+        given: dict[str, Any] = self.policy._get_constructor_parameters()
+        for parameter in signature(type(self.policy)).parameters.values():
+            name = parameter.name
+            if name in given or parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+                continue
+            try:
+                given[name] = attrgetter(self.kept_as.get(name, name))(self.policy)
+            except AttributeError:
+                continue  # The class's own; whoever builds again checks whether it matters.
+        return given
+
+    # What observations say.
+
+    def task_ids(self, obs: PyTorchObs) -> th.Tensor | None:
+        """Return the task of each observation, (B,), None where observations don't tell.
+
+        :param obs: a batch of observations on the policy's device
+        """
+        if isinstance(obs, dict):
+            return obs[TASK_KEY].flatten().long() if TASK_KEY in obs else None
+        extractor: Any = self.extractors()["features"]
+        num_tasks = one_hot_behind(extractor)
+        if not num_tasks:
+            return None
+        # The actor-critic's own method takes no extractor where there are two.
+        features = BaseModel.extract_features(self.policy, obs, extractor)
+        ids: th.Tensor = strongest(features[:, -num_tasks:])
+        return ids
+
+
+class ActorCriticNetworks(Networks):
+    """The networks of PPO, A2C, TRPO and MaskablePPO: one optimizer learns all of them.
+
+    sb3-contrib's policy for MaskablePPO has the same parts and methods, but another base class.
+    """
+
+    @classmethod
+    def fits(cls, policy: BaseModel) -> bool:
+        """Say whether there is a value network beside an actor, with hidden layers of each."""
+        hidden = getattr(policy, "mlp_extractor", None)
+        return hasattr(policy, "value_net") and hasattr(hidden, "policy_net")
+
+    def networks(self) -> list[Network]:
+        """Return actor and value network."""
+        policy, net = self.policy, self.policy.mlp_extractor
+        return [
+            Network("pi", policy.pi_features_extractor, net.policy_net, (policy.action_net,)),
+            Network("vf", policy.vf_features_extractor, net.value_net, (policy.value_net,)),
+        ]
+
+    def fresh_memory(self, obs: PyTorchObs) -> tuple[Any, ...]:
+        """Return what the policy needs besides observations at the start of an episode.
+
+        :param obs: a batch of observations
+        """
+        return ()
+
+    def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
+        """Run both towers."""
+        memory = self.fresh_memory(obs)
+        self.policy.get_distribution(obs, *memory)
+        self.policy.predict_values(obs, *memory)
+
+    def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
+        """Return what the actor prefers, and the value."""
+        memory = self.fresh_memory(obs)
+        distribution = self._distribution(obs, memory)
+        mode = distribution.mode()
+        continuous = isinstance(self.policy.action_space, spaces.Box)
+        actor_B = mode.sum(-1) if continuous else distribution.log_prob(mode)
+        return {"pi": actor_B, "vf": self.policy.predict_values(obs, *memory).flatten()}
+
+    def decide(
+        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+    ) -> tuple[Decision, Any]:
+        """Return the actor's distribution and the value."""
+        values_B = self.policy.predict_values(obs).flatten()
+        return of_distribution(self.policy.get_distribution(obs, **masks), {"vf": values_B}), None
+
+    def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+        """Return the log-probability of the actions, at the start of an episode."""
+        if isinstance(self.policy.action_space, spaces.Discrete):
+            actions = actions.long().flatten()  # buffers keep a column
+        return [self._distribution(obs, self.fresh_memory(obs)).log_prob(actions)]
+
+    def _distribution(self, obs: PyTorchObs, memory: tuple[Any, ...]) -> Any:
+        return self.policy.get_distribution(obs, *memory)
+
+
+class Memories(NamedTuple):
+    """The states of both LSTMs, named as sb3-contrib does."""
+
+    pi: Any
+    vf: Any
+
+
+class RecurrentNetworks(ActorCriticNetworks):
+    """The networks of RecurrentPPO, which stand behind LSTMs."""
+
+    kept_as: ClassVar[Mapping[str, str]] = {
+        "lstm_hidden_size": "lstm_output_dim",
+        "n_lstm_layers": "lstm_actor.num_layers",
+    }
+
+    @classmethod
+    def fits(cls, policy: BaseModel) -> bool:
+        """Say whether the actor has an LSTM."""
+        return super().fits(policy) and hasattr(policy, "lstm_actor")
+
+    def networks(self) -> list[Network]:
+        """Return actor and value network, each with what feeds it."""
+        actor, value = super().networks()
+        lstm = self.policy.lstm_actor
+        # Without an LSTM of its own a critic has a linear layer, or shares the actor's.
+        of_value = self.policy.lstm_critic or self.policy.critic or lstm
+        return [actor._replace(memory=lstm), value._replace(memory=of_value)]
+
+    def memories(self) -> dict[str, nn.Module]:
+        """Return the LSTMs, and the linear layer of a critic that has none."""
+        names = ("lstm_actor", "lstm_critic", "critic")
+        found = {name: getattr(self.policy, name) for name in names}
+        return {name: module for name, module in found.items() if module is not None}
+
+    def fresh_memory(self, obs: PyTorchObs) -> tuple[Any, ...]:
+        """Return an empty memory and the sign that an episode starts."""
+        batch = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        layers, _, width = self.policy.lstm_hidden_state_shape
+        zeros = th.zeros(layers, batch, width, device=self.policy.device)
+        return (zeros, zeros), th.ones(batch, device=self.policy.device)
+
+    def decide(
+        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+    ) -> tuple[Decision, Any]:
+        """Return the actor's distribution and the value, and move both memories on."""
+        if memory is None:
+            (zeros, _), _ = self.fresh_memory(obs)
+            memory = Memories((zeros, zeros), (zeros, zeros))
+        found, _ = self.policy.get_distribution(obs, memory.pi, starts)
+        _, values_B, _, after = self.policy.forward(obs, memory, starts, deterministic=True)
+        return of_distribution(found, {"vf": values_B.flatten()}), after
+
+    def _distribution(self, obs: PyTorchObs, memory: tuple[Any, ...]) -> Any:
+        # The memory that comes with it is not needed.
+        return self.policy.get_distribution(obs, *memory)[0]
+
+
+class ActorWithCriticsNetworks(Networks):
+    """The networks of SAC, TQC and CrossQ: an optimizer for the actor and one for all critics."""
+
+    @classmethod
+    def fits(cls, policy: BaseModel) -> bool:
+        """Say whether there are critics beside an actor."""
+        return hasattr(policy, "actor") and hasattr(getattr(policy, "critic", None), "q_networks")
+
+    def networks(self) -> list[Network]:
+        """Return the actor and each critic."""
+        critic = self.policy.critic
+        critics = [
+            Network(f"qf{i}", critic.features_extractor, net)
+            for i, net in enumerate(critic.q_networks)
+        ]
+        return [self._actor(), *critics]
+
+    def _actor(self) -> Network:
+        actor = self.policy.actor
+        # gSDE's log_std is one tensor.
+        heads = tuple(h for h in (actor.mu, actor.log_std) if isinstance(h, nn.Module))
+        return Network("pi", actor.features_extractor, actor.latent_pi, heads)
+
+    def loose(self) -> dict[str, list[nn.Parameter]]:
+        """Return the actor's as the actor's tower's."""
+        own = list(self.policy.actor.parameters(recurse=False))
+        return super().loose() | ({"pi": own} if own else {})
+
+    def squash(self) -> nn.Module | None:
+        """Return the last module of the actor's mean: TD3's is a tanh, and gSDE may clip it."""
+        parts = self.policy.actor.mu.modules()
+        return [part for part in parts if not isinstance(part, TaskEmbedding)][-1]
+
+    def optimizers(self) -> dict[str, th.optim.Optimizer]:
+        """Return the actor's, and for each critic the one of all critics."""
+        actor, *critics = self.towers()
+        of_critics = dict.fromkeys(critics, self.policy.critic.optimizer)
+        return {actor: self.policy.actor.optimizer, **of_critics}
+
+    def critic_optimizer(self) -> th.optim.Optimizer | None:
+        """Return the critics': the actor's loss goes through the critics after their own step."""
+        optimizer: th.optim.Optimizer = self.policy.critic.optimizer
+        return optimizer
+
+    def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
+        """Run the actor, then the critics on its actions or on those given."""
+        own_BA = self.policy._predict(obs, deterministic=True)
+        self.policy.critic(obs, own_BA if actions is None else actions)
+
+    def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
+        """Return the sum of the actor's actions, and each critic's value of them."""
+        actions_BA = self.policy._predict(obs, deterministic=True)
+        return {"pi": actions_BA.sum(-1), **self._values(obs, actions_BA)}
+
+    def _values(self, obs: PyTorchObs, actions_BA: th.Tensor) -> dict[str, th.Tensor]:
+        q_values: Any = self.policy.critic(obs, actions_BA.detach())
+        # TQC's critic returns one tensor for all.
+        critics = q_values if isinstance(q_values, tuple) else q_values.unbind(1)
+        return {f"qf{i}": values.flatten(1).mean(1) for i, values in enumerate(critics)}
+
+    def decide(
+        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+    ) -> tuple[Decision, Any]:
+        """Return the actor's most likely action, in [-1, 1], and the critics' values of it."""
+        actions_BA = self.policy._predict(obs, deterministic=True)
+        return Decision("mean", (actions_BA,), self._values(obs, actions_BA)), None
+
+    def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+        """Return the log-probability of the actions, in [-1, 1], and each critic's value."""
+        return [*self._preference(obs, actions), *self._values(obs, actions).values()]
+
+    def _preference(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+        actor = self.policy.actor
+        mean_BA, log_std, noise = actor.get_action_dist_params(obs)
+        # Where tasks have dimensions of their own, it depends on the observations.
+        all_alike = getattr(actor, "own", None) is None
+        distribution = actor.action_dist if all_alike else actor.own_distribution(obs)
+        found = distribution.proba_distribution(mean_BA, log_std, **noise)
+        return [found.log_prob(actions)]
+
+
+class DeterministicActorNetworks(ActorWithCriticsNetworks):
+    """The networks of TD3 and DDPG, whose actor is one network."""
+
+    @classmethod
+    def fits(cls, policy: BaseModel) -> bool:
+        """Say whether the actor's hidden layers and head are one."""
+        return super().fits(policy) and not hasattr(policy.actor, "latent_pi")
+
+    def _actor(self) -> Network:
+        return Network("pi", self.policy.actor.features_extractor, self.policy.actor.mu)
+
+    def _preference(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+        # Without probabilities: as if they were Gaussian, of width 1.
+        return list(self.policy.actor(obs).unbind(-1))
+
+
+class QNetworks(Networks):
+    """The network of DQN: a single tower, ``"qf"``."""
+
+    # What the policy calls its network, and the network its layers.
+    name: ClassVar[str] = "q_net"
+
+    @classmethod
+    def fits(cls, policy: BaseModel) -> bool:
+        """Say whether there is such a network."""
+        return hasattr(policy, cls.name)
+
+    def networks(self) -> list[Network]:
+        """Return the online network."""
+        net = getattr(self.policy, self.name)
+        return [Network("qf", net.features_extractor, getattr(net, self.name))]
+
+    def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
+        """Run the network, which values every action."""
+        self.values(obs)
+
+    def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
+        """Return the value of the best action."""
+        return {"qf": self.values(obs).max(dim=1).values}
+
+    def decide(
+        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+    ) -> tuple[Decision, Any]:
+        """Return the value of each action, and of the best."""
+        values_BA = self.values(obs)
+        return Decision("value", (values_BA,), {"qf": values_BA.max(dim=1).values}), None
+
+    def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+        """Return the value of the actions."""
+        return [self.values(obs).gather(1, actions.long().reshape(-1, 1)).flatten()]
+
+    def values(self, obs: PyTorchObs) -> th.Tensor:
+        """Return the value of each action, (B, A)."""
+        values_BA: th.Tensor = getattr(self.policy, self.name)(obs)
+        return values_BA
+
+
+class QuantileNetworks(QNetworks):
+    """The network of QR-DQN."""
+
+    name: ClassVar[str] = "quantile_net"
+
+    def values(self, obs: PyTorchObs) -> th.Tensor:
+        """Return the mean of each action's quantiles, (B, A)."""
+        quantiles_BQA = super().values(obs)
+        return quantiles_BQA.mean(1)
+
+
+N = TypeVar("N", bound=type[Networks])
+
+# The first that fits is taken.
+FAMILIES: list[type[Networks]] = [
+    RecurrentNetworks,
+    ActorCriticNetworks,
+    DeterministicActorNetworks,
+    ActorWithCriticsNetworks,
+    QNetworks,
+    QuantileNetworks,
+]
+
+
+def networks_of(policy: BaseModel) -> Networks:
+    """Return what knows where a policy keeps its networks.
+
+    >>> from stable_baselines3 import DQN
+    >>> networks = networks_of(DQN("MlpPolicy", "CartPole-v1").policy)
+    >>> list(networks.towers()), list(networks.optimizers())
+    (['qf'], ['qf'])
+
+    :param policy: of any algorithm of SB3 or sb3-contrib, ours or a dense one
+    :raises TypeError: if no family fits
+    """
+    for family in FAMILIES:
+        if family.fits(policy):
+            return family(policy)
+    names = ", ".join(family.__name__ for family in FAMILIES)
+    raise TypeError(
+        f"`policy` must be of a known family ({names}), got {type(policy).__name__}; "
+        "register_networks adds one"
+    )
+
+
+def register_networks(family: N) -> N:
+    """Add a family of policies, which is asked before those there are; works as a decorator.
+
+    :param family: a subclass of :class:`sb3_moe.policies.networks.Networks`
+    :raises TypeError: if it is none
+    """
+    if not (isinstance(family, type) and issubclass(family, Networks)):
+        raise TypeError(f"`family` must be a subclass of Networks, got {family!r}")
+    FAMILIES.insert(0, family)
+    return family
