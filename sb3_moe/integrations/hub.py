@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -24,11 +23,9 @@ from sb3_moe.measures import measure
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.policies.options import DEFAULTS
-from sb3_moe.saving.container import write_file
-from sb3_moe.saving.files import atomic, check_writable, write_json
+from sb3_moe.saving.files import atomic, check_writable, write_file, write_json
 from sb3_moe.saving.model_file import own_classes, packed, versions
 from sb3_moe.vec_env.evaluating import evaluate_tasks, success_rate
-from sb3_moe.vec_env.make import normalizes_observations
 from sb3_moe.vec_env.tasks import has_tasks, suite_of
 from sb3_moe.watching import Replay, watch
 from sb3_moe.watching.watched_env import WatchedEnv, seed_everything, watched_env
@@ -38,14 +35,7 @@ __all__ = ["push", "write_folder"]
 LIBRARY = "stable-baselines3"
 README, CONFIG = "README.md", "config.json"
 #: What a card's folder holds: a card writes over these, or deletes them where it has none.
-FILES = {
-    "model.moe": "weights, optimizers and arguments, safe to open",
-    CONFIG: "what the agent is made of and what wrote it, to read",
-    "results.json": "the results above",
-    "replay.html": "every task, played, with what each expert counts for",
-    "replay.mp4": "the same as a film",
-    "replay.gif": "the same as a film",
-}
+FILES = (README, "model.moe", CONFIG, "results.json", "replay.html", "replay.mp4", "replay.gif")
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 # Half a minute of film for each task.
 MOST_FILMED = 300
@@ -86,14 +76,13 @@ def write_folder(
     """
     require("an agent's card", "huggingface_hub", "jinja2")
     model_of_sb3(model)
-    if repo_id is not None:
-        _check_repo_id(repo_id)
+    _check_repo_id(repo_id)
     folder = Path(folder)
     check_folder(folder)
     source = env if model.get_env() is None else model.get_env()
     normalizer = unwrap_vec_normalize(source) if isinstance(source, VecEnv) else None
-    data, _ = packed(model, replay_buffer=False, normalizer=normalizer)
-    config = _config(model, normalizes_observations(normalizer))
+    data, _ = packed(model, normalizer)
+    config = _config(model)
     playing: dict[str, Any] = {"seed": seed, "deterministic": deterministic}
     results = _results(model, env, episodes, **playing)
     replay = watch(model, env, max_steps=max_steps, **playing)
@@ -147,7 +136,7 @@ def check_folder(folder: Path, argument: str = "folder") -> None:
     :raises ValueError: naming the folder, and a file that would be lost, or what the system says
     """
     check_writable(folder, argument)
-    taken = [name for name in (README, *FILES) if (folder / name).exists()]
+    taken = [name for name in FILES if (folder / name).exists()]
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -159,12 +148,12 @@ def check_folder(folder: Path, argument: str = "folder") -> None:
         )
 
 
-def _check_repo_id(repo_id: str) -> None:
-    if not REPO_ID.fullmatch(repo_id):
+def _check_repo_id(repo_id: str | None) -> None:
+    if repo_id is not None and not REPO_ID.fullmatch(repo_id):
         raise ValueError(f"`repo_id` must be 'user/name', got {repo_id!r}")
 
 
-def _config(model: BaseAlgorithm, normalized: bool) -> dict[str, Any]:
+def _config(model: BaseAlgorithm) -> dict[str, Any]:
     """Return what an agent is made of, in plain values."""
     policy, budget = model.policy, measure(model.policy)
     options = policy.moe_options if isinstance(policy, MoEPolicy) else {}
@@ -172,8 +161,7 @@ def _config(model: BaseAlgorithm, normalized: bool) -> dict[str, Any]:
         "algorithm": type(model).__name__,
         "policy": type(policy).__name__,
         "options": {k: str(v) for k, v in options.items() if v != DEFAULTS[k]},
-        "custom_objects": [_place(name, each) for name, each in own_classes(model).items()],
-        "normalized": normalized,
+        "custom_objects": sorted(own_classes(model)),
         "num_timesteps": model.num_timesteps,
         "seed": model.seed,
         "cost": {
@@ -185,14 +173,6 @@ def _config(model: BaseAlgorithm, normalized: bool) -> dict[str, Any]:
         "mixture": isinstance(policy, MoEPolicy) and bool(policy.moe_layers()),
         "versions": versions(),
     }
-
-
-def _place(name: str, own: Any) -> str:
-    """Say where others import what is the user's own from: ``module:name``, or the name alone."""
-    module = own.__module__
-    if module == "__main__":  # a script's: others know its file
-        module = Path(getattr(sys.modules[module], "__file__", None) or "").stem
-    return f"{module}:{name}" if module and own.__qualname__ == name else name
 
 
 def _results(
@@ -279,7 +259,7 @@ def _write_card(
         # A suite may have fifty tasks; the table names them.
         played=", ".join(f"**{_plain(name)}**" for name in suite or results["tasks"]),
         usage=_usage(config, repo_id),
-        files={name: text for name, text in FILES.items() if (folder / name).exists()},
+        has_film=(folder / "replay.gif").exists(),
         plain=_plain,
     )
     with atomic(folder / README) as temporary:
@@ -287,20 +267,13 @@ def _write_card(
 
 
 def _usage(config: Mapping[str, Any], repo_id: str | None) -> str:
-    lines, path, given = ["import sb3_moe"], '"model.moe"', ""
+    lines, path = ["import sb3_moe"], '"model.moe"'
     if repo_id:
         lines.insert(0, "from huggingface_hub import hf_hub_download")
         path = f'hf_hub_download("{repo_id}", "model.moe")'
-    if config["normalized"]:
-        lines.append("# Observations were normalized: `env` has the same tasks, and is given the")
-        lines.append("# statistics.")
-        given = ", env"
-    if own := [each.rpartition(":") for each in config["custom_objects"]]:
-        lines += [
-            f"from {module} import {name}" if module else f"# {name} is its maker's own"
-            for module, _, name in own
-        ]
-        given += ", custom_objects={" + ", ".join(f'"{n}": {n}' for _, _, n in own) + "}"
+    # Its maker's own classes and functions, by name.
+    own = ", ".join(f'"{name}": {name}' for name in config["custom_objects"])
+    given = f", custom_objects={{{own}}}" if own else ""
     call = f"model = sb3_moe.load({path}{given})  # runs nothing from the file"
     return "\n".join([*lines, "", call])
 
