@@ -95,8 +95,7 @@ class TaskSwitchCallback(CheckedCallback):
     def _check_experts(self, model: BaseAlgorithm) -> None:
         policy = policy_of(model)
         try:
-            freezes = self.on_new_task == "freeze_old"
-            if freezes:
+            if self.on_new_task == "freeze_old":
                 policy.check_frozen_experts({name: [0] for name in policy.moe_layers()})
             # One joins at each task but the first; a resumed run has some of these already.
             env = model.get_env()
@@ -105,7 +104,7 @@ class TaskSwitchCallback(CheckedCallback):
             met = names.intersection(past.get("met", [past.get("task")]))
             joins = len(names - met) - (not met)
             if joins > 0:
-                check_room(model, joins, frozen=freezes)
+                check_room(model, joins)
         except ValueError as error:
             raise ValueError(f"`on_new_task` can't be {self.on_new_task!r}: {error}") from error
 

@@ -1,7 +1,6 @@
 """Models that grow: from dense ones to experts, to more of these or fewer, and back."""
 
-from sb3_moe.growing.densifying import to_dense
-from sb3_moe.growing.distilling import Distilled, distill
+from sb3_moe.growing.densifying import Distilled, distill, to_dense
 from sb3_moe.growing.experts import (
     add_experts,
     drop_masks,

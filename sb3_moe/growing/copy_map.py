@@ -10,7 +10,7 @@ Shapes: n experts that hold a tensor together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -25,20 +25,16 @@ from sb3_moe.policies.optimizers import ExpertAdam
 
 #: What stands in a tensor's place: as many numbers, one number for all, or None for nothing.
 Read = Callable[[th.Tensor], th.Tensor | None]
-Kind = Literal["weight", "count", 0, 1, 2]
+Kind = Literal["weight", "count", 1, 2]
 
-# The power of the gradient that each average grows with: those of other names start anew.
-POWERS: dict[str, Literal[0, 1, 2]] = {
+# The power of the gradient that each average grows with: optimizers with others start anew.
+POWERS: dict[str, Literal[1, 2]] = {
     "exp_avg": 1,
     "exp_avg_sq": 2,
     "max_exp_avg_sq": 2,
-    "exp_inf": 1,
     "square_avg": 2,
-    "grad_avg": 1,
-    "sum": 2,
+    "momentum_buffer": 1,
 }
-# SGD makes it of gradients, RMSprop of steps, which don't grow with them.
-MOMENTUM = "momentum_buffer"
 
 
 class Leaf(NamedTuple):
@@ -159,7 +155,6 @@ class Entry(NamedTuple):
     :param adds: whether ``value`` is added to what stands there
     :param joins: whether they are of an expert that is new, or a copy
     :param learns_anew: whether optimizers know nothing of them yet
-    :param scale: how many times larger they will be made afterwards, in place of a gate
     """
 
     into: th.Tensor
@@ -168,7 +163,6 @@ class Entry(NamedTuple):
     adds: bool = False
     joins: bool = False
     learns_anew: bool = False
-    scale: float = 1.0
 
 
 class CopyMap:
@@ -225,7 +219,7 @@ class CopyMap:
         :param new: what stands in the new networks
         :param old: what stands in the old ones
         :param kind: weights; counts, of which the largest stays; or averages of that power of the
-            gradient, which follow the gates (0: not)
+            gradient, which follow the gates
         """
         for entry in self.entries:
             if entry.origins and (kind == "weight" or not entry.learns_anew):
@@ -238,13 +232,30 @@ class CopyMap:
         """Write parameters and buffers."""
         self.new.write(self.follow(self.new.row(itself), self.old.row(itself)), itself)
 
-    def write(self, new: Networks, old: Networks) -> None:
-        """Write weights and buffers, and those of target networks, which lag behind as before."""
+    def write(
+        self, new: Networks, old: Networks, lagging: Mapping[th.Tensor, th.Tensor] | None = None
+    ) -> None:
+        """Write weights and buffers, and those of target networks, which lag behind as before.
+
+        :param lagging: what lags behind tensors that are in no policy
+        """
         self.write_weights()
-        ours, theirs = followers(new), followers(old)
+        ours, theirs = followers(new), followers(old) | dict(lagging or {})
         # What is new stands in a target as it does in the online network.
         row = self.follow(self.new.row(itself), self.old.row(lambda each: theirs.get(each, each)))
         self.new.write(row, ours.get)
+
+    def write_states(self, new: Networks, old: Networks, layers: Collection[MoELayer]) -> None:
+        """Write what optimizers know, where the new ones are of the old ones' kinds.
+
+        :param layers: the new layers of experts
+        """
+        pairs = [*zip(new.every_optimizer(), old.every_optimizer(), strict=True)]
+        # One that knows experts is of a class made from the one that doesn't.
+        if all(isinstance(a, type(b)) or isinstance(b, type(a)) for a, b in pairs):
+            states = {p: s for _, each in pairs for p, s in each.state.items() if s}
+            for mine, _ in pairs:
+                mine.state.update(self.states(states, mine, parameters_of(mine), layers))
 
     def states(
         self,
@@ -266,7 +277,7 @@ class CopyMap:
         :param layers: the new layers of experts
         """
         names = {name for state in states.values() for name in state}
-        if not names <= {*POWERS, *COUNTS, MOMENTUM}:
+        if not names <= {*POWERS, *COUNTS}:
             return {}
         experts: dict[th.Tensor, int] = {}
         if isinstance(optimizer, ExpertAdam):  # torch's own count for a whole tensor
@@ -275,8 +286,7 @@ class CopyMap:
         found: dict[th.Tensor, dict[str, Any]] = {}
         own = [parameter for parameter in parameters if parameter in self.new.starts]
         for name in sorted(names):
-            power = POWERS.get(name, 1 if isinstance(optimizer, th.optim.SGD) else 0)
-            kind: Kind = "count" if name in COUNTS else power
+            kind = POWERS.get(name, "count")
             old = self.old.row(partial(_as_row, states, name))
             row = self.follow(self.new.row(lambda tensor: None), old, kind)
             for parameter in own:
@@ -289,6 +299,11 @@ class CopyMap:
                         else _filled(by_expert, kind).view(parameter.shape).to(parameter)
                     )
         return found
+
+
+def parameters_of(optimizer: th.optim.Optimizer) -> list[th.Tensor]:
+    """Return an optimizer's parameters in their order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def itself(tensor: th.Tensor) -> th.Tensor:
@@ -308,7 +323,7 @@ def _together(origins: Sequence[Origin], old: th.Tensor, kind: Kind) -> th.Tenso
     parts = th.stack([old[origin.places] for origin in origins])
     if kind == "count":
         return parts.amax(0)
-    factors = [origin.gate if kind in (1, 2) else origin.weight for origin in origins]
+    factors = [origin.weight if kind == "weight" else origin.gate for origin in origins]
     by_part = parts.new_tensor(factors).view(-1, *[1] * (parts.dim() - 1))
     if kind == 2:  # as if the gradients had one direction
         return (parts.sqrt() * by_part).sum(0).square()

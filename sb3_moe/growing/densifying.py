@@ -1,6 +1,6 @@
-"""From a model with experts to SB3's own dense model that does the same.
+"""From a model with experts to SB3's own dense model that does the same, or nearly.
 
-Shapes: O outputs, I inputs, H hidden units.
+Shapes: O outputs, I inputs, H hidden units, B observations, A action dimensions.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_moe.growing.distilling import distill as fit_dense
+from sb3_moe.growing.copy_map import tensors_of
 from sb3_moe.growing.gates import constant_gates
-from sb3_moe.growing.layer_maps import LayerMap, columns, dense_leaves, parts_of
+from sb3_moe.growing.layer_maps import LayerMap, dense_leaves, parts_of
 from sb3_moe.growing.models import (
     NOT_SB3S,
     WHY_NOT,
@@ -24,8 +24,10 @@ from sb3_moe.growing.models import (
     build_dense,
     check_defaults,
     check_same,
+    raw_outputs,
     sampled,
 )
+from sb3_moe.layers.checks import whole
 from sb3_moe.layers.stacked import flat
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
@@ -47,12 +49,13 @@ class _Plain(NamedTuple):
         return nn.ModuleList([*self.hidden, *(each for head in self.heads for each in head)])
 
 
-def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = None) -> Any:
+def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
     """Return SB3's own dense model that does what one with experts does.
 
     There is one where the mixture is one network: one expert, the task router with its task,
-    uniform gates over linear experts. It needs nothing of this package to be loaded. Its optimizers
-    start anew. The given model stays as it is.
+    uniform gates over linear experts; :func:`sb3_moe.growing.distill` fits one to any other
+    mixture. It needs nothing of this package to be loaded. Its optimizers start anew. The given
+    model stays as it is.
 
     >>> from stable_baselines3 import PPO
     >>> model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"num_experts": 1})
@@ -61,17 +64,9 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
 
     :param model: with one of our policies
     :param task: the task whose observations it is for, where experts or heads go by that
-    :param distill: observations; a dense network is fitted to what the model does on them, as
-        :func:`~sb3_moe.growing.distill` does, and this returns what that returns
     :raises TypeError: if the policy is not ours
     :raises ValueError: if the mixture is not one network, or images are encoded
     """
-    if distill is not None:
-        if task is not None:
-            raise ValueError(
-                f"`task` must be None with `distill`, whose observations hold theirs, got {task}"
-            )
-        return fit_dense(model, distill)
     old = policy_of(model)
     goes_by_task = any(layer.sees == "task" for layer in old.moe_layers().values())
     num_tasks = _num_tasks(old) if goes_by_task else 0
@@ -116,36 +111,20 @@ def _net_arch(old: MoEPolicy, found: Sequence[_Plain]) -> Any:
 
 def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) -> None:
     """Write the weights of plain layers, of the online networks and of those that lag behind."""
-    ours, theirs = networks_of(new), networks_of(old)
-    behind = [_lagging(theirs, plain.network) for plain in found]
-    lagging = [None if each is None else _plain(each, task) for each in behind]
-    plains = [each.modules() for each in (*found, *lagging) if each is not None]
-    map_ = LayerMap(new, old, *plains)
-    for mine, plain, other in zip(ours.networks(), found, lagging, strict=True):
-        linear = next(m for m in plain.modules().modules() if isinstance(m, nn.Linear))
-        width = linear.in_features if mine.memory is None else None
-        at = columns(new, mine, old, plain.network, width)
-        _map(map_, mine, plain, at)
-        map_.memory(mine.memory, plain.network.memory, at)
-        target = _lagging(ours, mine)
-        if target is not None and other is not None:
-            _map(map_, target, other, at)
-    if (misfit := map_.loose(ours, theirs)) is not None:
-        raise ValueError(
-            f"gSDE's noise, {misfit}, is for a latent of another width than the dense "
-            "model has: fit one with `distill`, which begins with fresh noise"
-        )
-    map_.write_weights()
-
-
-def _map(map_: LayerMap, new: Network, plain: _Plain, at: th.Tensor | None) -> None:
-    map_.extractor(new.extractor, plain.network.extractor)
-    hidden, heads = dense_leaves(map_.new, new)
-    at = None if new.memory is not None else at
-    map_.in_order(hidden, map_.old.leaves(plain.hidden), at)
-    first = None if any(leaf.is_linear for leaf in hidden) else at
-    for leaf, modules in zip(heads, plain.heads, strict=True):
-        map_.in_order([leaf], map_.old.leaves(modules), first)
+    theirs = networks_of(old)
+    map_ = LayerMap(new, old, *(plain.modules() for plain in found))
+    cure = "fit one with `distill`, which begins with fresh noise"
+    lagging: dict[th.Tensor, th.Tensor] = {}
+    for (mine, other, at), plain in zip(map_.networks(new, old, cure), found, strict=True):
+        hidden, heads = dense_leaves(map_.new, mine)
+        map_.in_order(hidden, map_.old.leaves(plain.hidden), at)
+        first = None if any(leaf.is_linear for leaf in hidden) else at
+        for leaf, modules in zip(heads, plain.heads, strict=True):
+            map_.in_order([leaf], map_.old.leaves(modules), first)
+        if (target := _lagging(theirs, other)) is not None:
+            behind = _plain(target, task).modules()
+            lagging |= dict(zip(tensors_of(plain.modules()), tensors_of(behind), strict=True))
+    map_.write(networks_of(new), theirs, lagging)
 
 
 def _lagging(networks: Networks, network: Network) -> Network | None:
@@ -154,8 +133,7 @@ def _lagging(networks: Networks, network: Network) -> Network | None:
     if hidden is None:
         return None
     heads = tuple(networks.follower(head) or head for head in network.heads)
-    extractor = networks.follower(network.extractor) or network.extractor
-    return Network(network.tower, extractor, hidden, heads)
+    return network._replace(hidden=hidden, heads=heads)
 
 
 def _plain(network: Network, task: int | None) -> _Plain:
@@ -249,3 +227,94 @@ def in_one(first: nn.Module, second: nn.Module) -> nn.Linear:
     if has_bias:
         one.bias.copy_(second(first(first.weight.new_zeros(first.in_features))))
     return one
+
+
+# Where there is no equal.
+
+
+class Distilled(NamedTuple):
+    """A dense model that was fitted to one with experts.
+
+    :param model: SB3's own
+    :param remains: how far its outputs are from the other's on the observations, by tower and head
+        (``"pi.0"``): root mean square of the difference, as a share of that of the outputs around
+        their mean
+    """
+
+    model: Any
+    remains: dict[str, float]
+
+
+def distill(
+    model: BaseAlgorithm, obs: Any, *, steps: int = 1000, learning_rate: float = 1e-3
+) -> Distilled:
+    """Fit SB3's own dense model to what one with experts does on observations.
+
+    Its layers are as wide as those of ``net_arch``. Nothing is played and no reward is seen: it
+    learns every network's raw outputs, by Adam on all observations at once. Extractors and LSTMs
+    are copied, and how far actions are spread.
+
+    :param model: with one of our policies
+    :param obs: a batch of observations, as environments give them
+    :param steps: of Adam
+    :param learning_rate: of Adam
+    :raises TypeError: if the policy is not ours
+    :raises ValueError: if images are encoded, or there are no steps
+    """
+    whole("steps", steps)
+    old: Any = policy_of(model)
+    with undone_on_failure():
+        for options in old.moe.values():
+            check_defaults(options, ("ent_coef_per_task",), WHY_NOT)
+        new = build_dense(model, old, copy.deepcopy(old.net_arch))
+        _take_over(new.policy, old)
+        ours, theirs = (policy.obs_to_tensor(obs)[0] for policy in (new.policy, old))
+        remains = _fit(new.policy, old, ours, theirs, steps, learning_rate)
+        for online, target in networks_of(new.policy).targets().items():
+            target.load_state_dict(online.state_dict())
+        return Distilled(as_sb3s(new, model), remains)
+
+
+def _take_over(new: Any, old: Any) -> None:
+    """Copy what outputs for single observations don't show: all but hidden layers and heads.
+
+    That is how far actions are spread, and what an LSTM makes of the step before.
+    """
+    map_ = LayerMap(new, old)
+    for _ in map_.networks(new, old):
+        pass
+    map_.write_weights()
+
+
+def _fit(
+    new: Any, old: Any, obs: Any, old_obs: Any, steps: int, learning_rate: float
+) -> dict[str, float]:
+    actions = _own_actions(old, old_obs)
+    with th.no_grad():
+        wanted = raw_outputs(old, old_obs, actions)
+    spread = {name: (y - y.mean(0)).square().mean() + 1e-12 for name, y in wanted.items()}
+    towers = nn.ModuleList(m for own in networks_of(new).towers().values() for m in own)
+    optimizer = th.optim.Adam(towers.parameters(), lr=learning_rate)
+    for _ in range(steps):
+        found = raw_outputs(new, obs, actions)
+        losses = [(found[n] - y).square().mean() / spread[n] for n, y in wanted.items()]
+        optimizer.zero_grad()
+        th.stack(losses).sum().backward()
+        optimizer.step()
+    new.zero_grad()
+    with th.no_grad():
+        found = raw_outputs(new, obs, actions)
+    return {
+        name: ((found[name] - y).square().mean() / spread[name]).sqrt().item()
+        for name, y in wanted.items()
+    }
+
+
+@th.no_grad()
+def _own_actions(policy: Any, obs: Any) -> th.Tensor | None:
+    """Return the actions that critics of actions are asked about."""
+    # RecurrentPPO's `critic` stands before a value network, and knows no actions.
+    if networks_of(policy).critic_optimizer() is None:
+        return None
+    actions_BA: th.Tensor = policy._predict(obs, deterministic=True)
+    return actions_BA

@@ -6,11 +6,9 @@ Shapes: E experts.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.growing.gates import Heir, kept, meets_all
@@ -18,7 +16,6 @@ from sb3_moe.growing.transplant import Transplant, set_frozen
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
 from sb3_moe.policies.masks import forget_masks, masks_in
-from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import kind_of, networks_of, uncompiled
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
 from sb3_moe.policies.option_checks import MOST_EXPERTS
@@ -51,9 +48,9 @@ def add_experts(
       ``balance_coef`` makes that soon.
 
     Routers with scores get a number to add to each (``router_kwargs=dict(bias=True)``) for it,
-    learned from then on. Gates of ``"uniform"`` are all 1/E: there the experts' last layers are
-    scaled instead, which frozen ones and ``combine`` refuse. Averages of the optimizers follow the
-    gates, a new expert counts its own steps, and target networks get what follows the new experts.
+    learned from then on; gates of ``"uniform"`` are all 1/E and can't be shared out. Averages of
+    the optimizers follow the gates, a new expert counts its own steps, and target networks get what
+    follows the new experts.
 
     :param model: of any algorithm, with one of this package's policies
     :param n: how many
@@ -72,18 +69,15 @@ def add_experts(
     note(model, "add", by_mixture, n=int(n), like=None if like is None else int(like))
 
 
-def check_room(model: BaseAlgorithm, n: int, *, frozen: bool) -> None:
+def check_room(model: BaseAlgorithm, n: int) -> None:
     """Check that experts can be added to every mixture, without adding them.
 
     :param model: of any algorithm, with one of this package's policies
     :param n: how many
-    :param frozen: whether all that there are will be frozen then
     :raises ValueError: if they can't
     """
     with preserved_generators():
-        by_mixture = _with_more(model, n, None, None, None, 0.0)
-        every = {name: range(len(heirs) - n) for name, heirs in by_mixture.items()}
-        Transplant(model, by_mixture, shares=True, frozen=every if frozen else None)
+        Transplant(model, _with_more(model, n, None, None, None, 0.0), shares=True)
 
 
 def _with_more(
@@ -154,36 +148,32 @@ def remove_experts(
 
 
 def merge_experts(
-    model: BaseAlgorithm, experts: Sequence[int], *, tower: str | None = None, probe: Any = None
+    model: BaseAlgorithm, experts: Sequence[int], *, tower: str | None = None
 ) -> None:
-    """Make one expert of several: the average of their weights, by how much they are used.
+    """Make one expert of several: the average of their weights, with all their gates.
 
-    It takes the place of the first, and all their gates: the router's weights are averaged as the
-    experts' are, and masses of the softmax are summed. Experts that are alike, and have like
-    scores, are one without a trace (but under ``"top_k"`` with fewer than all experts, which chose
-    one of them). Averaging weights by the router's probabilities is SMEAR's idea (arXiv
-    2306.03745). If all of them are frozen, so is the one.
+    It takes the place of the first: the router's weights are averaged as the experts' are, and
+    masses of the softmax are summed. Experts that are alike, and have like scores, are one without
+    a trace (but under ``"top_k"`` with fewer than all experts, which chose one of them). If all of
+    them are frozen, so is the one.
 
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers, two or more, in every mixture of the tower
     :param tower: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
-    :param probe: observations on which the mean sizes of the experts' gates are their weights in
-        the average; None: all count the same
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
     :raises ValueError: if there is no such expert, fewer than two are named, the task picks the
         experts, or the router can't share out gates
     """
-    layers = changeable(model, tower)
-    use = {} if probe is None else _use(policy_of(model), probe)
     by_mixture = {}
-    for name, layer in layers.items():
+    for name, layer in changeable(model, tower).items():
         numbers_below("experts", experts, layer.num_experts, name)
         _check_sums("experts", name, layer)
         if len(experts) < 2:
             raise ValueError(f"`experts` must name at least 2 to be merged, got {list(experts)}")
         first, *others = numbers = sorted(map(int, experts))
         heirs = {k: kept(k) for k in range(layer.num_experts) if k not in others}
-        heirs[first] = Heir(_parts(numbers, use.get(name)), dict.fromkeys(numbers, 1.0))
+        parts = dict.fromkeys(numbers, 1.0 / len(numbers))
+        heirs[first] = Heir(parts, dict.fromkeys(numbers, 1.0))
         by_mixture[name] = [*heirs.values()]
     with preserved_generators():
         Transplant(model, by_mixture, shares=True).put_in()
@@ -231,28 +221,6 @@ def changeable(model: BaseAlgorithm, tower: str | None = None) -> dict[str, MoEL
     return found
 
 
-def _use(policy: MoEPolicy, probe: Any) -> dict[str, th.Tensor]:
-    """Return the mean size of each expert's gates on observations, (E,), by mixture.
-
-    Linear ones may be negative, and with weights of both signs an average is none.
-    """
-    return {
-        name: routing.gates_BNE.abs().mean((0, 1)).double().cpu()
-        for name, routing in policy.routing(probe).items()
-    }
-
-
-def _parts(numbers: Sequence[int], use_E: th.Tensor | None) -> dict[int, float]:
-    """Return how much each expert counts, 1 in all."""
-    use = [1.0 if use_E is None else float(use_E[k]) for k in numbers]
-    total = sum(use)
-    if not math.isfinite(total):
-        raise ValueError(f"`probe` must be observations on which gates are numbers, got {use}")
-    if total <= 0.0:  # nobody was used: all count the same
-        use, total = [1.0] * len(numbers), float(len(numbers))
-    return {k: each / total for k, each in zip(numbers, use, strict=True)}
-
-
 def _check_sums(argument: str, name: str, layer: MoELayer) -> None:
     combination = layer.experts.combination
     if combination is not None:
@@ -270,7 +238,6 @@ def freeze_experts(
     experts: Sequence[int] | None = None,
     *,
     tower: str | None = None,
-    layer: int | None = None,
 ) -> None:
     """Keep experts as they are from now on: weights, averages and counts, bit for bit.
 
@@ -282,12 +249,11 @@ def freeze_experts(
     :param experts: their numbers; None: all that there are now
     :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole name;
         None: each that has experts
-    :param layer: which of the tower's mixtures, in each critic; None: each
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
-    :raises ValueError: if there is no such tower, layer or expert, or the optimizer can't hold
+    :raises ValueError: if there is no such tower or expert, or the optimizer can't hold
         experts
     """
-    _change(model, experts, tower, layer, freeze=True)
+    _change(model, experts, tower, freeze=True)
 
 
 def thaw_experts(
@@ -295,35 +261,30 @@ def thaw_experts(
     experts: Sequence[int] | None = None,
     *,
     tower: str | None = None,
-    layer: int | None = None,
 ) -> None:
     """Let frozen experts learn again, as if there had been no gap.
 
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers; None: all
     :param tower: as of :func:`freeze_experts`
-    :param layer: which of the tower's mixtures, in each critic; None: each
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
-    :raises ValueError: if there is no such tower, layer or expert
+    :raises ValueError: if there is no such tower or expert
     """
-    _change(model, experts, tower, layer, freeze=False)
+    _change(model, experts, tower, freeze=False)
 
 
 def _change(
     model: BaseAlgorithm,
     experts: Collection[int] | None,
     tower: str | None,
-    layer: int | None,
     *,
     freeze: bool,
 ) -> None:
     model_of_sb3(model)
     policy = policy_of(model)
-    if tower is None and layer is not None:
-        raise ValueError(f"`layer` needs a `tower` whose mixtures it counts, got {layer}")
     chosen = policy.moe_layers()
     if tower is not None or not chosen:  # else it says that there are none
-        chosen = policy.mixtures(str(tower), layer)
+        chosen = policy.mixtures(str(tower))
     frozen = {name: set(numbers) for name, numbers in (policy.frozen_experts or {}).items()}
     for name, each in chosen.items():
         numbers = range(each.num_experts) if experts is None else experts

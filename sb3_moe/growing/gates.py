@@ -82,28 +82,6 @@ def take_copies(layer: MoELayer) -> float:
 
 
 @th.no_grad()
-def take_shares(layer: MoELayer) -> None:
-    """Get a router ready for experts that hold a share each of what one did: with the gates 1/E.
-
-    :raises ValueError: if some tokens would miss some experts, or gates can't be alike
-    """
-    match layer:
-        case SoftMoE() | SparseMoE() if meets_all(layer) or layer.top_k == layer.num_experts:
-            _soften(layer.router)
-        case EmbeddingMoE():
-            layer.task_weights.weight_KW.fill_(0.0 if layer.softmax else 1.0 / layer.num_experts)
-            if layer.task_weights.bias_W is not None:
-                layer.task_weights.bias_W.zero_()
-        case UniformMoE():
-            pass
-        case _:
-            raise ValueError(
-                "`how`='split' needs a `router` whose gates can all start as 1/E, since each token "
-                f"needs all shares (`top_k` must be {layer.num_experts}), got {layer.name!r}"
-            )
-
-
-@th.no_grad()
 def _soften(router: LinearRouter | MLPRouter) -> None:
     """Let the scores of every token be next to nothing."""
     last = _last(router)
@@ -182,20 +160,6 @@ def shared_gates(gates_KE: th.Tensor, heirs: Sequence[Heir]) -> th.Tensor:
     return th.stack(columns, dim=-1)
 
 
-def output_scales(layer: MoELayer, heirs: Sequence[Heir]) -> list[float]:
-    """Return how to scale the outputs of experts where gates can't differ.
-
-    :param layer: the one before
-    :param heirs: what each of the X experts takes over
-    """
-    if not isinstance(layer, UniformMoE):
-        return [1.0] * len(heirs)
-    number = layer.num_experts
-    gates_1E = th.full((1, number), 1.0 / number, dtype=th.float64)
-    scales: list[float] = (shared_gates(gates_1E, heirs)[0] * len(heirs)).tolist()
-    return scales
-
-
 @th.no_grad()
 def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
     """Let experts take over the gates of others.
@@ -210,8 +174,6 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
     before, after = getattr(old, "router", None), getattr(new, "router", None)
     if callable(own := getattr(new, "share_out", None)):
         own(heirs, old)
-    elif isinstance(old, UniformMoE):
-        new.experts.scale_each(output_scales(old, heirs))
     elif isinstance(new, EmbeddingMoE) and isinstance(old, EmbeddingMoE):
         gates_KX, rows = shared_gates(_gates_KE(old), heirs), new.task_weights
         rows.weight_KW.copy_(gates_KX.log() if new.softmax else gates_KX)

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
 from sb3_moe.growing.copy_map import CopyMap, Leaf, Numbers, tensors_of
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.networks import Network, Networks, kind_of
+from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.towers import Tower
 from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
 
@@ -32,42 +32,28 @@ class LayerMap(CopyMap):
         self,
         new: Leaf,
         old: Leaf,
-        *,
         columns: th.Tensor | None = None,
-        rows: th.Tensor | None = None,
-        share: th.Tensor | None = None,
-        scales: tuple[float, float] = (1.0, 1.0),
+        scale: float = 1.0,
         gate: float = 1.0,
     ) -> None:
-        """Copy a linear layer.
+        """Copy a linear layer, whose units become the first of the new one.
 
         :param columns: where each old input is found; None: where it was
-        :param rows: the old units that are taken, which become the first; None: all
-        :param share: the old inputs that are taken; all others count nothing; None: all
-        :param scales: how many times larger the weights are, and the bias is
+        :param scale: how many times larger weights and bias are
         :param gate: how many times larger the gradient is
         """
-        weight, source = new.places["weight"], old.places["weight"]
-        rows = th.arange(len(source)) if rows is None else rows
-        taken = th.arange(source.shape[1]) if share is None else share
-        at = taken if columns is None else columns[taken]
-        own = weight[: len(rows)]
+        source = old.places["weight"]
+        own = new.places["weight"][: len(source)]
+        at = th.arange(source.shape[1]) if columns is None else columns
         if len(at) < own.shape[1]:
             self.fill(own, 0.0)
         at = at[at < own.shape[1]]  # where some don't fit, `copy` says so
-        self.copy(own[:, at], source[rows][:, taken], scales[0], gate)
+        self.copy(own[:, at], source, scale, gate)
         if "bias" in new.places:
-            bias = new.places["bias"][: len(rows)]
-            self.copy(bias, old.places["bias"][rows], scales[1], gate)
+            self.copy(new.places["bias"][: len(source)], old.places["bias"], scale, gate)
 
     def layer(
-        self,
-        new: Leaf,
-        old: Leaf,
-        *,
-        columns: th.Tensor | None = None,
-        rows: th.Tensor | None = None,
-        gate: float = 1.0,
+        self, new: Leaf, old: Leaf, *, columns: th.Tensor | None = None, gate: float = 1.0
     ) -> None:
         """Copy a layer of any kind: numbers for each unit, or for all alike, if it isn't linear.
 
@@ -79,17 +65,15 @@ class LayerMap(CopyMap):
                 f"order, got one with {[*old.places]} for one with {[*new.places]}"
             )
         if new.is_linear:
-            self.linear(new, old, columns=columns, rows=rows, gate=gate)
+            self.linear(new, old, columns, gate=gate)
             return
         is_conv = any(each.dim() > 1 for each in old.places.values())  # it reads no features
         for name, into in new.places.items():
             source = old.places[name]
             alike = source.numel() == into.numel() == 1  # of one unit, or for all alike
-            by_unit = source.dim() == 1 and not alike and not is_conv
-            if by_unit and rows is not None:
-                into, source = into[: len(rows)], source[rows]
-            elif by_unit and columns is not None and len(source) == len(columns):
-                into = into[columns]
+            if source.dim() == 1 and not alike and not is_conv:
+                reads = columns is not None and len(source) == len(columns)
+                into = into[columns] if reads else into[: len(source)]
             self.copy(into, source, gate=gate)
 
     def in_order(self, new: Sequence[Leaf], old: Sequence[Leaf], columns: th.Tensor | None) -> None:
@@ -105,6 +89,25 @@ class LayerMap(CopyMap):
         for leaf, source in zip(new, old, strict=True):
             self.layer(leaf, source, columns=columns)
             columns = None if leaf.is_linear else columns
+
+    def networks(
+        self, new: Any, old: Any, cure: str = ""
+    ) -> Iterator[tuple[Network, Network, th.Tensor | None]]:
+        """Copy all that is no hidden layer and no head, and yield each pair of networks.
+
+        With each comes where its first layer finds each input of the other's; None: where it was.
+
+        :param new: the new policy
+        :param old: the other
+        :param cure: what to do about gSDE's noise for a latent of another width; else it stays new
+        """
+        ours, theirs = networks_of(new), networks_of(old)
+        for mine, other in zip(ours.networks(), theirs.networks(), strict=True):
+            at = columns(new, mine, old, other)
+            self.extractor(mine.extractor, other.extractor)
+            self.memory(mine.memory, other.memory, at)
+            yield mine, other, None if mine.memory is not None else at
+        self.loose(ours, theirs, cure)
 
     def extractor(self, new: nn.Module, old: nn.Module) -> None:
         """Copy the encoder of an extractor, if the new one still has any."""
@@ -125,20 +128,22 @@ class LayerMap(CopyMap):
             leaves = Leaf(reads, {"weight": into}), Leaf(reads, {"weight": places})
             self.layer(*leaves, columns=at if reads else None)
 
-    def loose(self, new: Networks, old: Networks) -> str | None:
+    def loose(self, new: Networks, old: Networks, cure: str = "") -> None:
         """Copy parameters that lie in no layer, such as ``log_std``.
 
-        :return: the name of one that has another shape there: gSDE's noise for a latent of another
-            width
+        :param cure: what to do about gSDE's noise for a latent of another width; else it stays new
+        :raises ValueError: if there is such noise, and a cure
         """
-        misfit, theirs = None, old.loose()
+        theirs = old.loose()
         for name, own in new.loose().items():
             for mine, other in zip(own, theirs[name], strict=True):
                 if mine.shape == other.shape:
                     self.copy(self.new.places(mine), self.old.places(other))
-                else:
-                    misfit = name
-        return misfit
+                elif cure:
+                    raise ValueError(
+                        f"gSDE's noise, {name}, is for a latent of another width than the dense "
+                        f"model has: {cure}"
+                    )
 
 
 def parts_of(modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
@@ -162,16 +167,13 @@ def dense_leaves(numbers: Numbers, network: Network) -> tuple[list[Leaf], list[L
 # Columns.
 
 
-def columns(
-    new: Any, mine: Network, old: Any, other: Network, width: int | None
-) -> th.Tensor | None:
+def columns(new: Any, mine: Network, old: Any, other: Network) -> th.Tensor | None:
     """Return where the first layer of a network finds each input of another's.
 
     :param new: the policy of the one
     :param mine: the one
     :param old: the policy of the other
     :param other: the other
-    :param width: inputs of its first layer; None: the features alone
     :return: None: where it was
     :raises ValueError: if the one doesn't see all that the other does
     """
@@ -184,11 +186,12 @@ def columns(
             "`task_input` must let the new layers see all that the dense ones see: "
             f"{len(theirs)} features, got {len(theirs) - len(missing)} of them"
         )
-    found = [ours.index(each) for each in theirs]
-    if width is not None:  # critics see actions behind the features
-        found += range(len(ours), len(ours) + width - len(found))
-    if found == list(range(len(found))) and len(ours) == len(theirs):
+    if ours == theirs:
         return None
+    found = [ours.index(each) for each in theirs]
+    if kind_of(mine.tower) == "qf" and networks_of(new).critic_optimizer() is not None:
+        # Critics of actions see these behind the features.
+        found += range(len(ours), len(ours) + get_action_dim(new.action_space))
     return th.tensor(found)
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
@@ -23,8 +22,14 @@ from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.options import ARGUMENTS, DEFAULTS, MoEOptions
-from sb3_moe.saving.model_parts import PROGRESS, SCHEDULES, argument_names, makes_own_buffer
-from sb3_moe.saving.replay_rows import hindsight_buffer, is_hindsight
+from sb3_moe.saving.model_parts import (
+    PROGRESS,
+    SCHEDULES,
+    argument_names,
+    hindsight_buffer,
+    is_hindsight,
+    makes_own_buffer,
+)
 from sb3_moe.saving.values import made_anew
 from sb3_moe.vec_env.replay_buffers import end_running_episodes
 from sb3_moe.vec_env.tasks import names_on, write_names
@@ -181,17 +186,13 @@ def build_dense(model: BaseAlgorithm, old: Any, net_arch: Any) -> Any:
     found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in ARGUMENTS}
     kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
     if issubclass(kind, TaskExtractor):
-        space = old.observation_space
-        parts = space.spaces.values() if isinstance(space, spaces.Dict) else ()
-        told = not model.policy_kwargs.get("normalize_images", True)
-        # Other images, such as MinAtar's, SB3 flattens as ours does.
-        encoded = [is_image_space(each, normalized_image=told) for each in parts]
-        if kwargs.get("encoder") != "flat" or any(encoded):
+        if kwargs.get("encoder") != "flat":
             raise ValueError(
                 "`model` must have the flat encoder, or SB3's extractor, to be SB3's own, got "
-                f"`encoder`={kwargs.get('encoder')!r} for {space}"
+                f"`encoder`={kwargs.get('encoder')!r}"
             )
-        kind, kwargs = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor, {}
+        is_dict = isinstance(old.observation_space, spaces.Dict)
+        kind, kwargs = CombinedExtractor if is_dict else FlattenExtractor, {}
     extractor = {"features_extractor_class": kind, "features_extractor_kwargs": kwargs}
     policy_class = model.policy_aliases[_alias(model).removeprefix(_OURS)]
     return build_like(

@@ -13,8 +13,8 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.growing.copy_map import CopyMap, Entry, Origin, itself
-from sb3_moe.growing.gates import Heir, kept, options_for_others, output_scales, share_out
-from sb3_moe.layers import MoELayer, StackedNetwork
+from sb3_moe.growing.gates import Heir, kept, options_for_others, share_out
+from sb3_moe.layers import MoELayer
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
@@ -30,7 +30,6 @@ class Transplant:
     :param heirs: what each expert comes from, by mixture; of one tower they are equally many
     :param shares: whether gates are shared out anew
     :param perturb: how far copies start apart, as a share of the size of their last weights
-    :param frozen: numbers of frozen experts, by mixture; None: those of the model
     :raises ValueError: if the options don't fit so many experts, or the layers can't be known
     """
 
@@ -41,19 +40,22 @@ class Transplant:
         *,
         shares: bool,
         perturb: float = 0.0,
-        frozen: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.model: Any = model
         self.policy: Any = policy_of(model)
         self.heirs = heirs
-        self.frozen = (self.policy.frozen_experts or {}) if frozen is None else frozen
+        self.frozen = self.policy.frozen_experts or {}
         self.options = _options(self.policy, heirs, shares=shares)
         self.built = _built(self.policy, self.options)
         self.map = CopyMap(self.built, self.policy)
         layers, built = self.policy.moe_layers(), self.built.moe_layers()
         self.layers: dict[MoELayer, MoELayer] = {layers[name]: built[name] for name in heirs}
-        for name in heirs:
-            self._add_entries(name, layers[name], built[name], shares, perturb)
+        for name, own in heirs.items():
+            old, new = layers[name], built[name]
+            self.map.entries += _of_experts(self.map, old, new, own)
+            self.map.entries += _of_router(self.map, old, new, own)
+            if perturb:
+                _move_copies_apart(self.map, old, new, own, perturb, self.frozen.get(name, ()))
         ours, theirs = networks_of(self.built), networks_of(self.policy)
         self.map.write(ours, theirs)
         #: The layers of target networks too.
@@ -64,23 +66,6 @@ class Transplant:
             if isinstance(old_target, MoELayer) and isinstance(new_target, MoELayer):
                 self.pairs[old_target] = new_target
                 _finish(old_target, new_target, own if shares else None)
-
-    def _add_entries(
-        self, name: str, old: MoELayer, new: MoELayer, shares: bool, perturb: float
-    ) -> None:
-        heirs, frozen = self.heirs[name], self.frozen.get(name, ())
-        scales = output_scales(old, heirs) if shares else [1.0] * len(heirs)
-        if set(scales) != {1.0} and (frozen or old.experts.combination is not None):
-            why = f"experts {[*frozen]} of {name} are frozen: thaw them first"
-            if not frozen:
-                why = f"`combine` takes that away in {name}"
-            raise ValueError(
-                f"`router`={old.name!r} shares out gates by the size of experts' outputs, and {why}"
-            )
-        self.map.entries += _of_experts(self.map, old, new, heirs, scales)
-        self.map.entries += _of_router(self.map, old, new, heirs)
-        if perturb:
-            _move_copies_apart(self.map, old, new, heirs, perturb, frozen)
 
     # What changes the model.
 
@@ -149,9 +134,6 @@ class Transplant:
         ]
         was = held.old.row(lambda each: _tensor(arrays.get(before.get(each, ""))))
         row = held.follow(new.row(th.zeros_like if are_strengths else itself), was)
-        for entry in held.entries:
-            # In weights that are scaled as much the same penalty is weaker.
-            row[entry.into] *= entry.scale**-2 if are_strengths else entry.scale
         coming = {p for layer in self.layers.values() for p in layer.parameters()}
         for name, parameter in self.built.named_parameters():
             values = row[new.places(parameter)]
@@ -218,31 +200,20 @@ def _tensor(array: Any) -> th.Tensor | None:
 
 
 def _of_experts(
-    map_: CopyMap, old: MoELayer, new: MoELayer, heirs: Sequence[Heir], scales: Sequence[float]
+    map_: CopyMap, old: MoELayer, new: MoELayer, heirs: Sequence[Heir]
 ) -> Iterator[Entry]:
-    """Yield where the numbers of experts come from.
-
-    :param scales: how many times larger the last weights of each will be made
-    """
+    """Yield where the numbers of experts come from."""
     before = map_.old.experts(old.experts)
-    for own, heir, factor in zip(map_.new.experts(new.experts), heirs, scales, strict=True):
+    for own, heir in zip(map_.new.experts(new.experts), heirs, strict=True):
         for i, leaf in enumerate(own):
-            # What ends in another kind of layer is scaled in a way of its own.
-            is_last = i + 1 == len(own) and isinstance(new.experts, StackedNetwork)
             for name, into in leaf.places.items():
-                places = {k: before[k][i].places[name] for k in heir.weights}
-                yield _entry(into, heir, places, factor if is_last else 1.0)
+                yield _entry(into, heir, {k: before[k][i].places[name] for k in heir.weights})
 
 
-def _entry(
-    into: th.Tensor, heir: Heir, places: Mapping[int, th.Tensor], scale: float = 1.0
-) -> Entry:
-    origins = [
-        Origin(places[k], weight, heir.gates.get(k, 0.0) / scale)
-        for k, weight in heir.weights.items()
-    ]
-    joins = heir.is_new or not heir.stays
-    return Entry(into, origins, joins=joins, learns_anew=heir.is_new, scale=scale)
+def _entry(into: th.Tensor, heir: Heir, places: Mapping[int, th.Tensor]) -> Entry:
+    weights = heir.weights.items()
+    origins = [Origin(places[k], weight, heir.gates.get(k, 0.0)) for k, weight in weights]
+    return Entry(into, origins, joins=heir.is_new or not heir.stays, learns_anew=heir.is_new)
 
 
 def _of_router(

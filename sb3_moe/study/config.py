@@ -67,15 +67,12 @@ class StartFrom:
     :param architecture: a network of the study, whose model of the same seed it is
     :param regime: of that network's run; None: as of the run that begins
     :param order: likewise
-    :param how: as in :func:`sb3_moe.upcycle`, which a dense model goes through where the network
-        has experts
     """
 
     model: Annotated[str, Field(pattern=r"\.(moe|zip)$")] | None = None
     architecture: str | None = None
     regime: Regime | None = None
     order: tuple[str, ...] | None = None
-    how: str = "copy"
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.architecture is None):

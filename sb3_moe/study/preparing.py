@@ -143,7 +143,7 @@ def _check_start(run: RunConfig, built: Mapping[str, BaseAlgorithm]) -> None:
     if start is not None and start.model is not None:
         begin_with(model, run, Path(start.model))
     elif start is not None and str(start.architecture) in built:
-        take_over(model, built[str(start.architecture)], start, run.architecture.name)
+        take_over(model, built[str(start.architecture)], run.architecture.name)
 
 
 def _check_callbacks(run: RunConfig, model: BaseAlgorithm) -> None:

@@ -36,7 +36,7 @@ from sb3_moe.saving.model_file import load, write_model
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning, is_known
 from sb3_moe.saving.snapshot import resume
 from sb3_moe.study.building import arguments_of, build, build_callbacks, callback_class, described
-from sb3_moe.study.config import MODELS, RunConfig, StartFrom
+from sb3_moe.study.config import MODELS, RunConfig
 from sb3_moe.study.folder import ORIGIN, STATISTICS, RunFolder
 from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
 from sb3_moe.vec_env.tasks import check_tasks, tasks_known
@@ -230,7 +230,7 @@ def begin_with(model: BaseAlgorithm, run: RunConfig, path: Path) -> dict[str, An
         raise ValueError(
             f"`start_from` can't load {path} ({type(error).__name__}: {error})"
         ) from error
-    take_over(model, trained, start, run.architecture.name)
+    take_over(model, trained, run.architecture.name)
     # Loading seeds everything with the other model's seed, and so all of a study's seeds alike.
     model.set_random_seed(model.seed)
     grows = has_experts(model) and not has_experts(trained)
@@ -238,7 +238,7 @@ def begin_with(model: BaseAlgorithm, run: RunConfig, path: Path) -> dict[str, An
         "model": str(path) if start.architecture is None else f"{run.start}/{path.name}",
         "sha256": sha256_of(path),
         "steps": trained.num_timesteps,
-        "upcycled": start.how if grows else None,
+        "upcycled": grows,
     }
 
 
@@ -272,12 +272,11 @@ def has_experts(model: BaseAlgorithm) -> bool:
     return isinstance(model.policy, MoEPolicy) and bool(model.policy.moe_layers())
 
 
-def take_over(model: Any, trained: Any, start: StartFrom, name: str) -> None:
+def take_over(model: Any, trained: Any, name: str) -> None:
     """Write a trained model's weights, and its optimizers' averages, into a new one.
 
     :param model: a new one, whose arguments stay
     :param trained: of the same algorithm; a dense one is upcycled where the new one has experts
-    :param start: says how
     :param name: of the architecture
     :raises ValueError: if they don't fit
     """
@@ -292,7 +291,7 @@ def take_over(model: Any, trained: Any, start: StartFrom, name: str) -> None:
         if has_experts(model) and not has_experts(trained):
             options: Any = {k: v for k, v in model.policy_kwargs.items() if k in DEFAULTS}
             same = trained.observation_space == model.observation_space
-            trained = upcycle(trained, how=start.how, env=None if same else env, **options)  # type: ignore[arg-type]
+            trained = upcycle(trained, env=None if same else env, **options)
         model.policy.load_state_dict(trained.policy.state_dict())
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())  # torch says it in many lines

@@ -63,7 +63,7 @@ def test_a_run_resumed_at_a_switch_or_after_it_is_the_run_that_was_never_stopped
     whole, again = treatment(make), treatment(make)
     callbacks = [whole, SnapshotCallback(64, tmp_path, keep=9)]
     expected = make(in_blocks()).learn(TOTAL, callbacks[::-1] if snapshot_first else callbacks)
-    resumed = finish(tmp_path / "checkpoints" / f"step-{stop:012d}", again)
+    resumed = finish(tmp_path / "checkpoints" / f"step-{stop:012d}.zip", again)
     assert again.switches == whole.switches == 3
     assert (again.reservoir.kept, again.reservoir.seen) == (
         whole.reservoir.kept,

@@ -86,7 +86,7 @@ def gap(new: Any, old: Any, obs: Any = None) -> float:
         ours, theirs = outputs(new, obs), old
     else:
         obs = sampled(old.observation_space, 32) if obs is None else obs
-        joined = join_task(obs, old.observation_space, new.observation_space)
+        joined = join_task(obs, new.observation_space)
         ours, theirs = outputs(new, joined), outputs(old, obs)
     assert ours.keys() == theirs.keys()
     return max(

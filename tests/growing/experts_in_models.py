@@ -16,13 +16,12 @@ from sb3_moe.policies.networks import networks_of
 
 ROUTERS: dict[str, dict[str, Any]] = {
     "soft": {"router": "soft"},
-    "uniform": {"router": "uniform"},
     "random": {"router": "random"},
     "every": {"router": "top_k", "top_k": 4},
     "one": {"router": "top_k", "top_k": 1, "bias_rate": 0.01},
 }
 # Routers under which every sample meets every expert, whatever their number.
-SHARED = ("soft", "uniform", "random")
+SHARED = ("soft", "random")
 
 
 def moe(algorithm: str = "PPO", **options: Any) -> Any:

