@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
@@ -20,11 +19,11 @@ from sb3_moe.saving.snapshot import (
 class SnapshotCallback(PeriodicCallback):
     """Save everything from which :func:`sb3_moe.resume` goes on, at the start of a rollout.
 
-    A snapshot is a folder ``checkpoints/step-<global steps>`` with the model and its optimizer, the
+    A snapshot is a file ``checkpoints/step-<global steps>.zip``: SB3's zip of the model with the
     replay buffer, the environment with its schedule, normalizer and running episodes, and the
-    random generators. It appears under its name when it is whole. Put
-    this callback last in the list, so that it sees what the others did at the same step. That all
-    this can be saved is tried before training starts.
+    random generators in it. It appears under its name when it is whole. Put this callback last in
+    the list, so that it sees what the others did at the same step. That all this can be saved is
+    tried before training starts.
 
     A model that stands at the step of one of the folder's snapshots, or beyond all of them, goes on
     with that run; snapshots of later steps are removed, since it is about to do those again. Any
@@ -76,10 +75,10 @@ class SnapshotCallback(PeriodicCallback):
 
     def _resume(self, step: int) -> int | None:
         for path in self.folder.glob(".step-*.tmp"):
-            shutil.rmtree(path)
+            path.unlink()
         for path in snapshots_in(self.folder):
             if self._is_another_run or step_of(path) > step:
-                shutil.rmtree(path)
+                path.unlink()
         # There is nothing to save before training, nor where a run has just been resumed.
         return step
 
@@ -104,7 +103,7 @@ class SnapshotCallback(PeriodicCallback):
         whole = not (self._ended and self._within_rollout)
         save_snapshot(self.model, target, drawn=not self._ended, whole=whole)
         for old in snapshots_in(self.folder)[: -self.keep]:
-            shutil.rmtree(old)
+            old.unlink()
         if self.verbose:
             print(f"Snapshot at {step} steps: {target}")
         return True

@@ -13,8 +13,6 @@ from typing import IO, Any, NoReturn
 import safetensors.torch
 import torch as th
 
-from sb3_moe.saving.files import atomic, sync_folder
-
 #: The most bytes before the numbers: the JSON, and the names and shapes of tensors.
 MAX_HEADER = 2**21
 _MOST_TENSORS = 10_000
@@ -127,20 +125,6 @@ def check_forms(what: str, own: Mapping[str, th.Tensor], found: Mapping[str, th.
                 f"its {what} has {name[:60]!r} as {theirs.get(name)} where the model has "
                 f"{ours.get(name)}"
             )
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, and rename it when it is on the disk.
-
-    :param path: where it is to be; an older file there stays until the new one is whole
-    :raises OSError: naming the file, if it can't be written
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(Path(os.path.realpath(path)).parent)
 
 
 def _checksum(said: str, tensors: Mapping[str, th.Tensor]) -> int:

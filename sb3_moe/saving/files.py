@@ -42,7 +42,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to, which takes the place of ``path`` at the end.
+    """Give a temporary name to write to, which takes the place of ``path`` when it is on the disk.
 
     :param path: the file; an older one there stays until the new one is whole. A link stays, and
         what it points to is replaced
@@ -56,21 +56,18 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         with naming(path):
             yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
             os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk; systems that can't open a folder do without."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file in one piece."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def sha256_of(path: Path) -> str:

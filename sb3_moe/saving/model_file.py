@@ -28,9 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.policies.start_scale import unscaled
-from sb3_moe.saving import model_parts, replay_rows
-from sb3_moe.saving.container import UnsafeFileError, blaming, check_forms, pack, unpack, write_file
-from sb3_moe.saving.files import naming
+from sb3_moe.saving import model_parts
+from sb3_moe.saving.container import UnsafeFileError, blaming, check_forms, pack, unpack
+from sb3_moe.saving.files import write_file
 from sb3_moe.saving.generators import undone_on_failure
 from sb3_moe.saving.normalizer import SavedNormalizer, described, is_known
 from sb3_moe.saving.values import Decoder, Encoder
@@ -44,7 +44,7 @@ SAFE, PICKLED = "model.moe", "model.zip"
 _FORMAT = {"format": "sb3_moe model", "format_version": 1}
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "numpy")
 # The parts of a file's tensors, as their names begin.
-_ARRAYS, _WEIGHTS, _ROWS = "arrays/", "weights/", "replay_buffer/"
+_ARRAYS, _WEIGHTS = "arrays/", "weights/"
 # Building makes experts one by one, each with a number in the file at least, and stacks them.
 _FEW_CALLS, _MOST_CALLS = 5_000, 100_000
 # What a policy may hold besides the weights in its file, such as masks and tables.
@@ -64,27 +64,20 @@ def versions() -> dict[str, str]:
     return found
 
 
-def save(
-    model: BaseAlgorithm,
-    path: str | Path,
-    *,
-    replay_buffer: bool = False,
-    normalizer: bool = True,
-) -> None:
+def save(model: BaseAlgorithm, path: str | Path, *, normalizer: bool = True) -> None:
     """Write a model into a file that :func:`sb3_moe.load` opens without running anything in it.
 
     Weights, optimizers, arguments, spaces, schedules, step counts, what callbacks remember of
     task switches, anchors and frozen routers, and ``expert_log``, as safetensors with JSON;
-    nothing is pickled. Not saved: the environment, the current rollout, the log's window of
-    episodes, ``tensorboard_log``, and attributes of an algorithm of your own that are none of its
-    arguments. Classes and functions of your own are named in the file;
-    ``load`` takes them as ``custom_objects``.
+    nothing is pickled. Not saved: the environment, the current rollout, the replay buffer, the
+    log's window of episodes, ``tensorboard_log``, and attributes of an algorithm of your own that
+    are none of its arguments. Classes and functions of your own are named in the file; ``load``
+    takes them as ``custom_objects``.
 
     :param model: of any algorithm of SB3 or sb3-contrib that this package has policies for, with
         ours or SB3's own policy
     :param path: the file; a name without an ending gets ``.moe``. An older one is replaced when the
         new one is whole
-    :param replay_buffer: with the replay buffer's transitions
     :param normalizer: with the statistics of the model's VecNormalize, if it has one
     :raises TypeError: if ``model`` is no model
     :raises ValueError: if ``path`` ends in .zip, or something of the model can't be written so
@@ -98,24 +91,20 @@ def save(
             "the ending out, or use .moe"
         )
     normalized_by = model.get_vec_normalize_env() if normalizer else None
-    data, _ = packed(model, replay_buffer, normalized_by)
+    data, _ = packed(model, normalized_by)
     write_file(_with_ending(path), data)
 
 
-def packed(
-    model: BaseAlgorithm, replay_buffer: bool, normalizer: VecNormalize | None
-) -> tuple[bytes, dict[str, Any]]:
+def packed(model: BaseAlgorithm, normalizer: VecNormalize | None) -> tuple[bytes, dict[str, Any]]:
     """Return a file's contents, and what ``custom_objects`` must give, by name.
 
     :param model: as in :func:`save`
-    :param replay_buffer: as in :func:`save`
     :param normalizer: whose statistics are saved
     :raises ValueError: as :func:`save` does
     """
     encoder = Encoder()
     aliases = type(model).policy_aliases.items()
     alias = next((name for name, each in aliases if each is model.policy_class), None)
-    place, rows = replay_rows.encode_replay_buffer(model) if replay_buffer else (None, {})
     state: dict[str, Any] = {
         **_FORMAT,
         "versions": versions(),
@@ -124,20 +113,19 @@ def packed(
         "observation_space": encoder.encode("observation_space", model.observation_space),
         "action_space": encoder.encode("action_space", model.action_space),
         "tasks": tasks_known(model),
-        **model_parts.encode_attributes(encoder, model),
+        "attributes": model_parts.encode_attributes(encoder, model),
         "optimizers": model_parts.encode_optimizers(encoder, model),
-        "replay_buffer": place,
         "normalizer": normalizer and encoder.encode("normalizer", described(normalizer)),
     }
     weights = model_parts.weights_of(model)
-    parts = {_ARRAYS: encoder.tensors, _WEIGHTS: weights, _ROWS: rows}
+    parts = {_ARRAYS: encoder.tensors, _WEIGHTS: weights}
     tensors = {part + name: each for part in parts for name, each in parts[part].items()}
     return pack(state, tensors), encoder.own
 
 
 def own_classes(model: BaseAlgorithm) -> dict[str, Any]:
     """Return the user's own classes and functions that a file of a model names, by name."""
-    return packed(model, replay_buffer=False, normalizer=None)[1]
+    return packed(model, normalizer=None)[1]
 
 
 def write_model(model: BaseAlgorithm, folder: Path) -> bool:
@@ -152,7 +140,7 @@ def write_model(model: BaseAlgorithm, folder: Path) -> bool:
     normalizer = model.get_vec_normalize_env()
     kept = normalizer if normalizer is not None and is_known(normalizer) else None
     try:
-        data, own = packed(model, replay_buffer=False, normalizer=kept)
+        data, own = packed(model, kept)
     except ValueError:  # as `save` says of what it doesn't take
         data, own = b"", {"model": model}
     if not own:
@@ -160,19 +148,8 @@ def write_model(model: BaseAlgorithm, folder: Path) -> bool:
         return True
     zipped = io.BytesIO()  # torch tells of a full disk by another error
     model.save(zipped)
-    with naming(folder / PICKLED):
-        (folder / PICKLED).write_bytes(zipped.getbuffer())
+    write_file(folder / PICKLED, zipped.getvalue())
     return False
-
-
-def _warn_of_another_major_version(name: str, version: str) -> None:
-    """Warn that a file was written by another major version of this package."""
-    if version.split(".")[0] != __version__.split(".")[0]:
-        warnings.warn(
-            f"{name} was written by sb3_moe {version} and this is {__version__}: options and "
-            "weights may mean something else; compare its actions with the old version's",
-            stacklevel=3,
-        )
 
 
 def load(
@@ -181,7 +158,6 @@ def load(
     *,
     device: th.device | str = "auto",
     custom_objects: Mapping[str, Any] | None = None,
-    replay_buffer: bool = True,
     normalizer: bool = True,
     max_bytes: float = MAX_BYTES,
 ) -> Any:
@@ -190,7 +166,7 @@ def load(
     Nothing in the file is run, and nothing it names is imported but a fixed list of SB3's and our
     classes. Sizes are compared with the file's before memory is taken. If it fails, ``env`` and the
     random generators are as they were. As in SB3's ``load``, the generators are seeded with the
-    model's seed, and episodes begin anew; those that a replay buffer has begun end where they are.
+    model's seed, episodes begin anew, and the replay buffer is empty.
 
     >>> import tempfile, sb3_moe
     >>> from stable_baselines3 import PPO
@@ -207,39 +183,34 @@ def load(
         :class:`sb3_moe.saving.NormalizerLeftOutWarning`
     :param device: as in SB3's ``load``
     :param custom_objects: the classes and functions of your own that the file names, by name
-    :param replay_buffer: give the model the file's transitions, if there are any; else it begins
-        with an empty buffer, for any number of environments
     :param normalizer: give the file's running statistics to the VecNormalize of ``env``, or wrap
         ``env`` in a new one
     :param max_bytes: the most that the file, and the buffers it asks for, may take
     :raises UnsafeFileError: if the file isn't whole, isn't such a file, or doesn't fit together
-    :raises ValueError: if ``env`` has other spaces, other tasks or the same in another order,
-        another kind of normalizer, or not as many environments as the replay buffer
+    :raises ValueError: if ``env`` has other spaces, other tasks or the same in another order, or
+        another kind of normalizer
     :raises RuntimeError: if torch has no such ``device``
     :raises TypeError: if ``custom_objects`` holds anything but classes and functions
     """
     th.empty(0, device=get_device(device))
-    path = _found(Path(path))
+    for name, value in (custom_objects or {}).items():
+        if not callable(value):
+            raise TypeError(
+                "`custom_objects` must hold classes and functions, by the names that the file has "
+                f"for them, got {name!r}; other arguments are changed on the model"
+            )
+    path = Path(path)
+    if not path.is_file():  # a folder may have the model's name
+        path = _with_ending(path)
     with undone_on_failure(), path.open("rb") as file:
         with blaming(path):
             saved = _SavedModel(*unpack(file, max_bytes), custom_objects or {}, device)
-        saved.check_custom_objects(custom_objects or {})
-        _warn_of_another_major_version(path.name, saved.version)
-        saved.take_environment(env, replay_buffer, normalizer)
+        saved.take_environment(env, normalizer)
         with blaming(path):
-            model = saved.build(replay_buffer, max_bytes)
+            model = saved.build(max_bytes)
     if normalizer and env is None and saved.normalizer is not None:
         saved.normalizer.warn_if_left_out(path.name)
     return saved.with_environment(model)
-
-
-def _found(path: Path) -> Path:
-    """Return where a model is: by its name, or by its name without the ending."""
-    if not path.is_file() and _with_ending(path).is_file():  # a folder may have the model's name
-        path = _with_ending(path)
-    if path.exists() and not path.is_file():
-        raise UnsafeFileError(f"{path.name or path} can't be opened: it is no regular file")
-    return path
 
 
 def _with_ending(path: Path) -> Path:
@@ -266,25 +237,25 @@ class _SavedModel:
     ) -> None:
         if state != state | _FORMAT:
             raise UnsafeFileError(f"it is no file of {_FORMAT}")
-        arrays, self._weights, self._rows = (
+        arrays, self._weights = (
             {name[len(part) :]: each for name, each in tensors.items() if name.startswith(part)}
-            for part in (_ARRAYS, _WEIGHTS, _ROWS)
+            for part in (_ARRAYS, _WEIGHTS)
         )
         self._state, self._decoder = state, Decoder(arrays, custom)
         self._venv: VecEnv | None = None
         self._normalizes: VecNormalize | None = None
-        self.version = str(state["versions"]["sb3_moe"])[:60]
         algorithm, policy = self._decoded("algorithm"), state["policy"]
         if isinstance(policy, str):
             policy = algorithm.policy_aliases[policy]
         else:
             policy = self._decoded("policy")
         self.model: Any = algorithm(policy, env=None, device=device, _init_setup_model=False)
-        values = model_parts.decode_attributes(self._decoder, self.model, state)
-        self._arguments = {"policy_class", *values["arguments"], *values["schedules"]}
+        values = model_parts.decode_attributes(self._decoder, self.model, state["attributes"])
         spaces = {name: self._decoded(name) for name in ("observation_space", "action_space")}
-        vars(self.model).update(values["arguments"] | values["progress"] | spaces)
-        self._put_back = values["schedules"] | values["remembered"]
+        vars(self.model).update(values | spaces)
+        # Building the model makes these anew.
+        lasting = (*model_parts.SCHEDULES, *model_parts.REMEMBERED)
+        self._put_back = {name: values[name] for name in lasting if name in values}
         if state["tasks"] is not None:
             write_names(self.model.observation_space, list(map(str, state["tasks"])))
         normalizer = self._decoded("normalizer")
@@ -293,24 +264,10 @@ class _SavedModel:
     def _decoded(self, name: str) -> Any:
         return self._decoder.decode(name, self._state[name])
 
-    def check_custom_objects(self, custom: Mapping[str, Any]) -> None:
-        """Refuse what SB3's ``load`` would take as custom objects.
-
-        :raises TypeError: naming it
-        """
-        for name, value in custom.items():
-            is_argument = name in self._arguments and name not in self._decoder.asked
-            if not callable(value) or is_argument:
-                raise TypeError(
-                    "`custom_objects` must hold classes and functions, by the names that the file "
-                    f"has for them, got {name!r}; other arguments are changed on the model"
-                )
-
-    def take_environment(self, env: Any, replay_buffer: bool, normalizer: bool) -> None:
+    def take_environment(self, env: Any, normalizer: bool) -> None:
         """Find out whether environments fit, and which normalizer gets the file's statistics.
 
         :param env: as of :func:`load`
-        :param replay_buffer: whether the model gets the file's transitions
         :param normalizer: whether its normalizer gets the file's statistics
         :raises ValueError: if the environments don't fit
         """
@@ -319,8 +276,6 @@ class _SavedModel:
         wrap = type(self.model)._wrap_env
         venv = wrap(maybe_make_env(env, verbose=0))
         check_tasks(self._state["tasks"], venv)
-        if replay_buffer:
-            replay_rows.check_num_envs(self._rows, venv.num_envs)
         if normalizer and self.normalizer is not None:
             self._normalizes = unwrap_vec_normalize(venv)
             if self._normalizes is None:
@@ -333,10 +288,9 @@ class _SavedModel:
             self.normalizer.check(self._normalizes)
         self._venv = venv
 
-    def build(self, replay_buffer: bool, max_bytes: float) -> Any:
+    def build(self, max_bytes: float) -> Any:
         """Return the model, without environments.
 
-        :param replay_buffer: whether it gets the file's transitions
         :param max_bytes: the most that its buffers may take
         :raises UnsafeFileError: if parts of the file don't fit
         """
@@ -348,8 +302,6 @@ class _SavedModel:
         vars(model).update(self._put_back)
         model_parts.set_weights(model, self._weights)
         model_parts.set_optimizers(model, self._decoder, state["optimizers"])
-        if replay_buffer and state["replay_buffer"] is not None:
-            replay_rows.load_replay_buffer(model.replay_buffer, state["replay_buffer"], self._rows)
         if model.use_sde:
             model.policy.reset_noise()
         return model
@@ -366,8 +318,8 @@ class _SavedModel:
 
 
 def _setup(model: Any, venv: VecEnv | None) -> None:
-    if replay_rows.is_hindsight(model):
-        model.replay_buffer = replay_rows.hindsight_buffer(model, venv)
+    if model_parts.is_hindsight(model):
+        model.replay_buffer = model_parts.hindsight_buffer(model, venv)
     model._setup_model()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any
 
@@ -12,6 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import TrainFreq
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.her import HerReplayBuffer
 from torch import nn
 
 from sb3_moe.saving.container import UnsafeFileError
@@ -61,41 +63,27 @@ def encode_attributes(encoder: Encoder, model: Any) -> dict[str, Any]:
     for name in REMEMBERED:
         if values.get(name) in (None, {}, []):
             values.pop(name, None)
-    return {
-        section: {name: encoder.encode(name, values[name]) for name in names if name in values}
-        for section, names in _sections(model).items()
-    }
+    return {name: encoder.encode(name, values[name]) for name in _kept(model) if name in values}
 
 
-def _sections(model: BaseAlgorithm) -> dict[str, Sequence[str]]:
+def _kept(model: BaseAlgorithm) -> list[str]:
     """Return the names of what a file may hold of a model's attributes."""
-    return {
-        "arguments": argument_names(model),
-        "progress": PROGRESS,
-        "schedules": SCHEDULES,
-        "remembered": REMEMBERED,
-    }
+    return [*argument_names(model), *PROGRESS, *SCHEDULES, *REMEMBERED]
 
 
 def decode_attributes(
-    decoder: Decoder, model: BaseAlgorithm, state: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
+    decoder: Decoder, model: BaseAlgorithm, saved: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the values of what :func:`encode_attributes` returned.
 
     :param model: as SB3's ``load`` begins
     :raises UnsafeFileError: if there is a name that no such model has
     """
-    sections = _sections(model)
-    for section, known in sections.items():
-        if unknown := set(state[section]) - set(known):
-            raise UnsafeFileError(
-                f"{min(unknown)[:60]!r} among its {section} is nothing that a "
-                f"{type(model).__name__} has"
-            )
-    return {
-        section: {name: decoder.decode(name, value) for name, value in state[section].items()}
-        for section in sections
-    }
+    if unknown := set(saved) - set(_kept(model)):
+        raise UnsafeFileError(
+            f"{min(unknown)[:60]!r} is nothing that a {type(model).__name__} keeps in a file"
+        )
+    return {name: decoder.decode(name, value) for name, value in saved.items()}
 
 
 # Tensors.
@@ -181,3 +169,31 @@ def moved(value: Any, device: th.device | str) -> Any:
         parts = [moved(each, device) for each in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
+
+
+# HerReplayBuffer, which is built around the environments that say what goals are worth.
+
+
+def is_hindsight(model: Any) -> bool:
+    """Say whether a model's replay buffer is to be a HerReplayBuffer."""
+    kind = getattr(model, "replay_buffer_class", None)
+    return isinstance(kind, type) and issubclass(kind, HerReplayBuffer)
+
+
+def hindsight_buffer(model: Any, venv: VecEnv | None) -> HerReplayBuffer:
+    """Build the buffer as SB3 does, which can't do it without environments.
+
+    :param model: with arguments, not built yet
+    :param venv: its environments; None: it serves for predictions until it has some
+    """
+    buffer: HerReplayBuffer = model.replay_buffer_class(
+        model.buffer_size,
+        model.observation_space,
+        model.action_space,
+        env=venv,
+        device=model.device,
+        n_envs=model.n_envs,
+        optimize_memory_usage=model.optimize_memory_usage,
+        **model.replay_buffer_kwargs,
+    )
+    return buffer

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
-import json
-import os
 import pickle
-import shutil
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -19,6 +17,7 @@ import cloudpickle
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -27,21 +26,25 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.saving.environment import UnknownEnvError, load_env, save_env
-from sb3_moe.saving.files import naming, read_json, sha256_of, sync_folder, temporary_name
+from sb3_moe.saving.files import atomic, naming, temporary_name
 from sb3_moe.saving.generators import get_generators, set_generators
 from sb3_moe.saving.model_parts import SCHEDULES, moved
-from sb3_moe.saving.replay_rows import KINDS, resize, rows_written
+from sb3_moe.vec_env.observations import map_observation
 from sb3_moe.vec_env.replay_buffers import end_running_episodes
 
-MODEL, REPLAY_BUFFER, STATE = "model.zip", "replay_buffer.pkl", "state.pkl"
-MANIFEST = "manifest.json"
-_FORMAT = "sb3_moe snapshot 1"
+# What a snapshot holds besides SB3's own entries of a model's zip.
+_STATE, _REPLAY_BUFFER = "state.pkl", "replay_buffer.pkl"
+# What a buffer keeps of each transition; HER's also where its episode begins, and how long it is.
+_ROWS = (
+    *("observations", "next_observations", "actions", "rewards", "dones", "timeouts"),
+    *("ep_start", "ep_length"),
+)
 # Of gSDE's distribution.
 _MATRICES = ("exploration_mat", "exploration_matrices")
 
 
 class DamagedError(ValueError):
-    """A file of a snapshot that isn't what the run wrote."""
+    """A file that is no snapshot as a run wrote it."""
 
 
 def save_snapshot(
@@ -49,20 +52,19 @@ def save_snapshot(
 ) -> None:
     """Write a snapshot of a model that is about to start a rollout, or to end its training.
 
+    It is SB3's zip of the model, which SB3's ``load`` opens too, with the rest of the run in it.
+
     :param model: with its environment
-    :param path: a folder, which appears when it is whole
+    :param path: the file, which ends in ``.zip``; an older one stays until the new one is whole
     :param drawn: False at the end of training, where no rollout has drawn gSDE's noise yet
     :param whole: False in the middle of a rollout, which then can't be gone on with exactly
     :raises ValueError: if the environment, the model or its buffer can't be saved
     :raises OSError: naming the file, if it can't be written
     """
     path = Path(path)
-    with _temporary(path) as temporary:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
         _write(model, temporary, drawn=drawn, whole=whole)
-        sync_folder(temporary)
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
-        sync_folder(path.parent)
 
 
 def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
@@ -73,46 +75,39 @@ def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
     :raises ValueError: if the environment, the model or its buffer can't be saved
     :raises OSError: if the folder can't be written to
     """
+    temporary = temporary_name(folder / snapshot_name(model.num_timesteps))
     try:
-        with _temporary(folder / snapshot_name(model.num_timesteps)) as temporary:
+        folder.mkdir(parents=True, exist_ok=True)
+        with naming(temporary):
             _write(model, temporary, drawn=False, whole=True, with_rows=False)
     except OSError as error:
         raise type(error)(
             f"snapshots can't be written to {folder} ({error}): pass a `path` that can be written"
         ) from error
+    finally:
+        if temporary.is_file():
+            temporary.unlink()
 
 
 def snapshots_in(folder: Path) -> list[Path]:
     """List the snapshots, oldest first; what else lies there isn't ours."""
-    named = [path for path in folder.glob("step-*") if path.name[len("step-") :].isdecimal()]
-    return sorted((path for path in named if path.is_dir()), key=step_of)
+    named = [path for path in folder.glob("step-*.zip") if path.stem[len("step-") :].isdecimal()]
+    return sorted(named, key=step_of)
 
 
 def snapshot_name(step: int) -> str:
-    """Return the folder's name of a snapshot at so many global steps."""
-    return f"step-{step:012d}"
+    """Return the name of a snapshot's file at so many global steps."""
+    return f"step-{step:012d}.zip"
 
 
 def step_of(path: Path) -> int:
-    """Return the global steps of a snapshot, from its folder's name."""
-    return int(path.name.removeprefix("step-"))
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """Give a folder to fill, which is gone afterwards unless it was renamed."""
-    temporary = temporary_name(path)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Return the global steps of a snapshot, from its file's name."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def _write(
-    model: BaseAlgorithm, folder: Path, *, drawn: bool, whole: bool, with_rows: bool = True
+    model: BaseAlgorithm, path: Path, *, drawn: bool, whole: bool, with_rows: bool = True
 ) -> None:
-    """Write every file, and the manifest last."""
     env = model.get_env()
     assert env is not None
     with _pickled("environment"):
@@ -133,27 +128,16 @@ def _write(
         model.save(zipped)
         # Unlike pickle, cloudpickle takes what was defined in a function too.
         pickled = cloudpickle.dumps(state)
-    for name, data in ((MODEL, zipped.getbuffer()), (STATE, pickled)):
-        with _written(folder / name) as file:
-            file.write(data)
-    if isinstance(model, OffPolicyAlgorithm):
-        buffer: Any = model.replay_buffer
-        if type(buffer) in KINDS:
-            buffer = resize(copy.copy(buffer), rows_written(buffer) if with_rows else 0)
-        with _pickled("replay buffer"), _written(folder / REPLAY_BUFFER) as file:
-            pickle.dump(buffer, file, protocol=pickle.HIGHEST_PROTOCOL)
-    files = {each.name: [each.stat().st_size, sha256_of(each)] for each in folder.iterdir()}
-    with _written(folder / MANIFEST) as file:
-        file.write(json.dumps({"format": _FORMAT, "files": files}).encode())
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[Any]:
-    """Open a new file, and put it on the disk at the end: others may be removed because of it."""
-    with naming(path), path.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_bytes(zipped.getbuffer())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(_STATE, pickled)
+        if isinstance(model, OffPolicyAlgorithm):
+            buffer: Any = model.replay_buffer
+            if isinstance(buffer, ReplayBuffer):
+                buffer = _resize(copy.copy(buffer), _rows_written(buffer) if with_rows else 0)
+            entry = archive.open(_REPLAY_BUFFER, "w", force_zip64=True)
+            with _pickled("replay buffer"), entry as file:
+                pickle.dump(buffer, file, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 @contextmanager
@@ -171,28 +155,27 @@ def _pickled(what: str) -> Iterator[None]:
         ) from error
 
 
-def check_files(folder: Path) -> None:
-    """Compare a snapshot's files with its manifest: a disk may have failed, or a copy ended early.
+def check_snapshot(path: Path) -> None:
+    """Compare a snapshot with its checksums: a disk may have failed, or a copy ended early.
 
-    :raises DamagedError: naming the first that isn't what was written, or the manifest
+    :raises DamagedError: naming the file
     """
     try:
-        manifest = read_json(folder / MANIFEST)
-        if manifest.get("format") != _FORMAT:
-            raise ValueError(f"{MANIFEST} is of another version")
-        for name, (size, sha256) in manifest["files"].items():
-            path = folder / name
-            if not path.is_file() or path.stat().st_size != size or sha256_of(path) != sha256:
-                raise ValueError(f"{name} is not what the run wrote")
-    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-        raise DamagedError(f"{folder.name}/{error}") from error
+        with zipfile.ZipFile(path) as archive:
+            reason = archive.testzip()
+            if _STATE not in archive.namelist():
+                reason = "it is a model alone, which its algorithm's load opens"
+    except Exception as error:  # a damaged file can raise anything
+        reason = str(error)
+    if reason is not None:
+        raise DamagedError(f"{path.name} is not what SnapshotCallback wrote: {reason}")
 
 
 def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, VecEnv]:
     """Return the model and the environment of a snapshot, as they were.
 
-    A snapshot is a folder of pickles, which can run code: like SB3's ``load``, ``resume`` trusts
-    whoever wrote it.
+    A snapshot holds pickles, which can run code: like SB3's ``load``, ``resume`` trusts whoever
+    wrote it.
 
     Go on with ``model.learn(total - model.num_timesteps, reset_num_timesteps=False)``: on a CPU the
     weights are then bit for bit those of a run that was never stopped, for every on- and off-policy
@@ -210,11 +193,12 @@ def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, Vec
     :return: the model, of the class that was trained, and its environment
     """
     th.empty(0, device=get_device(device))
-    folder = _latest(Path(path))
-    check_files(folder)
-    state = pickle.loads((folder / STATE).read_bytes())
-    env, exact = load_env(state["env"])
-    model = _load_model(state["algorithm"], folder, env, device)
+    path = _latest(Path(path))
+    check_snapshot(path)
+    with zipfile.ZipFile(path) as archive:
+        state = pickle.loads(archive.read(_STATE))
+        env, exact = load_env(state["env"])
+        model = _load_model(state["algorithm"], path, archive, env, device)
     _set_rollout_state(model, state["rollout"])
     for reason in _inexact(model, state, exact):
         warnings.warn(
@@ -239,15 +223,16 @@ def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, Vec
 
 
 def _load_model(
-    algorithm: type[BaseAlgorithm], folder: Path, env: VecEnv, device: th.device | str
+    algorithm: type[BaseAlgorithm], path: Path, archive: zipfile.ZipFile, env: VecEnv, device: Any
 ) -> Any:
     with warnings.catch_warnings():
         # SB3 takes the class that it chose itself, with its arguments, for one of the user's.
         warnings.filterwarnings("ignore", r"`n_steps=\d+` is ignored .*\(`NStepReplayBuffer`\)")
-        model: Any = algorithm.load(folder / MODEL, env=env, device=device, force_reset=False)
-    if (folder / REPLAY_BUFFER).exists():
-        model.load_replay_buffer(folder / REPLAY_BUFFER, truncate_last_traj=False)
-        resize(model.replay_buffer, model.replay_buffer.buffer_size)
+        model: Any = algorithm.load(path, env=env, device=device, force_reset=False)
+    if _REPLAY_BUFFER in archive.namelist():
+        with archive.open(_REPLAY_BUFFER) as file:
+            model.load_replay_buffer(io.BufferedReader(file), truncate_last_traj=False)
+        _resize(model.replay_buffer, model.replay_buffer.buffer_size)
     return model
 
 
@@ -264,24 +249,53 @@ def _inexact(model: BaseAlgorithm, state: dict[str, Any], exact: bool) -> Iterat
 
 
 def _latest(path: Path) -> Path:
-    """Return the folder of the snapshot that a path means."""
-    if (path / STATE).exists():
+    """Return the snapshot that a path means."""
+    if path.is_file():
         return path
     snapshots = snapshots_in(path / "checkpoints") or snapshots_in(path)
     if not snapshots:
         raise ValueError(
-            f"`path` must be the folder of a snapshot, or of a run with some, got {path}: train "
-            "with SnapshotCallback(every=..., path=folder) to get them; a model alone is opened by "
-            "sb3_moe.load, or by its algorithm's load"
+            f"`path` must be a snapshot, or the folder of a run with some, got {path}: train with "
+            "SnapshotCallback(every=..., path=folder) to get them"
         )
     for latest, before in pairwise(reversed(snapshots)):
         try:
-            check_files(latest)
+            check_snapshot(latest)
         except DamagedError as error:
             warnings.warn(f"{error}: the run goes on from {before.name}", stacklevel=3)
         else:
             return latest
     return snapshots[0]
+
+
+# A replay buffer is written without the rows that hold nothing yet.
+
+
+def _rows_written(buffer: Any) -> int:
+    """Return how many rows of a buffer hold something.
+
+    The row after the last has its next observation, with ``optimize_memory_usage``.
+    """
+    size = int(buffer.buffer_size)
+    return size if buffer.full else min(buffer.pos + 1, size)
+
+
+def _resize(buffer: Any, rows: int) -> Any:
+    """Cut a replay buffer's arrays to their first rows, or give them empty ones; return it."""
+
+    def resized(array: Any) -> Any:
+        if len(array) >= rows:
+            return array[:rows]
+        shape = (rows, *array.shape[1:])
+        is_numpy = isinstance(array, np.ndarray)
+        whole = np.zeros(shape, array.dtype) if is_numpy else array.new_zeros(shape)
+        whole[: len(array)] = array
+        return whole
+
+    for name in _ROWS:
+        if name in vars(buffer):
+            vars(buffer)[name] = map_observation(resized, vars(buffer)[name])
+    return buffer
 
 
 # What SB3 makes anew when it goes on with a saved model: `load` forgets the recurrent state and

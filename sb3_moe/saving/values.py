@@ -23,7 +23,7 @@ from stable_baselines3.her.goal_selection_strategy import (
     GoalSelectionStrategy,
 )
 
-from sb3_moe import layers
+from sb3_moe.layers import __all__ as layer_names
 from sb3_moe.policies.learning_rates import LinearPerBlock, Restarted
 from sb3_moe.policies.placements import Placement
 from sb3_moe.saving.container import UnsafeFileError
@@ -68,9 +68,7 @@ KNOWN = {
     for role, modules in _OF_ROLES.items()
 }
 # Other arguments take layers, by whatever name they have.
-_LAYERS = {
-    name: "sb3_moe.layers" for name in layers.__all__ if isinstance(getattr(layers, name), type)
-}
+_LAYERS = {name: "sb3_moe.layers" for name in layer_names if name[0].isupper()}
 
 
 def _kept(*names: str, **others: str) -> dict[str, str]:
@@ -175,20 +173,21 @@ class Encoder:
         if kind in _OBJECTS:
             given = {key: getattr(value, attribute) for key, attribute in _OBJECTS[kind].items()}
             return {kind.__name__: self.encode("", given)["dict"]}
-        if not (isinstance(value, type) or (callable(value) and hasattr(value, "__name__"))):
+        own = getattr(value, "__name__", "")
+        if _known(name, own) is value:
+            return {"class": own}
+        if not own.isidentifier():
             raise ValueError(
                 f"`{name}` can't be saved without pickle: {value!r} is no plain value, known "
-                "class, space, schedule or noise; a function or class of your own must be given by "
-                "itself"
+                "class, space, schedule or noise, nor a class or function of your own that has a "
+                "name"
             )
-        known = named(name, value)
-        other = self.own.setdefault(known["custom"], value) if "custom" in known else value
-        if other is not value:
+        if (other := self.own.setdefault(own, value)) is not value:
             raise ValueError(
                 f"`{name}` can't be saved: {value!r} has the name of {other!r}, and "
                 "`custom_objects` could give back only one of them; rename one"
             )
-        return known
+        return {"custom": own}
 
 
 class Decoder:
@@ -200,8 +199,6 @@ class Decoder:
 
     def __init__(self, tensors: Mapping[str, th.Tensor], custom_objects: Mapping[str, Any]) -> None:
         self._tensors, self._custom_objects = tensors, custom_objects
-        #: names of the user's own that the file asked for
-        self.asked: set[str] = set()
 
     def decode(self, name: str, value: Any) -> Any:
         """Return the value of its JSON.
@@ -234,11 +231,27 @@ class Decoder:
             case "tensor", str() if content in self._tensors:
                 return self._tensors[content]
             case "class" | "custom", str():
-                self.asked |= {content} if kind == "custom" else set()
-                return found(name, value, self._custom_objects)
+                return self._named(name, kind, content)
             case str(), list() if kind in OBJECTS:
                 return self._object(kind, content)
         raise UnsafeFileError(f"its `{name}` holds what is none of our values, {str(value)[:60]}")
+
+    def _named(self, role: str, kind: str, name: str) -> Any:
+        """Return a known class, or what the user gives under that name."""
+        if kind == "custom":
+            if name not in self._custom_objects:
+                raise UnsafeFileError(
+                    f"its `{role}` is a class or function of its maker's: pass custom_objects="
+                    f"{{{name[:60]!r}: ...}} to say what that is"
+                )
+            return self._custom_objects[name]
+        if name not in KNOWN.get(role, _LAYERS):
+            reason = f"{name[:60]!r}, which is none of the known classes"
+        elif (known := _known(role, name)) is not None:
+            return known
+        else:
+            reason = f"{name}, which needs sb3-contrib installed"
+        raise UnsafeFileError(f"its `{role}` is {reason}")
 
     def _object(self, kind: str, content: list[Any]) -> Any:
         made, attributes = OBJECTS[kind]
@@ -277,47 +290,6 @@ def _is_import(name: str, value: Any) -> bool:
 def _role(outer: str, key: Any) -> str:
     """Return the argument that an entry of a dict is for: in a dict by network, the dict's own."""
     return outer if outer in _IMPORTED else str(key)
-
-
-def named(role: str, value: Any) -> dict[str, str]:
-    """Return the JSON of a class, or of a function that the user names.
-
-    :param role: the argument that takes it
-    :param value: a class or function
-    :raises ValueError: if it has no name that could be given again
-    """
-    name = getattr(value, "__name__", "")
-    if _known(role, name) is value:
-        return {"class": name}
-    if not name.isidentifier():
-        raise ValueError(
-            f"`{role}` can't be saved: {value!r} has no name under which `custom_objects` could "
-            "give it back; use a class or a function with a name"
-        )
-    return {"custom": name}
-
-
-def found(role: str, value: Mapping[str, Any], custom_objects: Mapping[str, Any]) -> Any:
-    """Return the class or function that :func:`named` named.
-
-    :param role: the argument that takes it
-    :param value: the JSON
-    :param custom_objects: the user's own, by name
-    :raises UnsafeFileError: if it isn't on the list, isn't given, or needs sb3-contrib
-    """
-    ((kind, name),) = value.items()
-    if kind == "custom":
-        if name not in custom_objects:
-            raise UnsafeFileError(
-                f"its `{role}` is a class or function of its maker's: pass custom_objects="
-                f"{{{name[:60]!r}: ...}} to say what that is"
-            )
-        return custom_objects[name]
-    if name not in KNOWN.get(role, _LAYERS):
-        raise UnsafeFileError(f"its `{role}` is {name[:60]!r}, which is none of the known classes")
-    if (known := _known(role, name)) is None:
-        raise UnsafeFileError(f"its `{role}` is {name}, which needs sb3-contrib installed")
-    return known
 
 
 def _known(role: str, name: str) -> Any:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from sb3_moe.saving.files import read_json, read_npz, sha256_of, write_json
-from sb3_moe.saving.snapshot import check_files, snapshots_in, step_of
+from sb3_moe.saving.snapshot import check_snapshot, snapshots_in, step_of
 from sb3_moe.study.config import RunConfig
 from sb3_moe.study.entries import flat
 
@@ -213,7 +213,7 @@ def steps_in(row: Mapping[str, str]) -> int:
 def _damage(snapshot: Path) -> str:
     """Say what is wrong with a snapshot; nothing if it is whole."""
     try:
-        check_files(snapshot)
+        check_snapshot(snapshot)
     except ValueError as error:
         return str(error)
     return ""

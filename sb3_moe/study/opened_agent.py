@@ -53,7 +53,7 @@ def _load(options: AgentOptions, env: Any) -> BaseAlgorithm:
     if path.suffix != ".zip":
         own = {each.partition(":")[2]: imported(each, "--custom") for each in options.custom}
         # A buffer would be of as many environments as it was trained in.
-        return load(path, env, device="cpu", custom_objects=own, replay_buffer=False)
+        return load(path, env, device="cpu", custom_objects=own)
     if not options.trust:
         raise ValueError(
             f"{path.name} is SB3's file, which can run code when it is opened: say --trust if it "

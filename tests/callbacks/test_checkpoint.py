@@ -1,13 +1,13 @@
 """What can't be saved is found out before training, and a save that fails leaves nothing."""
 
 import ctypes
+import os
 
 import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_moe.callbacks import SnapshotCallback
-from sb3_moe.saving import snapshot
 
 
 class Steps(BaseCallback):
@@ -50,7 +50,7 @@ def test_trying_leaves_a_run_as_it_is_without(tmp_path):
 
 
 def test_a_save_that_fails_leaves_nothing_and_what_was_there(tmp_path, monkeypatch):
-    def fail(folder):
+    def fail(descriptor):
         raise OSError("no space left on device")
 
     model = ppo()
@@ -58,18 +58,18 @@ def test_a_save_that_fails_leaves_nothing_and_what_was_there(tmp_path, monkeypat
     class Fill(BaseCallback):
         def _on_step(self):
             if self.num_timesteps == 40:
-                monkeypatch.setattr(snapshot, "sync_folder", fail)
+                monkeypatch.setattr(os, "fsync", fail)
             return True
 
     with pytest.raises(OSError, match="no space left"):
         model.learn(64, callback=[Fill(), SnapshotCallback(16, tmp_path)])
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["step-000000000016", "step-000000000032"]
+    assert names == ["step-000000000016.zip", "step-000000000032.zip"]
 
 
 def test_what_a_killed_process_left_is_gone_when_training_starts(tmp_path):
-    left = tmp_path / "checkpoints" / ".step-000000000016.1.tmp"
-    left.mkdir(parents=True)
-    (left / "model.zip").write_bytes(b"half")
+    left = tmp_path / "checkpoints" / ".step-000000000016.zip.1.tmp"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
     ppo().learn(16, callback=SnapshotCallback(16, tmp_path))
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000000016"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000000016.zip"]

@@ -167,7 +167,7 @@ def test_a_run_resumed_before_at_or_after_a_switch_is_the_run_that_was_never_sto
 ):
     snapshots = SnapshotCallback(32, tmp_path, keep=20)
     whole = small(algo).learn(3 * BLOCK, [EWCCallback(100.0), L2AnchorCallback(0.1), snapshots])
-    resumed, _ = resume(tmp_path / "checkpoints" / f"step-{stop:012d}")
+    resumed, _ = resume(tmp_path / "checkpoints" / f"step-{stop:012d}.zip")
     callbacks = [EWCCallback(100.0), L2AnchorCallback(0.1)]
     resumed.learn(3 * BLOCK - stop, callbacks, reset_num_timesteps=False)
     assert th.equal(weights(whole), weights(resumed))

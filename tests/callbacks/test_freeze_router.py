@@ -144,7 +144,7 @@ def test_a_resumed_run_stays_frozen_and_is_the_run_that_was_never_stopped(
     kwargs = {"num_experts": 3, "net_arch": [8, 8]}
     whole = algo("MoeMultiInputPolicy", env, **options, seed=3, policy_kwargs=kwargs)
     whole.learn(224, [callback(), SnapshotCallback(32, tmp_path, keep=20)])
-    resumed, _ = resume(tmp_path / "checkpoints" / f"step-{96:012d}")
+    resumed, _ = resume(tmp_path / "checkpoints" / f"step-{96:012d}.zip")
     assert bool(resumed.frozen_routers["frozen"]) == (first_update < 96)
     resumed.learn(128, callback(), reset_num_timesteps=False)
     assert resumed.frozen_routers["settled"] == whole.frozen_routers["settled"]

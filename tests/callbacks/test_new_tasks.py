@@ -85,7 +85,7 @@ def test_a_run_resumed_at_a_new_task_is_the_run_that_was_never_stopped(
         SnapshotCallback(BLOCK, tmp_path, keep=9),
     ]
     model = ppo(in_blocks()).learn(3 * BLOCK, callbacks[::-1] if snapshot_first else callbacks)
-    again, _ = resume(tmp_path / "checkpoints" / f"step-{2 * BLOCK:012d}")
+    again, _ = resume(tmp_path / "checkpoints" / f"step-{2 * BLOCK:012d}.zip")
     again.learn(BLOCK, TaskSwitchCallback(on_new_task=on_new_task), reset_num_timesteps=False)
     assert numbers(again) == numbers(model) == {"pi.middle": 4, "vf.middle": 4}
     assert again.task_switches == model.task_switches

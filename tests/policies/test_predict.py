@@ -212,7 +212,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
     arguments = {"policy_kwargs": SMALL, "device": "cpu", "seed": 0, **PPO}
     model = sb3.PPO("MoeMultiInputPolicy", env, **arguments)
     model.learn(64, SnapshotCallback(16, tmp_path, keep=9))
-    again, _ = resume(tmp_path / "checkpoints" / f"step-{32:012d}")
+    again, _ = resume(tmp_path / "checkpoints" / f"step-{32:012d}.zip")
     again.learn(32, reset_num_timesteps=False)
     theirs = model.policy.state_dict()
     for name, tensor in again.policy.state_dict().items():

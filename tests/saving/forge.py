@@ -57,9 +57,9 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def option(state: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     """Return a file's values with another option of its policy."""
-    pairs = state["arguments"]["policy_kwargs"]["dict"]
+    pairs = state["attributes"]["policy_kwargs"]["dict"]
     kept = [pair for pair in pairs if pair[0] != name]
-    return changed(state, ("arguments", "policy_kwargs", "dict"), [*kept, [name, value]])
+    return changed(state, ("attributes", "policy_kwargs", "dict"), [*kept, [name, value]])
 
 
 def header_of(data: bytes) -> dict[str, Any]:

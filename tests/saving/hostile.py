@@ -1,15 +1,8 @@
-"""Open a hundred hostile files, and print of each what came of it and the memory it took: FOLDER.
-
-As JSON: by the file's name, the error or None, whether it ran anything, mebibytes, seconds.
-"""
+"""A hundred hostile files, and what comes of opening each."""
 
 from __future__ import annotations
 
-import json
 import pickle
-import struct
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +19,16 @@ CODE = (
 # Values that no model has, by the place in a PPO's file.
 VALUES: list[tuple[tuple[Any, ...], Any]] = [
     (("format_version",), 7),
-    (("remembered",), {"predict": 1}),
-    (("versions",), []),
+    (("attributes",), {"predict": 1}),
     (("algorithm",), {"class": "os.system"}),
     (("algorithm",), {"class": "Adam"}),
     (("algorithm",), {"custom": "Mine"}),
     (("algorithm",), "ARS"),
     (("policy",), "os.system"),
     (("policy",), {"custom": "__import__"}),
-    (("arguments", "train"), 1),
-    (("arguments", "tensorboard_log"), "/etc"),
-    (("progress", "predict"), 1),
-    (("schedules", "predict"), 1),
+    (("attributes", "train"), 1),
+    (("attributes", "tensorboard_log"), "/etc"),
+    (("attributes", "predict"), 1),
     (("observation_space",), {"Graph": []}),
     (("observation_space",), {"Box": [], "Dict": []}),
     (("observation_space",), {"Box": [["low", 0], ["high", 1], ["shape", [10**9]]]}),
@@ -46,14 +37,14 @@ VALUES: list[tuple[tuple[Any, ...], Any]] = [
     (("observation_space",), {"Discrete": [["n", 10**12], ["start", 0], ["dtype", None]]}),
     (("action_space",), {"Discrete": [["n", 0], ["start", 0], ["dtype", {"dtype": "int64"}]]}),
     (("action_space",), {"Discrete": [["n", 10**12], ["start", 0], ["dtype", None]]}),
-    (("arguments", "learning_rate"), {"LinearSchedule": [["start", 1]]}),
-    (("arguments", "learning_rate"), {"array": "99"}),
-    (("arguments", "seed"), []),
-    (("arguments", "policy_kwargs"), []),
-    (("arguments", "n_steps"), 10**12),
-    (("arguments", "n_steps"), 1.5),
-    (("progress", "n_envs"), 10**12),
-    (("progress", "n_envs"), 0),
+    (("attributes", "learning_rate"), {"LinearSchedule": [["start", 1]]}),
+    (("attributes", "learning_rate"), {"array": "99"}),
+    (("attributes", "seed"), []),
+    (("attributes", "policy_kwargs"), []),
+    (("attributes", "n_steps"), 10**12),
+    (("attributes", "n_steps"), 1.5),
+    (("attributes", "n_envs"), 10**12),
+    (("attributes", "n_envs"), 0),
     (("optimizers",), {}),
     (("optimizers", "policy.optimizer"), {"dict": [["state", {"dict": []}]]}),
     (("normalizer",), {"dict": [["class", "Evil"]]}),
@@ -95,7 +86,7 @@ def models(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, th.Tensor]
         alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
         options = {"lstm_hidden_size": 4} if algorithm == "RecurrentPPO" else {}
         model = arena.train(arena.make(algorithm, alias, net_arch=[4], num_experts=2, **options))
-        sb3_moe.save(model, folder / "good.moe", replay_buffer=algorithm == "DQN")
+        sb3_moe.save(model, folder / "good.moe")
         found[algorithm] = forge.parts_of(folder / "good.moe")
     return found
 
@@ -166,7 +157,7 @@ def files(folder: Path) -> dict[str, bytes]:
     env = {"dict": [["env", "canary_in_a_mine:Env-v0"]]}
     add("an environment", forge.option(made, "features_extractor_kwargs", env), tensors)
     for value in (10**15, 2**62, "x"):
-        dqn = forge.changed(good["DQN"][0], ("arguments", "buffer_size"), value)
+        dqn = forge.changed(good["DQN"][0], ("attributes", "buffer_size"), value)
         add("buffer_size", dqn, good["DQN"][1])
     weights = {name: each for name, each in tensors.items() if name.startswith("weights/")}
     first = next(iter(weights))
@@ -185,27 +176,19 @@ def peak() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def main(folder: Path) -> None:
-    """Open each, in this process."""
-    sung = folder / "sung"
+def opened(folder: Path) -> dict[str, tuple[str | None, bool, float]]:
+    """Open each, and return the error or None, whether it ran anything, and mebibytes, by name."""
+    sung, found = folder / "sung", {}
     (folder / "canary_in_a_mine.py").write_text(f"open({str(sung)!r}, 'w')\n")
-    sys.path.insert(0, str(folder))
-    found = {}
+    path = folder / "hostile.moe"
     for name, data in files(folder).items():
-        path = folder / "hostile.moe"
         path.write_bytes(data)
         del data
         Path("/proc/self/clear_refs").write_text("5")
-        before, begun, error = peak(), time.perf_counter(), None
+        before, error = peak(), None
         try:
             sb3_moe.load(path, device="cpu")
         except sb3_moe.UnsafeFileError as refused:
             error = str(refused)
-        seconds = time.perf_counter() - begun
-        found[name] = error, sung.exists(), (peak() - before) / 1024, seconds
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    assert struct.calcsize("P") == 8
-    main(Path(sys.argv[1]))
+        found[name] = error, sung.exists(), (peak() - before) / 1024
+    return found

@@ -16,28 +16,14 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_moe
 from sb3_moe import UnsafeFileError, make_multitask_vec_env
-from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.saving.values import Decoder, Encoder
-from sb3_moe.vec_env import DeviceReplayBuffer, MultiTaskReplayBuffer
-from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 
 TASKS = ["CartPole-v1", "MountainCar-v0", "CartPole-v1"]
 
 
 def load(path, *args, **kwargs):
     return sb3_moe.load(path, *args, device="cpu", **kwargs)
-
-
-def drawn(model, n=32):
-    with preserved_generators():
-        return model.replay_buffer.sample(n, env=model.get_vec_normalize_env())
-
-
-def assert_same_samples(ours, theirs):
-    for name, mine, other in zip(ours._fields, ours, theirs, strict=True):
-        pairs = [(mine[k], other[k]) for k in mine] if isinstance(mine, dict) else [(mine, other)]
-        assert all(th.equal(a, b) for a, b in pairs if a is not None), name
 
 
 # Replay buffers.
@@ -47,51 +33,6 @@ def multi_task_env(n_envs=3):
     return make_multitask_vec_env(TASKS, n_envs=n_envs, seed=0)
 
 
-@pytest.mark.parametrize("steps", [24, 90], ids=["part", "full"])
-@pytest.mark.parametrize("kind", [ReplayBuffer, DeviceReplayBuffer])
-def test_a_replay_buffer_draws_the_same(kind, steps, tmp_path):
-    model = arena.train(arena.make("DQN", model={"replay_buffer_class": kind}), steps)
-    sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
-    loaded = load(tmp_path / "x.moe")
-    assert loaded.replay_buffer.pos == model.replay_buffer.pos
-    assert loaded.replay_buffer.full == model.replay_buffer.full == (steps == 90)
-    assert_same_samples(drawn(model), drawn(loaded))
-
-
-@pytest.mark.parametrize("steps", [60, 150], ids=["part", "full"])
-def test_a_multi_task_buffer_and_its_statistics_draw_the_same(steps, tmp_path):
-    env = PerTaskVecNormalize(multi_task_env())
-    arguments = {"replay_buffer_class": MultiTaskReplayBuffer, "buffer_size": 99}
-    model = arena.make("DQN", "MoeMultiInputPolicy", env, model=arguments, net_arch=[4])
-    arena.train(model, steps)
-    sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
-    loaded = load(tmp_path / "x.moe", multi_task_env())
-    assert type(loaded.get_vec_normalize_env()) is PerTaskVecNormalize
-    assert_same_samples(drawn(model), drawn(loaded))
-    arena.train(loaded)
-
-
-@pytest.mark.parametrize("through", ["a file", "upcycle"])
-def test_rewards_of_n_steps_end_where_an_environment_starts_anew(through, tmp_path):
-    # Episodes have six steps, so the last of 26 is in the middle of one.
-    options = {"n_steps": 3, "train_freq": 2}
-    model = arena.train(arena.make("DQN", model=options, placement="none", net_arch=[4]), 26)
-    if through == "a file":
-        sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
-        other = load(tmp_path / "x.moe", model.get_env())
-    else:
-        other = sb3_moe.upcycle(model, env=model.get_env())
-    last = model.replay_buffer.pos - 1
-    assert not model.replay_buffer.dones[last].any()
-    other.learn(2, reset_num_timesteps=False)
-    assert other.replay_buffer.pos == last + 3
-    rows = other.replay_buffer._get_samples(np.array([last - 1, last]))
-    # Two rewards, or one: none of the episode that began behind them.
-    before, end = model.replay_buffer.rewards[last - 1 : last + 1, 0]
-    expected = [before + model.gamma * end, end]
-    np.testing.assert_allclose(rows.rewards[:, 0], expected, rtol=1e-5)
-
-
 def test_arguments_that_no_file_could_be_opened_with_are_not_written(tmp_path):
     model = arena.make("PPO", net_arch=[4])
     model.policy_kwargs["features_extractor_kwargs"] = {"names": ["n" * 1024] * 2100}
@@ -99,44 +40,16 @@ def test_arguments_that_no_file_could_be_opened_with_are_not_written(tmp_path):
         sb3_moe.save(model, tmp_path / "x.moe")
 
 
-def test_without_its_buffer_a_model_begins_with_an_empty_one(tmp_path):
-    model = arena.train(arena.make("DQN"))
-    sb3_moe.save(model, tmp_path / "x.moe")
-    assert load(tmp_path / "x.moe").replay_buffer.size() == 0
-
-
-def test_a_model_without_a_replay_buffer_says_so(tmp_path):
-    with pytest.raises(ValueError, match="`replay_buffer` must be False for PPO with a None"):
-        sb3_moe.save(arena.make("PPO"), tmp_path / "x.moe", replay_buffer=True)
-
-
 class OwnBuffer(ReplayBuffer):
     pass
 
 
-def test_a_buffer_of_the_users_own_is_not_saved_but_may_be_made(tmp_path):
+def test_a_model_begins_with_an_empty_buffer_of_its_own_kind(tmp_path):
     model = arena.train(arena.make("DQN", model={"replay_buffer_class": OwnBuffer}))
-    with pytest.raises(ValueError, match="must be False for DQN with a OwnBuffer, got True"):
-        sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
-    assert not list(tmp_path.iterdir())
     sb3_moe.save(model, tmp_path / "x.moe")
-    loaded = load(tmp_path / "x.moe", custom_objects={"OwnBuffer": OwnBuffer})
-    assert type(loaded.replay_buffer) is OwnBuffer
-
-
-def test_transitions_of_another_number_of_environments_are_refused(tmp_path):
-    model = arena.train(arena.make("DQN"))
-    sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
     env = make_vec_env(lambda: arena.default_env("DQN", "MoeMlpPolicy"), n_envs=2)
-    rule = (
-        r"^`env` must have as many environments as the file's replay buffer, 1, got 2: give as "
-        r"many, or replay_buffer=False to begin with an empty one$"
-    )
-    with pytest.raises(ValueError, match=rule) as caught:
-        load(tmp_path / "x.moe", env)
-    assert not isinstance(caught.value, UnsafeFileError)
-    loaded = load(tmp_path / "x.moe", env, replay_buffer=False)
-    assert (loaded.n_envs, loaded.replay_buffer.size()) == (2, 0)
+    loaded = load(tmp_path / "x.moe", env, custom_objects={"OwnBuffer": OwnBuffer})
+    assert (type(loaded.replay_buffer), loaded.replay_buffer.size()) == (OwnBuffer, 0)
     arena.train(loaded, 32)
 
 
@@ -224,16 +137,6 @@ def test_an_environment_with_another_normalizer_is_refused(saved, tmp_path):
     own = arena.make("PPO", env=OwnNormalize(normalized().venv), net_arch=[4])
     with pytest.raises(ValueError, match="`normalizer` must be False for a OwnNormalize"):
         sb3_moe.save(own, tmp_path / "own.moe")
-
-
-def test_statistics_of_other_tasks_are_refused(tmp_path):
-    env = PerTaskVecNormalize(multi_task_env())
-    model = arena.make("PPO", "MoeMultiInputPolicy", env, net_arch=[4])
-    sb3_moe.save(model, tmp_path / "x.moe")
-    other = PerTaskVecNormalize(multi_task_env())
-    other.ret_rms.tasks.pop()
-    with pytest.raises(ValueError, match=r"normalized by PerTaskVecNormalize .*'return'"):
-        load(tmp_path / "x.moe", other)
 
 
 # The caller's own.
@@ -330,7 +233,7 @@ def test_classes_and_functions_of_the_users_own_are_given_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (lambda progress: 1e-3, "`learning_rate` can't be saved: .* has no name under which"),
+        (lambda progress: 1e-3, "`learning_rate` can't be saved without pickle: .*lambda"),
         (type("Schedule", (), {"__call__": lambda self, p: 1e-3})(), "without pickle"),
     ],
     ids=["lambda", "object"],
@@ -340,19 +243,6 @@ def test_what_has_no_name_can_not_be_saved(value, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         sb3_moe.save(model, tmp_path / "x.moe")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_bool_for_a_number_is_one(tmp_path):
-    sb3_moe.save(arena.make("PPO", model={"verbose": True}), tmp_path / "x.moe")
-    assert load(tmp_path / "x.moe").verbose is True
-
-
-def test_another_major_version_is_named_in_one_line(tmp_path, monkeypatch):
-    with monkeypatch.context() as then:
-        then.setattr("sb3_moe.saving.model_file.__version__", "7.0.0")
-        sb3_moe.save(arena.make("PPO", net_arch=[4]), tmp_path / "x.moe")
-    with pytest.warns(UserWarning, match="x.moe was written by sb3_moe 7.0.0 and this is"):
-        load(tmp_path / "x.moe")
 
 
 @pytest.mark.filterwarnings("ignore:.*sb3_contrib.*")
@@ -378,13 +268,10 @@ def through_json(value):
         spaces.Box(-1, np.inf, (2, 3), np.float64),
         spaces.Box(np.array([0, 3]), np.array([1, 9]), dtype=np.int16),
         spaces.Discrete(5, start=-2),
-        spaces.Discrete(5, dtype=np.int32),
         spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [2, 3]]),
-        spaces.MultiBinary(4),
         spaces.MultiBinary([2, 3]),
         spaces.Text(7, min_length=0, charset="ßäx"),
         spaces.Dict({"b": spaces.Dict({"x": arena.FLAT}), "a": spaces.Discrete(2)}),
-        spaces.Dict([("b", spaces.Discrete(2)), ("a", spaces.Discrete(3))]),
         spaces.Tuple([spaces.Discrete(2), spaces.Tuple([arena.IMAGE])]),
     ],
     ids=str,
@@ -395,11 +282,6 @@ def test_spaces_of_all_kinds_come_back(space):
     assert found.dtype == space.dtype
     if isinstance(space, spaces.Dict):
         assert list(found.spaces) == list(space.spaces)
-
-
-def test_a_space_that_has_no_arguments_here_is_refused():
-    with pytest.raises(ValueError, match=r"^`x` can't be saved without pickle: Sequence\("):
-        Encoder().encode("x", spaces.Sequence(spaces.Discrete(2)))
 
 
 @pytest.mark.parametrize(
@@ -456,12 +338,12 @@ def test_nan_and_arrays_come_back():
     ("value", "text"),
     [
         ({(1,): 2}, r"the key \(1,\) is no text"),
-        (object(), "`x` can't be saved without pickle"),
+        (spaces.Sequence(spaces.Discrete(2)), r"`x` can't be saved without pickle: Sequence\("),
         ({"y": {1, 2}}, "`y` can't be saved without pickle"),
         ({"y": [np.array(["a"])]}, "^`y` can't be saved without pickle"),
         (np.complex128(1j), "^`x` can't be saved without pickle"),
     ],
-    ids=["keys", "object", "set", "texts", "complex"],
+    ids=["keys", "space", "set", "texts", "complex"],
 )
 def test_values_without_a_form_in_json_are_refused(value, text):
     with pytest.raises(ValueError, match=text):

@@ -1,13 +1,10 @@
 """No file runs code, takes much memory or time, or fails in any way but one clear line."""
 
-import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import arena
 import forge
+import hostile
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +13,7 @@ import sb3_moe
 from sb3_moe import UnsafeFileError
 
 SETTINGS = settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -30,7 +27,7 @@ def good(tmp_path_factory):
     found = {}
     for algorithm in ("PPO", "SAC"):
         model = arena.train(arena.make(algorithm, net_arch=[4], num_experts=2))
-        sb3_moe.save(model, folder / f"{algorithm}.moe", replay_buffer=algorithm == "SAC")
+        sb3_moe.save(model, folder / f"{algorithm}.moe")
         found[algorithm] = forge.parts_of(folder / f"{algorithm}.moe")
     return found
 
@@ -56,37 +53,19 @@ def refusal(path, **kwargs):
     return None
 
 
-def test_a_hundred_hostile_files_run_nothing_and_take_little_and_are_refused_in_a_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "hostile.py"), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+def test_a_hundred_hostile_files_run_nothing_and_take_little_and_are_refused_in_a_line(
+    tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    found = hostile.opened(tmp_path)
     assert len(found) >= 100
-    for name, (error, sung, mebibytes, _) in found.items():
+    for name, (error, sung, mebibytes) in found.items():
         assert error is not None, name
         assert error.startswith("hostile.moe can't be opened: "), name
         assert "\n" not in error, name
         assert "MemoryError" not in error, name
         assert not sung, name
         assert mebibytes < 256, name
-
-
-def test_a_header_of_many_tensors_is_refused_before_any_is_made(good, tmp_path):
-    data = forge.forge(tmp_path / "x.moe", *good["PPO"]).read_bytes()
-    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    header = forge.header_of(data)
-    for number, rule in (
-        (100_000, "sb3_moe.save didn't write it"),
-        (11_000, "more than 10000"),
-    ):
-        many = header | {f"arrays/x{i}": empty for i in range(number)}
-        (tmp_path / "x.moe").write_bytes(forge.with_header(data, many))
-        assert rule in refusal(tmp_path / "x.moe")
 
 
 @SETTINGS
@@ -119,17 +98,6 @@ def test_a_zip_of_sb3s_own_is_told_from_ours(tmp_path):
     )
 
 
-def test_what_is_no_file_is_refused(tmp_path, monkeypatch):
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", tmp_path):
-        assert "no regular file" in refusal(path)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UnsafeFileError, match=r"^\. can't be opened: it is no regular file"):
-        sb3_moe.load(".")
-    with pytest.raises(FileNotFoundError):
-        sb3_moe.load(tmp_path / "nothing.moe")
-
-
 def test_a_file_above_the_limit_says_what_to_pass(good, tmp_path):
     path = forge.forge(tmp_path / "x.moe", *good["PPO"])
     size = path.stat().st_size
@@ -139,7 +107,7 @@ def test_a_file_above_the_limit_says_what_to_pass(good, tmp_path):
 
 def test_a_buffer_above_the_limit_says_what_to_pass(good, tmp_path):
     state, tensors = good["PPO"]
-    larger = forge.changed(state, ("arguments", "n_steps"), 10**8)
+    larger = forge.changed(state, ("attributes", "n_steps"), 10**8)
     path = forge.forge(tmp_path / "x.moe", larger, tensors)
     text = refusal(path)
     assert text.startswith("its `n_steps` of 100000000 means about ")
@@ -147,20 +115,17 @@ def test_a_buffer_above_the_limit_says_what_to_pass(good, tmp_path):
     assert "pass max_bytes=" in text
 
 
-@pytest.mark.parametrize("by_network", [False, True])
-@pytest.mark.parametrize("option", ["router", "expert", "head_router"])
-def test_an_option_that_names_a_module_is_refused_before_it_is_imported(
-    option, by_network, good, tmp_path, canary
-):
+def test_an_option_that_names_a_module_is_refused_before_it_is_imported(good, tmp_path, canary):
     name = "canary_in_a_mine:Canary"
-    value = {"dict": [["pi", name]]} if by_network else name
     state, tensors = good["PPO"]
-    path = forge.forge(tmp_path / "x.moe", forge.option(state, option, value), tensors)
-    assert f"its `{option}` names a module to import, {name!r}" in refusal(path)
+    for option in ("router", "expert", "head_router"):
+        for value in (name, {"dict": [["pi", name]]}):
+            path = forge.forge(tmp_path / "x.moe", forge.option(state, option, value), tensors)
+            assert f"its `{option}` names a module to import, {name!r}" in refusal(path)
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("at", [("algorithm",), ("policy",), ("arguments", "learning_rate")])
+@pytest.mark.parametrize("at", [("algorithm",), ("policy",), ("attributes", "learning_rate")])
 def test_a_class_of_the_makers_own_must_be_given(at, good, tmp_path, canary):
     state, tensors = good["PPO"]
     for name in ("Mine", "os.system", "__import__", "canary_in_a_mine"):
@@ -183,8 +148,7 @@ NASTY = st.one_of(
 )
 
 
-@pytest.mark.filterwarnings("ignore:.*was written by sb3_moe")
-@settings(SETTINGS, max_examples=60)
+@settings(SETTINGS, max_examples=40)
 @given(data=st.data())
 def test_any_change_of_the_values_is_refused_or_harmless(data, good, tmp_path, canary):
     state, tensors = good[data.draw(st.sampled_from(sorted(good)))]

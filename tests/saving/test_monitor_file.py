@@ -64,16 +64,6 @@ def test_what_was_written_after_the_snapshot_gives_way_to_what_is_written_now(ru
     assert episodes(file) == before
 
 
-def test_a_snapshot_of_a_run_without_a_row_yet_stands_where_the_one_before_did(run):
-    saved, file = run
-    before = episodes(file)
-    again = load_env(saved)[0]
-    saved = save_env(again)
-    again.close()
-    go_on(saved, 40)
-    assert episodes(file) == before
-
-
 def test_a_file_that_is_gone_begins_with_the_header_that_it_had(run):
     saved, file = run
     header = file.read_text().splitlines()[:2]

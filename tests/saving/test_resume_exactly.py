@@ -234,8 +234,8 @@ def test_a_resumed_model_that_is_snapshotted_before_it_learns_goes_on_bit_for_bi
     expected = EXACT[name]().learn(TOTAL)
     EXACT[name]().learn(60, callback=SnapshotCallback(999, tmp_path))
     model, _ = resume(tmp_path)
-    save_snapshot(model, tmp_path / "again", drawn=False)
-    assert finish(tmp_path / "again") == digest(expected)
+    save_snapshot(model, tmp_path / "again.zip", drawn=False)
+    assert finish(tmp_path / "again.zip") == digest(expected)
 
 
 def test_two_that_share_a_space_draw_from_it_in_turn_after_resuming(tmp_path):
@@ -302,6 +302,6 @@ def test_a_snapshot_of_another_device_goes_on_and_says_that_it_is_not_the_same(
     rollout = snapshot._rollout_state(model, drawn=True)
     monkeypatch.setattr(snapshot, "_rollout_state", lambda *_, **__: rollout)
     model.device = th.device("cuda")
-    save_snapshot(model, str(tmp_path / "snapshot"))
+    save_snapshot(model, str(tmp_path / "snapshot.zip"))
     with pytest.warns(UserWarning, match="it was trained on cuda and goes on on cpu"):
-        resume(tmp_path / "snapshot", device="cpu")
+        resume(tmp_path / "snapshot.zip", device="cpu")

@@ -1,13 +1,13 @@
 """A run's folder says what state it is in, whatever happened to it."""
 
-import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
 from made_up_study import ROLLOUT, planned, run, study, write
 
-from sb3_moe.saving.files import read_json, sha256_of, write_json, write_npz
+from sb3_moe.saving.files import read_json, write_json, write_npz
 from sb3_moe.study.folder import (
     BusyError,
     ChangedConfigError,
@@ -98,14 +98,11 @@ def test_files_that_a_callback_of_ones_own_wrote_are_no_results(done):
 def stopped(done):
     """A run that was stopped after snapshots at two and at four rollouts."""
     (done.path / "done.json").unlink()
+    (done.path / "checkpoints").mkdir()
     for rollouts in (2, 4):
-        path = done.path / "checkpoints" / f"step-{rollouts * ROLLOUT:012d}"
-        path.mkdir(parents=True)
-        for name in ("model.zip", "state.pkl"):
-            (path / name).write_bytes(b"weights" * 100)
-        files = {each.name: [each.stat().st_size, sha256_of(each)] for each in path.iterdir()}
-        manifest = {"format": "sb3_moe snapshot 1", "files": files}
-        (path / "manifest.json").write_text(json.dumps(manifest))
+        path = done.path / "checkpoints" / f"step-{rollouts * ROLLOUT:012d}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("state.pkl", b"weights" * 100)
     return done
 
 
@@ -113,17 +110,17 @@ def test_a_run_goes_on_from_its_last_snapshot_that_is_whole(stopped):
     assert stopped.state() == ("interrupted", "")
     assert stopped.goes_on_at() == 4 * ROLLOUT
     latest = stopped.checkpoints()[-1]
-    shutil.copytree(latest, f"{latest}.bak")  # which is none of the run's
-    whole = (latest / "state.pkl").read_bytes()
-    (latest / "state.pkl").write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    shutil.copy(latest, f"{latest}.bak")  # which is none of the run's
+    whole = latest.read_bytes()
+    latest.write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:])
     assert stopped.goes_on_at() == 2 * ROLLOUT
     status, reason = stopped.state()
     assert status == "interrupted"
-    assert f"step-{4 * ROLLOUT:012d}/state.pkl" in reason
+    assert f"step-{4 * ROLLOUT:012d}.zip is not what" in reason
     stopped.fail(ValueError("no luck"))
     stopped.make_ready()
     assert stopped.goes_on_at() == 2 * ROLLOUT
-    (stopped.checkpoints()[0] / "model.zip").unlink()
+    stopped.checkpoints()[0].write_bytes(b"")
     assert stopped.goes_on_at() == 0
 
 
