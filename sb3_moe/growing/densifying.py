@@ -27,12 +27,13 @@ from sb3_moe.growing.models import (
     raw_outputs,
     sampled,
 )
+from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import whole
 from sb3_moe.layers.stacked import flat
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.policies.towers import Columns, MoEBlock
+from sb3_moe.policies.towers import Columns, Tower
 from sb3_moe.saving.generators import undone_on_failure
 from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
 
@@ -173,33 +174,38 @@ def plain_modules(modules: Sequence[nn.Module], task: int | None) -> list[nn.Mod
     :raises ValueError: if there are none
     """
     found: list[nn.Module] = []
+    tokens = {m.tokens for each in modules for m in each.modules() if isinstance(m, Tower)}
+    if tokens - {"sample"}:
+        raise ValueError(
+            f"`model` must have no `tokens` to be dense, got {tokens}: `distill` fits a dense one"
+        )
     for part in parts_of(modules):
         if isinstance(part, Columns):
             continue
-        for layer in _layer(part, task) if isinstance(part, MoEBlock) else [copy.deepcopy(part)]:
+        for layer in _layer(part, task) if isinstance(part, MoELayer) else [copy.deepcopy(part)]:
             if isinstance(layer, nn.Linear) and found and isinstance(found[-1], nn.Linear):
                 layer = in_one(found.pop(), layer)
             found.append(layer)
     return found
 
 
-def _layer(block: MoEBlock, task: int | None) -> list[nn.Module]:
-    """Return a block of experts as plain layers.
+def _layer(layer: MoELayer, task: int | None) -> list[nn.Module]:
+    """Return a mixture as plain layers.
 
     :raises ValueError: if there are none
     """
-    layer, experts = block.layer, block.layer.experts
+    experts = layer.experts
     gates = constant_gates(layer, task) or []
     used = {k: gate for k, gate in enumerate(gates) if gate}
     first, *others = made = [flat(experts.expert(k)) for k in used] or [[]]
     is_one = [*used.values()] == [1.0]
     is_linear = bool(first) and type(first[-1]) is nn.Linear and (not others or len(first) == 1)
-    if block.tokens != "sample" or experts.combination or not (is_one or is_linear):
+    if experts.combination or not (is_one or is_linear):
         raise ValueError(
             "`model` must have mixtures that are one network to be dense: one expert, that of a "
-            "task, or linear ones under gates that are the same for every sample, and no `tokens` "
-            f"or `combine`; got `router`={layer.name!r} with {layer.num_experts} experts of "
-            f"{len(first)} layers and `tokens`={block.tokens!r}: `distill` fits a dense one"
+            "task, or linear ones under gates that are the same for every sample, and no "
+            f"`combine`; got `router`={layer.name!r} with {layer.num_experts} experts of "
+            f"{len(first)} layers: `distill` fits a dense one"
         )
     if is_one:
         return first

@@ -20,7 +20,7 @@ from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import per_tower
 from sb3_moe.policies.parts import MoEPart
-from sb3_moe.policies.towers import MoEBlock
+from sb3_moe.policies.towers import Tower
 
 
 class Transplant:
@@ -77,8 +77,10 @@ class Transplant:
         changes = [self._state(each, tower) for tower, each in towers.items()]
         kept = [(*each, self._anchors(*each)) for each in kept_for_penalties(self.model)]
         buffers = self._running_buffers()
-        for block in [m for m in self.policy.modules() if isinstance(m, MoEBlock)]:
-            block.layer = self.pairs.get(block.layer, block.layer)
+        for tower in [m for m in self.policy.modules() if isinstance(m, Tower)]:
+            for i, block in enumerate(tower.blocks):
+                if isinstance(block, MoELayer):
+                    tower.blocks[i] = self.pairs.get(block, block)
         for optimizer, parameters, states in changes:
             optimizer.param_groups[0]["params"] = parameters
             optimizer.state.clear()

@@ -35,7 +35,6 @@ from sb3_moe.policies.networks import Network, kind_of, networks_of
 from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.policies.options import ARGUMENTS, per_tower
 from sb3_moe.policies.placements import Placement
-from sb3_moe.policies.towers import MoEBlock
 from sb3_moe.saving.generators import undone_on_failure
 from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key
 
@@ -177,10 +176,10 @@ class _ExpertsFromDense:
         """
         rest = list(old)
         for part in parts_of(new):
-            if isinstance(part, MoEBlock):
-                experts = self.map.new.experts(part.layer.experts)
+            if isinstance(part, MoELayer):
+                experts = self.map.new.experts(part.experts)
                 count, more = self._span(experts[0], rest, depth)
-                self._experts(part.layer, experts, rest[:count], more, at)
+                self._experts(part, experts, rest[:count], more, at)
                 rest, at = rest[count:], None
                 continue
             for leaf in self.map.new.leaves([part]):

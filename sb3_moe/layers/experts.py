@@ -33,10 +33,14 @@ from sb3_moe.layers.stacked import (
 
 # Below so many wasted multiply-adds, T * (E - k) * those of one row in one expert, all experts on
 # all rows are faster than sorting. A GPU wastes cheaply, and each call costs more (an estimate).
-WIDE_UP_TO = {"cpu": 2_000_000}
+WIDE_UP_TO = {"cpu": 4_000_000}
 WIDE_UP_TO_ELSEWHERE = 1_000_000_000
-# `grouped_mm` wants the rows of every matrix to begin at multiples of so many bytes.
+# `grouped_mm` wants the rows of every matrix to begin at multiples of so many bytes. To pad one
+# number of a matrix costs as much as so many multiply-adds, and up to so many experts are faster
+# one by one.
 ALIGNMENT = 16
+MACS_OF_PADDING = 100
+FEW_EXPERTS = 4
 # What can run on sorted rows of all experts: it does to each number the same, or is known below.
 GROUPS = (StackedLinear, StackedLayerNorm, StackedResidual, nn.Sequential, *POINTWISE)
 
@@ -54,6 +58,8 @@ class Experts(nn.Module):
         self.out_features = out_features
         # Multiply-adds for one row in one expert.
         self.macs = 0
+        # Numbers in matrices that have to be padded before experts can run on sorted rows.
+        self.padded = 0
         # Hidden values for one row in one expert, at the widest layer.
         self.width = out_features
         # Statistics over the batch need every row in every expert. So does whoever hooks on layers
@@ -98,7 +104,8 @@ class Experts(nn.Module):
         if self.needs_all_rows or self.combination is not None or is_recorded():
             return False
         wasted = x_TI.shape[0] * (self.num_experts - experts_Tk.shape[1]) * self.macs
-        if wasted <= WIDE_UP_TO.get(x_TI.device.type, WIDE_UP_TO_ELSEWHERE):
+        allowed = WIDE_UP_TO.get(x_TI.device.type, WIDE_UP_TO_ELSEWHERE)
+        if wasted <= allowed + MACS_OF_PADDING * self.padded:
             return False
         # One by one needs to read how many rows each has, for which a GPU would have to wait.
         return x_TI.device.type == "cpu" or self._groups(x_TI)
@@ -180,6 +187,7 @@ class StackedNetwork(Experts):
         linears = [m for m in self.modules() if isinstance(m, StackedLinear)]
         self.width = max(m.out_features for m in linears)
         self.macs = sum(m.in_features * m.out_features for m in linears)
+        self.padded = sum(m.weight.numel() for m in linears if any(_missing(m.weight)))
 
     @property
     def spreads(self) -> bool:
@@ -193,13 +201,18 @@ class StackedNetwork(Experts):
 
     def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
-        if self.combination is None and isinstance(self.last, StackedLinear):
-            return self.last.mix(self.layers(x_TI), gates_TE)
-        return super().mixture(x_TI, gates_TE)
+        if self.combination is not None or not isinstance(self.last, StackedLinear):
+            return super().mixture(x_TI, gates_TE)
+        x = x_TI
+        for layer in self.layers:  # a call less than of all together
+            x = layer(x)
+        return self.last.mix(x, gates_TE)
 
     def _groups(self, x_TI: th.Tensor) -> bool:
         """Say whether ``grouped_mm`` serves all layers: on a GPU in halves only, else it waits."""
         if not (self._all_group and hasattr(F, "grouped_mm")):
+            return False
+        if self.padded and self.num_experts <= FEW_EXPERTS and x_TI.device.type == "cpu":
             return False
         fast = {"cpu": (th.float32, th.bfloat16), "cuda": (th.bfloat16,)}
         return x_TI.dtype in fast.get(x_TI.device.type, ())
@@ -332,13 +345,19 @@ def _run_grouped(
 
 def _grouped_mm(x_MI: th.Tensor, weight_EIO: th.Tensor, ends_E: th.Tensor) -> th.Tensor:
     """Multiply sorted rows with their experts' matrices, at sizes that ``grouped_mm`` takes."""
-    unit = ALIGNMENT // x_MI.element_size()
-    out_features = weight_EIO.shape[2]
-    missing_I, missing_O = -weight_EIO.shape[1] % unit, -out_features % unit
-    if missing_I or missing_O:
+    missing_I, missing_O = _missing(weight_EIO)
+    if missing_I:
         x_MI = F.pad(x_MI, (0, missing_I))
+    if missing_I or missing_O:
         weight_EIO = F.pad(weight_EIO, (0, missing_O, 0, missing_I))
-    return F.grouped_mm(x_MI, weight_EIO, offs=ends_E)[:, :out_features]
+    y_MO = F.grouped_mm(x_MI, weight_EIO, offs=ends_E)
+    return y_MO[:, :-missing_O] if missing_O else y_MO
+
+
+def _missing(weight: th.Tensor) -> tuple[int, int]:
+    """Return by how much a tensor's last two axes are short of what ``grouped_mm`` takes."""
+    unit = ALIGNMENT // weight.element_size()
+    return -weight.shape[-2] % unit, -weight.shape[-1] % unit
 
 
 def _width(expert: nn.Module) -> int:

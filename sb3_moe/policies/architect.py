@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from sb3_moe.layers import MoELayer
 from sb3_moe.layers.encoder import ImageEncoder, Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.policies.dense_layers import DenseLayers, Init
@@ -24,7 +25,7 @@ from sb3_moe.policies.start_scale import (
     match_sizes,
     own_generator,
 )
-from sb3_moe.policies.towers import Layout, MoEBlock, Tower
+from sb3_moe.policies.towers import Layout, Tower
 
 
 def as_torch_does(module: nn.Module) -> None:
@@ -105,7 +106,7 @@ class Architect:
             return self._big(stages)
         *hidden, head = stages
         blocks = self._hidden(hidden)
-        width = self._width(blocks, hidden)
+        width = self._width(blocks)
         if self.options.routes_head:
             depth = len(hidden)
             norms = self.dense_layers.norms(head, width) if hidden else []
@@ -134,7 +135,7 @@ class Architect:
         stages = read_stages(dense)
         blocks = self._hidden(stages)
         _check_seen(self.dense_layers.seen, len(stages))
-        width = self._width(blocks, stages)
+        width = self._width(blocks)
         carry = self.options.routes_head
         tower = self._tower(blocks, stages, carry_task=carry)
         return tower, width + (self.layout.num_tasks if carry else 0)
@@ -157,7 +158,7 @@ class Architect:
             Layout(x_dim=width, num_tasks=self.layout.num_tasks),
             experts_see_task=False,
             router_sees_task=self.options.router_sees_task,
-            task_embedding=None if block.layer.sees == "task" else self.task_embedding,
+            task_embedding=None if block.sees == "task" else self.task_embedding,
         )
 
     def _tower(
@@ -169,6 +170,8 @@ class Architect:
             self.outer,
             experts_see_task=self.experts_see_task,
             router_sees_task=self.options.router_sees_task,
+            tokens=self.options.tokens if self.options.is_tokenized else "sample",
+            map_shape=self.layout.map_shape,
             encoder=self.encoder,
             norms=self.dense_layers.norms(stages[0], width) if stages else [],
             carry_task=carry_task,
@@ -184,7 +187,7 @@ class Architect:
         blocks: list[nn.Module] = []
         for i, stage in enumerate(stages):
             first = i == 0
-            width = self._width(blocks, stages[:i])
+            width = self._width(blocks)
             if self.place.takes(i, len(stages)):
                 blocks += self.expert_layers.hidden(stage, width, number=i)
             elif self.options.block == "simba":
@@ -200,11 +203,13 @@ class Architect:
             )
         return blocks
 
-    def _width(self, blocks: Sequence[nn.Module], stages: Sequence[Stage]) -> int:
-        for block in reversed(blocks):
-            if isinstance(block, MoEBlock | nn.Linear):
-                return block.out_features
-        return stages[-1].width if stages else self.layout.x_dim
+    def _width(self, blocks: Sequence[nn.Module]) -> int:
+        """Return how wide the rows behind some of the hidden layers are."""
+        *_, last = [None, *(each for each in blocks if isinstance(each, nn.Linear | MoELayer))]
+        # Tokens come out as wide as they are, and so does a map of them.
+        if last is None or (last is blocks[0] and self.options.is_tokenized):
+            return self.layout.x_dim
+        return last.out_features if isinstance(last, nn.Linear) else last.experts.out_features
 
     # Sizes at the start.
 

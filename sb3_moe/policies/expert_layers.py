@@ -24,7 +24,7 @@ from sb3_moe.policies.option_checks import called
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.stages import Stage, fitted
 from sb3_moe.policies.start_scale import Stand
-from sb3_moe.policies.towers import Layout, MoEBlock
+from sb3_moe.policies.towers import Layout
 
 # Rows that classes of the user's own are tried on.
 TRIAL_ROWS = 2
@@ -65,14 +65,14 @@ class ExpertLayers:
             out = bare
         experts = self._of_kind(stage, bare + (self.dense.seen if first else 0), out)
         layer = self._routed(experts, bare, num_tokens, first=first)
-        block = MoEBlock(layer, tokens=tokens, map_shape=self.layout.map_shape)
         # What the experts don't hold follows their sum: CrossQ's last norm, or the activation too.
         inside = bool(getattr(self.options.expert_class, "activates", True))
-        after = [fitted(m, block.out_features) for m in stage.after if is_norm(m) or not inside]
+        total = num_tokens * experts.out_features
+        after = [fitted(m, total) for m in stage.after if is_norm(m) or not inside]
         self.stands_for[layer] = Stand(number, inside=inside, then=after)
-        return [*([] if first else self.dense.norms(stage, width)), block, *after]
+        return [*([] if first else self.dense.norms(stage, width)), layer, *after]
 
-    def head(self, stage: Stage, width: int, *, depth: int, first: bool) -> MoEBlock:
+    def head(self, stage: Stage, width: int, *, depth: int, first: bool) -> MoELayer:
         """Return experts in place of the head.
 
         :param stage: the dense head
@@ -89,9 +89,9 @@ class ExpertLayers:
         else:
             num_experts = self.num_experts if router is None else self.layout.num_tasks
             experts = StackedNetwork([self._last(in_features, stage) for _ in range(num_experts)])
-        block = MoEBlock(self._routed(experts, width, 1, first=first, router=router))
-        self.stands_for[block.layer] = Stand(depth)
-        return block
+        layer = self._routed(experts, width, 1, first=first, router=router)
+        self.stands_for[layer] = Stand(depth)
+        return layer
 
     def body(self, stages: Sequence[Stage]) -> list[nn.Module]:
         """Return experts that are all hidden layers each, and what follows the last of those."""
@@ -104,12 +104,12 @@ class ExpertLayers:
         else:
             made = [self._body_expert(stages, width) for _ in range(self.num_experts)]
             experts = StackedNetwork(made)
-        block = MoEBlock(self._routed(experts, self.layout.x_dim, 1, first=True))
+        layer = self._routed(experts, self.layout.x_dim, 1, first=True)
         simba = self.options.block == "simba"
         left = [m for m in stages[-1].after if is_norm(m) or not (inside or simba)]
-        after = [fitted(m, block.out_features) for m in left]
-        self.stands_for[block.layer] = Stand(len(stages) - 1, inside=inside, then=after)
-        return [block, *after]
+        after = [fitted(m, experts.out_features) for m in left]
+        self.stands_for[layer] = Stand(len(stages) - 1, inside=inside, then=after)
+        return [layer, *after]
 
     def _body_expert(self, stages: Sequence[Stage], dim: int) -> nn.Module:
         """Return one expert that is all hidden layers, but for what follows the sum."""
@@ -122,12 +122,12 @@ class ExpertLayers:
             self.init_hidden(layer)
         return nn.Sequential(*own)
 
-    def big(self, hidden: Sequence[Stage], head: Stage) -> MoEBlock:
+    def big(self, hidden: Sequence[Stage], head: Stage) -> MoELayer:
         """Return experts that are a whole network each, the image's encoder included."""
         made = [self._network_expert(hidden, head) for _ in range(self.num_experts)]
         layer = self._routed(self._together(made, head.width), self.layout.x_dim, 1, first=True)
         self.stands_for[layer] = Stand(len(hidden))
-        return MoEBlock(layer)
+        return layer
 
     def _network_expert(self, hidden: Sequence[Stage], head: Stage) -> nn.Module:
         """Return one expert that is a whole network."""

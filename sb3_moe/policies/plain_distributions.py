@@ -10,6 +10,7 @@ Shapes: B batch, A actions or their components.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
@@ -52,7 +53,8 @@ class LooksOnce(_Distribution):
 
         :raises ValueError: if a parameter is NaN, in torch's words
         """
-        if not is_recorded() and self.given_BA.isnan().any():
+        # A sum is NaN where one number is, and takes one call to find.
+        if not is_recorded() and math.isnan(self.given_BA.sum().item()):
             raise ValueError(
                 f"Expected parameter {self.parameter} (Tensor of shape "
                 f"{tuple(self.given_BA.shape)}) to hold numbers, but found NaN: the network's "

@@ -13,7 +13,7 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers import MoELayer
-from sb3_moe.layers.tokens import TokenKind, append_to_each, token_shape, tokenize
+from sb3_moe.layers.tokens import TokenKind, append_to_each, tokenize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,72 +41,15 @@ class Layout:
         return self.x_dim + self.num_tasks
 
 
-class MoEBlock(nn.Module):
-    """Make tokens, route them, and make one vector again.
-
-    :param layer: the mixture of experts
-    :param tokens: how a sample becomes tokens
-    :param map_shape: (C, H, W), for tokens that are parts of a feature map
-    """
-
-    def __init__(
-        self,
-        layer: MoELayer,
-        *,
-        tokens: TokenKind = "sample",
-        map_shape: tuple[int, int, int] | None = None,
-    ) -> None:
-        super().__init__()
-        self.layer = layer
-        self.tokens: TokenKind = tokens
-        self.map_shape = map_shape
-
-    def forward(
-        self,
-        x_BX: th.Tensor,
-        experts_extra: th.Tensor | None,
-        router_extra: th.Tensor | None,
-        task_BK: th.Tensor | None,
-        *,
-        aux: bool,
-    ) -> th.Tensor:
-        """Return the experts' combined output, flat: (B, O).
-
-        :param x_BX: the input proper
-        :param experts_extra: what the experts see beside it, if anything
-        :param router_extra: what the router sees beside it, if anything
-        :param task_BK: the one-hot task id, for the task router
-        :param aux: whether auxiliary losses count
-        """
-        tokens = x_BX
-        if self.tokens != "sample" and self.map_shape is not None:
-            tokens = tokenize(self.tokens, x_BX, self.map_shape)
-        x = append_to_each(tokens, experts_extra)
-        router_x: th.Tensor | None = x
-        if self.layer.sees in ("task", "belief"):
-            assert task_BK is not None, "such a router is only built where there are tasks"
-            router_x = task_BK if tokens.dim() == 2 else append_to_each(tokens[..., :0], task_BK)
-        elif router_extra is not experts_extra:
-            router_x = append_to_each(tokens, router_extra)
-        y, _ = self.layer(x, router_x, aux=aux)
-        return y if y.dim() == 2 else y.flatten(1)
-
-    @property
-    def out_features(self) -> int:
-        """O: an expert's outputs times the number of tokens."""
-        width = self.layer.experts.out_features
-        if self.tokens == "sample" or self.map_shape is None:
-            return width
-        return width * token_shape(self.tokens, self.map_shape)[0]
-
-
 class Tower(nn.Module):
-    """Run plain layers and MoE blocks one after another, with the task id where it belongs.
+    """Run plain layers and mixtures one after another, with the task id where it belongs.
 
-    :param blocks: plain modules and ``MoEBlock``s
+    :param blocks: plain modules and mixtures of experts
     :param layout: what the input holds
     :param experts_see_task: whether the one-hot enters the first layer
     :param router_sees_task: whether the one-hot is part of every router's input
+    :param tokens: what the first block, a mixture, sees of a sample
+    :param map_shape: (C, H, W), for tokens that are parts of a feature map
     :param encoder: encodes the image in x before all else; None where that is done already
     :param norms: modules before the first layer (CrossQ's BatchRenorm), over all that it sees
     :param carry_task: hand the one-hot on behind the output, for a head that routes
@@ -120,6 +63,8 @@ class Tower(nn.Module):
         *,
         experts_see_task: bool = True,
         router_sees_task: bool = True,
+        tokens: TokenKind = "sample",
+        map_shape: tuple[int, int, int] | None = None,
         encoder: nn.Module | None = None,
         norms: Sequence[nn.Module] = (),
         carry_task: bool = False,
@@ -132,8 +77,14 @@ class Tower(nn.Module):
         self.layout = layout
         self.experts_see_task = experts_see_task
         self.router_sees_task = router_sees_task
+        self.tokens: TokenKind = tokens
+        self.map_shape = map_shape
         self.carry_task = carry_task
         self.task_embedding = task_embedding
+        # Then the first layer sees the features as they are, and nothing is to be copied.
+        sees_all = experts_see_task or layout.num_tasks == 0
+        parts = (encoder, self.norms, task_embedding)
+        self._sees_all = sees_all and tokens == "sample" and all(each is None for each in parts)
 
     def forward(self, features_BF: th.Tensor, actions_BA: th.Tensor | None = None) -> th.Tensor:
         """Return the tower's output.
@@ -144,31 +95,45 @@ class Tower(nn.Module):
         :return: (B, O), with the one-hot behind if ``carry_task``
         """
         aux = actions_BA is None or not actions_BA.requires_grad
-        x, task = self._split(features_BF)
+        num_tasks = self.layout.num_tasks
+        task_BK = features_BF[:, self.layout.x_dim :] if num_tasks else None
+        x, router_x, routed = self._first_inputs(features_BF, task_BK, actions_BA)
+        for i, block in enumerate(self.blocks):
+            if not isinstance(block, MoELayer):
+                x = block(x)
+                continue
+            if i:
+                router_x = x if routed is None else th.cat([x, routed], dim=1)
+            if block.sees in ("task", "belief"):
+                router_x = append_to_each(x[..., :0], task_BK) if x.dim() == 3 else task_BK
+            x, _ = block(x, router_x, aux=aux)
+            x = x if x.dim() == 2 else x.flatten(1)
+        return th.cat([x, task_BK], dim=1) if self.carry_task and task_BK is not None else x
+
+    def _first_inputs(
+        self, features_BF: th.Tensor, task_BK: th.Tensor | None, actions_BA: th.Tensor | None
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        """Return what the first layer sees, what its router does, and later routers beside x."""
+        routed = task_BK if self.router_sees_task else None
+        if self._sees_all:
+            x = append_to_each(features_BF, actions_BA)
+            if self.router_sees_task or task_BK is None:
+                return x, x, routed
+        x = features_BF if task_BK is None else features_BF[:, : self.layout.x_dim]
         if self.encoder is not None:
             x = self.encoder(x)
-        told = task if self.task_embedding is None else self.task_embedding(task)
-        seen, actions = (told if self.experts_see_task else None), actions_BA
+        if task_BK is not None and self.task_embedding is not None:
+            task_BK = self.task_embedding(task_BK)
+            routed = task_BK if self.router_sees_task else None
+        seen = task_BK if self.experts_see_task else None
         if self.norms is not None:
-            x, seen, actions = self._normalize(x, seen, actions)
-        routed = told if self.router_sees_task else None
-        experts_extra = router_extra = _join(seen, actions)
-        if self.experts_see_task != self.router_sees_task:
-            router_extra = _join(routed, actions)
-        for i, block in enumerate(self.blocks):
-            if isinstance(block, MoEBlock):
-                x = block(x, experts_extra, router_extra, task, aux=aux)
-            else:
-                x = block(_join(x, experts_extra) if i == 0 else x)
-            if i == 0:
-                experts_extra, router_extra = None, routed
-        return th.cat([x, task], dim=1) if self.carry_task and task is not None else x
-
-    def _split(self, features_BF: th.Tensor) -> tuple[th.Tensor, th.Tensor | None]:
-        if self.layout.num_tasks == 0:
-            return features_BF, None
-        x_dim = self.layout.x_dim
-        return features_BF[:, :x_dim], features_BF[:, x_dim:]
+            x, seen, actions_BA = self._normalize(x, seen, actions_BA)
+        if self.map_shape is not None and self.tokens != "sample":
+            x = tokenize(self.tokens, x, self.map_shape)
+        first = append_to_each(x, _join(seen, actions_BA))
+        if self.experts_see_task == self.router_sees_task:
+            return first, first, routed
+        return first, append_to_each(x, _join(routed, actions_BA)), routed
 
     def _normalize(
         self, x: th.Tensor, task: th.Tensor | None, actions: th.Tensor | None

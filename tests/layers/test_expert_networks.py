@@ -1,6 +1,7 @@
 """Experts that run together against separate networks, one plain module per expert."""
 
 import copy
+import math
 
 import pytest
 import torch as th
@@ -179,7 +180,7 @@ def test_a_mixture_equals_the_gated_sum_of_separate_networks(builder):
 
 
 @pytest.mark.parametrize(("num_experts", "top_k"), [(1, 1), (3, 1), (3, 2)])
-@pytest.mark.parametrize("wide_up_to", [-1, 10**9])
+@pytest.mark.parametrize("wide_up_to", [-math.inf, math.inf])
 def test_selected_experts_equal_separate_networks(
     monkeypatch, builder, num_experts, top_k, wide_up_to
 ):
@@ -194,8 +195,9 @@ def test_selected_experts_equal_separate_networks(
 @pytest.mark.parametrize("top_k", [1, 2])
 @pytest.mark.parametrize("name", GROUPED)
 def test_selected_experts_by_grouped_mm_equal_separate_networks(monkeypatch, name, top_k):
-    monkeypatch.setattr(experts_module, "WIDE_UP_TO", {"cpu": -1})
+    monkeypatch.setattr(experts_module, "WIDE_UP_TO", {"cpu": -math.inf})
     th.manual_seed(0)
+    monkeypatch.setattr(experts_module, "FEW_EXPERTS", 0)
     plain, network, x = build(BUILDERS[name], dtype=th.float32)
     calls, grouped = [], network._grouped
     monkeypatch.setattr(network, "_grouped", lambda *args: calls.append(1) or grouped(*args))
@@ -336,7 +338,7 @@ def test_batch_statistics_are_each_experts_own(build_one, warm):
 
 @pytest.mark.parametrize("build_one", [renorm_inside, centred])
 def test_with_batch_statistics_every_expert_sees_every_row(monkeypatch, build_one):
-    monkeypatch.setattr(experts_module, "WIDE_UP_TO", {"cpu": -1})
+    monkeypatch.setattr(experts_module, "WIDE_UP_TO", {"cpu": -math.inf})
     network, x = StackedNetwork([build_one() for _ in range(3)]), th.randn(6, 5)
     other = copy.deepcopy(network)
     gates = nn.functional.one_hot(th.tensor([0, 0, 1, 1, 2, 2]), 3).float()
@@ -349,7 +351,7 @@ def test_with_batch_statistics_every_expert_sees_every_row(monkeypatch, build_on
 
 
 def test_hooks_on_activations_see_one_row_of_units_per_expert(monkeypatch):
-    monkeypatch.setattr(experts_module, "WIDE_UP_TO", {"cpu": -1})
+    monkeypatch.setattr(experts_module, "WIDE_UP_TO", {"cpu": -math.inf})
     network, seen = mlp_experts(3, 5, 7, 2), []
     network.layers[1].register_forward_hook(lambda *args: seen.append(args[2].shape))
     network.every(th.randn(4, 5))
@@ -372,16 +374,24 @@ def test_the_output_is_linear_in_what_the_last_layers_read():
 def test_rows_are_sorted_once_that_saves_more_than_it_costs():
     network = mlp_experts(8, 64, 64, 64)
     router = SparseMoE(network, RouterInput(features=64, num_experts=8))
-    assert network.macs * 7 * 34 < experts_module.WIDE_UP_TO["cpu"] < network.macs * 7 * 36
+    assert network.macs * 7 * 69 < experts_module.WIDE_UP_TO["cpu"] < network.macs * 7 * 70
     calls, sorted_rows = [], network._on_sorted_rows
     network._on_sorted_rows = lambda *args: calls.append(1) or sorted_rows(*args)
-    router(th.randn(34, 1, 64))
+    router(th.randn(69, 1, 64))
     assert calls == []
-    y, _ = router(x := th.randn(36, 1, 64))
+    y, _ = router(x := th.randn(70, 1, 64))
     assert calls == [1]
     network.needs_all_rows = True
     th.testing.assert_close(router(x)[0], y)
     assert calls == [1]
+
+
+def test_where_matrices_are_to_be_padded_sorting_costs_more():
+    assert mlp_experts(8, 64, 64, 64).padded == 0
+    assert mlp_experts(8, 63, 64, 64).padded == 8 * 63 * 64
+    few, many = mlp_experts(3, 63, 64, 64), mlp_experts(8, 63, 64, 64)
+    assert not few._groups(th.randn(2, 63))
+    assert many._groups(th.randn(2, 63)) == hasattr(nn.functional, "grouped_mm")
 
 
 @pytest.mark.parametrize("make", [StackedNetwork, lambda made: SeparateNetworks(made, 3)])

@@ -1,6 +1,7 @@
 """Towers recorded by torch at one batch size and run at others, empty batches, and bfloat16."""
 
 import itertools
+import math
 
 import pytest
 import torch as th
@@ -29,7 +30,7 @@ every_case = pytest.mark.parametrize(("router", "tokens", "placement", "layout")
 @pytest.fixture
 def eager_limits(monkeypatch):
     """Let eager passes sort rows, whatever the size."""
-    monkeypatch.setattr(experts, "WIDE_UP_TO", {"cpu": -1})
+    monkeypatch.setattr(experts, "WIDE_UP_TO", {"cpu": -math.inf})
 
 
 def build(router, tokens, placement, layout, **others):

@@ -1,6 +1,7 @@
 """Every router with every kind of expert against the slow version, values and gradients."""
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_layer_is_the_slow_version(router, options, num_tokens, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @every_case
 def test_so_it_is_on_sorted_rows(monkeypatch, router, options, num_tokens, kind):
-    monkeypatch.setattr(experts, "WIDE_UP_TO", {"cpu": -1})
+    monkeypatch.setattr(experts, "WIDE_UP_TO", {"cpu": -math.inf})
     layer, *given = make(router, options, num_tokens, kind)
     sorted_rows, calls = layer.experts._on_sorted_rows, []
     layer.experts._on_sorted_rows = lambda *args: calls.append(1) or sorted_rows(*args)
@@ -215,7 +216,7 @@ def test_second_derivatives_on_sorted_rows_are_those_of_all_experts(monkeypatch,
         return th.autograd.grad(along, parameters)
 
     wide = hessian_vector_product()
-    monkeypatch.setattr(experts, "WIDE_UP_TO", {"cpu": -1})
+    monkeypatch.setattr(experts, "WIDE_UP_TO", {"cpu": -math.inf})
     th.testing.assert_close(hessian_vector_product(), wide, rtol=1e-3, atol=1e-3)
     # And one expert after the other, where torch has no `grouped_mm`.
     monkeypatch.setattr(type(layer.experts), "_groups", lambda *_: False)

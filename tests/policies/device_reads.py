@@ -17,7 +17,7 @@ TRAINING = {
     Place(
         "sb3_moe/policies/plain_distributions.py",
         "get_actions",
-        "if not is_recorded() and self.given_BA.isnan().any():",
+        "if not is_recorded() and math.isnan(self.given_BA.sum().item()):",
     ): "one look for NaN when actions are chosen",
     Place("stable_baselines3/common/on_policy_algorithm.py", "collect_rollouts"): ACTIONS,
     Place("sb3_contrib/ppo_mask/ppo_mask.py", "collect_rollouts"): ACTIONS,

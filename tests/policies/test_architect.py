@@ -12,7 +12,7 @@ from sb3_moe.layers import MoELayer, SeparateNetworks, SoftMoE
 from sb3_moe.layers.orthonormal import gram_schmidt
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.towers import Layout, MoEBlock
+from sb3_moe.policies.towers import Layout
 
 FLAT = Layout(x_dim=5)
 TASKS = Layout(x_dim=5, num_tasks=3)
@@ -27,7 +27,7 @@ def network(layout=FLAT, hidden=(8, 6), out=2, **options):
 
 
 def kinds(tower):
-    return [type(block).__name__ for block in tower.blocks]
+    return ["MoE" if isinstance(b, MoELayer) else type(b).__name__ for b in tower.blocks]
 
 
 def layers(tower):
@@ -51,10 +51,10 @@ def one_hot(*tasks):
     ("placement", "around", "sizes"),
     [
         ("none", ["Linear", "ReLU", "Linear", "ReLU", "Linear"], []),
-        ("middle", ["Linear", "ReLU", "MoEBlock", "Linear"], [(8, 6)]),
-        ("final", ["Linear", "ReLU", "Linear", "ReLU", "MoEBlock"], [(6, 2)]),
-        ("all", ["MoEBlock", "MoEBlock", "MoEBlock"], [(5, 8), (8, 6), (6, 2)]),
-        ("big", ["MoEBlock"], [(5, 2)]),
+        ("middle", ["Linear", "ReLU", "MoE", "Linear"], [(8, 6)]),
+        ("final", ["Linear", "ReLU", "Linear", "ReLU", "MoE"], [(6, 2)]),
+        ("all", ["MoE", "MoE", "MoE"], [(5, 8), (8, 6), (6, 2)]),
+        ("big", ["MoE"], [(5, 2)]),
     ],
 )
 def test_a_placement_replaces_these_layers(placement, around, sizes):
@@ -125,8 +125,7 @@ def test_expert_width_changes_hidden_layers_and_not_the_output(placement):
 def test_with_one_expert_a_tower_is_that_expert_among_plain_layers(placement, options):
     tower = network(placement=placement, num_experts=1, **options)
     plain = [
-        block.layer.experts.expert(0) if isinstance(block, MoEBlock) else block
-        for block in tower.blocks
+        block.experts.expert(0) if isinstance(block, MoELayer) else block for block in tower.blocks
     ]
     x = th.randn(7, 5)
     th.testing.assert_close(tower(x), nn.Sequential(*plain)(x))
@@ -135,10 +134,10 @@ def test_with_one_expert_a_tower_is_that_expert_among_plain_layers(placement, op
 @pytest.mark.parametrize(
     ("placement", "expected", "around"),
     [
-        ("final", [(6, 2)], ["Linear", "ReLU", "Linear", "ReLU", "MoEBlock"]),
-        ("all", [(5, 8), (8, 6), (6, 2)], ["MoEBlock"] * 3),
-        ("body", [(5, 6)], ["MoEBlock", "Linear"]),
-        ("big", [(5, 2)], ["MoEBlock"]),
+        ("final", [(6, 2)], ["Linear", "ReLU", "Linear", "ReLU", "MoE"]),
+        ("all", [(5, 8), (8, 6), (6, 2)], ["MoE"] * 3),
+        ("body", [(5, 6)], ["MoE", "Linear"]),
+        ("big", [(5, 2)], ["MoE"]),
     ],
 )
 def test_a_kind_of_expert_stands_for_whatever_its_placement_replaces(placement, expected, around):
@@ -153,14 +152,14 @@ def test_a_kind_of_expert_stands_for_whatever_its_placement_replaces(placement, 
 
 
 def test_linear_experts_have_the_activation_behind_their_sum_but_for_heads():
-    assert kinds(network(placement="body", expert="linear")) == ["MoEBlock", "ReLU", "Linear"]
-    assert kinds(network(placement="final", expert="linear"))[-1] == "MoEBlock"
-    assert kinds(network(placement="big", expert="linear")) == ["MoEBlock"]
+    assert kinds(network(placement="body", expert="linear")) == ["MoE", "ReLU", "Linear"]
+    assert kinds(network(placement="final", expert="linear"))[-1] == "MoE"
+    assert kinds(network(placement="big", expert="linear")) == ["MoE"]
 
 
 def test_a_body_of_blocks_ends_in_their_normalization():
     tower = network(placement="body", block="simba", num_experts=3)
-    assert kinds(tower) == ["MoEBlock", "Linear"]
+    assert kinds(tower) == ["MoE", "Linear"]
     (layer,) = layers(tower)
     names = ["Linear", "Residual", "Linear", "Residual", "LayerNorm"]
     assert [type(m).__name__ for m in layer.experts.expert(0)] == names
@@ -200,10 +199,10 @@ def test_a_tower_equals_its_layers_written_out(placement, layout, task_input):
     for i, block in enumerate(tower.blocks):
         first = i == 0
         seen = th.cat([hidden, experts_task, action], 1) if first else hidden
-        if isinstance(block, MoEBlock):
+        if isinstance(block, MoELayer):
             router_in = th.cat([hidden, router_task, *([action] if first else [])], 1)
-            gates = (router_in @ block.layer.router.weight_RK).softmax(-1)
-            outs = th.stack([block.layer.experts.expert(k)(seen) for k in range(2)], 1)
+            gates = (router_in @ block.router.weight_RK).softmax(-1)
+            outs = th.stack([block.experts.expert(k)(seen) for k in range(2)], 1)
             hidden = (outs * gates.unsqueeze(-1)).sum(1)
         else:
             hidden = block(seen)
@@ -219,19 +218,18 @@ def test_the_last_tanh_comes_after_the_experts_are_combined():
         assert not any(isinstance(m, nn.Tanh) for m in layers(tower)[-1].modules())
 
 
-@pytest.mark.parametrize(("tokens", "expert", "width"), [("conv", 2, 24), ("feature", 12, 24)])
-def test_tokens_of_a_map_are_flattened_not_pooled(tokens, expert, width):
+@pytest.mark.parametrize(("tokens", "expert"), [("conv", 2), ("feature", 12)])
+def test_tokens_of_a_map_are_flattened_not_pooled(tokens, expert):
     tower = network(MAP, hidden=(8,), tokens=tokens)
     # An expert's output is as wide as the bare token; the id was appended to the input.
     assert shapes(tower) == [(expert + 3, expert)]
-    assert tower.blocks[0].out_features == width
-    assert tower.blocks[1].in_features == width
+    assert tower.blocks[1].in_features == 24
     assert tower(th.zeros(2, 27)).shape == (2, 2)
 
 
 def test_only_the_first_layer_of_all_splits_the_map():
     tower = network(MAP, hidden=(8, 6), placement="all", tokens="conv")
-    assert [block.tokens for block in tower.blocks] == ["conv", "sample", "sample"]
+    assert tower.tokens == "conv"
     assert shapes(tower) == [(5, 2), (24, 6), (6, 2)]
 
 
