@@ -1,5 +1,6 @@
 """Policies train, act and are looked into on a device, and wait for it only where a list says."""
 
+import math
 import os
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_batches_of_tasks_are_drawn_on_the_device():
 @pytest.mark.parametrize("groups", [True, False])
 def test_sorted_rows_in_one_call_per_layer_stay_on_the_device(monkeypatch, groups):
     """And where there is no such call, no rows are counted on the host."""
-    monkeypatch.setattr(experts, "WIDE_UP_TO_ELSEWHERE", 0)
+    monkeypatch.setattr(experts, "WIDE_UP_TO_ELSEWHERE", -math.inf)
     monkeypatch.setattr(experts.StackedNetwork, "_groups", lambda self, x: groups)
     calls = []
     grouped = experts.StackedNetwork._grouped
