@@ -21,7 +21,7 @@ from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.own_actions import (
     OwnDimensions,
-    OwnGaussianDistribution,
+    OwnGaussian,
     own_dimensions,
 )
 from sb3_moe.policies.plain_distributions import plain
@@ -148,7 +148,7 @@ class MoEActorCritic(_Policy):
         own_BA, self._own_BA = self._own_BA, None
         if own_BA is None:
             return super()._get_action_dist_from_latent(latent_pi, *args)
-        distribution = OwnGaussianDistribution(self.action_dist.action_dim).of(own_BA)
+        distribution = OwnGaussian(self.action_dist.action_dim).of(own_BA)
         return distribution.proba_distribution(self.action_net(latent_pi), self.log_std)
 
     def _rebuild_optimizer(self, lr_schedule: Schedule) -> None:

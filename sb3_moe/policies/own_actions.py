@@ -9,24 +9,19 @@ Shapes: B batch, A dimensions of the common action, K tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import (
-    DiagGaussianDistribution,
-    SquashedDiagGaussianDistribution,
-    TanhBijector,
-)
+from stable_baselines3.common.distributions import TanhBijector
 from stable_baselines3.common.policies import BaseModel
 from torch import nn
-from torch.distributions import Normal
 
-from sb3_moe.policies.plain_distributions import LooksOnce
+from sb3_moe.policies.plain_distributions import PlainGaussian, PlainSquashedGaussian
 from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
 
 if TYPE_CHECKING:
-    _Gaussian = DiagGaussianDistribution
+    _Gaussian = PlainGaussian
 else:
     _Gaussian = object
 
@@ -96,8 +91,9 @@ def own_dimensions(
     return OwnDimensions(action_dims, model.observation_space, model.action_space, num_tasks)
 
 
-class _Own(LooksOnce, _Gaussian):
-    parameter: ClassVar[str] = "loc"
+class _Own(_Gaussian):
+    """A mixin before a Gaussian: it is a constant one in the other dimensions, as KL needs it."""
+
     own_BA: th.Tensor
 
     def of(self, own_BA: th.Tensor) -> Any:
@@ -105,24 +101,16 @@ class _Own(LooksOnce, _Gaussian):
         self.own_BA = own_BA
         return self
 
-    def _standard_elsewhere(self, mean_BA: th.Tensor, log_std: th.Tensor) -> Normal:
-        """Return a Gaussian that is a constant one in the other dimensions, as KL needs it."""
-        std_BA = th.ones_like(mean_BA) * log_std.exp()
-        mean_BA, std_BA = self._own(mean_BA), th.where(self.own_BA, std_BA, 1.0)
-        return Normal(mean_BA, std_BA, validate_args=False)
+    def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:
+        """Set the means, (B, A), and what is the log of the deviations, (A,) or (B, A)."""
+        return super().proba_distribution(self._own(mean_actions), self._own(log_std))
 
     def _own(self, values_BA: th.Tensor) -> th.Tensor:
         return th.where(self.own_BA, values_BA, 0.0)
 
 
-class OwnGaussianDistribution(_Own, DiagGaussianDistribution):
+class OwnGaussian(_Own, PlainGaussian):
     """SB3's Gaussian over each task's own dimensions."""
-
-    def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:
-        """Set the means, (B, A), and what is the log of the deviations, (A,) or (B, A)."""
-        self.given_BA = mean_actions
-        self.distribution = self._standard_elsewhere(mean_actions, log_std)
-        return self
 
     def log_prob(self, actions: th.Tensor) -> th.Tensor:
         """Return the log-probability of the own dimensions, (B,)."""
@@ -137,14 +125,8 @@ class OwnGaussianDistribution(_Own, DiagGaussianDistribution):
         return self._own(self.distribution.rsample())
 
 
-class OwnSquashedDistribution(_Own, SquashedDiagGaussianDistribution):
+class OwnSquashedGaussian(_Own, PlainSquashedGaussian):
     """SB3's Gaussian behind a tanh, over each task's own dimensions."""
-
-    def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:
-        """Set the means and the log of the deviations before the tanh, (B, A)."""
-        self.given_BA = mean_actions
-        self.distribution = self._standard_elsewhere(mean_actions, log_std)
-        return self
 
     def log_prob(self, actions: th.Tensor, gaussian_actions: th.Tensor | None = None) -> th.Tensor:
         """Return the log-probability of the own dimensions, (B,).

@@ -14,7 +14,7 @@ from sb3_moe.layers.temperatures import TaskTemperatures
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
-from sb3_moe.policies.own_actions import OwnDimensions, OwnSquashedDistribution, own_dimensions
+from sb3_moe.policies.own_actions import OwnDimensions, OwnSquashedGaussian, own_dimensions
 from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.policies.towers import Columns
 from sb3_moe.vec_env.task_ids import strongest
@@ -163,13 +163,13 @@ class GaussianActor(MoEPart):
         actor: Any = self
         return actor.get_action_dist_params(obs)
 
-    def own_distribution(self, obs: PyTorchObs) -> OwnSquashedDistribution:
+    def own_distribution(self, obs: PyTorchObs) -> OwnSquashedGaussian:
         """Return the distribution over each task's own dimensions, where tasks have such.
 
         :param obs: observations
         """
         assert self.own is not None
-        distribution = OwnSquashedDistribution(get_action_dim(self.action_space))
+        distribution = OwnSquashedGaussian(get_action_dim(self.action_space))
         return distribution.of(self.own(obs))
 
 

@@ -11,7 +11,9 @@ Shapes: B batch, A actions or their components.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch as th
 from stable_baselines3.common.distributions import (
@@ -22,53 +24,66 @@ from stable_baselines3.common.distributions import (
     MultiCategoricalDistribution,
     SquashedDiagGaussianDistribution,
 )
-from torch.distributions import Bernoulli, Categorical, Normal
+from torch import distributions
 
 from sb3_moe.layers.experts import is_recorded
 
 if TYPE_CHECKING:
-    _Distribution = Distribution
+    _Distribution = DiagGaussianDistribution
 else:
     _Distribution = object
 
 
-class PlainCategorical(Categorical):
-    """torch's categorical distribution over rows of logits, (B, A)."""
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Let no distribution that torch makes in the block check its arguments."""
+    before = distributions.Distribution._validate_args
+    distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        distributions.Distribution.set_default_validate_args(before)
 
-    def __init__(self, logits: th.Tensor) -> None:
-        super().__init__(logits=logits, validate_args=False)
 
+class Plain(_Distribution):
+    """A mixin before one of SB3's distributions: parameters are looked at once, for actions.
 
-class LooksOnce(_Distribution):
-    """Look at a distribution's parameters where actions are chosen by it, and nowhere else.
-
-    :ivar given_BA: what a subclass was given, logits or means
+    :ivar given_BA: the parameters, logits or means
     """
 
-    parameter: ClassVar[str] = "logits"
     given_BA: th.Tensor
+
+    def proba_distribution(self, *args: th.Tensor, **kwargs: th.Tensor) -> Any:
+        """Set logits or means, (B, A), and what else SB3's distribution takes."""
+        self.given_BA, *_ = *args, *kwargs.values()
+        with unchecked():
+            super().proba_distribution(*args, **kwargs)
+        made: Any = vars(self).get("distributions") or self.distribution
+        for each in made if isinstance(made, list) else [made]:
+            each._validate_args = False  # nor when it is asked
+        return self
 
     def get_actions(self, deterministic: bool = False) -> th.Tensor:
         """Return sampled actions or the most likely ones.
 
-        :raises ValueError: if a parameter is NaN, in torch's words
+        :raises ValueError: if a parameter is NaN
         """
         # A sum is NaN where one number is, and takes one call to find.
         if not is_recorded() and math.isnan(self.given_BA.sum().item()):
             raise ValueError(
-                f"Expected parameter {self.parameter} (Tensor of shape "
-                f"{tuple(self.given_BA.shape)}) to hold numbers, but found NaN: the network's "
-                "weights have diverged, or it was given an observation with NaN"
+                "logits or means of actions must be numbers, got NaN in a tensor of the shape "
+                f"{tuple(self.given_BA.shape)}: the network's weights have diverged, or it was "
+                "given an observation with NaN"
             )
         return super().get_actions(deterministic)
 
 
-class PlainCategoricalDistribution(LooksOnce, CategoricalDistribution):
+class PlainCategorical(Plain, CategoricalDistribution):
     """For Discrete actions: all that is asked of it follows from one log-softmax."""
 
     log_probs_BA: th.Tensor
 
-    def proba_distribution(self, action_logits: th.Tensor) -> PlainCategoricalDistribution:
+    def proba_distribution(self, action_logits: th.Tensor) -> PlainCategorical:  # type: ignore[override]
         """Return a distribution with these logits, (B, A).
 
         It is a new one: the policy's own would keep the graph of a minibatch, with all activations,
@@ -81,9 +96,9 @@ class PlainCategoricalDistribution(LooksOnce, CategoricalDistribution):
         return found
 
     @property
-    def distribution(self) -> PlainCategorical:  # type: ignore[override]  # made when asked
+    def distribution(self) -> distributions.Categorical:  # type: ignore[override]  # made when asked
         """torch's distribution, for whoever asks it for more."""
-        return PlainCategorical(self.log_probs_BA)
+        return distributions.Categorical(logits=self.log_probs_BA, validate_args=False)
 
     def log_prob(self, actions: th.Tensor) -> th.Tensor:
         """Return the log-probability of one action per row, (B,)."""
@@ -103,62 +118,29 @@ class PlainCategoricalDistribution(LooksOnce, CategoricalDistribution):
         return self.log_probs_BA.argmax(1)
 
 
-class PlainMultiCategoricalDistribution(LooksOnce, MultiCategoricalDistribution):
+class PlainMultiCategorical(Plain, MultiCategoricalDistribution):
     """For MultiDiscrete actions."""
 
-    def proba_distribution(self, action_logits: th.Tensor) -> PlainMultiCategoricalDistribution:
-        """Set the logits of all components side by side, (B, A)."""
-        self.given_BA = action_logits
-        parts = action_logits.split(list(self.action_dims), dim=1)
-        self.distribution = [PlainCategorical(part) for part in parts]
-        return self
 
-
-class PlainBernoulliDistribution(LooksOnce, BernoulliDistribution):
+class PlainBernoulli(Plain, BernoulliDistribution):
     """For MultiBinary actions."""
 
-    def proba_distribution(self, action_logits: th.Tensor) -> PlainBernoulliDistribution:
-        """Set the logits, (B, A)."""
-        self.given_BA = action_logits
-        self.distribution = Bernoulli(logits=action_logits, validate_args=False)
-        return self
 
-
-class PlainGaussianDistribution(LooksOnce, DiagGaussianDistribution):
+class PlainGaussian(Plain, DiagGaussianDistribution):
     """For Box actions."""
 
-    parameter: ClassVar[str] = "loc"
 
-    def proba_distribution(
-        self, mean_actions: th.Tensor, log_std: th.Tensor
-    ) -> PlainGaussianDistribution:
-        """Set the means, (B, A), and what is the log of the deviations, (A,) or (B, A)."""
-        self.given_BA = mean_actions
-        self.distribution = _normal(mean_actions, log_std)
-        return self
-
-
-class PlainSquashedGaussianDistribution(LooksOnce, SquashedDiagGaussianDistribution):
+class PlainSquashedGaussian(Plain, SquashedDiagGaussianDistribution):
     """For Box actions behind a tanh."""
-
-    parameter: ClassVar[str] = "loc"
-
-    def proba_distribution(
-        self, mean_actions: th.Tensor, log_std: th.Tensor
-    ) -> PlainSquashedGaussianDistribution:
-        """Set the means and the log of the deviations before the tanh, (B, A)."""
-        self.given_BA = mean_actions
-        self.distribution = _normal(mean_actions, log_std)
-        return self
 
 
 # By the class that SB3 makes. gSDE stays SB3's: its noise is what takes the time.
 PLAIN: dict[type[Any], type[Any]] = {
-    CategoricalDistribution: PlainCategoricalDistribution,
-    MultiCategoricalDistribution: PlainMultiCategoricalDistribution,
-    BernoulliDistribution: PlainBernoulliDistribution,
-    DiagGaussianDistribution: PlainGaussianDistribution,
-    SquashedDiagGaussianDistribution: PlainSquashedGaussianDistribution,
+    CategoricalDistribution: PlainCategorical,
+    MultiCategoricalDistribution: PlainMultiCategorical,
+    BernoulliDistribution: PlainBernoulli,
+    DiagGaussianDistribution: PlainGaussian,
+    SquashedDiagGaussianDistribution: PlainSquashedGaussian,
 }
 
 
@@ -173,8 +155,3 @@ def plain(distribution: Distribution) -> Distribution:
     counterpart: Distribution = object.__new__(plain_class)
     vars(counterpart).update(vars(distribution))
     return counterpart
-
-
-def _normal(mean_actions: th.Tensor, log_std: th.Tensor) -> Normal:
-    std = th.ones_like(mean_actions) * log_std.exp()
-    return Normal(mean_actions, std, validate_args=False)

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from sb3_contrib.common.maskable.distributions import (
+    MaskableBernoulliDistribution,
+    MaskableCategoricalDistribution,
+    MaskableMultiCategoricalDistribution,
+)
 from sb3_contrib.common.maskable.policies import (
     MaskableActorCriticCnnPolicy,
     MaskableActorCriticPolicy,
     MaskableMultiInputActorCriticPolicy,
 )
 
-from sb3_moe.policies.contrib.plain_masks import MASKABLE
 from sb3_moe.policies.on_policy import MoEActorCritic
-from sb3_moe.policies.plain_distributions import PLAIN
+from sb3_moe.policies.plain_distributions import PLAIN, Plain
 
-PLAIN.update(MASKABLE)
+
+class PlainMaskableCategorical(Plain, MaskableCategoricalDistribution):  # type: ignore[misc]
+    """For Discrete actions."""
+
+
+class PlainMaskableMultiCategorical(Plain, MaskableMultiCategoricalDistribution):  # type: ignore[misc]
+    """For MultiDiscrete actions."""
+
+
+class PlainMaskableBernoulli(Plain, MaskableBernoulliDistribution):  # type: ignore[misc]
+    """For MultiBinary actions."""
+
+
+PLAIN.update(
+    {
+        MaskableCategoricalDistribution: PlainMaskableCategorical,
+        MaskableMultiCategoricalDistribution: PlainMaskableMultiCategorical,
+        MaskableBernoulliDistribution: PlainMaskableBernoulli,
+    }
+)
 
 
 class MoeMlpPolicy(MoEActorCritic, MaskableActorCriticPolicy):  # type: ignore[misc]  # alike
