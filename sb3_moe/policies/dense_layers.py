@@ -7,9 +7,9 @@ from collections.abc import Callable
 from torch import nn
 
 from sb3_moe.layers.activations import is_norm
-from sb3_moe.layers.registry import INSIDE, simba_block
+from sb3_moe.layers.registry import simba_block
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.stages import Stage, fitted, fitted_activation, resized
+from sb3_moe.policies.stages import Stage, fitted, own_copy, resized
 from sb3_moe.policies.towers import Layout
 
 Init = Callable[[nn.Module], object]
@@ -61,7 +61,7 @@ class DenseLayers:
     ) -> list[nn.Module]:
         """Return the same block as it comes from torch, from rows of `dim` to rows of `width`."""
         embedding = [nn.Linear(dim, width)] if first or dim != width else []
-        block = simba_block(width, self.activation(stage, INSIDE * width))
+        block = simba_block(width, self.activation(stage))
         return [*embedding, block, *([nn.LayerNorm(width)] if last else [])]
 
     @staticmethod
@@ -70,7 +70,7 @@ class DenseLayers:
         return [resized(norm, width) for norm in stage.norms]
 
     @staticmethod
-    def activation(stage: Stage, width: int) -> nn.Module:
-        """Return a copy of a dense layer's activation, for rows of some width."""
-        acts = [fitted_activation(m, width) for m in stage.after if not is_norm(m)]
+    def activation(stage: Stage) -> nn.Module:
+        """Return a copy of a dense layer's activation."""
+        acts = [own_copy(m) for m in stage.after if not is_norm(m)]
         return acts[0] if len(acts) == 1 else nn.Sequential(*acts)

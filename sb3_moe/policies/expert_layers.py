@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -20,7 +20,6 @@ from sb3_moe.layers.routing import Routing
 from sb3_moe.layers.tokens import TokenKind, token_shape
 from sb3_moe.policies.dense_layers import DenseLayers, Init
 from sb3_moe.policies.extractors import make_convs, map_shape_of
-from sb3_moe.policies.option_checks import called
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.stages import Stage, fitted
 from sb3_moe.policies.start_scale import Stand
@@ -180,14 +179,10 @@ class ExpertLayers:
     def _of_kind(
         self, stage: Stage, in_features: int, out: int, *, is_head: bool = False
     ) -> Experts:
-        kind = self.options.expert_class
         made = [
             self._one(stage, in_features, out, is_head=is_head) for _ in range(self.num_experts)
         ]
-        experts = self._together(made, out)
-        if not _stacks(kind):
-            _check_rows(experts, in_features, out, called(kind))
-        return experts
+        return self._together(made, out)
 
     def _one(self, stage: Stage, in_features: int, out: int, *, is_head: bool) -> nn.Module:
         """Return one expert of the kind that is asked for.
@@ -199,13 +194,7 @@ class ExpertLayers:
         """
         kind, kwargs = self.options.expert_class, dict(self.options.expert_kwargs or {})
         hidden = self.options.expert_width or stage.width
-        try:
-            module = kind(in_features, hidden, out, self.dense.activation(stage, hidden), **kwargs)
-        except TypeError as error:
-            raise TypeError(
-                f"`expert`={called(kind)!r} must be made from (in_features, width, "
-                f"out_features, activation) and its options; it failed with: {error}"
-            ) from error
+        module = kind(in_features, hidden, out, self.dense.activation(stage), **kwargs)
         self.init_hidden(module)
         linears = [each for each in module.modules() if isinstance(each, nn.Linear)]
         if is_head and linears:
@@ -245,14 +234,14 @@ class ExpertLayers:
             num_tokens=num_tokens,
             num_tasks=num_tasks,
         )
-        layer = _built(kind, experts, sees, {} if router else options.router_options)
+        layer: MoELayer = kind(experts, sees, **({} if router else options.router_options))  # type: ignore[call-arg]
         if router is None:
             layer.aux = options.aux
             if options.combine == "orthogonal":
                 check_orthogonal(experts.num_experts, experts.out_features)
                 experts.combination = gram_schmidt
-        if not of_this_package(kind):
-            _check_routes(layer, bare + (self.dense.seen if first else 0), sees)
+        if not of_this_package(kind) or isinstance(experts, SeparateNetworks):
+            _try_out(layer, bare + (self.dense.seen if first else 0), sees)
         if isinstance(layer, EmbeddingMoE) and layer.shared:
             self.shared = self.shared or layer
             layer.task_weights = self.shared.task_weights
@@ -263,63 +252,27 @@ def _stacks(kind: type[nn.Module]) -> bool:
     return bool(vars(kind).get("stacks", False))  # not what a subclass inherits
 
 
-def _built(
-    kind: type[MoELayer], experts: Experts, sees: RouterInput, options: Mapping[str, Any]
-) -> MoELayer:
-    """Build a router, and say what is wrong with a class that can't be one."""
-    try:
-        layer = kind(experts, sees, **options)  # type: ignore[call-arg]  # a subclass's
-    except TypeError as error:
-        if of_this_package(kind):
-            raise
-        raise TypeError(
-            f"`router`={kind.name!r} must be built from (experts, sees) and its options, "
-            f"{list(options)}; it failed with: {error}"
-        ) from error
-    except AttributeError as error:
-        if "Module.__init__() call" not in str(error):
-            raise
-        layer = None
-    if getattr(layer, "experts", None) is not experts or layer is None:
-        raise TypeError(
-            f"`router`={kind.name!r} must keep its experts: its constructor must call "
-            "super().__init__(experts), before all else"
-        )
-    return layer
-
-
 @th.no_grad()
-def _check_routes(layer: MoELayer, in_features: int, sees: RouterInput) -> None:
-    """Raise TypeError unless a router of the user's own returns an output and a routing."""
+def _try_out(layer: MoELayer, in_features: int, sees: RouterInput) -> None:
+    """Run a mixture with parts of the user's own once, for what is wrong to be told at once.
+
+    :raises TypeError: if the router doesn't return an output and a routing
+    :raises ValueError: if these have other shapes than they should
+    """
     shape = (TRIAL_ROWS,) if sees.num_tokens == 1 else (TRIAL_ROWS, sees.num_tokens)
     rows, seen = (th.zeros(*shape, width) for width in (in_features, sees.features))
     with evaluating(layer), th.random.fork_rng(devices=[]):
         returned: Any = layer.route(rows, seen)
-    is_pair = isinstance(returned, tuple) and len(returned) == 2
-    if not (is_pair and isinstance(returned[1], Routing)):
+    if not (isinstance(returned, tuple) and isinstance(returned[-1], Routing)):
         raise TypeError(
             f"`route` of the router {layer.name!r} must return an output and a Routing, as "
             f"`self.combine(x, gates)` gives them, got {type(returned).__name__}"
         )
-    wanted, got = (TRIAL_ROWS, sees.num_tokens, sees.num_experts), returned[1].gates_BNE.shape
-    if tuple(got) != wanted:
+    y, routing = returned
+    wanted = (*shape, layer.experts.out_features), (TRIAL_ROWS, sees.num_tokens, sees.num_experts)
+    got = tuple(y.shape), tuple(routing.gates_BNE.shape)
+    if got != wanted:
         raise ValueError(
-            f"`gates_BNE` of the router {layer.name!r} must have a gate for each sample, token "
-            f"and expert, {wanted}, got {tuple(got)}"
-        )
-
-
-@th.no_grad()
-def _check_rows(experts: Experts, in_features: int, out_features: int, name: str) -> None:
-    """Raise ValueError unless experts of unknown make turn rows into rows of the right width."""
-    rows = th.zeros(TRIAL_ROWS, in_features)
-    try:
-        with evaluating(experts), th.random.fork_rng(devices=[]):
-            got = f"it returned {tuple(experts.expert(0)(rows).shape)}"
-    except Exception as error:  # a class of the user's own may raise anything
-        got = f"it failed with: {error}"
-    if got != f"it returned {(TRIAL_ROWS, out_features)}":
-        raise ValueError(
-            f"`expert`={name!r} must turn rows {tuple(rows.shape)} into rows "
-            f"{(TRIAL_ROWS, out_features)}; {got}"
+            f"with `router`={layer.name!r} and these experts, the output of {shape} rows must have "
+            f"the shape {wanted[0]} and their gates {wanted[1]}, got {got[0]} and {got[1]}"
         )

@@ -15,8 +15,6 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_moe.layers import MoELayer
-from sb3_moe.layers.classes import of_this_package
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.own_actions import (
@@ -60,19 +58,6 @@ class MoEActorCritic(_Policy):
             name = "policy_net" if tower == "pi" else "value_net"
             setattr(self.mlp_extractor, name, net)
             setattr(self.mlp_extractor, f"latent_dim_{tower}", width)
-        # What SB3 draws anew when it has built everything is the experts' and the dense layers'.
-        self._begins_with = [(each, each.detach().clone()) for each in self._own_routers()]
-
-    def _own_routers(self) -> list[nn.Parameter]:
-        """Return what routers of the user's own learn."""
-        layers = [each for each in self.modules() if isinstance(each, MoELayer)]
-        own = [each for each in layers if not of_this_package(type(each))]
-        return [
-            p
-            for layer in own
-            for name, p in layer.named_parameters()
-            if not name.startswith("experts.")
-        ]
 
     def _make_architects(self) -> dict[str, Architect]:
         """Return a builder for each tower that is not SB3's own."""
@@ -103,8 +88,6 @@ class MoEActorCritic(_Policy):
         if any(options.is_moe for options in self.moe.values()):
             self.action_dist: Any = plain(self.action_dist)
         super()._build(lr_schedule)
-        for parameter, own in self._begins_with:
-            parameter.data.copy_(own)
         self.own = own_dimensions(self.moe["pi"].action_dims, self, self.pi_features_extractor)
         for tower, architect in self._architects.items():
             name = "action_net" if tower == "pi" else "value_net"
@@ -115,7 +98,7 @@ class MoEActorCritic(_Policy):
             architect.match([body, getattr(self, name)], [*dense, linear])
         if self._architects:
             self._rebuild_optimizer(lr_schedule)
-        del self._architects, self._dense, self._begins_with
+        del self._architects, self._dense
 
     def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
         """Judge actions as SB3's policy does, and let penalties know what is said of them."""

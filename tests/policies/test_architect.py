@@ -96,21 +96,6 @@ def test_learned_activations_are_activations_and_each_expert_has_its_own(
     assert sizes <= {1}
 
 
-@pytest.mark.parametrize("placement", ["middle", "big"])
-@pytest.mark.parametrize(
-    ("activation", "message"),
-    [
-        (lambda: nn.PReLU(6), r"`activation_fn` must take rows of 11 hidden .* PReLU: it failed"),
-        (lambda: nn.GLU(dim=0), r"GLU: it returned \(1, 11\) for \(2, 11\)"),
-    ],
-)
-def test_an_activation_that_does_not_fit_the_experts_is_an_error(placement, activation, message):
-    dense = create_mlp(5, 2, [6], activation_fn=activation)
-    options = MoEOptions(placement=placement, expert_width=11)
-    with pytest.raises(ValueError, match=message):
-        Architect(options, FLAT).network(dense)
-
-
 @pytest.mark.parametrize("placement", ["middle", "all", "big"])
 def test_expert_width_changes_hidden_layers_and_not_the_output(placement):
     tower = network(placement=placement, expert_width=11)
