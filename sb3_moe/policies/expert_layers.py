@@ -240,6 +240,9 @@ class ExpertLayers:
             if options.combine == "orthogonal":
                 check_orthogonal(experts.num_experts, experts.out_features)
                 experts.combination = gram_schmidt
+        if not of_this_package(kind):
+            for module in {*layer.modules()} - {*experts.modules()}:
+                module.keeps_start = True  # type: ignore[assignment]  # a plain attribute
         if not of_this_package(kind) or isinstance(experts, SeparateNetworks):
             _try_out(layer, bare + (self.dense.seen if first else 0), sees)
         if isinstance(layer, EmbeddingMoE) and layer.shared:

@@ -59,6 +59,12 @@ class MoEActorCritic(_Policy):
             setattr(self.mlp_extractor, name, net)
             setattr(self.mlp_extractor, f"latent_dim_{tower}", width)
 
+    @staticmethod
+    def init_weights(module: nn.Module, gain: float = 1.0) -> None:
+        """Initialize a layer as SB3 does, unless a router of the user's own starts with it."""
+        if not getattr(module, "keeps_start", False):
+            ActorCriticPolicy.init_weights(module, gain)
+
     def _make_architects(self) -> dict[str, Architect]:
         """Return a builder for each tower that is not SB3's own."""
         extractors = {"pi": self.pi_features_extractor, "vf": self.vf_features_extractor}

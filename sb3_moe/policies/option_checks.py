@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 #: More experts than this are surely a slip, and would take minutes to build.
 MOST_EXPERTS = 4096
-#: More numbers for a task than this, likewise.
-MOST_FEATURES = 65_536
 # Options that are a router's own, as it calls them itself.
 OF_ROUTERS = (
     "top_k",
@@ -63,10 +61,6 @@ def check_options(options: MoEOptions) -> None:
         one_of(name, getattr(options, name), allowed)
     for name, check in TYPES.items():
         check(name, getattr(options, name))
-    if (options.task_embedding or 0) > MOST_FEATURES:
-        raise ValueError(
-            f"`task_embedding` must be at most {MOST_FEATURES}, got {options.task_embedding}"
-        )
     if (options.num_experts or 0) > MOST_EXPERTS:
         raise ValueError(f"`num_experts` must be at most {MOST_EXPERTS}, got {options.num_experts}")
     if options.num_experts is not None:
@@ -101,7 +95,7 @@ def _check_router(options: MoEOptions) -> None:
             raise ValueError(
                 f"`{name}`={getattr(options, name)!r} needs `router` to be one of "
                 f"{sorted(key for key, each in ROUTERS.items() if takes(each, name))}, got "
-                f"{router.name!r}{_how_to_take(router, name)}"
+                f"{router.name!r}"
             )
         # A user's own class may have another default, which only `router_kwargs` changes back.
         twice = getattr(options, name) != options.default(name)
@@ -112,15 +106,6 @@ def _check_router(options: MoEOptions) -> None:
             )
     known = list(own_options(router))
     check_names("router_kwargs", kwargs, known, f"{router.name!r}", cls=router)
-
-
-def _how_to_take(router: type[MoELayer], option: str) -> str:
-    """Say what a router of the user's own lacks to take an option."""
-    if of_this_package(router):
-        return ""
-    if option in LOSS_OF:
-        return f"; a router of your own takes it with {LOSS_OF[option]!r} in its `losses`"
-    return f"; a router of your own takes it as a keyword-only argument, {option!r}"
 
 
 def _kwargs_of(options: MoEOptions, name: str) -> Mapping[str, Any]:

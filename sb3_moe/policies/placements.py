@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sb3_moe.layers.checks import one_of, words
 from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.layers.tokens import TokenKind
 
@@ -26,7 +25,6 @@ class Placement:
         expert of the hidden layers as one holds it, and the image encoder too
     :param tokens: kinds of tokens that the first layer with experts can take: others than
         ``"sample"`` are parts of a feature map, which no second layer sees
-    :raises ValueError: if a value is not valid
     """
 
     name: str
@@ -34,19 +32,6 @@ class Placement:
     hidden: Literal["each", "one"] | int | None = None
     head: Literal["own", "inside"] | None = None
     tokens: Sequence[str] = ONE_TOKEN
-
-    def __post_init__(self) -> None:
-        words("name", self.name)
-        if not isinstance(self.hidden, int | None):
-            one_of("hidden", self.hidden, ("each", "one"))
-        if self.head is not None:
-            one_of("head", self.head, ("own", "inside"))
-        if self.head == "inside" and self.hidden != "one":
-            raise ValueError(
-                f"`head`='inside' needs `hidden`='one', whose experts hold it, got {self.hidden!r}"
-            )
-        for kind in self.tokens:
-            one_of("tokens", kind, TOKENS)
 
     @property
     def has_experts(self) -> bool:

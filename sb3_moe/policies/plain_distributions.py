@@ -29,7 +29,7 @@ from torch import distributions
 from sb3_moe.layers.experts import is_recorded
 
 if TYPE_CHECKING:
-    _Distribution = DiagGaussianDistribution
+    _Distribution = Distribution
 else:
     _Distribution = object
 
@@ -57,8 +57,8 @@ class Plain(_Distribution):
         """Set logits or means, (B, A), and what else SB3's distribution takes."""
         self.given_BA, *_ = *args, *kwargs.values()
         with unchecked():
-            super().proba_distribution(*args, **kwargs)
-        made: Any = vars(self).get("distributions") or self.distribution
+            super().proba_distribution(*args, **kwargs)  # type: ignore[safe-super]
+        made = vars(self).get("distributions") or self.distribution
         for each in made if isinstance(made, list) else [made]:
             each._validate_args = False  # nor when it is asked
         return self

@@ -50,7 +50,6 @@ BAD_VALUES = [
         {"num_experts": MOST_EXPERTS + 1},
         f"`num_experts` must be at most {MOST_EXPERTS}, got {MOST_EXPERTS + 1}",
     ),
-    ({"task_embedding": 10**9}, "`task_embedding` must be at most 65536, got 1000000000"),
     (
         {"router": "top_k", "router_kwargs": {"top_k": 2}},
         "`top_k` is an option of its own: give it beside `router_kwargs`, not within",
@@ -74,11 +73,11 @@ BAD_VALUES = [
     ),
     (
         {"router": Tempered, "bias_rate": 0.1},
-        "`bias_rate`=0.1 .*; a router of your own takes it as a keyword-only argument, 'bias_rate'",
+        "`bias_rate`=0.1 needs `router` to be one of",
     ),
     (
         {"router": Tempered, "z_coef": 0.1},
-        "`z_coef`=0.1 needs .*; a router of your own takes it with 'z' in its `losses`",
+        "`z_coef`=0.1 needs `router` to be one of",
     ),
 ]
 WRONG_TYPES = [

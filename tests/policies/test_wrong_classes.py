@@ -3,7 +3,6 @@
 import arena
 import pytest
 import torch as th
-from torch import nn
 
 from sb3_moe.layers import MoELayer, Routing, SparseMoE
 
@@ -77,12 +76,3 @@ def test_a_router_may_take_fewer_options_than_its_base_and_is_checked_by_it():
     assert arena.make("PPO", router=Few).policy.moe_layers()["pi.middle"].top_k == 2
     with pytest.raises(ValueError, match=r"`top_k` must be in \[1, num_experts=4\], got 5"):
         arena.make("PPO", router=Few, top_k=5)
-
-
-def test_an_expert_that_returns_other_rows_is_refused():
-    class Wide(nn.Linear):
-        def __init__(self, in_features, width, out_features, activation):
-            super().__init__(in_features, out_features + 1)
-
-    with pytest.raises(ValueError, match=r"the output of \(2,\) rows must have the shape \(2, 8\)"):
-        arena.make("PPO", expert=Wide, net_arch=[8])

@@ -17,15 +17,15 @@ from sb3_moe.policies.on_policy import MoEActorCritic
 from sb3_moe.policies.plain_distributions import PLAIN, Plain
 
 
-class PlainMaskableCategorical(Plain, MaskableCategoricalDistribution):  # type: ignore[misc]
+class PlainMaskableCategorical(Plain, MaskableCategoricalDistribution):
     """For Discrete actions."""
 
 
-class PlainMaskableMultiCategorical(Plain, MaskableMultiCategoricalDistribution):  # type: ignore[misc]
+class PlainMaskableMultiCategorical(Plain, MaskableMultiCategoricalDistribution):
     """For MultiDiscrete actions."""
 
 
-class PlainMaskableBernoulli(Plain, MaskableBernoulliDistribution):  # type: ignore[misc]
+class PlainMaskableBernoulli(Plain, MaskableBernoulliDistribution):
     """For MultiBinary actions."""
 
 
