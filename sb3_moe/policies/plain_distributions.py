@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.distributions import (
@@ -51,6 +51,7 @@ class Plain(_Distribution):
     :ivar given_BA: the parameters, logits or means
     """
 
+    parameter: ClassVar[str] = "logits"
     given_BA: th.Tensor
 
     def proba_distribution(self, *args: th.Tensor, **kwargs: th.Tensor) -> Any:
@@ -66,14 +67,14 @@ class Plain(_Distribution):
     def get_actions(self, deterministic: bool = False) -> th.Tensor:
         """Return sampled actions or the most likely ones.
 
-        :raises ValueError: if a parameter is NaN
+        :raises ValueError: if a parameter is NaN, as torch begins to say it
         """
         # A sum is NaN where one number is, and takes one call to find.
         if not is_recorded() and math.isnan(self.given_BA.sum().item()):
             raise ValueError(
-                "logits or means of actions must be numbers, got NaN in a tensor of the shape "
-                f"{tuple(self.given_BA.shape)}: the network's weights have diverged, or it was "
-                "given an observation with NaN"
+                f"Expected parameter {self.parameter} (Tensor of shape "
+                f"{tuple(self.given_BA.shape)}) to hold numbers, but found NaN: the network's "
+                "weights have diverged, or it was given an observation with NaN"
             )
         return super().get_actions(deterministic)
 
@@ -129,9 +130,13 @@ class PlainBernoulli(Plain, BernoulliDistribution):
 class PlainGaussian(Plain, DiagGaussianDistribution):
     """For Box actions."""
 
+    parameter: ClassVar[str] = "loc"
+
 
 class PlainSquashedGaussian(Plain, SquashedDiagGaussianDistribution):
     """For Box actions behind a tanh."""
+
+    parameter: ClassVar[str] = "loc"
 
 
 # By the class that SB3 makes. gSDE stays SB3's: its noise is what takes the time.
