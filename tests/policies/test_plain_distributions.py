@@ -149,5 +149,5 @@ def test_a_network_that_has_diverged_is_told_of(distribution, deterministic):
     if isinstance(distribution, sb3.DiagGaussianDistribution):
         args.append(th.zeros(4))
     given = plain(distribution).proba_distribution(*args)
-    with pytest.raises(ValueError, match="Expected parameter .* but found NaN"):
+    with pytest.raises(ValueError, match=r"Expected parameter .* but found NaN"):
         given.get_actions(deterministic=deterministic)
