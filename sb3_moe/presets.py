@@ -88,7 +88,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "renormalize": True,
         "router_kwargs": {"hidden": [64]},
         "spectral_coef": 0.001,
-        "spectral_mode": "grad",
         "activation_fn": nn.ReLU,
     },
     # Arguments of SAC, TQC and CrossQ: a temperature for each task, under the algorithm's own of 1.

@@ -235,11 +235,6 @@ class StackedNetwork(Experts):
         hidden_ETH: th.Tensor = self.layers(x_TI)
         return hidden_ETH.transpose(0, 1)
 
-    def last_weights(self) -> th.Tensor:
-        """Return the weights of the experts' last linear layers: (E, H, O)."""
-        assert isinstance(self.last, StackedLinear)
-        return self.last.weight_EIO
-
     def expert(self, k: int) -> nn.Sequential:
         """Return expert ``k`` as plain modules, with a copy of its weights."""
         return nn.Sequential(*unstack([*self.layers, self.last], k))

@@ -70,7 +70,6 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     :param importance_coef: weight of the importance loss
     :param z_coef: weight of the router's z-loss
     :param spectral_coef: size of the penalty on the experts' features; a number is the actor's
-    :param spectral_mode: ``"grad"``, ``"loss"`` or ``"features"``
     :param bias_rate: step of loss-free balancing
     :param freeze_idle: keep an expert without rows as it is; None: where the task id picks it
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,

@@ -23,7 +23,6 @@ from sb3_moe.policies.own_actions import (
     own_dimensions,
 )
 from sb3_moe.policies.plain_distributions import plain
-from sb3_moe.policies.spectral import ByLoss
 from sb3_moe.policies.towers import Layout
 
 HEAD_GAIN = {"pi": 0.01, "vf": 1.0}
@@ -105,18 +104,6 @@ class MoEActorCritic(_Policy):
         if self._architects:
             self._rebuild_optimizer(lr_schedule)
         del self._architects, self._dense
-
-    def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
-        """Judge actions as SB3's policy does, and let penalties know what is said of them."""
-        values, log_prob, entropy = super().evaluate_actions(*args, **kwargs)
-        for penalty in self.penalties.values():
-            if not isinstance(penalty, ByLoss):
-                continue
-            if entropy is None:
-                # What algorithms take in its place, so that the two terms can be told apart.
-                log_prob, entropy = log_prob.view_as(log_prob), -log_prob
-            penalty.watch(log_prob, entropy)
-        return values, log_prob, entropy
 
     def extract_features(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
         """Extract features as SB3's policy does, and remember which dimensions tasks have.

@@ -35,7 +35,6 @@ CHOICES = {
     "task_input": ("both", "router", "experts", "none"),
     "combine": ("sum", "orthogonal"),
     "block": ("mlp", "simba"),
-    "spectral_mode": ("grad", "loss", "features"),
 }
 TYPES: dict[str, Any] = {
     **dict.fromkeys(
@@ -201,11 +200,6 @@ def _check_spectral(options: MoEOptions) -> None:
     if options.is_tokenized:
         raise ValueError(
             f"`spectral_coef` needs `tokens`='sample', one row for each, got {options.tokens!r}"
-        )
-    if options.spectral_mode == "features" and options.combine != options.default("combine"):
-        raise ValueError(
-            "`spectral_mode` must be 'grad' or 'loss' where outputs go through "
-            f"`combine`={options.combine!r} on their way, got 'features'"
         )
 
 

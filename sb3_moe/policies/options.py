@@ -62,11 +62,8 @@ class MoEOptions:
     :param importance_coef: weight of the importance loss
     :param z_coef: weight of the router's z-loss
     :param spectral_coef: size of the penalty on the features of the experts' last hidden layers
-        (SPHERE, arXiv 2605.04712), as a share of what the actor minimises; a number is the
-        actor's, or of ``qf`` where there is none
-    :param spectral_mode: how that is weighed: ``"grad"`` by the norms of both gradients over the
-        tower, ``"loss"`` by the two values, ``"features"`` by the gradients at the features, which
-        approximates the first
+        (SPHERE, arXiv 2605.04712): the norm of its gradient over the network as a share of that of
+        the loss's; a number is the actor's, or of ``qf`` where there is none
     :param bias_rate: step of loss-free balancing
     :param freeze_idle: keep weights and optimizer state of an expert that got no row in an update
         as they are; None: where the task id picks the expert, if the optimizer is Adam or AdamW
@@ -106,7 +103,6 @@ class MoEOptions:
     importance_coef: float = 0.0
     z_coef: float = 0.0
     spectral_coef: float = 0.0
-    spectral_mode: str = "grad"
     bias_rate: float = 0.0
     freeze_idle: bool | None = None
     task_input: str = "both"
@@ -297,7 +293,7 @@ OF_THE_FIRST = ("spectral_coef", "ent_coef_per_task")
 # Options that do nothing where no network has experts.
 OF_EXPERTS = (
     *("router", "router_kwargs", "num_experts", "tokens", "combine", "freeze_idle", "match_scale"),
-    *("expert", "expert_kwargs", "expert_width", "spectral_coef", "spectral_mode"),
+    *("expert", "expert_kwargs", "expert_width", "spectral_coef"),
     *(*OF_ROUTERS, *LOSS_OF),
 )
 # Options that hold a dict of arguments, which is for all towers unless its keys are towers.

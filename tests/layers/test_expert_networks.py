@@ -365,7 +365,7 @@ def test_hooks_on_activations_see_one_row_of_units_per_expert(monkeypatch):
 def test_the_output_is_linear_in_what_the_last_layers_read():
     network, x = mlp_experts(3, 5, 7, 2), th.randn(4, 5)
     last = network.last
-    y = th.einsum("teh,eho->eto", network.hidden(x), network.last_weights())
+    y = th.einsum("teh,eho->eto", network.hidden(x), network.last.weight_EIO)
     th.testing.assert_close(y + last.bias_EO.unsqueeze(1), network.every(x))
     assert network.hidden_width == 7
     assert StackedNetwork([nn.Linear(5, 2)] * 2).hidden_width == 0

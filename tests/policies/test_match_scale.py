@@ -302,7 +302,7 @@ def test_a_file_opens_and_keeps_its_weights(tmp_path):
     # What is drawn anew later is scaled again.
     assert loaded.policy.moe["pi"].match_scale
     (first, again), *_ = (
-        (layer.experts.last_weights(), fresh.experts.last_weights())
+        (layer.experts.last.weight, fresh.experts.last.weight)
         for layer, fresh in zip(
             model.policy.moe_layers().values(),
             fresh_copy(loaded.policy).moe_layers().values(),

@@ -122,7 +122,6 @@ WITHOUT_EXPERTS = {
     "expert": "linear",
     "expert_kwargs": {},
     "expert_width": 8,
-    "spectral_mode": "loss",
     "normalize_router": True,
     "router_noise": 0.1,
     "num_slots": 2,

@@ -48,7 +48,7 @@ def gradients_of_training(model, module=None, tower="pi", **train_arguments):
 
 
 def penalties_gradient(policy, tower, forward):
-    """Return the gradient of the slow penalty over a tower, and the penalty."""
+    """Return the gradient of the slow penalty over a tower."""
     inside = [m for each in networks_of(policy).towers()[tower] for m in each.modules()]
     layer = [m for m in inside if isinstance(m, MoELayer) and m.experts.hidden_width][-1]
     seen = []
@@ -59,7 +59,7 @@ def penalties_gradient(policy, tower, forward):
     x, routing = seen[-1]
     penalty = reference.spectral_penalty(reference.gated_features(layer, x, routing.gates_BNE))
     parameters = tower_parameters(policy, tower)
-    return reference_gradients(penalty, parameters), penalty.detach()
+    return reference_gradients(penalty, parameters)
 
 
 def reference_gradients(loss, parameters):
@@ -88,83 +88,26 @@ ON_POLICY = [("PPO", "big"), ("PPO", "middle"), ("PPO", "all"), ("A2C", "big"), 
 
 
 @pytest.mark.parametrize(("algorithm", "placement"), ON_POLICY)
-def test_grad_adds_a_share_of_the_losss_norm_over_the_tower(algorithm, placement):
+def test_it_adds_a_share_of_the_losss_norm_over_the_tower(algorithm, placement):
     options = {"placement": {"pi": placement, "vf": "none"}}
     model = rolled_out(algorithm, **options)
-    own, _ = penalties_gradient(model.policy, "pi", of_rollout(model))
+    own = penalties_gradient(model.policy, "pi", of_rollout(model))
     base = gradients_of_training(model)
     found = gradients_of_training(rolled_out(algorithm, spectral_coef=COEF, **options))
     assert_added(found, base, own, COEF * norm(base) / norm(own))
 
 
-def test_loss_tells_both_terms_apart_where_the_entropy_is_the_negated_log_probability():
-    model = arena.make(
-        "PPO",
-        env=arena.Arena(arena.FLAT, arena.BOX),
-        model={"use_sde": True},
-        squash_output=True,
-        placement="middle",
-        spectral_coef=COEF,
-        spectral_mode="loss",
-    )
-    obs = th.as_tensor(arena.observe(model, 6))
-    actions = th.tanh(th.randn(6, 2))
-    _, log_prob, entropy = model.policy.evaluate_actions(obs, actions)
-    th.testing.assert_close(entropy, -log_prob)
-    (penalty,) = model.policy.penalties.values()
-    ((2.0 * log_prob).mean() - 0.5 * entropy.mean()).backward()
-    wanted = 2.0 - 0.5 * entropy.detach().mean()
-    th.testing.assert_close(penalty.loss, wanted)
-
-
-def test_grad_goes_by_the_gradient_that_was_clipped():
+def test_it_goes_by_the_gradient_that_was_clipped():
     clipped = {"max_grad_norm": 0.01}
     model = rolled_out(model=clipped)
-    own, _ = penalties_gradient(model.policy, "pi", of_rollout(model))
+    own = penalties_gradient(model.policy, "pi", of_rollout(model))
     base = gradients_of_training(model)
     found = gradients_of_training(rolled_out(model=clipped, spectral_coef=COEF))
     assert_added(found, base, own, COEF * norm(base) / norm(own))
 
 
-def test_loss_adds_a_share_of_the_values_of_policy_loss_and_entropy():
-    entropy = {"ent_coef": 0.1}
-    model = rolled_out(model=entropy)
-    own, penalty = penalties_gradient(model.policy, "pi", of_rollout(model))
-    base = gradients_of_training(model)
-    logged = model.logger.name_to_value
-    loss = logged["train/policy_gradient_loss"] + 0.1 * logged["train/entropy_loss"]
-    options = {"spectral_coef": COEF, "spectral_mode": "loss"}
-    found = gradients_of_training(rolled_out(model=entropy, **options))
-    assert_added(found, base, own, COEF * abs(loss) / penalty)
-
-
-def with_larger_heads(factor, **options):
-    """Return a rolled-out model whose experts' heads are larger than SB3's gain of 0.01 is."""
-    model = rolled_out(**options)
-    with th.no_grad():
-        layer = next(iter(model.policy.moe_layers().values()))
-        layer.experts.scale_each([factor] * layer.num_experts)
-    return model
-
-
-@pytest.mark.parametrize(("factor", "least", "most"), [(1, 1e-3, 0.1), (100, 0.05, 20)])
-def test_features_adds_the_penaltys_gradient_in_place_of_grads_ratio(factor, least, most):
-    model = with_larger_heads(factor)
-    own, _ = penalties_gradient(model.policy, "pi", of_rollout(model))
-    base = gradients_of_training(model)
-    options = {"spectral_coef": COEF, "spectral_mode": "features"}
-    found = gradients_of_training(with_larger_heads(factor, **options))
-    added = [ours - plain for ours, plain in zip(found, base, strict=True)]
-    weight = (norm(added) / norm(own)).item()
-    for extra, expected in zip(added, own, strict=True):
-        th.testing.assert_close(extra, weight * expected, atol=1e-6, rtol=1e-2)
-    # A small head hands little of its gradient on to the features, and has much itself.
-    assert least < weight / (COEF * (norm(base) / norm(own)).item()) < most
-
-
-@pytest.mark.parametrize("mode", ["grad", "loss", "features"])
-def test_the_penalty_is_the_same_on_sorted_rows(mode, monkeypatch):
-    options = {"spectral_coef": COEF, "spectral_mode": mode, "num_experts": 8}
+def test_the_penalty_is_the_same_on_sorted_rows(monkeypatch):
+    options = {"spectral_coef": COEF, "num_experts": 8}
     wanted = gradients_of_training(rolled_out(**options))
     model = rolled_out(**options)
     monkeypatch.setattr(experts, "WIDE_UP_TO", {"cpu": -math.inf})
@@ -184,7 +127,7 @@ def test_sacs_actor_and_critics_get_their_own_penalty(tower):
         model.replay_buffer.sample = lambda *args, batch=batch, **kwargs: batch
         module = getattr(model.policy, part)
         inputs = (batch.observations, batch.actions)[: 1 if part == "actor" else 2]
-        own, _ = penalties_gradient(model.policy, tower, lambda m=module, i=inputs: m(*i))
+        own = penalties_gradient(model.policy, tower, lambda m=module, i=inputs: m(*i))
         th.manual_seed(0)
         gradients.append(
             gradients_of_training(model, module, tower, gradient_steps=1, batch_size=8)
@@ -257,11 +200,6 @@ WRONG = [
     ),
     ({"spectral_coef": -0.1}, "`spectral_coef` must be at least 0 and finite, got -0.1"),
     ({"spectral_coef": float("nan")}, "`spectral_coef` must be at least 0 and finite, got nan"),
-    ({"spectral_mode": "norm"}, r"`spectral_mode` must be one of .*'features'\], got 'norm'"),
-    (
-        {"spectral_coef": {"vf": 0.1}, "spectral_mode": "loss"},
-        "`spectral_mode`='loss' reads the loss of an actor .* got it for 'vf'",
-    ),
 ]
 
 
@@ -279,12 +217,6 @@ def test_what_cannot_be_penalized_is_named(options, text):
             {"alias": "MoeCnnPolicy", "tokens": "conv"},
             r"needs `tokens`='sample'.*got 'conv'",
         ),
-        (
-            "PPO",
-            {"combine": "orthogonal", "spectral_mode": "features"},
-            "`spectral_mode` must be 'grad' or 'loss' where outputs",
-        ),
-        ("SAC", {"spectral_mode": "loss"}, r"`spectral_mode`='loss' reads .* of sb3_moe.pol"),
         ("CrossQ", {"placement": "big"}, "without statistics over the batch"),
     ],
 )

@@ -104,7 +104,7 @@ def test_nan_in_an_observation_ends_as_with_sb3s_own_policy(algorithm, monkeypat
     [
         {"placement": "body", "net_arch": [8, 8]},
         {"placement": "all", "expert": "linear", "router": "top_k", "balance_coef": 0.1},
-        {"placement": "body", "spectral_coef": 0.1, "spectral_mode": "features"},
+        {"placement": "body", "spectral_coef": 0.1},
         {"placement": "final", "router": "top_k", "z_coef": 0.1},
     ],
 )
