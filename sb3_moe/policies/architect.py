@@ -12,11 +12,10 @@ from torch import nn
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.encoder import ImageEncoder, Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
-from sb3_moe.policies.dense_layers import DenseLayers, Init
+from sb3_moe.policies.dense_layers import DenseLayers, Init, Stage, read_stages
 from sb3_moe.policies.expert_layers import ExpertLayers
 from sb3_moe.policies.extractors import make_convs, map_shape_of
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.stages import Stage, read_stages
 from sb3_moe.policies.start_scale import (
     HEAD_WIDTH,
     dense_sizes,

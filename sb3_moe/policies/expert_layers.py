@@ -18,10 +18,9 @@ from sb3_moe.layers.fixed_moe import EmbeddingMoE
 from sb3_moe.layers.orthonormal import check_orthogonal, gram_schmidt
 from sb3_moe.layers.routing import Routing
 from sb3_moe.layers.tokens import TokenKind, token_shape
-from sb3_moe.policies.dense_layers import DenseLayers, Init
+from sb3_moe.policies.dense_layers import DenseLayers, Init, Stage, fitted
 from sb3_moe.policies.extractors import make_convs, map_shape_of
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.stages import Stage, fitted
 from sb3_moe.policies.start_scale import Stand
 from sb3_moe.policies.towers import Layout
 

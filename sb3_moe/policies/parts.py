@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch as th
 from stable_baselines3.common.policies import BaseModel, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from sb3_moe.layers.temperatures import TaskTemperatures
@@ -22,8 +24,13 @@ from sb3_moe.vec_env.task_ids import strongest
 if TYPE_CHECKING:
     _Model = BaseModel
     _Critic = ContinuousCritic
+
+    class _Policy(MoEPolicy, SACPolicy):
+        """What stands behind the mixin: SAC's policy, or one with the same methods."""
+
 else:
     _Model = _Critic = object
+    _Policy = MoEPolicy
 
 
 class MoEPart(_Model):
@@ -219,3 +226,22 @@ class MoEContinuousCritic(TowerCritic, ContinuousCritic):
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """Return the Q values by the first tower, as TD3's actor loss needs them."""
         return self.towers_forward(obs, actions, grad=False, only_first=True)[0]
+
+
+class MoEActorWithCritics(_Policy):
+    """Give the actor, and each critic, experts."""
+
+    towers: ClassVar[tuple[str, ...]] = ("pi", "qf")
+    on_policy: ClassVar[bool] = False
+    actor_class: ClassVar[type[MoEPart]]
+    critic_class: ClassVar[type[MoEPart]] = MoEContinuousCritic
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """Build the actor, with experts where they are wanted."""
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return make_part(self, "pi", self.actor_class, kwargs)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """Build the critics, with experts where they are wanted."""
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return make_part(self, "qf", self.critic_class, kwargs)

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 from stable_baselines3.sac.policies import Actor, CnnPolicy, MultiInputPolicy, SACPolicy
 
-from sb3_moe.policies.off_policy import MoEActorWithCritics
-from sb3_moe.policies.parts import GaussianActor, MoEPart
+from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoEPart
 
 
 class MoEActor(GaussianActor, Actor):

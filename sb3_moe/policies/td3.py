@@ -8,8 +8,7 @@ import torch as th
 from stable_baselines3.td3.policies import Actor, CnnPolicy, MultiInputPolicy, TD3Policy
 
 from sb3_moe.policies.architect import Architect
-from sb3_moe.policies.off_policy import MoEActorWithCritics
-from sb3_moe.policies.parts import MoEPart
+from sb3_moe.policies.parts import MoEActorWithCritics, MoEPart
 
 
 class MoEActor(MoEPart, Actor):

@@ -8,8 +8,7 @@ import gymnasium as gym
 from gymnasium import spaces
 from sb3_contrib.crossq.policies import Actor, CrossQCritic, CrossQPolicy
 
-from sb3_moe.policies.off_policy import MoEActorWithCritics
-from sb3_moe.policies.parts import GaussianActor, MoEPart, TowerCritic
+from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoEPart, TowerCritic
 
 
 class MoEActor(GaussianActor, Actor):

@@ -8,8 +8,7 @@ import torch as th
 from sb3_contrib.tqc.policies import Actor, CnnPolicy, Critic, MultiInputPolicy, TQCPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_moe.policies.off_policy import MoEActorWithCritics
-from sb3_moe.policies.parts import GaussianActor, MoEPart, TowerCritic
+from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoEPart, TowerCritic
 
 
 class MoEActor(GaussianActor, Actor):
