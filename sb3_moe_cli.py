@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 try:
     import tyro
@@ -92,12 +94,7 @@ class Report(StudyOptions):
 
 @dataclass(frozen=True)
 class Schema:
-    """Print the JSON schema of a study's file, for editors.
-
-    :param table: print the docs' table of entries instead
-    """
-
-    table: bool = False
+    """Print the JSON schema of a study's file, for editors."""
 
 
 @dataclass(frozen=True)
@@ -165,13 +162,7 @@ class Suites:
     """List the suites: their names, tasks, and the extra that they need."""
 
 
-Study = (
-    Annotated[Plan, tyro.conf.subcommand("plan")]
-    | Annotated[Run, tyro.conf.subcommand("run")]
-    | Annotated[Status, tyro.conf.subcommand("status")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Schema, tyro.conf.subcommand("schema")]
-)
+Study = Plan | Run | Status | Report | Schema
 COMMANDS: dict[str, Any] = {"study": Study, "watch": Watch, "card": Card, "suites": Suites}
 #: The extra that a suite needs, by a word in its name or in the ids of its tasks.
 EXTRAS = {
@@ -181,6 +172,7 @@ EXTRAS = {
     "MetaWorld": "metaworld",
     "MuJoCo": "mujoco",
 }
+EXPECTED = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 USAGE = """\
 usage: sb3-moe study {plan,run,status,report,schema} ...  training runs, and their report
        sb3-moe watch MODEL --tasks ...                a page on which an agent plays
@@ -197,8 +189,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     word, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if word == "--version":
-        from importlib.metadata import version
-
         print(version("sb3-moe"))
         return 0
     if word not in COMMANDS:
@@ -209,22 +199,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # pygame, which draws CartPole and the like, would look for a screen and what plays sounds.
     for driver in ("SDL_AUDIODRIVER", "SDL_VIDEODRIVER"):
         os.environ.setdefault(driver, "dummy")
-    return exit_status(lambda: _serve(command))
+    try:
+        return _serve(command)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        # What a wrong word or file, a missing package or a full disk raises needs no traceback.
+        if not isinstance(error, EXPECTED) and type(error).__module__ != "gymnasium.error":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def _serve(command: Any) -> int:
     if isinstance(command, Suites):
         return _list_suites()
-    if isinstance(command, Watch | Card):
-        from sb3_moe.study import opened_agent
-
-        if isinstance(command, Watch):
-            return opened_agent.watch(command)
-        return opened_agent.card(command)
-    from sb3_moe.study import commands
-
-    command_of = {Plan: "plan", Run: "run", Status: "status", Report: "report", Schema: "schema"}
-    return int(getattr(commands, command_of[type(command)])(command))
+    module = "opened_agent" if isinstance(command, AgentOptions) else "commands"
+    serve = getattr(import_module(f"sb3_moe.study.{module}"), type(command).__name__.lower())
+    return int(serve(command))
 
 
 def _list_suites() -> int:
@@ -237,27 +229,6 @@ def _list_suites() -> int:
         extra = next((extra for word, extra in EXTRAS.items() if word in ids), "none")
         print(f"{name}: {', '.join(tasks)}; extra: {extra}")
     return 0
-
-
-def exit_status(command: Callable[[], int]) -> int:
-    """Run a command; say what went wrong in one line, without a traceback.
-
-    :param command: gives its own status where all went well
-    :return: that, 2 after an error that is expected, or 130 after Ctrl-C
-    """
-    try:
-        return command()
-    except KeyboardInterrupt:
-        return 130
-    # What a wrong word or file, a missing package or a full disk raises.
-    except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Exception as error:
-        if type(error).__module__ != "gymnasium.error":
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
 
 
 def console_script() -> None:

@@ -33,9 +33,9 @@ TRAINING = "training"
 
 def run() -> list[dict[str, Any]]:
     """Prepare as ``make run`` does, train the cell, and return a row for each part."""
-    from sb3_moe.study.engine import child_environment
+    from sb3_moe.study.config import load_study
+    from sb3_moe.study.engine import variables
     from sb3_moe.study.folder import survey
-    from sb3_moe.study.grid import load_study
     from sb3_moe.study.preparing import check_networks, measure_random_policy
 
     study = load_study("first-run", regimes=["mtrl"], only=["dense"])
@@ -46,7 +46,7 @@ def run() -> list[dict[str, Any]]:
         begun = time.process_time()
         measure_random_policy(study, root)
         once["playing at random"] = time.process_time() - begun
-        check_networks([job.run for job in jobs], root)
+        check_networks([job.run for job in jobs])
         once["building each network"] = time.process_time() - begun - once["playing at random"]
         command = [sys.executable, "-m", "benchmarks.cell", str(jobs[0].folder.path)]
         found = subprocess.run(
@@ -55,7 +55,7 @@ def run() -> list[dict[str, Any]]:
             input=json.dumps(jobs[0].run.to_dict()),
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | child_environment(root),
+            env=os.environ | variables(root),
         )
     seconds = json.loads(found.stdout.splitlines()[-1])
     return rows(seconds, once)

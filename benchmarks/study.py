@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import os
 import statistics
 import tempfile
 import time
@@ -16,9 +17,8 @@ from rich.console import Console
 
 from benchmarks.timing import bounded
 from sb3_moe.study.config import RunConfig, named_architecture
-from sb3_moe.study.engine import LocalEngine
+from sb3_moe.study.engine import LocalEngine, run_jobs, variables
 from sb3_moe.study.folder import survey
-from sb3_moe.study.jobs import run_jobs
 
 ROLLOUT = 64 * 128
 STEPS = 4 * ROLLOUT
@@ -35,19 +35,19 @@ def run(rounds: int = ROUNDS, steps: int = STEPS) -> list[dict[str, Any]]:
     """
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder) / "cache"
+        os.environ.update(variables(Path(folder)) | os.environ)
         # The first turn compiles the games.
-        _train(1, ROLLOUT, 1, cache)
+        _train(1, ROLLOUT, 1)
         for index in range(rounds):
             for processes in (1, 2) if index % 2 == 0 else (2, 1):
-                seconds[processes].append(_train(processes, steps, RUNS, cache))
+                seconds[processes].append(_train(processes, steps, RUNS))
     pairs = zip(seconds[1], seconds[2], strict=True)
     ratio = statistics.median(one / two for one, two in pairs)
     row = bounded("runs per hour, two processes of one thread / one", ratio, TARGET)
     return [row | {"one_s": statistics.median(seconds[1]), "two_s": statistics.median(seconds[2])}]
 
 
-def _train(processes: int, steps: int, count: int, cache: Path) -> float:
+def _train(processes: int, steps: int, count: int) -> float:
     """Train some runs in a new folder, and return the seconds it took."""
     runs = [
         RunConfig(
@@ -62,7 +62,7 @@ def _train(processes: int, steps: int, count: int, cache: Path) -> float:
     with tempfile.TemporaryDirectory() as folder:
         jobs = survey(runs, Path(folder))
         begun = time.perf_counter()
-        run_jobs(jobs, LocalEngine(processes, cache), Console(file=io.StringIO()))
+        run_jobs(jobs, LocalEngine(processes), Console(file=io.StringIO()))
         seconds = time.perf_counter() - begun
         for job in survey(runs, Path(folder)):
             assert job.state.status == "done", job.state

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from sb3_moe.saving.files import write_json, write_npz
-from sb3_moe.study.config import Architecture, Evaluation, RunConfig
+from sb3_moe.study.config import Architecture, Evaluation, RunConfig, StudyConfig
 from sb3_moe.study.folder import survey
-from sb3_moe.study.grid import StudyConfig
-from sb3_moe.study.measures import Run, planned_blocks
-from sb3_moe.study.results import random_of
+from sb3_moe.study.results import Run, planned_blocks, random_of
 
 GAMES = ("SpaceInvaders", "Breakout")
 ROLLOUT = 64 * 128

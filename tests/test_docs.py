@@ -141,7 +141,7 @@ def test_every_name_that_is_built_in_has_a_row_in_its_page():
 
 
 def test_every_measure_of_a_study_has_a_row():
-    report = pytest.importorskip("sb3_moe.study.measures", reason="needs the cli extra")
+    report = pytest.importorskip("sb3_moe.study.results", reason="needs the cli extra")
     rows = first_columns("reports.md")
     assert not [name for name in report.MEASURES if f"`{name}`" not in rows]
 

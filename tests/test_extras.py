@@ -101,7 +101,7 @@ def test_a_base_install_says_in_one_line_what_its_parts_need():
         check=False,
     )
     assert done.stdout.splitlines() == [
-        "sb3_moe.watching.figures needs matplotlib, scipy: pip install 'sb3-moe[cli]'",
+        "sb3_moe.watching.figures needs matplotlib: pip install 'sb3-moe[cli]'",
         "sb3_moe.study needs filelock, jinja2, matplotlib, pandas, pydantic, rich, scipy, tyro, "
         "yaml: pip install 'sb3-moe[cli]'",
         "sb3_moe.policies.contrib needs sb3_contrib: pip install 'sb3-moe[contrib]'",

@@ -39,7 +39,7 @@ def test_an_own_suite_and_callback_train_are_evaluated_and_go_on(tmp_path):
 
 
 def test_an_own_suite_and_callback_are_in_a_study(tmp_path):
-    grid = pytest.importorskip("sb3_moe.study.grid", reason="needs the cli extra")
+    grid = pytest.importorskip("sb3_moe.study.config", reason="needs the cli extra")
     from sb3_moe.study.folder import RunFolder
     from sb3_moe.study.training import train_run
 

@@ -19,7 +19,7 @@ from gymnasium import spaces
 
 from sb3_moe.measures.budget import measure
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
-from sb3_moe.study.grid import load_study
+from sb3_moe.study.config import load_study
 from sb3_moe.study.judging import t_interval
 from sb3_moe.watching.figures import Point, draw_against
 from sb3_moe_envs import get_suite

@@ -4,22 +4,11 @@
 
 from sb3_moe.extras import require
 
-_NEEDED = (
-    "filelock",
-    "jinja2",
-    "matplotlib",
-    "pandas",
-    "pydantic",
-    "rich",
-    "scipy",
-    "tyro",
-    "yaml",
-)
-require("sb3_moe.study", *_NEEDED)
+_NEEDED = "filelock jinja2 matplotlib pandas pydantic rich scipy tyro yaml"
+require("sb3_moe.study", *_NEEDED.split())
 
-from sb3_moe.study.config import Architecture, Evaluation, RunConfig
+from sb3_moe.study.config import Architecture, Evaluation, RunConfig, StudyConfig, load_study
 from sb3_moe.study.folder import RunFolder
-from sb3_moe.study.grid import StudyConfig, load_study
 from sb3_moe.study.training import train_run
 
 __all__ = [

@@ -9,16 +9,15 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from pydantic_core import to_jsonable_python
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback
@@ -28,7 +27,7 @@ from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.presets import MINATAR_PPO
-from sb3_moe.study.entries import Named, arguments_for, hint, imported, parameters_of, resolved
+from sb3_moe.study.entries import Named, arguments_for, hint, imported, resolved
 from sb3_moe.vec_env.history import VecHistory
 from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.vec_env.per_task_vec_normalize import (
@@ -36,6 +35,7 @@ from sb3_moe.vec_env.per_task_vec_normalize import (
     box_keys,
     refuse_whole_numbers,
 )
+from sb3_moe.vec_env.replay_buffers import MultiTaskReplayBuffer
 
 if TYPE_CHECKING:
     from sb3_moe.study.config import RunConfig
@@ -49,14 +49,9 @@ MINATAR = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 #: Values by name. "none" are SB3's own.
 PRESETS: dict[str, Mapping[str, Any]] = {"minatar": MINATAR_PPO, "none": {}}
 # What a run gives the algorithm itself.
-_OF_ALGORITHM = ("policy", "env", "policy_kwargs", "seed", "device")
+_OF_RUNS = {"policy", "env", "policy_kwargs", "seed", "device"}
 # Where the normalizers lie that can be named without their module.
 _NORMALIZERS = ("stable_baselines3.common.vec_env", PerTaskVecNormalize.__module__)
-# What says the same in a study's file.
-_ENTRIES: dict[type[Any], str] = {
-    MultiTaskEvalCallback: "evaluation",
-    SnapshotCallback: "checkpoints",
-}
 
 
 def game_id(game: str) -> str:
@@ -77,17 +72,11 @@ def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) ->
     from sb3_moe_envs.tasks import Task
 
     if not tasks:
-        found = [entry_of(game, "games") for game in games]
-        return [
-            Task(game, each, {"no_op_max": no_op_max} if game in MINATAR else {})
-            for game, each in zip(games, found, strict=True)
-        ]
-    is_suite = isinstance(tasks, str)
-    entries = tasks if is_suite else [entry_of(e, f"tasks[{i}]") for i, e in enumerate(tasks)]
-    try:
-        return tasks_of(entries)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
+        options = {game: {"no_op_max": no_op_max} for game in MINATAR}
+        return [Task(game, entry_of(game, "games"), options.get(game, {})) for game in games]
+    if isinstance(tasks, str):
+        return tasks_of(tasks)
+    return tasks_of([entry_of(each, f"tasks[{i}]") for i, each in enumerate(tasks)])
 
 
 def entry_of(entry: Any, where: str) -> Any:
@@ -97,8 +86,6 @@ def entry_of(entry: Any, where: str) -> Any:
     :param where: what holds the entry
     :raises ValueError: if there is no such id, module or callable
     """
-    import gymnasium as gym
-
     name, arguments = (entry, None) if isinstance(entry, str) else entry
     name = game_id(name)
     module, _, rest = name.rpartition(":")
@@ -147,25 +134,22 @@ def policy_of(run: RunConfig) -> type[BasePolicy]:
     """
     name, aliases = run.architecture.policy, algorithm_class(run.algorithm).policy_aliases
     if name is None:
-        is_dict = run.task_id == "dict" or "history" in run.env
-        kind = "MultiInput" if is_dict else "Mlp"
-        name = next((each for each in TABLE[run.algorithm].aliases if kind in each), None)
-    if name is None:
-        raise ValueError(
-            f"`env` must have a `task_id` other than 'dict' with {run.algorithm}, which has no "
-            "policy for Dict observations, as in `env: {task_id: onehot}`"
-        )
-    if ":" not in name and name not in aliases:
+        kind = "MultiInput" if run.task_id == "dict" or "history" in run.env else "Mlp"
+        own = TABLE[run.algorithm].aliases
+        name = next((each for each in own if kind in each), own[0])
+    if ":" in name:
+        return cast(type[BasePolicy], imported(name, "policy"))
+    if name not in aliases:
         raise ValueError(
             f"`policy` must be an alias that {run.algorithm} knows, or `package.module:Class`, got "
             f"{name!r}{hint(name, aliases)}"
         )
-    return aliases.get(name) or cast(type[BasePolicy], imported(name, "policy"))
+    return aliases[name]
 
 
 def value_of_argument(run: RunConfig, name: str) -> Any:
     """Give an argument of a run's algorithm; None if it has no such argument."""
-    parameter = parameters_of(algorithm_class(run.algorithm)).get(name)
+    parameter = signature(algorithm_class(run.algorithm)).parameters.get(name)
     return _given(run).get(name, None if parameter is None else parameter.default)
 
 
@@ -187,7 +171,10 @@ def rollout_of(run: RunConfig) -> int:
 def _given(run: RunConfig) -> dict[str, Any]:
     """Give the plain arguments that aren't SB3's own: architecture over study over preset."""
     preset = {k: v for k, v in PRESETS[run.preset or "none"].items() if k != "policy_kwargs"}
-    return {**preset, **run.arguments, **run.architecture.arguments}
+    given = {**preset, **run.arguments, **run.architecture.arguments}
+    if isinstance(given.get("train_freq"), list):  # SB3 takes a tuple
+        given["train_freq"] = tuple(given["train_freq"])
+    return given
 
 
 def arguments_of(run: RunConfig) -> dict[str, Any]:
@@ -196,25 +183,20 @@ def arguments_of(run: RunConfig) -> dict[str, Any]:
     :raises ValueError: naming what can't be built
     """
     kind = algorithm_class(run.algorithm)
-    arguments = arguments_for(kind, _given(run), "arguments", _OF_ALGORITHM)
-    per_task = run.normalize is not None and issubclass(
-        normalizer_class(run.normalize), PerTaskVecNormalize
-    )
-    if per_task and is_off_policy(run.algorithm) and "replay_buffer_class" not in arguments:
+    arguments = arguments_for(kind, _given(run), "arguments")
+    normalizer = None if run.normalize is None else _normalizer_class(run.normalize)
+    if normalizer is PerTaskVecNormalize and is_off_policy(run.algorithm):
         # To normalize a reward that is replayed, the buffer must know whose it was.
-        from sb3_moe.vec_env.replay_buffers import MultiTaskReplayBuffer
-
-        arguments["replay_buffer_class"] = MultiTaskReplayBuffer
-    arguments["policy_kwargs"] = _policy_kwargs(run)
+        arguments.setdefault("replay_buffer_class", MultiTaskReplayBuffer)
     if run.annealing != "none":
         rate = value_of_argument(run, "learning_rate")
         if not isinstance(rate, int | float):
             raise ValueError(f"`annealing` needs a `learning_rate` that is a number, got {rate!r}")
-        blocks = len(run.order or (0,)) * run.cycles
-        whole = run.annealing == "run"
-        annealed = LinearSchedule(rate, 0.0, 1.0) if whole else LinearPerBlock(rate, blocks)
-        arguments["learning_rate"] = annealed
-    return arguments
+        blocks = 1 if run.annealing == "run" else len(run.order or (0,)) * run.cycles
+        arguments["learning_rate"] = LinearPerBlock(rate, blocks)
+    if given := _OF_RUNS & {*arguments}:
+        raise ValueError(f"`arguments` can't have what each run gives itself, got {given}")
+    return {**arguments, "policy_kwargs": _policy_kwargs(run)}
 
 
 def _policy_kwargs(run: RunConfig) -> dict[str, Any]:
@@ -232,30 +214,15 @@ def _policy_kwargs(run: RunConfig) -> dict[str, Any]:
         return {**preset, **own}
     per_tower({k: v for k, v in own.items() if k in DEFAULTS}, policy.towers)  # which checks them
     # An extractor of the user's own may know neither of tasks nor of a preset's encoder.
-    takes = parameters_of(own.get("features_extractor_class") or TaskExtractor)
     number = {"num_tasks": len(run.games)} if run.task_id in ("onehot", "channels") else {}
+    takes = signature(own.get("features_extractor_class") or TaskExtractor).parameters
     extra = {k: v for k, v in number.items() if k in takes} | (
         own.get("features_extractor_kwargs") or {k: v for k, v in encoder.items() if k in takes}
     )
     return {**preset, **own, **({"features_extractor_kwargs": extra} if extra else {})}
 
 
-def described(values: Mapping[str, Any]) -> Any:
-    """Turn arguments into plain values for a file: classes and functions by their names."""
-    return to_jsonable_python(values, fallback=_in_a_word)
-
-
-def _in_a_word(value: Any) -> str:
-    name = getattr(value, "__qualname__", None)
-    inside = getattr(value, "__dict__", value)
-    return f"{value.__module__}.{name}" if name else f"{type(value).__name__}({inside})"
-
-
-def normalizer_class(named: Named) -> type[Any]:
-    """Give the class of normalizers that a file names.
-
-    :raises ValueError: if there is none
-    """
+def _normalizer_class(named: Named) -> type[Any]:
     return named.class_of(VecNormalize, "normalize", *_NORMALIZERS)
 
 
@@ -265,12 +232,12 @@ def callback_class(named: Named) -> type[Any]:
     :raises ValueError: if there is none, or it would write into the files of every run's own
     """
     kind = named.class_of(BaseCallback, "callbacks", "sb3_moe.callbacks")
-    for ours, entry in _ENTRIES.items():
-        if issubclass(kind, ours) and "log_path" not in named.arguments:
-            raise ValueError(
-                f"`callbacks` can't have {named.name}: every run has a {ours.__name__}, and "
-                f"`{entry}` says how often"
-            )
+    of_every_run = issubclass(kind, MultiTaskEvalCallback | SnapshotCallback)
+    if of_every_run and "log_path" not in named.arguments:
+        raise ValueError(
+            f"`callbacks` can't have {named.name}: every run evaluates and takes snapshots, as "
+            "often as `evaluation` and `checkpoints` say"
+        )
     return kind
 
 
@@ -282,7 +249,7 @@ def build_callbacks(callbacks: Sequence[Named], folder: Path) -> list[BaseCallba
     built = []
     for each in callbacks:
         kind = callback_class(each)
-        where = {"log_path": folder} if "log_path" in parameters_of(kind) else {}
+        where = {"log_path": folder} if "log_path" in signature(kind).parameters else {}
         arguments = arguments_for(kind, each.arguments, f"callbacks.{each.name}")
         built.append(kind(**{**where, **arguments}))
     return built
@@ -343,9 +310,9 @@ def build_env(run: RunConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv:
 
 
 def _normalized(normalize: Named, env: VecEnv) -> VecEnv:
-    kind = normalizer_class(normalize)
-    arguments = arguments_for(kind, normalize.arguments, "normalize", ("venv",))
-    takes_keys = "norm_obs_keys" in parameters_of(kind) and kind is not PerTaskVecNormalize
+    kind = _normalizer_class(normalize)
+    arguments = arguments_for(kind, normalize.arguments, "normalize")
+    takes_keys = "norm_obs_keys" in signature(kind).parameters and kind is not PerTaskVecNormalize
     if takes_keys and isinstance(env.observation_space, spaces.Dict):
         # SB3's own takes all keys, and the task's id is none that it could normalize.
         arguments.setdefault("norm_obs_keys", box_keys(env.observation_space))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -10,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from heapq import heapreplace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,30 +20,21 @@ from rich.console import Console
 from rich.progress import track
 
 from sb3_moe.saving.files import check_writable, write_json
-from sb3_moe.study import grid
-from sb3_moe.study.config import RunConfig
+from sb3_moe.study import preparing
+from sb3_moe.study.config import StudyConfig, load_study
+from sb3_moe.study.config import schema as schema_of_a_study
 from sb3_moe.study.engine import (
     Engine,
     LocalEngine,
     RayEngine,
     SlurmEngine,
     check_processes,
-    child_environment,
-    environment,
+    run_jobs,
+    unfinished,
+    variables,
 )
 from sb3_moe.study.folder import Job, held, is_held, refuse_changes, steps_in, survey
-from sb3_moe.study.grid import StudyConfig, load_study
-from sb3_moe.study.jobs import run_jobs, unfinished
 from sb3_moe.study.judging import load_claims, missing
-from sb3_moe.study.preparing import (
-    all_runs,
-    check_networks,
-    chosen,
-    measure_random_policy,
-    past_rate,
-    rehearsed_rate,
-    tune,
-)
 from sb3_moe.study.report import check_report_folder, write_replays, write_report
 from sb3_moe.study.results import imagined
 from sb3_moe.study.training import versions
@@ -65,35 +56,36 @@ def read(options: StudyOptions) -> tuple[StudyConfig, Path]:
     changes = {"seeds": options.seeds, "steps_per_task": options.steps_per_task}
     only = options.only and list(options.only)
     study = load_study(options.study, options.architecture, only=only, **changes)
-    return study, options.out or Path("runs") / study.name
+    root = options.out or Path("runs") / study.name
+    os.environ.update(variables(root) | os.environ)  # which the processes of runs inherit
+    return study, root
 
 
 def schema(options: Schema) -> int:
-    """Print the JSON schema of a study's file, or the docs' table of its entries."""
-    print(grid.table() if options.table else json.dumps(grid.schema(), indent=1))
+    """Print the JSON schema of a study's file."""
+    print(json.dumps(schema_of_a_study(), indent=1))
     return 0
 
 
 def status(options: Status) -> int:
-    """Print what the folders hold.
-
-    :return: 1 if one failed, is damaged or is of another configuration
-    """
+    """Print what the folders hold."""
     return show_status(*read(options))
 
 
 def show_status(study: StudyConfig, root: Path) -> int:
-    """Print what the folders hold; see :func:`status`."""
-    jobs = survey(all_runs(study, root), root)
-    counts: Counter[str] = Counter()
+    """Print what the folders hold.
+
+    :return: 1 if one failed, is damaged or is of another configuration
+    """
+    jobs = survey(preparing.all_runs(study, root), root)
+    counts = Counter[str]()
     for job in jobs:
-        word: str = job.state.status
-        reason = job.state.reason
+        word, reason = str(job.state.status), job.state.reason
         if word == "interrupted":
-            at_work = is_held(job.folder.path)
-            goes_on = "" if at_work else f", goes on from {job.folder.goes_on_at():,}"
-            steps = f"{steps_in(job.folder.last_logged()):,} of {job.run.total_steps:,} steps"
-            word, reason = "being trained" if at_work else word, f"at {steps}{goes_on} {reason}"
+            done = f"at {steps_in(job.folder.last_logged()):,} of {job.run.total_steps:,} steps"
+            reason = f"{done}, goes on from {job.folder.goes_on_at():,} {reason}"
+            if is_held(job.folder.path):
+                word, reason = "being trained", done
         counts[word] += 1
         if word not in ("done", "missing"):
             say(f"{job.folder.path}: {word}: {reason}")
@@ -116,20 +108,20 @@ def make_engine(options: Run, study: StudyConfig, root: Path) -> Engine:
             raise ValueError(
                 f"`--{name}` must be left out with `--engine {options.engine}`, got {value}"
             )
-    resources = options.cpus or 1.0, options.gpus or 0.0
     if options.engine == "local":
         try:
             th.empty(0, device=study.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"`device` must be one that torch has: {error}") from error
-        return LocalEngine(options.processes, root)
+        return LocalEngine(options.processes)
+    resources = {"cpus": options.cpus or 1.0, "gpus": options.gpus or 0.0}
     if study.device.startswith("cuda") and not options.gpus:
         raise ValueError("`--gpus` must be above 0 where `device` is cuda: runs are shown none")
     if options.engine == "ray":
-        return RayEngine(options.address, *resources)
+        return RayEngine(root, options.address, **resources)
     pairs = (each.partition("=") for each in options.slurm)
     parameters = {name: yaml.safe_load(value) for name, _, value in pairs}
-    return SlurmEngine(root / ".slurm", *resources, **parameters)
+    return SlurmEngine(root, **resources, **parameters)
 
 
 def run(options: Run) -> int:
@@ -147,7 +139,7 @@ def run(options: Run) -> int:
     check_writable(root)
     check_report_folder(root)
     with held(root):
-        refuse_changes(survey(all_runs(study, root), root))
+        refuse_changes(survey(preparing.all_runs(study, root), root))
         # Without the folder in which it is installed.
         command = shlex.join(["sb3-moe", *sys.argv[1:]])
         said = {"study": study.to_dict(), "command": command, "versions": versions()}
@@ -178,13 +170,12 @@ def train(study: StudyConfig, root: Path, engine: Engine, retry: bool = False) -
     def run_some(jobs: Sequence[Job]) -> None:
         todo = unfinished(jobs, retry)
         if todo:
-            check_networks([job.run for job in todo], root)
-        measure_random_policy(study, root)
+            preparing.check_networks([job.run for job in todo])
+        preparing.measure_random_policy(study, root)
         run_jobs(todo, engine, Console())
 
-    if chosen(study, root).tune is not None:
-        tune(study, root, run_some)
-    found = chosen(study, root)
+    preparing.tune(study, root, run_some)
+    found = preparing.chosen(study, root)
     if found.tune is not None:
         return []
     run_some(survey(found.runs(), root))
@@ -209,23 +200,16 @@ def report(options: Report) -> int:
     return 0
 
 
-def write(
-    study: StudyConfig,
-    root: Path,
-    to: Path | None = None,
-    *,
-    replays: bool = False,
-    partial: bool = False,
-) -> None:
+def write(study: StudyConfig, root: Path, to: Path | None = None, **options: bool) -> None:
     """Write the report from what is done.
 
-    :param replays: with a page on which each network plays
-    :param partial: with what runs have that aren't done
+    :param options: ``replays``: with a page on which each network plays; ``partial``: with what
+        runs have that aren't done
     """
-    study, folder = chosen(study, root), check_report_folder(root, to)
-    for line in write_replays(study, root, folder) if replays else ():
+    study, folder = preparing.chosen(study, root), check_report_folder(root, to)
+    for line in write_replays(study, root, folder) if options.pop("replays", False) else ():
         say(line)
-    say(f"report: {write_report(study, root, folder, partial=partial)}")
+    say(f"report: {write_report(study, root, folder, **options)}")
 
 
 def plan(options: Plan) -> int:
@@ -239,29 +223,26 @@ def plan(options: Plan) -> int:
     processes = check_processes(options.processes)
     study, root = read(options)
     check_claims(study)
-    jobs = survey(all_runs(study, root), root)
+    jobs = survey(preparing.all_runs(study, root), root)
     refuse_changes(jobs)
     left = [job for job in jobs if job.state.status != "done"]
     say(f"{len(jobs)} runs, {len(jobs) - len(left)} done, folder {root}")
-    networks = {_network(job): _without_missing_start(job.run) for job in left}
+    networks = {_network(job): job.run for job in left}
     if not networks:
         return 0
-    rates = {_network(job): rate for job in jobs if (rate := past_rate(job)) is not None}
+    rates = {_network(job): rate for job in jobs if (rate := preparing.past_rate(job)) is not None}
     untried = {name: run for name, run in networks.items() if name not in rates}
     seconds = max(REHEARSAL / max(len(untried), 1), SHORTEST)
-    with environment(child_environment(root)):
-        check_networks(list(networks.values()), root)
-        for name, run in track(untried.items(), "training each network a little"):
-            rates[name] = rehearsed_rate(run, seconds)
+    th.set_num_threads(1)  # as a run's process has
+    preparing.check_networks(list(networks.values()))
+    for name, run in track(untried.items(), "training each network a little"):
+        rates[name] = preparing.rehearsed_rate(run, seconds)
     for name in networks:
         runs = sum(_network(job) == name for job in left)
         how = "measured now" if name in untried else "as in runs that are done"
         say(f"  {name}: {runs} runs left, {rates[name]:,.0f} steps/s, one process, {how}")
-    free = [0.0] * processes  # when each process is free for the next run
-    for job in left:
-        steps = job.run.total_steps - job.folder.goes_on_at()
-        heapreplace(free, free[0] + steps / rates[_network(job)])
-    total = timedelta(seconds=round(max(free)))
+    each = [(j.run.total_steps - j.folder.goes_on_at()) / rates[_network(j)] for j in left]
+    total = timedelta(seconds=round(max(*each, sum(each) / processes)))
     say(f"about {total} with {processes} processes, evaluation included")
     return 0
 
@@ -269,12 +250,3 @@ def plan(options: Plan) -> int:
 def _network(job: Job) -> str:
     """Name a run's network, whatever value of it is tried."""
     return job.run.architecture.name.partition("@")[0]
-
-
-def _without_missing_start(run: RunConfig) -> RunConfig:
-    """Let a network begin anew where what it is to begin with isn't there yet, and say so."""
-    start = run.architecture.start_from
-    if start is None or start.model is None or Path(start.model).exists():
-        return run
-    say(f"{run.architecture.name} begins with {start.model}, which isn't there yet")
-    return replace(run, architecture=replace(run.architecture, start_from=None))

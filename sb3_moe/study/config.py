@@ -1,4 +1,4 @@
-"""What one training run is, as plain values, and what the runs of a study share.
+"""A study as a YAML file: which runs there are, each as plain values.
 
 Each entry is declared once: its type, range and default in the class, its meaning in the class's
 docstring. The JSON schema and the docs' table are made from both.
@@ -7,41 +7,48 @@ docstring. The JSON schema and the docs' table are made from both.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Mapping
-from dataclasses import field
+from collections.abc import Mapping, Sequence
+from dataclasses import field, fields, replace
+from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from docstring_parser import parse
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     TypeAdapter,
-    ValidationError,
     ValidationInfo,
     WithJsonSchema,
 )
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
-from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.policies.options import DEFAULTS, ROUTERS
 from sb3_moe.policies.placements import PLACEMENTS
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study import building
-from sb3_moe.study.entries import STRICT, NamedEntry, in_words
+from sb3_moe.study.entries import STRICT, NamedEntry, hint, read_yaml, typed
 
-#: How tasks come: together, one after the other, each alone, or by a schedule.
-Regime = Literal["mtrl", "crl", "scratch", "schedule"]
-Count = Annotated[int, Field(ge=1)]
-
+#: The studies of this package.
+PRESETS = ("smoke", "first-run", "paper-small", "paper-full")
 #: Files of models, by how their names end.
 MODELS = (".moe", ".zip")
 # Characters of the tasks in the name of a run's folder: file systems take 255 bytes in all.
 LONGEST_TASKS = 120
+# Development seeds are counted from here, so that they are none of the study's.
+FIRST_DEVELOPMENT_SEED = 1_000
 
-
+#: How tasks come: together, one after the other, each alone, or by a schedule.
+Regime = Literal["mtrl", "crl", "scratch", "schedule"]
+Count = Annotated[int, Field(ge=1)]
 #: A word that can be a folder's name.
 Name = Annotated[str, Field(pattern=r"^[^\s/\\.][^\s/\\]*$", max_length=100)]
+_WORD_OR_MAPPING = WithJsonSchema({"type": ["string", "object"]})
 
 
 @dataclass(kw_only=True, config=STRICT)
@@ -64,14 +71,12 @@ class StartFrom:
 
     :param model: path of a model beside the study's file, ``.moe`` or, only from those you trust,
         SB3's ``.zip``
-    :param architecture: a network of the study, whose model of the same seed it is
-    :param regime: of that network's run; None: as of the run that begins
-    :param order: likewise
+    :param architecture: a network of the study, whose model of the same seed and regime it is
+    :param order: of that network's run; None: as of the run that begins
     """
 
     model: Annotated[str, Field(pattern=r"\.(moe|zip)$")] | None = None
     architecture: str | None = None
-    regime: Regime | None = None
     order: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -83,16 +88,16 @@ def _start(value: Any, info: ValidationInfo) -> Any:
     """Read a file's name or a network's; a path is taken from the folder of the study's file."""
     if isinstance(value, str):
         value = {"model" if value.endswith(MODELS) else "architecture": value}
-    if info.context and isinstance(value, Mapping) and value.get("model"):
+    if not isinstance(value, Mapping):
+        return value
+    if info.context and value.get("model"):
         # Absolute: a study may be run from another folder the next time.
-        return {**value, "model": str((info.context / str(value["model"])).absolute())}
-    return value
+        value = {**value, "model": str((info.context / str(value["model"])).absolute())}
+    return typed(StartFrom, value, where="start_from")
 
 
 #: An entry that says whose weights a network begins with.
-Start = Annotated[
-    StartFrom, BeforeValidator(_start), WithJsonSchema({"type": ["string", "object"]})
-]
+Start = Annotated[StartFrom, BeforeValidator(_start), _WORD_OR_MAPPING]
 
 
 @dataclass(kw_only=True, config=STRICT)
@@ -136,13 +141,13 @@ def named_architecture(
     """
     if options is None and ":" in name:
         return Architecture(name=name.rpartition(":")[2], policy=name)
-    meant = _meant_by(name, building.towers_of(algorithm))
+    towers = building.towers_of(algorithm)
+    meant = _meant_by(name, towers)
     if not meant and options is None:
         raise ValueError(
             "an architecture must be `dense`, `<router>-<placement>`, `package.module:Policy` or "
-            "`<router>-<placement>-<network>`, the network one of "
-            f"{', '.join(building.towers_of(algorithm))}, or have its options written out, got "
-            f"{name!r}"
+            f"`<router>-<placement>-<network>`, the network one of {', '.join(towers)}, or have "
+            f"its options written out, got {name!r}"
         )
     if not isinstance(options, Mapping | None):
         raise ValueError(f"`architectures.{name}` must be a mapping of options, got {options!r}")
@@ -150,11 +155,8 @@ def named_architecture(
     kwargs = {key: value for key, value in (options or {}).items() if key not in OWN_ENTRIES}
     if own.get("policy", TABLE[algorithm].aliases[0]) in TABLE[algorithm].aliases:
         kwargs = {**meant, **kwargs}
-    try:
-        values = {"name": name, "policy_kwargs": kwargs, **own}
-        return TypeAdapter(Architecture).validate_python(values, context=folder)
-    except ValidationError as error:
-        raise ValueError(in_words(error, f"architectures.{name}")) from error
+    values = {"name": name, "policy_kwargs": kwargs, **own}
+    return typed(Architecture, values, folder, f"architectures.{name}")
 
 
 def _meant_by(name: str, towers: tuple[str, ...]) -> dict[str, Any]:
@@ -291,7 +293,7 @@ class RunConfig(Setup):
     @property
     def name(self) -> str:
         """The name of its folder: what tells it from the study's other runs."""
-        return self._named(self.regime, self.order, self.architecture.name)
+        return self._named(self.order, self.architecture.name)
 
     @property
     def start(self) -> str | None:
@@ -299,17 +301,286 @@ class RunConfig(Setup):
         start = self.architecture.start_from
         if start is None or start.architecture is None:
             return None
-        order = self.order if start.order is None else start.order
-        return self._named(start.regime or self.regime, order, start.architecture)
+        return self._named(self.order if start.order is None else start.order, start.architecture)
 
-    def _named(self, regime: str, order: tuple[str, ...], architecture: str) -> str:
+    def _named(self, order: tuple[str, ...], architecture: str) -> str:
         played = ".".join(order or self.games)
         simple = re.sub(r"[^\w.,=()+#-]+", "_", played, flags=re.ASCII)[:LONGEST_TASKS]
         if simple != played:
             simple += f"~{hashlib.sha256(played.encode()).hexdigest()[:12]}"
-        return f"{regime}-{simple}-{architecture}-s{self.seed}"
+        return f"{self.regime}-{simple}-{architecture}-s{self.seed}"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """Read what ``to_dict`` wrote."""
         return TypeAdapter(cls).validate_python(values)
+
+
+# The grid of runs.
+
+
+def _counted(value: Any, start: int = 0) -> Any:
+    """Count a number of seeds up, or take the seeds."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return tuple(range(start, start + value))
+    return tuple(value) if isinstance(value, list) else value
+
+
+_NUMBER_OR_LIST = WithJsonSchema({"type": ["integer", "array"]})
+_DEVELOPMENT = BeforeValidator(partial(_counted, start=FIRST_DEVELOPMENT_SEED))
+Seeds = Annotated[tuple[int, ...], BeforeValidator(_counted), _NUMBER_OR_LIST]
+DevelopmentSeeds = Annotated[tuple[int, ...], _DEVELOPMENT, _NUMBER_OR_LIST]
+
+
+def _architectures(value: Any, info: ValidationInfo) -> Any:
+    """Read names, or names with their options."""
+    entries = [value] if isinstance(value, Mapping) else value
+    if not isinstance(entries, list | tuple):
+        raise ValueError(f"`architectures` must be names, or names with options, got {value!r}")
+    more, found = (info.data.get("algorithm", "PPO"), info.context), []
+    for entry in entries:
+        if isinstance(entry, Architecture):
+            found.append(entry)
+        elif isinstance(entry, Mapping):
+            found += [named_architecture(name, each, *more) for name, each in entry.items()]
+        else:
+            found.append(named_architecture(str(entry), None, *more))
+    return tuple(found)
+
+
+_OPTIONS: dict[str, Any] = {name: {} for name in (*DEFAULTS, "net_arch", *OWN_ENTRIES)}
+_NETWORK = {"type": ["object", "null"], "properties": _OPTIONS}
+_NETWORKS = WithJsonSchema({"type": ["array", "object"], "additionalProperties": _NETWORK})
+Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(_architectures), _NETWORKS]
+
+
+def _beside(path: Path | None, info: ValidationInfo) -> Path | None:
+    """Take a path from the folder of the study's file."""
+    path = info.context / path if info.context and path is not None else path
+    if path is not None and not path.is_file():
+        raise ValueError(f"`claims` must be a file, got {str(path)!r}")
+    return path
+
+
+def _about(value: Any, info: ValidationInfo) -> Any:
+    """Read the file that ``about`` names."""
+    if isinstance(value, str):
+        value = read_yaml(((info.context or Path()) / value).read_text(encoding="utf-8"))
+    return typed(About, value, where="about") if isinstance(value, Mapping) else value
+
+
+@dataclass(kw_only=True, config=STRICT)
+class About:
+    """A study's own words; its report says the rest from the configuration.
+
+    :param title: of the page, empty for one made of the study's name, algorithm and tasks
+    :param introduction: what is asked and why; an empty line begins a new paragraph
+    :param notes: choices that the configuration can't tell, a sentence or two each
+    :param reproduce: how to run it again
+    """
+
+    title: str = ""
+    introduction: str = ""
+    notes: tuple[str, ...] = ()
+    reproduce: str = ""
+
+
+@dataclass(kw_only=True, config=STRICT)
+class Tune:
+    """Values of one argument, of which each network takes its best before the study's seeds run.
+
+    :param argument: of the algorithm, such as ``learning_rate``; a network whose own ``arguments``
+        have it keeps that value
+    :param values: to try
+    :param seeds: development seeds, none of the study's; a number of them counts from 1000
+    :param extensions: how often, at most, the grid gets a further value where the best is at its
+        edge
+    """
+
+    argument: str
+    values: Annotated[tuple[int | float, ...], Field(min_length=2)]
+    seeds: DevelopmentSeeds = (1000, 1001, 1002)
+    extensions: Annotated[int, Field(ge=0)] = 3
+
+
+@dataclass(kw_only=True, config=STRICT)
+class StudyConfig(Setup):
+    """A grid of runs: every regime and order, with every architecture, for every seed.
+
+    :param name: of the study, and of its folder under ``runs``
+    :param architectures: the networks: a list of names, or a mapping from names to options
+    :param only: the networks whose runs are left, with those that they begin with; by default all
+    :param regimes: ``mtrl`` interleaves, ``crl`` one after the other, ``scratch`` one task alone,
+        ``schedule`` what ``schedule`` says; by default ``[mtrl, crl]``, or ``[schedule]`` where
+        there is a ``schedule``
+    :param orders: of ``crl``: the order given, its ``rotations``, ``all`` permutations, or a list
+        of orders
+    :param seeds: a number of seeds, or the seeds
+    :param tune: ``{argument: learning_rate, values: [1e-4, 3e-4, 1e-3], seeds: 3}``: each network
+        takes its best value on development seeds, and the study's own seeds run with it
+    :param random_episodes: episodes of each task that measure the random policy
+    :param claims: the file of [claims](reports.md) that the report tests
+    :param about: what the configuration can't say: ``title``, ``introduction``, ``notes``,
+        ``reproduce``; or a file of these
+    """
+
+    name: Name
+    architectures: Architectures
+    only: tuple[str, ...] = ()
+    regimes: tuple[Regime, ...] = ()
+    orders: Literal["given", "rotations", "all"] | tuple[tuple[str, ...], ...] = "given"
+    seeds: Seeds = (0,)
+    tune: Tune | None = None
+    random_episodes: Count = 64
+    claims: Annotated[Path | None, AfterValidator(_beside)] = None
+    about: Annotated[About, BeforeValidator(_about), _WORD_OR_MAPPING] = field(
+        default_factory=About
+    )
+
+    def __post_init__(self) -> None:
+        self.regimes = self.regimes or (("schedule",) if self.schedule else ("mtrl", "crl"))
+        super().__post_init__()
+        names = [each.name for each in self.architectures]
+        lists: dict[str, Any] = {"architectures": names, "seeds": self.seeds}
+        for name, values in {**lists, "regimes": self.regimes, "orders": self.orders}.items():
+            if not isinstance(values, str) and not 0 < len({*values}) == len(values):
+                raise ValueError(
+                    f"`{name}` must be different from each other, at least one, got {values}"
+                )
+        if not {*self.only} <= {*names}:
+            raise ValueError(f"`only` must name networks of the study, {names}, got {self.only}")
+        if (self.schedule is None) == ("schedule" in self.regimes):
+            raise ValueError('`regimes` must have "schedule" where there is a `schedule`, and only')
+        if self.tune is not None:
+            if shared := {*self.tune.seeds} & {*self.seeds}:
+                raise ValueError(f"`tune.seeds` must be none of the study's `seeds`, got {shared}")
+            tuned(self, {each.name: self.tune.values[0] for each in self.architectures})
+        self._runs = self._grid()  # which checks that there are such
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON holds them, with the name of the claims' file alone."""
+        return super().to_dict() | {"claims": self.claims and self.claims.name}
+
+    def runs(self) -> list[RunConfig]:
+        """List the runs, whole seeds first: what is finished can be compared at any time.
+
+        A run that another begins with comes before it, and is added where the grid lacks it.
+        """
+        return list(self._runs)
+
+    def _grid(self) -> list[RunConfig]:
+        shared = {each.name: getattr(self, each.name) for each in fields(Setup)}
+        runs = [
+            RunConfig(
+                regime=regime,
+                order=order,
+                architecture=architecture,
+                seed=seed,
+                **shared | ({} if regime == "schedule" else {"schedule": None}),
+            )
+            for seed in self.seeds
+            for regime in self.regimes
+            for order in self.sequences(regime)
+            for architecture in self.architectures
+            if not self.only or architecture.name in self.only
+        ]
+        if len({run.name for run in runs}) < len(runs):
+            # Names of tasks and architectures may have dashes.
+            raise ValueError("runs must have different names: rename an architecture")
+        return list({run.name: run for each in runs for run in self._chain(each)}.values())
+
+    def _chain(self, run: RunConfig, behind: tuple[str, ...] = ()) -> list[RunConfig]:
+        """Give a run behind the one that it begins with, and so on.
+
+        :raises ValueError: if it begins with one that there isn't, or in the end with itself
+        """
+        start = run.architecture.start_from
+        if start is None or start.architecture is None:
+            return [run]
+        networks = {each.name: each for each in self.architectures}
+        if start.architecture not in networks or run.name in behind:
+            raise ValueError(
+                f"`architectures.{run.architecture.name}.start_from` must be a file that ends in "
+                f"{' or '.join(MODELS)}, or another network of the study that doesn't begin with "
+                f"this one, got {start.architecture!r}{hint(start.architecture, networks)}"
+            )
+        order = run.order if start.order is None else start.order
+        before = replace(run, order=order, architecture=networks[start.architecture])
+        return [*self._chain(before, (*behind, run.name)), run]
+
+    def sequences(self, regime: Regime) -> list[tuple[str, ...]]:
+        """List the orders of tasks that a regime has runs for."""
+        if regime in ("mtrl", "schedule"):
+            return [()]
+        if regime == "scratch":
+            return [(game,) for game in self.games]
+        if self.orders == "all":
+            return list(itertools.permutations(self.games))
+        turned = [self.games[k:] + self.games[:k] for k in range(len(self.games))]
+        named = {"given": turned[:1], "rotations": turned}
+        return named[self.orders] if isinstance(self.orders, str) else list(self.orders)
+
+
+def tuned(study: StudyConfig, values: Mapping[str, float]) -> StudyConfig:
+    """Give a study in which networks have a value of the argument that is tuned.
+
+    :param values: of each network; one that says the argument itself keeps its own
+    """
+    assert study.tune is not None
+    argument = study.tune.argument
+    architectures = tuple(
+        replace(each, arguments={argument: values[each.name], **each.arguments})
+        if each.name in values
+        else each
+        for each in study.architectures
+    )
+    return replace(study, architectures=architectures, tune=None)
+
+
+def load_study(name_or_path: str, architecture: Sequence[str] = (), **changes: Any) -> StudyConfig:
+    """Read a preset of this package, or a YAML file.
+
+    :param name_or_path: one of ``PRESETS`` or a path
+    :param architecture: further networks
+    :param changes: entries in place of the file's; those that are None are left
+    :raises ValueError: naming the entry that is unknown or out of range
+    """
+    path = Path(name_or_path)
+    if name_or_path in PRESETS:
+        path = Path(str(resources.files("sb3_moe.study"))) / "presets" / f"{name_or_path}.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"a study must be one of {', '.join(PRESETS)} or a YAML file, got {name_or_path!r}: "
+            f"{error.strerror}"
+        ) from error
+    return read_study(text, path.parent, architecture, **changes)
+
+
+def read_study(
+    text: str, folder: Path, architecture: Sequence[str] = (), **changes: Any
+) -> StudyConfig:
+    """Read a study from YAML.
+
+    :param folder: against which paths in it are resolved
+    :raises ValueError: as of :func:`load_study`
+    """
+    values = read_yaml(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"a study must be a YAML mapping, got {values!r}")
+    values |= {name: value for name, value in changes.items() if value is not None}
+    if architecture:
+        own = values.get("architectures", [])
+        values["architectures"] = [*(own if isinstance(own, list) else [own]), *architecture]
+    return typed(StudyConfig, values, folder)
+
+
+def schema() -> dict[str, Any]:
+    """Give the JSON schema of a study's file, with which editors complete and check it."""
+    found: dict[str, Any] = TypeAdapter(StudyConfig).json_schema()
+    told = [*parse(str(Setup.__doc__)).params, *parse(str(StudyConfig.__doc__)).params]
+    for each in told:
+        text = " ".join(str(each.description).replace("``", "`").split())
+        found["properties"][each.arg_name]["description"] = text
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}

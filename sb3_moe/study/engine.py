@@ -1,4 +1,4 @@
-"""Where runs are trained: processes of this machine, a Ray cluster, or SLURM."""
+"""Where and when runs are trained: processes of this machine, a Ray cluster, or SLURM."""
 
 from __future__ import annotations
 
@@ -6,18 +6,31 @@ import logging
 import math
 import multiprocessing as mp
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
 from sb3_moe.extras import require
 from sb3_moe.study.config import RunConfig
-from sb3_moe.study.folder import LOG, PATIENCE, RunFolder, held
+from sb3_moe.study.folder import LOG, PATIENCE, Job, RunFolder, State, held, steps_in
 
+POLL_SECONDS = 0.5
+# Runs that get a bar of their own: a cluster may have hundreds.
+MOST_BARS = 16
+# The key of a task's mean return in training.
+_RETURN = re.compile("rollout/([^/]+)/ep_rew_mean")
+# How often a run whose node or process is lost starts again on Ray.
+RETRIES = 3
 # One thread per process: networks of this size are faster so, and runs share the cores.
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -32,32 +45,20 @@ KEPT_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
-# Of a process that trains, wherever it runs.
-OF_A_RUN = ONE_THREAD | KEPT_MEMORY
 
 
-def child_environment(root: Path) -> dict[str, str]:
-    """Give the variables of a process that trains.
+def variables(root: Path) -> dict[str, str]:
+    """Give the environment variables of a process that trains, unless the user sets others.
 
     :param root: folder of the study, in which processes leave each other what jax has compiled
     """
-    return OF_A_RUN | {
+    return {
+        **ONE_THREAD,
+        **KEPT_MEMORY,
         "JAX_COMPILATION_CACHE_DIR": str((root / ".jax").resolve()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-
-
-@contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for children started meanwhile, where the user set none."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            del os.environ[name]
 
 
 def work(run: Mapping[str, Any], path: str) -> None:
@@ -69,9 +70,11 @@ def work(run: Mapping[str, Any], path: str) -> None:
     """
     folder = RunFolder(Path(path))
     with held(folder.path, PATIENCE):
-        # The process that was waited for may have finished the run.
-        if folder.state().status == "done":
+        status = folder.state().status
+        if status == "done":  # by the process that was waited for
             return
+        if status in ("failed", "damaged"):
+            folder.make_ready()
         try:
             import torch as th
 
@@ -119,79 +122,76 @@ def check_processes(processes: int | None) -> int:
 class Engine:
     """What starts runs and tells when they have ended."""
 
-    #: How many run at a time.
-    capacity: int
+    #: How many run at a time; clusters have queues of their own.
+    capacity = sys.maxsize
 
     def __init__(self) -> None:
         self._running: dict[str, Any] = {}
 
+    def launch(self, run: dict[str, Any], path: str) -> Any:
+        """Start :func:`work`; give what has ``done()``, ``exception()`` and ``cancel()``."""
+        raise NotImplementedError
+
     def start(self, run: RunConfig, path: Path) -> None:
         """Start a run in a folder."""
         path.mkdir(parents=True, exist_ok=True)
-        self._running[run.name] = self._launch(run.to_dict(), str(path.resolve()))
+        self._running[run.name] = self.launch(run.to_dict(), str(path.resolve()))
 
     def ended(self) -> dict[str, str]:
         """Name the runs that have ended since the last call, one way or another.
 
         :return: with what there is to say of a process that ended early, else nothing
         """
-        over = [name for name, work in self._running.items() if self._is_over(work)]
-        return {name: self._why(self._running.pop(name)) for name in over}
+        over = [name for name, work in self._running.items() if work.done()]
+        reasons = {name: self._running.pop(name).exception() or "" for name in over}
+        # Ray's own errors have what was raised as their cause, and tracebacks as their texts.
+        causes = {name: getattr(each, "cause", each) for name, each in reasons.items()}
+        return {name: str(each).strip().partition("\n")[0] for name, each in causes.items()}
 
     def stop(self) -> None:
         """End what is running; it can go on later from its last snapshot."""
         for each in self._running.values():
-            self._cancel(each)
+            each.cancel()
         self._running.clear()
 
-    def _launch(self, run: dict[str, Any], path: str) -> Any:
-        raise NotImplementedError
 
-    def _is_over(self, work: Any) -> bool:
-        raise NotImplementedError
+class _Process(SpawnProcess):
+    """A process of this machine, started by spawn: where jax is loaded, fork hangs.
 
-    def _why(self, work: Any) -> str:
-        raise NotImplementedError
-
-    def _cancel(self, work: Any) -> None:
-        raise NotImplementedError
-
-
-class LocalEngine(Engine):
-    """One process per run, started by spawn: where jax is loaded, fork hangs.
-
-    :param processes: how many at a time; None: as many as the cores that it may use
-    :param root: see :func:`child_environment`
-    :raises ValueError: if there are none
+    It is no daemon, so that tasks, and workers of ours, may have processes of their own.
     """
 
-    def __init__(self, processes: int | None, root: Path) -> None:
-        super().__init__()
-        self.capacity = check_processes(processes)
-        self._variables = child_environment(root)
+    def done(self) -> bool:
+        return not self.is_alive()
 
-    def _launch(self, run: dict[str, Any], path: str) -> Any:
-        # No daemon, so that tasks, and workers of ours, may have processes of their own.
-        process = mp.get_context("spawn").Process(target=_work_quietly, args=(run, path))
-        with environment(self._variables):
-            process.start()
-        return process
-
-    def _is_over(self, work: Any) -> bool:
-        return not work.is_alive()
-
-    def _why(self, work: Any) -> str:
-        code = work.exitcode
-        if not code:
-            return ""
-        if code > 0:
-            return f"its process ended with exit status {code}, see {LOG}"
+    def exception(self) -> str:
+        code = self.exitcode or 0
+        if code >= 0:
+            return f"its process ended with exit status {code}, see {LOG}" if code else ""
         cause = ", as when memory runs out" if -code == signal.SIGKILL else ""
         return f"its process was ended by {signal.Signals(-code).name}{cause}"
 
-    def _cancel(self, work: Any) -> None:
-        work.terminate()
-        work.join()
+    def cancel(self) -> None:
+        self.terminate()
+        self.join()
+
+
+class LocalEngine(Engine):
+    """One process per run.
+
+    :param processes: how many at a time; None: as many as the cores that it may use
+    :raises ValueError: if there are none
+    """
+
+    def __init__(self, processes: int | None) -> None:
+        super().__init__()
+        self.capacity = check_processes(processes)
+
+    def launch(self, run: dict[str, Any], path: str) -> Any:
+        """Start a process."""
+        process = _Process(target=_work_quietly, args=(run, path))
+        process.start()
+        return process
 
 
 class RayEngine(Engine):
@@ -199,15 +199,15 @@ class RayEngine(Engine):
 
     A run on a node that is lost runs again on another, from its last snapshot.
 
+    :param root: see :func:`variables`
     :param address: of the cluster; None takes the one that Ray finds on this machine, or starts
         one; ``"local"`` starts one in any case
     :param cpus: CPUs per run
     :param gpus: GPUs per run, a fraction too
-    :param retries: how often a run whose node or process is lost starts again
     """
 
     def __init__(
-        self, address: str | None = None, cpus: float = 1, gpus: float = 0, retries: int = 3
+        self, root: Path, address: str | None = None, cpus: float = 1, gpus: float = 0
     ) -> None:
         super().__init__()
         require("RayEngine", "ray")
@@ -218,33 +218,20 @@ class RayEngine(Engine):
         handler = signal.getsignal(signal.SIGTERM)
         self._ray.init(
             address=address,
-            runtime_env={"env_vars": OF_A_RUN},
+            runtime_env={"env_vars": variables(root)},
             log_to_driver=False,
             include_dashboard=False if address in (None, "local") else None,
             logging_level=logging.WARNING,
         )
         signal.signal(signal.SIGTERM, handler)
-        self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(work)
-        self.capacity = sys.maxsize  # Ray has a queue of its own, and knows which nodes there are
+        self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(work)
 
-    def _launch(self, run: dict[str, Any], path: str) -> Any:
-        return self._task.remote(run, path)
-
-    def _is_over(self, work: Any) -> bool:
-        return bool(self._ray.wait([work], timeout=0)[0])
-
-    def _why(self, work: Any) -> str:
-        try:
-            self._ray.get(work)
-        except self._ray.exceptions.RayError as error:
-            return _first_line(getattr(error, "cause", error))
-        return ""
-
-    def _cancel(self, work: Any) -> None:
-        self._ray.cancel(work, force=True)
+    def launch(self, run: dict[str, Any], path: str) -> Any:
+        """Start a task."""
+        return self._task.remote(run, path).future()
 
     def stop(self) -> None:
-        """Cancel the rest, and let go of the cluster."""
+        """Let go of the cluster, which ends the tasks."""
         super().stop()
         self._ray.shutdown()
 
@@ -265,7 +252,7 @@ class _Work:
 class SlurmEngine(Engine):
     """Jobs of SLURM through submitit, with results in a folder that all nodes see.
 
-    :param logs: the folder of submitit's files
+    :param root: folder of the study; submitit's files go to ``.slurm`` in it
     :param cpus: CPUs per run
     :param gpus: GPUs per run
     :param cluster: ``"slurm"``, or ``"local"`` for processes of this machine; None: SLURM if it is
@@ -276,7 +263,7 @@ class SlurmEngine(Engine):
 
     def __init__(
         self,
-        logs: Path,
+        root: Path,
         cpus: float = 1,
         gpus: float = 0,
         cluster: str | None = None,
@@ -286,27 +273,110 @@ class SlurmEngine(Engine):
         require("SlurmEngine", "submitit")
         import submitit
 
-        self._executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
+        self._executor = submitit.AutoExecutor(folder=root / ".slurm", cluster=cluster)
         self._executor.update_parameters(
             cpus_per_task=math.ceil(cpus), gpus_per_node=math.ceil(gpus), **parameters
         )
-        # SLURM has a queue of its own.
-        queues = self._executor.cluster == "slurm"
-        self.capacity = sys.maxsize if queues else check_processes(None)
+        if self._executor.cluster != "slurm":
+            self.capacity = check_processes(None)
 
-    def _launch(self, run: dict[str, Any], path: str) -> Any:
-        with environment(OF_A_RUN):  # SLURM hands on this process's environment
-            return self._executor.submit(_Work(), run, path)
-
-    def _is_over(self, work: Any) -> bool:
-        return bool(work.done())
-
-    def _why(self, work: Any) -> str:
-        return _first_line(work.exception() or "")
-
-    def _cancel(self, work: Any) -> None:
-        work.cancel(check=False)
+    def launch(self, run: dict[str, Any], path: str) -> Any:
+        """Submit a job."""
+        return self._executor.submit(_Work(), run, path)
 
 
-def _first_line(reason: object) -> str:
-    return str(reason).strip().partition("\n")[0]
+# Running the jobs of a study, and showing how far they are.
+
+
+def unfinished(jobs: Sequence[Job], retry: bool) -> list[Job]:
+    """List what is to be run; runs that failed or are damaged only when asked to."""
+    wanted = {"missing", "interrupted"} | ({"failed", "damaged"} if retry else set())
+    return [job for job in jobs if job.state.status in wanted]
+
+
+def run_jobs(jobs: Sequence[Job], engine: Engine, console: Console) -> None:
+    """Run jobs to their end, as many at a time as the engine takes.
+
+    :param jobs: in the order in which they start
+    :param engine: where they run
+    :param console: which is told of each end, and of the progress in between
+    """
+    waiting, running = list(jobs), dict[str, Job]()
+    view = LiveView(jobs, console)
+    with view.progress:
+        while waiting or running:
+            to_come = {*running, *(job.run.name for job in waiting)}
+            for job in list(waiting):
+                start = job.run.start
+                if start in to_come:
+                    continue
+                if start and not (job.folder.path.parent / start / "done.json").is_file():
+                    waiting.remove(job)
+                    view.ended(job, State("missing", f"{start}, its start, is not done"))
+                elif len(running) < engine.capacity:
+                    waiting.remove(job)
+                    engine.start(job.run, job.folder.path)
+                    running[job.run.name] = job
+            for name, why in engine.ended().items():
+                job = running.pop(name)
+                state = job.folder.state()
+                explained = state.status in ("done", "failed") or not why
+                view.ended(job, state if explained else State(state.status, why))
+            view.refresh(list(running.values()))
+            time.sleep(POLL_SECONDS)
+
+
+class LiveView:
+    """Bars on a terminal, and a line for each run that has ended.
+
+    :param jobs: all that will run
+    :param console: where to
+    """
+
+    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
+        self._console, self._bars = console, dict[str, Any]()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(30),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._all = self.progress.add_task("runs", total=len(jobs), note="")
+
+    def ended(self, job: Job, state: State) -> None:
+        """Print a line on how a run ended."""
+        name, note = job.run.name, state.reason
+        if name in self._bars:
+            self.progress.remove_task(self._bars.pop(name))
+        if state.status == "done":
+            note = _summary(job.folder.last_logged())
+        elif state.status not in ("failed", "damaged"):
+            note = f"{note or 'its process ended early'}; run again to go on"
+        self.progress.advance(self._all)
+        runs = self.progress.tasks[0]
+        line = f"[{runs.completed:.0f}/{runs.total:.0f}] {name}: {state.status} {note}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def refresh(self, running: Sequence[Job]) -> None:
+        """Show how far each run is."""
+        for job in running[:MOST_BARS]:
+            name, row = job.run.name, job.folder.last_logged()
+            if name not in self._bars:
+                bar = self.progress.add_task(escape(name), total=job.run.total_steps, note="")
+                self._bars[name] = bar
+            note = escape(_summary(row))
+            self.progress.update(self._bars[name], completed=steps_in(row), note=note)
+
+
+def _summary(row: Mapping[str, str]) -> str:
+    """Say the rate and the last returns of a run, and that a report's are other ones."""
+    if not row:
+        return "starting"
+    found = ((_RETURN.fullmatch(key), value) for key, value in row.items())
+    returns = [f"{key[1]} {float(value):.1f}" for key, value in found if key and value]
+    last = f", last training episodes: {'  '.join(returns)}" if returns else ""
+    return f"{row.get('time/fps', '?')} steps/s{last}"

@@ -8,12 +8,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields
 from difflib import get_close_matches
-from functools import cache
 from importlib import import_module
-from inspect import Parameter, signature
-from typing import Annotated, Any, TypeVar, get_type_hints
+from inspect import signature
+from typing import Annotated, Any, TypeVar
 
-import pydantic
 import yaml
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic.dataclasses import dataclass
@@ -26,7 +24,7 @@ _FLOAT = "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader, but a key may stand only once, and ``1e6`` is a whole number."""
+    """PyYAML's loader, but a key stands once, numbers are finite, and ``1e6`` is a whole one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Refuse a key that is there twice: PyYAML would drop the first without a word."""
@@ -41,6 +39,9 @@ class _Loader(yaml.SafeLoader):
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     value = loader.construct_yaml_float(node)
+    if not math.isfinite(value):
+        problem = f"numbers must be finite, got {node.value}"
+        raise yaml.MarkedYAMLError(None, None, problem, node.start_mark)
     return int(value) if "e" in node.value.lower() and value.is_integer() else value
 
 
@@ -61,34 +62,22 @@ def read_yaml(text: str) -> Any:
         raise ValueError(f"the YAML can't be read: {' '.join(str(error).split())}") from error
 
 
-def typed(kind: type[T], values: Any, context: Any = None) -> T:
+def typed(kind: type[T], values: Any, context: Any = None, where: str = "") -> T:
     """Build a dataclass, and those within it, from what YAML gave.
 
     :param kind: the dataclass
     :param values: of its fields
     :param context: what its validators are told
+    :param where: the entry that holds the values
     :raises ValueError: naming every entry that is missing, unknown or of another type
     """
-    _check_finite(values, "")
     # From JSON, strictly: lists may become tuples and mappings dataclasses, but 1 not true.
     text = json.dumps(values, default=str)
     try:
         return TypeAdapter(kind).validate_json(text, strict=True, extra="forbid", context=context)
     except ValidationError as error:
         known = [each.name for each in fields(kind)]  # type: ignore[arg-type]  # it is a dataclass
-        raise ValueError(in_words(error, known=known)) from error
-
-
-def _check_finite(value: Any, where: str) -> None:
-    """Refuse ``.nan`` and ``.inf``, which no setting means and JSON can't hold."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"`{where}` must be finite, got {value}")
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_finite(item, f"{where}.{key}".removeprefix("."))
-    elif isinstance(value, list):
-        for position, item in enumerate(value):
-            _check_finite(item, f"{where}[{position}]")
+        raise ValueError(in_words(error, where, known)) from error
 
 
 def in_words(error: ValidationError, where: str = "", known: Iterable[str] = ()) -> str:
@@ -215,53 +204,16 @@ def resolved(value: Any, where: str, name: str = "") -> Any:
         raise ValueError(f"`{where}` can't be built from {value!r}: {error}") from error
 
 
-def parameters_of(call: Callable[..., Any]) -> dict[str, Parameter]:
-    """Give the parameters of a function or class by name, with their types as annotations.
-
-    Where a class takes ``**kwargs``, they are those of the class behind it.
-    """
-    found: dict[str, Parameter] = {}
-    constructors = [vars(base).get("__init__") for base in getattr(call, "__mro__", ())] or [call]
-    for each in filter(None, constructors):
-        try:
-            types = get_type_hints(each)
-        except Exception:  # names that are there for type checkers only
-            types = {}
-        parameters = signature(each).parameters.values()
-        for one in parameters:
-            if one.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
-                kind = types.get(one.name, one.annotation)
-                unknown = kind is Parameter.empty or isinstance(kind, str)
-                found.setdefault(one.name, one.replace(annotation=Any if unknown else kind))
-        if not any(one.kind is Parameter.VAR_KEYWORD for one in parameters):
-            break
-    found.pop("self", None)
-    return found
-
-
-def arguments_for(
-    call: Callable[..., Any], values: Mapping[str, Any], where: str, own: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Give arguments from a file as a function or class takes them: lists may be tuples.
+def arguments_for(call: Callable[..., Any], values: Any, where: str) -> dict[str, Any]:
+    """Give arguments of a file as a function or class takes them.
 
     :param where: the entry that holds them
-    :param own: parameters that are given to it besides, and so not by the file
-    :raises ValueError: naming each entry that is unknown, missing, or not what it must be
+    :raises ValueError: if one is unknown
     """
-    model = _model_of(call, own)
+    found: dict[str, Any] = resolved(values, where)
     try:
-        found = model.model_validate(resolved(values, where))
-    except ValidationError as error:
-        raise ValueError(in_words(error, where, model.model_fields)) from error
-    return {name: getattr(found, name) for name in values}
-
-
-@cache
-def _model_of(call: Callable[..., Any], own: tuple[str, ...]) -> Any:
-    parameters: dict[str, Any] = {
-        name: (each.annotation, ... if each.default is Parameter.empty else each.default)
-        for name, each in parameters_of(call).items()
-        if name not in own and not name.startswith("_")
-    }
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
-    return pydantic.create_model("Arguments", __config__=config, **parameters)
+        signature(call).bind_partial(**found)
+    except TypeError as error:
+        known = ", ".join(signature(call).parameters)
+        raise ValueError(f"`{where}`: {error}; there are {known}") from error
+    return found

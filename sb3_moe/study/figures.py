@@ -13,28 +13,15 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from sb3_moe.study.judging import t_interval
-from sb3_moe.study.measures import INSIDES, WHOLE, Array, planned_blocks
-from sb3_moe.study.results import Results
-from sb3_moe.watching.figures import (
-    as_numbers,
-    as_written,
-    colors_of_gates,
-    look_of,
-    plot_mean,
-    short,
-    was_measured,
-    write_into,
-)
+from sb3_moe.study.results import INSIDES, WHOLE, Array, Results, planned_blocks
+from sb3_moe.watching import figures as plots
 
 #: Panels side by side, at most: so many can be read on a page of a paper or a screen.
 ACROSS = 3
 #: Experts in a panel, at most, for whose numbers there is room.
 MOST_WRITTEN = 12
-#: Of matplotlib's default font, in inches: a letter, and a line's sample in a legend.
-LETTER, SAMPLE = 0.085, 0.6
 
 REGIMES = {
     "mtrl": "interleaved",
@@ -46,10 +33,10 @@ REGIMES = {
 CURVES = ("return", "success", *INSIDES)
 
 
-def figures(results: Results, verdicts: pd.DataFrame) -> dict[str, Figure]:
+def figures(results: Results) -> dict[str, Figure]:
     """Draw all that there is something to draw of, by name."""
     drawn = {name: draw_curves(results, name) for name in CURVES}
-    drawn |= {"differences": draw_differences(verdicts), "expert_weights": draw_experts(results)}
+    drawn["expert_weights"] = draw_experts(results)
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
@@ -70,18 +57,18 @@ def draw_curves(results: Results, measure: str) -> Figure | None:
     panels: list[Any] = list(rows.groupby(["regime", "order", "task"], sort=False))
     figure, axes = _panels(len(panels), 2.5)
     limits = rows.groupby("task")["value"].agg(["min", "max"])
-    looks = {each.name: look_of(k) for k, each in enumerate(results.study.architectures)}
+    looks = {each.name: plots.look_of(k) for k, each in enumerate(results.study.architectures)}
     runs: Any = {(r.config.regime, " ".join(r.config.order)): r.config for r in results.runs}
     for ax, ((regime, order, task), curves) in zip(axes, panels, strict=True):
         title = REGIMES[regime] if regime == "scratch" else f"{REGIMES[regime]} {order}".strip()
         title = title if task == WHOLE else f"{task}, {title}"
-        ax.set_title(as_written(_wrapped(title)), fontsize="medium")
+        ax.set_title(plots.as_written(_wrapped(title)), fontsize="medium")
         for name, seeds in curves.groupby("architecture", sort=False):
             # At the steps that all seeds have.
             wide = seeds.pivot_table(index="step", columns="seed", values="value").dropna()
             steps, values_SK = wide.index.to_numpy(float), wide.to_numpy().T
             mean, interval = values_SK.mean(0), t_interval(values_SK)
-            plot_mean(ax, steps, mean, interval, str(name), looks[str(name)])
+            plots.plot_mean(ax, steps, mean, interval, str(name), looks[str(name)])
         low, high = limits.loc[task]
         if measure == "return":
             level = results.random[task]
@@ -92,10 +79,10 @@ def draw_curves(results: Results, measure: str) -> Figure | None:
         ax.set_ylim(low - margin, high + margin)
         for block in planned_blocks(runs[regime, order], task):
             ax.axvspan(*block, color="0.93", zorder=0)
-        ax.xaxis.set_major_formatter(lambda step, _: short(step))
+        ax.xaxis.set_major_formatter(lambda step, _: plots.short(step))
     figure.supxlabel("steps of all tasks together", fontsize="medium")
     figure.supylabel(measure.replace("_", " "), fontsize="medium")
-    _legend(figure)
+    plots.add_legend(figure)
     return figure
 
 
@@ -114,49 +101,6 @@ def _panels(number: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, axes[:number]
 
 
-def _legend(figure: Figure) -> None:
-    """Put one legend above all panels, for which the figure grows."""
-    entries: dict[str, Any] = {}
-    for ax in figure.axes:
-        handles, labels = ax.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    width, height = figure.get_size_inches()
-    columns = int(width / (SAMPLE + LETTER * max(map(len, entries)))) or 1
-    figure.set_figheight(height + 0.2 * -(-len(entries) // columns))
-    figure.legend(entries.values(), entries, loc="outside upper center", ncols=columns)
-
-
-def draw_differences(verdicts: pd.DataFrame) -> Figure | None:
-    """Draw the difference of every primary contrast with its interval: a panel for each measure.
-
-    Shading marks what is smaller than the smallest effect that matters.
-
-    :param verdicts: see :func:`~sb3_moe.study.judging.judge`
-    :return: None if there is none
-    """
-    rows = verdicts[verdicts["primary"] & (verdicts["seeds"] > 0)] if len(verdicts) else verdicts
-    if rows.empty:
-        return None
-    texts = rows["claim"] + ": " + rows["contrast"] + ", " + rows["task"]
-    panels = list(rows.assign(label=texts.map(_wrapped)).groupby("measure", sort=False))
-    heights = [panel["label"].str.count("\n").sum() + 2 * len(panel) for _, panel in panels]
-    size = (8.5, 0.17 * sum(heights) + 0.8 * len(panels))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
-    for ax, (measure, panel) in zip(axes, panels, strict=True):
-        for k, row in enumerate(panel.to_dict("records")):
-            small = row["smallest_effect"]
-            ax.fill_betweenx([k - 0.4, k + 0.4], -small, small, color="0.9", linewidth=0)
-            ax.plot([row["low"], row["high"]], [k, k], color="#0072B2", linewidth=2)
-            ax.plot(row["difference"], k, "o", color="#0072B2")
-        ax.axvline(0, color="0.35", linewidth=1)
-        ax.set_yticks(range(len(panel)), panel["label"].map(as_written))
-        ax.set_ylim(len(panel) - 0.5, -0.5)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.set_xlabel(as_written(f"difference in {measure}"))
-    return figure
-
-
 def draw_experts(results: Results) -> Figure | None:
     """Draw how much of each task every expert serves at the end of training, mean over seeds.
 
@@ -169,16 +113,16 @@ def draw_experts(results: Results) -> Figure | None:
         return None
     most = max(len(tasks) for _, tasks in panels)
     figure, axes = _panels(len(panels), 1.5 + 0.25 * most)
-    colors = colors_of_gates(np.concatenate([w.ravel() for w in panels.values()]))
+    colors = plots.colors_of_gates(np.concatenate([w.ravel() for w in panels.values()]))
     for ax, ((caption, tasks), weights_NE) in zip(axes, panels.items(), strict=True):
         image = ax.imshow(weights_NE, aspect="auto", **colors)
         experts = weights_NE.shape[1]
         if experts <= MOST_WRITTEN:
-            write_into(ax, image, as_numbers(weights_NE, "z.2f"), fontsize=7)
-        ax.set_title(as_written(_wrapped(caption)), fontsize="small")
-        ax.set_yticks(range(len(tasks)), map(as_written, tasks), fontsize="small")
+            plots.write_into(ax, image, plots.as_numbers(weights_NE, "z.2f"), fontsize=7)
+        ax.set_title(plots.as_written(_wrapped(caption)), fontsize="small")
+        ax.set_yticks(range(len(tasks)), map(plots.as_written, tasks), fontsize="small")
         ax.set_xticks(range(0, experts, -(-experts // MOST_WRITTEN)))
-        ax.set_xlabel(as_written(f"experts, sorted by {tasks[0]}"), fontsize="small")
+        ax.set_xlabel(plots.as_written(f"experts, sorted by {tasks[0]}"), fontsize="small")
     figure.colorbar(image, ax=axes, label="mean weight", shrink=0.8)
     return figure
 
@@ -198,7 +142,7 @@ def expert_weights(results: Results) -> dict[tuple[str, tuple[str, ...]], Array]
         where = f"{REGIMES[config.regime]} {' '.join(config.order)}".strip()
         for name in [name for name in run.diagnostics if name.startswith("gates/")]:
             gates_KNE = run.diagnostics[name]
-            gates_KNE = gates_KNE[was_measured(gates_KNE)]
+            gates_KNE = gates_KNE[plots.was_measured(gates_KNE)]
             unchanged = np.allclose(gates_KNE[:1], gates_KNE[-1:], equal_nan=True)
             if len(gates_KNE) == 0 or (len(gates_KNE) > 1 and unchanged):
                 continue

@@ -1,8 +1,7 @@
 """A run's folder: what is in it, how it is written, and what state it is in.
 
-``config.json`` comes first and ``done.json``, with the checksums of the results, last. Each file is
-written under a temporary name and renamed: a file that is there is whole, whenever the run was
-stopped.
+``config.json`` comes first and ``done.json`` last. Each file is written under a temporary name and
+renamed: a file that is there is whole, whenever the run was stopped.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from sb3_moe.saving.files import read_json, read_npz, sha256_of, write_json
+from sb3_moe.saving.files import read_json, read_npz, write_json
 from sb3_moe.saving.snapshot import check_snapshot, snapshots_in, step_of
 from sb3_moe.study.config import RunConfig
 from sb3_moe.study.entries import flat
@@ -32,10 +31,6 @@ LOG = "log.txt"
 STATISTICS = "vec_normalize.pkl"
 #: Whose weights a run began with.
 ORIGIN = "start_from.json"
-# What every run that is done has written, and what it is judged by: the user's callbacks may still
-# write into files of theirs.
-_ESSENTIAL = ("config.json", "scores.npz")
-_RESULTS = (*_ESSENTIAL, "diagnostics.npz", "model.moe", "model.zip", STATISTICS, ORIGIN)
 # A process that is told to end takes a moment; NFS keeps the lock of a node that is lost for 90 s.
 PATIENCE = 100.0
 # Bytes in which the last rows of a log surely are.
@@ -69,8 +64,6 @@ def is_held(folder: Path) -> bool:
             return False
     except BusyError:
         return True
-    except OSError:  # of somebody else, or without locks: nobody can say
-        return False
 
 
 class State(NamedTuple):
@@ -154,8 +147,8 @@ class RunFolder:
             )
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Say that everything is there, with a checksum of each result."""
-        write_json(self.path / "done.json", {**summary, "sha256": self._checksums()})
+        """Say that everything is there."""
+        write_json(self.path / "done.json", summary)
 
     def fail(self, error: BaseException) -> None:
         """Write down why the run could not go on."""
@@ -172,7 +165,7 @@ class RunFolder:
         for path in [error] if goes_on else self.path.glob("*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name != LOCK:  # for which others may wait
+            elif path.name not in (LOCK, LOG):  # for which others wait, into which this one prints
                 path.unlink(missing_ok=True)
 
     def state(self) -> State:
@@ -183,26 +176,14 @@ class RunFolder:
             if (self.path / "error.json").exists():
                 error = read_json(self.path / "error.json")
                 return State("failed", f"{error['type']}: {error['message']}")
+            self.config(), self.diagnostics()
+            scores = self.scores()
             if (self.path / "done.json").exists():
-                self._check_done()
-                return State("done")
-            self.config(), self.scores(), self.diagnostics()
+                read_json(self.path / "done.json")
+                return State("done") if scores else State("damaged", "scores.npz is missing")
         except (ValueError, KeyError) as error:
             return State("damaged", str(error))
         return State("interrupted", "; ".join(filter(None, map(_damage, self.checkpoints()))))
-
-    def _check_done(self) -> None:
-        """Raise unless results are what the run wrote."""
-        found, expected = self._checksums(), read_json(self.path / "done.json")["sha256"]
-        for name in {*_ESSENTIAL, *expected}:
-            if name not in found:
-                raise ValueError(f"{name} is missing")
-            if found[name] != expected.get(name):
-                raise ValueError(f"{name} is not what the run wrote")
-
-    def _checksums(self) -> dict[str, str]:
-        paths = (self.path / name for name in _RESULTS)
-        return {path.name: sha256_of(path) for path in paths if path.is_file()}
 
 
 def steps_in(row: Mapping[str, str]) -> int:
@@ -228,18 +209,9 @@ class Job(NamedTuple):
 
 
 def survey(runs: Sequence[RunConfig], root: Path) -> list[Job]:
-    """Look at the folder of every run.
-
-    :raises ValueError: if ``root`` is no folder
-    """
-    if root.exists() and not root.is_dir():
-        raise ValueError(f"`out` must be a folder, got {root}, which is a file")
+    """Look at the folder of every run."""
     folders = [RunFolder(root / "runs" / run.name) for run in runs]
     return [Job(run, folder, folder.state()) for run, folder in zip(runs, folders, strict=True)]
-
-
-class ChangedConfigError(ValueError):
-    """A folder holds a run of another configuration."""
 
 
 def refuse_changes(jobs: Sequence[Job]) -> None:
@@ -247,14 +219,14 @@ def refuse_changes(jobs: Sequence[Job]) -> None:
 
     One in which the run starts anew has no results that could be mixed up, so that it may differ.
 
-    :raises ChangedConfigError: saying which folder, and what differs
+    :raises ValueError: saying which folder, and what differs
     """
     for run, folder, (status, _) in jobs:
         goes_on = status == "failed" and folder.checkpoints()
         if status in ("done", "interrupted") or goes_on:
             lines = differences(folder.config()["run"], run.to_dict())
             if lines:
-                raise ChangedConfigError(
+                raise ValueError(
                     f"{folder.path} was made with another configuration; use another output "
                     "folder, or change it back:\n  " + "\n  ".join(lines)
                 )
@@ -263,11 +235,10 @@ def refuse_changes(jobs: Sequence[Job]) -> None:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Say, a line each, what differs between two nested mappings of plain values.
 
-    Where a model lies that a run begins with may differ, since a study may be moved: whether the
-    file is the same its checksum says.
+    A model that runs begin with may lie elsewhere: a study may be moved.
     """
     before, after = (
-        {k: PurePath(v).name if k.endswith("from.model") else v for k, v in flat(each).items()}
+        {k: Path(v).name if k.endswith("start_from.model") else v for k, v in flat(each).items()}
         for each in (old, new)
     )
     return [

@@ -5,6 +5,7 @@ Shapes: S seeds, G groups of runs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -19,7 +20,7 @@ from scipy import stats
 from sb3_moe.measures.statistics import holm
 from sb3_moe.study.config import Regime
 from sb3_moe.study.entries import STRICT, read_yaml, typed
-from sb3_moe.study.measures import MEASURES, WHOLE, Array
+from sb3_moe.study.results import MEASURES, WHOLE, Array
 
 
 def _known(measure: str) -> str:
@@ -35,6 +36,8 @@ MeasureName = Annotated[str, AfterValidator(_known)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 #: With fewer seeds nothing is decided.
 FEWEST_SEEDS = 5
+# How a summary calls what it estimates of a network's difference from the first.
+_COMPARED = ("difference", "difference_low", "difference_high", "p", "seeds_compared")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -77,7 +80,7 @@ class Selector:
 class Contrast:
     """A difference between groups of runs, task by task.
 
-    :param measure: one of :data:`~sb3_moe.study.measures.MEASURES`
+    :param measure: one of :data:`~sb3_moe.study.results.MEASURES`
     :param plus: groups that are added, at least one
     :param minus: groups that are subtracted; with none, the sum itself is tested
     :param expects: what the claim says of the difference
@@ -320,34 +323,28 @@ def judge(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:
     :return: a row for each contrast and task, with its ``verdict`` and that of its claim; what has
         no values is ``"not tested"``. ``p_adjusted`` is NaN where no correction is needed
     """
-    found: list[dict[str, Any]] = []
-    for claim in claims.claims:
-        rows: list[dict[str, Any]] = [
-            {
-                "claim": claim.name,
-                "text": claim.text,
-                "needs": claim.needs,
-                "contrast": str(contrast),
-                "measure": contrast.measure,
-                "task": task,
-                "primary": contrast.primary,
-                "expects": contrast.expects,
-                "smallest_effect": contrast.smallest_effect,
-                **welch(values, contrast.signs, claims.rule, contrast.alternative)._asdict(),
-                "p_adjusted": np.nan,
-            }
-            for contrast in claim.contrasts
-            for task, values in compare(
-                table, contrast.measure, contrast.groups, claims, contrast.over
-            ).items()
-        ]
-        found += rows
-    corrected = [row for row in found if row["primary"] and row["needs"] == "any"]
-    _correct(corrected, "p_adjusted")
-    for row in found:
-        row["verdict"] = decide(row, claims.rule)
+    found: list[dict[str, Any]] = [
+        {
+            "claim": claim.name,
+            "text": claim.text,
+            "needs": claim.needs,
+            "contrast": str(each),
+            "measure": each.measure,
+            "task": task,
+            "primary": each.primary,
+            "expects": each.expects,
+            "smallest_effect": each.smallest_effect,
+            **welch(values, each.signs, claims.rule, each.alternative)._asdict(),
+            "p_adjusted": np.nan,
+        }
+        for claim in claims.claims
+        for each in claim.contrasts
+        for task, values in compare(table, each.measure, each.groups, claims, each.over).items()
+    ]
+    _correct([row for row in found if row["primary"] and row["needs"] == "any"], "p_adjusted")
     verdicts = pd.DataFrame(found)
     if found:
+        verdicts["verdict"] = [decide(row, claims.rule) for row in found]
         primary = verdicts[verdicts["primary"]].groupby("claim")["verdict"].agg(set)
         every = verdicts.groupby("claim")["needs"].first() == "all"
         whole = {name: combine(primary.get(name, set()), every[name]) for name in every.index}
@@ -411,19 +408,16 @@ def summarize(table: pd.DataFrame, claims: Claims) -> pd.DataFrame:
     done = set(table.dropna(subset="value")["architecture"])
     networks = [name for name in table["architecture"].unique() if name in done]
     found: list[dict[str, Any]] = []
-    for measure in MEASURES:
-        for regime in table["regime"].unique():
-            first, *_ = groups = [Selector(architecture=n, regime=regime) for n in networks]
-            rows = table[(table["measure"] == measure) & (table["regime"] == regime)]
-            for over in ("tasks", None) if len({*rows["task"]} - {WHOLE}) > 1 else (None,):
-                key = {"regime": regime, "measure": measure}
-                family = [
-                    {**key, "architecture": each.architecture, **row}
-                    for each in groups
-                    for row in _beside_first(rows, measure, [each, first], claims, over)
-                ]
-                _correct(family, "p_holm")
-                found += family
+    for measure, regime in itertools.product(MEASURES, table["regime"].unique()):
+        rows = table[(table["measure"] == measure) & (table["regime"] == regime)]
+        for over in ("tasks", None) if len({*rows["task"]} - {WHOLE}) > 1 else (None,):
+            family = [
+                {"regime": regime, "measure": measure, "architecture": name, **row}
+                for name in networks
+                for row in _beside_first(rows, measure, [name, networks[0]], claims, over)
+            ]
+            _correct(family, "p_holm")
+            found += family
     for row in found:
         enough = row["seeds_compared"] >= claims.rule.min_seeds
         shown = "higher" if row["difference"] > 0 else "lower"
@@ -433,17 +427,18 @@ def summarize(table: pd.DataFrame, claims: Claims) -> pd.DataFrame:
 
 
 def _beside_first(
-    rows: pd.DataFrame, measure: str, groups: list[Selector], claims: Claims, over: str | None
+    rows: pd.DataFrame, measure: str, networks: list[str], claims: Claims, over: str | None
 ) -> Iterator[dict[str, Any]]:
     """Give a network's mean on each task, or over all, and its difference from the first one."""
+    groups = [Selector(architecture=name) for name in networks]
     pairs = compare(rows, measure, groups, claims, over)
     for task, values_S1 in compare(rows, measure, groups[:1], claims, over).items():
         if not len(values_S1):
             continue
         low, high = t_interval(values_S1[:, 0], claims.rule.interval)
-        difference = Estimate()
-        if groups[0] != groups[1]:
-            difference = welch(pairs[task], np.array([1.0, -1.0]), claims.rule)
+        estimate = Estimate()
+        if networks[0] != networks[1]:
+            estimate = welch(pairs[task], np.array([1.0, -1.0]), claims.rule)
         yield {
             "task": task,
             "seeds": len(values_S1),
@@ -451,10 +446,6 @@ def _beside_first(
             "low": low,
             "high": high,
             "iqm": stats.trim_mean(values_S1[:, 0], 0.25),
-            "difference": difference.difference,
-            "difference_low": difference.low,
-            "difference_high": difference.high,
-            "seeds_compared": difference.seeds,
-            "p": difference.p,
+            **dict(zip(_COMPARED, estimate, strict=True)),
             "p_holm": np.nan,
         }

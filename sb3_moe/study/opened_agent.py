@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -24,6 +23,8 @@ from sb3_moe.watching.films import FILMS
 from sb3_moe.watching.importance import expert_importance, network_to_ablate
 from sb3_moe.watching.recording import watch as record
 from sb3_moe.watching.replays import steps_of
+from sb3_moe_envs import SUITES
+from sb3_moe_envs.suites import tasks_of
 
 if TYPE_CHECKING:
     from sb3_moe_cli import AgentOptions, Card, Watch
@@ -68,7 +69,7 @@ def _load(options: AgentOptions, env: Any) -> BaseAlgorithm:
         ) from error
 
 
-def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
+def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv:
     """Build the environment that shows tasks as a model saw them, in the order that it knows.
 
     :param words: a suite's name, or ids, ids with arguments as in a study's file, or
@@ -77,22 +78,16 @@ def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
     :raises ValueError: if nothing fits, or can be built
     """
     tasks = _in_order(words, space)
-    alone = not isinstance(tasks, str) and len(tasks) == 1 and names_on(space) is None
-    if alone and tasks[0].env_id is not None:
-        env = tasks[0].make()
-        if env.observation_space == space:
-            return env
-        env.close()
     for shown in SHOWN:
         try:
-            venv = make_multitask_vec_env(tasks, task_id=shown)
+            env = make_multitask_vec_env(tasks, task_id=shown)
         except ValueError:
             if shown == SHOWN[-1]:  # that adds nothing: the environment itself can't be built
                 raise
             continue  # not every environment can be shown in every way
-        if _fits(venv.observation_space, space):
-            return venv
-        venv.close()
+        if _fits(env.observation_space, space):
+            return env
+        env.close()
     raise ValueError(
         f"`--tasks` must be those that the model was trained on: no way to show {list(words)} "
         f"gives its observations, {space}"
@@ -106,14 +101,11 @@ def _in_order(words: Sequence[str], space: spaces.Space[Any]) -> Any:
 
     :raises ValueError: if they are others
     """
-    from sb3_moe_envs import SUITES
-    from sb3_moe_envs.suites import tasks_of
-
     known = names_on(space)
     if known is not None and sorted(map(game_id, words)) == sorted(map(game_id, known)):
         return read_tasks(known)  # a study's games, by short names or full ids
-    is_suite = len(words) == 1 and words[0] in SUITES
     entries = [read_yaml(word) if word.startswith("[") else word for word in words]
+    is_suite = len(words) == 1 and words[0] in SUITES
     tasks = words[0] if is_suite else [entry_of(each, "--tasks") for each in entries]
     found = {each.name: each for each in tasks_of(tasks)}
     if is_suite and known in (None, [*found]):
@@ -139,28 +131,26 @@ def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:
 
 def watch(options: Watch) -> int:
     """Write a page or a film on which an agent plays."""
-    is_page = options.out.suffix == ".html"
-    if not is_page and (options.without or options.table):
+    suffix = options.out.suffix
+    if suffix not in (".html", *FILMS):
+        raise ValueError(f"`--out` must end in .html, .gif or .mp4, got {options.out}")
+    if suffix in FILMS and (options.without or options.table):
         raise ValueError(
             "`--without` and `--table` must be left out where `--out` is a film, which shows the "
             f"agent as it is, got {options.out.name}"
-        )
-    if options.out.suffix not in (".html", *FILMS):
-        raise ValueError(
-            f"`--out` must be a file that ends in .html, .gif or .mp4, got {options.out}"
         )
     # What is wrong shows before anything is played.
     check_writable(options.out.parent)
     model = opened(options)
     if options.table:
         network_to_ablate(model)
-    playing: dict[str, Any] = {"seed": options.seed, "deterministic": not options.stochastic}
-    amount: dict[str, Any] = {"episodes": options.episodes, "max_steps": options.max_steps}
+    playing: Any = {"seed": options.seed, "deterministic": not options.stochastic}
+    amount: Any = {"episodes": options.episodes, "max_steps": options.max_steps}
     replay = record(model, without=options.without, **amount, **playing)
     if options.table:
         replay.importance = expert_importance(model, episodes=options.table, **playing)
-    written = replay.save(options.out) if is_page else replay.to_video(options.out)
-    print(f"{steps_of(replay.runs):,} steps in {written}")
+    write = replay.to_video if suffix in FILMS else replay.save
+    print(f"{steps_of(replay.runs):,} steps in {write(options.out)}")
     return 0
 
 

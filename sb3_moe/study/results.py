@@ -1,31 +1,343 @@
-"""A study's folder as one table of results.
+"""What is measured of runs, task by task, from a study's folder, and the table of all results.
 
 The table has a row for each value of each run, in the columns ``regime``, ``order``,
 ``architecture``, ``seed``, ``measure``, ``task``, ``step`` and ``value``. With a step it is of one
-evaluation: ``return``, ``success``, or one of :data:`~sb3_moe.study.measures.INSIDES`. Without one
-it is one of :data:`~sb3_moe.study.measures.MEASURES`, of the whole run. Runs that have no value
-(yet) of a measure have a row with NaN, so that the table also says what is missing.
+evaluation: ``return``, ``success``, or one of :data:`INSIDES`. Without one it is one of
+:data:`MEASURES`, of the whole run. Runs that have no value (yet) of a measure have a row with NaN,
+so that the table also says what is missing.
+
+Shapes: K evaluations, N tasks.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from sb3_moe import measures as metrics
 from sb3_moe.saving.files import read_json
 from sb3_moe.study.building import algorithm_class
-from sb3_moe.study.config import RunConfig
+from sb3_moe.study.config import RunConfig, StudyConfig
 from sb3_moe.study.folder import Job, refuse_changes, survey
-from sb3_moe.study.grid import StudyConfig
-from sb3_moe.study.measures import INSIDES, MEASURES, NAN, WHOLE, References, Run, block_end
 from sb3_moe.vec_env.evaluating import is_told_masks
+
+Array = npt.NDArray[np.float64]
+NAN = float("nan")
+
+#: A measure that belongs to the whole run has its value under this name.
+WHOLE = "all tasks"
+
+#: What ``diagnostics.npz`` has of layers while a network is trained.
+INSIDES = ["dormant", "effective_rank", "stable_rank", "weight_norm", "weight_change"]
+INSIDES += ["gradient_norm", "zero_gradients"]
+
+# Where environments can't be dealt out evenly, one task has more steps than its share; with so many
+# times its share, at most, it counts as having as many steps as alone.
+EVENLY = 1.05
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder has it.
+
+    :param config: what it was
+    :param scores: the arrays of ``scores.npz``
+    :param diagnostics: the arrays of ``diagnostics.npz``, empty if it has none
+    """
+
+    config: RunConfig
+    scores: Mapping[str, npt.NDArray[Any]]
+    diagnostics: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> npt.NDArray[np.int64]:
+        """Global step of each evaluation, (K,)."""
+        return self.scores["steps"]
+
+    def returns(self, task: str) -> Array:
+        """Mean return of a task at each evaluation, (K,)."""
+        return np.asarray(self.scores["score"][:, self.config.games.index(task)], np.float64)
+
+    def success(self, task: str) -> Array:
+        """Share of a task's episodes that succeeded at each evaluation, (K,); NaN if unsaid."""
+        if "successes" not in self.scores:
+            return np.full(len(self.steps), NAN)
+        return np.asarray(self.scores["successes"][:, self.config.games.index(task)].mean(axis=1))
+
+    def inside(self, kind: str) -> tuple[npt.NDArray[Any], Array]:
+        """Give what was measured of the network, averaged over its layers.
+
+        :param kind: what stands before the layer's name, such as ``"dormant"``
+        :return: steps and values where it was measured: callbacks that share the file may measure
+            at other steps
+        """
+        found = self.diagnostics.items()
+        layers = [v for name, v in found if name.startswith(f"{kind}/") and v.ndim == 1]
+        if not layers:
+            return np.zeros(0), np.zeros(0)
+        mean = np.mean(layers, axis=0)
+        measured = np.isfinite(mean)
+        return self.diagnostics["steps"][measured], mean[measured]
+
+    def blocks(self, task: str) -> list[tuple[float, float]]:
+        """The stretches of global steps in which a task was trained.
+
+        A schedule's are those that evaluations recorded, since it may choose while it runs.
+        """
+        if self.config.order:
+            return planned_blocks(self.config, task)
+        recorded = metrics.blocks_of(self.steps, self.scores.get("trained", self.steps * 0 - 1))
+        index = self.config.games.index(task)
+        own = [(block.start, block.end) for block in recorded if block.task == index]
+        return own if recorded else [(0, self.config.total_steps)]
+
+    def areas(self, values: Array, task: str) -> list[float]:
+        """Mean of values over each block of a task; NaN if the run ended before, or one is NaN."""
+        whole = np.isfinite(values).all()
+        return [
+            float(metrics.area(values[:, None], self.steps, *block)[0])
+            if whole and self.steps[-1] >= block[1]
+            else NAN
+            for block in self.blocks(task)
+        ]
+
+    def value_at(self, values: Array, step: float) -> float:
+        """Value of the last evaluation up to a step; NaN if the run ended before."""
+        return float(values[self.steps <= step][-1]) if self.steps[-1] >= step else NAN
+
+
+def planned_blocks(run: RunConfig, task: str) -> list[tuple[float, float]]:
+    """Give the stretches in which a task is trained, of a run that has an order of tasks."""
+    length, sequence = run.steps_per_task, run.order * run.cycles
+    return [(k * length, (k + 1) * length) for k, each in enumerate(sequence) if each == task]
+
+
+class References:
+    """What a return is compared with: the random policy, and the same network from scratch.
+
+    Where the regime ``"scratch"`` has runs they alone count: the first block of a sequence may
+    have another learning rate or exploration. The first run in the study counts, done or not, so
+    that it stays the same while others are still to come.
+
+    :param runs: that there are, by name
+    :param random: mean return of the random policy, by task
+    :param planned: the runs of the study
+    """
+
+    def __init__(
+        self, runs: Mapping[str, Run], random: Mapping[str, float], planned: Sequence[RunConfig]
+    ) -> None:
+        self.random = random
+        self._alone: dict[tuple[str, int, str], Run | None] = {}
+        alone = [run for run in planned if run.regime == "scratch"]
+        for run in alone or planned:
+            if run.order and run.architecture.start_from is None:
+                key = run.architecture.name, run.seed, run.order[0]
+                self._alone.setdefault(key, runs.get(run.name))
+
+    def alone(self, run: Run, task: str, network: str | None = None) -> Run | None:
+        """Give a network's run from scratch of the same seed, by default the same network's."""
+        network = network or run.config.architecture.name
+        return self._alone.get((network, run.config.seed, task))
+
+    def above_random(self, value: float, scratch: float, task: str) -> float:
+        """Divide what is above the random policy; NaN where the reference is no better than it."""
+        random = self.random.get(task, NAN)
+        return (value - random) / (scratch - random) if scratch > random else NAN
+
+
+Value = Callable[[Run, str, References], float]
+#: For which tasks of a run a measure is defined.
+Defined = Callable[[RunConfig, str], bool]
+
+
+def is_trained(run: RunConfig, task: str) -> bool:
+    """Say whether a run trains a task."""
+    return not run.order or task in run.order
+
+
+def has_an_end(run: RunConfig, task: str) -> bool:
+    """Say whether the end of a run counts for a task: alone, only for the one that it trains."""
+    return is_trained(run, task) or run.regime != "scratch"
+
+
+def has_a_block(run: RunConfig, task: str) -> bool:
+    """Say whether a task has a place in the order of tasks."""
+    return task in run.order
+
+
+def is_later(run: RunConfig, task: str) -> bool:
+    """Leave out the first task of a sequence, which is its own reference."""
+    return task in run.order and run.order[0] != task
+
+
+def is_beside_scratch(run: RunConfig, task: str) -> bool:
+    """Say whether a stretch of a run has as many steps of a task as its run from scratch."""
+    most = math.ceil(run.n_envs / len(run.games)) * len(run.games) / run.n_envs
+    evenly = run.regime == "mtrl" and run.cycles == 1 and most <= EVENLY
+    return is_trained(run, task) and (bool(run.order) or evenly)
+
+
+def is_no_opener(run: RunConfig, task: str) -> bool:
+    """Leave the first task of a sequence out of what is put beside runs from scratch."""
+    return is_beside_scratch(run, task) and run.order[:1] != (task,)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What can be known of a run.
+
+    :param meaning: what readers are told
+    :param value: of a run and one of its :meth:`tasks`
+    :param defined: for which tasks of a run it is; None: it belongs to the whole run
+    :param unit: ``"return"``: the task's own; ``"success"``: a share of episodes
+    """
+
+    meaning: str
+    value: Value
+    defined: Defined | None = None
+    unit: str | None = None
+
+    def tasks(self, run: RunConfig) -> list[str]:
+        """List the tasks for which it is defined in a run; of the whole run :data:`WHOLE`."""
+        if self.defined is None:
+            return [WHOLE]
+        return [task for task in run.games if self.defined(run, task)]
+
+
+MEASURES: dict[str, Measure] = {}
+
+
+def measure(defined: Defined | None = None, unit: str | None = None) -> Callable[[Any], Any]:
+    """Enter a function into :data:`MEASURES` under its name; its docstring is the meaning.
+
+    :param defined: as of :class:`Measure`
+    :param unit: as of :class:`Measure`
+    """
+
+    def enter(value: Value) -> Value:
+        text = " ".join(str(value.__doc__).split()).removesuffix(".")
+        MEASURES[value.__name__] = Measure(text[0].lower() + text[1:], value, defined, unit)
+        return value
+
+    return enter
+
+
+@measure(is_trained, "return")
+def block_end(run: Run, task: str, _: References | None = None) -> float:
+    """Mean return over the last tenth of the task's last block of training."""
+    blocks = run.blocks(task)
+    if not blocks:
+        return NAN
+    start, end = blocks[-1]
+    inside = (run.steps > end - 0.1 * (end - start)) & (run.steps <= end)
+    return float(np.mean(run.returns(task)[inside])) if inside.any() else NAN
+
+
+@measure(has_an_end, "return")
+def final(run: Run, task: str, _: References | None = None) -> float:
+    """Mean return at the end of the run."""
+    return float(run.returns(task)[-1])
+
+
+@measure(has_an_end, "success")
+def success(run: Run, task: str, _: References) -> float:
+    """Share of episodes that succeed at the end of the run."""
+    return float(run.success(task)[-1])
+
+
+@measure(is_trained, "return")
+def area(run: Run, task: str, _: References) -> float:
+    """Mean return while the task is trained."""
+    return float(np.mean(run.areas(run.returns(task), task) or NAN))
+
+
+@measure(is_trained, "success")
+def success_area(run: Run, task: str, _: References) -> float:
+    """Mean share of successes while the task is trained."""
+    return float(np.mean(run.areas(run.success(task), task) or NAN))
+
+
+def first_area(run: Run | None, task: str) -> float:
+    """Mean return in a task's first block: later ones would reward what was kept."""
+    return NAN if run is None else next(iter(run.areas(run.returns(task), task)), NAN)
+
+
+@measure(is_later, "return")
+def gain(run: Run, task: str, references: References) -> float:
+    """Mean return in the task's first block less the same network's from scratch."""
+    return first_area(run, task) - first_area(references.alone(run, task), task)
+
+
+@measure(is_no_opener)
+def plasticity(run: Run, task: str, references: References, network: str | None = None) -> float:
+    """Area in the task's first block, or the run where tasks are interleaved, by the same
+    network's from scratch, both above the random policy."""
+    scratch = first_area(references.alone(run, task, network), task)
+    return references.above_random(first_area(run, task), scratch, task)
+
+
+@measure(is_beside_scratch)
+def relative_area(run: Run, task: str, references: References) -> float:
+    """The same area by that of `dense` from scratch, both above the random policy."""
+    return plasticity(run, task, references, "dense")
+
+
+@measure(has_a_block, "return")
+def forgetting(run: Run, task: str, _: References) -> float:
+    """Mean return at the end of the task's last block less that at the end of the run."""
+    values = run.returns(task)
+    return run.value_at(values, run.blocks(task)[-1][1]) - float(values[-1])
+
+
+@measure(has_a_block, "success")
+def success_forgetting(run: Run, task: str, _: References) -> float:
+    """Share of successes at the end of the task's last block less that at the end of the run."""
+    values = run.success(task)
+    return run.value_at(values, run.blocks(task)[-1][1]) - float(values[-1])
+
+
+@measure()
+def average_performance(run: Run, _: str, references: References) -> float:
+    """Mean over tasks of the final return: 0 is random, 1 is `dense` from scratch."""
+    shares = []
+    for task in run.config.games:
+        alone = references.alone(run, task, "dense")
+        if alone is None or not has_an_end(run.config, task):
+            return NAN
+        dense = alone.value_at(alone.returns(task), run.config.steps_per_task)
+        shares.append(references.above_random(final(run, task), dense, task))
+    return float(np.mean(shares))
+
+
+def late(run: Run, kind: str) -> float:
+    """Mean of what was measured inside the network over the second half of the run."""
+    steps, values = run.inside(kind)
+    there = steps >= run.diagnostics["steps"][-1] / 2 if len(steps) else np.zeros(0, bool)
+    return float(np.mean(values[there])) if there.any() else NAN
+
+
+@measure()
+def dormant(run: Run, _: str, __: References) -> float:
+    """Share of dormant neurons, mean over layers and the second half of the run."""
+    return late(run, "dormant")
+
+
+@measure()
+def inactive(run: Run, _: str, __: References) -> float:
+    """Share of neurons that hardly any gradient reached in an update, mean over layers and the
+    second half of the run."""
+    return late(run, "inactive")
+
+
+# The table of a study's results.
 
 COLUMNS = ["regime", "order", "architecture", "seed", "measure", "task", "step", "value"]
 #: Where, in a study's folder, the values stand that its networks take of what is tuned.
@@ -43,8 +355,7 @@ class Results:
     :param problems: what readers should know of single runs: run, task, problem and value
     :param arguments: of the algorithm, by network
     :param choices: how the values of what is tuned scored, and which networks took
-    :param provenance: what ``study.json`` says of the study that was run last in the folder, and
-        the versions and hardware that runs had
+    :param said: with which command and versions the study was run last
     """
 
     study: StudyConfig
@@ -54,7 +365,7 @@ class Results:
     problems: Sequence[tuple[str, str, str, Any]] = ()
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     choices: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Results:
@@ -77,22 +388,17 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
         raise ValueError(f"a report needs a run that is done, {root} has none: run the study")
     runs = read_runs(there)
     random = random_means(study, root)
-    configs = {job.run.architecture.name: job.folder.config() for job in there}
-    machines = Counter(json.dumps(job.folder.config().get("versions")) for job in there)
-    said = read_json(root / "study.json")
-    choices = root / CHOICES
+    choices, said = root / CHOICES, read_json(root / "study.json")
+    said.pop("study", None)
     return Results(
         study,
         runs,
         random,
         as_table(study.runs(), runs, random),
         list(_problems(jobs, runs, random)),
-        {name: config.get("arguments", {}) for name, config in configs.items()},
+        {job.run.architecture.name: job.folder.config().get("arguments", {}) for job in there},
         read_json(choices) if choices.exists() else {},
-        {
-            "command": said.get("command"),
-            **{f"{count} runs": json.loads(each) for each, count in machines.most_common()},
-        },
+        said,
     )
 
 
@@ -118,9 +424,9 @@ def imagined(runs: Sequence[RunConfig]) -> pd.DataFrame:
     for run in runs:
         steps = np.arange(0, run.total_steps + 1, run.steps_per_task)
         ones = np.ones((len(steps), len(run.games), 1))
+        inside = {"steps": steps, "dormant/all": steps, "inactive/all": steps}
         scores = {"steps": steps, "score": ones[:, :, 0], "successes": ones}
-        inside = {f"{kind}/all": np.ones(len(steps)) for kind in ("dormant", "inactive")}
-        there.append(Run(run, scores, {"steps": steps, **inside}))
+        there.append(Run(run, scores, inside))
     return as_table(runs, there, dict.fromkeys(runs[0].games, 0.0))
 
 

@@ -6,25 +6,19 @@ import copy
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from stable_baselines3.common.utils import get_system_info
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_moe.callbacks import (
-    MultiTaskEvalCallback,
-    PlasticityCallback,
-    RoutingCallback,
-    SnapshotCallback,
-    TaskRolloutCallback,
-)
+from sb3_moe import callbacks
 from sb3_moe.growing import upcycle
 from sb3_moe.growing.models import carry_the_rest
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -35,7 +29,7 @@ from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.saving.model_file import load, write_model
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning, is_known
 from sb3_moe.saving.snapshot import resume
-from sb3_moe.study.building import arguments_of, build, build_callbacks, callback_class, described
+from sb3_moe.study.building import arguments_of, build, build_callbacks, callback_class
 from sb3_moe.study.config import MODELS, RunConfig
 from sb3_moe.study.folder import ORIGIN, STATISTICS, RunFolder
 from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
@@ -47,6 +41,20 @@ PROBE = 256
 LONGEST = 400
 # What numbers rest on, besides what SB3 lists.
 PACKAGES = ("sb3-moe", "sb3-contrib", "gymnax", "jax", "scipy")
+
+
+class Log(CSVOutputFormat):
+    """SB3's CSV file; if the disk is full, the error names it."""
+
+    def write(self, *args: Any, **kwargs: Any) -> None:
+        """Write a row."""
+        with naming(Path(self.file.name)):
+            super().write(*args, **kwargs)
+
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        with naming(Path(self.file.name)):
+            super().close()
 
 
 def train_run(run: RunConfig, folder: RunFolder) -> None:
@@ -61,17 +69,16 @@ def train_run(run: RunConfig, folder: RunFolder) -> None:
     folder.start(
         {
             "run": run.to_dict(),
-            "arguments": described(arguments_of(run)),
+            "arguments": to_jsonable_python(arguments_of(run), fallback=str),
             "rollout": run.rollout,
             "versions": versions(),
         }
     )
-    model, env = _restored(run, folder) or _begun(run, folder)
+    model, env = _begun(run, folder)
     start = model.num_timesteps
     # A file of this attempt: SB3's CSV writer erases what it opens.
-    logger = Logger(
-        str(folder.path), [CSVOutputFormat(str(folder.path / f"progress-{start:09d}.csv"))]
-    )
+    log = folder.path / f"progress-{start:09d}.csv"
+    logger = Logger(str(folder.path), [Log(str(log))])
     model.set_logger(logger)
     eval_env = _eval_env(run, model)
     try:
@@ -92,8 +99,8 @@ def train_run(run: RunConfig, folder: RunFolder) -> None:
 
 def versions() -> dict[str, str]:
     """Say what this process runs on: versions of packages, system and hardware."""
-    there = [package for package in PACKAGES if find_spec(package.replace("-", "_"))]
-    return get_system_info(print_info=False)[0] | {package: version(package) for package in there}
+    found = {name: version(name) for name in PACKAGES if find_spec(name.replace("-", "_"))}
+    return get_system_info(print_info=False)[0] | found
 
 
 def _write_model(model: BaseAlgorithm, path: Path) -> None:
@@ -113,22 +120,17 @@ def _write_model(model: BaseAlgorithm, path: Path) -> None:
 
 
 def _begun(run: RunConfig, folder: RunFolder) -> tuple[BaseAlgorithm, VecEnv]:
-    """Build the model, with the weights that it begins with, and write down whose they are."""
-    model, env = build(run)
-    path = start_of(run, folder.path.parent)
-    if path is not None:
-        write_json(folder.path / ORIGIN, begin_with(model, run, path))
-    return model, env
+    """Load the latest snapshot that is whole; without one, build the model and its start's weights.
 
-
-def _restored(run: RunConfig, folder: RunFolder) -> tuple[BaseAlgorithm, VecEnv] | None:
-    """Load the latest snapshot that is whole, if there is one.
-
-    :raises RuntimeError: if it can't be gone on from
+    :raises RuntimeError: if a run can't go on from its snapshot
     """
     snapshots = folder.snapshots()
     if not snapshots:
-        return None
+        model, env = build(run)
+        path = start_of(run, folder.path.parent)
+        if path is not None:
+            write_json(folder.path / ORIGIN, begin_with(model, run, path))
+        return model, env
     try:
         model, env = resume(snapshots[-1], device=run.device)
     except Exception as error:  # a pickle may raise anything
@@ -161,26 +163,23 @@ def _callbacks(
     kinds = [callback_class(each) for each in named]
     every = run.steps_between
     probe = max(PROBE, len(run.games))  # one observation of each task at least
-    evaluation = MultiTaskEvalCallback(
-        every,
-        run.evaluation.episodes,
-        eval_env=eval_env,
-        deterministic=run.evaluation.deterministic,
-        log_path=path,
+    episodes, deterministic = run.evaluation.episodes, run.evaluation.deterministic
+    evaluation = callbacks.MultiTaskEvalCallback(
+        every, episodes, eval_env=eval_env, deterministic=deterministic, log_path=path
     )
     others: list[BaseCallback] = [
-        PlasticityCallback(every, probe_size=probe, ntk_size=0, log_path=path),
-        TaskRolloutCallback(),
+        callbacks.PlasticityCallback(every, probe_size=probe, ntk_size=0, log_path=path),
+        callbacks.TaskRolloutCallback(),
     ]
     if getattr(model.policy, "moe_layers", dict)():
-        others.append(RoutingCallback(every, probe_size=probe, log_path=path))
+        others.append(callbacks.RoutingCallback(every, probe_size=probe, log_path=path))
     # One that the file names, or derived from ours, takes our place; the evaluation stays.
     others = [each for each in others if not any(issubclass(k, type(each)) for k in kinds)]
     # Last, so that a snapshot is of everything that the others did at its step.
     # Two, so that there is another if one is damaged.
     # A run starts anew only where no snapshot can be gone on from.
     steps = max(1, run.total_steps // (run.checkpoints + 1))
-    snapshot = SnapshotCallback(steps, path, keep=2, overwrite=True)
+    snapshot = callbacks.SnapshotCallback(steps, path, keep=2, overwrite=True)
     return [evaluation, *others, *build_callbacks(named, path), snapshot]
 
 
@@ -227,48 +226,36 @@ def begin_with(model: BaseAlgorithm, run: RunConfig, path: Path) -> dict[str, An
     try:
         trained = _read_trained(model, path)
     except Exception as error:  # a foreign file may raise anything
-        raise ValueError(
-            f"`start_from` can't load {path} ({type(error).__name__}: {error})"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"`start_from` can't load {path} ({reason})") from error
     take_over(model, trained, run.architecture.name)
     # Loading seeds everything with the other model's seed, and so all of a study's seeds alike.
     model.set_random_seed(model.seed)
-    grows = has_experts(model) and not has_experts(trained)
     return {
         "model": str(path) if start.architecture is None else f"{run.start}/{path.name}",
         "sha256": sha256_of(path),
         "steps": trained.num_timesteps,
-        "upcycled": grows,
+        "upcycled": _has_experts(model) and not _has_experts(trained),
     }
 
 
 def _read_trained(model: BaseAlgorithm, path: Path) -> Any:
-    """Return a file's model, its normalizer's statistics given to the environment of another.
-
-    :param model: which it is for
-    :param path: of ``sb3_moe.save``, or SB3's zip
-    """
-    normalizer = model.get_vec_normalize_env()
+    """Return a file's model; the environment of the new one gets its normalizer's statistics."""
+    normalizer, statistics = model.get_vec_normalize_env(), path.with_name(STATISTICS)
     if path.suffix == ".moe" and (normalizer is None or is_known(normalizer)):
         with warnings.catch_warnings():  # of a normalizer that the study lacks
             warnings.simplefilter("error", NormalizerLeftOutWarning)
             env = None if normalizer is None else model.get_env()
             return load(path, env, device=model.device)
     if normalizer is not None:
-        statistics = path.with_name(STATISTICS)
-        saved = VecNormalize.load(str(statistics), normalizer.venv)
-        if type(saved) is not type(normalizer):
-            kinds = type(saved).__name__, type(normalizer).__name__
-            raise ValueError("{} is of {}, `normalize` of {}".format(statistics.name, *kinds))
-        for name in {"obs_rms", "ret_rms"} & {*vars(saved)}:
-            setattr(normalizer, name, getattr(saved, name))
+        saved = vars(VecNormalize.load(str(statistics), normalizer.venv))
+        vars(normalizer).update({k: saved[k] for k in ("obs_rms", "ret_rms") if k in saved})
     if path.suffix == ".moe":
         return load(path, device=model.device, normalizer=False)
     return type(model).load(path, device=model.device)
 
 
-def has_experts(model: BaseAlgorithm) -> bool:
-    """Say whether a model has a mixture of experts."""
+def _has_experts(model: BaseAlgorithm) -> bool:
     return isinstance(model.policy, MoEPolicy) and bool(model.policy.moe_layers())
 
 
@@ -281,14 +268,13 @@ def take_over(model: Any, trained: Any, name: str) -> None:
     :raises ValueError: if they don't fit
     """
     where = f"`architectures.{name}.start_from`"
-    if type(trained) is not type(model):
-        kinds = type(model).__name__, type(trained).__name__
-        raise ValueError("{} must be a model of {}, got {}".format(where, *kinds))
     env = model.get_env()
     try:
+        if type(trained) is not type(model):
+            raise ValueError(f"it is of {type(trained).__name__}, not {type(model).__name__}")
         if env is not None:
             check_tasks(tasks_known(trained), env)
-        if has_experts(model) and not has_experts(trained):
+        if _has_experts(model) and not _has_experts(trained):
             options: Any = {k: v for k, v in model.policy_kwargs.items() if k in DEFAULTS}
             same = trained.observation_space == model.observation_space
             trained = upcycle(trained, env=None if same else env, **options)
@@ -297,16 +283,8 @@ def take_over(model: Any, trained: Any, name: str) -> None:
         reason = " ".join(str(error).split())  # torch says it in many lines
         raise ValueError(f"{where} doesn't fit: {reason[:LONGEST]}") from error
     optimizers = [networks_of(each.policy).every_optimizer() for each in (model, trained)]
-    _carry_averages(*optimizers)
+    for mine, other in zip(*optimizers, strict=True):
+        if type(mine) is type(other):
+            averages = copy.deepcopy(other.state_dict()["state"])
+            mine.load_state_dict({**mine.state_dict(), "state": averages})
     carry_the_rest(model, trained)
-
-
-def _carry_averages(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
-    """Load optimizers' averages, and keep their own settings."""
-    for mine, other in zip(ours, theirs, strict=True):
-        if type(mine) is not type(other):
-            continue
-        own = [{k: v for k, v in group.items() if k != "params"} for group in mine.param_groups]
-        mine.load_state_dict(copy.deepcopy(other.state_dict()))
-        for group, settings in zip(mine.param_groups, own, strict=True):
-            group.update(settings)

@@ -8,8 +8,7 @@ Shapes: K measurements, N tasks, E experts, M blocks of training, S seeds.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,22 +20,15 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.extras import require
 
-require("sb3_moe.watching.figures", "matplotlib", "scipy")
+require("sb3_moe.watching.figures", "matplotlib")
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
-from scipy import stats
 
-from sb3_moe.measures import (
-    Scores,
-    block_ends,
-    forgetting_isolated,
-    load_scores,
-    performance_profile,
-)
+from sb3_moe.measures import block_ends, load_scores
 from sb3_moe.measures.statistics import decimals
 from sb3_moe.saving.files import atomic, read_npz
 from sb3_moe.watching.recording import watch
@@ -45,12 +37,10 @@ __all__ = [
     "Point",
     "draw_against",
     "draw_dormant",
-    "draw_forgetting",
     "draw_gates",
     "draw_gates_over_time",
     "draw_last_gates",
     "draw_learning_curves",
-    "draw_performance_profile",
     "draw_routing",
     "draw_transfer",
     "load_diagnostics",
@@ -99,73 +89,29 @@ def draw_against(
     :param networks: all names of a study, so that each looks the same in all its figures; empty:
         those of ``points``
     """
-    figure, panels = _panels(points, networks, (6.4, 4.0))
+    looks = {name: look_of(k) for k, name in enumerate(dict.fromkeys([*networks, *points]))}
     places = sorted({point.x for each in points.values() for point in each})
-    for axes, looks in panels:
-        for name, look in looks.items():
+    drawn = list(points)
+    parts = [drawn[k : k + MOST_LINES] for k in range(0, len(drawn), MOST_LINES)]
+    figure = Picture(figsize=(6.4 * len(parts), 4.0), layout="constrained")
+    panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, names in zip(panels, parts, strict=True):
+        for name in names:
             xs, values, lows, highs = np.array(points[name]).T
             if len(xs) > 1:
-                plot_mean(axes, xs, values, (lows, highs), name, look)
+                plot_mean(axes, xs, values, (lows, highs), name, looks[name])
                 continue
             ends = values - lows, highs - values
-            axes.errorbar(xs, values, ends, label=as_written(name), linestyle="", **look)
+            axes.errorbar(xs, values, ends, label=as_written(name), linestyle="", **looks[name])
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(
-            FixedLocator(places) if doubling else LogLocator(10, (1.0, 2.0, 5.0))
-        )
+        ticks = FixedLocator(places) if doubling else LogLocator(10, (1.0, 2.0, 5.0))
+        axes.xaxis.set_major_locator(ticks)
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(xlabel)
     figure.supylabel(ylabel, fontsize="medium")
-    legend_beside(figure)
+    add_legend(figure)
     return figure
-
-
-def draw_performance_profile(
-    scores: Mapping[str, npt.ArrayLike],
-    thresholds: npt.ArrayLike | None = None,
-    networks: Sequence[str] = (),
-) -> Figure:
-    """Draw the share of tasks above each score: means over seeds, with 95% t intervals as bands.
-
-    :param scores: normalized scores (seeds, tasks) by algorithm
-    :param thresholds: (any number,); None: 101 from 0, or the lowest score below it, to the highest
-    :param networks: as of :func:`draw_against`
-    :raises ValueError: if there are no scores, one is not finite, or a shape is another one
-    """
-    every = [float(score) for each in scores.values() for score in np.ravel(each)]
-    if not every:
-        raise ValueError("`scores` must hold at least one score, got none")
-    ends = min(*every, 0.0), max(every)
-    at = np.linspace(*ends, 101) if thresholds is None else np.asarray(thresholds)
-    figure, panels = _panels(scores, networks, (5.0, 3.4))
-    for axes, looks in panels:
-        for name, look in looks.items():
-            seeds = np.asarray(scores[name])
-            mean = performance_profile(seeds, at)
-            shares_SK = np.stack([performance_profile([seed], at) for seed in seeds])
-            error = shares_SK.std(axis=0, ddof=min(len(seeds) - 1, 1)) / np.sqrt(len(seeds))
-            reach = stats.t.ppf(0.975, max(len(seeds) - 1, 1)) * error  # 0 of a single seed
-            plot_mean(axes, at, mean, (mean - reach, mean + reach), name, look)
-        axes.set_xlabel("normalized score")
-        axes.set_ylim(-0.02, 1.02)
-    figure.supylabel("runs and tasks above it (share)", fontsize="medium")
-    legend_beside(figure)
-    return figure
-
-
-def _panels(
-    names: Mapping[str, Any], networks: Sequence[str], size: tuple[float, float]
-) -> tuple[Figure, list[tuple[Axes, dict[str, Any]]]]:
-    """Make a panel for each six names; give each panel's names with their looks."""
-    order = list(dict.fromkeys([*networks, *names]))
-    looks = {name: look_of(order.index(name)) for name in names}
-    drawn = list(looks)
-    starts = range(0, max(len(drawn), 1), MOST_LINES)
-    figure = Picture(figsize=(size[0] * len(starts), size[1]), layout="constrained")
-    rows = figure.subplots(1, len(starts), sharex=True, sharey=True, squeeze=False)[0]
-    parts = [{name: looks[name] for name in drawn[k : k + MOST_LINES]} for k in starts]
-    return figure, list(zip(rows, parts, strict=True))
 
 
 def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None = None) -> Figure:
@@ -208,39 +154,13 @@ def draw_transfer(folder: str | Path) -> Figure:
     ranges_N = np.maximum(scores.score.max(0) - lowest_N, 1e-12)
     digits_N = [decimals(column) for column in scores.score.T]
     labels = [[f"{v:z.{n}f}" for v, n in zip(row, digits_N, strict=True)] for row in ends_MN]
-    unit = "worst return (or 0) to best"
-    colors = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
-    figure = _block_matrix(scores, (ends_MN - lowest_N) / ranges_N, labels, unit, **colors)
-    figure.axes[0].set_title("Return at the end of each block")
-    return figure
-
-
-def draw_forgetting(folder: str | Path) -> Figure:
-    """Draw what each block took from each task, by the task's largest return in size.
-
-    :param folder: of a run with ``MultiTaskEvalCallback`` and tasks one after another
-    :raises ValueError: if the folder has no scores, or the tasks were interleaved
-    """
-    scores = load_scores(folder)
-    lost_MN = forgetting_isolated(scores.score, scores.steps, scores.blocks)
-    # More than all of it, where returns change their sign.
-    size = float(np.max(np.abs(lost_MN), initial=1.0, where=np.isfinite(lost_MN)))
-    labels, unit = (
-        as_numbers(lost_MN, "+z.2f"),
-        "share lost (+) or gained (-)",
-    )
-    figure = _block_matrix(scores, lost_MN, labels, unit, cmap="PuOr_r", vmin=-size, vmax=size)
-    figure.axes[0].set_title("Isolated forgetting of each block, by the largest return")
-    return figure
-
-
-def _block_matrix(
-    scores: Scores, values: Array, labels: Sequence[Sequence[str]], unit: str, **colors: Any
-) -> Figure:
     rows = [f"{scores.task_names[block.task]}, to {short(block.end)}" for block in scores.blocks]
-    figure = draw_matrix(values, labels, rows, scores.task_names, unit, **colors)
+    unit, colors = "worst return (or 0) to best", {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
+    shares_MN = (ends_MN - lowest_N) / ranges_N
+    figure = draw_matrix(shares_MN, labels, rows, scores.task_names, unit, **colors)
     figure.axes[0].set_xlabel("task evaluated")
     figure.axes[0].set_ylabel("block trained")
+    figure.axes[0].set_title("Return at the end of each block")
     return figure
 
 
@@ -258,7 +178,7 @@ def draw_dormant(folder: str | Path) -> Figure:
     axes.set_ylim(bottom=-0.01)
     axes.set_ylabel("dormant neurons (share)")
     label_steps(axes)
-    legend_beside(figure, "layer")
+    add_legend(figure, "layer")
     return figure
 
 
@@ -330,14 +250,8 @@ def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = 
     :param gates_NE: (N, E)
     :param task_names: of the rows
     :param title: above the picture
-    :raises ValueError: if there are no weights, or not as many names as rows
     """
     gates = np.asarray(gates_NE, dtype=np.float64)
-    if gates.ndim != 2 or gates.size == 0 or len(task_names) != len(gates):
-        raise ValueError(
-            "`gates_NE` must be (tasks, experts) with one of `task_names` for each row, got shape "
-            f"{gates.shape} and {len(task_names)} names"
-        )
     experts, labels = [str(k) for k in range(gates.shape[1])], as_numbers(gates, "z.2f")
     figure = draw_matrix(gates, labels, task_names, experts, "mean gate", **colors_of_gates(gates))
     figure.axes[0].set_xlabel("expert")
@@ -400,10 +314,7 @@ def save_figure(
     :param formats: of ``"png"``, ``"svg"`` and ``"pdf"``
     :param dpi: of the PNG
     :return: the files
-    :raises ValueError: if a format is another one, or there is none
     """
-    if not formats or set(formats) - set(FORMATS):
-        raise ValueError(f"`formats` must be among {', '.join(FORMATS)}, got {formats!r}")
     files = [Path(f"{path}.{each}") for each in formats]
     # Laid out once, not once for each format.
     figure.draw_without_rendering()
@@ -427,24 +338,23 @@ def save_figures(
     :param random: return of a random agent by task, for the learning curves
     :param formats: see :func:`save_figure`
     :return: the files
-    :raises ValueError: if the folder has neither scores nor diagnostics, or a format is unknown
+    :raises ValueError: if the folder has neither scores nor diagnostics
     """
     folder = Path(folder)
     target = folder / "figures" if target is None else Path(target)
     diagnostics = load_diagnostics(folder) if (folder / "diagnostics.npz").exists() else {}
-    drawings: dict[str, Callable[[Path], Figure]] = {}
+    figures: dict[str, Figure] = {}
     if (folder / "scores.npz").exists() or not diagnostics:
-        drawings["learning_curves"] = partial(draw_learning_curves, random=random)
+        figures["learning_curves"] = draw_learning_curves(folder, random)
         if load_scores(folder).blocks:
-            drawings |= {"transfer": draw_transfer, "forgetting": draw_forgetting}
-    for kind, _, name in (each.partition("/") for each in diagnostics):
-        if kind == "dormant":
-            drawings["dormant"] = draw_dormant
-        elif kind == "gates":
-            drawings[f"gates-{name}"] = partial(draw_gates_over_time, mixture=name)
-            drawings[f"last-gates-{name}"] = partial(draw_last_gates, mixture=name)
+            figures["transfer"] = draw_transfer(folder)
+    if any(name.startswith("dormant/") for name in diagnostics):
+        figures["dormant"] = draw_dormant(folder)
+    for name in [each.removeprefix("gates/") for each in diagnostics if each.startswith("gates/")]:
+        figures[f"gates-{name}"] = draw_gates_over_time(folder, name)
+        figures[f"last-gates-{name}"] = draw_last_gates(folder, name)
     target.mkdir(parents=True, exist_ok=True)
-    paths = [save_figure(draw(folder), target / name, formats) for name, draw in drawings.items()]
+    paths = [save_figure(each, target / name, formats) for name, each in figures.items()]
     return [path for each in paths for path in each]
 
 
@@ -588,14 +498,15 @@ def was_measured(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.isfinite(values).any(axis=tuple(range(1, values.ndim)))
 
 
-def legend_beside(figure: Figure, title: str | None = None) -> None:
-    """Put one legend to the right of all axes, for which the figure grows."""
+def add_legend(figure: Figure, title: str | None = None) -> None:
+    """Put one legend above all axes, for which the figure grows."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
     width, height = figure.get_size_inches()
     # In inches: a line's sample and a letter of the default font, and a line of text.
-    beside = 0.7 + 0.085 * max(map(len, entries))
-    figure.set_size_inches(width + beside, max(height, 0.6 + 0.21 * len(entries)))
-    figure.legend(entries.values(), entries, loc="outside right upper", frameon=False, title=title)
+    columns = int(width / (0.6 + 0.085 * max(map(len, entries)))) or 1
+    figure.set_figheight(height + 0.2 * (-(-len(entries) // columns) + bool(title)))
+    legend = {"loc": "outside upper center", "ncols": columns, "title": title}
+    figure.legend(entries.values(), entries, **legend)

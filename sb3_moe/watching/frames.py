@@ -27,7 +27,7 @@ def as_frame(picture: Any) -> Frame:
     """
     frame = np.asarray(picture)
     channels = frame.shape[2:]
-    is_picture = frame.ndim in (2, 3) and frame.size > 0 and channels in ((), (1,), (3,), (4,))
+    is_picture = frame.ndim in (2, 3) and channels in ((), (1,), (3,), (4,))
     if frame.dtype.kind not in "buif" or not is_picture:
         raise ValueError(
             "`render()` must give an array of numbers (height, width), or with 1, 3 or 4 channels "

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.layers.checks import whole
 from sb3_moe.measures.statistics import Estimate, bootstrap_interval, decimals
 from sb3_moe.policies.networks import kind_of
 from sb3_moe.policies.of_model import policy_of
@@ -114,7 +113,6 @@ def expert_importance(
     :raises ValueError: if there is no such network, its mixtures have unequally many experts, an
         episode is too long, or a number is below 1
     """
-    whole("max_episode_steps", max_episode_steps)
     network = network_to_ablate(model, network)
     layers = list(policy_of(model).mixtures(network).values())
     with watched_env(model, env, False, episodes) as watched:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
@@ -131,15 +131,13 @@ def _edited(
     with ExitStack() as undone:
         for name, mixture in policy_of(model).mixtures(network, layer).items():
             for k in experts:
-                if isinstance(k, bool) or not isinstance(k, int | np.integer):
-                    raise TypeError(f"`expert` must be an int, the number of one, got {k!r}")
-                if not 0 <= k < mixture.num_experts:
+                if k not in range(mixture.num_experts):
                     raise ValueError(
                         f"`expert` must be in [0, num_experts={mixture.num_experts}) of {name}, "
                         f"got {k}"
                     )
             before = mixture.edit_gates
-            edit = _after(before, change)
+            edit = partial(_both, before, change)
             if not edit(th.ones(mixture.num_experts)).any():
                 raise ValueError(f"one of the {mixture.num_experts} experts of {name} must stay on")
             undone.callback(setattr, mixture, "edit_gates", before)
@@ -147,8 +145,8 @@ def _edited(
         yield
 
 
-def _after(before: Edit | None, change: Edit) -> Edit:
-    return change if before is None else lambda gates: change(before(gates))
+def _both(first: Edit | None, second: Edit, gates: th.Tensor) -> th.Tensor:
+    return second(gates if first is None else first(gates))
 
 
 def _without(gates: th.Tensor, experts: list[int]) -> th.Tensor:

@@ -9,6 +9,7 @@ import hashlib
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -113,27 +114,25 @@ def expert_named(expert: Any) -> tuple[str, int]:
 
     :raises ValueError: if it is none
     """
-    network, _, number = expert.rpartition(":") if isinstance(expert, str) else (None, "", "")
-    if network and number.isdecimal():
-        return network, int(number)
-    if isinstance(expert, tuple) and len(expert) == 2 and isinstance(expert[1], int | np.integer):
-        return expert[0], int(expert[1])
-    raise ValueError(f"`without` must name experts as 'pi:2', got {expert!r}")
+    if isinstance(expert, tuple):
+        return expert
+    network, _, number = str(expert).rpartition(":")
+    if not (network and number.isdecimal()):
+        raise ValueError(f"`without` must name experts as 'pi:2', got {expert!r}")
+    return network, int(number)
 
 
 def _chosen(names: list[str], tasks: Any) -> list[int]:
     if tasks is None:
         return list(range(len(names)))
-    chosen = []
-    given: Sequence[Any] = [tasks] if isinstance(tasks, str | int | np.integer) else tasks
-    for task in given:
-        index: Any = names.index(task) if task in names else task
-        if not isinstance(index, int | np.integer) or not 0 <= index < len(names):
-            raise ValueError(f"`tasks` must be among {names}, got {task!r}")
-        chosen.append(int(index))
-    return list(dict.fromkeys(chosen))
+    given = [tasks] if isinstance(tasks, str | int | np.integer) else tasks
+    chosen = [names.index(task) if task in names else task for task in given]
+    if not {*chosen} <= {*range(len(names))}:
+        raise ValueError(f"`tasks` must be among {names}, got {tasks!r}")
+    return list(dict.fromkeys(map(int, chosen)))
 
 
+@dataclass
 class _Player:
     """Plays the same tasks as often as it is asked to.
 
@@ -145,36 +144,33 @@ class _Player:
     :param deterministic: as in ``predict``
     """
 
-    decision: Decision  # the last
+    model: BaseAlgorithm
+    watched: WatchedEnv
+    tasks: list[int]
+    episodes: int
+    max_steps: int
+    deterministic: bool
 
-    def __init__(
-        self,
-        model: BaseAlgorithm,
-        watched: WatchedEnv,
-        tasks: list[int],
-        episodes: int,
-        max_steps: int,
-        deterministic: bool,
-    ) -> None:
-        self._model, self._watched, self._env = model, watched, watched.env
-        self._tasks, self._deterministic = tasks, deterministic
-        self._episodes, self._max_steps = episodes, max_steps
-        self._networks, policy = networks_of(model.policy), model.policy
+    decision: Decision = field(init=False)  # the last
+
+    def __post_init__(self) -> None:
+        policy = self.model.policy
+        self._networks, self._env = networks_of(policy), self.watched.env
         self.layers: dict[str, MoELayer] = (
             policy.moe_layers() if isinstance(policy, MoEPolicy) else {}
         )
         #: Why there are no images, or no more from some step on; None if there are.
-        self.no_frames = watched.no_frames
+        self.no_frames = self.watched.no_frames
         # The task that a reset's options name is played for one episode alone.
-        self._names_tasks = len(watched.names) > 1 and not watched.side_by_side
+        self._names_tasks = len(self.watched.names) > 1 and not self.watched.side_by_side
 
     def play(self, seed: int) -> list[Track]:
         """Play all tasks from a seed, with images until one can't be drawn."""
         # What failed in an earlier run may be drawn as long in this one, to be compared.
-        self._draws = self._watched.no_frames is None
-        together = [self._tasks] if self._watched.side_by_side else [[k] for k in self._tasks]
+        self._draws = self.watched.no_frames is None
+        together = [self.tasks] if self.watched.side_by_side else [[k] for k in self.tasks]
         tracks = []
-        seed_everything(self._model, self._env, seed)
+        seed_everything(self.model, self._env, seed)
         for tasks in together:
             self._env.seed(seed)
             tracks += self._play(tasks)
@@ -182,9 +178,9 @@ class _Player:
 
     def play_without(self, network: str, expert: int, seed: int) -> Run:
         """Play all tasks from a seed, with an expert switched off."""
-        off = policy_of(self._model).mixtures(network)
+        off = policy_of(self.model).mixtures(network)
         notes = [f"{each.name} router: {when_off(each)}" for each in off.values()]
-        with without_expert(self._model, network, expert):
+        with without_expert(self.model, network, expert):
             tracks = self.play(seed)
         label, note = f"without expert {expert} of {network}", "; ".join(dict.fromkeys(notes))
         return Run(label, note, {name: [expert] for name in off}, tracks)
@@ -194,19 +190,19 @@ class _Player:
         env, meanings = self._env, action_meanings(self._env)
         obs, starts = self._reset(tasks[0])
         notes = {
-            row: _Notes(self._watched.names[task], meanings.get(task, ()))
+            row: _Notes(self.watched.names[task], meanings.get(task, ()))
             for task, row in zip(tasks, self._rows(tasks), strict=True)
         }
-        states, memory, masked = None, None, takes_masks(self._model, env)
+        states, memory, masked = None, None, takes_masks(self.model, env)
         while running := [row for row, note in notes.items() if not self._is_over(note)]:
             images, playing = self._images(), tasks_played(env)
             masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
             decision, gates, memory = self._look(obs, memory, starts, masks)
-            actions, states = self._model.predict(
+            actions, states = self.model.predict(
                 obs,
                 state=states,
                 episode_start=starts,
-                deterministic=self._deterministic,
+                deterministic=self.deterministic,
                 **masks,
             )
             after, rewards, dones, infos = env.step(actions)
@@ -218,7 +214,7 @@ class _Player:
             obs, starts = after, dones
             if self._names_tasks and any(notes[row].begins for row in running):
                 obs, starts = self._reset(tasks[0])
-        return [each.track(self._model.policy) for each in notes.values()]
+        return [each.track(self.model.policy) for each in notes.values()]
 
     def _reset(self, task: int) -> tuple[Any, np.ndarray[Any, Any]]:
         if self._names_tasks:
@@ -226,12 +222,12 @@ class _Player:
         return self._env.reset(), np.ones(self._env.num_envs, dtype=bool)
 
     def _is_over(self, notes: _Notes) -> bool:
-        return len(notes.returns) >= self._episodes or len(notes.seen) >= self._max_steps
+        return len(notes.returns) >= self.episodes or len(notes.seen) >= self.max_steps
 
     def _rows(self, tasks: list[int]) -> list[int]:
         """Find the environment that plays each task."""
         playing = tasks_played(self._env).tolist()
-        missing = [self._watched.names[task] for task in tasks if task not in playing]
+        missing = [self.watched.names[task] for task in tasks if task not in playing]
         if missing:
             raise ValueError(
                 f"`env` must play the task that reset(options={{'task_id': k}}) names, but didn't "
@@ -257,7 +253,7 @@ class _Player:
         self, obs: Any, memory: Any, starts: np.ndarray[Any, Any], masks: dict[str, Any]
     ) -> tuple[Decision, dict[str, th.Tensor], Any]:
         """Return what the policy prefers, the gates of each mixture, (B, E), and its memory."""
-        policy = self._model.policy
+        policy = self.model.policy
         tensors, _ = policy.obs_to_tensor(obs)
         starts_B = th.as_tensor(starts, dtype=th.float32, device=policy.device)
         with evaluating(policy), recording(self.layers) as outputs:

@@ -25,7 +25,7 @@ SHIPPED = {
     "sb3_moe_envs": ["py.typed"],
 }
 LAZY = {
-    "sb3_moe.watching.figures": "needs matplotlib, scipy: pip install 'sb3-moe[cli]'",
+    "sb3_moe.watching.figures": "needs matplotlib: pip install 'sb3-moe[cli]'",
     "sb3_moe.study": "sb3_moe.study needs ",
     "sb3_moe.policies.contrib.tqc": "pip install 'sb3-moe[contrib]'",
 }

@@ -3,7 +3,7 @@
 import pytest
 from made_up_study import study, write
 
-from sb3_moe.study.grid import load_study
+from sb3_moe.study.config import load_study
 from sb3_moe.study.report import write_report
 
 LEVELS = {"dense": 5.0, "soft-big": 9.0}

@@ -10,8 +10,8 @@ import pytest
 from made_up_study import write
 
 import sb3_moe_cli as cli
-from sb3_moe.study import commands
-from sb3_moe.study.grid import load_study
+from sb3_moe.study import commands, preparing
+from sb3_moe.study.config import load_study
 
 SMOKE = Path(commands.__file__).parent / "presets" / "smoke.yaml"
 
@@ -89,7 +89,7 @@ def test_only_some_networks_run_and_the_others_go_on_later(capsys, tmp_path, mon
     assert study("status", "smoke", "--out", tmp_path) == 0
     assert capsys.readouterr().out == "3 done\n3 done, 3 missing\n"
     told = []
-    monkeypatch.setattr(commands, "measure_random_policy", lambda study, root: None)
+    monkeypatch.setattr(preparing, "measure_random_policy", lambda study, root: None)
     monkeypatch.setattr(commands, "write", lambda study, *args, **kwargs: told.append(study))
     assert study("run", "smoke", "--out", tmp_path, "--only", "dense") == 0
     assert told[0].runs() == whole.runs()  # a report is of all that are done

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_moe.study.grid import load_study
+from sb3_moe.study.config import load_study
 from sb3_moe.study.judging import load_claims
 from sb3_moe.study.preparing import check_networks
 
@@ -38,7 +38,7 @@ def test_each_study_says_how_to_run_it_and_its_networks_can_be_built(name, tmp_p
         pytest.importorskip("gymnax")
     command = f"sb3-moe study run examples/conflict/{name}.yaml --out runs/conflict/{name}\n"
     assert command in (CONFLICT / f"{name}.yaml").read_text()
-    check_networks(study(name).runs(), tmp_path)
+    check_networks(study(name).runs())
 
 
 def test_confirming_studies_use_seeds_that_no_development_run_has_seen():

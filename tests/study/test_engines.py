@@ -7,14 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sb3_moe.study.config import Evaluation, RunConfig, named_architecture
-from sb3_moe.study.engine import LocalEngine, SlurmEngine
+from sb3_moe.study.config import load_study, read_study
+from sb3_moe.study.engine import LocalEngine, SlurmEngine, work
 from sb3_moe.study.folder import BusyError, RunFolder, held, survey
-from sb3_moe.study.grid import load_study
 
 PATIENCE = 400
 STUDY = """
@@ -24,24 +24,13 @@ preset: none
 regimes: [crl]
 architectures: [soft-big]
 n_envs: 2
-steps_per_task: 4096
-arguments: {n_steps: 64, batch_size: 64, n_epochs: 10}
-evaluation: {points: 4, episodes: 10}
-checkpoints: 15
+steps_per_task: 2048
+arguments: {n_steps: 64, batch_size: 64, n_epochs: 5}
+evaluation: {points: 4, episodes: 5}
+checkpoints: 7
 random_episodes: 10
 """
-RUN = RunConfig(
-    regime="crl",
-    tasks=(("CartPole-v1", {"max_episode_steps": 50}),),
-    preset="none",
-    order=("CartPole",),
-    architecture=named_architecture("soft-big"),
-    n_envs=2,
-    steps_per_task=4096,
-    arguments={"n_steps": 64, "batch_size": 64, "n_epochs": 10},
-    evaluation=Evaluation(points=4, episodes=10),
-    checkpoints=15,
-)
+(RUN,) = read_study(STUDY, Path()).runs()
 
 
 def wait_for(condition):
@@ -64,8 +53,10 @@ def finished(engine, folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    root = tmp_path_factory.mktemp("undisturbed")
-    return finished(LocalEngine(1, root), RunFolder(root / "run"))
+    """The scores of the run in this process."""
+    folder = RunFolder(tmp_path_factory.mktemp("undisturbed") / "run")
+    work(RUN.to_dict(), str(folder.path))
+    return folder.scores()
 
 
 def assert_same(scores, others):
@@ -77,7 +68,7 @@ def assert_same(scores, others):
 def test_a_process_that_is_killed_goes_on_from_its_snapshot_as_if_nothing_had_happened(
     undisturbed, tmp_path
 ):
-    folder, engine = RunFolder(tmp_path / "run"), LocalEngine(1, tmp_path)
+    folder, engine = RunFolder(tmp_path / "run"), LocalEngine(1)
     engine.start(RUN, folder.path)
     wait_for(folder.checkpoints)
     os.kill(engine._running[RUN.name].pid, signal.SIGKILL)
@@ -92,23 +83,13 @@ def test_a_process_that_is_killed_goes_on_from_its_snapshot_as_if_nothing_had_ha
 
 
 def command(study, out, *options):
-    return [
-        sys.executable,
-        "-m",
-        "sb3_moe",
-        "study",
-        "run",
-        str(study),
-        "--out",
-        str(out),
-        *options,
-    ]
+    words = [sys.executable, "-m", "sb3_moe", "study", "run", study, "--out", out, *options]
+    return list(map(str, words))
 
 
 def test_ray_gives_the_scores_of_the_local_engine(undisturbed, tmp_path):
     pytest.importorskip("ray", reason="needs the study extra")
     (tmp_path / "study.yaml").write_text(STUDY)
-    assert load_study(str(tmp_path / "study.yaml")).runs() == [RUN]
     # In a process of its own: Ray forks.
     options = ["--engine", "ray", "--address", "local"]
     line = command(tmp_path / "study.yaml", tmp_path / "out", *options)
@@ -119,7 +100,7 @@ def test_ray_gives_the_scores_of_the_local_engine(undisturbed, tmp_path):
 
 def test_submitit_gives_the_scores_of_the_local_engine(undisturbed, tmp_path):
     pytest.importorskip("submitit", reason="needs the slurm extra")
-    engine = SlurmEngine(tmp_path / "logs", cluster="local", timeout_min=10)
+    engine = SlurmEngine(tmp_path, cluster="local", timeout_min=10)
     assert_same(finished(engine, RunFolder(tmp_path / RUN.name)), undisturbed)
 
 
@@ -127,7 +108,7 @@ def test_submitit_gives_the_scores_of_the_local_engine(undisturbed, tmp_path):
 def running(tmp_path):
     """A study at work on its only run: its process, the file of what it prints, and the job."""
     path, out, printed = tmp_path / "study.yaml", tmp_path / "out", tmp_path / "printed.txt"
-    path.write_text(STUDY.replace("4096", "4096000"))
+    path.write_text(STUDY.replace("2048", "2048000"))
     job = survey(load_study(str(path)).runs(), out)[0]
     with printed.open("w") as file:
         # A session of its own: whatever is left of it at the end can be killed.

@@ -4,12 +4,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from made_up_study import GAMES, architecture, planned, run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from sb3_moe.study.figures import draw_curves, draw_differences, draw_experts, expert_weights
+from sb3_moe.study.figures import draw_curves, draw_experts, expert_weights
 from sb3_moe.study.judging import t_interval
 from sb3_moe.study.results import Results, as_table
 
@@ -133,25 +132,3 @@ def test_a_run_of_one_task_alone_has_a_row_of_that_task_only():
     gates = [[0.7, 0.3], [0.2, 0.8]]
     (found,) = weights(gated(gates, of=planned("scratch", (GAMES[1],), "soft-big")))
     np.testing.assert_allclose(found, [[0.8, 0.2]])
-
-
-@pytest.mark.parametrize(("experts", "numbers"), [(3, 6), (13, 0)])
-def test_weights_are_written_where_there_is_room(experts, numbers):
-    figure = draw_experts(results([gated(np.full((2, experts), 1 / experts))]))
-    assert len(figure.axes[0].texts) == numbers
-
-
-def test_differences_in_other_measures_have_an_axis_of_their_own():
-    row = {"claim": "c", "contrast": "a - b", "measure": "final", "task": "all tasks"}
-    row |= {"primary": True, "smallest_effect": 0.5, "difference": 1.0, "low": 0.6, "high": 1.4}
-    rows = [row | {"seeds": 5}, row | {"seeds": 5, "measure": "dormant"}]
-    rows += [row | {"seeds": 0}, row | {"seeds": 5, "primary": False}]
-    first, second = draw_differences(pd.DataFrame(rows)).axes
-    assert [ax.get_xlabel() for ax in (first, second)] == [
-        "difference in final",
-        "difference in dormant",
-    ]
-    (label,) = first.get_yticklabels()
-    assert label.get_text() == "c: a - b, all tasks"
-    assert draw_differences(pd.DataFrame(rows[2:])) is None
-    assert draw_differences(pd.DataFrame()) is None

@@ -3,21 +3,19 @@
 import shutil
 import zipfile
 
-import numpy as np
 import pytest
 from made_up_study import ROLLOUT, planned, run, study, write
 
-from sb3_moe.saving.files import read_json, write_json, write_npz
+from sb3_moe.saving.files import read_json, write_npz
+from sb3_moe.study.engine import unfinished
 from sb3_moe.study.folder import (
     BusyError,
-    ChangedConfigError,
     RunFolder,
     differences,
     held,
     refuse_changes,
     survey,
 )
-from sb3_moe.study.jobs import unfinished
 
 
 @pytest.fixture
@@ -68,30 +66,12 @@ def test_a_file_that_is_cut_gone_or_changed_is_damage_that_names_it(done, name):
     path.write_bytes(whole[: len(whole) // 2])
     assert done.state().status == "damaged"
     assert name in done.state().reason
-    if name != "done.json":
+    if name in ("config.json", "scores.npz"):
         path.unlink()
-        assert done.state() == ("damaged", f"{name} is missing")
-        path.write_bytes(whole + b" ")
-        assert done.state() == ("damaged", f"{name} is not what the run wrote")
+        assert done.state().status == "damaged"
+        assert name in done.state().reason
     done.make_ready()
     assert done.state().status == "missing"
-
-
-@pytest.mark.parametrize("position", [20, 110, 290])
-def test_flipped_bytes_are_damage_or_nothing_but_no_crash(done, position):
-    (done.path / "done.json").unlink()
-    path = done.path / "scores.npz"
-    content = bytearray(path.read_bytes())
-    content[position] ^= 0xFF
-    path.write_bytes(content)
-    assert done.state().status in ("damaged", "interrupted")
-
-
-def test_files_that_a_callback_of_ones_own_wrote_are_no_results(done):
-    (done.path / "mine.csv").write_text("one")
-    done.finish({"steps": 1})
-    (done.path / "mine.csv").write_text("one and two")  # flushed when its process ended
-    assert done.state().status == "done"
 
 
 @pytest.fixture
@@ -147,15 +127,10 @@ def test_what_was_logged_last_is_read_from_rows_of_other_keys(tmp_path):
     assert RunFolder(tmp_path / "none").last_logged() == {}
 
 
-def test_the_arrays_come_back(done):
-    assert np.array_equal(done.scores()["steps"], run(planned()).steps)
-    assert "dormant/pi.0" in done.diagnostics()
-
-
 def test_another_configuration_is_refused_with_the_difference(tmp_path):
     write(tmp_path, study(seeds=1), lambda run: 5.0)
     changed = survey(study(seeds=1, arguments={"learning_rate": 0.1}).runs(), tmp_path)
-    with pytest.raises(ChangedConfigError, match=r"arguments.learning_rate: None -> 0.1"):
+    with pytest.raises(ValueError, match=r"arguments.learning_rate: None -> 0.1"):
         refuse_changes(changed)
     larger = survey(study(2, ("dense", "soft-big", "task-big")).runs(), tmp_path)
     refuse_changes(larger)  # more seeds and networks are no change
@@ -173,8 +148,3 @@ def test_differences_are_named_by_their_path_and_not_where_a_model_lies():
     assert differences(here, there) == []
     other = {"start_from": {"model": "/home/other.moe"}}
     assert differences(here, other) == ["start_from.model: 'agent.moe' -> 'other.moe'"]
-
-
-def test_a_done_file_without_checksums_is_damage(done):
-    write_json(done.path / "done.json", {})
-    assert done.state().status == "damaged"

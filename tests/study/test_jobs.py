@@ -2,9 +2,9 @@
 
 import io
 import json
-import os
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +13,10 @@ from rich.console import Console
 
 import sb3_moe_cli as cli
 from sb3_moe.saving.files import read_json
-from sb3_moe.study import commands, engine, jobs
-from sb3_moe.study.config import Architecture, StartFrom
-from sb3_moe.study.engine import Engine, LocalEngine, environment
+from sb3_moe.study import commands, engine, preparing
+from sb3_moe.study.config import Architecture, StartFrom, Tune
+from sb3_moe.study.engine import Engine, LocalEngine, run_jobs, unfinished
 from sb3_moe.study.folder import BusyError, RunFolder, State, held, survey
-from sb3_moe.study.grid import Tune
-from sb3_moe.study.jobs import run_jobs, unfinished
 from sb3_moe.study.preparing import beyond, chosen
 from sb3_moe.study.results import CHOICES
 
@@ -37,27 +35,22 @@ class InstantEngine(Engine):
         self.started.append(run.name)
         self.most = max(self.most, len(self._running))
         (job,) = survey([run], path.parent.parent)
+        (path / "error.json").unlink(missing_ok=True)
         if run.name in self.failing:
             job.folder.start({"run": run.to_dict()})
             job.folder.fail(ValueError("no luck in [/tmp] [red]"))
         else:
             write_run(job, self.level(run))
 
-    def _launch(self, run, path):
-        return path
-
-    def _is_over(self, work):
-        return True
-
-    def _why(self, work):
-        return ""
+    def launch(self, run, path):
+        return SimpleNamespace(done=lambda: True, exception=lambda: None)
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """Neither wait, nor play at random, nor build networks, nor write a report."""
-    monkeypatch.setattr(jobs, "POLL_SECONDS", 0)
-    monkeypatch.setattr(commands, "check_networks", lambda runs, root: None)
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0)
+    monkeypatch.setattr(preparing, "check_networks", lambda runs: None)
     monkeypatch.setattr(commands, "write", lambda study, root, **options: None)
     returns = np.ones((2, 64))
     monkeypatch.setattr("sb3_moe.study.preparing.make_pinned_env", Pinned)
@@ -119,31 +112,22 @@ def test_status_names_what_is_damaged_interrupted_or_being_trained(tmp_path, cap
     with held(trained.folder.path):
         assert commands.show_status(the_study, tmp_path) == 1
     text = capsys.readouterr().out
-    assert f"{damaged.folder.path}: damaged: scores.npz is not what the run wrote" in text
+    assert f"{damaged.folder.path}: damaged: scores.npz can't be read" in text
     assert "interrupted: at 8,192 of 163,840 steps, goes on from 0" in text
     assert f"{trained.folder.path}: being trained: at 8,192 of" in text
     assert "1 damaged, 1 interrupted, 1 being trained, 3 done" in text
     assert "run --retry" in text
 
 
-def test_training_runs_what_is_missing_alone(tmp_path, capsys):
-    fake, the_study = InstantEngine(), study(seeds=1)
-    (done, *_) = survey(the_study.runs(), tmp_path)
-    write_run(done, 5.0)
-    found = commands.train(the_study, tmp_path, fake)
-    assert {job.state.status for job in found} == {"done"}
-    assert fake.started == [run.name for run in the_study.runs()[1:]]
-
-
 def test_the_random_policy_is_measured_unless_it_has_been(tmp_path, monkeypatch):
     the_study, path = study(random_episodes=64), tmp_path / "random.json"
-    commands.measure_random_policy(the_study, tmp_path)
+    preparing.measure_random_policy(the_study, tmp_path)
     assert read_json(path)["returns"] == {game: [1.0] * 64 for game in the_study.games}
     path.write_text(path.read_text().replace("1.0", "2.0"))
-    commands.measure_random_policy(the_study, tmp_path)
+    preparing.measure_random_policy(the_study, tmp_path)
     assert read_json(path)["returns"]["Breakout"] == [2.0] * 64
     for other in (replace(the_study, random_episodes=21), replace(the_study, no_op_max=30)):
-        commands.measure_random_policy(other, tmp_path)
+        preparing.measure_random_policy(other, tmp_path)
         assert read_json(path)["returns"]["Breakout"] == [1.0] * 64
         path.write_text(path.read_text()[:-9])  # damaged
 
@@ -155,7 +139,7 @@ def test_a_plan_takes_speeds_from_runs_that_are_done_and_rehearses_the_others(
     rehearsed = []
     monkeypatch.setattr(commands, "read", lambda options: (study(2), tmp_path))
     monkeypatch.setattr(
-        commands, "rehearsed_rate", lambda run, _: rehearsed.append(run.architecture.name) or 2e4
+        preparing, "rehearsed_rate", lambda run, _: rehearsed.append(run.architecture.name) or 2e4
     )
     assert commands.plan(cli.Plan(processes=1)) == 0
     text = capsys.readouterr().out
@@ -215,26 +199,16 @@ def test_nothing_is_chosen_while_a_development_run_is_missing(tmp_path):
     assert not (tmp_path / CHOICES).exists()
 
 
-@pytest.mark.parametrize(
-    ("values", "best", "further"),
-    [
+def test_a_grid_goes_on_beyond_its_edge():
+    for values, best, further in (
         ([0.001, 0.01], 0.01, 0.1),
         ([0.001, 0.01, 0.1], 0.001, 0.0001),
         ([0.001, 0.01, 0.1], 0.01, None),
         ([32, 64], 64, 128),
         ([1, 2, 4], 1, None),
         ([0.0, 0.1], 0.0, -0.1),
-    ],
-)
-def test_a_grid_goes_on_beyond_its_edge(values, best, further):
-    assert beyond(values, best) == further
-
-
-def test_children_get_variables_that_the_user_has_not_set(monkeypatch):
-    monkeypatch.setenv("MINE", "1")
-    with environment({"MINE": "2", "THEIRS": "3"}):
-        assert (os.environ["MINE"], os.environ["THEIRS"]) == ("1", "3")
-    assert "THEIRS" not in os.environ
+    ):
+        assert beyond(values, best) == further
 
 
 CART_POLE = {"games": (), "tasks": ("CartPole-v1",), "order": ("CartPole",), "preset": "none"}
@@ -242,7 +216,7 @@ CART_POLE |= {"n_envs": 1, "steps_per_task": 2048}
 
 
 def test_a_run_that_fails_in_its_process_leaves_its_error_and_its_output(tmp_path):
-    local, bad = LocalEngine(1, tmp_path), planned(**CART_POLE, arguments={"batch_size": 1})
+    local, bad = LocalEngine(1), planned(**CART_POLE, arguments={"batch_size": 1})
     path = tmp_path / "runs" / bad.name
     local.start(bad, path)
     while not (gone := local.ended()):
@@ -250,13 +224,6 @@ def test_a_run_that_fails_in_its_process_leaves_its_error_and_its_output(tmp_pat
     assert gone == {bad.name: ""}
     assert survey([bad], tmp_path)[0].state.status == "failed"
     assert (path / "log.txt").exists()
-
-
-def test_a_run_in_whose_folder_another_process_works_is_left_to_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "PATIENCE", 0)
-    with held(tmp_path), pytest.raises(BusyError, match=r"another process is at work in"):
-        engine.work(planned().to_dict(), str(tmp_path))
-    assert not (tmp_path / "error.json").exists()
 
 
 def test_a_run_that_another_process_has_finished_is_not_trained_again(tmp_path):

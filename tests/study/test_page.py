@@ -4,7 +4,7 @@ import pytest
 from made_up_study import study as made_up
 from made_up_study import write
 
-from sb3_moe.study.grid import About
+from sb3_moe.study.config import About
 from sb3_moe.study.report import write_report
 
 pytestmark = pytest.mark.browser

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from sb3_moe.measures.curves import normalize, random_returns, reference_returns
-from sb3_moe.study.grid import load_study
+from sb3_moe.study.config import load_study
 
 EARLIER = Path(__file__).parents[2] / "examples" / "paper" / "earlier"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sb3_moe.study.grid import load_study, read_study
+from sb3_moe.study.config import load_study, read_study
 from sb3_moe.study.judging import load_claims
 
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
@@ -112,33 +112,6 @@ def test_the_second_seed_has_the_two_best_rates_of_each_network(tmp_path, monkey
     assert loaded.steps_per_task == first.steps_per_task
 
 
-def measures(folder, seed, values):
-    """Write both measures of runs, the same in both orders; `gain` only where a game is second."""
-    orders = {"SpaceInvaders": "Breakout SpaceInvaders", "Breakout": "SpaceInvaders Breakout"}
-    rows = [
-        {"order": order, "architecture": name, "seed": seed, "measure": measure, "task": game,
-         "value": value}
-        for name, by_game in values.items()
-        for game, value in by_game.items()
-        for measure, orders_of_it in (("gain", [orders[game]]), ("area", orders.values()))
-        for order in orders_of_it
-    ]  # fmt: skip
-    write_report(folder, rows)
-
-
-def test_the_spread_is_that_of_means_over_games_in_units_for_networks_with_both_seeds(tmp_path):
-    rates = script()
-    first = {"dense-0.1": {"SpaceInvaders": 9.0, "Breakout": 3.0}}  # 1 and 1
-    first |= {"dense-0.2": {"SpaceInvaders": 18.0, "Breakout": 0.0}}  # 2 and 0
-    second = {"dense-0.1": {"SpaceInvaders": 27.0, "Breakout": 3.0}}  # 3 and 1
-    measures(tmp_path / "rates" / "report", 100, first | {"soft-0.1": first["dense-0.1"]})
-    measures(tmp_path / "rates_second" / "report", 101, second | {"dense-0.2": first["dense-0.2"]})
-    for measure in ("gain", "area"):
-        # Means of 1 and 2 vary by 1/2, 1 and 1 by nothing.
-        sd, pairs = rates.spread(tmp_path, measure, {"SpaceInvaders": 9.0, "Breakout": 3.0})
-        assert (sd, pairs) == (pytest.approx(0.5), 2)
-
-
 def test_the_margins_in_the_claims_are_those_of_the_spread_that_was_measured():
     measured = script().margins(gain=0.308, area=0.148)
     claims = {claim.name: claim for claim in load_claims(PAPER / "claims.yaml", GAMES).claims}
@@ -146,16 +119,6 @@ def test_the_margins_in_the_claims_are_those_of_the_spread_that_was_measured():
     assert measured == {
         number: claims[name].contrasts[0].smallest_effect for number, name in names.items()
     }
-
-
-def test_a_rate_at_the_end_of_the_grid_is_not_picked_before_the_grid_goes_on(tmp_path):
-    rates = script()
-    reached(tmp_path / "rates" / "report", {"dense-0.001": 1.0, "dense-0.002": 2.0})
-    reached(tmp_path / "rates_second" / "report", {"dense-0.001": 1.0, "dense-0.002": 3.0})
-    reached(tmp_path / "rates_third" / "report", {"dense-0.0005": 0.0})  # with one seed only
-    assert rates.verdict(rates.rows_of(tmp_path)) == "0.002 is an end of the grid: go on"
-    reached(tmp_path / "rates_more" / "report", {"dense-0.004": 2.0}, seeds=2)
-    assert rates.verdict(rates.rows_of(tmp_path)) == "0.002"
 
 
 def test_the_preset_for_a_cluster_has_the_same_networks_and_contrasts():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_moe.study.grid import load_study
+from sb3_moe.study.config import load_study
 from sb3_moe.study.preparing import check_networks
 
 PLASTICITY = Path(__file__).parents[2] / "examples" / "plasticity"
@@ -84,4 +84,4 @@ def test_the_study_says_how_to_run_it_and_its_networks_can_be_built(tmp_path):
     assert command in (PLASTICITY / "protocol.md").read_text()
     study = load_study(str(path))
     assert study.steps_per_task % (64 * 128) == 0
-    check_networks(study.runs()[:: len(study.seeds)], tmp_path)
+    check_networks(study.runs()[:: len(study.seeds)])

@@ -12,10 +12,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor
 
 from sb3_moe.saving.files import read_json
-from sb3_moe.study.building import build
-from sb3_moe.study.config import Architecture, Evaluation, named_architecture
+from sb3_moe.study.building import arguments_of
+from sb3_moe.study.config import Architecture, Evaluation, StudyConfig, named_architecture
 from sb3_moe.study.entries import Named, NamedEntry
-from sb3_moe.study.grid import StudyConfig
 from sb3_moe.study.preparing import check_networks, measure_random_policy, rehearsed_rate
 from sb3_moe.study.results import random_means
 
@@ -30,7 +29,7 @@ VALUES = {
 
 
 def check(folder, *architectures, **changes):
-    check_networks(StudyConfig(**{**VALUES, **changes}, architectures=architectures).runs(), folder)
+    check_networks(StudyConfig(**{**VALUES, **changes}, architectures=architectures).runs())
 
 
 class Looks(BaseCallback):
@@ -64,7 +63,7 @@ class Flagged(Looks):
         ("TaskTemperatureCallback", "`model` must have a temperature for each task"),
         ({"TaskSwitchCallback": {"replay_buffer": "clear"}}, "`replay_buffer` must be 'keep'"),
         ({"TaskSwitchCallback": {"on_new_task": "add_expert"}}, "`on_new_task` can't be"),
-        ({"ReDoCallback": {}}, "`callbacks.ReDoCallback.every` must be given"),
+        ({"ReDoCallback": {}}, "missing .* 'every'"),
         ("ReDo", "`callbacks` must be a name that is known"),
         (f"{__name__}:Particular", "AssertionError: not this one"),
     ],
@@ -84,16 +83,11 @@ def test_networks_that_can_be_built_pass_and_callbacks_begin_nothing(tmp_path):
     check(tmp_path, replace(named_architecture("dense"), callbacks=own), soft, task)
 
 
-@pytest.mark.parametrize(
-    "policy", ["MlpPolicy", "stable_baselines3.common.policies:ActorCriticPolicy"]
-)
-def test_sb3s_dense_policies_are_the_one_for_several_inputs(policy, tmp_path):
-    network = Architecture(name="own", policy=policy)
+def test_sb3s_dense_policies_are_the_one_for_several_inputs(tmp_path):
+    network = Architecture(name="own", policy="MlpPolicy")
     (run,) = StudyConfig(**VALUES, architectures=(network,)).runs()
-    check_networks([run], tmp_path)
-    model, env = build(run)
-    assert isinstance(model.policy.features_extractor, CombinedExtractor)
-    env.close()
+    assert arguments_of(run)["policy_kwargs"]["features_extractor_class"] is CombinedExtractor
+    check_networks([run])
 
 
 class Blind(ActorCriticPolicy):
@@ -121,10 +115,10 @@ def test_what_the_environment_cannot_be_is_named(tmp_path):
     wrong = Named(name="VecNormalize", arguments={"norm_obs_keys": ["nope"]})
     with pytest.raises(ValueError, match=r"^`normalize`: VecNormalize.*KeyError: 'nope'"):
         check(tmp_path, dense, normalize=wrong)
-    with pytest.raises(ValueError, match=r"no entry `normalize.clip`; did you mean `clip_obs`"):
+    with pytest.raises(ValueError, match=r"`normalize`: got an unexpected .* 'clip'; .*clip_obs"):
         check(tmp_path, dense, normalize=Named(name="VecNormalize", arguments={"clip": 5.0}))
     pendulum = {"games": (), "tasks": ("Pendulum-v1",), "arguments": {}}
-    with pytest.raises(ValueError, match=r"^`algorithm` DQN can't be trained here: .*Discrete"):
+    with pytest.raises(ValueError, match=r"^architecture 'dense' can't be built: .*Discrete"):
         check(tmp_path, dense, algorithm="DQN", **pendulum)
     with pytest.raises(TypeError, match=r"task_idd"):
         check(tmp_path, dense, env={"task_idd": "dict"})

@@ -1,6 +1,7 @@
 """Runs of all kinds are trained in their folders, stop, go on, and begin with trained models."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,13 +68,7 @@ RUNS = {
         schedule=Named(name="Adaptive", arguments={"rule": "steps>=48"}),
         normalize=Named(name="VecNormalize"),
     ),
-    "TD3 with noise": config(
-        PENDULUMS, algorithm="TD3", env={"task_id": "onehot"},
-        arguments={**STORED, "action_noise": {
-            "stable_baselines3.common.noise:NormalActionNoise": {"mean": [0.0], "sigma": [0.1]}
-        }},
-    ),
-    "PPO on Atari": config(ATARI, **ON_POLICY),
+    "PPO on Atari": config(ATARI, evaluation=Evaluation(points=1, episodes=1), **ON_POLICY),
     "RecurrentPPO": config(
         algorithm="RecurrentPPO", arguments={"n_steps": 8, "batch_size": 8},
         policy_kwargs={**SMALL, "lstm_hidden_size": 4},
@@ -142,6 +137,17 @@ def test_a_run_leaves_what_the_contract_says(whole):
     assert whole.diagnostics()["gates/pi.middle"].shape == (9, 2, 2)
     assert (steps_in(row), float(row["rollout/CartPole/ep_rew_mean"]) > 0) == (128, True)
     assert sb3_moe.load(whole.path / "model.moe").num_timesteps == 128
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_is_an_error_that_names_the_log(tmp_path):
+    log = training.Log(str(tmp_path / "progress.csv"))
+    log.write({"a": 1.0}, {})
+    log.file.close()
+    log.file = open("/dev/full", "w")  # noqa: SIM115  the log closes it
+    for write in (lambda: log.write({"a": 1.0}, {}), log.close):
+        with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+            write()
 
 
 def test_a_damaged_snapshot_is_left_for_an_earlier_one(whole, tmp_path, monkeypatch):
@@ -253,18 +259,18 @@ def test_a_start_that_is_not_there_or_does_not_fit_is_named(tmp_path):
     (tmp_path / "bad.moe").write_bytes(b"no model")
     start = StartFrom(model=str(tmp_path / "bad.moe"))
     with pytest.raises(ValueError, match=r"`start_from` can't load .*bad.moe \(UnsafeFileError"):
-        check_networks([second(one, start=start)], tmp_path)
+        check_networks([second(one, start=start)])
     wide = second(one, {**SMALL, "net_arch": [16]})
     with pytest.raises(ValueError, match=r"'grown' can't be built: .*start_from` doesn't fit: "):
-        check_networks([one, wide], tmp_path)
+        check_networks([one, wide])
     for other, said in (
-        (first(**OFF_POLICY), "must be a model of PPO, got DQN"),
+        (first(**OFF_POLICY), "doesn't fit: it is of DQN, not PPO"),
         (replace(one, tasks=CLASSIC[::-1], games=()), "doesn't fit: "),
     ):
         saved(other, tmp_path / "other.moe")
         start = StartFrom(model=str(tmp_path / "other.moe"))
         with pytest.raises(ValueError, match=f"start_from` {said}"):
-            check_networks([second(one, start=start)], tmp_path)
+            check_networks([second(one, start=start)])
 
 
 def test_each_seed_draws_its_own_actions_whatever_the_seed_of_the_file_was(tmp_path):

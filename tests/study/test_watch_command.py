@@ -55,10 +55,9 @@ def test_a_file_becomes_a_page(files, tmp_path, capsys, name):
     ]
 
 
-@pytest.mark.parametrize("option", [["--without", "pi:1"], ["--table", "2"]])
-def test_a_film_shows_the_agent_as_it_is_and_says_so(files, tmp_path, capsys, option):
+def test_a_film_shows_the_agent_as_it_is_and_says_so(files, tmp_path, capsys):
     words = [str(files / "agent.moe"), "--tasks", *TASKS, "--out", str(tmp_path / "x.gif")]
-    assert main([*words, *option]) == 2
+    assert main([*words, "--table", "2"]) == 2
     assert "must be left out where `--out` is a film" in capsys.readouterr().err
 
 
@@ -114,59 +113,30 @@ def test_what_ones_own_task_builds_is_played_for_an_agent_without_tasks_too(tmp_
     assert [track["steps"] for track in data["runs"][0]["tracks"]] == [1]
 
 
-@pytest.mark.parametrize("word", [f"{__name__}:none", f"[{__name__}:short_poles, {{length: 3}}]"])
-def test_a_task_of_ones_own_that_isnt_there_or_takes_no_arguments_is_named(word, files, capsys):
-    words = [str(files / "agent.moe"), "--tasks", word, "CartPole-v1"]
-    assert main(words) == 2
-    assert "`--tasks` must be one of MinAtar's" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["agent.moe", "agent.zip"])
-def test_tasks_are_played_in_the_models_order_whatever_the_lines(files, tmp_path, name):
+def test_tasks_are_played_in_the_models_order_whatever_the_lines(files, tmp_path):
     pages = []
     for tasks in (TASKS, TASKS[::-1]):
-        words = [str(files / name), "--trust", "--tasks", *tasks, "--max-steps", "5"]
+        words = [str(files / "agent.moe"), "--tasks", *tasks, "--max-steps", "5"]
         assert main([*words, "--out", str(tmp_path / "page.html")]) == 0
         pages.append(data_of((tmp_path / "page.html").read_text()))
-    assert pages[0]["tasks"] == pages[1]["tasks"] == ["CartPole", "Acrobot"]
+    assert pages[0]["tasks"] == ["CartPole", "Acrobot"]
     assert pages[0] == pages[1]
+
+
+OTHERS = r"`--tasks` must be those that .* trained on, \['CartPole', 'Acrobot'\], got"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            ["agent.moe", "--tasks", "CartPole-v1", "MountainCar-v0"],
-            r"`--tasks` must be those that the model was trained on, \['CartPole', 'Acrobot'\], "
-            r"got \['CartPole', 'MountainCar'\]",
-        ),
+        (["agent.moe", "--tasks", "CartPole-v1", "MountainCar-v0"], OTHERS),
+        (["agent.moe", "--tasks", f"[{__name__}:cart_poles, {{length: 3}}]"], "`--tasks` must be"),
         (["agent.moe"], "`--tasks` must name a suite or Gymnasium ids, got none"),
         (["agent.zip", "--tasks", *TASKS], "can run code when it is opened: say --trust"),
-        (
-            ["agent.zip", "--tasks", *TASKS, "--trust", "--algorithm", "none"],
-            "`algorithm` must be one that there are policies for, got 'none'",
-        ),
-        (
-            ["agent.zip", "--tasks", *TASKS, "--trust", "--algorithm", "DQN"],
-            r"agent.zip can't be opened as a model of DQN \(.*\); `--algorithm` must be the one",
-        ),
-        (
-            ["agent.moe", "--tasks", *TASKS, "--out", "x.pdf"],
-            "`--out` must be a file that ends in .html, .gif or",
-        ),
-        (["agent.moe", "--tasks", *TASKS, "--without", "2"], "`without` must name experts"),
-        (
-            ["agent.moe", "--tasks", *TASKS, "--episodes", "0"],
-            "`episodes` must be at least 1, got 0",
-        ),
+        (["agent.zip", "--tasks", *TASKS, "--trust", "--algorithm", "DQN"], "as a model of DQN"),
+        (["agent.moe", "--tasks", *TASKS, "--out", "x.pdf"], "`--out` must end in .html, .gif or"),
         (["agent.moe", "--tasks", *TASKS, "--without", "pi:9"], "`expert` must be in .*, got 9"),
-        (["agent.moe", "--tasks", *TASKS, "--without", "zz:1"], "`tower` must be .*'zz'"),
-        (
-            ["agent.moe", "--tasks", *TASKS, "--out", "/proc/x/a.html"],
-            "must be a folder that can be",
-        ),
         (["page.moe", "--tasks", *TASKS], "page.moe"),
-        (["agent.moe", "--tasks", "CartPole-v1"], "`--tasks` must be those that the model was"),
         (["none.moe", "--tasks", *TASKS], "No such file"),
         (["agent.moe", "--tasks", "None-v0"], "None"),
     ],
@@ -185,28 +155,17 @@ def test_tasks_are_shown_as_the_model_saw_them(shown):
     assert env_for(TASKS, seen).observation_space == seen
 
 
-@pytest.mark.parametrize(
-    ("games", "typed"),
-    [
-        (TASKS, TASKS),
-        (TASKS, TASKS[::-1]),
-        (["SpaceInvaders", "Breakout"], ["Breakout", "SpaceInvaders"]),
-        (
-            ["SpaceInvaders", "Breakout"],
-            ["SB3MoE/MinAtar-SpaceInvaders-v1", "SB3MoE/MinAtar-Breakout-v1"],
-        ),
-    ],
-)
-def test_games_of_a_study_go_by_its_names_and_by_their_ids(games, typed):
-    if games != TASKS:
-        pytest.importorskip("gymnax", reason="needs the minatar extra")
+def test_games_of_a_study_go_by_its_names_and_by_their_ids():
+    pytest.importorskip("gymnax", reason="needs the minatar extra")
+    games = ["SpaceInvaders", "Breakout"]
     seen = sb3_moe.make_multitask_vec_env(read_tasks(games)).observation_space
-    assert env_for(typed, seen).observation_space == seen
+    for typed in (games[::-1], [f"SB3MoE/MinAtar-{game}-v1" for game in games]):
+        assert env_for(typed, seen).observation_space == seen
 
 
-def test_a_single_task_is_a_plain_environment():
-    env = env_for(["CartPole-v1"], gym.make("CartPole-v1").observation_space)
-    assert isinstance(env, gym.Env)
+def test_a_single_task_is_shown_as_it_is():
+    space = gym.make("CartPole-v1").observation_space
+    assert env_for(["CartPole-v1"], space).observation_space == space
     with pytest.raises(ValueError, match="no way to show"):
         env_for(["CartPole-v1"], spaces.Box(0, 1, (2,), np.float32))
 
@@ -226,5 +185,3 @@ def test_tasks_that_differ_in_their_arguments_are_written_as_in_a_studys_file():
     seen = sb3_moe.make_multitask_vec_env(SHORT).observation_space
     env = env_for(["[CartPole-v1, {max_episode_steps: 50}]", "CartPole-v1"], seen)
     assert env.get_attr("task_names")[0] == ["CartPole", "CartPole(max_episode_steps=50)"]
-    alone = gym.make("CartPole-v1").observation_space
-    assert env_for(["[CartPole-v1, {max_episode_steps: 50}]"], alone).spec.max_episode_steps == 50

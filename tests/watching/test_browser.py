@@ -144,15 +144,6 @@ def test_the_slider_the_strip_and_a_strong_moment_lead_to_their_steps(opened, re
     assert opened.where == f"step {steps[0] + 1} of 21"
 
 
-def test_the_expert_that_is_off_has_no_weight_and_says_why(opened):
-    second = opened.page.locator(".run").nth(1)
-    assert "the others share its weight" in second.locator(".note").text_content()
-    gates = opened.values('.run:nth-of-type(2) [data-mixture="pi.middle"] .number')
-    assert gates[1] == 0
-    assert gates.sum() == pytest.approx(1, abs=1e-5)
-    assert "expert 1 (off)" in second.text_content()
-
-
 def test_the_frame_is_that_of_the_step(opened):
     opened.page.evaluate("seek(3)")
     middle = """() => {
@@ -163,7 +154,9 @@ def test_the_frame_is_that_of_the_step(opened):
     assert opened.page.evaluate(middle) == 90
 
 
-def test_actions_have_the_names_that_the_task_gives_them(opened, replay):
+def test_actions_and_tasks_have_their_names_as_text(opened, replay):
+    assert opened.page.text_content("#tab-1") == shown.NASTY
+    assert opened.page.locator("#tabs img").count() == 0
     labels = (
         opened.page.locator(".run").first.locator(".bars").first.locator("> span:nth-child(3n+1)")
     )
@@ -171,23 +164,6 @@ def test_actions_have_the_names_that_the_task_gives_them(opened, replay):
     taken = int(replay.runs[0].tracks[0].actions_TD[0, 0])
     name = ["nothing", "little", shown.NASTY][taken]
     assert f"action {taken} ({name}), reward" in opened.page.locator(".facts").first.inner_text()
-
-
-def test_a_strip_shows_where_the_task_switches(chromium, replay, tmp_path):
-    switched = copy.deepcopy(replay)
-    switched.runs = switched.runs[:1]
-    switched.runs[0].tracks[0].tasks_T[5:] = 1
-    page = Opened(chromium, switched.save(tmp_path / "switched.html")).page
-    strip = page.locator(".run .strip").first
-    steps = len(switched.runs[0].tracks[0])
-    first, second = switched.task_names
-    words = f"Tasks: {first} in 5 of {steps} steps, {second} in {steps - 5} of {steps} steps"
-    assert strip.get_attribute("aria-label") == words
-    box = strip.bounding_box()
-    strip.click(position={"x": 5.5 / steps * box["width"], "y": 10})
-    assert page.text_content("#where") == f"step 6 of {steps}"
-    page.get_by_role("tab").nth(1).click()
-    assert page.locator(".run h3", has_text="Task").count() == 0
 
 
 def test_long_names_many_tasks_and_nan_fit_on_a_phone_too(chromium, replay, tmp_path):
@@ -223,11 +199,6 @@ def test_long_names_many_tasks_and_nan_fit_on_a_phone_too(chromium, replay, tmp_
     assert box["x"] + box["width"] <= 400
     assert page.evaluate("scrollY") == 0
     assert found.said == []
-
-
-def test_names_are_text(opened):
-    assert opened.page.text_content("#tab-1") == shown.NASTY
-    assert opened.page.locator("#tabs img").count() == 0
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1280, "light")])
