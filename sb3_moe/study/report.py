@@ -122,6 +122,10 @@ def written(value: float, low: float = NAN, high: float = NAN) -> str:
     return numbers[0] if low != low else "{} [{}, {}]".format(*numbers)
 
 
+def _chance(p: float) -> str:
+    return "-" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _context(
     results: Results, claims: Claims, verdicts: pd.DataFrame, summary: pd.DataFrame
 ) -> dict[str, Any]:
@@ -174,8 +178,7 @@ def _field(row: Mapping[Any, Any]) -> str:
     if row["verdict"]:
         values = (row["difference"], row["difference_low"], row["difference_high"])
         mark = {"higher": "▲ ", "lower": "▼ "}.get(row["verdict"], "")
-        p = "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}"
-        lines += [written(*values), f"{mark}{row['verdict']}, p {p}"]
+        lines += [written(*values), f"{mark}{row['verdict']}, p {_chance(row['p_holm'])}"]
     return "\n".join(lines)
 
 
@@ -187,9 +190,10 @@ def _claims(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "measure": rows["measure"],
             "task": rows["task"],
             "difference": [written(*each) for each in rows[["difference", "low", "high"]].values],
-            "expected": rows["expects"] + ", " + rows["smallest_effect"].astype(str),
-            "p": rows["p"].map(written),
-            "p (Holm)": rows["p_adjusted"].map(written),
+            "expected": rows["expects"].str.replace("_", " ")
+            + rows["smallest_effect"].map(", {}".format),
+            "p": rows["p"].map(_chance),
+            "p (Holm)": rows["p_adjusted"].map(_chance),
             "seeds": rows["seeds"],
             "verdict": rows["verdict"],
         }
