@@ -20,7 +20,7 @@ author = PROJECT["authors"][0]["name"]
 copyright = author
 version = release = PROJECT["version"]
 
-extensions = ["sphinx.ext.autodoc", "myst_nb", "pages", "public_names"]
+extensions = ["sphinx.ext.autodoc", "myst_nb", "sphinx_copybutton", "pages", "public_names"]
 exclude_patterns = ["README.md", "_ext", "**/.ipynb_checkpoints"]
 suppress_warnings = ["myst.header"]  # pages begin sections at the depth that suits them on GitHub
 repository = PROJECT["urls"]["Repository"]
@@ -34,6 +34,8 @@ html_theme_options = {
     "source_branch": "main",
     "source_directory": "docs/",
 }
+
+copybutton_exclude = ".linenos, .gp, .go"  # a prompt and its output stay behind
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]

@@ -1,6 +1,6 @@
 """What the tests of SB3 and sb3-contrib ask of a policy, and which placements of ours can't do it.
 
-Behaviors are the rows of the table in ``docs/compatibility.md``, placements its columns.
+The exceptions are the rows of the table in ``docs/compatibility.md``.
 """
 
 from __future__ import annotations
@@ -112,14 +112,14 @@ def with_images_of_goals(name: str) -> object:
 
 ENCODING = ("PPO", "DQN", "TQC")  # RecurrentPPO's experts stand behind the LSTM
 NO_EXTRACTOR = (
-    "its experts hold the encoder, so there is no place for one before them: name an `encoder` "
-    "(except RecurrentPPO, whose experts stand behind the LSTM)"
+    "its experts hold the encoder: name an `encoder` "
+    "(RecurrentPPO, whose experts stand behind the LSTM, can)"
 )
 CANNOT = (
     Cannot(
         "critic",
         "none",
-        "dense critics are SB3's own, which doesn't write down what they were built with",
+        "dense critics are SB3's own, which do not store their constructor's arguments",
         "missing 3 required positional arguments: 'net_arch', 'features_extractor'",
         {name: partial(load_a_dense_critic, name) for name in ("SAC", "TD3")},
         TypeError,
@@ -127,7 +127,7 @@ CANNOT = (
     Cannot(
         "no hidden layer",
         "middle",
-        "it replaces the last hidden layer, and there is none: take `final` or `big`",
+        "it replaces the last hidden layer, and there is none: use `final` or `big`",
         "`placement`='middle' replaces the last hidden layer, and `net_arch` has none",
         {
             **attempts(models.EVERY, "middle", net_arch=[]),
@@ -138,8 +138,8 @@ CANNOT = (
     Cannot(
         "gSDE",
         "big",
-        "gSDE makes noise of what the actor's last hidden layer gives, and each expert has its "
-        'own: name another placement for `pi`, as in `placement=dict(pi="body", qf="big")`',
+        "each expert has its own last hidden layer, from which gSDE makes noise: name another "
+        'placement for `pi`, as in `placement=dict(pi="body", qf="big")`',
         r"`use_sde`=True needs the latent of the actor's last layer, .* `placement`='big'",
         {name: partial(models.with_gsde, name, "big") for name in models.WITH_GSDE},
     ),
@@ -159,14 +159,14 @@ CANNOT = (
     Cannot(
         "HER of images",
         "big",
-        'its experts encode one image, and goals are images too: `encoder="flat"` takes all',
+        'its experts encode one image, and goals are images too: use `encoder="flat"`',
         r"`placement`='big' takes one image key, got \['achieved_goal', 'desired_goal', 'observ",
         {name: partial(with_images_of_goals, name) for name in ("DQN", "SAC")},
     ),
     Cannot(
         "features_dim",
         "big",
-        "its experts take the map itself: give that width as the first of `net_arch`",
+        "its experts take the feature map itself: give that width as the first of `net_arch`",
         r"`features_dim`=16 adds a layer .* takes the map: give it as the first of `net_arch`",
         attempts(ENCODING, "big", kind="Cnn", features_extractor_kwargs={"features_dim": 16}),
     ),
@@ -236,13 +236,12 @@ def over(
 
 
 def table() -> str:
-    """Return the two tables of ``docs/compatibility.md``."""
-    lines = [f"| asked in | a policy | {' | '.join(models.PLACEMENTS)} | why not |"]
-    lines.append("|---|---|" + "---|" * len(models.PLACEMENTS) + "---|")
-    for key, (files, text) in BEHAVIORS.items():
-        answers = ["yes" if each in keeping(key) else "no" for each in models.PLACEMENTS]
-        why = "; ".join(each.reason for each in CANNOT if each.behavior == key)
-        lines.append(f"| `{files}` | {text} | {' | '.join(answers)} | {why} |")
-    lines += ["", "| asked in | SB3's policies | ours, `none` too |", "|---|---|---|"]
-    lines += [f"| `{file}` | {theirs} | {ours} |" for file, theirs, ours in DIFFERENCES]
+    """Return the two tables of ``docs/compatibility.md``: exceptions, and what differs."""
+    lines = ["| what SB3's policies do | not with | why |", "|---|---|---|"]
+    lines += [
+        f"| {BEHAVIORS[each.behavior][1]} | `{each.placement}` | {each.reason} |"
+        for each in CANNOT
+    ]
+    lines += ["", "| SB3's policies | ours, `none` too |", "|---|---|"]
+    lines += [f"| {theirs} | {ours} |" for _, theirs, ours in DIFFERENCES]
     return "\n".join(lines)
