@@ -17,7 +17,7 @@ from sb3_moe_envs.suites import suite_names
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("contributing/*.md")])
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
 OTHERS = [
     ROOT / name for name in ("README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md")
@@ -129,7 +129,8 @@ NAMES = {
     "experts.md": [f'"{name}"' for name in EXPERTS],
     "placements.md": list(PLACEMENTS),
     "algorithms.md": list(TABLE),
-    "tasks.md": [*suite_names(), *filter(is_a_schedule, schedules.__all__)],
+    "suites.md": suite_names(),
+    "tasks.md": list(filter(is_a_schedule, schedules.__all__)),
 }
 OPTIONS_OF_ROUTERS = {name for _, router in ROUTERS.items() for name in own_options(router)}
 
@@ -158,7 +159,7 @@ def test_every_option_of_the_policies_is_on_a_page():
 
 
 def test_every_room_of_the_package_is_in_the_layout():
-    rows = first_columns("layout.md")
+    rows = first_columns("contributing/layout.md")
     rooms = [path.parent.name for path in (ROOT / "sb3_moe").glob("*/__init__.py")]
     assert not [room for room in rooms if f"`{room}`" not in rows and f"`{room}/" not in rows]
 

@@ -98,7 +98,9 @@ def draw(suite, file):
         env.reset(seed=0, options={"task_id": task})
         env.action_space.seed(0)
         for _ in range(4):
-            env.step(env.action_space.sample())
+            *_, ended, cut, _ = env.step(env.action_space.sample())
+            if ended or cut:
+                env.reset(options={"task_id": task})
         frame = Image.fromarray(np.asarray(env.render()))
         size = (frame.width * HEIGHT // frame.height, HEIGHT)
         frames.append(np.asarray(frame.convert("RGB").resize(size, Image.Resampling.LANCZOS)))

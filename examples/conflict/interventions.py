@@ -1,7 +1,7 @@
 """Which expert matters to which task: returns on conflicting CartPoles with each expert off.
 
 Trains the network `top1-big` of interleaved.yaml, with its arguments and seed 0, and prints the
-table of docs/watching.md.
+table of examples/conflict/importance.md.
 
     python examples/conflict/interventions.py
 """

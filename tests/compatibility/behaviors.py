@@ -1,6 +1,6 @@
 """What the tests of SB3 and sb3-contrib ask of a policy, and which placements of ours can't do it.
 
-The exceptions are the rows of the table in ``docs/compatibility.md``.
+The exceptions are the rows of the table in ``docs/contributing/compatibility.md``.
 """
 
 from __future__ import annotations
@@ -172,26 +172,6 @@ CANNOT = (
     ),
 )
 
-# What all of our policies do otherwise, ``none`` too: file, theirs, ours.
-DIFFERENCES = (
-    (
-        "dict_env",
-        "`MlpPolicy` refuses a Dict",
-        "`MoeMlpPolicy` flattens it and still finds the task id in it",
-    ),
-    (
-        "cnn",
-        "`CnnPolicy` refuses images other than bytes up to 255 unless `normalize_images=False`",
-        "`MoeCnnPolicy` takes them as they are, as MinAtar's are",
-    ),
-    (
-        "run",
-        "A2C and PPO warn of a GPU where the policy's class is called `ActorCriticPolicy`",
-        "they don't: the class has another name",
-    ),
-)
-
-
 def keeping(behavior: str) -> list[str]:
     """Return the placements that a behavior is asked of: all except the exceptions."""
     cannot = {each.placement for each in CANNOT if each.behavior == behavior}
@@ -236,12 +216,10 @@ def over(
 
 
 def table() -> str:
-    """Return the two tables of ``docs/compatibility.md``: exceptions, and what differs."""
+    """Return the table of ``docs/contributing/compatibility.md``."""
     lines = ["| what SB3's policies do | not with | why |", "|---|---|---|"]
     lines += [
         f"| {BEHAVIORS[each.behavior][1]} | `{each.placement}` | {each.reason} |"
         for each in CANNOT
     ]
-    lines += ["", "| SB3's policies | ours, `none` too |", "|---|---|"]
-    lines += [f"| {theirs} | {ours} |" for _, theirs, ours in DIFFERENCES]
     return "\n".join(lines)

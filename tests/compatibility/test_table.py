@@ -12,7 +12,7 @@ from behaviors import BEHAVIORS, CANNOT, table
 from gymnasium import spaces
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "compatibility.md"
+PAGE = HERE.parents[1] / "docs" / "contributing" / "compatibility.md"
 
 
 def test_the_page_shows_the_table_as_it_is_here():
