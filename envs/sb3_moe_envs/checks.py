@@ -184,7 +184,7 @@ def seed_of_each(seed: Seed, num_envs: int) -> list[int | None]:
 
 
 def succeeded(so_far: float, info: Mapping[str, Any]) -> float:
-    """Return 1 if a step of the episode has reported success, 0 if one has denied it, else NaN.
+    """Return 1 if a step of the episode reported success, else 0 if one reported failure, else NaN.
 
     :param so_far: what this returned for the step before, NaN at first
     :param info: of a step; what is neither a number nor an array of numbers reports nothing

@@ -240,9 +240,9 @@ class AnchorCallback(WeightPenaltyCallback):
 
     @abstractmethod
     def strengths(self, task: str, before: Arrays) -> Arrays:
-        """Return how strongly each weight is drawn back from now on, by the parameter's name.
+        """Return how strongly each weight is pulled back from now on, by the parameter's name.
 
-        :param task: the name of the one that has just ended
+        :param task: the name of the task that has just ended
         :param before: what this returned for the task before; empty at first
         """
 

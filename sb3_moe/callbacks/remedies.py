@@ -172,9 +172,9 @@ class ResetHeadsCallback(RemedyCallback):
 class ShrinkAndPerturbCallback(RemedyCallback):
     """Pull every weight towards a new start (Ash and Adams 2020, arXiv 1910.08475).
 
-    :param every: global steps between treatments
+    :param every: global steps between two interventions
     :param shrink: factor of the old weights, in [0, 1]
-    :param perturb: factor of the new ones, at least 0
+    :param perturb: factor of newly drawn weights, at least 0
     :param verbose: 0 or 1
     :raises ValueError: if a number is out of range
     """

@@ -99,7 +99,7 @@ def _last(router: LinearRouter | MLPRouter) -> LinearRouter:
 
 
 def constant_gates(layer: MoELayer, task: int | None) -> list[float] | None:
-    """Return the gates of the experts where they are the same for every token, else None.
+    """Return the experts' gates if they are the same for every token, else None.
 
     :param task: the task whose tokens are meant; None: any
     :raises ValueError: if a task must be named

@@ -228,7 +228,7 @@ def some_hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
 
 @contextmanager
 def every_row_in_every_expert(policy: BasePolicy) -> Iterator[None]:
-    """Keep sparse layers from sorting rows by expert, so that hooks see one tensor per layer."""
+    """Make sparse layers run every expert on every row, so that hooks see one tensor per layer."""
     networks = [module for module in policy.modules() if isinstance(module, Experts)]
     before = [network.needs_all_rows for network in networks]
     for network in networks:

@@ -159,7 +159,7 @@ class RunFolder:
         write_json(self.path / "error.json", values)
 
     def make_ready(self) -> None:
-        """Forget what went wrong: go on from a snapshot, or anew where there is none to trust."""
+        """Clear a run's error: it resumes from its snapshot, or starts anew if none is sound."""
         error = self.path / "error.json"
         goes_on = error.exists() and self.snapshots()
         for path in [error] if goes_on else self.path.glob("*"):

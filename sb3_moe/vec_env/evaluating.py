@@ -183,7 +183,7 @@ OF_ATARI = "of_atari"
 
 
 class Successes:
-    """Follow which running episodes have succeeded: those in which any step said so.
+    """Track which running episodes have succeeded: those in which any step reported success.
 
     :param n_envs: number of environments
     """

@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Importance:
-    """Returns of every task, as the agent is and with each expert of a network off.
+    """Returns of every task: of the whole agent, and without each expert of one network.
 
     :param network: the network
     :param task_names: of the columns

@@ -101,7 +101,7 @@ def watched_env(
 
 
 def seed_everything(model: BaseAlgorithm, env: VecEnv, seed: int) -> None:
-    """Seed the environments, and what actions are drawn from.
+    """Seed the environments and the generators from which actions are drawn.
 
     :param model: whose action space keeps its generator, in another state
     :param env: takes the seed at its next reset

@@ -172,6 +172,7 @@ CANNOT = (
     ),
 )
 
+
 def keeping(behavior: str) -> list[str]:
     """Return the placements that a behavior is asked of: all except the exceptions."""
     cannot = {each.placement for each in CANNOT if each.behavior == behavior}
@@ -219,7 +220,6 @@ def table() -> str:
     """Return the table of ``docs/contributing/compatibility.md``."""
     lines = ["| what SB3's policies do | not with | why |", "|---|---|---|"]
     lines += [
-        f"| {BEHAVIORS[each.behavior][1]} | `{each.placement}` | {each.reason} |"
-        for each in CANNOT
+        f"| {BEHAVIORS[each.behavior][1]} | `{each.placement}` | {each.reason} |" for each in CANNOT
     ]
     return "\n".join(lines)

@@ -147,7 +147,7 @@ class Turns(Schedule):
         return self._order[self.turn % len(self._order)]
 
     def num_turns(self, num_tasks: int) -> int | None:
-        """Return how many turns there are in all, or None if they have no end."""
+        """Return the total number of turns, or None if the schedule never ends."""
         per_cycle = num_tasks if self.order is None else len(self.order)
         return None if self.num_cycles is None else per_cycle * self.num_cycles
 

@@ -42,9 +42,9 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
 
     Under `Interleave` each task has a fixed share of the slots. Under the other schedules all slots
     play the same task and switch together: the running episodes are truncated, with their last
-    observations in `infos["final_obs"]`. Autoreset is SAME_STEP. A slot whose task was chosen by
-    hand (`set_task`, `reset(options={"task_id": k})`) isn't counted by the schedule, from its next
-    episode on.
+    observations in `infos["final_obs"]`. Autoreset is SAME_STEP. If you choose a
+    slot's task by hand (`set_task`, `reset(options={"task_id": k})`), the schedule stops counting
+    its steps when its next episode starts.
 
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
     :param num_envs: number of slots; None: one per task

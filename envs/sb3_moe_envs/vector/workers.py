@@ -116,12 +116,12 @@ class Process(Worker):
 
 
 class Workers:
-    """As many processes as there are cores, this one among them, started when they are needed.
+    """Worker processes, one fewer than there are cores, started when they are needed.
 
-    This one plays too, where there are more environments than other cores: it would only wait, and
-    on two cores a system that wakes two processes at once often gives both the same one.
+    This process steps environments too, if there are more of them than workers: otherwise it would
+    only wait, and two processes that wake at once often get the same core.
 
-    Requests are noted, and played together when the first answer is wanted: one message to each
+    Requests are collected and sent together when the first answer is wanted, in one message to each
     process, so that all work at the same time.
 
     :param make: builds environments of a task, from its index and their number, in the process
