@@ -253,6 +253,38 @@ def test_an_algorithm_that_is_not_installed_is_named(tmp_path, monkeypatch):
         load(tmp_path / "x.moe")
 
 
+# What `load` is given wrongly, or lacks, is not blamed on the file.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"device": "gpu"}, RuntimeError, r"^Expected one of cpu, cuda.*: gpu$"),
+        (
+            {"custom_objects": {"learning_rate": 1e-5}},
+            TypeError,
+            r"^`custom_objects` must hold classes and functions, .*, got 'learning_rate'; ",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_not_blamed_on_the_file(arguments, error, message, tmp_path):
+    sb3_moe.save(arena.make("PPO", net_arch=[4]), tmp_path / "x.moe")
+    with pytest.raises(error, match=message) as caught:
+        sb3_moe.load(tmp_path / "x.moe", **arguments)
+    assert not isinstance(caught.value, UnsafeFileError)
+
+
+@pytest.mark.parametrize("error", [MemoryError, th.OutOfMemoryError])
+def test_that_memory_ran_out_is_no_fault_of_the_files(error, tmp_path, monkeypatch):
+    def full(*_):
+        raise error("no room")
+
+    sb3_moe.save(arena.make("PPO", net_arch=[4]), tmp_path / "x.moe")
+    monkeypatch.setattr("sb3_moe.saving.model_parts.set_weights", full)
+    with pytest.raises(error, match=r"^no room$"):
+        load(tmp_path / "x.moe")
+
+
 # Values and spaces by themselves.
 
 

@@ -22,10 +22,10 @@ class Halves(MoELayer):
         return self.combine(x, gates)
 
 
-@pytest.mark.covering
-@pytest.mark.parametrize("by_tower", [False, True])
-@pytest.mark.parametrize("router", [Halves, f"{__name__}:Halves"], ids=["class", "text"])
-@pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
+@pytest.mark.parametrize(
+    ("algorithm", "router", "by_tower"),
+    [("PPO", Halves, True), ("DQN", f"{__name__}:Halves", False)],
+)
 def test_a_router_of_ones_own_is_given_to_load(algorithm, router, by_tower, tmp_path):
     tower = "pi" if algorithm == "PPO" else "qf"
     options = {"router": {tower: router} if by_tower else router, "num_experts": 2}

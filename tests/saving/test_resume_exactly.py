@@ -14,7 +14,7 @@ from stable_baselines3.common.noise import (
     OrnsteinUhlenbeckActionNoise,
     VectorizedActionNoise,
 )
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 import sb3_moe
@@ -245,22 +245,6 @@ def test_two_that_share_a_space_draw_from_it_in_turn_after_resuming(tmp_path):
 
     def make():
         return off(SAC, DummyVecEnv([lambda: Nudged(Walk())]), learning_starts=80)
-
-    model = make().learn(TOTAL, callback=SnapshotCallback(FIRST, tmp_path, keep=9))
-    assert finish(min(tmp_path.glob("checkpoints/*"))) == digest(model)
-
-
-def test_wrappers_that_are_defined_in_a_function_are_no_hindrance(tmp_path):
-    class Halved(VecEnvWrapper):
-        def reset(self):
-            return self.venv.reset()
-
-        def step_wait(self):
-            obs, rewards, *rest = self.venv.step_wait()
-            return obs, rewards / 2, *rest
-
-    def make():
-        return on(A2C, Halved(discrete()))
 
     model = make().learn(TOTAL, callback=SnapshotCallback(FIRST, tmp_path, keep=9))
     assert finish(min(tmp_path.glob("checkpoints/*"))) == digest(model)
