@@ -5,7 +5,6 @@ Shapes: N tasks, n episodes of each.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -33,9 +32,9 @@ from sb3_moe.watching.watched_env import WatchedEnv, seed_everything, watched_en
 __all__ = ["push", "write_folder"]
 
 LIBRARY = "stable-baselines3"
-README, CONFIG = "README.md", "config.json"
+README, CONFIG, RESULTS = "README.md", "config.json", "results.json"
 #: What a card's folder holds: a card writes over these, or deletes them where it has none.
-FILES = (README, "model.moe", CONFIG, "results.json", "replay.html", "replay.mp4", "replay.gif")
+FILES = (README, "model.moe", CONFIG, RESULTS, "replay.html", "replay.mp4", "replay.gif")
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 # Half a minute of film for each task.
 MOST_FILMED = 300
@@ -86,10 +85,10 @@ def write_folder(
     playing: dict[str, Any] = {"seed": seed, "deterministic": deterministic}
     results = _results(model, env, episodes, **playing)
     replay = watch(model, env, max_steps=max_steps, **playing)
-    # By its config a folder is known for a card's, should the rest be interrupted.
+    # By its results a folder is known for a card's, should the rest be interrupted.
+    write_json(folder / RESULTS, results)
     write_json(folder / CONFIG, config)
     write_file(folder / "model.moe", data)
-    write_json(folder / "results.json", results)
     replay.save(folder / "replay.html")
     _film(replay, folder)
     _write_card(folder, config, results, license, repo_id)
@@ -137,11 +136,7 @@ def check_folder(folder: Path, argument: str = "folder") -> None:
     """
     check_writable(folder, argument)
     taken = [name for name in FILES if (folder / name).exists()]
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
-    if taken and not {"custom_objects", "cost", "description"} <= set(config):
+    if taken and RESULTS not in taken:
         raise ValueError(
             f"`{argument}` must be a folder of its own, or an earlier card's, got {folder}, "
             f"whose {taken[0]} would be lost"
@@ -258,24 +253,12 @@ def _write_card(
         results=results,
         # A suite may have fifty tasks; the table names them.
         played=", ".join(f"**{_plain(name)}**" for name in suite or results["tasks"]),
-        usage=_usage(config, repo_id),
+        repo_id=repo_id,
         has_film=(folder / "replay.gif").exists(),
         plain=_plain,
     )
     with atomic(folder / README) as temporary:
         card.save(temporary)
-
-
-def _usage(config: Mapping[str, Any], repo_id: str | None) -> str:
-    lines, path = ["import sb3_moe"], '"model.moe"'
-    if repo_id:
-        lines.insert(0, "from huggingface_hub import hf_hub_download")
-        path = f'hf_hub_download("{repo_id}", "model.moe")'
-    # Its maker's own classes and functions, by name.
-    own = ", ".join(f'"{name}": {name}' for name in config["custom_objects"])
-    given = f", custom_objects={{{own}}}" if own else ""
-    call = f"model = sb3_moe.load({path}{given})  # runs nothing from the file"
-    return "\n".join([*lines, "", call])
 
 
 def _plain(name: str) -> str:
