@@ -286,7 +286,7 @@ class CopyMap:
         found: dict[th.Tensor, dict[str, Any]] = {}
         own = [parameter for parameter in parameters if parameter in self.new.starts]
         for name in sorted(names):
-            kind = POWERS.get(name, "count")
+            kind: Kind = POWERS[name] if name in POWERS else "count"
             old = self.old.row(partial(_as_row, states, name))
             row = self.follow(self.new.row(lambda tensor: None), old, kind)
             for parameter in own:

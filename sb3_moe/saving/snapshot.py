@@ -231,7 +231,8 @@ def _load_model(
         model: Any = algorithm.load(path, env=env, device=device, force_reset=False)
     if _REPLAY_BUFFER in archive.namelist():
         with archive.open(_REPLAY_BUFFER) as file:
-            model.load_replay_buffer(io.BufferedReader(file), truncate_last_traj=False)
+            reader = io.BufferedReader(file)  # type: ignore[type-var]  # what SB3 takes
+            model.load_replay_buffer(reader, truncate_last_traj=False)
         _resize(model.replay_buffer, model.replay_buffer.buffer_size)
     return model
 
