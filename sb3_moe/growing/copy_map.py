@@ -28,7 +28,7 @@ Read = Callable[[th.Tensor], th.Tensor | None]
 Kind = Literal["weight", "count", 1, 2]
 
 # The power of the gradient that each average grows with: optimizers with others start anew.
-POWERS: dict[str, Literal[1, 2]] = {
+POWERS: dict[str, Kind] = {
     "exp_avg": 1,
     "exp_avg_sq": 2,
     "max_exp_avg_sq": 2,
@@ -286,7 +286,7 @@ class CopyMap:
         found: dict[th.Tensor, dict[str, Any]] = {}
         own = [parameter for parameter in parameters if parameter in self.new.starts]
         for name in sorted(names):
-            kind: Kind = POWERS[name] if name in POWERS else "count"
+            kind = POWERS.get(name, "count")
             old = self.old.row(partial(_as_row, states, name))
             row = self.follow(self.new.row(lambda tensor: None), old, kind)
             for parameter in own:
