@@ -1,0 +1,159 @@
+"""Eight conflicting CartPoles that nobody names: train networks, each with several seeds.
+
+    python examples/hidden/compare.py interleaved results.csv --seeds 10 11 12
+    python examples/hidden/compare.py in_turn results.csv --seeds 10 11 12
+
+Each evaluation of a run is a row of the table; runs that the table has are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecEnv
+
+import sb3_moe
+from sb3_moe.callbacks import make_pinned_env
+from sb3_moe.policies.belief import BeliefExtractor
+from sb3_moe.vec_env import evaluate_tasks
+from sb3_moe_envs.schedules import Cycle
+
+TASKS, EPISODES = 8, 5
+BIG = {"placement": "big", "net_arch": [16, 16]}
+
+
+def dense(width: int) -> dict[str, Any]:
+    """Return a network of two layers."""
+    return {"placement": "none", "net_arch": [width, width]}
+
+
+def dense_belief(width: int, models: int) -> dict[str, Any]:
+    """Return a dense network that sees the belief of a number of models as an input."""
+    extractor = {"features_extractor_class": BeliefExtractor}
+    return {**dense(width), **extractor, "features_extractor_kwargs": {"num_models": models}}
+
+
+# A network's options, what it sees beside the frame, and its learning rate.
+NETWORKS: dict[str, tuple[dict[str, Any], str, float]] = {
+    "predict-8": ({**BIG, "router": "predict", "num_experts": 8}, "history", 0.01),
+    "predict-16": ({**BIG, "router": "predict", "num_experts": 16}, "history", 0.01),
+    "dense-belief-8": (dense_belief(48, 8), "history", 0.01),
+    "dense-belief-16": (dense_belief(67, 16), "history", 0.01),
+    "dense-history": (dense(30), "history", 0.01),
+    "dense-history-wide": (dense(50), "history", 0.01),
+    "soft": ({**BIG, "router": "soft", "num_experts": 8}, "history", 0.01),
+    "uniform": ({**BIG, "router": "uniform", "num_experts": 8}, "history", 0.01),
+    "oracle": ({**BIG, "router": "task", "task_input": "router"}, "id", 0.01),
+    "dense-frame": (dense(51), "nothing", 0.01),
+}
+# Steps between two evaluations, and how many of these parts a run has.
+PARTS = {"interleaved": (40_960, 8), "in_turn": (32_768, 2 * TASKS)}
+FIELDS = ["experiment", "network", "rate", "seed", "parameters", "steps_per_second"]
+FIELDS += ["information", "told_apart", "steps", *(f"task_{k}" for k in range(TASKS))]
+
+
+def make(experiment: str, network: str, rate: float, seed: int) -> PPO:
+    """Build a network and its environments."""
+    options, sees, _ = NETWORKS[network]
+    in_turn = Cycle(steps_per_task=PARTS["in_turn"][0], num_cycles=2)
+    env = sb3_moe.make_multitask_vec_env(
+        "Conflict/CartPole8",
+        n_envs=64,
+        seed=seed,
+        schedule=in_turn if experiment == "in_turn" else None,
+        task_id="dict" if sees == "id" else "info",
+        history=8 if sees == "history" else None,
+    )
+    return PPO(
+        "MlpPolicy" if sees == "nothing" else "MoeMultiInputPolicy",
+        env,
+        n_steps=32,
+        batch_size=512,
+        n_epochs=4,
+        learning_rate=rate,
+        policy_kwargs={"net_arch": options["net_arch"]} if sees == "nothing" else options,
+        seed=seed,
+        device="cpu",
+    )
+
+
+def run(experiment: str, network: str, rate: float, seed: int, parts: int) -> list[dict[str, Any]]:
+    """Train one network, and return a row for each evaluation."""
+    model = make(experiment, network, rate, seed)
+    played_env = make_pinned_env(model.get_env(), copies=EPISODES)
+    steps, seconds = PARTS[experiment][0], 0.0
+    row: dict[str, Any] = {"experiment": experiment, "network": network, "rate": rate, "seed": seed}
+    row["parameters"] = sum(each.numel() for each in model.policy.parameters())
+    rows = []
+    for part in range(parts):
+        start = time.process_time()
+        model.learn(steps, reset_num_timesteps=part == 0)
+        seconds += time.process_time() - start
+        played_env.seed(1000 + seed)  # the same episodes each time, and for each network
+        returns = evaluate_tasks(model, played_env, EPISODES, deterministic=False).returns.mean(1)
+        tasks = {f"task_{k}": round(float(each), 1) for k, each in enumerate(returns)}
+        rows.append({"steps": model.num_timesteps, **tasks})
+    row["steps_per_second"] = round(steps * parts / seconds)
+    if getattr(model.policy, "belief", None) is not None:
+        row["information"], row["told_apart"] = said_of_tasks(model, played_env)
+    return [row | each for each in rows]
+
+
+@th.no_grad()
+def said_of_tasks(model: PPO, env: VecEnv) -> tuple[float, int]:
+    """Return what the belief says of the task, and how many tasks have a likeliest model alone.
+
+    The first is the mutual information of model and task, as a share of its maximum.
+    """
+    joint_KE = np.zeros((TASKS, model.policy.belief.num_models))
+    obs = env.reset()
+    for _ in range(64):
+        obs, _, _, infos = env.step(model.predict(obs)[0])
+        belief_BE = model.policy.belief(th.as_tensor(obs["history"])).numpy()
+        tasks_B = np.array([info["task_id"] for info in infos])
+        whole = obs["history"][:, 0, -1] > 0
+        np.add.at(joint_KE, tasks_B[whole], belief_BE[whole])
+    joint_KE /= joint_KE.sum(1, keepdims=True) * TASKS
+    likeliest = joint_KE.argmax(1).tolist()
+    even_KE = joint_KE.sum(0) * joint_KE.sum(1, keepdims=True)
+    shares_KE = joint_KE * np.log(np.maximum(joint_KE, 1e-12) / np.maximum(even_KE, 1e-12))
+    alone = sum(likeliest.count(each) == 1 for each in likeliest)
+    return round(float(shares_KE.sum() / math.log(TASKS)), 3), alone
+
+
+def main() -> None:
+    """Train what the table does not have."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", choices=PARTS)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--rates", type=float, nargs="+", help="default: each network's own")
+    parser.add_argument("--parts", type=int, help="evaluations until a run ends")
+    args = parser.parse_args()
+    th.set_num_threads(1)
+    if not args.table.exists():
+        args.table.write_text(",".join(FIELDS) + "\n")
+    for seed in args.seeds:
+        for network in args.networks:
+            for rate in args.rates or [NETWORKS[network][2]]:
+                with args.table.open() as file:
+                    done = [[r[f] for f in FIELDS[:4]] for r in csv.DictReader(file)]
+                if [args.experiment, network, str(rate), str(seed)] in done:
+                    continue
+                parts = args.parts or PARTS[args.experiment][1]
+                rows = run(args.experiment, network, rate, seed, parts)
+                with args.table.open("a", newline="") as file:
+                    csv.DictWriter(file, FIELDS, lineterminator="\n").writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
