@@ -43,19 +43,21 @@ def dense_belief(width: int, models: int) -> dict[str, Any]:
 
 # A network's options, what it sees beside the frame, and its learning rate.
 NETWORKS: dict[str, tuple[dict[str, Any], str, float]] = {
-    "predict-8": ({**BIG, "router": "predict", "num_experts": 8}, "history", 0.01),
-    "predict-16": ({**BIG, "router": "predict", "num_experts": 16}, "history", 0.01),
+    "predict-8": ({**BIG, "router": "predict", "num_experts": 8}, "history", 0.03),
+    "predict-16": ({**BIG, "router": "predict", "num_experts": 16}, "history", 0.03),
     "dense-belief-8": (dense_belief(48, 8), "history", 0.01),
     "dense-belief-16": (dense_belief(67, 16), "history", 0.01),
+    "dense-belief-128": (dense_belief(128, 16), "history", 0.01),
     "dense-history": (dense(30), "history", 0.01),
     "dense-history-wide": (dense(50), "history", 0.01),
-    "soft": ({**BIG, "router": "soft", "num_experts": 8}, "history", 0.01),
-    "uniform": ({**BIG, "router": "uniform", "num_experts": 8}, "history", 0.01),
+    "dense-history-128": (dense(128), "history", 0.01),
+    "soft": ({**BIG, "router": "soft", "num_experts": 8}, "history", 0.003),
+    "uniform": ({**BIG, "router": "uniform", "num_experts": 8}, "history", 0.003),
     "oracle": ({**BIG, "router": "task", "task_input": "router"}, "id", 0.01),
-    "dense-frame": (dense(51), "nothing", 0.01),
+    "dense-frame": (dense(51), "nothing", 0.003),
 }
 # Steps between two evaluations, and how many of these parts a run has.
-PARTS = {"interleaved": (40_960, 8), "in_turn": (32_768, 2 * TASKS)}
+PARTS = {"interleaved": (40_960, 6), "in_turn": (32_768, 2 * TASKS)}
 FIELDS = ["experiment", "network", "rate", "seed", "parameters", "steps_per_second"]
 FIELDS += ["information", "told_apart", "steps", *(f"task_{k}" for k in range(TASKS))]
 

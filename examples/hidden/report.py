@@ -1,0 +1,164 @@
+"""The tables and the figure of `compare.py`'s results, with Student's and Welch's 95% intervals.
+
+python examples/hidden/report.py examples/hidden/results.csv --figure examples/hidden/curves.png
+python examples/hidden/report.py examples/hidden/development.csv --rates
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy import stats
+
+# Color and marker of each network, in the order of the table.
+LOOKS = {
+    "predict-8": ("#0072B2", "o"),
+    "predict-16": ("#009E73", "s"),
+    "dense-belief-8": ("#D55E00", "D"),
+    "dense-belief-16": ("#D55E00", "D"),
+    "dense-belief-128": ("#D55E00", "D"),
+    "dense-history": ("#CC79A7", "^"),
+    "dense-history-wide": ("#CC79A7", "^"),
+    "dense-history-128": ("#CC79A7", "^"),
+    "soft": ("#56B4E9", "v"),
+    "uniform": ("#E69F00", "P"),
+    "oracle": ("#000000", "X"),
+    "dense-frame": ("#777777", "<"),
+}
+PANELS = {
+    "Beside what infers the task or is told it": ("predict", "dense-belief", "oracle"),
+    "Beside what has to find it by the return": (
+        "predict",
+        "soft",
+        "uniform",
+        "dense-h",
+        "dense-f",
+    ),
+}
+
+
+def load(path: Path) -> pd.DataFrame:
+    """Read a table of results, with the mean over tasks of each evaluation."""
+    results = pd.read_csv(path)
+    results["mean"] = results.filter(like="task_").mean(axis=1)
+    return results
+
+
+def interval(values: np.ndarray, digits: int = 0) -> str:
+    """Return a mean with its 95% t interval."""
+    mean, half = values.mean(), half_width(values)
+    if np.isnan(half):
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ({mean - half:.{digits}f} to {mean + half:.{digits}f})"
+
+
+def half_width(values: np.ndarray) -> float:
+    """Return half of a 95% t interval; not a number for a single value."""
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def areas_and_ends(results: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the area under each network's curves and their ends, by seed."""
+    runs = results.groupby(["network", "seed"], sort=True)["mean"]
+    names = [name for name in LOOKS if name in set(results["network"])]
+    areas, ends = runs.mean(), runs.last()
+    return {n: areas[n].to_numpy() for n in names}, {n: ends[n].to_numpy() for n in names}
+
+
+def print_levels(results: pd.DataFrame) -> None:
+    """Print what each network reached."""
+    areas, ends = areas_and_ends(results)
+    print("| network | parameters | rate | seeds | area | end | information | alone | steps/s |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, area in areas.items():
+        runs = results[results["network"] == name].groupby("seed").first()
+        told = runs["information"].dropna().to_numpy()
+        information = f"{told.mean():.2f}" if len(told) else ""
+        alone = f"{runs['told_apart'].mean():.1f}" if len(told) else ""
+        print(
+            f"| `{name}` | {runs['parameters'].iloc[0]:,} | {runs['rate'].iloc[0]:g} "
+            f"| {len(area)} | {interval(area)} | {interval(ends[name])} | {information} "
+            f"| {alone} | {runs['steps_per_second'].median():,.0f} |"
+        )
+
+
+def print_differences(results: pd.DataFrame) -> None:
+    """Print what gates by prediction have more than each other network."""
+    areas, ends = areas_and_ends(results)
+    print("\n| difference | seeds | area | p | end |\n|---|---|---|---|---|")
+    for ours in ("predict-8", "predict-16"):
+        for name in areas:
+            enough = min(len(areas[name]), len(areas.get(ours, ()))) > 1
+            if name != ours and enough and (ours, name) != ("predict-8", "predict-16"):
+                cells = [welch(values[ours], values[name]) for values in (areas, ends)]
+                seeds = f"{len(areas[ours])}, {len(areas[name])}"
+                (area, p), (end, _) = cells
+                print(f"| `{ours}` - `{name}` | {seeds} | {area} | {p:.2g} | {end} |")
+
+
+def welch(ours: np.ndarray, theirs: np.ndarray) -> tuple[str, float]:
+    """Return a difference of means with Welch's 95% interval, and the p of none."""
+    test = stats.ttest_ind(ours, theirs, equal_var=False)
+    low, high = test.confidence_interval()
+    return f"{ours.mean() - theirs.mean():.0f} ({low:.0f} to {high:.0f})", float(test.pvalue)
+
+
+def print_rates(results: pd.DataFrame) -> None:
+    """Print the mean of the last two evaluations at each rate, and the best rate."""
+    last = results[results["steps"] > results["steps"].min()]
+    means = last.groupby(["network", "rate"])["mean"].mean()
+    seeds = last.groupby(["network", "rate"])["seed"].nunique()
+    for name in LOOKS:
+        if name in means.index.get_level_values(0):
+            cells = [f"{r:g}: {m:.0f} ({seeds[name, r]} seeds)" for r, m in means[name].items()]
+            print(f"| `{name}` | {', '.join(cells)} | {means[name].idxmax():g} |")
+
+
+def draw(results: pd.DataFrame) -> Figure:
+    """Draw the mean return against steps, in bands of 95% t intervals."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(PANELS), sharey=True)
+    for ax, (title, shown) in zip(axes, PANELS.items(), strict=True):
+        for name, (color, marker) in LOOKS.items():
+            own = results[(results["network"] == name) & name.startswith(shown)]
+            if len(own):
+                by_step = own.groupby("steps")["mean"]
+                half = by_step.apply(lambda values: half_width(values.to_numpy())).fillna(0.0)
+                mean, x = by_step.mean(), by_step.mean().index / 1000
+                label = f"{name} ({own['seed'].nunique()} seeds)"
+                ax.plot(x, mean, color=color, marker=marker, label=label)
+                ax.fill_between(x, mean - half, mean + half, color=color, alpha=0.15, lw=0)
+        ax.set(title=title, xlabel="environment steps (thousands)", ylim=(0, 500))
+        ax.legend(loc="upper left", fontsize=8)
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("return per episode (of at most 500), mean over 8 tasks")
+    return figure
+
+
+def main() -> None:
+    """Print the tables, and draw the figure where it is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--rates", action="store_true", help="of development runs")
+    parser.add_argument("--figure", type=Path, help="where to draw the curves")
+    args = parser.parse_args()
+    results = load(args.table)
+    if args.rates:
+        print_rates(results)
+        return
+    for experiment, own in results.groupby("experiment", sort=False):
+        print(f"\n{experiment}\n")
+        print_levels(own)
+        print_differences(own)
+    if args.figure:
+        draw(results[results["experiment"] == "interleaved"]).savefig(args.figure, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
