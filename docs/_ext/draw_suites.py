@@ -15,6 +15,7 @@ DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 PAGE, IMAGES = DOCS / "suites.md", DOCS / "_static" / "suites"
 HEIGHT, SHOWN = 96, 5
+NAMED = ("MinAtar/All5", "Atari/Five", "Classic/Mixed3", "MuJoCo/Four")  # tasks of several kinds
 # Names, the suite that is drawn and measured, what an agent sees and does, the extra.
 ROWS = [
     ("MinAtar/MTRL3`, `MinAtar/CRL3`, `MinAtar/All5", "MinAtar/All5",
@@ -81,7 +82,7 @@ def scores(suite):
     if suite is None:
         return "not measured"
     means = kept().get(suite) or measured(suite)
-    if len(means) > SHOWN:
+    if suite not in NAMED:
         low, high = (rounded(each) for each in (min(means.values()), max(means.values())))
         return low if low == high else f"{low} to {high}"
     return ", ".join(f"{task} {rounded(mean)}" for task, mean in means.items())

@@ -1,6 +1,6 @@
 """What the tests of SB3 and sb3-contrib ask of a policy, and which placements of ours can't do it.
 
-The exceptions are the rows of the table in ``docs/contributing/compatibility.md``.
+``docs/contributing/compatibility.md`` says the same in words.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Cannot(NamedTuple):
 
     :param behavior: a key of ``BEHAVIORS``
     :param placement: who can't
-    :param reason: why, for the table
+    :param reason: why, for readers
     :param error: a pattern of what it says
     :param attempts: what is refused, by name
     :param kind: of the error
@@ -214,12 +214,3 @@ def over(
         for key, (case, *given) in values.items()
     ]
     return pytest.mark.parametrize(("algorithm", "placement", *options), parameters)
-
-
-def table() -> str:
-    """Return the table of ``docs/contributing/compatibility.md``."""
-    lines = ["| what SB3's policies do | not with | why |", "|---|---|---|"]
-    lines += [
-        f"| {BEHAVIORS[each.behavior][1]} | `{each.placement}` | {each.reason} |" for each in CANNOT
-    ]
-    return "\n".join(lines)
