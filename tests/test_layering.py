@@ -153,6 +153,10 @@ def test_packages_of_others_are_imported_where_they_belong():
     assert not any(wrong.values()), wrong
 
 
+# Building, playing and judging environments; their infos, and their history.
+KNOW_ENVIRONMENTS = ("make.py", "evaluating.py", "gymnasium_vec_env.py", "history.py")
+
+
 def test_only_the_study_and_what_builds_plays_or_judges_environments_know_them():
     wrong = [
         name_of(path)
@@ -160,7 +164,7 @@ def test_only_the_study_and_what_builds_plays_or_judges_environments_know_them()
         for module, function in IMPORTS[path]
         if module.split(".")[0] == "sb3_moe_envs" and area_of(path) != "study"
         # Inside a function only: the policies do without.
-        if not function or path.name not in ("make.py", "evaluating.py", "history.py")
+        if not function or path.name not in KNOW_ENVIRONMENTS
     ]
     assert not wrong
 

@@ -1,7 +1,7 @@
 """Multi-task and continual environments for Gymnasium."""
 
 from sb3_moe_envs import registration
-from sb3_moe_envs.history import AddHistory, AddHistoryVector, History
+from sb3_moe_envs.history import AddHistory, History
 from sb3_moe_envs.multitask import MultiTaskEnv
 from sb3_moe_envs.schedules import (
     Adaptive,
@@ -22,7 +22,6 @@ __all__ = [
     "SUITES",
     "Adaptive",
     "AddHistory",
-    "AddHistoryVector",
     "Chosen",
     "Cycle",
     "History",

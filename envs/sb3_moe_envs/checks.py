@@ -187,19 +187,10 @@ def succeeded(so_far: float, info: Mapping[str, Any]) -> float:
     """Return 1 if a step of the episode reported success, else 0 if one reported failure, else NaN.
 
     :param so_far: what this returned for the step before, NaN at first
-    :param info: of a step; what is neither a number nor an array of numbers reports nothing
+    :param info: of a step; what isn't a number reports nothing
     """
     for key in SUCCESS_KEYS:
-        if key in info:
-            so_far = float(np.fmax(so_far, _reported(info[key])))
+        value = info.get(key)
+        if isinstance(value, _NUMBERS) and value == value:  # NaN alone is not itself
+            so_far = float(np.fmax(so_far, value > 0))
     return so_far
-
-
-def _reported(value: Any) -> float:
-    """Return 1 or 0 for a number, or for an array if any of its entries is 1, else NaN."""
-    if isinstance(value, np.ndarray | list | tuple):
-        entries = np.ravel(value).tolist() if isinstance(value, np.ndarray) else value
-        return float(np.fmax.reduce([_reported(entry) for entry in entries], initial=UNKNOWN))
-    if not isinstance(value, _NUMBERS) or value != value:  # NaN alone is not itself
-        return UNKNOWN
-    return float(value > 0)

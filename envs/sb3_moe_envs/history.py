@@ -14,11 +14,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import Space, spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
-from gymnasium.vector.utils import batch_space
 
-from sb3_moe_envs.checks import Options, ResetResult, Seed, whole
-from sb3_moe_envs.methods import method_of
+from sb3_moe_envs.checks import ResetResult, whole
 
 _KEYS = {"obs", "task_id"}
 
@@ -141,33 +138,10 @@ def _shown(obs: Any, rows: np.ndarray) -> dict[str, Any]:
     return {**(obs if isinstance(obs, Mapping) else {"obs": obs}), "history": rows}
 
 
-class _WithHistory:
-    """Save the history with the state of the environment."""
-
-    env: Any
-    _history: History
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of the environment, and the history.
-
-        :raises AttributeError: if the environment has no state to give
-        """
-        return {**self._inner("state_dict")(), "history": self._history.rows.copy()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that :meth:`state_dict` returned."""
-        self._inner("load_state_dict")(state)
-        self._history.rows = state["history"].copy()
-
-    def _inner(self, name: str) -> Any:
-        method = method_of(self.env, name, of_actions=False)
-        if method is None:
-            raise AttributeError(f"{self.env} has no state to give: it has no method {name!r}")
-        return method
-
-
-class AddHistory(_WithHistory, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+class AddHistory(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Show the last steps of the episode beside each observation, as `"history"` beside `"obs"`.
+
+    Gymnasium's vector environments take environments that are wrapped so.
 
     :param env: with spaces as :class:`History` takes them
     :param length: K, how many steps, the current one among them
@@ -188,44 +162,3 @@ class AddHistory(_WithHistory, gym.Wrapper[Any, Any, Any, Any], RecordConstructo
         """Act."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         return self._history.step(action, obs, reward), reward, terminated, truncated, info
-
-
-class AddHistoryVector(_WithHistory, VectorWrapper):
-    """Show the last steps of each environment's episode, as :class:`AddHistory` does for one.
-
-    :param env: a vector environment with SAME_STEP autoreset
-    :param length: K, how many steps, the current one among them
-    :raises ValueError: if its autoreset mode is another
-    """
-
-    def __init__(self, env: VectorEnv[Any, Any, Any], length: int) -> None:
-        super().__init__(env)
-        mode = env.metadata.get("autoreset_mode")
-        if mode is not AutoresetMode.SAME_STEP:
-            raise ValueError(f"`env` must reset in the same step (SAME_STEP), got {mode}")
-        own = env.single_observation_space, env.single_action_space
-        self._history = History(*own, length, env.num_envs)
-        self.single_observation_space = self._history.observation_space
-        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
-
-    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
-        """Start an episode in every environment."""
-        obs, infos = self.env.reset(seed=seed, options=options)
-        return self._history.start(obs), infos
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step every environment with its action."""
-        obs, rewards, terminated, truncated, infos = self.env.step(actions)
-        ended = np.flatnonzero(terminated | truncated).tolist()
-        finals = {row: self._last(infos["final_obs"], row) for row in ended}
-        obs, finals = self._history.step_and_restart(actions, obs, rewards, finals)
-        if ended:
-            infos["final_obs"] = np.full(self.num_envs, None, dtype=object)
-            for row, final in finals.items():
-                infos["final_obs"][row] = final
-        return obs, rewards, terminated, truncated, infos
-
-    def _last(self, final_obs: Any, row: int) -> Any:
-        if isinstance(final_obs, Mapping):  # Gymnasium's own stack Dicts, with masks beside
-            return {key: final_obs[key][row] for key in self.env.single_observation_space}
-        return final_obs[row]

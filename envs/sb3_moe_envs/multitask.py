@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +17,6 @@ from sb3_moe_envs.checks import (
     CheckedTask,
     Options,
     ResetResult,
-    optional_whole,
     require_reset,
     succeeded,
     whole,
@@ -34,7 +31,7 @@ from sb3_moe_envs.methods import (
     reward_method,
     rewards_of,
 )
-from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Schedule, Slots
+from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Schedule
 from sb3_moe_envs.schedules.base import task_index, turn_of
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
@@ -42,9 +39,6 @@ from sb3_moe_envs.spaces.interface import OPTIONS, check_options
 from sb3_moe_envs.suites import ScheduleLike, suite_schedule, tasks_of
 from sb3_moe_envs.tasks import TaskError, built, called, close_all, closed_on_error
 
-# An environment that takes turns with others this often steps side by side with them. Training and
-# evaluation take turns too, but with many steps each.
-_ROUNDS = 3
 # What a state keeps of the running episode.
 _EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_success", "_running")
 
@@ -114,13 +108,13 @@ def _integer(stream: np.random.SeedSequence) -> int:
 class TaskSet:
     """What environments of several tasks have in common, one at a time or side by side."""
 
-    def _take(self, tasks: Any, schedule: ScheduleLike, options: dict[str, str]) -> None:
+    def _take(self, tasks: Any, schedule: ScheduleLike, interface: dict[str, str]) -> None:
         """Read the arguments, before anything is built, which would have to be closed.
 
-        :param options: of an :class:`Interface`
+        :param interface: options of an :class:`Interface`
         """
-        check_options(options)
-        self._options, self.task_id = options, options["task_id"]
+        check_options(interface)
+        self._options, self.task_id = interface, interface.get("task_id", "dict")
         self.schedule = as_schedule(schedule, tasks)
         self.tasks = tasks_of(tasks)
         self.task_names = [task.name for task in self.tasks]
@@ -217,8 +211,8 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         to an integer Box in equal shares per whole number
     :param invalid_action: what an action that the task lacks does: `"noop"` (the task's first
         action), `"modulo"` (wraps around) or `"error"`
-    :param num_envs: how many such environments run side by side: each step counts as that many;
-        None: one, with a warning if there turn out to be more in this process
+    :param num_envs: how many such environments run side by side, as in SB3's `make_vec_env`: each
+        step counts as that many
     :param env_index: which of them this is: round robin starts with a different task in each
     :param render_mode: passed on to the tasks; with one, each task is drawn once when built, for
         the size of its images
@@ -228,9 +222,6 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
-    # Of those that know of no other: which stepped last, its tasks, and its steps in a row.
-    _last_alone: ClassVar[tuple[int, list[str], int]] = (-1, [], 0)
-    _numbers: ClassVar[Iterator[int]] = itertools.count()
 
     def __init__(
         self,
@@ -241,13 +232,13 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         obs_space: str = "pad",
         action_space: str = "pad",
         invalid_action: str = "noop",
-        num_envs: int | None = None,
+        num_envs: int = 1,
         env_index: int = 0,
         render_mode: str | None = None,
     ) -> None:
         options = (task_id, obs_space, action_space, invalid_action)
         self._take(tasks, schedule, dict(zip(OPTIONS, options, strict=True)))
-        self.num_envs = optional_whole("num_envs", num_envs) or 1
+        self.num_envs = whole("num_envs", num_envs)
         self.env_index = whole("env_index", env_index, minimum=0)
         self.render_mode = render_mode
         self.schedule.start(self.task_names, env_index=self.env_index)
@@ -255,15 +246,9 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         self._envs: list[gym.Env[Any, Any]] = []
         with closed_on_error(self.close):
             self._build()
-        self.metadata = {
-            **type(self).metadata,
-            "task_name": self.task_names[0],
-            "render_fps": self._envs[0].metadata.get("render_fps", 30),
-        }
+        fps = self._envs[0].metadata.get("render_fps", 30)
+        self.metadata = {**type(self).metadata, "render_fps": fps}
         self._task = self.schedule.task
-        alone = num_envs is None and self.schedule.slots is not Slots.OWN
-        # A copy has the same number: it looks ahead in the place of this one.
-        self._is_alone, self._rounds, self._number = alone, 0, next(MultiTaskEnv._numbers)
         self._pinned: int | None = None
         self._by_hand = False
         self._steps, self._reward, self._success, self._running = 0, 0.0, UNKNOWN, False
@@ -294,7 +279,6 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         chosen = options.pop("task_id", self._pinned)
         self._by_hand = chosen is not None
         self._task = self.schedule.task if chosen is None else self._index(chosen)
-        self.metadata["task_name"] = self.task_names[self._task]
         obs, info = self._start(options or None)
         return self._interface.encode(self._task, obs), self._describe(info)
 
@@ -371,10 +355,9 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
             setattr(self, name, value)
         for task, (env, saved) in enumerate(zip(self._envs, state["envs"], strict=True)):
             if saved is not None:
-                restore(env, saved)
+                self._envs[task] = restore(env, saved)
             else:
                 self._seeds.renew(task)
-        self.metadata["task_name"] = self.task_names[self._task]
         if self._running and state["envs"][self._task] is None:
             self._start(None)
 
@@ -400,33 +383,9 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         """Count a step; return whether the turn is over, and whether another task is wanted."""
         if self._by_hand:
             return False, False
-        if self._is_alone:
-            self._look_for_others()
         before = turn_of(self.schedule)
         self.schedule.count(self.num_envs)
         return turn_of(self.schedule) != before, self.schedule.task != self._task
-
-    def _look_for_others(self) -> None:
-        """Warn if environments of the same tasks step in turn, each as if it were the only one.
-
-        Vector environments that build their environments by themselves, such as those of SB3's
-        `make_vec_env`, tell none of them how many there are and which of them it is.
-        """
-        last, names, in_a_row = MultiTaskEnv._last_alone
-        is_mine = last == self._number
-        MultiTaskEnv._last_alone = self._number, self.task_names, in_a_row * is_mine + 1
-        # One that took several steps was evaluated in between, not stepped side by side.
-        alternate = not is_mine and names == self.task_names and in_a_row == 1
-        self._rounds = self._rounds + 1 if alternate else 0
-        if self._rounds == _ROUNDS:
-            warnings.warn(
-                f"several MultiTaskEnvs of {self.task_names} step side by side, but each counts "
-                "only its own steps and begins with the same task: build them with "
-                "sb3_moe.make_multitask_vec_env(tasks, n_envs) or gymnasium.make_vec(id, num_envs) "
-                "without `vectorization_mode`, or give each its `num_envs` and `env_index` "
-                "(`num_envs=1` if it is meant so)",
-                stacklevel=4,
-            )
 
     def _end(self, finished: bool) -> None:
         if self._running and not self._by_hand:
@@ -473,4 +432,4 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
         raise TypeError(
             f"`schedule` must be a Schedule (not its class), a function or None, got {schedule!r}"
         )
-    return copy.deepcopy(schedule)
+    return copy.copy(schedule)  # `start` gives it a state of its own

@@ -11,55 +11,42 @@ import cloudpickle
 import gymnasium as gym
 from gymnasium.utils import EzPickle
 
-# Where a layer stands, and how it was made: no part of its state.
-_KEPT = ("env", "ale", "spec", "_cached_spec")
+Env = gym.Env[Any, Any]
 
 
-def snapshot(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
+def snapshot(env: Env) -> dict[str, Any] | None:
     """Return the state of an environment and its wrappers, or None if it has none to give.
 
-    An environment gives its own (`state_dict`), is cloned (`clone_state`, as ALE), or pickled; one
-    that pickles by building itself again (EzPickle, as MuJoCo) would lose its state. What its parts
-    share, and where they point back at it or at its wrappers, is kept.
+    The innermost environment gives its own (`state_dict`), is cloned (`clone_state`, as ALE), or
+    pickled with its wrappers; one that pickles by building itself again (EzPickle, as MuJoCo) would
+    lose its state.
     """
-    layers = _layers(env)
-    base: Any = layers[-1]
-    held = [{k: v for k, v in vars(layer).items() if k not in _KEPT[1:]} for layer in layers]
+    base: Any = env.unwrapped
     try:
         state = None
         if gives_state(base):
-            state, held[-1] = own_state(base), {}
+            state = own_state(base)
             if state is None:
                 return None
         elif hasattr(base, "clone_state"):
             state = pickle.dumps(base.clone_state(include_rng=True))
-        elif isinstance(base, EzPickle):
-            return None
         file = io.BytesIO()
-        _Saver(file, layers).dump(held)
+        _Saver(file, base if state is not None else None).dump(env)
     except Exception:  # pickling other people's classes can raise anything
         return None
-    return {"base": state, "layers": file.getvalue(), "classes": _classes(layers)}
+    return {"base": state, "env": file.getvalue()}
 
 
-def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
-    """Bring an environment, built in the same way, into a state.
-
-    :raises ValueError: if the state is of an environment of other classes
-    """
-    layers = _layers(env)
-    if state["classes"] != _classes(layers):
-        raise ValueError(f"`state` must be of {_classes(layers)}, got one of {state['classes']}")
-    for layer, saved in zip(layers, _Loader(state["layers"], layers).load(), strict=True):
-        if saved:
-            kept = {name: value for name, value in vars(layer).items() if name in _KEPT}
-            vars(layer).clear()
-            vars(layer).update(kept | saved)
-    base: Any = layers[-1]
-    if gives_state(base):
-        base.load_state_dict(state["base"])
-    elif hasattr(base, "restore_state"):
-        base.restore_state(pickle.loads(state["base"]))
+def restore(env: Env, state: dict[str, Any]) -> Env:
+    """Return an environment in a saved state, in place of one that was built in the same way."""
+    base: Any = env.unwrapped
+    if state["base"] is not None:
+        if gives_state(base):
+            base.load_state_dict(state["base"])
+        else:
+            base.restore_state(pickle.loads(state["base"]))
+    restored: Env = _Loader(state["env"], base).load()
+    return restored
 
 
 def gives_state(base: Any) -> bool:
@@ -74,17 +61,17 @@ def own_state(base: Any) -> Any:
 
 
 class _Saver(cloudpickle.Pickler):
-    """Pickle what layers hold; of a layer itself, only which one it is.
+    """Pickle an environment, but not its innermost one if that has given its state.
 
     Functions without a name of their own are pickled too: Gymnasium's wrappers hold such.
     """
 
-    def __init__(self, file: io.BytesIO, layers: list[Any]) -> None:
+    def __init__(self, file: io.BytesIO, base: Env | None) -> None:
         super().__init__(file)
-        self._places = {id(layer): index for index, layer in enumerate(layers)}
+        self._base = base
 
-    def persistent_id(self, obj: Any) -> int | None:
-        return self._places.get(id(obj))
+    def persistent_id(self, obj: Any) -> str | None:
+        return "base" if obj is self._base and obj is not None else None
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, EzPickle):
@@ -98,25 +85,11 @@ class _Saver(cloudpickle.Pickler):
 
 
 class _Loader(pickle.Unpickler):
-    """Load what layers hold, pointing at these layers."""
+    """Load an environment around this innermost one."""
 
-    def __init__(self, saved: bytes, layers: list[Any]) -> None:
+    def __init__(self, saved: bytes, base: Env) -> None:
         super().__init__(io.BytesIO(saved))
-        self._layers = layers
+        self._base = base
 
-    def persistent_load(self, pid: int) -> Any:
-        return self._layers[pid]
-
-
-def _layers(env: gym.Env[Any, Any]) -> list[Any]:
-    """List the wrappers, outermost first, and the base."""
-    layers: list[Any] = [env]
-    while isinstance(env, gym.Wrapper):
-        env = env.env
-        layers.append(env)
-    return layers
-
-
-def _classes(layers: list[Any]) -> list[str]:
-    # Without their modules: another script may define them elsewhere.
-    return [type(layer).__name__ for layer in layers]
+    def persistent_load(self, pid: str) -> Env:
+        return self._base

@@ -21,8 +21,6 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 
 from sb3_moe.vec_env.observations import map_observation
 
-# What a vector environment's infos say of episodes that ended.
-_FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
 # SB3's HER asks the first environment for the rewards of any number of steps, of any environment.
 _OF_ANY = "compute_reward"
 # What is the same for all environments, though it may be as long as there are environments.
@@ -40,8 +38,8 @@ class GymnasiumVecEnv(VecEnv):
 
     :param env: the vector environment; its autoreset mode must be SAME_STEP
     :raises TypeError: if ``env`` isn't a vector environment
-    :raises ValueError: if its autoreset mode isn't SAME_STEP, it returns the same array each step,
-        or its actions aren't arrays
+    :raises ValueError: if its autoreset mode isn't SAME_STEP, or its actions aren't arrays; at a
+        step, if a reward is too large for float32
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -53,11 +51,12 @@ class GymnasiumVecEnv(VecEnv):
         self._base = env.unwrapped
         self._envs = self._base.envs if isinstance(self._base, SyncVectorEnv) else None
         # One of somebody's own may write every step into one array; Gymnasium's and ours don't.
-        known = isinstance(self._base, SyncVectorEnv | AsyncVectorEnv)
-        self._copies = not known and not hasattr(self._base, "task_names")
+        gymnasiums = isinstance(self._base, SyncVectorEnv | AsyncVectorEnv) and self._base.copy
+        self._copies = not gymnasiums and not hasattr(self._base, "task_names")
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
-        self._task_names = self._find_task_names()
+        named = self.has_attr("task_names")
+        self._task_names = self.get_attr("task_names", 0)[0] if named else None
         self._task_ids = np.full(self.num_envs, -1)  # -1: it says nothing of tasks
         self._observations: Any = None
         self._restored = False
@@ -74,7 +73,7 @@ class GymnasiumVecEnv(VecEnv):
         if not self._restored:
             obs, infos = self.env.reset(seed=self._seed(), options=self._option())
             self._observations = self._kept(obs)
-            self.reset_infos = rows_of(infos, self.num_envs)
+            self.reset_infos = self._rows(infos)
             self._note_tasks(infos)
         self._restored = False
         self._reset_seeds()
@@ -97,7 +96,7 @@ class GymnasiumVecEnv(VecEnv):
             infos[i]["terminal_observation"] = _row(vector_infos["final_obs"], i)
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         self._note_tasks(vector_infos)
-        return self._observations, np.asarray(rewards, np.float32), dones, infos
+        return self._observations, _as_float32(rewards), dones, infos
 
     def close(self) -> None:
         """Close the vector environment."""
@@ -160,10 +159,9 @@ class GymnasiumVecEnv(VecEnv):
 
     def _infos(self, vector_infos: Mapping[str, Any], dones: np.ndarray) -> list[dict[str, Any]]:
         """Return a step's info of each environment; one that ended reports its final info."""
-        reported = {key: value for key, value in vector_infos.items() if key not in _FINAL}
-        infos = rows_of(reported, self.num_envs)
+        infos = self._rows(vector_infos)
         if dones.any():
-            final = rows_of(vector_infos.get("final_info") or {}, self.num_envs)
+            final = self._rows(vector_infos.get("final_info") or {})
             for i in np.flatnonzero(dones).tolist():
                 self.reset_infos[i], infos[i] = infos[i], final[i]
         for info, task in zip(infos, self._task_ids.tolist(), strict=True):
@@ -174,18 +172,25 @@ class GymnasiumVecEnv(VecEnv):
                     info["task_name"] = self._task_names[task]
         return infos
 
+    def _rows(self, vector_infos: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the infos of each environment, without those of episodes that ended."""
+        from sb3_moe_envs.vector.infos import unstack
+
+        by_row = unstack(vector_infos, self.num_envs)
+        return [by_row.get(row, {}) for row in range(self.num_envs)]
+
     # Attributes and methods.
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return an attribute of each environment, or of the vector environment, once for each."""
-        chosen = list(self._get_indices(indices))
+        chosen = self._get_indices(indices)
         if self._envs is not None:
             return [self._envs[i].get_wrapper_attr(attr_name) for i in chosen]
         if isinstance(self._base, AsyncVectorEnv):
             self._require_in_workers(attr_name)
             values = self._base.get_attr(attr_name)
             return [values[i] for i in chosen]
-        return [self._of_all(attr_name)] * len(chosen)
+        return [self._of_all(attr_name)] * len(list(chosen))
 
     def has_attr(self, attr_name: str) -> bool:
         """Say whether each environment, or the vector environment, has an attribute."""
@@ -236,16 +241,14 @@ class GymnasiumVecEnv(VecEnv):
             self._require_in_workers(method_name)
             results = self._base.call(method_name, *method_args, **kwargs)
             return [results[i] for i in chosen]
-        method = self._of_all(method_name)
-        if method_name not in _OF_ALL and chosen != list(range(self.num_envs)):
-            if "indices" in inspect.signature(method).parameters:
-                kwargs["indices"] = chosen
-            elif method_args or kwargs:
-                self._require_all(method_name, chosen)
+        method, of_all = self._of_all(method_name), method_name in _OF_ALL
+        if not of_all and "indices" in inspect.signature(method).parameters:
+            kwargs["indices"] = chosen
+        elif not of_all and (method_args or kwargs):
+            self._require_all(method_name, chosen)
         result = method(*method_args, **kwargs)
-        by_row = isinstance(result, (np.ndarray, tuple, list)) and len(result) == self.num_envs
-        by_row = by_row and method_name not in _OF_ALL
-        return [result[i] for i in chosen] if by_row else [result] * len(chosen)
+        has_rows = isinstance(result, np.ndarray | tuple | list) and len(result) == self.num_envs
+        return [result[i] for i in chosen] if has_rows and not of_all else [result] * len(chosen)
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
@@ -263,9 +266,6 @@ class GymnasiumVecEnv(VecEnv):
             layer = layer.env
         return getattr(layer, name)
 
-    def _find_task_names(self) -> Sequence[str] | None:
-        return self.get_attr("task_names", 0)[0] if self.has_attr("task_names") else None
-
     def _require_in_workers(self, name: str) -> None:
         # A worker process that is asked for what it doesn't have shuts down.
         if not self.has_attr(name):
@@ -279,32 +279,16 @@ class GymnasiumVecEnv(VecEnv):
             )
 
 
-def rows_of(vector_infos: Mapping[str, Any], num_envs: int) -> list[dict[str, Any]]:
-    """Turn a vector environment's infos, a dict of arrays, into one dict for each environment.
-
-    :param vector_infos: arrays of ``num_envs`` rows or dicts of these; where there is a mask
-        ``"_key"``, only the rows it marks are dealt out; what has no row for each is left out
-    :param num_envs: number of environments
-    """
-    rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
-    masks = {f"_{key}" for key in vector_infos}
-    for key, value in vector_infos.items():
-        column = None if key in masks else _column(value, num_envs)
-        if column is not None:
-            mask = vector_infos.get(f"_{key}")
-            for i in range(num_envs) if mask is None else np.flatnonzero(mask):
-                rows[i][key] = column[i]
-    return rows
-
-
-def _column(value: Any, num_envs: int) -> list[Any] | None:
-    if isinstance(value, Mapping):
-        return list(rows_of(value, num_envs))
-    has_rows = isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
-    if not has_rows or len(value) != num_envs:
-        return None
-    # Numbers become Python's own.
-    return value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else list(value)
+def _as_float32(rewards: Any) -> np.ndarray:
+    """Return rewards as SB3 keeps them, unless one would become infinite."""
+    with np.errstate(over="ignore"):
+        kept = np.asarray(rewards, np.float32)
+    if (np.isinf(kept) & np.isfinite(rewards)).any():
+        raise ValueError(
+            f"rewards must be within float32, as which algorithms keep them, got {rewards}: scale "
+            "them (gymnasium.wrappers.vector.TransformReward)"
+        )
+    return kept
 
 
 def _row(batch: Any, index: int) -> Any:
@@ -323,8 +307,6 @@ def _check(env: VectorEnv[Any, Any, Any]) -> None:
             f"got {mode}; build it with autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP "
             "(make_vec takes it in `vector_kwargs`, with `vectorization_mode='sync'`)"
         )
-    if not getattr(env.unwrapped, "copy", True):
-        raise ValueError("`env` must return new arrays each step: copy must be True, got False")
     if not isinstance(env.single_action_space, _ARRAYS):
         raise ValueError(
             "`env` must take arrays as actions (Box, Discrete, MultiDiscrete or MultiBinary), as "

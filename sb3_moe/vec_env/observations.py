@@ -73,24 +73,12 @@ def channel_axis(space: spaces.Space[Any], *, normalized: bool = False) -> int:
     return _shortest_axis(space.shape, ties_first=normalized)
 
 
-def plane_axis(space: spaces.Box, num_tasks: int) -> int:
-    """Return the axis of the channels in an image that ends in one plane for each task.
+def plane_axis(space: spaces.Box) -> int:
+    """Return the axis of the channels in an image whose last channels are one plane for each task.
 
-    The environment put the planes where the channels were, so it is the axis that holds the
-    channels once they are gone; where neither axis does, or both, the shortest. Shapes of which
-    that is not true are refused by the environment (``sb3_moe_envs.spaces.task_id``).
-
-    :param space: of images, planes included
-    :param num_tasks: how many planes
+    The environment refuses images of which this is not true (``sb3_moe_envs.spaces.task_id``).
     """
-    ties_first = is_image_space(space)
-    fitting = []
-    for axis in (0, 2):
-        shape = list(space.shape)
-        shape[axis] -= num_tasks
-        if shape[axis] > 0 and _shortest_axis(tuple(shape), ties_first=ties_first) == axis:
-            fitting.append(axis)
-    return fitting[0] if len(fitting) == 1 else _shortest_axis(space.shape, ties_first=ties_first)
+    return _shortest_axis(space.shape, ties_first=is_image_space(space))
 
 
 def _shortest_axis(shape: tuple[int, ...], *, ties_first: bool) -> int:

@@ -97,7 +97,7 @@ class Tail:
         """
         if not planes:
             return cls(num_tasks)
-        return cls(num_tasks, axis=plane_axis(space, num_tasks) - 3, planes=True)
+        return cls(num_tasks, axis=plane_axis(space) - 3, planes=True)
 
     def shape_without(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of an observation without the id."""

@@ -90,7 +90,7 @@ def test_a_single_environment_follows_its_seed_and_goes_on_from_its_state(name):
     state = snapshot(env)
     assert exact is None or (state is not None) == exact
     if state is not None and exact:
-        restore(resumed, state)
+        resumed = restore(resumed, state)
         np.testing.assert_equal(play(resumed, actions[20:]), play(env, actions[20:]))
     for each in (env, again, resumed):
         each.close()

@@ -11,12 +11,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from sb3_moe_envs import (
     Adaptive,
-    Chosen,
     Cycle,
     Interleave,
     MultiTaskVectorEnv,
     Schedule,
-    Sequence,
     Task,
     make_multitask_vector,
 )
@@ -257,31 +255,25 @@ def test_copies_of_a_task_step_as_gymnasiums_own_do_and_give_away_arrays_of_thei
         assert before is None or not any(map(np.shares_memory, before, mine[:4]))
         before = mine[:4]
     assert ended > 5
-    with pytest.raises(ValueError, match="shorter"):
-        ours.step(actions[:2])
 
 
 def test_the_repr_says_which_arrangement_was_chosen():
     tasks = counting_tasks(2)
     assert repr(make_multitask_vector(tasks, 4)) == (
-        "MultiTaskVectorEnv(4 slots, Interleave('steps'): t0 x 2 [InTurnVectorEnv], "
+        "MultiTaskVectorEnv(4 slots, Interleave(): t0 x 2 [InTurnVectorEnv], "
         "t1 x 2 [InTurnVectorEnv])"
     )
     assert repr(make_multitask_vector(tasks, 4, schedule=Cycle(9, num_cycles=2, order=[1, 0]))) == (
-        "MultiTaskVectorEnv(4 slots, Cycle(steps_per_task=9, num_cycles=2, order=[1, 0]): "
+        "MultiTaskVectorEnv(4 slots, Cycle(steps_per_task=9, num_cycles=2, order=(1, 0)): "
         "t0 x 4 [InTurnVectorEnv] then t1 x 4 [InTurnVectorEnv])"
     )
     own = make_multitask_vector(tasks, 4, schedule=Interleave("episodes", order="random"))
     assert repr(own) == (
-        "MultiTaskSyncVectorEnv(4 x MultiTaskEnv, Interleave('episodes', order='random'): t0, t1)"
+        "MultiTaskSyncVectorEnv(4 x MultiTaskEnv, "
+        "Interleave(unit='episodes', order='random'): t0, t1)"
     )
-    assert repr(Chosen(len)) == "Chosen(len)"
-    assert repr(Sequence([("a", 3)])) == "Sequence([('a', 3)])"
-    assert repr(Adaptive("steps>=1")) == "Adaptive('steps>=1', window=20, num_cycles=1)"
-    assert repr(Cycle(episodes_per_task=2, shuffle_seed=1)) == (
-        "Cycle(episodes_per_task=2, shuffle_seed=1)"
-    )
-    assert repr(Interleave(weights=[1, 2])) == "Interleave('steps', weights=[1.0, 2.0])"
+    assert repr(Adaptive("steps>=1")) == "Adaptive(rule='steps>=1')"
+    assert repr(Interleave(weights=[1, 2])) == "Interleave(weights=(1.0, 2.0))"
 
 
 def test_a_tasks_own_vector_environment_is_used():
@@ -298,20 +290,13 @@ def test_a_tasks_own_vector_environment_is_used():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda n: SyncVectorEnv([CountingEnv] * n), "reset in the same step"),
-        (
-            lambda n: SyncVectorEnv([CountingEnv], **SAME_STEP),
-            "build num_envs=2 env",
-        ),
-        (
-            lambda n: SyncVectorEnv([CountingEnv] * n, copy=False, **SAME_STEP),
-            r"give new observations at each step \(copy=True\), got copy=False",
-        ),
+        (lambda n: SyncVectorEnv([CountingEnv] * n), "2 with AutoresetMode.NEXT_STEP"),
+        (lambda n: SyncVectorEnv([CountingEnv], **SAME_STEP), "1 with AutoresetMode.SAME_STEP"),
     ],
 )
 def test_a_vector_environment_that_would_mislead_is_refused(build, message):
     task = Task("own", env_fn=CountingEnv, vector_fn=build)
-    with pytest.raises(ValueError, match=f"`vector_fn` must {message}"):
+    with pytest.raises(ValueError, match=f"`vector_fn` must build num_envs=2 .* got {message}"):
         MultiTaskVectorEnv([task], 2)
 
 
@@ -338,7 +323,7 @@ def test_a_schedule_per_slot_answers_for_its_slots():
         ),
         (
             lambda: MultiTaskVectorEnv(counting_tasks(3), 3, schedule=Interleave("episodes")),
-            r"`schedule` must be an Interleave of steps, .*, got Interleave\('episodes'\)",
+            r"`schedule` must be an Interleave of steps, .*, got Interleave\(unit='episodes'\)",
         ),
         (lambda: MultiTaskVectorEnv(counting_tasks(1), vectorization="x"), "`vectorization` must"),
         (
@@ -352,10 +337,6 @@ def test_a_schedule_per_slot_answers_for_its_slots():
             "`task_id` must be one task or one per slot, 1, got 2",
         ),
         (lambda: MultiTaskVectorEnv(counting_tasks(1)).set_task(1), "`task` must be in"),
-        (
-            lambda: MultiTaskVectorEnv(counting_tasks(1), 2).reset(seed=[1, None]),
-            r"`seed` must be a whole number, or a sequence of them, got \[1, None\]",
-        ),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_with_the_rule_and_the_value(build, message):
@@ -364,10 +345,10 @@ def test_bad_input_is_refused_with_the_rule_and_the_value(build, message):
 
 
 @pytest.mark.parametrize("schedule", [Interleave(), Cycle(100)], ids=repr)
-@pytest.mark.parametrize(("actions", "found"), [(np.zeros(9, int), 9), ([0] * 3, 3), (0, "a sing")])
-def test_there_is_one_action_for_each_slot(schedule, actions, found):
+@pytest.mark.parametrize("actions", [np.zeros(9, int), [0] * 3, 0])
+def test_there_is_one_action_for_each_slot(schedule, actions):
     env = MultiTaskVectorEnv(counting_tasks(2), 4, schedule=schedule)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=f"`actions` must hold num_envs=4 actions, got {found}"):
+    with pytest.raises(ValueError, match="`actions` must hold num_envs=4 actions, got "):
         env.step(actions)
     env.step([0] * 4)

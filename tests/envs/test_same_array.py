@@ -127,8 +127,8 @@ def test_environments_of_tasks_that_come_later_are_built_when_they_are_played():
     tasks = [Task(name, env_fn=partial(build, name)) for name in "ab"]
     env = make_multitask_vector(tasks, 3, schedule=Cycle(6))
     env.reset(seed=0)
-    assert built == ["a", "b", "a", "a"]  # one of each, whose spaces are needed
+    assert built == ["a", "b", "a", "a", "a"]  # one of each, whose spaces are needed
     assert env.state_dict()["exact"]
     for _ in range(2):
         env.step(np.zeros(3, np.int64))
-    assert built == ["a", "b", "a", "a", "b", "b"]
+    assert built == ["a", "b", "a", "a", "a", "b", "b", "b"]

@@ -219,9 +219,7 @@ def test_learning_progress_holds_its_last_turn_and_says_what_it_is():
     schedule = started(LearningProgress("steps>=1", explore=0, num_cycles=2))
     tasks_by_step(schedule, 20)
     assert schedule.turn == 5
-    assert repr(schedule) == (
-        "LearningProgress('steps>=1', by='return', explore=0, window=20, num_cycles=2)"
-    )
+    assert repr(schedule) == ("LearningProgress(rule='steps>=1', explore=0.0, num_cycles=2)")
     assert pickle.loads(pickle.dumps(schedule)).task == schedule.task
 
 
@@ -403,7 +401,10 @@ def test_a_bad_schedule_is_refused_with_the_rule_and_the_value(build, message):
     ("schedule", "message"),
     [
         (Cycle(3, num_cycles=None), r"num_envs=4, or it is skipped, got Cycle\(steps_per_task=3"),
-        (Sequence([(0, 5), (1, 2), (2, 1)]), r"or it is skipped, got Sequence\(\[\(0, 5\), "),
+        (
+            Sequence([(0, 5), (1, 2), (2, 1)]),
+            r"or it is skipped, got Sequence\(blocks=\(\(0, 5\), ",
+        ),
     ],
     ids=repr,
 )

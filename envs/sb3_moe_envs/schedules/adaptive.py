@@ -29,17 +29,12 @@ class Rule:
 
     :param text: comparisons of a name with a number, joined by `and`, `or` and parentheses
     :param names: the names that may occur
-    :raises TypeError: if it is no text
     :raises ValueError: if the text can't be read or has another name
     """
 
     def __init__(self, text: str, names: Sequence[str]) -> None:
-        if not isinstance(text, str):
-            raise TypeError(
-                f"`rule` must be a text such as 'steps>=1e5 and return>=200', got {text!r}"
-            )
         # `return` is a keyword of Python, and its `&` binds more tightly than a comparison.
-        source = re.sub(r"\breturn\b", "return_", text.strip())
+        source = re.sub(r"\breturn\b", "return_", str(text).strip())
         try:
             tree = ast.parse(source.replace("&", " and ").replace("|", " or "), mode="eval")
             self._test = _read(tree.body, names)
@@ -111,9 +106,6 @@ class Adaptive(Turns):
         super().__init__(num_cycles=num_cycles, order=order, shuffle_seed=shuffle_seed)
         self.rule, self.window = rule, whole("window", window)
         self._rule = Rule(rule, ("steps", "episodes", "return", "success"))
-
-    def __repr__(self) -> str:
-        return f"Adaptive({self.rule!r}, window={self.window}, num_cycles={self.num_cycles})"
 
     @property
     def turn(self) -> int:
@@ -202,12 +194,6 @@ class LearningProgress(Adaptive):
         if not 0 <= finite("explore", explore) <= 1:
             raise ValueError(f"`explore` must be in [0, 1], got {explore}")
         self.by, self.explore = by, float(explore)
-
-    def __repr__(self) -> str:
-        return (
-            f"LearningProgress({self.rule!r}, by={self.by!r}, explore={self.explore:g}, "
-            f"window={self.window}, num_cycles={self.num_cycles})"
-        )
 
     @property
     def task(self) -> int:

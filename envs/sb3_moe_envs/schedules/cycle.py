@@ -56,13 +56,6 @@ class Cycle(Turns):
             raise ValueError(f"`round_to` needs `steps_per_task`, got round_to={round_to}")
         self.steps_per_task = None if steps is None else -(-steps // unit) * unit
 
-    def __repr__(self) -> str:
-        unit = "steps" if self.steps_per_task is not None else "episodes"
-        cycles = "" if self.num_cycles == 1 else f", num_cycles={self.num_cycles}"
-        order = "" if self.order is None else f", order={list(self.order)}"
-        shuffled = "" if self.shuffle_seed is None else f", shuffle_seed={self.shuffle_seed}"
-        return f"Cycle({unit}_per_task={self._length}{cycles}{order}{shuffled})"
-
     def total_steps(self, num_tasks: int) -> int:
         """Return the length of the whole schedule in environment steps.
 
@@ -120,9 +113,6 @@ class Sequence(Schedule):
         if not self.blocks:
             raise ValueError("`blocks` must hold at least one (task, steps) pair, got none")
         self._ends = list(accumulate(steps for _, steps in self.blocks))
-
-    def __repr__(self) -> str:
-        return f"Sequence({list(self.blocks)})"
 
     def total_steps(self) -> int:
         """Return the length of the whole schedule in environment steps."""

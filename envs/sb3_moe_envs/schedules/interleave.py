@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -77,11 +76,6 @@ class Interleave(ByEpisode):
         # A subclass may say itself how it uses slots.
         if self.slots is Slots.SHARED and (unit, order) != ("steps", "round_robin"):
             self.slots = Slots.OWN
-
-    def __repr__(self) -> str:
-        order = "" if self.order == "round_robin" else f", order={self.order!r}"
-        weights = "" if self.weights is None else f", weights={list(self.weights)}"
-        return f"Interleave({self.unit!r}{order}{weights})"
 
     def shares(self, num_tasks: int) -> np.ndarray:
         """Return each task's share, summing to 1.
@@ -188,8 +182,7 @@ class Progress(NamedTuple):
 class Chosen(ByEpisode):
     """Ask a function for the task of each episode; each environment asks on its own.
 
-    :param choose: takes a `Progress`, returns the index or name of a task; it isn't copied with the
-        schedule, nor is the object that it is, or is a method of
+    :param choose: takes a `Progress`, returns the index or name of a task
     :raises TypeError: if it can't be called
     """
 
@@ -199,13 +192,6 @@ class Chosen(ByEpisode):
         if not callable(choose):
             raise TypeError(f"`choose` must be a function of a Progress, got {choose!r}")
         self.choose = choose
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Chosen:
-        # Copied with what it belongs to, it would see nothing of what that does from now on.
-        memo[id(self.choose)] = self.choose
-        copied = type(self).__new__(type(self))
-        vars(copied).update(copy.deepcopy(vars(self), memo))
-        return copied
 
     def __repr__(self) -> str:
         return f"Chosen({getattr(self.choose, '__name__', self.choose)})"

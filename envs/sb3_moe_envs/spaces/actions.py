@@ -38,12 +38,9 @@ class DiscreteFit:
     def __call__(self, action: Any) -> Any:
         """Return the task's action; extra dimensions are cut off.
 
-        :raises ValueError: if a choice is no whole number, or, with `"error"`, not the task's
+        :raises ValueError: with `"error"`, if a choice isn't the task's
         """
         choice = np.asarray(action)[_corner(self.sizes)]
-        is_whole = np.isfinite(choice) & (choice == np.rint(choice))
-        if not is_whole.all():
-            raise ValueError(f"`action` must be of whole numbers, got {choice.tolist()}")
         valid = (choice >= 0) & (choice < self.sizes)
         if self.invalid == "error" and not valid.all():
             raise ValueError(

@@ -123,18 +123,13 @@ def common_space(
     if not all(isinstance(space, ARRAYS) for space in task_spaces):
         raise different_kinds(task_spaces, names, argument)
     equal = all(space == first for space in task_spaces)
-    if equal and not optional and not counts_from_elsewhere(first):
+    if equal and not optional and not np.any(getattr(first, "start", 0)):
         return first
     one_dimensionality = len({len(space.shape or ()) for space in task_spaces}) == 1
     for kind, pad in _PADDING.items():
         if one_dimensionality and all(isinstance(space, kind) for space in task_spaces):
             return pad(task_spaces, optional)
     raise different_kinds(task_spaces, names, argument)
-
-
-def counts_from_elsewhere(space: Space[Any]) -> bool:
-    """Return whether a space's choices start at another number than 0."""
-    return bool(np.any(getattr(space, "start", 0)))
 
 
 def different_kinds(

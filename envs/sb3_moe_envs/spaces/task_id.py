@@ -134,7 +134,8 @@ class Channels(_Appended):
             raise ValueError(
                 f"`task_id`='channels' needs an image Box (three dimensions), got {space}"
             )
-        axis, num_tasks = channel_axis(space), len(names)
+        num_tasks, image = len(names), is_image(space)
+        axis = channel_axis(space.shape, is_image=image)
         # An unbounded image has no maximum; 1 is as good as any other value.
         top = space.high.max() if np.isfinite(space.high).all() else 1
         eye = np.eye(num_tasks, dtype=space.dtype) * np.dtype(space.dtype).type(top)
@@ -142,7 +143,7 @@ class Channels(_Appended):
         column = [num_tasks if place == axis else 1 for place in range(3)]
         codes = np.stack([np.broadcast_to(row.reshape(column), plane) for row in eye])
         super().__init__(space, names, codes, axis)
-        if not _is_found(self.space.shape, axis, num_tasks, is_image=is_image(space)):
+        if not _is_found(self.space.shape or (), axis, is_image=image):
             raise ValueError(
                 f"`task_id`='channels' needs images whose channels can be told from height and "
                 f"width with one more for each of {num_tasks} tasks, that is in the shape "
@@ -150,48 +151,22 @@ class Channels(_Appended):
             )
 
 
-def channel_axis(box: spaces.Box) -> int:
+def channel_axis(shape: Sequence[int], *, is_image: bool) -> int:
     """Return where an image keeps its channels: on the first axis if it is the shortest, else last.
 
     Where another axis is as short, the first counts only in what SB3 takes for images, uint8 in
-    [0, 255], as in SB3.
+    [0, 255], as in SB3. Policies look for the planes by the same rule (`sb3_moe.vec_env`).
     """
-    return _shortest_axis(box.shape, ties_first=is_image(box))
-
-
-def plane_axis(shape: tuple[int, ...], num_tasks: int, *, is_image: bool) -> int:
-    """Return where a policy, which is shown no more than the space, looks for the planes.
-
-    They are on the axis of the channels without them; where neither axis fits, or both, on that of
-    the channels with them.
-
-    :param shape: of an image, planes included
-    :param num_tasks: how many planes
-    :param is_image: whether SB3 takes it for an image
-    """
-    fitting = []
-    for axis in (0, 2):
-        sizes = list(shape)
-        sizes[axis] -= num_tasks
-        if sizes[axis] > 0 and _shortest_axis(sizes, ties_first=is_image) == axis:
-            fitting.append(axis)
-    return fitting[0] if len(fitting) == 1 else _shortest_axis(shape, ties_first=is_image)
-
-
-def _is_found(shape: Any, axis: int, num_tasks: int, *, is_image: bool) -> bool:
-    """Return whether planes are looked for where they are, in what SB3 makes of an image too."""
-    if plane_axis(shape, num_tasks, is_image=is_image) != axis:
-        return False
-    if not is_image or _shortest_axis(shape, ties_first=True) == 0:
-        return True
-    # SB3 hands it to a policy with the last axis first.
-    height, width, channels = shape
-    return axis == 2 and plane_axis((channels, height, width), num_tasks, is_image=True) == 0
-
-
-def _shortest_axis(shape: Sequence[int], *, ties_first: bool) -> int:
     first, *others = shape
-    return 0 if first < min(others) or (ties_first and first == min(others)) else 2
+    return 0 if first < min(others) or (is_image and first == min(others)) else 2
+
+
+def _is_found(shape: Sequence[int], axis: int, *, is_image: bool) -> bool:
+    """Return whether planes are looked for where they are, in what SB3 makes of an image too."""
+    if channel_axis(shape, is_image=is_image) != axis:
+        return False
+    # SB3 hands an image to a policy with the channels first.
+    return axis == 0 or not is_image or shape[2] <= min(shape[:2])
 
 
 ENCODERS: dict[str, type[Hidden]] = {

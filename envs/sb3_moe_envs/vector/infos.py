@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 Info = dict[Any, Any]
+_NUMBERS = (np.ndarray, np.generic, int, float)
 # Kept apart from the rest: they describe the episode that ended.
 FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
 
@@ -18,8 +19,8 @@ FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
 def stack(infos: Mapping[int, Info], num_envs: int) -> Info:
     """Stack the infos of single environments.
 
-    Values of different shapes or kinds become an array of objects; in Gymnasium's own vector
-    environments the first one decides, and the others are cut to it or can't be held.
+    Values of different shapes, or that aren't numbers, become an array of objects; in Gymnasium's
+    own vector environments the first one decides, and the others are cut to it or can't be held.
 
     :param infos: by row; rows without an entry are masked
     :param num_envs: number of rows
@@ -59,40 +60,36 @@ def stack_final(finals: Mapping[int, tuple[Any, Info]], num_envs: int) -> Info:
     }
 
 
-def unstack(infos: Info, num_envs: int) -> dict[int, Info]:
+def unstack(infos: Mapping[Any, Any], num_envs: int) -> dict[int, Info]:
     """Return the infos of a vector environment by row, where they say anything.
 
-    :param infos: without those of episodes that ended; what has no row for each is left out
+    :param infos: those of episodes that ended, and what has no row for each, are left out
     """
     found: dict[int, Info] = {}
-    masks, everywhere = {f"_{key}" for key in infos}, np.ones(num_envs, dtype=bool)
+    others, everywhere = FINAL | {f"_{key}" for key in infos}, np.ones(num_envs, dtype=bool)
     for key, values in infos.items():
-        rows = np.flatnonzero(infos.get(f"_{key}", everywhere)).tolist()
-        if isinstance(values, dict):
+        if key in others:
+            continue
+        if isinstance(values, Mapping):
             own = unstack(values, num_envs)
             values = [own.get(row, {}) for row in range(num_envs)]
+        elif isinstance(values, np.ndarray) and values.ndim == 1:
+            values = values.tolist()  # numbers become Python's own
         has_rows = isinstance(values, list | tuple) or np.ndim(values) > 0
-        if key not in masks and has_rows and len(values) == num_envs:
-            for row in rows:
+        if has_rows and len(values) == num_envs:
+            for row in np.flatnonzero(infos.get(f"_{key}", everywhere)).tolist():
                 found.setdefault(row, {})[key] = values[row]
     return found
 
 
 def _column(values: Mapping[int, Any], num_envs: int) -> np.ndarray:
-    kinds = {_kind_of(value) for value in values.values()}
-    shapes, dtypes = {shape for shape, _ in kinds}, [dtype for _, dtype in kinds]
-    alike = len(shapes) == 1 and len({dtype.kind for dtype in dtypes}) == 1
-    if not alike or dtypes[0].kind == "O":
+    numbers = all(isinstance(value, _NUMBERS) for value in values.values())
+    alike = numbers and len({np.shape(value) for value in values.values()}) == 1
+    array = np.array(list(values.values())) if alike else None
+    if array is None or array.dtype.kind not in "biufc":
         column = np.full(num_envs, None, dtype=object)
     else:
-        column = np.zeros((num_envs, *shapes.pop()), np.result_type(*dtypes))
+        column = np.zeros((num_envs, *array.shape[1:]), array.dtype)
     for row, value in values.items():
         column[row] = value
     return column
-
-
-def _kind_of(value: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return the shape and dtype that Gymnasium's vector environments keep a value in."""
-    if isinstance(value, np.ndarray | np.number | np.bool_):
-        return value.shape, value.dtype
-    return (), np.dtype(type(value) if type(value) in (int, float, bool) else object)

@@ -24,15 +24,13 @@ from sb3_moe_envs.multitask import MultiTaskEnv, TaskSet, as_schedule
 from sb3_moe_envs.schedules import Episode, Slots
 from sb3_moe_envs.schedules.base import turn_of
 from sb3_moe_envs.schedules.interleave import fixed_tasks
-from sb3_moe_envs.spaces.interface import OPTIONS
 from sb3_moe_envs.spaces.observations import row_of
 from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.tasks import built, closed_on_error
 from sb3_moe_envs.vector.infos import Info, stack, stack_final
-from sb3_moe_envs.vector.parts import Pool
+from sb3_moe_envs.vector.parts import Part, Pool
 from sb3_moe_envs.vector.sync import MultiTaskSyncVectorEnv
 
-VECTORIZATIONS = ("sync", "async")
 # What a state keeps of the slots.
 _SLOTS = ("_tasks", "_pinned", "_chosen", "_by_hand", "_returns", "_lengths", "_successes")
 
@@ -49,12 +47,13 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
     :param num_envs: number of slots; None: one per task
     :param schedule: which task when (it is copied); None: the suite's, or `Interleave()`
-    :param task_id: as of `MultiTaskEnv`, like the next three
     :param vectorization: how tasks without a vector environment of their own are stepped:
         `"sync"`, in this process, or `"async"`, in as many processes as there are cores, this one
         among them
     :param render_mode: as of `MultiTaskEnv`
-    :raises TypeError: if `tasks` or `schedule` is of the wrong type
+    :param interface: `task_id`, `obs_space`, `action_space` and `invalid_action`, as of
+        `MultiTaskEnv`
+    :raises TypeError: if `tasks` or `schedule` is of the wrong type, or there is no such argument
     :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, there are fewer
         slots than tasks under `Interleave`, or turns of the schedule would be skipped
     """
@@ -65,20 +64,14 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         num_envs: int | None = None,
         *,
         schedule: ScheduleLike = None,
-        task_id: str = "dict",
-        obs_space: str = "pad",
-        action_space: str = "pad",
-        invalid_action: str = "noop",
         vectorization: str = "sync",
         render_mode: str | None = None,
+        **interface: str,
     ) -> None:
-        if vectorization not in VECTORIZATIONS:
-            raise ValueError(
-                f"`vectorization` must be one of {list(VECTORIZATIONS)}, got {vectorization!r}"
-            )
+        if vectorization not in ("sync", "async"):
+            raise ValueError(f"`vectorization` must be 'sync' or 'async', got {vectorization!r}")
         num_slots = optional_whole("num_envs", num_envs)
-        options = (task_id, obs_space, action_space, invalid_action)
-        self._take(tasks, schedule, dict(zip(OPTIONS, options, strict=True)))
+        self._take(tasks, schedule, interface)
         self.num_envs = num_slots or self.num_tasks
         self.render_mode = render_mode
         self.schedule.start(self.task_names)
@@ -102,7 +95,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self.metadata: dict[str, Any] = {
             "render_modes": ["rgb_array"],
             "autoreset_mode": AutoresetMode.SAME_STEP,
-            "task_names": tuple(self.task_names),
             "render_fps": envs[0].metadata.get("render_fps", 30),
         }
         self.single_observation_space = self._interface.observation_space
@@ -123,14 +115,13 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self._stale = False
 
     def __repr__(self) -> str:
-        parts = [
-            f"{name} x {self._sizes[task]} [{type(self._env_of(task).unwrapped).__name__}]"
-            for task, name in enumerate(self.task_names)
-        ]
-        between = " then " if self._shares is None else ", "
-        return (
-            f"MultiTaskVectorEnv({self.num_envs} slots, {self.schedule!r}: {between.join(parts)})"
-        )
+        shares = self._shares
+        sizes = [self.num_envs] * self.num_tasks if shares is None else np.bincount(shares).tolist()
+        kinds = [type(self._env_of(task).unwrapped).__name__ for task in range(self.num_tasks)]
+        parts = zip(self.task_names, sizes, kinds, strict=True)
+        tasks = [f"{name} x {size} [{kind}]" for name, size, kind in parts]
+        joined = (" then " if shares is None else ", ").join(tasks)
+        return f"MultiTaskVectorEnv({self.num_envs} slots, {self.schedule!r}: {joined})"
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every slot.
@@ -246,25 +237,20 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         for key, saved in state["parts"].items():
             if saved is None:
                 self._seeds.renew(*key)
-        for part in self._parts:
-            key = part.task, part.env.num_envs
-            if state["parts"].get(key) is None:
-                self._pool.reset([part], [self._seeds.take(*key)], None)
-                self._forget(part.rows)
+        anew = [part for part in self._parts if state["parts"].get((part.task, part.size)) is None]
+        self._reset(anew)
+        for part in anew:
+            self._forget(part.rows)
 
     def _env_of(self, task: int) -> Any:
-        return self._pool.env(task, self._sizes[task])
+        """Return a task's environments; where all slots play together, one that is built at once.
 
-    @property
-    def _sizes(self) -> list[int]:
-        """How many slots each task has when it is played."""
-        if self._shares is None:
-            return [self.num_envs] * self.num_tasks
-        return np.bincount(self._shares).tolist()
+        The many of later tasks, such as Meta-World's simulators, are built when they are played.
+        """
+        together = self._shares is None
+        return self._pool.envs(task, 1 if together else int((self._shares == task).sum()))[0]
 
     def _rewind(self, seed: Any) -> None:
-        if isinstance(seed, Sequence) and None in seed:
-            raise ValueError(f"`seed` must be a whole number, or a sequence of them, got {seed}")
         super().reset(seed=seed if isinstance(seed, int) else None)
         self._seeds.rewind(seed)
         self.schedule.start(self.task_names, seed=self._seeds.schedule)
@@ -296,9 +282,16 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self._tasks = self._wanted()
         self._arrange()
         self._forget(slice(None))
-        seeds = [self._seeds.take(part.task, part.env.num_envs) for part in self._parts]
-        observations, infos = self._pool.reset(self._parts, seeds, options)
+        observations, infos = self._reset(self._parts, options)
         return self._interface.encode_batch(observations, self._tasks), infos
+
+    def _reset(self, parts: Sequence[Part], options: dict[str, Any] | None = None) -> Any:
+        """Start episodes; environments have a task's seeds in turn, in whichever part they are."""
+        keys = dict.fromkeys((part.task, part.size) for part in parts)
+        seeds = {key: self._seeds.take(*key) for key in keys}
+        first = [seeds[part.task, part.size] for part in parts]
+        each = [s if s is None else s + p.offset for s, p in zip(first, parts, strict=True)]
+        return self._pool.reset(parts, each, options)
 
     def _arrange(self) -> None:
         with closed_on_error(self._pool.abandon):
@@ -316,9 +309,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     def _own_actions(self, actions: Any) -> list[Any]:
         """Return the actions of each part."""
         array = np.asarray(actions)
-        if array.ndim == 0 or len(array) != self.num_envs:
-            found = len(array) if array.ndim else "a single one"
-            raise ValueError(f"`actions` must hold num_envs={self.num_envs} actions, got {found}")
+        if array.shape[:1] != (self.num_envs,):
+            raise ValueError(f"`actions` must hold num_envs={self.num_envs} actions, got {array}")
         return [self._interface.decode(part.task, array[part.rows]) for part in self._parts]
 
     def _follow(

@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
@@ -19,28 +19,25 @@ from sb3_moe_envs.snapshot import gives_state, own_state
 from sb3_moe_envs.spaces.observations import row_of
 from sb3_moe_envs.tasks import Task, TaskError, built, called, close_all
 from sb3_moe_envs.vector.batched import BatchedVectorEnv
-from sb3_moe_envs.vector.infos import FINAL, Info, unstack
-from sb3_moe_envs.vector.sync import (
-    InTurnVectorEnv,
-    batch_of,
-    envs_of_task,
-    restore_states,
-    states_of,
-)
+from sb3_moe_envs.vector.infos import Info, unstack
+from sb3_moe_envs.vector.sync import InTurnVectorEnv, envs_of_task, restore_states, states_of
 from sb3_moe_envs.vector.workers import Workers, WorkerVectorEnv
 
 Vector = VectorEnv[Any, Any, Any]
 
-# They give their results row by row, and have checked them.
-_OURS = (InTurnVectorEnv, WorkerVectorEnv)
+# They check each environment's results themselves.
+_CHECKED = (InTurnVectorEnv, WorkerVectorEnv)
 # Arguments of `gymnasium.make`, which the environments don't take.
 _OF_GYMNASIUM = {"max_episode_steps", "disable_env_checker"}
 
 
 class Part(NamedTuple):
-    """A task's vector environment, and the slots of the whole that it plays."""
+    """Environments of a task that step together, and the slots of the whole that they play."""
 
     task: int
+    #: how many environments the task has in all, and how many of them are in parts before
+    size: int
+    offset: int
     #: a slice where they are next to each other, else an array
     rows: Any
     slots: list[int]
@@ -59,7 +56,7 @@ class Step(NamedTuple):
 
 
 class Pool:
-    """One vector environment per task and number of environments.
+    """The environments of each task and number of environments: one vector, or one per process.
 
     If a task misbehaves, all are closed and the error names it.
 
@@ -71,28 +68,28 @@ class Pool:
     def __init__(self, tasks: Sequence[Task], vectorization: str, render_mode: str | None) -> None:
         self.tasks, self.render_mode = tasks, render_mode
         self._in_workers = vectorization == "async"
-        self._envs: dict[tuple[int, int], Vector] = {}
+        self._envs: dict[tuple[int, int], list[Vector]] = {}
         self._workers = Workers(functools.partial(_envs_of_one, tuple(tasks), render_mode))
 
-    def env(self, task: int, size: int) -> Vector:
-        """Return a task's vector environment of `size` environments.
+    def envs(self, task: int, size: int) -> list[Vector]:
+        """Return a task's vector environments, of `size` environments together.
 
-        :raises ValueError: if it can't be built
+        :raises ValueError: if they can't be built
         """
         if (task, size) not in self._envs:
             self._envs[task, size] = built(self.tasks[task], task, lambda: self._make(task, size))
         return self._envs[task, size]
 
-    def _make(self, index: int, size: int) -> Vector:
+    def _make(self, index: int, size: int) -> list[Vector]:
         task = self.tasks[index]
         if task.vector_fn is not None:
-            return _checked(task.vector_fn(size), size)
+            return [_checked(task.vector_fn(size), size)]
         if task.env_id is not None and is_batched(task):
             mode = {} if self.render_mode is None else {"render_mode": self.render_mode}
-            return gym.make_vec(task.env_id, size, **{**task.kwargs, **mode})
+            return [gym.make_vec(task.env_id, size, **{**task.kwargs, **mode})]
         if self._in_workers:
-            return WorkerVectorEnv(self._workers, index, size)
-        return envs_of_task(task, size, self.render_mode)
+            return self._workers.envs(index, size)
+        return [envs_of_task(task, size, self.render_mode)]
 
     def arrange(self, tasks_B: np.ndarray) -> list[Part]:
         """Return the parts that play these tasks, one task per slot.
@@ -101,13 +98,13 @@ class Pool:
         """
         parts = []
         for task in np.unique(tasks_B).tolist():
-            slots = np.flatnonzero(tasks_B == task)
-            first, last = int(slots[0]), int(slots[-1])
-            rows = slice(first, last + 1) if last - first + 1 == len(slots) else slots
-            env = self.env(task, len(slots))
-            parts.append(Part(task, rows, slots.tolist(), env))
-            if isinstance(env, InTurnVectorEnv):
-                built(self.tasks[task], task, functools.partial(getattr, env, "envs"))
+            slots, offset = np.flatnonzero(tasks_B == task), 0
+            for env in self.envs(task, len(slots)):
+                own = slots[offset : offset + env.num_envs]
+                first, last = int(own[0]), int(own[-1])
+                rows = slice(first, last + 1) if last - first + 1 == len(own) else own
+                parts.append(Part(task, len(slots), offset, rows, own.tolist(), env))
+                offset += env.num_envs
         return parts
 
     def reset(
@@ -126,10 +123,13 @@ class Pool:
         num_slots = sum(len(part.slots) for part in parts)
         flags = np.zeros((2, num_slots), np.bool_)
         step = Step([], np.zeros(num_slots), flags[0], flags[1], {}, {})
-        for part, own in zip(parts, actions, strict=True):
-            if hasattr(part.env, "step_async"):
-                self._call(part, part.env.step_async, own)
-        for part, own in zip(parts, actions, strict=True):
+        begun, here = [], []
+        for pair in zip(parts, actions, strict=True):
+            (begun if hasattr(pair[0].env, "step_async") else here).append(pair)
+        for part, own in begun:
+            self._call(part, part.env.step_async, own)
+        self._workers.play()
+        for part, own in here + begun:
             obs, rewards, terminated, truncated, infos, finals = self._call(
                 part, _finish, part.env, own
             )
@@ -158,33 +158,38 @@ class Pool:
         return self._call(part, masks)
 
     def state_dict(self) -> dict[tuple[int, int], Any]:
-        """Return each environment's state by task and size, None for one that has none to give."""
-        return {key: _state_of(env) for key, env in self._envs.items()}
+        """Return states by task and number of environments, None where one has none to give.
+
+        It is a list for each environment, or of one for a vector environment that has its own.
+        """
+        found = {key: [_states_of(env) for env in envs] for key, envs in self._envs.items()}
+        return {
+            key: None if None in states else [one for own in states if own for one in own]
+            for key, states in found.items()
+        }
 
     def load_state_dict(self, state: dict[tuple[int, int], Any]) -> None:
         """Go on from a state; an environment without one is left as it is."""
         for key, saved in state.items():
-            if saved is not None:
-                own: Any = self.env(*key).unwrapped
-                if hasattr(own, "load_state_dict"):
-                    own.load_state_dict(saved)
-                else:
-                    restore_states(own, saved)
+            states = list(saved or ())
+            for env in self.envs(*key) if saved is not None else ():
+                _restore(env, states)
 
     def close(self) -> None:
         """Close all environments."""
-        close_all([*self._envs.values(), self._workers])
+        close_all([*self._vectors(), self._workers])
 
     def abandon(self) -> None:
         """Close all after an error, which is raised whatever closing raises."""
-        for env in self._envs.values():
+        for env in self._vectors():
             at_once = {"terminate": True} if isinstance(env.unwrapped, AsyncVectorEnv) else {}
-            # Once more for Gymnasium's processes: the first raises the error of their step again.
-            for _ in range(2):
-                with suppress(Exception):
-                    env.close(**at_once)
+            with suppress(Exception):
+                env.close(**at_once)
         with suppress(Exception):
             self._workers.close(terminate=True)
+
+    def _vectors(self) -> list[Vector]:
+        return [env for envs in self._envs.values() for env in envs]
 
     def _call(self, part: Part, function: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -217,56 +222,69 @@ def _checked(env: Vector, num_envs: int) -> Vector:
     """Return what `vector_fn` gave, or raise ValueError if it would mislead."""
     base: Any = env.unwrapped
     mode = getattr(base, "autoreset_mode", env.metadata.get("autoreset_mode"))
-    problem = None
-    if mode is not AutoresetMode.SAME_STEP:
-        problem = f"reset in the same step (autoreset_mode SAME_STEP), got {mode}"
-    elif env.num_envs != num_envs:
-        problem = f"build num_envs={num_envs} environments, got {env.num_envs}"
-    elif getattr(base, "copy", True) is False:
-        # The next step would write over observations that were handed out.
-        problem = "give new observations at each step (copy=True), got copy=False"
-    if problem:
+    if mode is not AutoresetMode.SAME_STEP or env.num_envs != num_envs:
         env.close()
-        raise ValueError(f"`vector_fn` must {problem}")
+        raise ValueError(
+            f"`vector_fn` must build num_envs={num_envs} environments that reset in the same step "
+            f"(autoreset_mode SAME_STEP), got {env.num_envs} with {mode}"
+        )
     return env
 
 
-def _reset(env: Any, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Any]:
+def _reset(env: Vector, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Any]:
     obs, infos = env.reset(seed=seed, options=options)
-    require_observation(env.single_observation_space, obs, (env.num_envs,))
+    if not isinstance(env, _CHECKED):
+        require_observation(env.single_observation_space, obs, (env.num_envs,))
     return _kept(env, obs), unstack(infos, env.num_envs)
 
 
 def _kept(env: Vector, obs: Any) -> Any:
     """Return observations that no later step changes: somebody's own may always use one array."""
-    known = isinstance(env.unwrapped, BatchedVectorEnv | SyncVectorEnv | AsyncVectorEnv)
+    base: Any = env.unwrapped
+    gymnasiums = isinstance(base, SyncVectorEnv | AsyncVectorEnv) and base.copy
+    known = gymnasiums or isinstance(base, BatchedVectorEnv | WorkerVectorEnv)
     return obs if known else copy.deepcopy(obs)
 
 
 def _finish(env: Any, actions: Any) -> tuple[Any, ...]:
-    """End the step of a vector environment; return its results, with infos by row."""
-    if isinstance(env, _OURS):
-        observations, *rest = env.finish_rows()
-        return batch_of(env.single_observation_space, observations), *rest
-    result = env.step_wait() if hasattr(env, "step_wait") else env.step(actions)
+    """End a step; return its results, infos by row, and what ended episodes showed last."""
+    result = env.step_wait() if hasattr(env, "step_async") else env.step(actions)
     obs, rewards, terminated, truncated, infos = result
     obs = _kept(env, obs)
-    require_step_of_all(env.single_observation_space, env.num_envs, obs, rewards)
+    if not isinstance(env, _CHECKED):
+        require_step_of_all(env.single_observation_space, env.num_envs, obs, rewards)
+    if not infos:
+        return obs, rewards, terminated, truncated, {}, {}
     last = unstack(infos.get("final_info") or {}, env.num_envs)
     finals = {
         row: (row_of(infos["final_obs"], row), last.get(row, {}))
         for row in np.flatnonzero(terminated | truncated).tolist()
     }
-    others = {key: value for key, value in infos.items() if key not in FINAL}
-    return obs, rewards, terminated, truncated, unstack(others, env.num_envs), finals
+    return obs, rewards, terminated, truncated, unstack(infos, env.num_envs), finals
 
 
-def _state_of(env: Vector) -> Any:
+def _states_of(env: Vector) -> list[Any] | None:
     own: Any = env.unwrapped
     while isinstance(env, VectorWrapper):
         if not isinstance(env, ConflictingVectorEnv):
             return None  # it may have a state of its own, such as running statistics
         env = env.env
     if gives_state(own):
-        return own_state(own)
+        state = own_state(own)
+        return None if state is None else [state]
+    if isinstance(own, WorkerVectorEnv):
+        return cast("list[Any] | None", own.ask(states_of))
     return states_of(own) if isinstance(own, SyncVectorEnv) else None
+
+
+def _restore(env: Any, states: list[Any]) -> None:
+    """Bring a vector environment into the first of the states, and take these off the list."""
+    own = env.unwrapped
+    if gives_state(own):
+        own.load_state_dict(states.pop(0))
+        return
+    first = [states.pop(0) for _ in range(own.num_envs)]
+    if isinstance(own, WorkerVectorEnv):
+        own.ask(restore_states, first)
+    else:
+        restore_states(own, first)

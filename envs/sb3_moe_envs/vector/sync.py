@@ -4,130 +4,70 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
+from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from sb3_moe_envs.checks import CheckedTask, Options, ResetResult, Seed, StepResult, seed_of_each
 from sb3_moe_envs.multitask import MultiTaskEnv
 from sb3_moe_envs.snapshot import restore, snapshot
-from sb3_moe_envs.tasks import Task, close_all, closed_on_error
+from sb3_moe_envs.tasks import Task
 from sb3_moe_envs.vector.infos import Info, stack, stack_final
 
 Env = gym.Env[Any, Any]
 
 
-class Rows(NamedTuple):
-    """The results of a step of several environments, one by one."""
-
-    observations: Sequence[Any]
-    rewards: Sequence[Any]
-    terminated: Sequence[bool]
-    truncated: Sequence[bool]
-    #: by row, those that aren't empty
-    infos: dict[int, Info]
-    #: last observation and info of the episodes that ended, by row
-    finals: dict[int, tuple[Any, Info]]
-
-
 class InTurnVectorEnv(SyncVectorEnv):
-    """A `SyncVectorEnv` with SAME_STEP autoreset that builds most environments late.
+    """A `SyncVectorEnv` with SAME_STEP autoreset.
 
-    Only the first is built at once. Infos may differ in kind and shape, and nothing is copied that
-    is new anyway.
+    Infos may differ in kind and shape, and nothing is copied that is new anyway.
 
     :param env_fns: build the environments
     """
 
     def __init__(self, env_fns: Sequence[Callable[[], Env]]) -> None:
-        self.env_fns: Sequence[Callable[[], Env]] = list(env_fns)
-        self.num_envs = len(self.env_fns)
-        self._built: list[Env] = []  # first, since closing looks at it
-        first = self.env_fns[0]()
-        self._built.append(first)
-        self.spec, self.render_mode = first.spec, first.render_mode
-        self.autoreset_mode = AutoresetMode.SAME_STEP
-        self.metadata = {**first.metadata, "autoreset_mode": self.autoreset_mode}
-        self.single_observation_space = first.observation_space
-        self.single_action_space = first.action_space
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
-
-    @property
-    def envs(self) -> list[Any]:  # type: ignore[override]  # SyncVectorEnv builds all at once
-        """All environments, built by now."""
-        if not self.are_built:
-            with closed_on_error(lambda: close_all(self._built)):
-                for build in self.env_fns[len(self._built) :]:
-                    self._built.append(build())
-        return self._built
-
-    @property
-    def are_built(self) -> bool:
-        """Whether all environments have been needed."""
-        return len(self._built) == self.num_envs
+        super().__init__(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
+        # Gymnasium writes the mode into a dict that all environments of a class share.
+        self.metadata = {**self.metadata}
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment.
 
         :param seed: of the first, one more for each next one; or one for each
         """
-        observations, infos = self.reset_rows(seed_of_each(seed, self.num_envs), options)
-        return batch_of(self.single_observation_space, observations), stack(infos, self.num_envs)
+        seeds = seed_of_each(seed, self.num_envs)
+        each = zip(self.envs, seeds, strict=True)
+        results = [env.reset(seed=own, options=options) for env, own in each]
+        infos = {row: info for row, (_, info) in enumerate(results) if info}
+        return self._batch([obs for obs, _ in results]), stack(infos, self.num_envs)
 
     def step(  # type: ignore[override]  # Gymnasium's own returns type variables that it never binds
         self, actions: Any
     ) -> StepResult:
         """Step each environment with its action, of shape (num_envs, ...)."""
-        self.step_async(actions)
-        rows = self.finish_rows()
-        infos = stack(rows.infos, self.num_envs) | stack_final(rows.finals, self.num_envs)
-        flags = np.array([rows.terminated, rows.truncated], dtype=np.bool_)
-        obs = batch_of(self.single_observation_space, rows.observations)
-        return obs, np.array(rows.rewards, np.float64), *flags, infos
-
-    def step_async(self, actions: Any) -> None:
-        """Keep the actions for :meth:`finish_rows`."""
-        self._actions = iterate(self.action_space, actions)
-
-    def finish_rows(self) -> Rows:
-        """Step each environment with its action."""
-        return self.step_rows(self._actions)
-
-    def reset_rows(
-        self, seeds: Sequence[int | None], options: Any
-    ) -> tuple[list[Any], dict[int, Info]]:
-        """Start an episode in every environment; return observations, and infos by row."""
-        each = zip(self.envs, seeds, strict=True)
-        results = [env.reset(seed=seed, options=options) for env, seed in each]
-        infos = {row: info for row, (_, info) in enumerate(results) if info}
-        return [obs for obs, _ in results], infos
-
-    def step_rows(self, actions: Any) -> Rows:
-        """Step each environment with one of the actions."""
-        each, infos, finals = [], dict[int, Info](), dict[int, tuple[Any, Info]]()
-        for row, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
-            obs, reward, terminated, truncated, info = env.step(action)
-            if terminated or truncated:
+        observations, infos, finals = [], dict[int, Info](), dict[int, tuple[Any, Info]]()
+        rewards, (terminated, truncated) = (
+            np.zeros(self.num_envs),
+            np.zeros((2, self.num_envs), bool),
+        )
+        for row, action in enumerate(iterate(self.action_space, actions)):
+            obs, rewards[row], *ends, info = self.envs[row].step(action)
+            if any(ends):
+                terminated[row], truncated[row] = ends
                 finals[row] = obs, info
-                obs, info = env.reset()
+                obs, info = self.envs[row].reset()
+            observations.append(obs)
             if info:
                 infos[row] = info
-            each.append((obs, reward, terminated, truncated))
-        obs, rewards, terminated, truncated = zip(*each, strict=True)
-        return Rows(obs, rewards, terminated, truncated, infos, finals)
+        all_infos = stack(infos, self.num_envs) | stack_final(finals, self.num_envs)
+        return self._batch(observations), rewards, terminated, truncated, all_infos
 
-    def close_extras(self, **kwargs: Any) -> None:
-        """Close each environment, also after one whose closing raises."""
-        close_all(self._built)
-
-
-def batch_of(space: gym.Space[Any], items: Sequence[Any]) -> Any:
-    """Return single observations or actions of a space as a batch."""
-    return concatenate(space, items, create_empty_array(space, len(items)))
+    def _batch(self, observations: Sequence[Any]) -> Any:
+        space = self.single_observation_space
+        return concatenate(space, observations, create_empty_array(space, self.num_envs))
 
 
 def envs_of_task(task: Task, num_envs: int, render_mode: str | None) -> InTurnVectorEnv:
@@ -140,21 +80,14 @@ def _checked(task: Task, render_mode: str | None) -> CheckedTask:
 
 
 def states_of(vector: SyncVectorEnv) -> list[Any] | None:
-    """Return the state of each environment; None if one has none to give.
-
-    Environments that were never needed have none to keep, so the list is empty.
-    """
-    if isinstance(vector, InTurnVectorEnv) and not vector.are_built:
-        return []
+    """Return the state of each environment; None if one has none to give."""
     states = [snapshot(env) for env in vector.envs]
     return None if any(state is None for state in states) else states
 
 
 def restore_states(vector: SyncVectorEnv, states: Sequence[Any]) -> None:
     """Bring each environment into a state."""
-    if states:
-        for env, state in zip(vector.envs, states, strict=True):
-            restore(env, state)
+    vector.envs[:] = [restore(*each) for each in zip(vector.envs, states, strict=True)]
 
 
 class MultiTaskSyncVectorEnv(InTurnVectorEnv):
@@ -165,13 +98,12 @@ class MultiTaskSyncVectorEnv(InTurnVectorEnv):
 
     def __init__(self, env_fns: Sequence[Callable[[], MultiTaskEnv]]) -> None:
         super().__init__(env_fns)
-        self.task_names = self.envs[0].task_names
-        self.num_tasks = self.envs[0].num_tasks
+        self.task_names: list[str] = self.envs[0].task_names
+        self.num_tasks = len(self.task_names)
 
     def __repr__(self) -> str:
-        first = self.envs[0]
         return (
-            f"MultiTaskSyncVectorEnv({self.num_envs} x MultiTaskEnv, {first.schedule!r}: "
+            f"MultiTaskSyncVectorEnv({self.num_envs} x MultiTaskEnv, {self.envs[0].schedule!r}: "
             f"{', '.join(self.task_names)})"
         )
 
