@@ -29,7 +29,7 @@ def snapshot(env: Env) -> dict[str, Any] | None:
             if state is None:
                 return None
         elif hasattr(base, "clone_state"):
-            state = pickle.dumps(base.clone_state(include_rng=True))
+            state = pickle.dumps((base.clone_state(include_rng=True), base.np_random))
         file = io.BytesIO()
         _Saver(file, base if state is not None else None).dump(env)
     except Exception:  # pickling other people's classes can raise anything
@@ -44,7 +44,8 @@ def restore(env: Env, state: dict[str, Any]) -> Env:
         if gives_state(base):
             base.load_state_dict(state["base"])
         else:
-            base.restore_state(pickle.loads(state["base"]))
+            clone, base.np_random = pickle.loads(state["base"])
+            base.restore_state(clone)
     restored: Env = _Loader(state["env"], base).load()
     return restored
 

@@ -176,29 +176,26 @@ def short_names(names: Sequence[str], length: int = TASK, taken: Collection[str]
 
     :param names: of any characters, also equal ones
     :param length: characters that a key has room for, at least 8
-    :param taken: names that must not come out, nor what is within them or they are within
+    :param taken: names that must not come out
     """
     used = {*taken}
-    stays = []
-    for name in names:
-        stays.append(len(name) <= length and name == _plain(name) and not _clashes(name, used))
-        if stays[-1]:
-            used.add(name)
-    short = []
-    for name, stay in zip(names, stays, strict=True):
-        if not stay:
-            name = _unlike(used, _cut(_plain(name), length), length)
-            used.add(name)
+    fitting = [_cut(_plain(name), length) for name in names]
+    stays = [name == fits and name not in used for name, fits in zip(names, fitting, strict=True)]
+    used |= {name for name, stay in zip(names, stays, strict=True) if stay}
+    short, given = [], set[str]()
+    for fits, stay in zip(fitting, stays, strict=True):
+        name = fits if stay and fits not in given else _unlike(used, fits, length)
+        used.add(name)
+        given.add(name)
         short.append(name)
     return short
 
 
 def _plain(name: str) -> str:
-    """Replace what a tracker refuses."""
-    text = re.sub(r"[^A-Za-z0-9_.\-/]+", "_", name)
+    """Replace what a tracker refuses, or takes for a folder."""
+    text = re.sub(r"[^A-Za-z0-9_.\-]+", "_", name)
     text = text if text == name else text.strip("_")
-    parts = [part for part in text.split("/") if part.strip(".")]
-    return "/".join(parts) or "task"
+    return text if text.strip(".") else "task"
 
 
 def _cut(name: str, length: int) -> str:
@@ -210,14 +207,7 @@ def _cut(name: str, length: int) -> str:
 
 
 def _unlike(used: Collection[str], name: str, length: int) -> str:
-    """Make one folder's name of a name that is taken, or number it."""
-    flat = name.replace("/", "_")
-    numbers = (f"-{number}" for number in itertools.count(2))
-    numbered = (flat[: length - len(end)] + end for end in numbers)
-    each = itertools.chain([name, flat], numbered)
-    return next(name for name in each if not _clashes(name, used))
-
-
-def _clashes(name: str, used: Collection[str]) -> bool:
-    """Tell whether a name is taken, as a file, as a folder or within a file."""
-    return any(f"{one}/".startswith(f"{name}/") or name.startswith(f"{one}/") for one in used)
+    """Number a name that is taken."""
+    ends = (f"-{number}" for number in itertools.count(2))
+    numbered = (name[: length - len(end)] + end for end in ends)
+    return next(each for each in itertools.chain([name], numbered) if each not in used)

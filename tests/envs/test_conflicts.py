@@ -18,7 +18,7 @@ from sb3_moe_envs.conflicts import (
     conflicting_cartpoles,
     shuffled_breakouts,
 )
-from sb3_moe_envs.coordinates import ConflictingVectorEnv, Coordinates
+from sb3_moe_envs.coordinates import Coordinates
 from sb3_moe_envs.suites import suite_schedule
 from sb3_moe_envs.vector.cartpole import CartPoleVectorEnv
 
@@ -84,12 +84,6 @@ def test_a_policy_carried_over_plays_each_breakout_exactly_as_the_plain_one(task
     plain = play(BREAKOUTS[0], follow, 150, seed=1)
     assert sum(reward for _, reward, _, _ in plain) > 0
     assert play(task, follow, 150, seed=1) == plain
-
-
-def test_a_suite_of_fewer_tasks_holds_the_first_of_a_larger_one():
-    for count in (1, 2, 4, 8):
-        assert get_suite(f"Conflict/CartPole{count}") == CARTPOLES[:count]
-    assert get_suite("Conflict/Breakout4") == BREAKOUTS[:4]
 
 
 def test_the_tables_are_what_they_always_were():
@@ -194,38 +188,11 @@ def test_wrong_coordinates_are_named(arguments, problem):
         Coordinates(BOX, spaces.Discrete(2), **arguments)
 
 
-def test_images_without_a_sign_cannot_be_negated():
-    space = spaces.Box(0, 1, (10, 10, 2), np.uint8)
-    with pytest.raises(ValueError, match="`signs` need observations with signs, got Box"):
-        Coordinates(space, spaces.Discrete(2), signs=(1, -1))
-
-
 def test_other_spaces_have_no_coordinates():
     with pytest.raises(TypeError, match="observations must be a Box with an axis, got Discrete"):
         Coordinates(spaces.Discrete(3), spaces.Discrete(2))
     with pytest.raises(TypeError, match="actions must be Discrete from 0 on, got Box"):
         Coordinates(BOX, BOX, actions=(0, 1))
-
-
-def test_wrappers_of_one_world_and_of_many_show_the_same():
-    arguments = {"permutation": (1, 0, 3, 2), "signs": (1, -1, 1, -1), "actions": (1, 0)}
-    one = Conflicting(CartPoleEnv(), **arguments)
-    many = ConflictingVectorEnv(CartPoleVectorEnv(1), **arguments)
-    np.testing.assert_array_equal(one.reset(seed=4)[0], many.reset(seed=4)[0][0])
-    np.testing.assert_array_equal(one.step(1)[0], many.step(np.array([1]))[0][0])
-    assert one.observation_space == many.single_observation_space
-
-
-def test_a_picture_of_a_copy_is_gymnasiums():
-    pytest.importorskip("pygame")
-    world, lone = (
-        CartPoleVectorEnv(1, render_mode="rgb_array"),
-        CartPoleEnv(render_mode="rgb_array"),
-    )
-    world.reset(seed=2)
-    lone.reset(seed=2)
-    (picture,) = world.render()
-    np.testing.assert_array_equal(picture, lone.render())
 
 
 def test_an_action_below_0_is_not_the_last_one():
@@ -257,11 +224,6 @@ def test_masks_are_in_the_tasks_coordinates_too():
     assert one.reset()[1]["action_mask"].tolist() == [True, False]
     assert one.step(0)[4]["action_mask"].tolist() == [True, False]
     assert pickle.loads(pickle.dumps(one.action_masks))().tolist() == [True, False]
-
-
-def test_a_world_without_masks_has_none_in_other_coordinates():
-    assert not Conflicting(CartPoleEnv(), actions=(1, 0)).has_wrapper_attr("action_masks")
-    assert not hasattr(ConflictingVectorEnv(CartPoleVectorEnv(1), actions=(1, 0)), "action_masks")
 
 
 IMAGE = spaces.Box(0, 1, (2, 3, 2), np.uint8)

@@ -3,7 +3,6 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode
 
 pytest.importorskip("gymnax", reason="needs the minatar extra")
 
@@ -63,30 +62,12 @@ def test_a_time_limit_truncates_and_does_not_terminate():
     assert world.step(np.zeros((2, 1), np.float32))[3].tolist() == [False, False]
 
 
-def test_different_seeds_play_differently():
-    world = GymnaxVectorEnv("CartPole-v1", 2)
-    first, _ = world.reset(seed=0)
-    second, _ = world.reset(seed=1)
-    np.testing.assert_array_equal(first[1], second[0])
-    assert not np.array_equal(first[0], second[0])
-    assert not np.array_equal(second, world.reset()[0])
-
-
 def test_a_state_of_before_the_first_reset_can_be_loaded():
     world = GymnaxVectorEnv("CartPole-v1", 2)
     state = world.state_dict()
     start, _ = world.reset()
     world.load_state_dict(state)
     np.testing.assert_array_equal(world.reset()[0], start)
-
-
-def test_autoreset_is_announced_and_arrays_are_the_callers_own():
-    world = GymnaxVectorEnv("CartPole-v1", 2)
-    assert world.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
-    first, _ = world.reset(seed=0)
-    kept = first.copy()
-    first[:] = 9
-    np.testing.assert_array_equal(world.observations, kept)
 
 
 def test_rendering_gives_one_picture_a_copy():

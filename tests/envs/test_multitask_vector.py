@@ -54,11 +54,6 @@ def test_other_options_of_a_reset_go_to_the_tasks():
     assert env._parts[0].env.envs[0].unwrapped.options is None
 
 
-def test_one_slot_per_task_is_the_default():
-    assert MultiTaskVectorEnv(counting_tasks(3)).num_envs == 3
-    assert make_multitask_vector(counting_tasks(3), schedule=Cycle(5)).num_envs == 3
-
-
 def test_all_slots_switch_together_by_truncation_with_the_old_tasks_last_observations():
     env = MultiTaskVectorEnv(counting_tasks(2), 3, schedule=Cycle(6))
     env.reset(seed=1)
@@ -89,15 +84,6 @@ def test_the_arrays_handed_out_are_not_written_to_again():
         kept += [(array, array.copy()) for array in arrays]
     for array, copy in kept:
         np.testing.assert_array_equal(array, copy)
-
-
-def test_infos_of_different_lengths_are_kept_apart():
-    env = MultiTaskVectorEnv(counting_tasks(2), 3)
-    _, infos = env.reset(seed=0)
-    assert [array.tolist() for array in infos["lives"]] == [[1], [1], [1, 1]]
-    own = make_multitask_vector(counting_tasks(2), 2, schedule=Interleave("episodes"))
-    _, infos = own.reset(seed=0)
-    assert list(infos["lives"]) == [[1.0], [1.0, 1.0]]
 
 
 def test_infos_are_taken_apart_and_stacked_with_masks_for_those_who_have_a_key():

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("gymnax", reason="needs the minatar extra")
 
-from sb3_moe_envs.minatar import NO_OP_MAX, MinAtarEnv, MinAtarVectorEnv
+from sb3_moe_envs.minatar import NO_OP_MAX, MinAtarVectorEnv
 from sb3_moe_envs.vector.gymnax import GymnaxVectorEnv
 
 COPIES = 8
@@ -30,14 +30,6 @@ def plain_starts(game, num_no_ops):
     return {observation.tobytes() for batch in seen for observation in batch}
 
 
-def test_copies_of_space_invaders_are_different_games():
-    plain = MinAtarVectorEnv("SpaceInvaders", COPIES, no_op_max=0)
-    assert distinct(games(plain)) == 1
-    world = MinAtarVectorEnv("SpaceInvaders", COPIES)
-    assert world.no_op_max == NO_OP_MAX == 30
-    assert distinct(games(world)) > 3
-
-
 def test_each_start_is_seen_when_playing_no_ops_by_hand():
     game = "SpaceInvaders"
     # An episode that ends during them is followed by the next one.
@@ -54,13 +46,6 @@ def test_no_ops_count_not_as_steps():
     world = MinAtarVectorEnv("SpaceInvaders", COPIES)
     world.reset(seed=0)
     assert not np.asarray(world._states.time).any()
-
-
-def test_a_lone_copy_starts_as_its_copy_in_a_world():
-    world, env = MinAtarVectorEnv("SpaceInvaders", 3), MinAtarEnv("SpaceInvaders")
-    batch, _ = world.reset(seed=5)
-    for i in range(3):
-        np.testing.assert_array_equal(env.reset(seed=5 + i)[0], batch[i])
 
 
 @pytest.mark.parametrize(

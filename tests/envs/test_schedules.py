@@ -317,12 +317,6 @@ def test_a_schedule_can_be_sent_to_a_worker():
         assert follow(copy, range(1, 9)) == follow(schedule, range(1, 9))
 
 
-def test_the_state_of_another_schedule_is_refused():
-    state = started(Cycle(3)).state_dict()
-    with pytest.raises(ValueError, match=r"`state` must be that of a Interleave, .* got \['_done'"):
-        started(Interleave()).load_state_dict(state)
-
-
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(weights=st.lists(st.integers(1, 9), min_size=1, max_size=6), extra=st.integers(0, 30))
 def test_slots_are_shared_out_by_the_largest_remainder_with_one_each(weights, extra):

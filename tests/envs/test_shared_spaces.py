@@ -181,14 +181,6 @@ def test_a_choice_below_0_is_one_that_the_task_lacks(invalid, expected):
     assert io.decode(0, np.array([-1, -2])).tolist() == expected
 
 
-@pytest.mark.parametrize(("invalid", "choice"), [("noop", 1.7), ("modulo", np.nan)])
-def test_a_choice_that_is_no_whole_number_is_refused(invalid, choice):
-    io = interface([box(1)] * 2, [spaces.Discrete(2), spaces.Discrete(4)], invalid_action=invalid)
-    assert io.decode(0, 1.0) == 1
-    with pytest.raises(ValueError, match=f"`action` must be of whole numbers, got {choice}"):
-        io.decode(0, choice)
-
-
 def test_box_actions_with_the_same_bounds_are_cut():
     io = interface([box(1)] * 2, [box(2), box(3)])
     assert io.action_space == box(3)

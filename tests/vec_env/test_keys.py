@@ -150,13 +150,9 @@ def test_names_that_fit_stay_and_the_others_keep_their_ends():
         "HalfCh--vity4-1.5g",
         "Cart_Pole_g_9.8",
         "task",
-        "a/b",
+        "a_b",
     ]
-
-
-def test_no_name_is_a_folder_of_another():
-    assert short_names(["a", "a/b", "a/b/c", "b/c", "b"]) == ["a", "a_b", "a_b_c", "b/c", "b-2"]
-    assert short_names(["x", "x/y", "y/z"], taken=["x/y/z", "y"]) == ["x-2", "x_y", "y_z"]
+    assert short_names(["a_b", "a/b", "c"], taken=["c"]) == ["a_b", "a_b-2", "c-2"]
 
 
 def test_names_of_any_characters_come_out_short_plain_and_different():
@@ -168,9 +164,7 @@ def test_names_of_any_characters_come_out_short_plain_and_different():
         assert len(set(short)) == len(names)
         for name in short:
             assert 0 < len(name) <= length
-            assert re.fullmatch(r"[A-Za-z0-9_\-./]+", name)
-            assert posixpath.normpath(f"x/{name}/y") == f"x/{name}/y"
-            assert not {*parents(name)} & {*short}
+            assert re.fullmatch(r"[A-Za-z0-9_\-.]+", name)
 
 
 def test_full_names_stay_in_the_files(tmp_path):

@@ -95,9 +95,9 @@ class Interface:
 
 def check_options(options: dict[str, str]) -> None:
     """Raise if an option of :class:`Interface` is unknown, whatever the spaces are."""
-    if unknown := sorted(options.keys() - OPTIONS.keys()):
-        raise TypeError(f"arguments must be among {list(OPTIONS)}, got {unknown}")
     for name, value in options.items():
+        if name not in OPTIONS:
+            raise TypeError(f"unexpected argument {name!r}, which is none of {list(OPTIONS)}")
         if value not in OPTIONS[name]:
             raise ValueError(f"`{name}` must be one of {list(OPTIONS[name])}, got {value!r}")
 
