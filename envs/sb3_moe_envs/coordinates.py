@@ -58,8 +58,6 @@ class Coordinates:
         if signs is not None:
             if len(signs) != length or any(sign not in (1, -1) for sign in signs):
                 raise ValueError(f"`signs` must be {length} of 1 and -1, got {signs!r}")
-            if np.dtype(observation_space.dtype).kind in "bu":
-                raise ValueError(f"`signs` need observations with signs, got {observation_space}")
             self._signs = np.array(signs, observation_space.dtype)
         self._actions = None
         if actions is not None:
@@ -77,14 +75,9 @@ class Coordinates:
         return shown if self._signs is None else shown * self._signs
 
     def action(self, action: Any) -> Any:
-        """Return the environment's action for one, or an array of them, of these coordinates.
-
-        :raises ValueError: if one is below 0: it would count from the end
-        """
+        """Return the environment's action for one, or an array of them, of these coordinates."""
         if self._actions is None:
             return action
-        if np.any(np.less(action, 0)):
-            raise ValueError(f"actions must be of 0 to {len(self._actions) - 1}, got {action}")
         # An index would take a bool for a mask.
         return self._actions.take(action)
 

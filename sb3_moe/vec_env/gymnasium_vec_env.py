@@ -93,7 +93,7 @@ class GymnasiumVecEnv(VecEnv):
         dones = terminated | truncated
         infos = self._infos(vector_infos, dones)
         for i in np.flatnonzero(dones).tolist():
-            infos[i]["terminal_observation"] = _row(vector_infos["final_obs"], i)
+            infos[i]["terminal_observation"] = self._kept(_row(vector_infos["final_obs"], i))
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         self._note_tasks(vector_infos)
         return self._observations, _as_float32(rewards), dones, infos

@@ -1,7 +1,5 @@
 """AtariVectorEnv against ale-py itself, and the episode for each life that SB3 has."""
 
-import functools
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -12,9 +10,8 @@ pytest.importorskip("ale_py", reason="needs the atari extra")
 
 from ale_py.vector_env import AtariVectorEnv as Ale
 
-from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
+from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_env.evaluating import game_return, is_lost_life
-from sb3_moe_envs import MultiTaskVectorEnv, Task
 from sb3_moe_envs.vector.atari import AtariEnv, AtariVectorEnv
 
 STEPS = 400
@@ -154,28 +151,3 @@ def test_an_action_that_no_game_has_is_refused_before_ale_py_hangs_on_it(wrong, 
     ours._ale.send = lambda actions: pytest.fail(f"{actions} were sent")
     with pytest.raises(ValueError, match=message):
         ours.step(np.array(wrong))
-
-
-def test_several_games_run_side_by_side_through_the_adapter():
-    tasks = [
-        Task(
-            game,
-            env_fn=functools.partial(AtariEnv, game, num_threads=1),
-            vector_fn=functools.partial(AtariVectorEnv, game, num_threads=1),
-        )
-        for game in ("pong", "breakout")
-    ]
-    env = GymnasiumVecEnv(MultiTaskVectorEnv(tasks, 4))
-    assert env.action_space == gym.spaces.Discrete(18)
-    env.seed(0)
-    assert env.reset()["task_id"].tolist() == [0, 0, 1, 1]
-    scores = {"pong": [], "breakout": []}
-    for action in actions(4)[:200]:
-        obs, _, dones, infos = env.step(action)
-        for i in np.flatnonzero(dones):
-            scores[infos[i]["task_name"]].append(infos[i]["score"])
-            assert infos[i]["terminal_observation"]["task_id"] == i // 2
-    assert obs["obs"].shape == (4, 4, 84, 84)
-    assert len(scores["breakout"]) > 4
-    assert min(scores["breakout"]) >= 0
-    env.close()

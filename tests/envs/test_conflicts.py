@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.wrappers import TimeLimit
 
-from sb3_moe_envs import MultiTaskEnv, get_suite, make_multitask_vector
+from sb3_moe_envs import MultiTaskEnv, make_multitask_vector
 from sb3_moe_envs.conflicts import (
     Conflicting,
     conflicting_breakouts,
@@ -19,7 +19,6 @@ from sb3_moe_envs.conflicts import (
     shuffled_breakouts,
 )
 from sb3_moe_envs.coordinates import Coordinates
-from sb3_moe_envs.suites import suite_schedule
 from sb3_moe_envs.vector.cartpole import CartPoleVectorEnv
 
 BOX = spaces.Box(-np.array([1, 2, 3], np.float32), np.array([4, 5, 6], np.float32))
@@ -188,20 +187,6 @@ def test_wrong_coordinates_are_named(arguments, problem):
         Coordinates(BOX, spaces.Discrete(2), **arguments)
 
 
-def test_other_spaces_have_no_coordinates():
-    with pytest.raises(TypeError, match="observations must be a Box with an axis, got Discrete"):
-        Coordinates(spaces.Discrete(3), spaces.Discrete(2))
-    with pytest.raises(TypeError, match="actions must be Discrete from 0 on, got Box"):
-        Coordinates(BOX, BOX, actions=(0, 1))
-
-
-def test_an_action_below_0_is_not_the_last_one():
-    found = Coordinates(BOX, spaces.Discrete(2), actions=(1, 0))
-    for wrong in (-1, np.array([0, -1])):
-        with pytest.raises(ValueError, match=r"actions must be of 0 to 1, got"):
-            found.action(wrong)
-
-
 class Masked(CartPoleEnv):
     """A CartPole that can't be pushed to the left."""
 
@@ -226,22 +211,6 @@ def test_masks_are_in_the_tasks_coordinates_too():
     assert pickle.loads(pickle.dumps(one.action_masks))().tolist() == [True, False]
 
 
-IMAGE = spaces.Box(0, 1, (2, 3, 2), np.uint8)
-
-
-def test_pixels_go_where_the_numbers_order_says_and_channels_stay_together():
-    image = np.arange(12).reshape(2, 3, 2)
-    shuffled = Coordinates(IMAGE, spaces.Discrete(2), shuffle=1)
-    shown = shuffled.observation(image).reshape(6, 2)
-    # The orders are what they always were.
-    assert shown.tolist() == [[2 * pixel, 2 * pixel + 1] for pixel in (0, 3, 5, 4, 2, 1)]
-    np.testing.assert_array_equal(
-        shuffled.observation(np.stack([image] * 2))[1].ravel(), shown.ravel()
-    )
-    plain = Coordinates(IMAGE, spaces.Discrete(2), shuffle=0)
-    np.testing.assert_array_equal(plain.observation(image), image)
-
-
 def test_environments_play_what_the_plain_game_plays_with_pixels_elsewhere():
     pytest.importorskip("gymnax")
     plain, moved = (
@@ -260,12 +229,3 @@ def test_environments_play_what_the_plain_game_plays_with_pixels_elsewhere():
                 endings += 1
                 np.testing.assert_array_equal(shuffled.observation(last), its)
     assert endings > 0
-
-
-def test_the_suite_plays_ten_orders_one_after_the_other_and_others_go_on_from_any_number():
-    tasks = get_suite("Plasticity/Breakout10")
-    assert [task.kwargs["shuffle"] for task in tasks] == list(range(10))
-    assert suite_schedule("Plasticity/Breakout10").steps_per_task == 131_072
-    assert shuffled_breakouts(3, first=7) == shuffled_breakouts(10)[7:]
-    with pytest.raises(ValueError, match="`first` must be at least 0, got -1"):
-        shuffled_breakouts(2, -1)

@@ -89,14 +89,6 @@ def test_rendering_gives_one_picture_a_copy():
         ({"num_envs": 0}, r"`num_envs` must be at least 1, got 0"),
         ({"render_mode": "human"}, r"`render_mode` must be None or 'rgb_array', got 'human'"),
         ({"render_mode": "rgb_array"}, r"`render_mode` must be None for CartPole-v1"),
-        (
-            {"use_minimal_action_set": True},
-            r"`use_minimal_action_set` must be False except for MinAtar",
-        ),
-        (
-            {"params": {"gravitas": 1}},
-            r"`params` must be among \[.*'gravity'.*\], got \['gravitas'\]",
-        ),
     ],
 )
 def test_a_bad_argument_is_named_with_its_rule_and_value(arguments, message):

@@ -5,9 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from counting import CountingEnv, counting_tasks
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_moe_envs import Adaptive, Cycle, Interleave, MultiTaskEnv, Sequence, Task
 
@@ -39,18 +36,6 @@ def test_a_switch_truncates_with_the_old_tasks_terminal_observation():
     assert obs["obs"][2] == 0  # padding, as in all its observations
     obs, info = env.reset()
     assert obs["task_id"] == info["task_id"] == 1
-
-
-def test_sb3_is_told_of_a_switch_as_a_time_limit():
-    env = DummyVecEnv([lambda: Monitor(MultiTaskEnv(never_ending(), schedule=Cycle(2)))])
-    env.reset()
-    env.step(np.array([0]))
-    obs, _, dones, infos = env.step(np.array([0]))
-    assert dones.tolist() == [True]
-    assert infos[0]["TimeLimit.truncated"] is True
-    assert infos[0]["terminal_observation"]["task_id"] == 0
-    assert infos[0]["episode"]["l"] == 2
-    assert obs["task_id"].tolist() == [1]
 
 
 def test_what_ends_with_a_turn_does_not_count_for_the_same_tasks_next_turn():
@@ -158,46 +143,9 @@ def test_a_hidden_id_shows_in_no_observation_and_no_mask():
     assert seen[0] == seen[1]
 
 
-def play_vector(make, mode, num_steps=40):
-    """The tasks of each slot's episodes, in a vector of two environments."""
-    env = make([build] * 2, autoreset_mode=mode)
-    _, infos = env.reset(seed=4)
-    starts = [infos["task_id"].tolist()]
-    for _ in range(num_steps):
-        _, _, terminated, truncated, infos = env.step(np.zeros(2, np.int64))
-        done = terminated | truncated
-        if mode is AutoresetMode.SAME_STEP and done.any():
-            # The info is the next episode's, the final info the finished one's.
-            assert (
-                infos["final_info"]["task_id"][done].tolist() == np.array(starts[-1])[done].tolist()
-            )
-            for slot in np.flatnonzero(done):
-                assert infos["final_obs"][slot]["task_id"] == starts[-1][slot]
-        if mode is AutoresetMode.DISABLED and done.any():
-            _, infos = env.reset(options={"reset_mask": done})
-            infos["task_id"] = np.where(done, infos["task_id"], starts[-1])
-        starts.append(infos["task_id"].tolist())
-    env.close()
-    return starts
-
-
 def build():
     tasks = [Task(f"t{tag}", env_fn=lambda tag=tag: CountingEnv(tag=tag)) for tag in (1, 2, 3)]
     return MultiTaskEnv(tasks, schedule=Interleave("episodes", order="random"))
-
-
-@pytest.mark.parametrize("mode", list(AutoresetMode))
-def test_the_sequence_of_tasks_follows_from_the_seed_in_gymnasiums_vectors_too(mode):
-    assert play_vector(SyncVectorEnv, mode) == play_vector(SyncVectorEnv, mode)
-
-
-def test_the_schedule_given_is_not_touched():
-    schedule = Cycle(3)
-    env = MultiTaskEnv(never_ending(), schedule=schedule)
-    env.reset(seed=0)
-    env.step(0)
-    assert env.schedule is not schedule
-    assert not hasattr(schedule, "_done")
 
 
 @pytest.mark.parametrize(

@@ -96,14 +96,6 @@ def test_a_restored_state_survives_one_seeded_reset_and_no_more(num_resets):
         assert np.ravel(env.get_task()).tolist() == ([1] if num_resets == 1 else [0])
 
 
-def test_the_state_of_an_environment_that_was_never_reset_takes_the_seed():
-    for build in (MultiTaskEnv, MultiTaskVectorEnv):
-        env, fresh = build(counting_tasks(2)), build(counting_tasks(2))
-        env.load_state_dict(build(counting_tasks(2)).state_dict())
-        obs, expected = env.reset(seed=4)[0], fresh.reset(seed=4)[0]
-        np.testing.assert_array_equal(obs["obs"], expected["obs"])
-
-
 def test_a_model_that_is_loaded_with_its_seed_does_not_rewind_a_restored_schedule(tmp_path):
     def build():
         return DummyVecEnv([lambda: MultiTaskEnv(counting_tasks(3), schedule=Cycle(40))])
@@ -123,16 +115,6 @@ def test_a_model_that_is_loaded_with_its_seed_does_not_rewind_a_restored_schedul
 
 class Rebuilt(CountingEnv, EzPickle):
     pass
-
-
-def test_a_task_that_pickles_by_building_itself_again_is_not_said_to_be_exact():
-    for env in (MultiTaskEnv([Rebuilt, CountingEnv]), MultiTaskVectorEnv([Rebuilt, CountingEnv])):
-        env.reset(seed=0)
-        state = env.state_dict()
-        assert state["exact"] is False
-        env.load_state_dict(state)
-        env.reset()
-        play(env, 3)
 
 
 class Drawing(CountingEnv, EzPickle):
@@ -246,17 +228,6 @@ def test_a_task_that_cannot_be_restored_starts_an_episode_that_counts_from_its_s
     other.load_state_dict(env.state_dict())
     play(other, 6)
     assert other.schedule.heard == [6]
-
-
-def test_a_task_that_cannot_be_pickled_is_not_said_to_be_exact():
-    class Stubborn(CountingEnv):
-        def __init__(self):
-            super().__init__()
-            self.window = (frame for frame in "ab")
-
-    env = MultiTaskEnv([Stubborn])
-    env.reset(seed=0)
-    assert env.state_dict()["exact"] is False
 
 
 class Sensor:

@@ -46,14 +46,6 @@ def test_weights_that_so_few_slots_miss_by_half_a_slot_are_named():
     MultiTaskVectorEnv(counting_tasks(2), 4, schedule=schedule)
 
 
-def test_other_options_of_a_reset_go_to_the_tasks():
-    env = MultiTaskVectorEnv(counting_tasks(2), 4)
-    env.reset(seed=0, options={"task_id": 1, "low": 0.5})
-    assert [each.unwrapped.options for each in env._parts[0].env.envs] == [{"low": 0.5}] * 4
-    env.reset()
-    assert env._parts[0].env.envs[0].unwrapped.options is None
-
-
 def test_all_slots_switch_together_by_truncation_with_the_old_tasks_last_observations():
     env = MultiTaskVectorEnv(counting_tasks(2), 3, schedule=Cycle(6))
     env.reset(seed=1)
@@ -72,18 +64,6 @@ def test_all_slots_switch_together_by_truncation_with_the_old_tasks_last_observa
         assert last["obs"][0] == 1  # the old task's tag
         assert last["obs"][2] == 0  # padding
     assert infos["final_info"]["is_success"].tolist() == [False] * 3
-
-
-def test_the_arrays_handed_out_are_not_written_to_again():
-    env = MultiTaskVectorEnv(counting_tasks(2), 4, schedule=Cycle(12))
-    obs, infos = env.reset(seed=0)
-    kept = [(obs["obs"], obs["obs"].copy()), (infos["task_id"], infos["task_id"].copy())]
-    for _ in range(8):
-        obs, rewards, terminated, truncated, infos = step(env)
-        arrays = [obs["obs"], obs["task_id"], rewards, terminated, truncated, infos["task_id"]]
-        kept += [(array, array.copy()) for array in arrays]
-    for array, copy in kept:
-        np.testing.assert_array_equal(array, copy)
 
 
 def test_infos_are_taken_apart_and_stacked_with_masks_for_those_who_have_a_key():
@@ -118,14 +98,6 @@ def test_what_ends_in_the_step_of_a_switch_does_not_count_for_the_next_task():
     )
     env.reset(seed=0)
     assert [step(env)[4]["task_id"][0] for _ in range(4)] == [1, 2, 0, 1]
-
-
-def test_a_turn_that_steps_end_takes_what_ends_in_its_last_step_along():
-    schedule = Adaptive("steps>=4", num_cycles=None, order=[0, 0, 1])
-    env = MultiTaskVectorEnv(counting_tasks(2, length=1), 4, schedule=schedule)
-    env.reset(seed=0)
-    step(env)
-    assert (env.schedule.turn, env.schedule.state_dict()["_episodes"]) == (1, 0)
 
 
 def test_set_task_moves_the_slots_meant_and_the_schedule_stands_still():
@@ -197,20 +169,6 @@ def test_a_task_set_by_hand_leaves_the_running_episode_to_the_schedule():
     assert heard_by(env) == (6, [(0, 3), (0, 3)])
     step(env)
     assert heard_by(env) == (7, [(0, 3), (0, 3)])
-
-
-def test_the_step_in_which_slots_are_given_to_the_schedule_or_taken_is_the_old_tasks():
-    env = clockworks(2)
-    env.set_task(1, [0])
-    step(env)
-    assert heard_by(env) == (2, [])
-    step(env)
-    step(env)
-    env.set_task(None, [0])
-    step(env)  # slot 1 ends, slot 0 is set free and its episode, by hand, isn't heard of
-    assert heard_by(env) == (5, [(0, 3)])
-    step(env)
-    assert heard_by(env) == (7, [(0, 3)])
 
 
 def test_options_choose_tasks_until_the_next_reset():

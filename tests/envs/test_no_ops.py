@@ -15,13 +15,6 @@ def distinct(observations):
     return len({observation.tobytes() for observation in observations})
 
 
-def games(world):
-    """Play each copy in the same way: what it saw, (copies, steps, ...)."""
-    world.reset(seed=0)
-    seen = [world.step(np.zeros(world.num_envs, int))[0] for _ in range(12)]
-    return np.stack(seen, axis=1)
-
-
 def plain_starts(game, num_no_ops):
     """Play no-ops by hand, in many copies: what each sees after 0, 1, ... of them."""
     world = MinAtarVectorEnv(game, 64, no_op_max=0)

@@ -13,16 +13,12 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TransformAction
 
 from sb3_moe import make_multitask_vec_env
-from sb3_moe.vec_env.evaluating import evaluate_tasks
-from sb3_moe.vec_env.make import make_pinned_env
 from sb3_moe_envs import (
-    Cycle,
     Interleave,
     MultiTaskEnv,
     MultiTaskVectorEnv,
     Task,
     TaskError,
-    make_multitask_vector,
 )
 
 
@@ -123,15 +119,6 @@ def test_a_vector_gives_both_masks_and_the_next_episodes_after_an_autoreset(kind
     env.close()
 
 
-def test_a_switch_brings_the_masks_of_the_new_task():
-    env = MultiTaskVectorEnv(DISCRETE, 2, schedule=Cycle(4, num_cycles=2, order=["free", 0]))
-    env.reset(seed=0)
-    env.step(np.array([3, 3]))
-    assert env.action_masks().tolist() == [[1, 1, 1, 1]] * 2
-    env.step(np.array([3, 3]))
-    assert env.action_masks().tolist() == [[0, 1, 1, 0]] * 2
-
-
 def other_way_round():
     env = Forbidding(spaces.Discrete(3))
     return TransformAction(env, lambda action: 2 - action, spaces.Discrete(3))
@@ -164,12 +151,6 @@ def test_masks_behind_other_actions_are_none_unless_the_wrapper_gives_its_own(bu
         env.reset(seed=0)
         assert np.ravel(env.action_masks()).tolist() == expected
         env.close()
-
-
-def test_slots_of_their_own_give_both_masks():
-    env = make_multitask_vector(DISCRETE, 2, schedule=Interleave("episodes"))
-    env.reset(seed=0)
-    assert env.action_masks().tolist() == [[0, 1, 1, 0], [1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -234,11 +215,3 @@ def test_maskable_ppo_never_plays_what_a_task_forbids():
     model = maskable("MultiInputPolicy", env, n_steps=16, batch_size=32, n_epochs=1, seed=0)
     model.learn(64)
     env.close()
-
-
-def test_a_pinned_evaluation_plays_by_the_tasks_masks():
-    maskable = pytest.importorskip("sb3_contrib", reason="needs the contrib extra").MaskablePPO
-    env = make_multitask_vec_env(DISCRETE, 2, seed=0, schedule=Cycle(1000))
-    model = maskable("MultiInputPolicy", env, n_steps=16, batch_size=32, n_epochs=1, seed=0)
-    pinned = make_pinned_env(env, 2, seed=1)
-    assert evaluate_tasks(model, pinned, 4).lengths.tolist() == [[3.0] * 4] * 2

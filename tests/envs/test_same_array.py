@@ -7,7 +7,7 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -89,14 +89,18 @@ class SameBatch(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
+        self.last = np.zeros((num_envs, 2), np.float32)
+
     def reset(self, *, seed=None, options=None):
         self.array[:] = 0
         return self.array, {}
 
     def step(self, actions):
         self.array += 1
-        no = np.zeros(self.num_envs, bool)
-        return self.array, np.zeros(self.num_envs), no, no, {}
+        self.last[:] = -self.array
+        yes = np.ones(self.num_envs, bool)
+        infos = {"final_obs": self.last, "_final_obs": yes}
+        return self.array, np.zeros(self.num_envs), ~yes, yes, infos
 
 
 @pytest.mark.parametrize("in_a_task", [False, True])
@@ -104,8 +108,11 @@ def test_observations_of_a_vector_environment_of_ones_own_are_not_overwritten_ei
     task = Task("mine", env_fn=SameArray, vector_fn=SameBatch)
     made = make_multitask_vector([task], 2, task_id="none") if in_a_task else SameBatch(2)
     env = GymnasiumVecEnv(made)
-    seen = [env.reset(), *(env.step(np.zeros(2, np.int64))[0] for _ in range(3))]
+    seen, steps = [env.reset()], [env.step(np.zeros(2, np.int64)) for _ in range(3)]
+    seen += [step[0] for step in steps]
     assert [obs[0, 0] for obs in seen] == [0, 1, 2, 3]
+    finals = [step[3][1]["terminal_observation"][0] for step in steps]
+    assert finals == [-1, -2, -3]
 
 
 @pytest.mark.parametrize("reward", [1e39, np.float64(4e38)])
@@ -115,6 +122,15 @@ def test_a_reward_that_float32_cannot_hold_names_the_task(env_class, reward):
     env.reset(seed=0)
     with pytest.raises(TaskError, match=r"'rich'.*finite number, and within float32, got "):
         env.step(0 if env_class is MultiTaskEnv else [0])
+
+
+def test_a_reward_that_float32_cannot_hold_is_refused_without_tasks_too():
+    env = GymnasiumVecEnv(
+        SyncVectorEnv([partial(SameArray, reward=1e39)], autoreset_mode=AutoresetMode.SAME_STEP)
+    )
+    env.reset()
+    with pytest.raises(ValueError, match=r"rewards must be within float32, .*, got \[1.e\+39\]"):
+        env.step(np.zeros(1, np.int64))
 
 
 def test_environments_of_tasks_that_come_later_are_built_when_they_are_played():

@@ -170,17 +170,6 @@ def played_turns(schedule, means):
     return turns
 
 
-@pytest.mark.parametrize(
-    "turns", [(0.9, np.nan), (np.nan, 0.9)], ids=["forgotten", "learned at last"]
-)
-def test_a_silent_turn_of_a_task_that_speaks_is_one_of_failures(turns):
-    schedule = started(LearningProgress("episodes>=1", by="success", explore=0.0))
-    assert played_turns(schedule, {0: [0.2, 0.6], 1: turns, 2: [np.nan, np.nan]})[:6] == [
-        0, 1, 2, 0, 1, 2,
-    ]  # fmt: skip
-    assert schedule.task == 1  # .9 is more than .4, and a task that never speaks has none
-
-
 def test_learning_progress_goes_to_the_task_that_changed_most_whichever_way():
     schedule = started(LearningProgress("episodes>=1", by="success", explore=0.0))
     # Each has two turns; then b, which gained .5, until c's loss of .3 is more than its next .1.
@@ -309,12 +298,6 @@ def follow(schedule, events):
         schedule.end(Episode(schedule.task, steps, float(steps)))
         tasks.append(schedule.task)
     return tasks
-
-
-def test_a_schedule_can_be_sent_to_a_worker():
-    for schedule in EVERY_KIND[:-1]:
-        copy = pickle.loads(pickle.dumps(started(schedule)))
-        assert follow(copy, range(1, 9)) == follow(schedule, range(1, 9))
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_moe_envs.spaces import Interface
@@ -78,49 +75,6 @@ def test_dicts_join_their_keys_and_a_missing_one_is_zero():
     assert obs["n"] == 0
     assert obs["task_id"] == 1
     assert obs in io.observation_space
-
-
-SPACES = {
-    "box": st.integers(1, 4).map(lambda n: box(n)),
-    "image": st.integers(1, 3).map(lambda c: box(3, 3, c, low=0, high=255, dtype=np.uint8)),
-    "discrete": st.tuples(st.integers(1, 5), st.integers(-2, 2)).map(
-        lambda pair: spaces.Discrete(pair[0], start=pair[1])
-    ),
-    "multi": st.lists(st.integers(1, 4), min_size=1, max_size=3).map(spaces.MultiDiscrete),
-    "binary": st.integers(1, 4).map(spaces.MultiBinary),
-}
-
-
-far = st.integers(1, 2).map(lambda n: box(n, low=2.0, high=3.0))
-KINDS = SPACES | {
-    "dict": st.fixed_dictionaries(
-        {"x": SPACES["box"]}, optional={"n": SPACES["discrete"], "far": far}
-    ).map(spaces.Dict)
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(data=st.data(), num_tasks=st.integers(1, 4), seed=st.integers(0, 99))
-def test_a_batch_is_encoded_as_its_rows_are_and_lies_in_the_common_space(
-    kind, data, num_tasks, seed
-):
-    own = [data.draw(KINDS[kind]) for _ in range(num_tasks)]
-    io = interface(own, task_id="dict")
-    tasks_B = np.repeat(np.arange(num_tasks), 2)
-    parts, rows = [], []
-    for task, space in enumerate(own):
-        space.seed(seed)
-        obs = [space.sample() for _ in range(2)]
-        rows += [io.encode(task, one) for one in obs]
-        batch = concatenate(space, obs, create_empty_array(space, 2))
-        parts.append((task, slice(2 * task, 2 * task + 2), batch))
-    joined = io.encode_batch(parts, tasks_B)
-    assert joined in batch_space(io.observation_space, len(tasks_B))
-    for index, row in enumerate(rows):
-        assert row in io.observation_space
-        for key in row:
-            np.testing.assert_array_equal(joined[key][index], row[key])
 
 
 def test_onehot_appends_the_id_to_a_flat_box():
@@ -203,22 +157,6 @@ def test_actions_arrive_in_the_type_of_the_tasks_own():
         io = interface([box(1)] * 2, own)
         for task, space in enumerate(own):
             assert space.contains(io.decode(task, io.action_space.sample()))
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    own=st.lists(SPACES["discrete"], min_size=1, max_size=4)
-    | st.lists(SPACES["multi"], min_size=1, max_size=4)
-    | st.lists(SPACES["box"], min_size=1, max_size=4)
-    | st.lists(SPACES["binary"], min_size=1, max_size=4),
-    invalid=st.sampled_from(["noop", "modulo"]),
-    seed=st.integers(0, 99),
-)
-def test_every_action_of_the_common_space_reaches_a_task_as_one_of_its_own(own, invalid, seed):
-    io = interface([box(1)] * len(own), own, invalid_action=invalid)
-    io.action_space.seed(seed)
-    for task, space in enumerate(own):
-        assert space.contains(io.decode(task, io.action_space.sample()))
 
 
 @pytest.mark.parametrize(

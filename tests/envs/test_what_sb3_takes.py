@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from sb3_moe import make_multitask_vec_env
 from sb3_moe.callbacks import evaluate_tasks, make_pinned_env
 from sb3_moe.vec_env import GymnasiumVecEnv, PerTaskVecNormalize
-from sb3_moe_envs import Chosen, Interleave, MultiTaskEnv, Task
+from sb3_moe_envs import Interleave, Task
 from sb3_moe_envs.schedules import Slots
 
 
@@ -55,27 +55,6 @@ def test_a_score_of_the_users_own_is_not_taken_for_a_game_of_atari(over):
     episodes = evaluate_tasks(Policy(), env, 2)
     assert episodes.returns.tolist() == [[1.0, 1.0]]
     assert episodes.lengths.tolist() == [[3.0, 3.0]]
-
-
-class Curriculum:
-    """A task that somebody else sets, for every copy alike."""
-
-    level = 0
-
-    def __call__(self, progress):
-        return self.level
-
-
-def test_an_object_that_chooses_is_the_users_own_in_every_copy():
-    chooses = Curriculum()
-    env = make_multitask_vec_env([Simple, Simple], 2, schedule=Chosen(chooses))
-    assert env.reset()["task_id"].tolist() == [0, 0]
-    chooses.level = 1
-    for _ in range(6):
-        env.step(np.zeros(2, int))
-    assert env.reset()["task_id"].tolist() == [1, 1]
-    lone = MultiTaskEnv([Simple, Simple], schedule=chooses)
-    assert lone.reset()[0]["task_id"] == 1
 
 
 class Named(Simple):

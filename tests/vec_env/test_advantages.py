@@ -34,14 +34,6 @@ def test_each_task_gets_mean_0_and_deviation_1_by_hand():
     assert found.dtype == np.float32
 
 
-def test_one_task_alone_is_normalized_as_sb3_does_it():
-    advantages = np.random.default_rng(0).normal(3, 9, (8, 4)).astype(np.float32)
-    whole = th.from_numpy(advantages)
-    expected = (whole - whole.mean()) / (whole.std() + 1e-8)
-    found = normalized_by_task(advantages, np.zeros((8, 4), int))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
 def test_a_one_hot_behind_rows_of_numbers_is_refused():
     with pytest.raises(ValueError, match="a test needs a one-hot at the end of a flat Box"):
         TaskIds(spaces.Box(-1, 1, (4, 5)), 2, "a test")
@@ -133,21 +125,6 @@ def test_ppo_warns_where_it_normalizes_over_all_tasks_too():
     for kwargs in ({}, {"rollout_buffer_class": MultiTaskRolloutBuffer}):
         with pytest.warns(UserWarning, match=cure):
             ppo(**kwargs).learn(16, callback=TaskAdvantageCallback())
-
-
-@pytest.mark.parametrize("algorithm", [PPO, A2C])
-def test_learning_goes_without_a_warning_and_survives_a_file(algorithm, tmp_path):
-    model = ppo(algorithm=algorithm, rollout_buffer_class=MultiTaskRolloutBuffer,
-                normalize_advantage=False)  # fmt: skip
-    model.learn(64)
-    assert abs(model.rollout_buffer.advantages.mean()) < 1e-5
-    model.save(tmp_path / "model")
-    loaded = algorithm.load(tmp_path / "model", env=make_env())
-    assert type(loaded.rollout_buffer) is MultiTaskRolloutBuffer
-    loaded.learn(32)
-    sb3_moe.save(model, tmp_path / "model.moe")
-    safe = sb3_moe.load(tmp_path / "model.moe", make_env())
-    assert type(safe.rollout_buffer) is MultiTaskRolloutBuffer
 
 
 def test_a_task_of_a_thousandfold_rewards_moves_the_policy_no_more():

@@ -1,6 +1,5 @@
 """Wrong arguments of worlds are named: the misspelt with what was meant, others with the rule."""
 
-import numpy as np
 import pytest
 
 from sb3_moe import make_multitask_vec_env
@@ -41,11 +40,6 @@ def test_a_schedules_class_is_no_schedule(build):
 def test_a_seed_is_a_whole_number(seed, error, rule):
     with pytest.raises(error, match=f"`seed` must be {rule}"):
         make_multitask_vec_env(TASKS, seed=seed)
-
-
-def test_a_seed_of_numpy_is_the_same_seed():
-    mine, same = (make_multitask_vec_env(TASKS, seed=seed).reset() for seed in (3, np.int64(3)))
-    np.testing.assert_array_equal(mine["obs"], same["obs"])
 
 
 def test_keywords_of_ones_own_stand_beside_ours_in_the_monitors_file(tmp_path):

@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.buffers import (
     DictReplayBuffer,
     DictRolloutBuffer,
@@ -86,30 +86,6 @@ def test_a_rollout_on_the_device_has_sb3s_content_in_sb3s_order(observation_spac
         assert_same(minibatches(ours, 5), minibatches(theirs, 5))
         assert_same(minibatches(ours, None), minibatches(theirs, None))
         np.testing.assert_array_equal(ours.returns, theirs.returns)
-
-
-@pytest.mark.parametrize("name", ["PPO", "A2C", "TRPO"])
-def test_training_on_it_gives_the_same_weights(name):
-    if name == "TRPO":
-        algorithm = pytest.importorskip("sb3_contrib", reason="needs the contrib extra").TRPO
-    else:
-        algorithm = {"PPO": PPO, "A2C": A2C}[name]
-    kwargs = {"A2C": {}, "PPO": {"batch_size": 16, "n_epochs": 2}, "TRPO": {"batch_size": 16}}
-
-    def train(rollout_buffer_class):
-        env = make_vec_env("CartPole-v1", 2, seed=0)
-        model = algorithm(
-            "MlpPolicy",
-            env,
-            n_steps=16,
-            seed=0,
-            device="cpu",
-            rollout_buffer_class=rollout_buffer_class,
-            **kwargs[name],
-        )
-        return list(model.learn(64).policy.parameters())
-
-    assert_same(train(DeviceRolloutBuffer), train(RolloutBuffer))
 
 
 def transitions(observation_space, action_space, count, task=None):
@@ -221,17 +197,6 @@ def test_off_policy_training_on_it_gives_the_same_weights(algorithm, env_id):
         return list(model.learn(100).policy.parameters())
 
     assert_same(train(DeviceReplayBuffer), train(ReplayBuffer))
-
-
-def test_a_pickled_replay_holds_numpy_and_samples_the_same():
-    buffer = DeviceReplayBuffer(10, DICT, spaces.Discrete(2), "cpu", N_ENVS)
-    for transition in transitions(DICT, spaces.Discrete(2), 4):
-        buffer.add(*transition)
-    assert isinstance(buffer.__getstate__()["observations"]["obs"], np.ndarray)
-    loaded = pickle.loads(pickle.dumps(buffer))
-    assert_same(samples(loaded), samples(buffer))
-    loaded.add(*next(transitions(DICT, spaces.Discrete(2), 1)))
-    assert loaded.pos == 0
 
 
 @pytest.mark.cuda

@@ -9,7 +9,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from reach import Reach
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.her import HerReplayBuffer
 
 from sb3_moe import make_multitask_vec_env
@@ -103,15 +103,6 @@ def test_copies_of_one_world_of_goals_answer_one_for_all(kind):
     (rewards,) = env.env_method("compute_reward", *goals, [{}] * 5, indices=[0])
     np.testing.assert_array_equal(rewards, [0] * 5)
     env.close()
-
-
-@pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
-def test_observations_may_be_normalized(kind):
-    keys = ["observation", "achieved_goal", "desired_goal"]
-    env = kind(WORLDS["side by side"](False), norm_reward=False, norm_obs_keys=keys)
-    model = make("SAC", env, {"router": "task"}, copy_info_dict=True)
-    arena.train(model, 96)
-    assert model._n_updates
 
 
 def test_rewards_of_hindsight_are_not_normalized_by_task():

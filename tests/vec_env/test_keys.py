@@ -26,20 +26,13 @@ from sb3_moe.vec_env.tasks import short_names
 
 LONG = "a-task-whose-name-has-sixty-characters-and-ends-or-bends-so"
 NAMES = {
-    "short": ("a", "CartPole-v1", "MuJoCo/Hopper.5"),
     "end": (LONG + "1", LONG + "2", LONG + "3"),
-    "middle": tuple(f"{LONG[:30]}{k}{LONG[30:]}" for k in range(3)),
     "unicode": ("снег", "雪", "neige à Paris"),
-    "empty": ("", "/", ".."),
-    "equal": ("same", "same", "same"),
     "numbered": ("same", "same", "same-2"),
     "arguments": ("CartPole(gravity=1.6,length=0.5)", "CartPole(gravity=1.7,length=0.5)", "a b@c"),
-    "towers": ("pi", "vf", "features"),
     "folders": ("a", "a/b", "mean_reward"),
     "logged": ("ep_rew_mean", "pi/0", "mean_reward/a"),
     "of all": ("task", "mean_reward", "switches"),
-    "paths": ("/a//b/", "a/../b", "a/./b"),
-    "gravities": ("HalfCheetah-0.5g", "HalfCheetah-0.75g", "HalfCheetah-1.0g"),
 }
 
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
 from sb3_moe.vec_env import make_multitask_vec_env
-from sb3_moe.vec_env.evaluating import Successes, is_lost_life, success_rate
+from sb3_moe.vec_env.evaluating import is_lost_life, success_rate
 from sb3_moe_envs import Interleave, Task
 
 
@@ -71,19 +71,6 @@ def test_a_copy_that_goes_on_to_another_task_is_refused():
     text = "every task in an environment of its own, but that of number 0 changed"
     with pytest.raises(ValueError, match=text):
         evaluate_tasks(Fixed(), env, 2)
-
-
-@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=str)
-def test_success_as_an_array_is_heard_in_every_world(schedule):
-    task = Task("array", env_fn=lambda: Passing(success=np.array([False, True])))
-    env = make_multitask_vec_env([task], 1, seed=0, schedule=schedule)
-    assert evaluate_tasks(Fixed(), env, 2).successes.tolist() == [[1.0, 1.0]]
-
-
-def test_what_schedules_take_for_success_is_one_here_too():
-    successes = Successes(3)
-    successes.step([{"success": np.array([False, True])}, {"success": "yes"}, {"success": np.nan}])
-    np.testing.assert_array_equal([successes.end(i) for i in range(3)], [1.0, np.nan, np.nan])
 
 
 def test_success_rates_of_training_and_evaluation_are_logged_and_kept(tmp_path):

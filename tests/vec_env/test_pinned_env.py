@@ -66,11 +66,6 @@ def test_tasks_drawn_at_random_have_as_many_copies_whichever_are_played_now():
     assert found == {1}
 
 
-def test_it_shows_the_task_as_training_does():
-    env = make_env(task_id="onehot", obs_space="pad")
-    assert make_pinned_env(env).observation_space == env.observation_space
-
-
 @pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
 def test_it_has_the_same_wrappers_and_learns_no_statistics(kind):
     env = VecFrameStack(kind(make_env(task_id="onehot")), 2)
@@ -101,13 +96,6 @@ def test_normalizers_of_two_kinds_are_refused_by_name():
         ValueError, match=r"as the training environment, by PerTaskVecNormalize of \["
     ):
         model.learn(48, callback)
-
-
-class Pictures(gym.Env):
-    action_space = gym.spaces.Discrete(2)
-
-    def __init__(self, shape):
-        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
 
 
 def test_evaluation_does_not_move_the_training_schedule():
@@ -165,14 +153,6 @@ def test_interleaved_tasks_that_are_played_one_at_a_time_are_trained_together(sc
     model.learn(48, callback=callback)
     assert callback.scores["steps"].tolist() == [0, 16, 32, 48]
     assert callback.scores["trained"].tolist() == [-1] * 4
-
-
-def test_a_single_task_is_the_one_that_is_trained_whatever_the_schedule():
-    env = make_multitask_vec_env(TASKS[:1], 2, seed=0)
-    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=16, n_epochs=1, device="cpu")
-    callback = MultiTaskEvalCallback(16, 1)
-    model.learn(16, callback=callback)
-    assert callback.scores["trained"].tolist() == [0, 0]
 
 
 def test_a_task_that_ends_early_ends_early_in_its_own_copies_only():
@@ -252,15 +232,6 @@ def test_a_schedule_that_stays_in_its_process_is_not_asked_for():
         env.close()
 
 
-@pytest.mark.parametrize("order", [None, "first", "last"])
-def test_frames_are_stacked_in_the_same_place(order):
-    env = VecFrameStack(make_env(task_id="none"), 3, channels_order=order)
-    pinned = make_pinned_env(env, 1)
-    np.testing.assert_array_equal(pinned.reset().shape, (3, *env.observation_space.shape))
-    assert pinned.observation_space == env.observation_space
-    assert pinned.stacked_obs.channels_first == env.stacked_obs.channels_first
-
-
 def test_frames_of_a_dict_are_stacked_in_the_same_places():
     class Spread(gym.Env):
         observation_space = spaces.Dict(
@@ -301,18 +272,6 @@ def test_copies_are_no_more_than_episodes_and_stepped_singly_no_more_than_in_tra
 ):
     env = make_multitask_vec_env(tasks, n_envs, seed=0, **options)
     assert evaluation_copies(env, episodes) == expected
-
-
-@pytest.mark.parametrize(("n_eval_envs", "expected"), [(None, 3), (2, 6)])
-def test_three_heavy_tasks_are_evaluated_in_as_many_copies_as_asked_for(n_eval_envs, expected):
-    callback = MultiTaskEvalCallback(48, 3, n_eval_envs=n_eval_envs)
-    model = PPO("MultiInputPolicy", make_env(), n_steps=16, batch_size=48, device="cpu")
-    callback.init_callback(model)
-    model.learn(0)
-    callback._on_training_start()
-    callback._on_rollout_start()
-    assert callback.eval_env.num_envs == expected
-    assert callback.scores["returns"].shape == (1, 3, 3)
 
 
 @pytest.mark.parametrize(

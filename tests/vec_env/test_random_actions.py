@@ -62,12 +62,3 @@ def test_the_generator_of_the_action_space_says_what_is_drawn(masked):
         draws.append([random_actions(env, masked=masked).tolist() for _ in range(5)])
     assert draws[0] == draws[1]
     env.close()
-
-
-def test_without_masks_it_is_the_spaces_own_draw():
-    env = sb3_moe.make_multitask_vec_env(["CartPole-v1"], 3, seed=0)
-    env.action_space.seed(5)
-    found = random_actions(env).tolist()
-    env.action_space.seed(5)
-    assert found == [env.action_space.sample() for _ in range(3)]
-    env.close()

@@ -164,9 +164,9 @@ class TaskMasks:
     ) -> None:
         self._common, sizes = common, choices(common)
         self._own_sizes = [choices(space) for space in task_spaces]
-        self._deciders = [_deciders(sizes, own, invalid) for own in self._own_sizes]
-        valid = [_valid(sizes, own) | hidden for own in self._own_sizes]
-        self._valid = np.stack(valid) if sizes else None
+        tables = [_table(sizes, own, invalid) for own in self._own_sizes]
+        self._valid = np.stack([valid for valid, _ in tables]) | hidden if sizes else None
+        self._deciders = [deciders for _, deciders in tables]
 
     def of(self, tasks: Any) -> np.ndarray:
         """Return which choices are valid in each task of an index or an array of them.
@@ -194,22 +194,20 @@ class TaskMasks:
         return np.where(deciders < 0, True, np.asarray(own, dtype=bool)[..., deciders])
 
 
-def _valid(common: Sequence[int], own: Sequence[int]) -> np.ndarray:
-    padded = [*own, *[1] * (len(common) - len(own))]
-    masks = [np.arange(size) < n for size, n in zip(common, padded, strict=False)]
-    return np.concatenate([np.zeros(0, bool), *masks])
+def _table(
+    common: Sequence[int], own: Sequence[int], invalid: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which entries of the common mask a task has, and which of its own decides each.
 
-
-def _deciders(common: Sequence[int], own: Sequence[int], invalid: str) -> np.ndarray:
-    """Return, for each entry of the common mask, which entry of the task's decides; -1 for none."""
-    deciders, start = [np.zeros(0, int)], 0
-    for place, size in enumerate(common):
-        if place >= len(own):
-            deciders.append(np.full(size, -1))
-            continue
+    -1 stands for none, where the task lacks a dimension or its invalid actions are errors.
+    """
+    valid, deciders, start = [np.zeros(0, bool)], [np.zeros(0, int)], 0
+    for size, n in zip(common, [*own, *[0] * (len(common) - len(own))], strict=True):
         choice = np.arange(size)
-        lacked: dict[str, Any] = {"noop": 0, "modulo": choice % own[place], "error": -1}
-        becomes = np.where(choice < own[place], choice, lacked[invalid])
-        deciders.append(np.where(becomes < 0, -1, becomes + start))
-        start += own[place]
-    return np.concatenate(deciders)
+        lacked = choice % max(n, 1) if invalid == "modulo" else 0
+        becomes = np.where(choice < n, choice, lacked) + start
+        without = (choice >= n) & (invalid == "error" or n == 0)
+        deciders.append(np.where(without, -1, becomes))
+        valid.append(choice < max(n, 1))  # a dimension that it lacks has one choice
+        start += n
+    return np.concatenate(valid), np.concatenate(deciders)

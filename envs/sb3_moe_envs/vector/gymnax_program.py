@@ -179,14 +179,9 @@ def compiled(
 def _make(name: str, use_minimal_action_set: bool, params: dict[str, Any]) -> tuple[Any, Any]:
     if name not in gymnax.registered_envs:
         raise ValueError(f"`name` must be one of {gymnax.registered_envs}, got {name!r}")
-    minatar = name.endswith("-MinAtar")
-    if use_minimal_action_set and not minatar:
-        raise ValueError(f"`use_minimal_action_set` must be False except for MinAtar, got {name!r}")
-    options = {"use_minimal_action_set": use_minimal_action_set} if minatar else {}
-    env, defaults = gymnax.make(name, **options)
-    unknown = sorted(set(params) - set(vars(defaults)))
-    if unknown:
-        raise ValueError(f"`params` must be among {sorted(vars(defaults))}, got {unknown}")
+    # Others have no such argument, and say so.
+    minimal = {"use_minimal_action_set": True} if use_minimal_action_set else {}
+    env, defaults = gymnax.make(name, **minimal)
     return env, defaults.replace(**params)
 
 

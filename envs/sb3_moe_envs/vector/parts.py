@@ -257,7 +257,7 @@ def _finish(env: Any, actions: Any) -> tuple[Any, ...]:
         return obs, rewards, terminated, truncated, {}, {}
     last = unstack(infos.get("final_info") or {}, env.num_envs)
     finals = {
-        row: (row_of(infos["final_obs"], row), last.get(row, {}))
+        row: (_kept(env, row_of(infos["final_obs"], row)), last.get(row, {}))
         for row in np.flatnonzero(terminated | truncated).tolist()
     }
     return obs, rewards, terminated, truncated, unstack(infos, env.num_envs), finals

@@ -12,7 +12,6 @@ import pickle
 import signal
 import sys
 import traceback
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -32,15 +31,16 @@ Make = Callable[[int, int], InTurnVectorEnv]
 
 
 class Process:
-    """A process that makes calls of its vector environments, in the order in which they come.
+    """A process that makes calls of its vector environments, one of each at a time.
 
     :param make: as of :class:`Workers`
     """
 
     def __init__(self, make: Make) -> None:
         self.num_envs, self.num_vectors = 0, 0
-        self._round, self._noted = 0, list[Call]()
-        self._answers: deque[Any] = deque()
+        # Both by the vector environment's number.
+        self._noted, self._answers = dict[int, Call](), dict[int, Any]()
+        self._round = 0
         context: Any = multiprocessing.get_context(_start_method())
         self._pipe, theirs = context.Pipe()
         arguments = (theirs, self._pipe, CloudpickleWrapper(cast(Any, make)))
@@ -50,26 +50,26 @@ class Process:
 
     def note(self, call: Call) -> None:
         """Keep a call until :meth:`play`."""
-        self._noted.append(call)
+        self._noted[call[0]] = call
 
     def play(self) -> None:
         """Send what was noted; answers of a round that Ctrl-C interrupted are left out."""
-        calls, self._noted = self._noted, []
+        calls, self._noted = list(self._noted.values()), {}
         if calls:
             self._round += 1
             self._answers.clear()
             self._talk(self._pipe.send, (self._round, calls))
 
-    def answer(self) -> Any:
-        """Wait for the answer to the next call, and return it or raise the error that it is.
+    def answer(self, number: int) -> Any:
+        """Wait for a vector environment's answer, and return it or raise the error that it is.
 
         :raises RuntimeError: if the process has ended
         """
-        while not self._answers:
-            number, answers = self._talk(self._pipe.recv)
-            if number == self._round:
-                self._answers.extend(answers)
-        answer = self._answers.popleft()
+        while number not in self._answers:
+            of_round, answers = self._talk(self._pipe.recv)
+            if of_round == self._round:
+                self._answers.update(answers)
+        answer = self._answers.pop(number)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -161,7 +161,7 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
         """Call a function of the vector environment where it is."""
         self._process.note((self._number, function, args))
         self._process.play()
-        return self._process.answer()
+        return self._process.answer(self._number)
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment."""
@@ -174,7 +174,7 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
 
     def step_wait(self) -> StepResult:
         """Wait for the step that was noted."""
-        result: StepResult = self._process.answer()
+        result: StepResult = self._process.answer(self._number)
         return result
 
     def render(self) -> tuple[Any, ...]:
@@ -221,12 +221,13 @@ def _work(pipe: Connection, others_end: Connection, by_value: CloudpickleWrapper
     vectors: list[InTurnVectorEnv] = []
     with suppress(EOFError, OSError):
         while (message := pipe.recv()) is not None:
-            number, calls = message
-            answers = [_answer(vectors, make, call) for call in calls]
+            of_round, calls = message
+            answers = {call[0]: _answer(vectors, make, call) for call in calls}
             try:
-                sent = pickle.dumps((number, answers))
+                sent = pickle.dumps((of_round, answers))
             except Exception:  # pickling other people's classes can raise anything
-                sent = pickle.dumps((number, [_sendable(answer) for answer in answers]))
+                answers = {number: _sendable(answer) for number, answer in answers.items()}
+                sent = pickle.dumps((of_round, answers))
             pipe.send_bytes(sent)
     close_all(vectors)
 
