@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,16 +47,10 @@ class Task:
             )
 
     def make(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        """Build one environment; warn if `env_fn`, which isn't given the mode, draws nothing."""
+        """Build one environment; an `env_fn`, which isn't given the mode, may draw nothing."""
         if self.env_fn is not None:
             env = self.env_fn()
             _require_new(env, self.name)
-            if render_mode is not None and env.render_mode is None:
-                warnings.warn(
-                    f"task {self.name!r} gives no images: its `env_fn` must pass "
-                    f"render_mode={render_mode!r} itself",
-                    stacklevel=2,
-                )
             return env
         assert self.env_id is not None
         # What a task returns is checked in `CheckedTask`, at less cost.

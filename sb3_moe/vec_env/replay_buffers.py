@@ -249,8 +249,7 @@ class _PlacesByTask:
     """Where each task's transitions are, so that drawing one takes no search."""
 
     def __init__(self, capacity: int) -> None:
-        self._places: dict[int, np.ndarray] = {}
-        self._counts: dict[int, int] = {}
+        self.by_task: dict[int, list[int]] = {}
         # rank[i]: where place i stands among its task's places
         self._rank = np.zeros(capacity, dtype=np.int64)
 
@@ -259,35 +258,23 @@ class _PlacesByTask:
         if old_task == new_task:
             return
         if old_task >= 0:
-            self._remove(place, old_task)
-        self._append(place, new_task)
+            # The last one takes its rank.
+            places, rank = self.by_task[old_task], self._rank[place]
+            places[rank], self._rank[places[-1]] = places[-1], rank
+            places.pop()
+        places = self.by_task.setdefault(new_task, [])
+        self._rank[place] = len(places)
+        places.append(place)
 
     def draw(self, size: int) -> np.ndarray:
         """Draw a task for each of ``size``, each alike, and one of its places."""
-        tasks = [task for task, count in self._counts.items() if count]
-        chosen = np.random.randint(len(tasks), size=size)
+        stored = [places for places in self.by_task.values() if places]
+        chosen = np.random.randint(len(stored), size=size)
         drawn = np.empty(size, dtype=np.int64)
-        for i, task in enumerate(tasks):
+        for i, places in enumerate(stored):
             rows = np.flatnonzero(chosen == i)
-            ranks = np.random.randint(self._counts[task], size=len(rows))
-            drawn[rows] = self._places[task][ranks]
+            drawn[rows] = [places[rank] for rank in np.random.randint(len(places), size=len(rows))]
         return drawn
-
-    def _append(self, place: int, task: int) -> None:
-        count = self._counts.setdefault(task, 0)
-        places = self._places.setdefault(task, np.empty(64, dtype=np.int64))
-        if count == len(places):
-            places = self._places[task] = np.resize(places, 2 * count)
-        places[count] = place
-        self._rank[place] = count
-        self._counts[task] = count + 1
-
-    def _remove(self, place: int, task: int) -> None:
-        last = self._counts[task] - 1
-        moved = self._places[task][last]
-        self._places[task][self._rank[place]] = moved
-        self._rank[moved] = self._rank[place]
-        self._counts[task] = last
 
 
 def end_running_episodes(buffer: Any) -> None:

@@ -88,13 +88,6 @@ def test_sb3_records_tasks_of_different_sizes_side_by_side(tmp_path):
     assert [path.stat().st_size > 0 for path in tmp_path.glob("*.mp4")] == [True]
 
 
-@pytest.mark.parametrize("world", [MultiTaskEnv, MultiTaskVectorEnv])
-def test_a_task_that_was_built_without_a_render_mode_is_named(world):
-    message = "task 't1' gives no images: its `env_fn` must pass render_mode='rgb_array' itself"
-    with pytest.warns(UserWarning, match=message):
-        world(tagged(None)[:1], render_mode="rgb_array")
-
-
 def test_a_tasks_own_vector_environment_that_draws_nothing_leaves_its_rows_without_a_picture():
     class Blind(SyncVectorEnv):
         def render(self):

@@ -249,9 +249,7 @@ def test_the_places_of_each_task_are_those_a_search_finds(tasks_by_step):
         buffer.add(zeros, zeros, np.zeros(2, int), np.zeros(2), np.zeros(2, bool), infos)
     for task in range(4):
         expected = np.flatnonzero(buffer.task_ids == task)
-        count = buffer._places._counts.get(task, 0)
-        places = buffer._places._places.get(task, np.empty(0, int))[:count]
-        assert sorted(places) == expected.tolist()
+        assert sorted(buffer._places.by_task.get(task, [])) == expected.tolist()
 
 
 def test_after_a_reset_only_new_transitions_are_drawn():

@@ -44,8 +44,9 @@ class GymnaxVectorEnv(BatchedVectorEnv):
     ) -> None:
         super().__init__(num_envs, render_mode, render_fps=10)
         self.name = name
-        self._options = (use_minimal_action_set, tuple((params or {}).items()))
-        self._use_no_ops(no_op_max)
+        options = use_minimal_action_set, tuple((params or {}).items())
+        self._program = _program(name, *options, no_op_max)
+        self._size = self._program.size_for(self.num_envs)
         self._set_spaces(self._program.observation_space, self._program.action_space)
         if render_mode is not None and len(self.single_observation_space.shape or ()) != 3:
             raise ValueError(
@@ -95,16 +96,13 @@ class GymnaxVectorEnv(BatchedVectorEnv):
             "states": self._program.leaves(self._states, self.num_envs),
             "observations": None if self._keys is None else self._own(self._observations),
             "np_random": self.np_random.bit_generator.state,
-            "no_op_max": self.no_op_max,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that :meth:`state_dict` returned, with its no-ops.
+        """Go on from a state that :meth:`state_dict` returned.
 
         :param state: of as many environments of the same kind
-        :raises ValueError: if it is of others
         """
-        self._use_no_ops(state["no_op_max"])
         self.np_random.bit_generator.state = state["np_random"]
         if state["keys"] is None:
             self._keys = self._states = self._observations = None
@@ -112,11 +110,6 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         self._states = self._program.unflatten(state["states"], self.num_envs, self._size)
         self._keys = self._filled(state["keys"])
         self._observations = self._filled(state["observations"])
-
-    def _use_no_ops(self, no_op_max: int) -> None:
-        self._program = _program(self.name, *self._options, no_op_max)
-        self.no_op_max = no_op_max
-        self._size = self._program.size_for(self.num_envs)
 
     def _check_was_reset(self) -> None:
         if self._keys is None:
