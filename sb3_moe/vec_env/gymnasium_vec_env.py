@@ -242,10 +242,11 @@ class GymnasiumVecEnv(VecEnv):
             results = self._base.call(method_name, *method_args, **kwargs)
             return [results[i] for i in chosen]
         method, of_all = self._of_all(method_name), method_name in _OF_ALL
-        if not of_all and "indices" in inspect.signature(method).parameters:
-            kwargs["indices"] = chosen
-        elif not of_all and (method_args or kwargs):
-            self._require_all(method_name, chosen)
+        if not of_all and len(chosen) < self.num_envs:
+            if "indices" in inspect.signature(method).parameters:
+                kwargs["indices"] = chosen
+            elif method_args or kwargs:
+                self._require_all(method_name, chosen)
         result = method(*method_args, **kwargs)
         has_rows = isinstance(result, np.ndarray | tuple | list) and len(result) == self.num_envs
         return [result[i] for i in chosen] if has_rows and not of_all else [result] * len(chosen)

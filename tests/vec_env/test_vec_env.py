@@ -150,15 +150,6 @@ class Speaking(gym.Env):
         return np.zeros(1, np.float32), 0.0, self.steps == 2, False, info
 
 
-def test_what_a_start_says_is_of_the_last_one():
-    env = make_multitask_vec_env([Task("speaking", env_fn=Speaking)], 2).unwrapped
-    env.reset()
-    assert [info["first"] for info in env.reset_infos] == [True, True]
-    for _ in range(2):
-        env.step(np.zeros(2, int))
-    assert [("first" in info, info["again"]) for info in env.reset_infos] == [(False, True)] * 2
-
-
 def test_infos_with_a_mask_reach_only_the_environments_it_marks():
     env = GymnasiumVecEnv(sync([lambda: RecordEpisodeStatistics(short_cart_pole(4))] * 2))
     env.seed(0)
