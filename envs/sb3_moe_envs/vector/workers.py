@@ -100,12 +100,6 @@ class Workers:
     This process steps environments too, if there are more of them than workers: otherwise it would
     only wait, and two processes that wake at once often get the same core.
 
-<<<<<<< HEAD
-    Requests are collected and sent together when the first answer is wanted, in one message to each
-    process, so that all work at the same time.
-
-=======
->>>>>>> 2e44fca (Environments: one way to step, processes of ours hold plain vector environments, schedules print their arguments)
     :param make: builds environments of a task, from its index and their number, in the process
     """
 
