@@ -65,14 +65,14 @@ def play(task, policy, steps, seed):
     return said
 
 
-@pytest.mark.parametrize("task", CARTPOLES[1:], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", CARTPOLES[1:4], ids=lambda task: task.name)
 def test_a_policy_carried_over_plays_each_cartpole_exactly_as_the_plain_one(task):
     plain = play(CARTPOLES[0], balance, 1200, seed=3)
     assert len({terminated for _, _, terminated, _ in plain}) == 2
     assert play(task, balance, 1200, seed=3) == plain
 
 
-@pytest.mark.parametrize("task", BREAKOUTS[1:4], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", BREAKOUTS[1:3], ids=lambda task: task.name)
 def test_a_policy_carried_over_plays_each_breakout_exactly_as_the_plain_one(task):
     pytest.importorskip("gymnax")
 

@@ -30,13 +30,13 @@ SUITE_IDS = {f"{name.replace('/', '-')}-v0": name for name in SUITES}
 # Twenty games take a while; `make test-full` checks them all.
 LONG = ("Atari-MoE20-v0", "Atari-Five-v0", "MinAtar-All5-v0", "Conflict-Breakout4-v0",
         "Conflict-Breakout8-v0", "Conflict-CartPole16-v0",
-        # As compiling games does, whose first version has no idle moves before an episode.
-        "MinAtar-Asterix-v0", "MinAtar-Freeway-v0", "MinAtar-Seaquest-v0",
-        "MinAtar-SpaceInvaders-v0", "MinAtar-Asterix-v1", "MinAtar-Freeway-v1",
-        "MinAtar-Seaquest-v1", "MinAtar-SpaceInvaders-v1", "MinAtar-CRL3-v0",
-        "MinAtar-MTRL3-v0",
+        # As compiling games does.
+        "MinAtar-Asterix-v1", "MinAtar-Freeway-v1", "MinAtar-Seaquest-v1",
+        "MinAtar-SpaceInvaders-v1", "MinAtar-CRL3-v0", "MinAtar-MTRL3-v0",
         "Conflict-CartPole1-v0", "Conflict-CartPole4-v0", "Conflict-CartPole8-v0",
         "Plasticity-Breakout10-v0", "MuJoCo-HalfCheetahGravity4-v0")  # fmt: skip
+# These are checked in each way to show the task.
+IN_EACH_WAY = ("Classic-Mixed3-v0", "Conflict-Breakout2-v0")
 QUICK_GAMES = ("Atari-Pong-v0", "Atari-Two-v0")
 
 
@@ -57,7 +57,7 @@ def cases():
     for name in IDS:
         images = name.startswith(IMAGES)
         shown = "channels" if images else "onehot"
-        modes = ("dict", shown, "info", "none") if name in SUITE_IDS else (None,)
+        modes = ("dict", shown, "info", "none") if name in IN_EACH_WAY else (None,)
         slow = (
             name in LONG
             or name.startswith("MetaWorld-")
@@ -69,7 +69,6 @@ def cases():
 
 
 @pytest.mark.covering
-@pytest.mark.filterwarnings("ignore:.*is out of date")  # the first version of MinAtar's games
 # Some of Meta-World's goals lie at one height.
 @pytest.mark.filterwarnings("ignore:.*maximum and minimum values are equal")
 @pytest.mark.parametrize(("name", "task_id"), cases())
