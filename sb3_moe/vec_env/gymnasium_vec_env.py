@@ -52,7 +52,9 @@ class GymnasiumVecEnv(VecEnv):
         self._envs = self._base.envs if isinstance(self._base, SyncVectorEnv) else None
         # One of somebody's own may write every step into one array; Gymnasium's and ours don't.
         gymnasiums = isinstance(self._base, SyncVectorEnv | AsyncVectorEnv) and self._base.copy
-        self._copies = not gymnasiums and not hasattr(self._base, "task_names")
+        # Environments of our tasks check their rewards, and name the task.
+        self._is_ours = hasattr(self._base, "task_names")
+        self._copies = not gymnasiums and not self._is_ours
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
         named = self.has_attr("task_names")
@@ -96,7 +98,8 @@ class GymnasiumVecEnv(VecEnv):
             infos[i]["terminal_observation"] = self._kept(_row(vector_infos["final_obs"], i))
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         self._note_tasks(vector_infos)
-        return self._observations, _as_float32(rewards), dones, infos
+        kept = np.asarray(rewards, np.float32) if self._is_ours else _as_float32(rewards)
+        return self._observations, kept, dones, infos
 
     def close(self) -> None:
         """Close the vector environment."""

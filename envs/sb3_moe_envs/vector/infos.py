@@ -66,7 +66,7 @@ def unstack(infos: Mapping[Any, Any], num_envs: int) -> dict[int, Info]:
     :param infos: those of episodes that ended, and what has no row for each, are left out
     """
     found: dict[int, Info] = {}
-    others, everywhere = FINAL | {f"_{key}" for key in infos}, np.ones(num_envs, dtype=bool)
+    others = FINAL | {f"_{key}" for key in infos}
     for key, values in infos.items():
         if key in others:
             continue
@@ -77,7 +77,8 @@ def unstack(infos: Mapping[Any, Any], num_envs: int) -> dict[int, Info]:
             values = values.tolist()  # numbers become Python's own
         has_rows = isinstance(values, list | tuple) or np.ndim(values) > 0
         if has_rows and len(values) == num_envs:
-            for row in np.flatnonzero(infos.get(f"_{key}", everywhere)).tolist():
+            mask = infos.get(f"_{key}")
+            for row in range(num_envs) if mask is None else np.flatnonzero(mask).tolist():
                 found.setdefault(row, {})[key] = values[row]
     return found
 

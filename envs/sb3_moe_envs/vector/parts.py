@@ -42,6 +42,8 @@ class Part(NamedTuple):
     rows: Any
     slots: list[int]
     env: Vector
+    #: whether its step begins and ends with a call each, so that others can step meanwhile
+    begins: bool
 
 
 class Step(NamedTuple):
@@ -92,7 +94,7 @@ class Pool:
         return [envs_of_task(task, size, self.render_mode)]
 
     def arrange(self, tasks_B: np.ndarray) -> list[Part]:
-        """Return the parts that play these tasks, one task per slot.
+        """Return the parts that play these tasks, one task per slot; first those of this process.
 
         :raises ValueError: if an environment can't be built
         """
@@ -103,9 +105,10 @@ class Pool:
                 own = slots[offset : offset + env.num_envs]
                 first, last = int(own[0]), int(own[-1])
                 rows = slice(first, last + 1) if last - first + 1 == len(own) else own
-                parts.append(Part(task, len(slots), offset, rows, own.tolist(), env))
+                begins = hasattr(env, "step_async")
+                parts.append(Part(task, len(slots), offset, rows, own.tolist(), env, begins))
                 offset += env.num_envs
-        return parts
+        return sorted(parts, key=lambda part: part.begins)
 
     def reset(
         self, parts: Sequence[Part], seeds: Sequence[int | None], options: dict[str, Any] | None
@@ -123,15 +126,13 @@ class Pool:
         num_slots = sum(len(part.slots) for part in parts)
         flags = np.zeros((2, num_slots), np.bool_)
         step = Step([], np.zeros(num_slots), flags[0], flags[1], {}, {})
-        begun, here = [], []
-        for pair in zip(parts, actions, strict=True):
-            (begun if hasattr(pair[0].env, "step_async") else here).append(pair)
-        for part, own in begun:
-            self._call(part, part.env.step_async, own)
+        for part, own in zip(parts, actions, strict=True):
+            if part.begins:
+                self._call(part, part.env.step_async, own)
         self._workers.play()
-        for part, own in here + begun:
+        for part, own in zip(parts, actions, strict=True):
             obs, rewards, terminated, truncated, infos, finals = self._call(
-                part, _finish, part.env, own
+                part, _finish, part, own
             )
             step.observations.append((part.task, part.rows, obs))
             step.rewards[part.rows] = rewards
@@ -246,12 +247,13 @@ def _kept(env: Vector, obs: Any) -> Any:
     return obs if known else copy.deepcopy(obs)
 
 
-def _finish(env: Any, actions: Any) -> tuple[Any, ...]:
+def _finish(part: Part, actions: Any) -> tuple[Any, ...]:
     """End a step; return its results, infos by row, and what ended episodes showed last."""
-    result = env.step_wait() if hasattr(env, "step_async") else env.step(actions)
+    env: Any = part.env
+    result = env.step_wait() if part.begins else env.step(actions)
     obs, rewards, terminated, truncated, infos = result
-    obs = _kept(env, obs)
     if not isinstance(env, _CHECKED):
+        obs = _kept(env, obs)
         require_step_of_all(env.single_observation_space, env.num_envs, obs, rewards)
     if not infos:
         return obs, rewards, terminated, truncated, {}, {}

@@ -49,21 +49,21 @@ class InTurnVectorEnv(SyncVectorEnv):
     ) -> StepResult:
         """Step each environment with its action, of shape (num_envs, ...)."""
         observations, infos, finals = [], dict[int, Info](), dict[int, tuple[Any, Info]]()
-        rewards, (terminated, truncated) = (
-            np.zeros(self.num_envs),
-            np.zeros((2, self.num_envs), bool),
-        )
-        for row, action in enumerate(iterate(self.action_space, actions)):
-            obs, rewards[row], *ends, info = self.envs[row].step(action)
-            if any(ends):
-                terminated[row], truncated[row] = ends
+        rewards, flags = np.zeros(self.num_envs), np.zeros((2, self.num_envs), np.bool_)
+        each = zip(self.envs, iterate(self.action_space, actions), strict=True)
+        for row, (env, action) in enumerate(each):
+            obs, rewards[row], terminated, truncated, info = env.step(action)
+            if terminated or truncated:
+                flags[:, row] = terminated, truncated
                 finals[row] = obs, info
-                obs, info = self.envs[row].reset()
+                obs, info = env.reset()
             observations.append(obs)
             if info:
                 infos[row] = info
-        all_infos = stack(infos, self.num_envs) | stack_final(finals, self.num_envs)
-        return self._batch(observations), rewards, terminated, truncated, all_infos
+        stacked = stack(infos, self.num_envs) if infos else {}
+        if finals:
+            stacked |= stack_final(finals, self.num_envs)
+        return self._batch(observations), rewards, flags[0], flags[1], stacked
 
     def _batch(self, observations: Sequence[Any]) -> Any:
         space = self.single_observation_space
