@@ -86,7 +86,7 @@ def test_last_observations_carry_the_finished_episodes_history(dictionary):
         obs, _, terminated, _, infos = env.step(np.array([action, action]))
     assert terminated.tolist() == [True, False]
     assert obs["history"].tolist() == [[PADDING, PADDING, START], [FIRST, SECOND, THIRD]]
-    assert infos["final_obs"]["history"][0].tolist() == [FIRST, SECOND, THIRD]
+    assert infos["final_obs"][0]["history"].tolist() == [FIRST, SECOND, THIRD]
     assert obs in env.observation_space
     assert ("task_id" in obs) == dictionary
 

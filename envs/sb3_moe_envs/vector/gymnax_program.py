@@ -179,9 +179,10 @@ def compiled(
 def _make(name: str, use_minimal_action_set: bool, params: dict[str, Any]) -> tuple[Any, Any]:
     if name not in gymnax.registered_envs:
         raise ValueError(f"`name` must be one of {gymnax.registered_envs}, got {name!r}")
-    # Others have no such argument, and say so.
-    minimal = {"use_minimal_action_set": True} if use_minimal_action_set else {}
-    env, defaults = gymnax.make(name, **minimal)
+    # MinAtar's default is True; others have no such argument, and say so.
+    given = name.endswith("-MinAtar") or use_minimal_action_set
+    options = {"use_minimal_action_set": use_minimal_action_set} if given else {}
+    env, defaults = gymnax.make(name, **options)
     return env, defaults.replace(**params)
 
 
