@@ -8,25 +8,21 @@ from sb3_moe.callbacks.by_task import (
 )
 from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
 from sb3_moe.callbacks.freeze_router import FreezeRouterCallback
-from sb3_moe.callbacks.new_tasks import NewTaskCallback
+from sb3_moe.callbacks.keeping import ReplayCallback, SnapshotCallback
 from sb3_moe.callbacks.penalties import (
     EWCCallback,
     L2AnchorCallback,
     L2InitCallback,
     WeightNormDecayCallback,
 )
-from sb3_moe.callbacks.plasticity import PlasticityCallback
-from sb3_moe.callbacks.probing import collect_probe
+from sb3_moe.callbacks.probing import PlasticityCallback, RoutingCallback, collect_probe
 from sb3_moe.callbacks.remedies import (
     ReDoCallback,
     ResetHeadsCallback,
     ShrinkAndPerturbCallback,
 )
-from sb3_moe.callbacks.replay import ReplayCallback
-from sb3_moe.callbacks.routing import RoutingCallback
-from sb3_moe.callbacks.snapshot import SnapshotCallback
 from sb3_moe.callbacks.sparse import SparseTrainingCallback
-from sb3_moe.callbacks.task_switch import TaskSwitchCallback
+from sb3_moe.callbacks.task_switch import NewTaskCallback, TaskSwitchCallback
 from sb3_moe.policies.learning_rates import LinearPerBlock
 from sb3_moe.saving.snapshot import save_snapshot
 from sb3_moe.vec_env.evaluating import TaskEpisodes, evaluate_tasks

@@ -36,39 +36,25 @@ class TaskRolloutCallback(CheckedCallback):
     """Log ``rollout/<task>/ep_rew_mean`` and ``ep_len_mean`` over each task's last episodes.
 
     And ``success_rate`` where the task reports it: an episode succeeds if any of its steps does.
-    What would make more than 25 values in all is left out, lengths first.
 
     :param window: episodes of each task to average over, as SB3's ``stats_window_size``; those of
         the ``learn`` before count where a run goes on
-    :param log_all: log every value, however many tasks there are
     :param verbose: unused by SB3's loggers
-    :raises TypeError: if ``window`` is no int
-    :raises ValueError: if it is below 1
     """
 
-    def __init__(self, window: int = 100, verbose: int = 0, *, log_all: bool = False) -> None:
+    def __init__(self, window: int = 100, verbose: int = 0) -> None:
         super().__init__(verbose)
         whole("window", window)
         self.window = window
-        self.log_all = log_all
-        self._of: object = None
-        self._env: object = None
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Read the tasks' names, and go on with the episodes of the same run."""
+        before = [vars(self).get(name) for name in ("model", "task_names")]
         super().init_callback(model)
-        env, before = self.training_env, self._of
-        self.task_names = task_names(env)
-        self._of = (model, self.task_names, env.num_envs)
-        goes_on = self._of == before and model.num_timesteps > 0
-        if not goes_on or env is not self._env:  # else in the middle of an episode, it may be
-            self._successes, self._env = Successes(env.num_envs), env
-        if goes_on:
-            return
-        self._ended = False
-        self._episodes = [
-            deque[tuple[float, float, float]](maxlen=self.window) for _ in self.task_names
-        ]
+        self.task_names = task_names(self.training_env)
+        self._successes, self._ended = Successes(self.training_env.num_envs), False
+        if model.num_timesteps == 0 or before != [model, self.task_names]:
+            self._episodes = [deque[Any](maxlen=self.window) for _ in self.task_names]
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
@@ -85,16 +71,20 @@ class TaskRolloutCallback(CheckedCallback):
         if isinstance(self.model, OffPolicyAlgorithm) and not self._ended:
             return  # A rollout may be a step, and what was recorded waits for SB3's next line.
         self._ended = False
-        rewards, rates, lengths = {}, {}, {}
+        kinds: dict[str, dict[str, float]] = {
+            "ep_rew_mean": {},
+            "success_rate": {},
+            "ep_len_mean": {},
+        }
         keys = short_names(self.task_names, taken=OVER_ALL)
-        for name, episodes in zip(keys, self._episodes, strict=True):
+        for key, episodes in zip(keys, self._episodes, strict=True):
             if episodes:
-                returns, steps, successes = zip(*episodes, strict=True)
-                rewards[name], lengths[name] = float(np.mean(returns)), float(np.mean(steps))
-                rates[name] = success_rate(successes)
-        rates = {name: rate for name, rate in rates.items() if not np.isnan(rate)}
-        kinds = {"ep_rew_mean": rewards, "success_rate": rates, "ep_len_mean": lengths}
-        self.log_scalars({f"rollout/{{}}/{kind}": v for kind, v in kinds.items()}, means=False)
+                returns, lengths, successes = np.array(episodes).T
+                kinds["ep_rew_mean"][key] = float(returns.mean())
+                kinds["ep_len_mean"][key] = float(lengths.mean())
+                if not np.isnan(rate := success_rate(successes)):
+                    kinds["success_rate"][key] = rate
+        self.log_scalars({f"rollout/{{}}/{kind}": values for kind, values in kinds.items()})
 
 
 class TaskGradientCallback(RecordingCallback):
@@ -138,13 +128,10 @@ class TaskGradientCallback(RecordingCallback):
 
     def _resume(self, step: int) -> int | None:
         super()._resume(step)
-        rows: Any = self.record.rows
-        measured = rows.get("gradient_norm_per_task", np.empty((0, 1)))
-        ends = rows["steps"][: len(measured)][np.isfinite(measured).any(axis=1)]
-        # A row is of a rollout's end, and it was due at that rollout's start.
-        model: Any = self.model
-        length = model.n_steps * self.training_env.num_envs
-        return int(ends[-1]) - length if len(ends) else None
+        # Others write rows of the same file.
+        own = self.record.rows.get("gradient_norm_per_task", np.empty((0, 1)))
+        steps = self.record.rows["steps"][: len(own)][np.isfinite(own).any(axis=1)]
+        return int(steps[-1]) if len(steps) else None
 
     def _on_rollout_start(self) -> None:
         self._is_measured = False
@@ -178,7 +165,8 @@ class TaskGradientCallback(RecordingCallback):
             }
         )
         row["gradient_norm_per_task"] = row.pop("gradient_norm")
-        self.record.add(self.model.num_timesteps, row)
+        # Of the rollout's start, where others that write to the file measure.
+        self.record.add(self._last or 0, row)
 
     def _on_training_end(self) -> None:
         """Measure nothing: no rollout ends here."""
@@ -244,15 +232,13 @@ class TaskTemperatureCallback(CheckedCallback):
                 f"ent_coef_per_task=True) of SAC, TQC or CrossQ, got {type(model.policy).__name__} "
                 "without"
             )
-        own: Any = getattr(model, "ent_coef", None)
+        own, target = getattr(model, "ent_coef", None), getattr(model, "target_entropy", None)
         if own != 1.0:
             raise ValueError(
                 "`ent_coef` must be 1.0 with a temperature for each task, since the algorithm "
                 f"multiplies by it too, got {own!r}"
             )
-        target: Any = getattr(model, "target_entropy", None)
-        usual = -float(np.prod(model.action_space.shape or ()))
-        if target not in ("auto", usual):
+        if target not in ("auto", -float(np.prod(model.action_space.shape or ()))):
             raise ValueError(
                 "`target_entropy` must be 'auto' with a temperature for each task, whose target is "
                 f"minus the number of its own actions (`action_dims`), got {target!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.callbacks.periodic import SCALARS, CurrentTask, RecordingCallback
+from sb3_moe.callbacks.periodic import CurrentTask, RecordingCallback
 from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.saving.files import atomic
 from sb3_moe.saving.generators import preserved_generators
@@ -60,7 +59,6 @@ class MultiTaskEvalCallback(RecordingCallback):
     :param max_episode_steps: an evaluation's episode that takes more steps is an error, or one
         without an end would be played for ever; None: wait for its end
     :param log_path: folder for ``scores.npz``
-    :param log_all: log every value of every task, however many there are
     :param best_model_save_path: folder for ``best_model.zip``, by the mean reward over tasks
     :param callback_on_new_best: called when that mean reward is the highest so far
     :param callback_after_eval: called after each evaluation
@@ -82,7 +80,6 @@ class MultiTaskEvalCallback(RecordingCallback):
         deterministic: bool = True,
         max_episode_steps: int | None = LONGEST,
         log_path: str | Path | None = None,
-        log_all: bool = False,
         best_model_save_path: str | Path | None = None,
         callback_on_new_best: BaseCallback | None = None,
         callback_after_eval: BaseCallback | None = None,
@@ -94,7 +91,7 @@ class MultiTaskEvalCallback(RecordingCallback):
         whole_or_none("n_eval_envs", n_eval_envs)
         if n_eval_envs is not None and eval_env is not None:
             raise ValueError(
-                f"`n_eval_envs` must be None with an `eval_env`, which has its own, got "
+                "`n_eval_envs` must be None with an `eval_env`, which has its own, got "
                 f"{n_eval_envs}"
             )
         self.n_eval_episodes = n_eval_episodes
@@ -102,7 +99,6 @@ class MultiTaskEvalCallback(RecordingCallback):
         self.eval_env: Any = eval_env
         self.deterministic = deterministic
         self.max_episode_steps = max_episode_steps
-        self.log_all = log_all
         self.best_model_save_path = best_model_save_path
         self.callback_on_new_best = callback_on_new_best
         if callback_on_new_best is not None:
@@ -110,8 +106,6 @@ class MultiTaskEvalCallback(RecordingCallback):
         # SB3's StopTrainingOnRewardThreshold and StopTrainingOnNoModelImprovement read these.
         self.best_mean_reward = -np.inf
         self.last_mean_reward = -np.inf
-        #: How long each evaluation of this training took.
-        self.seconds: list[float] = []
         # What is built here, now or at the first evaluation, is closed here too.
         self._built_from = eval_env
         self._owns_env = eval_env is None or isinstance(eval_env, str)
@@ -119,26 +113,21 @@ class MultiTaskEvalCallback(RecordingCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check or build the evaluation environment."""
         super().init_callback(model)
-        self.seconds = []
         self._close_own()  # a training that broke off left it, of what was played then
         if self.eval_env is not None:
             if not isinstance(self.eval_env, VecEnv):
                 # An environment may draw numbers while it is built.
                 with preserved_generators(model.action_space.np_random):
                     self.eval_env = model._wrap_env(maybe_make_env(self.eval_env, 0), verbose=0)
-            self._check_tasks(task_names(self.eval_env))
+            if (names := task_names(self.eval_env)) != self.task_names:
+                self._close_own()
+                raise ValueError(
+                    "`eval_env` must have the training environment's tasks "
+                    f"{self.task_names}, got {names}"
+                )
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)
         self._task = CurrentTask(self.training_env, required=False)
-
-    def _check_tasks(self, names: list[str]) -> None:
-        if names != self.task_names:
-            self._close_own()
-            missing = [name for name in self.task_names if name not in names]
-            raise ValueError(
-                "`eval_env` must have the training environment's tasks "
-                f"{self.task_names}, got {names}" + (f", which lacks {missing}" if missing else "")
-            )
 
     @property
     def scores(self) -> dict[str, np.ndarray]:
@@ -147,21 +136,22 @@ class MultiTaskEvalCallback(RecordingCallback):
 
     def act(self, step: int) -> bool:
         """Evaluate, log and keep the scores."""
-        begun = time.monotonic()
         episodes = self._evaluate(step)
-        self.seconds.append(time.monotonic() - begun)
-        scores = {"score": episodes.returns.mean(1), "trained": self._trained}
+        trained = ALL_TASKS if self._trained is None else self._trained
+        scores = {"score": episodes.returns.mean(1), "trained": trained}
         self.record.add(step, scores | episodes._asdict())
         self._log(episodes, step)
         return self._keep_best()
 
     def _resume(self, step: int) -> int | None:
         last = super()._resume(step)
-        known = vars(self.model).get(TRAINED) if step > 0 else None
         # Of no run before, or of other tasks, there is only what is played now.
-        self._trained: int = ALL_TASKS if known == ALL_TASKS else self._played_task()
+        known = vars(self.model).get(TRAINED) if step > 0 else None
+        self._trained: int | None = self._task.number()
         if known in self.task_names:
             self._trained = self.task_names.index(known)
+        elif known == ALL_TASKS:
+            self._trained = None
         # Of another model's run nothing counts, wherever this one stands.
         self.best_mean_reward = -np.inf
         if step > 0 and last is not None:
@@ -172,10 +162,9 @@ class MultiTaskEvalCallback(RecordingCallback):
         # Epsilon-greedy policies draw from the action space.
         with preserved_generators(self.model.action_space.np_random):
             if self.eval_env is None:
-                copies = self.n_eval_envs or evaluation_copies(
-                    self.training_env, self.n_eval_episodes
-                )
-                self.eval_env = make_pinned_env(self.training_env, copies)
+                env, episodes = self.training_env, self.n_eval_episodes
+                copies = self.n_eval_envs or evaluation_copies(env, episodes)
+                self.eval_env = make_pinned_env(env, copies)
             synchronize(self.training_env, self.eval_env)
             entropy = [self.model.seed or 0, step]
             self.eval_env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]) // 2)
@@ -188,40 +177,39 @@ class MultiTaskEvalCallback(RecordingCallback):
             )
 
     def _log(self, episodes: TaskEpisodes, step: int) -> None:
-        keys, means = self._keys(), episodes.returns.mean(1)
+        # The only task of a plain environment is called "task".
+        taken = OVER_ALL if len(self.task_names) > 1 else ()
+        keys = short_names(self.task_names, taken=taken)
         rates = {key: success_rate(episodes.successes[k]) for k, key in enumerate(keys)}
-        kinds = {
-            "eval/{}/mean_reward": dict(zip(keys, means.tolist(), strict=True)),
-            "eval/{}/success_rate": {key: r for key, r in rates.items() if not np.isnan(r)},
-            "eval/{}/mean_ep_length": dict(
-                zip(keys, episodes.lengths.mean(1).tolist(), strict=True)
-            ),
-            "continual/{}/forgotten": self._forgotten(),
-        }
-        self.log_scalars(kinds, SCALARS - 1)
+        means, lengths = episodes.returns.mean(1), episodes.lengths.mean(1)
+        lost = self._forgotten()
+        self.log_scalars(
+            {
+                "eval/{}/mean_reward": dict(zip(keys, means.tolist(), strict=True)),
+                "eval/{}/success_rate": {
+                    k: rate for k, rate in rates.items() if not np.isnan(rate)
+                },
+                "eval/{}/mean_ep_length": dict(zip(keys, lengths.tolist(), strict=True)),
+                "continual/{}/forgotten": {keys[k]: value for k, value in lost.items()},
+            }
+        )
         self.last_mean_reward = float(episodes.returns.mean())
         self.logger.record("eval/mean_reward", self.last_mean_reward)
         self.logger.record("time/total_timesteps", step, exclude="tensorboard")
         self.logger.dump(step)
         if self.verbose:
-            scores = ", ".join(
-                f"{name} {mean:.2f}" for name, mean in zip(self.task_names, means, strict=True)
-            )
+            pairs = zip(self.task_names, means, strict=True)
+            scores = ", ".join(f"{name} {mean:.2f}" for name, mean in pairs)
             print(f"Evaluation at {step} steps: {scores}")
 
-    def _keys(self) -> list[str]:
-        # The only task of a plain environment is called "task".
-        taken = OVER_ALL if len(self.task_names) > 1 else ()
-        return short_names(self.task_names, taken=taken)
-
-    def _forgotten(self) -> dict[str, float]:
-        """Return what each task has lost since its last block, if that is over, by its key."""
+    def _forgotten(self) -> dict[int, float]:
+        """Return what each task has lost since its last block, if that is over, by its number."""
         score, trained = self.record.rows["score"], self.record.rows["trained"]
         lost = {}
-        for k, name in enumerate(self._keys()):
+        for k in range(len(self.task_names)):
             ends = np.flatnonzero(trained == k)
             if len(ends) and ends[-1] < len(score) - 1:
-                lost[name] = float(score[ends[-1], k] - score[-1, k])
+                lost[k] = float(score[ends[-1], k] - score[-1, k])
         return lost
 
     def _keep_best(self) -> bool:
@@ -236,22 +224,16 @@ class MultiTaskEvalCallback(RecordingCallback):
         return self.callback_on_new_best is None or self.callback_on_new_best.on_step()
 
     def _on_rollout_start(self) -> None:
-        self._played = self._played_task()
+        self._played = self._task.number()
         super()._on_rollout_start()
         # SB3 saves the model's attributes, so that a resumed run finds this again.
-        self._trained = self._played
-        is_one = self._trained != ALL_TASKS
-        vars(self.model)[TRAINED] = self.task_names[self._trained] if is_one else ALL_TASKS
+        self._trained = played = self._played
+        vars(self.model)[TRAINED] = ALL_TASKS if played is None else self.task_names[played]
 
     def _is_due(self, step: int) -> bool:
         # Environments may leave a task one by one: it ends with the first, the rest is mixed.
-        switched = self._trained not in (ALL_TASKS, self._played)
+        switched = self._trained not in (None, self._played)
         return super()._is_due(step) or (switched and step != self._last)
-
-    def _played_task(self) -> int:
-        """Return the task that all environments play now, -1 if they mix tasks."""
-        task = self._task.number()
-        return ALL_TASKS if task is None else task
 
     def _on_training_end(self) -> None:
         super()._on_training_end()

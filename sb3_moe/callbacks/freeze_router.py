@@ -5,7 +5,6 @@ Shapes: B samples, N tokens, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_moe.callbacks.periodic import CurrentTask, refuse_trpo, remembered
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.layers import MoELayer
-from sb3_moe.layers.checks import whole, whole_or_none, yes_or_no
+from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.measures.resets import hold_router, router_parameters
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
@@ -36,8 +35,8 @@ class FreezeRouterCallback(ProbeCallback):
     :param every: global steps between measurements
     :param bound: gates that have moved less have settled, in (0, 1]; None: only ``at_step`` counts
     :param patience: measurements in a row in which they must have
-    :param at_step: freeze every router so many global steps after training began, or after the
-        last thaw; None: only ``bound`` counts
+    :param at_step: freeze every router at the first measurement so many global steps after training
+        began, or after the last thaw; None: only ``bound`` counts
     :param thaw_at_switch: let them learn again whenever the task changes
     :param probe_size: observations altogether, at least one for each task
     :param probe: the batch itself, one entry for each task, in place of collecting one
@@ -64,7 +63,6 @@ class FreezeRouterCallback(ProbeCallback):
             raise ValueError(f"`bound` must be in (0, 1], got {bound}")
         whole("patience", patience)
         whole_or_none("at_step", at_step)
-        yes_or_no("thaw_at_switch", thaw_at_switch)
         self.bound = bound
         self.patience = patience
         self.at_step = at_step
@@ -94,21 +92,18 @@ class FreezeRouterCallback(ProbeCallback):
     def _on_training_start(self) -> None:
         """Go on from what the model remembers."""
         self.kept = remembered(self.model, "frozen_routers")
-        fresh = dict.fromkeys(("last", "updates", "task", "probe", "task_names")) | self._awake()
-        self.kept |= fresh | self.kept
-        are_same = self.kept["task_names"] == self.task_names
-        if self.given is None and are_same:
+        fresh = {"last": None, "updates": None, "probe": None, "task_names": self.task_names}
+        self.kept |= fresh | self._awake() | self.kept
+        if self.kept["task_names"] != self.task_names:
+            self.kept |= {"task_names": self.task_names, "gates": {}}
+        elif self.given is None:  # training's first observations don't come again
             self.probe = self.kept["probe"] or self.probe
-        elif not are_same or not _same(self.probe or [], self.kept["probe"] or []):
-            self.kept["gates"] = {}
-        self.kept |= {"probe": self.probe, "task_names": self.task_names}
         super()._on_training_start()
         self._hold()
 
     def _awake(self) -> dict[str, Any]:
         """Return what there is to remember of routers that learn from now on."""
-        since = self.model.num_timesteps
-        return {"since": since, "stepped": False, "gates": {}, "settled": {}, "frozen": []}
+        return {"since": self.model.num_timesteps, "gates": {}, "settled": {}, "frozen": []}
 
     def _hold(self) -> None:
         """Hold the routers that are frozen, and no others: training that broke off may have."""
@@ -120,29 +115,12 @@ class FreezeRouterCallback(ProbeCallback):
         return last
 
     def _on_rollout_start(self) -> None:
-        if self.thaw_at_switch and (task := self._task.name()) is not None:
-            if self.kept["task"] not in (None, task):
-                self._thaw()
-            self.kept["task"] = task
+        if self.thaw_at_switch and self._task.ended(self.kept) is not None:
+            for name in self.kept["frozen"]:
+                self._tell(name, frozen=False)
+            self.kept |= self._awake()
+            self._hold()
         super()._on_rollout_start()
-        if self.at_step is not None and not self.kept["stepped"]:
-            self.kept["stepped"] = self.model.num_timesteps - self.kept["since"] >= self.at_step
-            if self.kept["stepped"]:
-                self._freeze(self._routers())
-
-    def _thaw(self) -> None:
-        for name in self.kept["frozen"]:
-            self._tell(name, frozen=False)
-        self.kept |= self._awake()
-        self._hold()
-
-    def _freeze(self, names: Iterable[str]) -> None:
-        """Freeze routers, and hold those that are frozen already, whose layers may be new."""
-        for name in names:
-            if name not in self.kept["frozen"]:
-                self.kept["frozen"].append(name)
-                self._tell(name, frozen=True)
-        self._hold()
 
     def _tell(self, name: str, *, frozen: bool) -> None:
         self.logger.record(f"moe/frozen/{self._keys()[name]}", int(frozen))
@@ -154,17 +132,26 @@ class FreezeRouterCallback(ProbeCallback):
         names = list(self._routers())
         return dict(zip(names, short_names(names, LAYER), strict=True))
 
-    @th.no_grad()
     def act(self, step: int) -> bool:
         """Measure how far gates have moved, and freeze what has settled."""
-        self.kept["last"] = step
         updates = getattr(self.model, "_n_updates", None)
-        if updates is not None and updates == self.kept.get("updates"):
-            return True  # nothing has learned: before `learning_starts`, say
-        self.kept |= {"updates": updates, "probe": self.probe}
+        if updates is None or updates != self.kept["updates"]:  # else nothing has learned
+            self._measure()
+        self.kept |= {"last": step, "updates": updates, "probe": self.probe}
+        is_time = self.at_step is not None and step - self.kept["since"] >= self.at_step
+        for name in self._routers():
+            settles = is_time or self.kept["settled"].get(name, 0) >= self.patience
+            if settles and name not in self.kept["frozen"]:
+                self.kept["frozen"].append(name)
+                self._tell(name, frozen=True)
+        self._hold()
+        return True
+
+    @th.no_grad()
+    def _measure(self) -> None:
         routings = policy_of(self.model).routing(concatenate(self.batches()))
-        keys, settled, moved = self._keys(), self.kept["settled"], {}
-        for name, key in keys.items():
+        settled, moved = self.kept["settled"], {}
+        for name, key in self._keys().items():
             gates_BNE = routings[name].gates_BNE.float().cpu().numpy()
             before_BNE, self.kept["gates"][name] = self.kept["gates"].get(name), gates_BNE
             # Experts may have joined or left.
@@ -174,23 +161,8 @@ class FreezeRouterCallback(ProbeCallback):
             has_settled = self.bound is not None and moved[key] < self.bound
             settled[name] = settled.get(name, 0) + 1 if has_settled else 0
         self.log_scalars({"moe/moved/{}": moved})
-        self._freeze([name for name in keys if settled.get(name, 0) >= self.patience])
-        return True
 
     def _on_training_end(self) -> None:
         """Leave a model whose parameters are like any other's."""
         for layer in self._routers().values():
             hold_router(layer, False)
-
-
-def _same(one: list[Obs], other: list[Obs]) -> bool:
-    """Say whether two probes hold the same observations."""
-    columns, others = (
-        [
-            column
-            for each in probe
-            for column in (each.values() if isinstance(each, dict) else [each])
-        ]
-        for probe in (one, other)
-    )
-    return len(columns) == len(others) and all(map(np.array_equal, columns, others))

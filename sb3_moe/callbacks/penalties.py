@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from sb3_moe.callbacks.periodic import (
 from sb3_moe.layers.checks import not_negative, whole
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.measures.gradients import fisher_information
-from sb3_moe.measures.resets import held_routers, kept_entries
+from sb3_moe.measures.resets import kept_entries
 from sb3_moe.policies.masks import keeps_masks, masks_in
 from sb3_moe.policies.networks import networks_of, uncompiled
 from sb3_moe.policies.optimizers import ExpertAdam
@@ -36,25 +36,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 _OBS = "obs/"
 
 
-class Pull(NamedTuple):
-    """A parameter, where it is drawn to, and how strongly each weight is.
-
-    :param parameter: that is learned
-    :param anchor: like it, or 0
-    :param strength: like it, or 1
-    """
-
-    parameter: nn.Parameter
-    anchor: th.Tensor | float = 0.0
-    strength: th.Tensor | float = 1.0
-
-    def offset(self) -> th.Tensor:
-        """Return how far it is off, times the strength."""
-        return self.strength * (self.parameter.detach() - self.anchor)
-
-    def penalty(self) -> th.Tensor:
-        """Return half the sum of the squared distances, each times its strength."""
-        return 0.5 * (self.offset() * (self.parameter.detach() - self.anchor)).sum()
+# Where a weight is drawn to, and how strongly.
+Pull = tuple[th.Tensor | float, th.Tensor | float]
 
 
 class WeightPenaltyCallback(CheckedCallback):
@@ -66,7 +49,7 @@ class WeightPenaltyCallback(CheckedCallback):
     hold still, and doesn't count there where gradients are clipped.
 
     :cvar key: how the log and the model call it
-    :cvar logged: the key of the log
+    :cvar area: the first word of the log's key
     :param coef: of the penalty, at least 0
     :param verbose: 0 or 1
     :raises TypeError: if ``coef`` is no number
@@ -74,19 +57,19 @@ class WeightPenaltyCallback(CheckedCallback):
     """
 
     key: ClassVar[str]
-    logged: ClassVar[str]
+    area: ClassVar[str] = "plasticity"
 
     def __init__(self, coef: float, *, verbose: int = 0) -> None:
         super().__init__(verbose)
         not_negative("coef", coef)
         self.coef = coef
         self._handles: list[RemovableHandle] = []
-        self._pulls: list[Pull] | None = None
+        self._pulls: list[tuple[nn.Parameter, Pull]] | None = None
         self._weights: list[nn.Parameter] = []
 
     @abstractmethod
-    def pulls(self) -> Iterator[Pull]:
-        """Yield what is drawn where, from now on."""
+    def pull(self, name: str, parameter: nn.Parameter) -> Pull | None:
+        """Return where a parameter is drawn to, and how strongly; None where it is not drawn."""
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless the algorithm steps by gradients, on networks that are known."""
@@ -101,11 +84,10 @@ class WeightPenaltyCallback(CheckedCallback):
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what is learned, now or once routers thaw, without target networks, by name."""
         weights = networks_of(self.policy).owners().keys() - temperatures_in(self.policy)
-        held = held_routers(self.policy)
         return {
             name: each
             for name, each in self.policy.named_parameters()
-            if each in weights and (each.requires_grad or each in held)
+            if each in weights and (each.requires_grad or vars(each).get("is_held"))
         }
 
     def copies(self) -> Arrays:
@@ -125,26 +107,32 @@ class WeightPenaltyCallback(CheckedCallback):
         weights = list(self.policy.parameters())
         # Where experts joined or left, tensors are others.
         if self._pulls is None or [*map(id, weights)] != [*map(id, self._weights)]:
-            self._weights, self._pulls = weights, list(self.pulls())
-        # What someone else keeps as it is takes no hook.
-        pulls = [each for each in self._pulls if each.parameter.requires_grad]
+            found = ((each, self.pull(name, each)) for name, each in self.parameters().items())
+            self._pulls = [(each, pull) for each, pull in found if pull is not None]
+            self._weights = weights
         masks, experts = _held_still(self.policy)
-        for each in pulls:
-            hook = self._hook(each, masks.get(each.parameter), experts.get(each.parameter))
-            self._handles.append(each.parameter.register_post_accumulate_grad_hook(hook))
+        # What someone else keeps as it is takes no hook.
+        pulls = [(each, pull) for each, pull in self._pulls if each.requires_grad]
+        for each, pull in pulls:
+            hook = self._hook(pull, masks.get(each), experts.get(each))
+            self._handles.append(each.register_post_accumulate_grad_hook(hook))
         # Off-policy a rollout may be a step long, and a device would be waited for in each.
         on_policy = isinstance(self.model, OnPolicyAlgorithm)
         if pulls and (on_policy or np.any(self.locals.get("dones"))):
-            penalty = self.coef * float(th.stack([each.penalty() for each in pulls]).sum())
-            self.logger.record(self.logged, penalty)
+            halves = [
+                0.5 * (strength * (each.detach() - anchor).square()).sum()
+                for each, (anchor, strength) in pulls
+            ]
+            penalty = self.coef * float(th.stack(halves).sum())
+            self.logger.record(f"{self.area}/penalty/{self.key}", penalty)
 
     def _hook(
         self, pull: Pull, mask: th.Tensor | None, num_experts: int | None
     ) -> Callable[[th.Tensor], None]:
-        lasts = self._lasts
+        lasts, (anchor, strength) = self._lasts, pull
 
         def add(parameter: th.Tensor) -> None:
-            gradient, offset = parameter.grad, pull.offset()
+            gradient, offset = parameter.grad, strength * (parameter.detach() - anchor)
             if gradient is None or not lasts():
                 return
             if mask is not None:
@@ -177,6 +165,13 @@ def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor
     return masks, experts
 
 
+def _like(parameter: nn.Parameter, *arrays: Any) -> tuple[th.Tensor, ...] | None:
+    """Return arrays as tensors, if all are shaped as a parameter: experts may have joined."""
+    if any(each is None or np.shape(each) != parameter.shape for each in arrays):
+        return None
+    return tuple(th.as_tensor(each).to(parameter) for each in arrays)
+
+
 class L2InitCallback(WeightPenaltyCallback):
     """Draw weights towards those with which they started (Kumar et al. 2023, arXiv 2308.11958).
 
@@ -192,20 +187,17 @@ class L2InitCallback(WeightPenaltyCallback):
     """
 
     key: ClassVar[str] = "l2_init"
-    logged: ClassVar[str] = "plasticity/penalty/l2_init"
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
         if not remembered(self.model, "initial_weights"):
             vars(self.model)["initial_weights"] = self.copies()
 
-    def pulls(self) -> Iterator[Pull]:
-        """Yield the weights whose start is known."""
+    def pull(self, name: str, parameter: nn.Parameter) -> Pull | None:
+        """Return where a parameter started, if that is known."""
         # Growing experts puts another dict in its place.
-        start = vars(self.model)["initial_weights"]
-        for name, parameter in self.parameters().items():
-            if np.shape(start.get(name)) == parameter.shape:
-                yield Pull(parameter, th.as_tensor(start[name]).to(parameter))
+        start = _like(parameter, vars(self.model)["initial_weights"].get(name))
+        return None if start is None else (start[0], 1.0)
 
 
 class WeightNormDecayCallback(WeightPenaltyCallback):
@@ -220,11 +212,10 @@ class WeightNormDecayCallback(WeightPenaltyCallback):
     """
 
     key: ClassVar[str] = "weight_norm"
-    logged: ClassVar[str] = "plasticity/penalty/weight_norm"
 
-    def pulls(self) -> Iterator[Pull]:
-        """Yield all weights."""
-        yield from map(Pull, self.parameters().values())
+    def pull(self, name: str, parameter: nn.Parameter) -> Pull:
+        """Return zero, for every parameter alike."""
+        return 0.0, 1.0
 
 
 class AnchorCallback(WeightPenaltyCallback):
@@ -237,6 +228,8 @@ class AnchorCallback(WeightPenaltyCallback):
     :param verbose: 1 prints the end of each task
     :raises ValueError: if ``coef`` is out of range, or the environment has no tasks
     """
+
+    area: ClassVar[str] = "continual"
 
     @abstractmethod
     def strengths(self, task: str, before: Arrays) -> Arrays:
@@ -259,12 +252,8 @@ class AnchorCallback(WeightPenaltyCallback):
 
     def _on_rollout_start(self) -> None:
         super()._on_rollout_start()
-        task = self._task.name()
-        if task is None:
-            return
-        before, self.kept["task"] = self.kept.get("task"), task
-        if before not in (None, task):
-            self._end(before)
+        if (ended := self._task.ended(self.kept)) is not None:
+            self._end(ended)
 
     def _end(self, task: str) -> None:
         if self.verbose:
@@ -273,12 +262,10 @@ class AnchorCallback(WeightPenaltyCallback):
         self.kept["weights"] = self.copies()
         self._pulls = None
 
-    def pulls(self) -> Iterator[Pull]:
-        """Yield the weights of the last task's end."""
-        for name, parameter in self.parameters().items():
-            arrays = [self.kept[kind].get(name) for kind in ("weights", "strengths")]
-            if all(np.shape(each) == parameter.shape for each in arrays):
-                yield Pull(parameter, *(th.as_tensor(each).to(parameter) for each in arrays))
+    def pull(self, name: str, parameter: nn.Parameter) -> Pull | None:
+        """Return where a parameter was at the last task's end, and how strongly it is drawn."""
+        found = _like(parameter, *(self.kept[k].get(name) for k in ("weights", "strengths")))
+        return None if found is None else (found[0], found[1])
 
 
 class L2AnchorCallback(AnchorCallback):
@@ -293,7 +280,6 @@ class L2AnchorCallback(AnchorCallback):
     """
 
     key: ClassVar[str] = "l2"
-    logged: ClassVar[str] = "continual/penalty/l2"
 
     def strengths(self, task: str, before: Arrays) -> Arrays:
         """Return 1 for every weight."""
@@ -320,7 +306,6 @@ class EWCCallback(AnchorCallback):
     """
 
     key: ClassVar[str] = "ewc"
-    logged: ClassVar[str] = "continual/penalty/ewc"
 
     def __init__(
         self, coef: float, *, rows: int = 256, decay: float = 1.0, verbose: int = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,13 +12,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_moe.layers.checks import number
 from sb3_moe.saving.record import Record
 from sb3_moe.vec_env.make import are_interleaved
 from sb3_moe.vec_env.tasks import only_task, require_tasks, task_names
 
-# What a callback logs at most, and adds to a printed table, unless all is asked for.
-SCALARS, ROWS = 25, 5
-UNPRINTED = ("stdout", "log")
+# What a callback adds at most to a printed table.
+ROWS = 5
 
 
 class CheckedCallback(EventCallback):
@@ -27,8 +26,6 @@ class CheckedCallback(EventCallback):
 
     :param verbose: 0 or 1
     """
-
-    log_all = False
 
     def __init__(self, verbose: int = 0) -> None:
         super().__init__(verbose=verbose)
@@ -41,27 +38,16 @@ class CheckedCallback(EventCallback):
         self.check_model(model)
         super().init_callback(model)
 
-    def log_scalars(
-        self, kinds: Mapping[str, Mapping[str, float]], most: int = SCALARS, *, means: bool = True
-    ) -> None:
-        """Record values of several kinds, the most important kind first.
-
-        A kind that has too many values is recorded as their mean. Only the first kind is printed.
+    def log_scalars(self, kinds: Mapping[str, Mapping[str, float]]) -> None:
+        """Record values of several kinds; a printed table gets the first of them that is short.
 
         :param kinds: values by place, for each kind's key, such as ``"plasticity/dormant/{}"``
-        :param most: how many to record
-        :param means: whether to record means; False: nothing of such a kind
         """
-        kinds = {key: values for key, values in kinds.items() if values}
-        for rank, (key, values) in enumerate(kinds.items()):
-            others = len(kinds) - rank - 1
-            if len(values) + others > most and not self.log_all:
-                values = {"": float(np.mean([*values.values()]))} if means else {}
-            most -= len(values)
-            exclude = UNPRINTED if rank or len(values) > ROWS else None
+        shown = next((key for key, values in kinds.items() if 0 < len(values) <= ROWS), None)
+        for key, values in kinds.items():
             for place, value in values.items():
-                name = key.format(place).replace("//", "/").rstrip("/")
-                self.logger.record(name, value, exclude=exclude)
+                exclude = None if key == shown else ("stdout", "log")
+                self.logger.record(key.format(place), value, exclude=exclude)
 
 
 class PeriodicCallback(CheckedCallback):
@@ -81,10 +67,7 @@ class PeriodicCallback(CheckedCallback):
         self, every: int, *, callback: BaseCallback | None = None, verbose: int = 0
     ) -> None:
         EventCallback.__init__(self, callback, verbose)
-        given: object = every
-        if isinstance(given, bool) or not isinstance(given, Real):
-            raise TypeError(f"`every` must be a number of global steps, got {every!r}")
-        if not float(every) >= 1:
+        if not number("every", every) >= 1:
             raise ValueError(f"`every` must be at least 1 global step, got {every}")
         self.every = every
         self._last: int | None = None
@@ -187,6 +170,16 @@ class CurrentTask:
         """Return its name."""
         number = self.number()
         return None if number is None else self.names[number]
+
+    def ended(self, kept: dict[str, Any]) -> str | None:
+        """Return the name of the task that has ended since this was last asked, if one has.
+
+        :param kept: where the name of the current one is kept, under ``"task"``
+        """
+        before, now = kept.get("task"), self.name()
+        if now is not None:
+            kept["task"] = now
+        return None if now is None or before == now else before
 
 
 def remembered(model: BaseAlgorithm, name: str, part: str | None = None) -> dict[str, Any]:

@@ -1,27 +1,42 @@
-"""A fixed batch of observations of every task, on which networks are looked at over time.
+"""What networks and routers do on one fixed batch of observations of every task, over time.
 
-Shapes: N tasks.
+Shapes: N tasks, E experts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_moe.callbacks.periodic import RecordingCallback
-from sb3_moe.layers.checks import whole
+from sb3_moe.layers.checks import not_negative, whole
+from sb3_moe.measures.activations import online_parameters, some_hidden_layers
+from sb3_moe.measures.experts import agreement, expert_outputs, load_entropy, specialisation
+from sb3_moe.measures.gradients import (
+    CriticGradients,
+    joint_norm,
+    measure_gradients,
+    measure_weights,
+)
+from sb3_moe.measures.plasticity import TAUS, measure_layers, measure_ntk
+from sb3_moe.measures.resets import router_parameters
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.vec_env.evaluating import random_actions, takes_masks
 from sb3_moe.vec_env.kept_rows import Watched
 from sb3_moe.vec_env.make import make_pinned_env, not_built_again_since, synchronize
 from sb3_moe.vec_env.observations import Obs, concatenate, select, spread
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
-from sb3_moe.vec_env.tasks import task_names, tasks_played
+from sb3_moe.vec_env.tasks import LAYER, short_names, task_names, tasks_played
 
 # Random play goes on for so many steps between the observations that are kept, and so many times.
 STRIDE, ROUNDS = 4, 10
@@ -39,34 +54,27 @@ def collect_probe(env: VecEnv, size: int, seed: int = 0, *, masked: bool = False
     :raises ValueError: if ``size`` is below N, a task is not played, or an
         environment changes its task
     """
-    whole("size", size)
     names = task_names(env)
-    if size < len(names):
-        raise ValueError(f"`size` must be at least num_tasks={len(names)}, got {size}")
+    whole("size", size, least=len(names))
     env.seed(seed)
     env.action_space.seed(seed)
     obs: Any = env.reset()
     tasks = tasks_played(env)
     envs = [np.flatnonzero(tasks == k) for k in range(len(names))]
-    _check_apart([name for name, mine in zip(names, envs, strict=True) if not len(mine)])
     wanted = size // len(envs)
-    rounds = max(ROUNDS, -(-wanted // min(map(len, envs))))
+    rounds = max(ROUNDS, -(-wanted // max(min(map(len, envs)), 1)))
     kept: list[list[Obs]] = [[] for _ in envs]
     for _ in range(rounds):
+        if not all(map(len, envs)) or (tasks_played(env) != tasks).any():
+            raise ValueError(
+                "`env` must play every task in an environment of its own, got one that plays "
+                f"{names} by turns, or not all of them: build it with make_pinned_env"
+            )
         for _ in range(STRIDE):
             obs, _, _, _ = env.step(random_actions(env, masked=masked))
         for mine, batches in zip(envs, kept, strict=True):
             batches.append(select(obs, mine))
-        _check_apart([names[k] for k in set(tasks[tasks_played(env) != tasks].tolist())])
     return [spread(concatenate(batches), wanted) for batches in kept]
-
-
-def _check_apart(lacking: list[str]) -> None:
-    if lacking:
-        raise ValueError(
-            "`env` must play every task in an environment of its own, but lacks one of "
-            f"{', '.join(lacking)}: build it with make_pinned_env"
-        )
 
 
 class ProbeCallback(RecordingCallback):
@@ -92,7 +100,7 @@ class ProbeCallback(RecordingCallback):
 
     def __init__(
         self,
-        every: int,
+        every: int = 50_000,
         *,
         probe_size: int = 256,
         probe: list[Obs] | None = None,
@@ -103,25 +111,19 @@ class ProbeCallback(RecordingCallback):
         whole("probe_size", probe_size)
         self.probe_size = probe_size
         self.given = self.probe = probe
-        self._seen_by: object = None
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Collect the batch, unless it is there already, or has to be watched in training."""
+        before = [vars(self).get(name) for name in ("model", "task_names")]
         super().init_callback(model)
-        if self._seen_by not in (None, (model, self.task_names)):
+        if before != [model, self.task_names]:
             self.forget()
-        self._seen_by = (model, self.task_names)
-        num_tasks = len(self.task_names)
-        if self.probe_size < num_tasks:
-            raise ValueError(
-                f"`probe_size` must be at least num_tasks={num_tasks}, got {self.probe_size}"
-            )
         if self.probe is None:
             self.probe = self._collect()
-        elif not isinstance(self.probe, list) or len(self.probe) != num_tasks:
-            held = len(self.probe) if isinstance(self.probe, list) else type(self.probe).__name__
+        elif not isinstance(self.probe, list) or len(self.probe) != len(self.task_names):
             raise ValueError(
-                f"`probe` must be a list of one batch for each of {self.task_names}, got {held}"
+                f"`probe` must be a list of one batch for each of {self.task_names}, got "
+                f"{len(self.probe)}"
             )
 
     def forget(self) -> None:
@@ -132,14 +134,11 @@ class ProbeCallback(RecordingCallback):
         """Return the observations of each task as the policy sees them in training."""
         assert self.probe is not None
         normalizer = self._normalizer()
-        if normalizer is None:
-            return self.probe
         if isinstance(normalizer, PerTaskVecNormalize):
-            return [
-                normalizer.normalize_obs(batch, np.full(number_of(batch), k))
-                for k, batch in enumerate(self.probe)
-            ]
-        return [normalizer.normalize_obs(batch) for batch in self.probe]
+            counts = [len(next(iter(b.values())) if isinstance(b, dict) else b) for b in self.probe]
+            numbered = enumerate(zip(self.probe, counts, strict=True))
+            return [normalizer.normalize_obs(batch, np.full(n, k)) for k, (batch, n) in numbered]
+        return self.probe if normalizer is None else [*map(normalizer.normalize_obs, self.probe)]
 
     def _normalizer(self) -> VecNormalize | None:
         """Return the training normalizer, if what it returns is what the policy sees."""
@@ -190,6 +189,177 @@ class ProbeCallback(RecordingCallback):
             self.logger.dump(step)
 
 
-def number_of(batch: Obs) -> int:
-    """Return how many observations a batch holds."""
-    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
+# What PlasticityCallback logs; its file holds all.
+LOGGED = ("dormant", "inactive", "effective_rank", "ntk_rank", "weight_norm", "gradient_norm")
+
+
+class PlasticityCallback(ProbeCallback):
+    """Measure dormant neurons, ranks, weights and gradients of every network and layer.
+
+    All are kept in ``diagnostics.npz``, under the names that
+    :func:`~sb3_moe.measures.measure_layers` explains. Under ``plasticity/`` are logged ``dormant``
+    and ``effective_rank`` by layer, ``ntk_rank``, ``weight_norm`` and ``gradient_norm`` by network.
+    Measured before training, at the first start of a rollout after every ``every`` global steps,
+    and at the end, on one fixed batch, balanced over the tasks.
+    ``weight_change/<network>`` is since the measurement before, and NaN for the first of a process.
+
+    :param every: global steps between measurements
+    :param taus: thresholds of dormancy, each at least 0; the first is the primary one
+    :param by_gradient: also measure the share of units that hardly any gradient reached in the
+        last update (under TRPO the critic's), ``inactive/<layer>`` and ``inactive_<tau>``; see
+        :func:`~sb3_moe.measures.measure_gradients`
+    :param ntk_size: samples for the rank of the neural tangent kernel; 0 leaves it out
+    :param probe_size: observations altogether, at least one for each task
+    :param probe: the batch itself, one entry for each task, in place of collecting one: from
+        environments of its own before training or, on a plain environment without tasks, from
+        training's first observations, in which case the first measurement waits for them
+    :param log_path: folder for ``diagnostics.npz``
+    :param verbose: 0 or 1
+    :raises TypeError: if a size isn't an int
+    :raises ValueError: if a number is out of range, or the policy has no hidden layer
+    """
+
+    def __init__(
+        self,
+        every: int = 50_000,
+        *,
+        taus: Sequence[float] = TAUS,
+        by_gradient: bool = False,
+        ntk_size: int = 24,
+        probe_size: int = 256,
+        probe: list[Obs] | None = None,
+        log_path: str | Path | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(
+            every, probe_size=probe_size, probe=probe, log_path=log_path, verbose=verbose
+        )
+        for tau in taus:
+            not_negative("tau", tau)
+        whole("ntk_size", ntk_size, least=0)
+        self.taus = tuple(taus)
+        self.by_gradient = by_gradient
+        self.ntk_size = ntk_size
+        self._weights: dict[str, list[th.Tensor]] = {}
+        self._gradients = CriticGradients()
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless there is a hidden layer to look at."""
+        some_hidden_layers(model.policy)
+
+    def forget(self) -> None:
+        """Drop what was another model's, or other tasks'."""
+        super().forget()
+        self._weights = {}
+
+    def _on_training_start(self) -> None:
+        self._gradients.attach(self.model.policy)
+        super()._on_training_start()
+
+    def _on_training_end(self) -> None:
+        super()._on_training_end()
+        self._gradients.detach()
+
+    def act(self, step: int) -> bool:
+        """Measure, log and keep."""
+        policy, batches = self.model.policy, self.batches()
+        gradients = self._gradients.of_last_step()
+        measures = measure_layers(policy, batches, self.taus)
+        measures |= measure_weights(policy, gradients) | self._weight_changes()
+        if self.by_gradient:
+            measures |= measure_gradients(policy, gradients, self.taus)
+        if self.ntk_size:
+            measures |= measure_ntk(policy, batches, self.ntk_size)
+        self._log(measures)
+        self.record.add(step, measures)
+        return True
+
+    def _weight_changes(self) -> dict[str, float]:
+        before, now = self._weights, online_parameters(self.model.policy)
+        self._weights = {name: [p.detach().clone() for p in now[name]] for name in now}
+        # Nothing can be said of a network whose experts became more, or fewer.
+        same = [n for n in before if [p.shape for p in before[n]] == [p.shape for p in now[n]]]
+        return {f"weight_change/{n}": joint_norm(map(th.sub, now[n], before[n])) for n in same}
+
+    def _log(self, measures: dict[str, Any]) -> None:
+        kinds: dict[str, dict[str, float]] = {kind: {} for kind in LOGGED}
+        long = list(dict.fromkeys(name.split("/", 1)[1] for name in measures))
+        places = dict(zip(long, short_names(long, LAYER), strict=True))
+        for name, value in measures.items():
+            kind, place = name.split("/", 1)
+            if kind in kinds:
+                kinds[kind][places[place]] = float(value)
+        self.log_scalars({f"plasticity/{kind}/{{}}": values for kind, values in kinds.items()})
+
+
+class RoutingCallback(ProbeCallback):
+    """Log what the routers do on a fixed batch of every task, under ``moe/``.
+
+    For each mixture: ``specialisation`` (mutual information between task and expert, by the sizes
+    of the weights), ``entropy`` (of the load, 1 where even) and ``agreement`` (cosine similarity of
+    the experts' outputs). TensorBoard gets an image of the weight that each task gives each expert.
+    Of a router that can't change, such as ``"task"``, only the agreement is logged.
+    ``diagnostics.npz`` gets all: ``gates/<mixture>`` (K, N, E), mean weights in the output (those
+    of ``top_k`` sum to less than 1), ``load`` (K, E), shares of the work (of the choices where the
+    router chooses experts, else of the weights), ``entropy``, ``specialisation`` and ``agreement``
+    (K,).
+
+    :param every: global steps between measurements
+    :param probe_size: observations altogether, at least one for each task
+    :param probe: the batch itself, one entry for each task, in place of collecting one: from
+        environments of its own before training or, on a plain environment without tasks, from
+        training's first observations, in which case the first measurement waits for them
+    :param log_path: folder for ``diagnostics.npz``
+    :param verbose: 0 or 1
+    :raises ValueError: if a number is out of range, or the policy has no mixture
+    """
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless there is a mixture."""
+        if not isinstance(model.policy, MoEPolicy) or not model.policy.moe_layers():
+            raise ValueError(
+                "the policy must have mixtures of experts, as in PPO('MoeMlpPolicy', env) with "
+                f"another `placement` than 'none', got {type(model.policy).__name__} without"
+            )
+
+    @th.no_grad()
+    def act(self, step: int) -> bool:
+        """Measure, log and keep."""
+        policy, batches = policy_of(self.model), self.batches()
+        outputs = expert_outputs(policy, concatenate(batches))
+        by_task = [policy.routing(batch) for batch in batches]
+        row: dict[str, Any] = {}
+        for name in by_task[0]:
+            gates = [routing[name].gates_BNE.mean((0, 1)) for routing in by_task]
+            gates_NE = th.stack(gates).double().cpu().numpy()
+            load_NE = th.stack([routing[name].load_E for routing in by_task]).double()
+            row[f"gates/{name}"] = gates_NE
+            row[f"load/{name}"] = load_E = load_NE.cpu().numpy().mean(0)
+            row[f"entropy/{name}"] = load_entropy(load_E)
+            row[f"specialisation/{name}"] = specialisation(np.abs(gates_NE))
+            row[f"agreement/{name}"] = agreement(outputs[name].double().cpu().numpy())
+        self._log(row)
+        self.record.add(step, row)
+        return True
+
+    def _log(self, row: dict[str, Any]) -> None:
+        layers = policy_of(self.model).moe_layers()
+        keys = dict(zip(layers, short_names(list(layers), LAYER), strict=True))
+        # Others decide the same for good: they neither learn, nor see what does.
+        learn = [n for n, e in layers.items() if e.sees == "tokens" or router_parameters(e)]
+        shown = {"specialisation": learn, "entropy": learn, "agreement": [*layers]}
+        self.log_scalars(
+            {
+                f"moe/{kind}/{{}}": {keys[name]: row[f"{kind}/{name}"] for name in names}
+                for kind, names in shown.items()
+            }
+        )
+        # An image takes as long as all the rest, and only TensorBoard can show it.
+        if any(isinstance(each, TensorBoardOutputFormat) for each in self.logger.output_formats):
+            from sb3_moe.watching.figures import draw_gates  # matplotlib comes with the extras
+
+            for name in learn:
+                image = draw_gates(row[f"gates/{name}"], self.task_names, title=name)
+                elsewhere = ("stdout", "log", "json", "csv")
+                key = f"moe/gates/{keys[name]}"
+                self.logger.record(key, Figure(image, close=False), exclude=elsewhere)

@@ -12,10 +12,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_moe.callbacks.periodic import PeriodicCallback, refuse_trpo
-from sb3_moe.layers.checks import one_of, whole_or_none
+from sb3_moe.layers.checks import not_negative, one_of, whole
 from sb3_moe.measures.gradients import CriticGradients, gradient_activity
-from sb3_moe.measures.plasticity import check_tau
-from sb3_moe.measures.redo import check_treatable, redo
+from sb3_moe.measures.redo import redo, treatable_layers
 from sb3_moe.measures.resets import check_shrink_and_perturb, reset_heads, shrink_and_perturb
 from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.vec_env.observations import Obs, stored_obs
@@ -24,33 +23,32 @@ from sb3_moe.vec_env.tasks import LAYER, short_names
 Criterion = Literal["activation", "gradient"]
 
 
-class RemedyCallback(PeriodicCallback):
+class InterventionCallback(PeriodicCallback):
     """Treat the policy at the start of a rollout, every so many global steps.
 
     Not before training and not at its end: what falls due in the last rollout of one ``learn`` is
-    done at the start of the next that goes on with the same class of remedy. ``model.remedies``
+    done at the start of the next that goes on with the same class of callback. ``model.remedies``
     keeps up to which step each was asked, in files too. Put it before a
     :class:`~sb3_moe.callbacks.SnapshotCallback` in the list.
     """
 
     def _resume(self, step: int) -> int | None:
-        asked: dict[str, int] = vars(self.model).setdefault("remedies", {})
-        return min(asked.get(type(self).__name__, step), step)
+        self._asked: dict[str, int] = vars(self.model).setdefault("remedies", {})
+        return min(self._asked.get(type(self).__name__, step), step)
 
     def _on_rollout_start(self) -> None:
         super()._on_rollout_start()
         step = self.model.num_timesteps
         if not self._is_due(step):
-            vars(self.model)["remedies"][type(self).__name__] = step
+            self._asked[type(self).__name__] = step
 
     def _on_training_end(self) -> None:
         """Leave the trained policy as it is."""
 
     def act(self, step: int) -> bool:
         """Treat the policy; what can't be done yet is due again at the next rollout."""
-        before = vars(self.model)["remedies"].get(type(self).__name__, 0)
         if self.treat() is False:
-            self._last = before
+            self._last = self._asked.get(type(self).__name__, 0)
         return True
 
     @abstractmethod
@@ -61,7 +59,7 @@ class RemedyCallback(PeriodicCallback):
         """
 
 
-class ReDoCallback(RemedyCallback):
+class ReDoCallback(InterventionCallback):
     """Give dormant neurons a new start (Sokar et al. 2023, arXiv 2302.12902).
 
     It judges by observations of the last rollout, or of the replay buffer, and logs how many
@@ -69,14 +67,14 @@ class ReDoCallback(RemedyCallback):
 
     :param every: global steps between treatments
     :param tau: units whose score is at most this are dormant
-    :param batch_size: observations to judge by; None: 256
+    :param batch_size: observations to judge by; the last update has a batch of its own
     :param criterion: ``"activation"``, or ``"gradient"``: the gradient that reached a neuron in the
         last update (ReGraMa; Liu et al. 2025, arXiv 2505.24061)
     :param verbose: 0 or 1
-    :raises TypeError: if ``batch_size`` is neither an int nor None
-    :raises ValueError: if a number is out of range, the criterion is none, ``batch_size`` is given
-        with ``"gradient"``, or, before training, if the policy has no layer that can be treated, or
-        TRPO is to be judged by gradients, which its actor's weights don't keep
+    :raises TypeError: if ``batch_size`` is no int
+    :raises ValueError: if a number is out of range, the criterion is none, or, before training, if
+        the policy has no layer that can be treated, or TRPO is to be judged by gradients, which its
+        actor's weights don't keep
     """
 
     def __init__(
@@ -84,21 +82,16 @@ class ReDoCallback(RemedyCallback):
         every: int,
         tau: float = 0.1,
         *,
-        batch_size: int | None = None,
+        batch_size: int = 256,
         criterion: Criterion = "activation",
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose=verbose)
-        check_tau(tau)
+        not_negative("tau", tau)
         one_of("criterion", criterion, get_args(Criterion))
-        whole_or_none("batch_size", batch_size)
-        if batch_size is not None and criterion == "gradient":
-            raise ValueError(
-                "`batch_size` must be None for `criterion`='gradient', which judges by the last "
-                f"update's own batch, got {batch_size}"
-            )
+        whole("batch_size", batch_size)
         self.tau = tau
-        self.batch_size = 256 if batch_size is None else batch_size
+        self.batch_size = batch_size
         self.criterion = criterion
         self._gradients = CriticGradients()
         self._obs: Obs | None = None
@@ -107,7 +100,7 @@ class ReDoCallback(RemedyCallback):
         """Raise ValueError unless there is a layer to treat, by what the algorithm has."""
         if self.criterion == "gradient":
             refuse_trpo(model, "ReDoCallback(criterion='gradient')")
-        check_treatable(model.policy)
+        treatable_layers(model.policy)
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
@@ -156,7 +149,7 @@ class ReDoCallback(RemedyCallback):
         return stored_obs(sample.observations, self.model.observation_space)
 
 
-class ResetHeadsCallback(RemedyCallback):
+class ResetHeadsCallback(InterventionCallback):
     """Draw the last layer of every network anew (Nikishin et al. 2022, arXiv 2205.07802).
 
     :param every: global steps between treatments
@@ -169,7 +162,7 @@ class ResetHeadsCallback(RemedyCallback):
         reset_heads(self.model.policy)
 
 
-class ShrinkAndPerturbCallback(RemedyCallback):
+class ShrinkAndPerturbCallback(InterventionCallback):
     """Pull every weight towards a new start (Ash and Adams 2020, arXiv 1910.08475).
 
     :param every: global steps between two interventions

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.policies import BaseModel
 from torch import nn
 
 from sb3_moe.callbacks.periodic import CheckedCallback, refuse_trpo, same_training
-from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 from sb3_moe.growing.copy_map import followers
 from sb3_moe.layers import MoELayer
-from sb3_moe.layers.checks import number, one_of, whole, yes_or_no
+from sb3_moe.layers.checks import one_of, whole
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 from sb3_moe.measures.weights import WEIGHTED, incoming, weight_of
 from sb3_moe.policies.masks import (
@@ -37,8 +35,6 @@ from sb3_moe.policies.networks import networks_of, uncompiled
 
 Method = Literal["static", "set", "rigl"]
 Shape = Sequence[int]
-# As the authors of arXiv 2206.10369 train DQN and SAC (PPO: 250 steps).
-_DEFAULTS: dict[str, Any] = {"drop_fraction": 0.3, "interval": 1000, "end_fraction": 0.8}
 
 
 class SparseTrainingCallback(CheckedCallback):
@@ -62,16 +58,15 @@ class SparseTrainingCallback(CheckedCallback):
     :param densities: ``"erk"``: layers with few weights are denser (Erdos-Renyi-Kernel);
         ``"uniform"``: all are alike
     :param drop_fraction: share of a layer's connections that change, at the beginning; it falls to
-        0 along half a cosine; None: 0.3
-    :param interval: steps of the optimizer between changes; None: 1,000
-    :param end_fraction: share of training after which connections stay; None: 0.8
+        0 along half a cosine. The defaults are those with which the authors train DQN and SAC
+    :param interval: steps of the optimizer between changes (the authors' PPO: 250)
+    :param end_fraction: share of training after which connections stay
     :param rescale: whether living weights start larger, so that what units read stays as large as
         in the dense network
     :param seed: of the masks; None: the model's
     :param verbose: 1 prints how many weights are alive
     :raises TypeError: if an argument is of the wrong type
-    :raises ValueError: if it is out of range, or not used by the method, or a TaskSwitchCallback
-        beside it would add experts, or connections would change under TRPO
+    :raises ValueError: if it is out of range, or connections would change under TRPO
     """
 
     def __init__(
@@ -80,45 +75,33 @@ class SparseTrainingCallback(CheckedCallback):
         method: Method = "static",
         *,
         densities: str = "erk",
-        drop_fraction: float | None = None,
-        interval: int | None = None,
-        end_fraction: float | None = None,
+        drop_fraction: float = 0.3,
+        interval: int = 1000,
+        end_fraction: float = 0.8,
         rescale: bool = True,
         seed: int | None = None,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        if not 0 <= number("sparsity", sparsity) < 1:
+        if not 0 <= sparsity < 1:
             raise ValueError(f"`sparsity` must be in [0, 1), got {sparsity}")
         one_of("method", method, get_args(Method))
         one_of("densities", densities, list(DENSITIES))
-        yes_or_no("rescale", rescale)
-        if seed is not None:
-            whole("seed", seed, least=0)
-        changes = zip(_DEFAULTS, (drop_fraction, interval, end_fraction), strict=True)
-        chosen = {name: value for name, value in changes if value is not None}
-        for name, value in chosen.items():
-            if method == "static":
-                raise ValueError(
-                    f"`{name}` must be None for `method`='static', whose connections don't "
-                    f"change, got {value}"
-                )
-            if name == "interval":
-                whole(name, value)
-            elif not 0 < number(name, value) <= 1:
-                raise ValueError(f"`{name}` must be in (0, 1], got {value}")
-        self.sparsity, self.method, self.densities = float(sparsity), method, densities
-        self.rescale, self.seed, self._changes = rescale, seed, _DEFAULTS | chosen
+        whole("interval", interval)
+        for name, share in (("drop_fraction", drop_fraction), ("end_fraction", end_fraction)):
+            if not 0 < share <= 1:
+                raise ValueError(f"`{name}` must be in (0, 1], got {share}")
+        self.sparsity, self.method, self.densities = sparsity, method, densities
+        self.drop_fraction, self.interval, self.end_fraction = drop_fraction, interval, end_fraction
+        self.rescale, self.seed = rescale, seed
         self._steps: list[MaskedSteps] = []
         self._changed: dict[th.optim.Optimizer, int] = {}
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Check that there is something to make sparse."""
+        """List what is to be sparse."""
         super().init_callback(model)
         self.policy = uncompiled(model.policy)
         self.layers = sparse_layers(self.policy)
-        if not self.layers:
-            raise ValueError("`policy` must have a linear or convolutional layer, got none")
         self.optimizers = networks_of(self.policy).every_optimizer()
 
     def check_model(self, model: BaseAlgorithm) -> None:
@@ -128,7 +111,6 @@ class SparseTrainingCallback(CheckedCallback):
             refuse_trpo(model, own, "use method='static', or PPO")
 
     def _on_training_start(self) -> None:
-        _refuse_growth(self.locals.get("callback"))
         counts = counts_of(self.layers, self.sparsity, self.densities)
         if any(masks_in(optimizer) for optimizer in self.optimizers):  # of a run that goes on
             self._check(counts)
@@ -152,11 +134,6 @@ class SparseTrainingCallback(CheckedCallback):
 
     def _draw(self, counts: Sequence[int]) -> None:
         """Draw masks of which so many of each expert's weights are alive."""
-        if frozen := getattr(self.policy, "frozen_experts", None):
-            raise ValueError(
-                "`frozen_experts` must be None when sparse training begins, since masks change "
-                f"weights, got {frozen}; thaw them, or freeze them afterwards"
-            )
         seeds = (self.seed, self.model.seed, np.random.SeedSequence().generate_state(1)[0])
         seed = next(int(each) for each in seeds if each is not None)
         generator, masks = generator_of(seed), dict[th.Tensor, th.Tensor]()
@@ -175,24 +152,20 @@ class SparseTrainingCallback(CheckedCallback):
                 group[UPDATES], group[SEED] = 0, seed
 
     def _check(self, counts: Sequence[int]) -> None:
-        masks = self._masks()
-        for layer, count in zip(self.layers, counts, strict=True):
-            mask = masks.get(layer.weight)
-            found = None if mask is None else layer.by_expert(mask).sum(1).tolist()
-            if found != [count] * layer.num_experts:
-                raise ValueError(
-                    "`sparsity` and `densities` must be those that the model's masks were drawn "
-                    f"with: a layer of {layer.tower} must have {count} weights alive, and the "
-                    f"masks say {found}"
-                )
+        masks, pairs = self._masks(), zip(self.layers, counts, strict=True)
+        wanted = {layer.weight: count * layer.num_experts for layer, count in pairs}
+        if any(weight not in masks or masks[weight].sum() != n for weight, n in wanted.items()):
+            raise ValueError(
+                "`sparsity` and `densities` must be those that the model's masks were drawn with, "
+                f"got {self.sparsity} and {self.densities!r}"
+            )
 
     def _fraction(self) -> float:
         progress = self.model.num_timesteps / max(self.model._total_timesteps, 1)
-        return annealed(self._changes["drop_fraction"], progress, self._changes["end_fraction"])
+        return annealed(self.drop_fraction, progress, self.end_fraction)
 
     def _is_due(self, update: int) -> bool:
-        due = self.method != "static" and update % self._changes["interval"] == 0
-        return due and self._fraction() > 0
+        return self.method != "static" and update % self.interval == 0 and self._fraction() > 0
 
     @th.no_grad()
     def _regrow(self, optimizer: th.optim.Optimizer) -> None:
@@ -240,31 +213,19 @@ class SparseTrainingCallback(CheckedCallback):
         self._steps = []
 
 
-def _refuse_growth(callback: object) -> None:
-    """Refuse a callback, or one in a list, that will add experts, before weights are changed."""
-    for each in callback.callbacks if isinstance(callback, CallbackList) else ():
-        _refuse_growth(each)
-    if isinstance(callback, TaskSwitchCallback) and callback.on_new_task is not None:
-        raise ValueError(
-            "`on_new_task` of TaskSwitchCallback must be None beside SparseTrainingCallback, which "
-            "keeps a mask for each tensor, and those of other experts would have none, got "
-            f"{callback.on_new_task!r}"
-        )
-
-
 # Layers.
 
 
 class SparseLayer(NamedTuple):
     """A layer that can be sparse; each expert's is one of its own.
 
-    :param tower: whose network it is in
+    :param network: it is in
     :param layer: the module
     :param weight: of it
     :param num_experts: E
     """
 
-    tower: str
+    network: str
     layer: nn.Module
     weight: nn.Parameter
     num_experts: int
@@ -278,10 +239,6 @@ class SparseLayer(NamedTuple):
     def by_expert(self, tensor: th.Tensor) -> th.Tensor:
         """Return (E, W) of the weight or what is like it: a view where its memory is in order."""
         return tensor.reshape(self.num_experts, -1)
-
-    def by_unit(self, tensor: th.Tensor) -> th.Tensor:
-        """Return a view (E, H, ...) of the weight, or of what is like it, by what it leads into."""
-        return incoming(self.layer)(tensor)
 
 
 def sparse_layers(policy: BaseModel) -> list[SparseLayer]:
@@ -320,11 +277,11 @@ def _rescale(layer: SparseLayer, mask: th.Tensor, weights: Sequence[th.Tensor]) 
 
     :param weights: the layer's, and those that follow it
     """
-    alive = layer.by_unit(mask).flatten(2)
+    by_unit = incoming(layer.layer)
+    alive = by_unit(mask).flatten(2)
     factors = (alive.shape[2] / alive.sum(2).clamp(min=1)).sqrt()
-    for weight in weights:
-        by_unit = layer.by_unit(weight)
-        by_unit.mul_(factors.view(*factors.shape, *[1] * (by_unit.dim() - 2)))
+    for weight in map(by_unit, weights):
+        weight.mul_(factors.view(*factors.shape, *[1] * (weight.dim() - 2)))
 
 
 # Densities.
@@ -369,8 +326,8 @@ def counts_of(layers: Sequence[SparseLayer], sparsity: float, densities: str) ->
     :param densities: ``"erk"`` or ``"uniform"``
     """
     counts: dict[th.Tensor, int] = {}
-    for tower in dict.fromkeys(layer.tower for layer in layers):
-        own = [layer for layer in layers if layer.tower == tower]
+    for network in dict.fromkeys(layer.network for layer in layers):
+        own = [layer for layer in layers if layer.network == network]
         shapes = [layer.shape for layer in own for _ in range(layer.num_experts)]
         found = iter(DENSITIES[densities](shapes, sparsity))
         for layer in own:

@@ -1,7 +1,13 @@
 """What a policy costs, whether it can still learn, and what its scores say."""
 
-from sb3_moe.measures.activations import hidden_layers, policy_activations
-from sb3_moe.measures.budget import Budget, Cost, describe, matching_net_arch, measure
+from sb3_moe.measures.activations import policy_activations
+from sb3_moe.measures.budget import (
+    Budget,
+    Cost,
+    describe,
+    matching_net_arch,
+    measure,
+)
 from sb3_moe.measures.continual import (
     area_ratios,
     average_performance,
@@ -17,7 +23,6 @@ from sb3_moe.measures.continual import (
     plasticity_loss,
     zero_shot_transfer_gem,
 )
-from sb3_moe.measures.controls import controls
 from sb3_moe.measures.curves import (
     Block,
     Scores,
@@ -31,7 +36,7 @@ from sb3_moe.measures.curves import (
     score_at,
 )
 from sb3_moe.measures.experts import agreement, expert_outputs, load_entropy, specialisation
-from sb3_moe.measures.gradients import gradient_activity, measure_gradients
+from sb3_moe.measures.gradients import gradient_activity, measure_gradients, measure_weights
 from sb3_moe.measures.plasticity import (
     TAUS,
     dormant_fraction,
@@ -39,7 +44,6 @@ from sb3_moe.measures.plasticity import (
     effective_rank,
     measure_layers,
     measure_ntk,
-    measure_weights,
     ntk_rank,
     stable_rank,
 )
@@ -54,6 +58,7 @@ from sb3_moe.measures.statistics import (
     performance_profile,
     probability_of_improvement,
 )
+from sb3_moe.measures.weights import hidden_layers
 
 __all__ = [
     "TAUS",
@@ -70,7 +75,6 @@ __all__ = [
     "block_ends",
     "blocks_of",
     "bootstrap_interval",
-    "controls",
     "describe",
     "dormant_fraction",
     "dormant_fraction_per_expert",

@@ -8,37 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from sb3_moe.layers import (
-    ExpertChoiceMoE,
-    Experts,
-    MoELayer,
-    Routing,
-    SeparateNetworks,
-    SoftMoE,
-    StackedNetwork,
-)
-from sb3_moe.layers.activations import POINTWISE
+from sb3_moe.layers import ExpertChoiceMoE, Experts, MoELayer, Routing, SoftMoE
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.layers.stacked import StackedEach
 from sb3_moe.layers.temperatures import temperatures_in
+from sb3_moe.measures.weights import ACTIVATIONS, HiddenLayer, hidden_layers
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.vec_env.observations import Obs
-
-ACTIVATIONS = (nn.PReLU, *POINTWISE)
-
-
-def is_activation(module: nn.Module) -> bool:
-    """Say whether a module is an activation whose values are a hidden layer's, stacked or not."""
-    if isinstance(module, StackedEach):
-        # The experts' own modules, of a class of the user's own.
-        return any(isinstance(part, ACTIVATIONS) for part in module.modules())
-    return isinstance(module, ACTIVATIONS)
 
 
 class Activations(NamedTuple):
@@ -117,84 +98,23 @@ def recording(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Any]]
             handle.remove()
 
 
-M = TypeVar("M", bound=nn.Module)
-
-
-class HiddenLayer(NamedTuple):
-    """One hidden layer of a tower.
-
-    :param name: ``<tower>.<index>``, counted from the input
-    :param module: the activation module
-    :param num_experts: 1 for a dense layer
-    :param mixture: the mixture it is in, None for a dense layer
-    :param expert: which of the mixture's experts it is in, None where it holds all of them
-    """
-
-    name: str
-    module: nn.Module
-    num_experts: int = 1
-    mixture: MoELayer | None = None
-    expert: int | None = None
-
-
 def online_parameters(policy: BasePolicy) -> dict[str, list[nn.Parameter]]:
-    """Return the parameters of every tower, without those of target networks and temperatures.
+    """Return the parameters of every network, without those of target networks and temperatures.
 
     :param policy: of any algorithm
     """
-    owners = networks_of(policy).owners()
     temperatures = temperatures_in(policy)
-    towers: dict[str, list[nn.Parameter]] = {}
+    owners = networks_of(policy).owners()
+    found: dict[str, list[nn.Parameter]] = {}
     for parameter in policy.parameters():
         if parameter in owners and parameter not in temperatures:
-            towers.setdefault(owners[parameter], []).append(parameter)
-    return towers
-
-
-def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
-    """List every hidden layer: each activation but an actor's squashed output, and a router's.
-
-    :param policy: of any algorithm
-    """
-    networks = networks_of(policy)
-    owners, squash = networks.owners(), networks.squash()
-    modules = {path: module for path, module in policy.named_modules() if module in owners}
-    counts: dict[str, int] = {}
-    layers = []
-    for path, module in modules.items():
-        if not is_activation(module) or module is squash:
-            continue
-        if _nearest(modules, path, StackedEach) is not None:
-            continue  # one expert's part of a layer that all of them are in
-        mixture, experts = _nearest(modules, path, MoELayer), _nearest(modules, path, Experts)
-        if mixture is not None and experts is None:
-            continue
-        tower = owners[module]
-        index = counts[tower] = counts.get(tower, -1) + 1
-        stacked = experts.num_experts if isinstance(experts, StackedNetwork) else 1
-        expert = _which(experts, module) if isinstance(experts, SeparateNetworks) else None
-        layers.append(HiddenLayer(f"{tower}.{index}", module, stacked, mixture, expert))
-    return layers
-
-
-def _which(experts: SeparateNetworks, module: nn.Module) -> int:
-    """Return the number of the expert that a module is in."""
-    return next(k for k, each in enumerate(experts.each) if module in set(each.modules()))
-
-
-def _nearest(modules: Mapping[str, nn.Module], path: str, kind: type[M]) -> M | None:
-    """Return the innermost module of a kind around a path."""
-    while path:
-        path = path.rpartition(".")[0]
-        module = modules.get(path)
-        if isinstance(module, kind):
-            return module
-    return None
+            found.setdefault(owners[parameter], []).append(parameter)
+    return found
 
 
 @th.no_grad()
 def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
-    """Return what each hidden layer computes on a batch, by ``<tower>.<index>``.
+    """Return what each hidden layer computes on a batch, by ``<network>.<index>``.
 
     A token that a sparse router did not send to an expert counts there as zeros. Layers of the
     user's own whose values have three axes are left out: which of them are units isn't known.
@@ -208,7 +128,8 @@ def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
     watched |= {f"{la.name} mixture": la.mixture for la in layers if la.mixture is not None}
     with evaluating(policy), every_row_in_every_expert(policy), recording(watched) as outputs:
         networks_of(policy).run(policy.obs_to_tensor(obs)[0])
-    return {la.name: _activations(la, outputs) for la in layers if _is_readable(la, outputs)}
+    found = {layer.name: _activations(layer, outputs) for layer in layers}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def some_hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
@@ -240,34 +161,27 @@ def every_row_in_every_expert(policy: BasePolicy) -> Iterator[None]:
             network.needs_all_rows = value
 
 
-def _is_readable(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> bool:
-    """Say whether a layer ran, and which axis its units are on is known.
+def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activations | None:
+    """Return what a layer computed, if it ran, and if it is known which axis its units are on.
 
     Of three axes it isn't: a convolution over time has them before positions, a layer that is
     applied to each of several things behind.
     """
-    calls = outputs[layer.name]
     try:
-        return bool(calls) and as_ETHP(calls[-1], layer.num_experts) is not None
-    except ValueError:
-        return False
-
-
-def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activations:
-    calls = outputs[layer.name]
+        values_ETHP = as_ETHP(outputs[layer.name][-1], layer.num_experts)
+    except (IndexError, ValueError):
+        return None
     if layer.mixture is None:
-        return Activations(as_ETHP(calls[-1], layer.num_experts))
-    values_ETHP = as_ETHP(calls[-1], layer.num_experts)
+        return Activations(values_ETHP)
     routing: Routing = outputs[f"{layer.name} mixture"][-1][1]
-    gates_TE = row_gates(layer.mixture, routing)
     # An expert that is not stacked with the others has layers of its own.
     mine = slice(None) if layer.expert is None else slice(layer.expert, layer.expert + 1)
+    gates_TE = row_gates(layer.mixture, routing)
     if routing.experts_BNk is None:
         return Activations(values_ETHP, gates_TE[:, mine])
-    chosen_TE = th.zeros_like(gates_TE).scatter(-1, routing.experts_BNk.flatten(0, 1), 1.0)
-    gates_TE, chosen_TE = gates_TE[:, mine], chosen_TE[:, mine]
+    chosen_TE = th.zeros_like(gates_TE).scatter(-1, routing.experts_BNk.flatten(0, 1), 1.0)[:, mine]
     values_ETHP = values_ETHP * chosen_TE.T[:, :, None, None]
-    return Activations(values_ETHP, gates_TE, chosen_TE.any(0))
+    return Activations(values_ETHP, gates_TE[:, mine], chosen_TE.any(0))
 
 
 def row_gates(layer: MoELayer, routing: Routing) -> th.Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import BaseModel
 from torch import nn
 
 from sb3_moe.layers import MoELayer
+from sb3_moe.layers.checks import one_of
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.measures.flops import FlopCount, counting
 from sb3_moe.policies.masks import alive_in
@@ -26,7 +27,7 @@ from sb3_moe.policies.options import DEFAULTS, OF_EXPERTS
 
 @dataclass(frozen=True)
 class Cost:
-    """What one tower, or one features extractor, costs.
+    """What one network, or one features extractor, costs.
 
     :param parameters: learned numbers; of a sparse network those that are alive
     :param active: those that a token uses: the chosen experts' and all that is not an expert's
@@ -51,7 +52,7 @@ class Cost:
 class Budget:
     """A policy's cost by part; target networks are no part of it.
 
-    :param parts: cost by name: ``"features"`` (all features extractors), each tower's, and
+    :param parts: cost by name: ``"features"`` (all features extractors), each network's, and
         ``"lstm"`` (or ``"other"``) for what is neither
     """
 
@@ -96,8 +97,8 @@ def describe(model: BaseAlgorithm | BaseModel) -> Budget:
     """
     policy = policy_of(model)
     budget = Described(measure(policy).parts)
-    for tower in policy.moe:
-        print(f"{tower}: {_in_words(policy, tower)}")
+    for network in policy.moe:
+        print(f"{network}: {_in_words(policy, network)}")
     if alive := _alive(networks_of(policy)):
         masked = sum(parameter.numel() for parameter in alive)
         print(f"sparse: {sum(alive.values()):,} of {masked:,} weights are alive")
@@ -112,28 +113,30 @@ def measure(policy: BaseModel) -> Budget:
     """
     networks = networks_of(policy)
     obs, _ = policy.obs_to_tensor(_one_sample(policy.observation_space))
-    held = [each for part in networks.parts().values() for each in part]
-    parts = [each for each in held if isinstance(each, nn.Module)]
-    with th.no_grad(), evaluating(policy), counting(policy, parts) as count:
-        networks.run(obs)
-    costs = _Costs(count, _alive(networks))
+    towers, rest = networks.towers(), "lstm" if networks.memories() else "other"
+    names = dict.fromkeys(networks.extractors(), "features") | dict.fromkeys(
+        networks.memories(), rest
+    )
     # A Gaussian's log_std is the actor's, and so comes to the first.
-    loose = [each for parameters in networks.loose().values() for each in parameters]
-    own = Cost(*[costs.number(loose)] * 2)
-    towers = {tower: costs.of(modules) for tower, modules in networks.towers().items()}
-    towers[next(iter(towers))] += own
-    features = costs.of(networks.extractors().values())
-    memories = networks.memories()
-    rest = costs.of(memories.values())
+    names |= {name: next(iter(towers)) for name in networks.loose() if name not in towers}
+    parts = networks.parts()
+    modules = [each for part in parts.values() for each in part if isinstance(each, nn.Module)]
+    with th.no_grad(), evaluating(policy), counting(policy, modules) as count:
+        networks.run(obs)
+    found = dict.fromkeys(("features", rest, *towers), Cost())
+    add_up = _Costs(count, _alive(networks))
+    for name, part in parts.items():
+        found[names.get(name, name)] += sum((add_up(each) for each in part), Cost())
     # What is left in the policy's own modules, and what ran in none of the parts.
-    others = costs.of(networks.online().values())
-    rest += Cost(others.parameters, others.active, count.outside)
-    found = {"features": features, "lstm" if memories else "other": rest}
-    return Budget({name: each for name, each in found.items() if each != Cost()} | towers)
+    for module in networks.online().values():
+        left = add_up(module)
+        found[rest] += Cost(left.parameters, left.active)
+    found[rest] += Cost(flops=count.outside)
+    return Budget({name: each for name, each in found.items() if name in towers or each != Cost()})
 
 
 class _Costs:
-    """Add up what modules cost; a parameter counts where it is met first.
+    """Say what parts cost; a parameter counts where it is met first.
 
     :param count: of a run of all of them
     :param alive: how many weights of each masked parameter are alive
@@ -143,32 +146,30 @@ class _Costs:
         self._count, self._alive = count, alive
         self._counted: set[nn.Parameter] = set()
 
-    def number(self, parameters: Iterable[nn.Parameter]) -> int:
+    def __call__(self, part: nn.Module | nn.Parameter) -> Cost:
+        """Return what a part costs; the FLOPs of a module that is shared count each time."""
+        if isinstance(part, nn.Parameter):
+            number = self._number([part])
+            return Cost(number, number)
+        cost = Cost(flops=self._count.by_part.get(part, 0))
+        for layer in (each for each in part.modules() if isinstance(each, MoELayer)):
+            number = self._number(layer.experts.parameters())
+            active = number - round(number * (1 - self._count.share[layer]))
+            cost += Cost(number, active)
+        number = self._number(part.parameters())
+        return cost + Cost(number, number)
+
+    def _number(self, parameters: Iterable[nn.Parameter]) -> int:
         """Return how many weights are alive in parameters that were not counted before."""
         new = [each for each in dict.fromkeys(parameters) if each not in self._counted]
         self._counted.update(new)
         return sum(self._alive.get(each, each.numel()) for each in new)
 
-    def of(self, modules: Iterable[nn.Module]) -> Cost:
-        """Return what modules cost; the FLOPs of those that are shared count each time."""
-        cost = Cost()
-        for module in modules:
-            flops = self._count.by_part.get(module, 0)
-            idle = 0
-            for part in module.modules():
-                if isinstance(part, MoELayer):
-                    number = self.number(part.experts.parameters())
-                    idle += round(number * (1 - self._count.share[part]))
-                    cost += Cost(number, number)
-            number = self.number(module.parameters())
-            cost += Cost(number, number - idle, flops)
-        return cost
 
-
-def _in_words(policy: MoEPolicy, tower: str) -> str:
-    options = policy.moe[tower]
+def _in_words(policy: MoEPolicy, network: str) -> str:
+    options = policy.moe[network]
     place, head = options.place, options.head_router_class
-    layers = [m for name, m in policy.moe_layers().items() if name.startswith(tower)]
+    layers = [m for name, m in policy.moe_layers().items() if name.startswith(network)]
     words = [place.name if place.has_experts else "dense"]
     if place.hidden is not None or (place.has_experts and head is None):
         router = options.router_class.name
@@ -211,98 +212,71 @@ def matching_net_arch(
 
     All hidden widths of a network are scaled together until its count comes as near as it can. A
     network's count is that of its own layers (for critics, of all of them) and an equal share of
-    the features extractors and LSTMs. What one network has too much of at width 1 is taken from
-    the other. Small networks match less closely, since widths are whole numbers. If the features
-    extractor alone costs more than the MoE policy (SB3's NatureCNN ends in a layer of 512), all
-    widths are 1; name an ``encoder`` in ``features_extractor_kwargs`` to give both the same one.
+    the features extractors and LSTMs. Small networks match less closely, since widths are whole
+    numbers. If the features extractor alone costs more than the MoE policy (SB3's NatureCNN ends
+    in a layer of 512), all widths are 1; name an ``encoder`` in ``features_extractor_kwargs`` to
+    give both the same one.
 
     :param policy_class: one of this package's policies
     :param observation_space: observation space
     :param action_space: action space
     :param policy_kwargs: the MoE policy's
     :param match: ``"parameters"`` or ``"flops"``
-    :return: as the policy takes it: one list for a policy with one tower, else a dict by tower
-    :raises ValueError: if ``match`` is neither, or a tower has no hidden layer to widen
+    :return: as the policy takes it: one list for a policy with one network, else a dict by network
+    :raises ValueError: if ``match`` is neither, or a network has no hidden layer to widen
     """
-    if match not in ("parameters", "flops"):
-        raise ValueError(f"`match` must be 'parameters' or 'flops', got {match!r}")
+    one_of("match", match, ("parameters", "flops"))
+    # What is frozen costs as much, and a dense policy has no experts to freeze.
+    dense = {name: each for name, each in policy_kwargs.items() if name not in OF_EXPERTS}
+    dense |= {"placement": "none", "head_router": None, "frozen_experts": None}
+    dense["task_input"] = _as_dense_sees(policy_kwargs.get("task_input", "both"))
 
-    def build(**kwargs: Any) -> MoEPolicy:
-        # What is frozen costs as much, and a dense policy has no experts to freeze.
-        merged = policy_kwargs | kwargs | {"frozen_experts": None}
-        if kwargs:  # the dense one, which takes no options of experts
-            merged = {name: each for name, each in merged.items() if name not in OF_EXPERTS}
-        return policy_class(observation_space, action_space, lambda _: 1e-3, **merged)
+    def build(kwargs: Mapping[str, Any]) -> MoEPolicy:
+        return policy_class(observation_space, action_space, lambda _: 1e-3, **kwargs)
 
-    moe = build()
-    start = _net_arch_by_tower(moe)
-    for tower, widths in start.items():
+    moe = build({**policy_kwargs, "frozen_experts": None})
+    given: Any = moe.net_arch
+    arch = {
+        name: list(given.get(name, []) if isinstance(given, dict) else given) for name in moe.towers
+    }
+    wanted = _count_by_network(moe, match)
+    for name, widths in list(arch.items()):
         if not widths:
-            raise ValueError(f"`net_arch` of {tower!r} must have a hidden layer to widen, got []")
-    wanted = _count_by_tower(moe, match)
+            raise ValueError(f"`net_arch` of {name!r} must have a hidden layer to widen, got []")
 
-    @cache
-    def count(tower: str, widths: tuple[int, ...]) -> float:
-        dense = build(
-            placement="none",
-            head_router=None,
-            task_input=_as_dense_sees(policy_kwargs.get("task_input", "both")),
-            net_arch=_as_given(start | {tower: list(widths)}),
-        )
-        return _count_by_tower(dense, match)[tower]
+        def scaled(largest: int, widths: list[int] = widths) -> list[int]:
+            return [max(1, round(width * largest / max(widths))) for width in widths]
 
-    def nearest(tower: str, wanted: float) -> tuple[int, ...]:
-        return _nearest(partial(count, tower), start[tower], wanted)
+        def count(largest: int, name: str = name, scaled: Any = scaled) -> float:
+            net_arch = arch | {name: scaled(largest)}
+            policy = build({**dense, "net_arch": _as_given(net_arch)})
+            return _count_by_network(policy, match)[name]
 
-    arch = {tower: nearest(tower, wanted[tower]) for tower in start}
-    free = [tower for tower, widths in arch.items() if max(widths) > 1]
-    excess = sum(count(tower, arch[tower]) - wanted[tower] for tower in start if tower not in free)
-    if excess > 0:
-        arch |= {tower: nearest(tower, wanted[tower] - excess / len(free)) for tower in free}
-    return _as_given({tower: list(widths) for tower, widths in arch.items()})
+        enough = max(widths)
+        while count(enough) < wanted[name]:
+            enough *= 2
+        above = bisect_left(range(enough), wanted[name], lo=1, key=count)
+        near = min({max(above - 1, 1), above}, key=lambda each: abs(count(each) - wanted[name]))
+        arch[name] = scaled(near)
+    return _as_given(arch)
+
+
+def _as_given(arch: dict[str, list[int]]) -> dict[str, list[int]] | list[int]:
+    return next(iter(arch.values())) if len(arch) == 1 else arch
 
 
 def _as_dense_sees(task_input: Any) -> Any:
     """Let a dense network see the id that only a router saw: without it it would be no control."""
     if isinstance(task_input, Mapping):
-        return {tower: _as_dense_sees(each) for tower, each in task_input.items()}
+        return {network: _as_dense_sees(each) for network, each in task_input.items()}
     return "both" if task_input == "router" else task_input
 
 
-def _count_by_tower(policy: MoEPolicy, match: str) -> dict[str, float]:
-    """Return each tower's own count, all critics together, and a share of what is none's."""
+def _count_by_network(policy: MoEPolicy, match: str) -> dict[str, float]:
+    """Return each network's own count, all critics together, and a share of what is none's."""
     counts = {name: getattr(cost, match) for name, cost in measure(policy).parts.items()}
     own = dict.fromkeys(policy.towers, 0)
     for name in networks_of(policy).towers():
         own[kind_of(name)] += counts[name]
     share = (sum(counts.values()) - sum(own.values())) / len(own)
-    return {tower: count + share for tower, count in own.items()}
-
-
-def _net_arch_by_tower(policy: MoEPolicy) -> dict[str, list[int]]:
-    net_arch: Any = policy.net_arch
-    if isinstance(net_arch, dict):
-        return {tower: list(net_arch.get(tower, [])) for tower in policy.towers}
-    return {tower: list(net_arch) for tower in policy.towers}
-
-
-def _as_given(widths: dict[str, list[int]]) -> dict[str, list[int]] | list[int]:
-    return next(iter(widths.values())) if len(widths) == 1 else widths
-
-
-def _scaled(widths: list[int], factor: float) -> tuple[int, ...]:
-    return tuple([max(1, round(width * factor)) for width in widths])
-
-
-def _nearest(
-    count: Callable[[tuple[int, ...]], float], start: list[int], wanted: float
-) -> tuple[int, ...]:
-    """Return the scaled widths whose count is nearest to what is wanted; it grows with them."""
-    low, high = 0.0, 1.0
-    while count(_scaled(start, high)) < wanted:
-        low, high = high, 2 * high
-    for _ in range(20):
-        middle = (low + high) / 2
-        low, high = (middle, high) if count(_scaled(start, middle)) < wanted else (low, middle)
-    ends = [_scaled(start, low), _scaled(start, high)]
-    return min(ends, key=lambda widths: abs(count(widths) - wanted))
+    return {name: number + share for name, number in own.items()}

@@ -85,7 +85,8 @@ def forgetting_isolated(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> A
     score_KN, steps_K = checked(score, steps)
     before = np.stack([score_at(score_KN, steps_K, b.start) for b in checked_blocks(blocks)])
     largest = np.abs(score_KN).max(0)
-    return _divide(before - block_ends(score_KN, steps_K, blocks), largest)
+    lost = before - block_ends(score_KN, steps_K, blocks)
+    return np.divide(lost, largest, out=np.full_like(lost, np.nan), where=largest > 0)
 
 
 def forward_transfer_per_task(
@@ -167,25 +168,11 @@ def zero_shot_transfer_gem(
 def _reference_area(reference: Reference | None, task: int, length: float) -> float:
     if reference is None or task not in reference:
         raise ValueError(
-            f"`reference` must hold a run on task {task} alone; train it with "
-            "make_multitask_vec_env([task]) and MultiTaskEvalCallback(every, log_path=folder), and "
-            "give {task: (score, steps)} from load_scores(folder), its score and `score` both "
-            "normalized by measures.normalize"
+            f"`reference` must hold (score, steps) of a run on task {task} alone, normalized as "
+            "`score` is: load_scores(folder) reads what MultiTaskEvalCallback wrote"
         )
     scores, steps = reference[task]
-    column = np.asarray(scores, np.float64).reshape(-1, 1)
-    try:
-        return float(area(column, steps, 0.0, length)[0])
-    except ValueError as error:
-        raise ValueError(
-            f"`reference[{task}]` must be a run as long as the task's first block: {error}"
-        ) from error
-
-
-def _divide(values: Array, by: Array) -> Array:
-    """Divide, with NaN where the denominator is zero."""
-    by = np.broadcast_to(by, values.shape)
-    return np.divide(values, by, out=np.full_like(values, np.nan), where=by > 0)
+    return float(area(np.reshape(scores, (-1, 1)), steps, 0.0, length)[0])
 
 
 def area_ratios(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: int) -> Array:

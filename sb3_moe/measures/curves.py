@@ -193,12 +193,6 @@ def normalize(returns: ArrayLike, random: ArrayLike, reference: ArrayLike) -> Ar
 
 Agent = Literal["random", "reference"]
 
-# What `evaluate_tasks` is to be given, by agent.
-_PLAYED = {
-    "random": "of an object whose `predict` draws actions, as in help(random_returns)",
-    "reference": "of models that were trained on a task each",
-}
-
 FILE = Path(__file__).with_name("returns.json")
 
 
@@ -266,6 +260,6 @@ def _means(agent: Agent, suite: str) -> dict[str, float]:
     if suite not in measured:
         raise ValueError(
             f"`suite` must be one of {sorted(measured)}, got {suite!r}; measure others with "
-            f"sb3_moe.callbacks.evaluate_tasks, {_PLAYED[agent]}"
+            "sb3_moe.callbacks.evaluate_tasks, as help(sb3_moe.measures.random_returns) shows"
         )
     return {task: each.mean for task, each in measured[suite].items()}

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 from numpy.typing import ArrayLike
-from torch import nn
 
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.policies.networks import networks_of
@@ -25,16 +24,13 @@ def expert_outputs(policy: Any, obs: Obs) -> dict[str, th.Tensor]:
     :param policy: one of ours
     :param obs: a batch of observations
     """
+    layers = policy.moe_layers()
     seen: dict[str, th.Tensor] = {}
 
-    def hook(name: str) -> Any:
-        def keep(module: nn.Module, args: tuple[th.Tensor, ...]) -> None:
-            seen[name] = args[0].flatten(0, -2)
+    def keep(name: str) -> Any:
+        return lambda module, args: seen.update({name: args[0].flatten(0, -2)})
 
-        return keep
-
-    layers = policy.moe_layers()
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_pre_hook(keep(name)) for name, layer in layers.items()]
     try:
         with evaluating(policy):
             networks_of(policy).run(policy.obs_to_tensor(obs)[0])

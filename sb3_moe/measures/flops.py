@@ -105,7 +105,9 @@ def mixture_flops(layer: MoELayer, x: th.Tensor, routing: Routing) -> int:
     num_tokens = math.prod(tokens)
     experts, out_features = layer.num_experts, layer.experts.out_features
     rows = _rows(layer, num_tokens, routing)
-    flops = rows * _expert_flops(layer, x)
+    with FlopCounterMode(display=False) as mode:
+        layer.experts.expert(0)(x.new_zeros(1, width))
+    flops = rows * mode.get_total_flops()
     if isinstance(layer, SoftMoE) and num_tokens > 1:  # tokens into slots, and back
         flops += 2 * num_tokens * rows * (width + out_features)
     if layer.experts.combination is not None:  # Gram-Schmidt: two products a pair, a norm for each
@@ -129,13 +131,6 @@ def _rows(layer: MoELayer, num_tokens: int, routing: Routing) -> int:
     if isinstance(layer, ExpertChoiceMoE):
         return layer.num_experts * layer.capacity(num_tokens)
     return num_tokens * _num_chosen(layer, routing)
-
-
-def _expert_flops(layer: MoELayer, x: th.Tensor) -> int:
-    """Return the FLOPs of one expert for one row."""
-    with FlopCounterMode(display=False) as mode:
-        layer.experts.expert(0)(x.new_zeros(1, x.shape[-1]))
-    return mode.get_total_flops()
 
 
 def _recurrent_flops(layer: nn.RNNBase, x: th.Tensor) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,23 +17,20 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from sb3_moe.layers import Experts, MoELayer, SeparateNetworks
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.layers.stacked import StackedEach
-from sb3_moe.measures.activations import hidden_layers, is_activation
-from sb3_moe.measures.plasticity import NOT_KEPT, TAUS, dormant_fraction
-from sb3_moe.measures.weights import WEIGHTED, incoming, weight_of
+from sb3_moe.measures.activations import online_parameters
+from sb3_moe.measures.plasticity import TAUS, dormant_fraction
+from sb3_moe.measures.weights import hidden_layers, incoming, weight_of
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.optimizers import unmasked
 from sb3_moe.vec_env.observations import Obs, select
 
-# Whose modules run their parts in the order in which they hold them.
-_KNOWN = ("torch", "stable_baselines3", "sb3_contrib", "sb3_moe")
+Gradients = Mapping[th.Tensor, th.Tensor | None]
+#: No gradient takes the place of what a parameter's ``.grad`` holds.
+NOT_KEPT: Gradients = MappingProxyType({})
 
 
-def gradient_activity(
-    policy: BasePolicy, gradients: Mapping[th.Tensor, th.Tensor | None] = NOT_KEPT
-) -> dict[str, th.Tensor]:
+def gradient_activity(policy: BasePolicy, gradients: Gradients = NOT_KEPT) -> dict[str, th.Tensor]:
     """Return the mean absolute gradient of the weights into each unit, (E, H), by hidden layer.
 
     It takes the place of activities in ``dormant_scores``. The gradient is
@@ -43,21 +41,20 @@ def gradient_activity(
     :param gradients: of some parameters, in place of what their ``.grad`` holds; see
         :class:`~sb3_moe.measures.gradients.CriticGradients`
     """
-    feeders, found = _feeders(policy), {}
-    for layer in hidden_layers(policy):
-        feeder = feeders.get(layer.module)
+    found = {}
+    for name, feeder in ((layer.name, layer.feeder) for layer in hidden_layers(policy)):
         if feeder is None:
             continue
         weight = weight_of(feeder)
         gradient = gradients.get(weight, weight.grad)
         if gradient is not None:
-            found[layer.name] = incoming(feeder)(gradient).abs().flatten(2).mean(2)
+            found[name] = incoming(feeder)(gradient).abs().flatten(2).mean(2)
     return found
 
 
 def measure_gradients(
     policy: BasePolicy,
-    gradients: Mapping[th.Tensor, th.Tensor | None] = NOT_KEPT,
+    gradients: Gradients = NOT_KEPT,
     taus: Sequence[float] = TAUS,
 ) -> dict[str, float]:
     """Measure the share of units of each hidden layer that hardly any gradient reaches.
@@ -78,50 +75,32 @@ def measure_gradients(
     }
 
 
-def _feeders(policy: BasePolicy) -> dict[nn.Module, nn.Module]:
-    """Return the layer whose weights lead into each activation, if one does."""
-    feeders: dict[nn.Module, nn.Module] = {}
-    for net in networks_of(policy).networks():
-        for part in (net.extractor, net.hidden, *net.heads):
-            last: nn.Module | None = None
-            for leaf in _leaves(part):
-                if leaf is not None and is_activation(leaf) and last is not None:
-                    feeders.setdefault(leaf, last)
-                if leaf is None or isinstance(leaf, WEIGHTED) or is_activation(leaf):
-                    last = leaf if isinstance(leaf, WEIGHTED) else None
-    return feeders
+def measure_weights(policy: BasePolicy, gradients: Gradients = NOT_KEPT) -> dict[str, float]:
+    """Measure the size of the weights of every network, and of their gradients if there are any.
 
+    Gradients are those of the last update, after clipping. Where a critic has an optimizer of its
+    own, its ``.grad`` holds what the actor's loss left there too: give what
+    :class:`~sb3_moe.measures.gradients.CriticGradients` kept.
 
-def _leaves(module: nn.Module) -> Iterator[nn.Module | None]:
-    """Yield a network's parts in the order in which they run, and None where one ends.
-
-    Weights within a mixture lead into nothing outside: only its sum does. A class of the user's
-    own may run its parts in any order: none of them is known to lead into the next.
+    :param policy: of any algorithm
+    :param gradients: of some parameters, in place of what their ``.grad`` holds
     """
-    if isinstance(module, MoELayer):
-        yield from _leaves(module.experts)
-    elif isinstance(module, SeparateNetworks):
-        for each in module.each:
-            yield from _leaves(each)
-            yield None
-    elif isinstance(module, (*WEIGHTED, StackedEach)) or not any(True for _ in module.children()):
-        yield module
-    else:
-        in_order = not _is_of_users(module)
-        for child in module.children():
-            yield from _leaves(child)
-            if not in_order:
-                yield None
-    if isinstance(module, Experts):
-        yield None
+    measures = {}
+    for network, parameters in online_parameters(policy).items():
+        measures[f"weight_norm/{network}"] = joint_norm(parameters)
+        given = [gradients.get(each, each.grad) for each in parameters]
+        if found := [each for each in given if each is not None]:
+            number = sum(each.numel() for each in parameters)
+            zeros = number - sum(int(each.count_nonzero()) for each in found)
+            measures[f"gradient_norm/{network}"] = joint_norm(found)
+            measures[f"zero_gradients/{network}"] = zeros / number
+    return measures
 
 
-def _is_of_users(module: nn.Module) -> bool:
-    """Say whether nobody but its writer knows how a module runs its parts."""
-    return type(module).forward.__module__.partition(".")[0] not in _KNOWN
-
-
-Gradients = Mapping[th.Tensor, th.Tensor | None]
+def joint_norm(tensors: Iterable[th.Tensor]) -> float:
+    """Return the L2 norm of all numbers of some tensors together."""
+    norms = [th.linalg.vector_norm(each.detach()) for each in tensors]
+    return float(th.linalg.vector_norm(th.stack(norms)))
 
 
 class CriticGradients:
@@ -143,8 +122,9 @@ class CriticGradients:
         self.detach()
         optimizer = networks_of(policy).critic_optimizer()
         if optimizer is not None:
+            groups = [group["params"] for group in optimizer.param_groups]
             # Until it steps, nothing is known.
-            self._kept = dict.fromkeys(_parameters(optimizer))
+            self._kept = {parameter: None for group in groups for parameter in group}
             self._handle = optimizer.register_step_post_hook(self._keep)
 
     def detach(self) -> None:
@@ -158,15 +138,8 @@ class CriticGradients:
         """Return the gradient of each of the critic's weights, None where there was none."""
         return self._kept
 
-    def _keep(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
-        self._kept = {
-            parameter: None if parameter.grad is None else parameter.grad.detach().clone()
-            for parameter in _parameters(optimizer)
-        }
-
-
-def _parameters(optimizer: th.optim.Optimizer) -> list[th.Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    def _keep(self, *args: Any) -> None:
+        self._kept = {p: None if p.grad is None else p.grad.clone() for p in self._kept}
 
 
 def fisher_information(
@@ -194,12 +167,13 @@ def fisher_information(
         for i in range(len(actions)):
             seen, _ = policy.obs_to_tensor(select(obs, slice(i, i + 1)))
             for each in networks.taken(seen, taken[i : i + 1]):
-                grads = th.autograd.grad(each.sum(), wanted, retain_graph=True, allow_unused=True)
+                grads = th.autograd.grad(
+                    each.sum(), wanted, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
                 for total, grad in zip(sums, grads, strict=True):
-                    if grad is not None:
-                        total += grad.square()
-    mean = (total.detach() / len(actions) for total in sums)
-    return {name: each.cpu().numpy() for name, each in zip(parameters, mean, strict=True)}
+                    total += grad.square()
+    pairs = zip(parameters, sums, strict=True)
+    return {name: (total.detach() / len(actions)).cpu().numpy() for name, total in pairs}
 
 
 @contextmanager

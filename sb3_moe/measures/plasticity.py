@@ -1,4 +1,4 @@
-"""Whether a network can still learn: dormant neurons, ranks, and sizes of weights and gradients.
+"""Whether a network can still learn: dormant neurons and ranks.
 
 Dormant neurons are those of Sokar et al. 2023 (arXiv 2302.12902), for dense and stacked layers. An
 activity is the mean absolute activation of a unit over a batch, and over positions.
@@ -8,8 +8,7 @@ Shapes: N tasks, E experts (1 for a dense layer), H units, T rows, F features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,21 +17,12 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_moe.layers.checks import not_negative
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.measures.activations import Activations, online_parameters, policy_activations
+from sb3_moe.measures.activations import Activations, policy_activations
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.vec_env.observations import Obs, concatenate, select
 
 #: The thresholds at which neurons count as dormant; the first is the one of figures.
 TAUS = (0.025, 0.0, 0.1)
-
-
-def check_tau(tau: float) -> None:
-    """Refuse a threshold that no score can reach.
-
-    :raises TypeError: if ``tau`` is no number
-    :raises ValueError: if it is negative or not finite
-    """
-    not_negative("tau", tau)
 
 
 def dormant_scores(activity_EH: th.Tensor) -> th.Tensor:
@@ -55,7 +45,7 @@ def dormant_mask(activity_EH: th.Tensor, tau: float) -> th.Tensor:
     :param tau: units whose score is at most this are dormant
     :raises ValueError: if ``tau`` is negative
     """
-    check_tau(tau)
+    not_negative("tau", tau)
     return dormant_scores(activity_EH) <= tau
 
 
@@ -70,7 +60,7 @@ def dormant_fraction(activity_EH: th.Tensor, tau: float = 0.0) -> float:
     :return: between 0 and 1; NaN if any activity is not finite
     :raises ValueError: if ``tau`` is negative
     """
-    check_tau(tau)
+    not_negative("tau", tau)
     scores_EH = dormant_scores(activity_EH)
     asleep_EH = (scores_EH <= tau).double().masked_fill(scores_EH.isnan(), float("nan"))
     return float(asleep_EH.mean())
@@ -124,29 +114,6 @@ def _singular_values(features_TF: th.Tensor) -> th.Tensor:
     return values.masked_fill(~matrix_TF.isfinite().all(), float("nan"))
 
 
-def empirical_ntk(outputs_T: th.Tensor, parameters: Sequence[th.Tensor]) -> th.Tensor:
-    """Return the inner products of the gradients of each output.
-
-    :param outputs_T: one scalar per sample, with a graph
-    :param parameters: what to differentiate by; those without influence count as zero
-    :return: (T, T), double
-    """
-    wanted = [parameter for parameter in parameters if parameter.requires_grad]
-    rows = [
-        th.cat(
-            [
-                gradient.flatten()
-                for gradient in th.autograd.grad(
-                    output, wanted, retain_graph=True, allow_unused=True, materialize_grads=True
-                )
-            ]
-        )
-        for output in outputs_T
-    ]
-    jacobian = th.stack(rows).double()
-    return jacobian @ jacobian.T
-
-
 def ntk_rank(outputs_T: th.Tensor, parameters: Sequence[th.Tensor]) -> float:
     """Return the effective rank of the empirical neural tangent kernel on a batch.
 
@@ -154,67 +121,18 @@ def ntk_rank(outputs_T: th.Tensor, parameters: Sequence[th.Tensor]) -> float:
     arXiv 2303.01486).
 
     :param outputs_T: one scalar per sample, with a graph
-    :param parameters: what to differentiate by
+    :param parameters: what to differentiate by; those without influence count as zero
     :return: as of :func:`effective_rank`
     """
-    return effective_rank(empirical_ntk(outputs_T, parameters))
-
-
-NOT_KEPT: Mapping[th.Tensor, th.Tensor | None] = MappingProxyType({})
-
-
-def weight_norm(parameters: Iterable[th.Tensor]) -> float:
-    """Return the L2 norm of all weights together."""
-    return _norm([parameter.detach() for parameter in parameters])
-
-
-def weight_change(parameters: Iterable[th.Tensor], before: Iterable[th.Tensor]) -> float:
-    """Return the L2 norm of how far the weights moved.
-
-    :param parameters: now
-    :param before: earlier copies, in the same order
-    :raises ValueError: if the numbers of tensors differ
-    """
-    pairs = zip(parameters, before, strict=True)
-    return _norm([parameter.detach() - old for parameter, old in pairs])
-
-
-def gradient_norm(
-    parameters: Iterable[th.Tensor], gradients: Mapping[th.Tensor, th.Tensor | None] = NOT_KEPT
-) -> float:
-    """Return the L2 norm of all gradients together; parameters without one count as zero.
-
-    :param parameters: whose gradients
-    :param gradients: of some of them, in place of what their ``.grad`` holds
-    """
-    found = [gradients.get(parameter, parameter.grad) for parameter in parameters]
-    return _norm([gradient for gradient in found if gradient is not None])
-
-
-def zero_gradient_fraction(
-    parameters: Iterable[th.Tensor], gradients: Mapping[th.Tensor, th.Tensor | None] = NOT_KEPT
-) -> float:
-    """Return the share of weights whose gradient is exactly zero, or missing.
-
-    :param parameters: whose gradients
-    :param gradients: of some of them, in place of what their ``.grad`` holds
-    :raises ValueError: if there are no parameters
-    """
-    zeros = total = 0
-    for parameter in parameters:
-        total += parameter.numel()
-        gradient = gradients.get(parameter, parameter.grad)
-        moved = 0 if gradient is None else int(gradient.count_nonzero())
-        zeros += parameter.numel() - moved
-    if total == 0:
-        raise ValueError("`parameters` must hold at least one weight, got none")
-    return zeros / total
-
-
-def _norm(tensors: list[th.Tensor]) -> float:
-    if not tensors:
-        return 0.0
-    return float(th.linalg.vector_norm(th.stack([th.linalg.vector_norm(t) for t in tensors])))
+    wanted = [parameter for parameter in parameters if parameter.requires_grad]
+    rows = []
+    for output in outputs_T:
+        gradients = th.autograd.grad(
+            output, wanted, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        rows.append(th.cat([gradient.flatten() for gradient in gradients]))
+    jacobian = th.stack(rows).double()
+    return effective_rank(jacobian @ jacobian.T)
 
 
 Measures = dict[str, Any]
@@ -262,29 +180,8 @@ def _layer(seen: Sequence[Activations], taus: Sequence[float]) -> Measures:
     return measures
 
 
-def measure_weights(
-    policy: BasePolicy, gradients: Mapping[th.Tensor, th.Tensor | None] = NOT_KEPT
-) -> Measures:
-    """Measure the size of the weights of every tower, and of their gradients where there are any.
-
-    Gradients are those of the last update, after clipping. Where a critic has an optimizer of its
-    own, its ``.grad`` holds what the actor's loss left there too: give what
-    :class:`~sb3_moe.measures.gradients.CriticGradients` kept.
-
-    :param policy: of any algorithm
-    :param gradients: of some parameters, in place of what their ``.grad`` holds
-    """
-    measures: Measures = {}
-    for tower, parameters in online_parameters(policy).items():
-        measures[f"weight_norm/{tower}"] = weight_norm(parameters)
-        if any(gradients.get(each, each.grad) is not None for each in parameters):
-            measures[f"gradient_norm/{tower}"] = gradient_norm(parameters, gradients)
-            measures[f"zero_gradients/{tower}"] = zero_gradient_fraction(parameters, gradients)
-    return measures
-
-
 def measure_ntk(policy: BasePolicy, batches: Sequence[Obs], size: int = 24) -> Measures:
-    """Measure the rank of the empirical neural tangent kernel of every tower.
+    """Measure the rank of the empirical neural tangent kernel of every network.
 
     :param policy: of any algorithm
     :param batches: observations of each task
@@ -293,14 +190,15 @@ def measure_ntk(policy: BasePolicy, batches: Sequence[Obs], size: int = 24) -> M
     share = max(size // len(batches), 1)
     obs = concatenate([select(batch, slice(0, share)) for batch in batches])
     with evaluating(policy), th.enable_grad():
+        outputs = networks_of(policy).outputs(policy.obs_to_tensor(obs)[0])
         return {
-            f"ntk_rank/{tower}": ntk_rank(outputs_T, _behind(outputs_T, policy))
-            for tower, outputs_T in tower_outputs(policy, obs).items()
+            f"ntk_rank/{network}": ntk_rank(outputs_T, _behind(outputs_T, policy))
+            for network, outputs_T in outputs.items()
         }
 
 
 def _behind(outputs_T: th.Tensor, policy: BasePolicy) -> list[th.Tensor]:
-    """Return the parameters on which outputs depend: a tower's, and its features extractor's.
+    """Return the parameters on which outputs depend: a network's, and its features extractor's.
 
     A recurrent policy has an LSTM between the two, and an off-policy one has extractors apart.
     """
@@ -308,15 +206,3 @@ def _behind(outputs_T: th.Tensor, policy: BasePolicy) -> list[th.Tensor]:
     gradients = th.autograd.grad(outputs_T.sum(), learned, retain_graph=True, allow_unused=True)
     pairs = zip(learned, gradients, strict=True)
     return [parameter for parameter, gradient in pairs if gradient is not None]
-
-
-def tower_outputs(policy: BasePolicy, obs: Obs) -> dict[str, th.Tensor]:
-    """Return one scalar of each tower's output for every sample, with a graph.
-
-    The critic's is its value; the actor's is the log-probability of the most likely action, or the
-    sum of the components of a continuous one.
-
-    :param policy: of any algorithm
-    :param obs: a batch of observations
-    """
-    return networks_of(policy).outputs(policy.obs_to_tensor(obs)[0])

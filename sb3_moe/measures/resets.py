@@ -41,18 +41,6 @@ def hold_router(layer: MoELayer, still: bool) -> None:
             parameter.requires_grad_(True)
 
 
-def held_routers(module: nn.Module) -> set[nn.Parameter]:
-    """Return what routers decide by that must not learn for a while."""
-    layers = [each for each in module.modules() if isinstance(each, MoELayer)]
-    return {p for layer in layers for p in router_parameters(layer) if not p.requires_grad}
-
-
-def _held_buffers(layer: MoELayer) -> list[th.Tensor]:
-    held = held_routers(layer)
-    named = layer.named_buffers()
-    return [each for name, each in named if held and not name.startswith("experts.")]
-
-
 def fresh_copy(policy: BasePolicy) -> Any:
     """Return a policy built like this one, with weights drawn anew from torch's generator.
 
@@ -60,22 +48,23 @@ def fresh_copy(policy: BasePolicy) -> Any:
     :raises ValueError: if its class forgets an argument that changes the networks
     """
     built = policy.__class__(**networks_of(policy).constructor_arguments())
-    _check_alike(built, policy)
-    return built.to(policy.device)
-
-
-def _check_alike(built: BasePolicy, policy: BasePolicy) -> None:
     ours, theirs = (
         {name: tuple(tensor.shape) for name, tensor in each.state_dict().items()}
         for each in (policy, built)
     )
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            raise ValueError(
-                f"`policy` must give all that its networks depend on in "
-                f"`_get_constructor_parameters`, got a {type(policy).__name__} whose {name} has "
-                f"shape {ours.get(name)} and, built again, {theirs.get(name)}"
-            )
+    if ours != theirs:
+        name = min(name for name, _ in ours.items() ^ theirs.items())
+        raise ValueError(
+            "`policy` must give all that its networks depend on in `_get_constructor_parameters`, "
+            f"got a {type(policy).__name__} whose {name} has shape {ours.get(name)} and, built "
+            f"again, {theirs.get(name)}"
+        )
+    return built.to(policy.device)
+
+
+def fresh_modules(policy: BasePolicy) -> dict[nn.Module, nn.Module]:
+    """Return each module of a policy with its counterpart of a :func:`fresh_copy`."""
+    return dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
 
 
 def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
@@ -83,13 +72,13 @@ def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
 
     :param policy: of any algorithm
     """
-    layers = [module for module in policy.modules() if isinstance(module, MoELayer)]
-    whole: list[th.Tensor] = [*held_routers(policy)]
-    whole += [each for layer in layers for each in _held_buffers(layer)]
-    kept: dict[th.Tensor, th.Tensor] = {
-        tensor: th.ones_like(tensor, dtype=th.bool) for tensor in whole
-    }
-    for layer in layers:
+    kept: dict[th.Tensor, th.Tensor] = {}
+    for layer in (each for each in policy.modules() if isinstance(each, MoELayer)):
+        held: list[th.Tensor] = [p for p in router_parameters(layer) if not p.requires_grad]
+        if held:
+            named = layer.named_buffers()
+            held += [each for name, each in named if not name.startswith("experts.")]
+        kept |= {tensor: th.ones_like(tensor, dtype=th.bool) for tensor in held}
         for share in layer.experts.shares() if layer.frozen else ():
             own = {*range(share.first, share.first + share.num_experts)} & layer.frozen
             mask = kept.setdefault(share.parameter, th.zeros_like(share.parameter, dtype=th.bool))
@@ -105,14 +94,13 @@ def frozen_kept(policy: BasePolicy) -> Iterator[None]:
     """
     averages = moments(policy)
     kept = [
-        (stored.detach(), mask)
+        (stored.detach(), mask, stored.detach()[mask])
         for tensor, mask in kept_entries(policy).items()
         for stored in (tensor, *averages.get(tensor, ()))
     ]
-    before = [stored[mask] for stored, mask in kept]
     yield
-    for (stored, mask), was in zip(kept, before, strict=True):
-        stored[mask] = was
+    for stored, mask, before in kept:
+        stored[mask] = before
 
 
 @th.no_grad()
@@ -125,18 +113,15 @@ def reset_heads(policy: BasePolicy) -> None:
     :param policy: of any algorithm
     :raises ValueError: if the policy can't be built again
     """
-    fresh = dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
-    networks = networks_of(policy)
-    own = {head: _own(head, policy) for head in heads(policy)}
+    fresh, networks = fresh_modules(policy), networks_of(policy)
     with masked_as_before(policy):
-        with frozen_kept(policy):
-            for head, names in own.items():
-                _load(head, fresh[head], names)
-                _forget_moments(policy, [p for name, p in head.named_parameters() if name in names])
-        for head, names in own.items():
-            target = networks.follower(head)
-            if target is not None:
-                _load(target, head, names)
+        for head in heads(policy):
+            own = _own(head, policy)
+            with frozen_kept(policy):
+                _load(head, fresh[head], own)
+                _forget(policy, [p for name, p in head.named_parameters() if name in own])
+            if (target := networks.follower(head)) is not None:
+                _load(target, head, own)
 
 
 def _own(head: nn.Module, policy: BasePolicy) -> set[str]:
@@ -155,6 +140,24 @@ def _load(module: nn.Module, other: nn.Module, names: set[str]) -> None:
     module.load_state_dict(module.state_dict() | new)
 
 
+def _forget(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
+    """Forget what optimizers know of some parameters, their count of steps too.
+
+    Behind many steps averages that begin at 0 would make the next ones several times too large. But
+    where experts are frozen, or each counts its own steps, their averages alone become 0.
+    """
+    kept = {*kept_entries(policy)}
+    for optimizer in networks_of(policy).every_optimizer():
+        if isinstance(optimizer, ExpertAdam):
+            kept |= optimizer.held_while_idle().keys()
+        averages = moments_in(optimizer)
+        for parameter in [each for each in parameters if each in optimizer.state]:
+            for moment in averages[parameter]:
+                moment.zero_()
+            if parameter not in kept:
+                del optimizer.state[parameter]
+
+
 @th.no_grad()
 def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float = 0.2) -> None:
     """Pull every weight towards a new start (Ash and Adams 2020, arXiv 1910.08475).
@@ -169,13 +172,13 @@ def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float =
     """
     check_shrink_and_perturb(shrink, perturb)
     fresh = dict(fresh_copy(policy).named_parameters())
-    groups = [group for each in optimizers(policy) for group in each.param_groups]
-    learned = {id(parameter) for group in groups for parameter in group["params"]}
-    learned -= {id(parameter) for parameter in temperatures_in(policy)}
+    optimizers = networks_of(policy).every_optimizer()
+    groups = [group for each in optimizers for group in each.param_groups]
+    learned = {p for group in groups for p in group["params"]} - temperatures_in(policy)
     with masked_as_before(policy):
         with frozen_kept(policy):
             for name, parameter in policy.named_parameters():
-                if id(parameter) in learned:
+                if parameter in learned:
                     parameter.mul_(shrink).add_(fresh[name], alpha=perturb)
         reset_optimizers(policy)
 
@@ -191,41 +194,17 @@ def check_shrink_and_perturb(shrink: float, perturb: float) -> None:
     not_negative("perturb", perturb)
 
 
-def optimizers(policy: BasePolicy) -> list[th.optim.Optimizer]:
-    """Return every optimizer of a policy."""
-    return networks_of(policy).every_optimizer()
-
-
 def reset_optimizers(policy: BasePolicy) -> None:
     """Forget the running averages of every optimizer, but those of routers that are held still."""
-    held = held_routers(policy)
-    for optimizer in optimizers(policy):
-        for parameter in [each for each in optimizer.state if each not in held]:
+    held = {tensor for tensor in kept_entries(policy) if not tensor.requires_grad}
+    for optimizer in networks_of(policy).every_optimizer():
+        for parameter in optimizer.state.keys() - held:
             del optimizer.state[parameter]
 
 
 def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:
     """Return the optimizers' running averages by parameter."""
     found: dict[th.Tensor, list[th.Tensor]] = {}
-    for optimizer in optimizers(policy):
+    for optimizer in networks_of(policy).every_optimizer():
         found |= moments_in(optimizer)
     return found
-
-
-def _forget_moments(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
-    """Forget what optimizers know of some parameters, their count of steps too.
-
-    Behind many steps averages that begin at 0 would make the next ones several times too large. But
-    where experts are frozen, or each counts its own steps, their averages alone become 0.
-    """
-    layers = [each for each in policy.modules() if isinstance(each, MoELayer) and each.frozen]
-    shared: set[th.Tensor] = {s.parameter for each in layers for s in each.experts.shares()}
-    for each in optimizers(policy):
-        shared |= each.held_while_idle().keys() if isinstance(each, ExpertAdam) else set()
-    averages, kept = moments(policy), shared | held_routers(policy)
-    for parameter in parameters:
-        for moment in averages.get(parameter, ()):
-            moment.zero_()
-        for optimizer in optimizers(policy):
-            if parameter in optimizer.state and parameter not in kept:
-                del optimizer.state[parameter]

@@ -127,13 +127,10 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Array:
 
     :param scores: (S, N)
     :param thresholds: (any number,)
-    :raises ValueError: if there are no scores, one is not finite, or a shape is another one
+    :raises ValueError: if there are no scores, or one is not finite
     """
     scores_SN = _checked(scores, 2, "scores", "(seeds, tasks)")
-    at = np.asarray(thresholds, np.float64)
-    if at.ndim != 1:
-        raise ValueError(f"`thresholds` must be (any number,), got shape {at.shape}")
-    return np.array([(scores_SN > threshold).mean() for threshold in at])
+    return np.array([(scores_SN > each).mean() for each in np.asarray(thresholds, np.float64)])
 
 
 def probability_of_improvement(ours: ArrayLike, theirs: ArrayLike) -> float:

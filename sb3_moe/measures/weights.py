@@ -1,4 +1,4 @@
-"""Which weights lead into a hidden layer and out of it, seen by expert and unit.
+"""Every hidden layer of a policy, with the weights that lead into it and those that read it.
 
 Shapes: E experts (1 for a dense layer), H units, O outputs, I inputs.
 """
@@ -10,29 +10,41 @@ from typing import NamedTuple
 
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
 from sb3_moe.layers import (
     Experts,
     LinearRouter,
-    MLPRouter,
     MoELayer,
     SeparateNetworks,
     StackedNetwork,
 )
+from sb3_moe.layers.activations import POINTWISE
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.layers.stacked import StackedConv2d, StackedEach, StackedLinear, StackedResidual
-from sb3_moe.measures.activations import is_activation
 from sb3_moe.policies.networks import Network, networks_of
-from sb3_moe.vec_env.task_ids import OneHotBehind
+
+ACTIVATIONS = (nn.PReLU, *POINTWISE)
 
 #: Layers with weights from each input to each output, dense or stacked.
 WEIGHTED = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d)
+KNOWN = (*WEIGHTED, LinearRouter)
+# A unit inside a block, or before it, also goes around it: no weights hold all that leads out.
+BLOCKS = (Residual, StackedResidual)
+# Whose modules run their parts in the order in which they hold them.
+IN_ORDER = ("stable_baselines3", "sb3_contrib", "sb3_moe")
 
 # A view of a tensor that a layer stores, or of Adam's moments of it, by expert and unit.
 View = Callable[[th.Tensor], th.Tensor]
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Say whether a module is an activation whose values are a hidden layer's, stacked or not."""
+    if isinstance(module, StackedEach):
+        # The experts' own modules, of a class of the user's own.
+        return any(isinstance(part, ACTIVATIONS) for part in module.modules())
+    return isinstance(module, ACTIVATIONS)
 
 
 def bias_of(layer: nn.Module) -> th.Tensor | None:
@@ -44,22 +56,15 @@ def bias_of(layer: nn.Module) -> th.Tensor | None:
 
 def weight_of(layer: nn.Module) -> th.Tensor:
     """Return a layer's weight as it is stored."""
-    match layer:
-        case StackedConv2d():
-            return layer.weight_EOIhw
-        case LinearRouter():
-            return layer.weight_RK
-    assert isinstance(layer.weight, th.Tensor)
-    return layer.weight
+    names = ("weight_EOIhw", "weight_RK", "weight")
+    weight = getattr(layer, next(name for name in names if hasattr(layer, name)))
+    assert isinstance(weight, th.Tensor)
+    return weight
 
 
 def incoming(layer: nn.Module) -> View:
     """Return the view (E, H, ...) of a layer's weight or bias by the unit that it leads into."""
-    if isinstance(layer, StackedLinear):
-        return lambda tensor: tensor.mT if layer.last and tensor.dim() == 3 else tensor
-    if isinstance(layer, StackedConv2d):
-        return lambda tensor: tensor
-    return lambda tensor: tensor.unsqueeze(0)
+    return lambda tensor: _as_EOI(layer, tensor) if tensor.dim() > 1 else tensor.unsqueeze(0)
 
 
 def outgoing(layer: nn.Module, num_experts: int, units: int, inputs: int) -> View:
@@ -82,19 +87,15 @@ def outgoing(layer: nn.Module, num_experts: int, units: int, inputs: int) -> Vie
 
 
 def _as_EOI(layer: nn.Module, tensor: th.Tensor) -> th.Tensor:
+    """Return a weight with experts, outputs and inputs in front; a stacked bias as it is."""
     match layer:
         case StackedLinear():
-            return tensor.mT if layer.last else tensor
+            return tensor.mT if layer.last and tensor.dim() == 3 else tensor
         case StackedConv2d():
             return tensor
         case LinearRouter():
             return tensor.mT.unsqueeze(0)
     return tensor.unsqueeze(0)
-
-
-KNOWN = (*WEIGHTED, LinearRouter)
-# A unit inside a block, or before it, also goes around it: no weights hold all that leads out.
-BLOCKS = (Residual, StackedResidual)
 
 
 class Reader(NamedTuple):
@@ -108,41 +109,59 @@ class Reader(NamedTuple):
     by_position: bool
 
 
-class Wiring(NamedTuple):
-    """One hidden layer between the layers before and after it.
+class HiddenLayer(NamedTuple):
+    """One hidden layer of a network.
 
-    :param activation: the hidden layer's activation
-    :param before: what leads into it
-    :param after: every layer that reads it
+    :param name: ``<network>.<index>``, counted from the input
+    :param module: the activation module
+    :param num_experts: 1 for a dense layer
+    :param mixture: the mixture it is in, None for a dense layer
+    :param expert: which of the mixture's experts it is in, None where it holds all of them
+    :param feeder: the layer whose weights lead into it, maybe through a normalization
+    :param readers: every layer that reads it; none where not all are known, or where it stands
+        behind a normalization
     :param norm: normalizes each unit on the way there, over the batch, if anything does
     """
 
-    activation: nn.Module
-    before: nn.Module
-    after: list[Reader]
+    name: str
+    module: nn.Module
+    num_experts: int = 1
+    mixture: MoELayer | None = None
+    expert: int | None = None
+    feeder: nn.Module | None = None
+    readers: Sequence[Reader] = ()
     norm: nn.Module | None = None
 
 
-def wirings(policy: BasePolicy) -> list[Wiring]:
-    """Return every hidden layer whose weights on both sides are known.
+def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
+    """List every hidden layer: each activation but an actor's squashed output, and a router's.
 
-    Left out are layers next to a normalization (but CrossQ's, which is over the batch and behind
-    the activation), a residual block or an LSTM, those whose feature maps are tokens of a mixture
-    (``tokens="feature"``), and features extractors that join several networks.
+    Not all that read it are known of a layer next to a normalization (but CrossQ's, which is over
+    the batch and behind the activation), a residual block or an LSTM, where its feature maps are
+    tokens of a mixture (``tokens="feature"``), at the end of a features extractor that joins
+    several networks, and in a class of the user's own.
 
     :param policy: of any algorithm
     """
-    found: list[Wiring] = []
-    behind: dict[nn.Module, list[nn.Module]] = {}
-    for net in networks_of(policy).networks():
+    networks = networks_of(policy)
+    found: dict[nn.Module, HiddenLayer] = {}
+    counts: dict[str, int] = {}
+
+    def add(name: str, part: nn.Module, after: Sequence[nn.Module]) -> None:
+        for layer in _along(_flat(part), [reader for each in after for reader in _readers(each)]):
+            if layer.module is not networks.squash() and layer.module not in found:
+                counts[name] = counts.get(name, -1) + 1
+                found[layer.module] = layer._replace(name=f"{name}.{counts[name]}")
+
+    for net in networks.networks():
         learned = _learned_heads(net)
-        found += _along(_leaves(net.hidden), _readers(learned))
-        found += [wiring for head in learned for wiring in _along(_leaves(head), [])]
-        behind.setdefault(net.extractor, []).extend(_entries(net))
-    for extractor, parts in behind.items():
-        if _is_one_network(extractor):
-            found += _along(_leaves(extractor), _readers(parts))
-    return found
+        add(net.tower, net.hidden, [first for head in learned for first in _next(_flat(head))])
+        for head in net.heads:
+            add(net.tower, head, [])
+    for name, extractor in networks.extractors().items():
+        seen_by = [net for net in networks.networks() if net.extractor is extractor]
+        add(name, extractor, [first for net in seen_by for first in _entries(net)])
+    return list(found.values())
 
 
 def heads(policy: BasePolicy) -> list[nn.Module]:
@@ -154,6 +173,16 @@ def heads(policy: BasePolicy) -> list[nn.Module]:
     return [_last(part) for net in networks for part in _learned_heads(net) or [net.hidden]]
 
 
+def _last(network: nn.Module) -> nn.Module:
+    part = [leaf for leaf in _flat(network) if isinstance(leaf, KNOWN) or _mixture(leaf)][-1]
+    mixture = _mixture(part)
+    if mixture is None:
+        return part
+    # The experts of "big" are whole networks, each with a head of its own.
+    experts = mixture.experts
+    return experts.last if isinstance(experts, StackedNetwork) and experts.spreads else mixture
+
+
 def _learned_heads(net: Network) -> list[nn.Module]:
     """Leave out heads that only take columns of what big experts give."""
     return [head for head in net.heads if any(True for _ in head.parameters())]
@@ -163,24 +192,8 @@ def _entries(net: Network) -> list[nn.Module]:
     """Return what reads the features: the first hidden layer, or else the heads do."""
     if net.memory is not None:
         return [net.memory]
-    return _next(_leaves(net.hidden)) or _learned_heads(net)
-
-
-def _last(network: nn.Module) -> nn.Module:
-    part = [leaf for leaf in _leaves(network) if isinstance(leaf, KNOWN) or _mixture(leaf)][-1]
-    mixture = _mixture(part)
-    if mixture is None:
-        return part
-    # The experts of "big" are whole networks, each with a head of its own.
-    experts = mixture.experts
-    return experts.last if isinstance(experts, StackedNetwork) and experts.spreads else mixture
-
-
-def _is_one_network(extractor: nn.Module) -> bool:
-    # Ours has one entry in `convs` for each image.
-    # A user's own may mean anything by an attribute of that name.
-    is_ours = isinstance(extractor, OneHotBehind) and len(getattr(extractor, "convs", ())) == 1
-    return isinstance(extractor, NatureCNN) or is_ours
+    first = _next(_flat(net.hidden))
+    return first or [first for head in _learned_heads(net) for first in _next(_flat(head))]
 
 
 def _mixture(part: nn.Module) -> MoELayer | None:
@@ -189,39 +202,77 @@ def _mixture(part: nn.Module) -> MoELayer | None:
     return layer if isinstance(layer, MoELayer) else None
 
 
-def _leaves(module: nn.Module) -> list[nn.Module]:
+def _runs_in_order(module: nn.Module) -> bool:
+    """Say whether a module runs what it holds one after the other, and nothing around it.
+
+    A class of the user's own may run its parts in any way. What makes a network of task ids is no
+    part of the way from features to outputs.
+    """
+    if isinstance(module, (*KNOWN, *BLOCKS, StackedEach)) or _mixture(module) is not None:
+        return False
+    if isinstance(module, nn.ModuleDict):  # an extractor's images: several join
+        return len(module) < 2
+    forward = type(module).forward
+    if forward.__module__.partition(".")[0] in IN_ORDER or forward is nn.Sequential.forward:
+        return True
+    # What is around an activation.
+    return len(list(module.children())) == 1 and not any(True for _ in module.parameters())
+
+
+def _flat(module: nn.Module) -> list[nn.Module]:
     """List a module's parts in the order in which they run.
 
-    A mixture is one part, with what makes its tokens, and so are a residual block and activations
-    of which each expert has its own. What a tower makes of task ids is none.
+    A mixture is one part, with what makes its tokens, and so is what runs in no known order.
     """
     children = list(module.children())
-    if isinstance(module, TaskEmbedding) or (isinstance(module, nn.Sequential) and not children):
+    if isinstance(module, TaskEmbedding):
         return []
-    whole = isinstance(module, (*KNOWN, *BLOCKS, StackedEach)) or _mixture(module) is not None
-    if whole or not children:
+    if not children or not _runs_in_order(module):
         return [module]
-    return [leaf for child in children for leaf in _leaves(child)]
+    lists = [list(c) if isinstance(c, nn.ModuleList) else [c] for c in children]
+    return [leaf for each in lists for child in each for leaf in _flat(child)]
 
 
-def _along(chain: Sequence[nn.Module], heads: list[Reader]) -> Iterator[Wiring]:
-    """Find the hidden layers along a chain, and within its mixtures.
+def _along(chain: Sequence[nn.Module], after: Sequence[Reader]) -> Iterator[HiddenLayer]:
+    """Find the hidden layers along a chain, and within its mixtures and blocks.
 
     :param chain: parts in the order in which they run
-    :param heads: what reads the last of them
+    :param after: what reads the last of them
     """
     for i, part in enumerate(chain):
         mixture = _mixture(part)
         if mixture is not None:
-            for network in _networks_of(mixture.experts):
-                if _runs_in_order(network):
-                    yield from _along(_leaves(network), [])
-        elif is_activation(part) and i > 0 and isinstance(chain[i - 1], KNOWN):
-            rest = list(chain[i + 1 :])
-            norm = next((n for n in _next(rest) if _is_unit_norm(n)), None)
-            after = _readers(_next(rest[rest.index(norm) + 1 :] if norm else rest)) or heads
-            if after and all(isinstance(reader.layer, KNOWN) for reader in after):
-                yield Wiring(part, chain[i - 1], after, norm)
+            yield from _in_mixture(mixture)
+        elif is_activation(part):
+            before = chain[i - 1] if i else None
+            norm = next((n for n in _next(chain[i + 1 :]) if _is_unit_norm(n)), None)
+            rest = chain[chain.index(norm) + 1 :] if norm is not None else chain[i + 1 :]
+            found = [reader for each in _next(rest) for reader in _readers(each)] or after
+            known = isinstance(before, KNOWN) and all(isinstance(r.layer, KNOWN) for r in found)
+            feeder = _feeder(chain[:i])
+            yield HiddenLayer("", part, feeder=feeder, readers=found if known else (), norm=norm)
+        elif not isinstance(part, KNOWN):
+            for child in part.children():
+                yield from _along(_flat(child), [])
+
+
+def _feeder(chain: Sequence[nn.Module]) -> nn.Module | None:
+    """Return the layer whose weights lead into what follows a chain, if nothing mixes them."""
+    for part in reversed(chain):
+        if isinstance(part, WEIGHTED):
+            return part
+        if is_activation(part) or _mixture(part) is not None or any(True for _ in part.children()):
+            return None
+    return None
+
+
+def _in_mixture(mixture: MoELayer) -> Iterator[HiddenLayer]:
+    experts = mixture.experts
+    stacked = experts.num_experts if isinstance(experts, StackedNetwork) else 1
+    for k, network in enumerate(_networks_of(experts)):
+        expert = k if isinstance(experts, SeparateNetworks) else None
+        for layer in _along(_flat(network), []):
+            yield layer._replace(num_experts=stacked, mixture=mixture, expert=expert)
 
 
 def _is_unit_norm(part: nn.Module) -> bool:
@@ -238,19 +289,14 @@ def _next(rest: Sequence[nn.Module]) -> list[nn.Module]:
     return []
 
 
-def _readers(parts: Sequence[nn.Module]) -> list[Reader]:
-    """Return the layers by which parts read their input."""
-    firsts = [first for part in parts for first in _next(_leaves(part))]
-    return [reader for first in firsts for reader in _readers_in(first)]
-
-
-def _readers_in(part: nn.Module) -> list[Reader]:
+def _readers(part: nn.Module) -> list[Reader]:
+    """Return the layers by which a part reads its input; itself where they are not known."""
     mixture, tokens = _mixture(part), getattr(part, "tokens", "sample")
     # With a token per feature map each unit comes alone, and the same weights read all of them.
     if mixture is None or tokens == "feature":
         return [Reader(part, isinstance(part, nn.Conv2d | StackedConv2d))]
     networks = [*_networks_of(mixture.experts), *_readers_of(mixture)]
-    layers = [first for network in networks for first in _firsts(network)]
+    layers = [first for network in networks for first in _next(_flat(network))]
     return [Reader(each, tokens == "conv" or isinstance(each, StackedConv2d)) for each in layers]
 
 
@@ -272,19 +318,3 @@ def _readers_of(mixture: MoELayer) -> list[nn.Module]:
 def _networks_of(experts: Experts) -> list[nn.Module]:
     """Return the experts as one network where they are stacked, else each by itself."""
     return list(experts.each) if isinstance(experts, SeparateNetworks) else [experts]
-
-
-def _firsts(network: nn.Module) -> list[nn.Module]:
-    """Return what reads a network's input; the network itself where its order is not known."""
-    return _next(_leaves(network)) if _runs_in_order(network) else [network]
-
-
-def _runs_in_order(network: nn.Module) -> bool:
-    """Say whether a network is known to run its parts one after the other.
-
-    A class of the user's own may run them in any way: around a block, or twice.
-    """
-    if isinstance(network, (*KNOWN, StackedNetwork, MLPRouter)):
-        return True
-    rows = [part for part in network.modules() if next(part.children(), None) is not None]
-    return all(type(row).forward is nn.Sequential.forward for row in rows)

@@ -22,8 +22,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import whole
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.measures.activations import hidden_layers, policy_activations, recording
+from sb3_moe.measures.activations import policy_activations, recording
 from sb3_moe.measures.plasticity import TAUS, dormant_fraction, dormant_fraction_per_expert
+from sb3_moe.measures.weights import hidden_layers
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Decision, networks_of
 from sb3_moe.policies.of_model import model_of_sb3, policy_of

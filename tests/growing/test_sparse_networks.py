@@ -18,6 +18,7 @@ from sb3_moe.callbacks.sparse import (
     sparse_layers,
 )
 from sb3_moe.growing import drop_masks
+from sb3_moe.measures.weights import incoming
 from sb3_moe.policies.masks import masks_in
 from sb3_moe.policies.networks import networks_of
 
@@ -80,7 +81,7 @@ def test_a_layer_keeps_a_weight_however_sparse_it_is():
 
 def test_each_expert_is_a_layer_of_its_own():
     layers = sparse_layers(policy(placement="all", num_experts=3, net_arch=[8]))
-    experts = [layer for layer in layers if layer.num_experts == 3 and layer.tower == "pi"]
+    experts = [layer for layer in layers if layer.num_experts == 3 and layer.network == "pi"]
     # Hidden layer and head, of which the first has two linear layers in each expert.
     assert [layer.shape for layer in experts] == [(8, 4), (8, 8), (2, 8)]
     counts = counts_of(layers, 0.5, "erk")[:3]
@@ -100,7 +101,7 @@ def test_every_network_is_as_sparse_as_asked_for_by_itself():
     layers = sparse_layers(policy(net_arch={"pi": [8], "vf": [64, 64]}))
     counts = counts_of(layers, 0.9, "erk")
     for tower in ("pi", "vf"):
-        own = [(each, n) for each, n in zip(layers, counts, strict=True) if each.tower == tower]
+        own = [(each, n) for each, n in zip(layers, counts, strict=True) if each.network == tower]
         alive = sum(count * layer.num_experts for layer, count in own)
         size = sum(layer.weight.numel() for layer, _ in own)
         assert alive / size == pytest.approx(0.1, rel=0.05)
@@ -149,7 +150,7 @@ def test_what_units_read_stays_as_large(kwargs):
     sparse.policy.load_state_dict(dense.state_dict())
     callback = begun(sparse, SparseTrainingCallback(0.5, densities="uniform", seed=0))
     for one, other in zip(sparse_layers(dense), callback.layers, strict=True):
-        before, after = (layer.by_unit(layer.weight.detach()).flatten(2) for layer in (one, other))
+        before, after = (incoming(la.layer)(la.weight.detach()).flatten(2) for la in (one, other))
         if before.shape[2] > 100:
             ratio = after.square().sum() / before.square().sum()
             assert ratio == pytest.approx(1.0, abs=0.1)

@@ -3,10 +3,9 @@
 import pytest
 import torch as th
 from sb3_contrib import TQC, CrossQ
-from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3 import DDPG, SAC, TD3
 
 from sb3_moe.callbacks import PlasticityCallback, collect_probe
-from sb3_moe.measures import measure_weights
 from sb3_moe.vec_env import make_multitask_vec_env
 
 OFF_POLICY = [SAC, TD3, DDPG, TQC, CrossQ]
@@ -66,23 +65,3 @@ def test_watching_a_critic_leaves_training_the_same_and_no_hook_behind():
     assert not watched.critic.optimizer._optimizer_step_post_hooks
     for one, other in zip(alone.policy.parameters(), watched.policy.parameters(), strict=True):
         assert th.equal(one, other)
-
-
-def test_before_a_critic_steps_it_has_no_gradient_of_its_own():
-    model = make_model(SAC)
-    model.learn(20)
-    callback = PlasticityCallback(10_000, probe=collect_probe(make_env(), 8), ntk_size=0)
-    model.learn(0, callback=callback, reset_num_timesteps=False)
-    assert not [name for name in callback.diagnostics if name.startswith("gradient_norm/qf")]
-    assert "gradient_norm/pi" in callback.diagnostics
-
-
-@pytest.mark.parametrize("algo", [PPO, DQN])
-def test_one_optimizer_for_all_leaves_its_gradients_as_they_are(algo):
-    env = make_multitask_vec_env("Classic/CartPole4", 4, seed=0, task_id="onehot")
-    options = {"n_steps": 16, "batch_size": 64} if algo is PPO else {"learning_starts": 4}
-    model = algo("MlpPolicy", env, device="cpu", **options)
-    callback = PlasticityCallback(10_000, probe=collect_probe(env, 8), ntk_size=0)
-    model.learn(64, callback=callback)
-    for name, value in measure_weights(model.policy).items():
-        assert callback.diagnostics[name][-1] == value

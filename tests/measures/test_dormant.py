@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch as th
-from torch import nn
 
 from sb3_moe.measures import dormant_fraction, dormant_fraction_per_expert
-from sb3_moe.measures.activations import Activations, as_ETHP, recording
+from sb3_moe.measures.activations import Activations, as_ETHP
 from sb3_moe.measures.plasticity import dormant_mask, dormant_scores
 
 
@@ -30,17 +29,6 @@ def test_a_network_that_diverged_is_not_dormant_but_unknown(diverged):
     sane, lost = dormant_fraction_per_expert(activity_EH, 0.5).tolist()
     assert sane == 0.5
     assert math.isnan(lost)
-
-
-def test_dead_units_of_a_dense_layer_are_found():
-    layer = nn.Sequential(nn.Linear(5, 8), nn.ReLU())
-    layer[0].weight.data[:3] = 0.0
-    layer[0].bias.data[:3] = -1.0
-    layer[0].bias.data[3:] = 10.0
-    with recording({"relu": layer[1]}) as outputs:
-        layer(th.rand(16, 5))
-    activity_EH = Activations(as_ETHP(outputs["relu"][0])).activity_EH
-    assert dormant_fraction(activity_EH, 0.0) == 3 / 8
 
 
 def test_a_feature_map_is_one_unit_over_all_its_positions():

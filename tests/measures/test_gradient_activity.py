@@ -38,15 +38,6 @@ def test_scores_are_those_of_the_slow_version():
         th.testing.assert_close(dormant_scores(found[name]), th.tensor(expected))
 
 
-def test_units_of_all_experts_are_one_layer():
-    model = trained(policy="MoeMlpPolicy", net_arch=[8], num_experts=3)
-    first = model.policy.moe_layers()["pi.middle"].experts.layers[0]
-    expected = th.tensor(reference.gradient_scores(first.weight.grad))
-    found = dormant_scores(gradient_activity(model.policy)["pi.0"])
-    assert found.shape == (3, 8)
-    th.testing.assert_close(found, expected)
-
-
 @pytest.mark.parametrize(
     ("algo", "placement"),
     [(PPO, "none"), (PPO, "big"), (PPO, "final"), (DQN, "middle"), (DQN, "all"), (SAC, "all")],
@@ -88,25 +79,6 @@ def test_the_share_of_inactive_units_is_counted_at_every_threshold():
     found = measure_gradients(policy, taus=(0.0, 0.4, 0.6))
     assert found["inactive/pi.0"] == found["inactive@0.4/pi.0"] == 3 / 8
     assert found["inactive@0.6/pi.0"] == 7 / 8
-
-
-def test_it_is_logged_only_when_asked_for():
-    class Seen(PlasticityCallback):
-        def _log(self, measures):
-            self.names = set(measures)
-            super()._log(measures)
-            self.keys = set(self.logger.name_to_value)
-
-    plain, asked = (
-        Seen(32, ntk_size=0, probe=[np.zeros((4, 4), np.float32)], by_gradient=by_gradient)
-        for by_gradient in (False, True)
-    )
-    trained(callback=[plain])
-    trained(callback=[asked])
-    new = asked.names - plain.names
-    assert new >= {"inactive/pi.0", "inactive@0.1/vf.1"}
-    assert all(name.startswith("inactive") for name in new)
-    assert "plasticity/inactive/vf.1" in asked.keys
 
 
 def test_a_critics_gradient_is_that_of_its_own_step():

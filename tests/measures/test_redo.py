@@ -13,24 +13,22 @@ import sb3_moe
 from sb3_moe.callbacks.freeze_router import hold_router
 from sb3_moe.layers.stacked import StackedLinear
 from sb3_moe.measures import (
-    hidden_layers,
     measure_layers,
     policy_activations,
     redo,
     reset_heads,
-    reset_optimizers,
     shrink_and_perturb,
 )
-from sb3_moe.measures.resets import moments, optimizers
-from sb3_moe.measures.weights import heads, wirings
+from sb3_moe.measures.redo import treatable_layers
+from sb3_moe.measures.resets import moments
+from sb3_moe.measures.weights import bias_of, heads
+from sb3_moe.policies.networks import networks_of
 
 KINDS = [
     ("MlpPolicy", {}),
     ("MoeMlpPolicy", {}),
     ("MoeMlpPolicy", {"router": "top_k"}),
-    ("MoeMlpPolicy", {"router": "random"}),
     ("MoeMlpPolicy", {"placement": "all", "router": "uniform"}),
-    ("MoeMlpPolicy", {"placement": "final"}),
     ("MoeMlpPolicy", {"placement": "big", "num_experts": 3}),
 ]
 CONV_KINDS = [
@@ -85,10 +83,8 @@ def outputs(policy, obs):
 
 def kill(policy, units=3):
     """Silence some units of every hidden layer by a bias that no input overcomes."""
-    for wiring in wirings(policy):
-        bias = getattr(wiring.before, "bias_EO", None)
-        bias = wiring.before.bias if bias is None else bias
-        bias.data[..., :units] = -1e4
+    for layer in treatable_layers(policy):
+        bias_of(layer.feeder).data[..., :units] = -1e4
 
 
 @pytest.mark.parametrize(("policy", "kwargs"), [*KINDS, *CONV_KINDS], ids=str)
@@ -100,16 +96,13 @@ def test_at_tau_zero_only_dormant_units_change_and_the_function_does_not(policy,
     assert all(count >= 3 for count in counts.values())
     for one, other in zip(outputs(before, obs), outputs(model.policy, obs), strict=True):
         th.testing.assert_close(one, other)
-    old = {w.activation: w for w in wirings(before)}
-    pairs = zip(old.values(), wirings(model.policy), strict=True)
     activations = policy_activations(before, obs)
-    names = {layer.module: layer.name for layer in hidden_layers(before)}
-    for was, now in pairs:
-        dormant_EH = activations[names[was.activation]].activity_EH == 0
-        for parameter, new in zip(was.before.parameters(), now.before.parameters(), strict=True):
-            changed = (parameter != new).any()
-            assert changed
-        check_rows(was.before, now.before, dormant_EH)
+    for was, now in zip(treatable_layers(before), treatable_layers(model.policy), strict=True):
+        assert was.name == now.name
+        dormant_EH = activations[was.name].activity_EH == 0
+        for parameter, new in zip(was.feeder.parameters(), now.feeder.parameters(), strict=True):
+            assert (parameter != new).any()
+        check_rows(was.feeder, now.feeder, dormant_EH)
 
 
 def check_rows(old, new, dormant_EH):
@@ -124,16 +117,6 @@ def check_rows(old, new, dormant_EH):
     # An awake unit may lose what it gets from a dormant one before it: those weights are zero.
     assert (same | (new_EOI == 0))[~dormant_EH].all()
     assert not same[dormant_EH].all()
-
-
-@pytest.mark.parametrize(("algo", "policy"), [(DQN, "MoeMlpPolicy"), (SAC, "MoeMlpPolicy")])
-def test_off_policy_networks_keep_their_function_too(algo, policy):
-    model = trained(policy, {}, algo)
-    kill(model.policy)
-    obs, before = batch(model), clone(model.policy)
-    assert redo(model.policy, obs, tau=0.0)
-    for one, other in zip(outputs(before, obs), outputs(model.policy, obs), strict=True):
-        th.testing.assert_close(one, other)
 
 
 class TwoTasks(gym.Env):
@@ -178,30 +161,6 @@ def test_an_expert_that_no_row_reached_stays_as_it_is(router):
     assert measure_layers(model.policy, [obs])["dormant/pi.0"] >= 0.5
 
 
-def dense_pair(model):
-    """Return the two layers around the first hidden one of the actor."""
-    net = model.policy.mlp_extractor.policy_net
-    return net[0], net[2]
-
-
-def test_a_dead_units_outgoing_weights_and_moments_become_zero():
-    model = trained("MlpPolicy", {})
-    first, second = dense_pair(model)
-    first.bias.data[:3] = -1e4
-    awake = second.weight[:, 3:].clone()
-    redo(model.policy, batch(model), tau=0.0)
-    assert (second.weight[:, :3] == 0).all()
-    assert first.bias[:3].abs().max() < 1e3
-    averages = moments(model.policy)
-    for moment in averages[second.weight]:
-        assert (moment[:, :3] == 0).all()
-        assert (moment[:, 3:] != 0).any()
-    for parameter in (first.weight, first.bias):
-        assert all((moment[:3] == 0).all() for moment in averages[parameter])
-        assert all((moment[3:] != 0).any() for moment in averages[parameter])
-    th.testing.assert_close(second.weight[:, 3:], awake, rtol=0, atol=0)
-
-
 def test_a_stacked_experts_dead_unit_is_treated_in_that_expert_alone():
     model = trained("MoeMlpPolicy", {})
     experts = model.policy.moe_layers()["pi.middle"].experts
@@ -218,23 +177,6 @@ def test_a_stacked_experts_dead_unit_is_treated_in_that_expert_alone():
     for moment in moments(model.policy)[last.weight]:
         assert (moment.mT[2, :, 5] == 0).all()
         assert (moment != 0).any()
-
-
-def test_above_tau_zero_the_function_changes_by_the_removed_contributions_only():
-    model = trained("MlpPolicy", {"net_arch": [12]})
-    net, head = model.policy.mlp_extractor.policy_net, model.policy.action_net
-    obs = batch(model)
-    before = outputs(model.policy, obs)[0]
-    hidden = policy_activations(model.policy, obs)["pi.0"]
-    weight = head.weight.clone()
-    redo(model.policy, obs, tau=0.5)
-    dormant_H = (head.weight == 0).all(0)
-    assert 0 < dormant_H.sum() < 12
-    removed = hidden.values_ETHP[0, :, :, 0] * dormant_H @ weight.T
-    logits = head(net(th.as_tensor(obs))).detach()
-    expected = before - removed
-    # Logits are told up to a constant.
-    th.testing.assert_close(logits.softmax(1), expected.softmax(1))
 
 
 def test_a_policy_without_two_known_layers_around_a_hidden_one_is_refused():
@@ -260,34 +202,9 @@ def test_heads_start_anew_and_all_else_stays(policy, kwargs):
     old = {id(p): before[name] for name, p in model.policy.named_parameters()}
     assert all(not th.equal(p, old[id(p)]) for p in weights)
     # Not even the count of steps, behind which averages that begin at 0 would be too large.
-    known = [p for each in optimizers(model.policy) for p in each.state]
+    known = [p for each in networks_of(model.policy).every_optimizer() for p in each.state]
     assert known
     assert not {id(p) for p in known} & {id(p) for p in weights}
-
-
-def test_a_model_with_new_heads_is_saved_loaded_and_steps_as_the_one_before(tmp_path):
-    model = trained("MoeMlpPolicy", {"placement": "big", "num_experts": 3})
-    reset_heads(model.policy)
-    sb3_moe.save(model, tmp_path / "agent")
-    loaded = sb3_moe.load(tmp_path / "agent", model.get_env())
-    for each in (model, loaded):
-        for parameter in each.policy.parameters():
-            parameter.grad = th.ones_like(parameter)
-        each.policy.optimizer.step()
-    for mine, theirs in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True):
-        assert th.equal(mine, theirs)
-
-
-def test_a_new_heads_first_step_is_no_larger_than_a_new_models():
-    model = trained("MlpPolicy", {})
-    reset_heads(model.policy)
-    weight = model.policy.action_net.weight
-    before = weight.detach().clone()
-    for parameter in model.policy.parameters():
-        parameter.grad = th.ones_like(parameter)
-    model.policy.optimizer.step()
-    rate = model.policy.optimizer.param_groups[0]["lr"]
-    th.testing.assert_close(before - weight, th.full_like(weight, rate), rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("algo", [PPO, DQN])
@@ -311,13 +228,6 @@ def test_new_heads_leave_a_map_alone_that_all_layers_share(algo):
     assert any(not th.equal(now[name], before[name]) for name in now)
 
 
-def test_target_networks_get_the_same_new_head():
-    model = trained("MlpPolicy", {}, DQN)
-    reset_heads(model.policy)
-    head, target = model.policy.q_net.q_net[-1], model.policy.q_net_target.q_net[-1]
-    assert th.equal(head.weight, target.weight)
-
-
 def test_shrinking_and_perturbing_mixes_old_weights_and_new_ones():
     model = trained("MoeMlpPolicy", {})
     before = copy.deepcopy(model.policy.state_dict())
@@ -328,14 +238,6 @@ def test_shrinking_and_perturbing_mixes_old_weights_and_new_ones():
     for name, parameter in model.policy.named_parameters():
         th.testing.assert_close(parameter.data, 0.7 * before[name] + 0.1 * fresh[name])
     assert not model.policy.optimizer.state
-
-
-def test_every_optimizer_forgets():
-    model = trained("MlpPolicy", {}, SAC)
-    assert model.actor.optimizer.state
-    reset_optimizers(model.policy)
-    assert not model.actor.optimizer.state
-    assert not model.critic.optimizer.state
 
 
 @pytest.mark.parametrize("holds", ["experts", "router"])

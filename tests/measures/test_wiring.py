@@ -11,7 +11,7 @@ from torch import nn
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.layers.stacked import StackedConv2d
 from sb3_moe.measures import redo
-from sb3_moe.measures.plasticity import tower_outputs
+from sb3_moe.policies.networks import networks_of
 
 IMPALA = {"features_extractor_kwargs": {"encoder": "impala"}}
 
@@ -35,6 +35,10 @@ def images(model, n=32):
     if image is space:
         return batch_BHWC
     return {"obs": batch_BHWC, "task_id": np.arange(n) % 2}
+
+
+def outputs(policy, obs):
+    return networks_of(policy).outputs(policy.obs_to_tensor(obs)[0])
 
 
 def silence_maps(network, maps=3):
@@ -65,9 +69,9 @@ def test_a_silent_feature_map_is_never_mistaken_for_an_input_of_another_layer(al
     model = on_images(algo, policy, task="MultiInput" in policy, **kwargs)
     silence_maps(model.policy)
     obs = images(model)
-    before = tower_outputs(model.policy, obs)
+    before = outputs(model.policy, obs)
     redo(model.policy, obs, tau=0.0)
-    for tower, after_T in tower_outputs(model.policy, obs).items():
+    for tower, after_T in outputs(model.policy, obs).items():
         th.testing.assert_close(after_T, before[tower])
 
 
@@ -91,8 +95,8 @@ def test_a_silent_map_of_one_extractor_leaves_those_who_see_through_another_alon
     own = model.policy if algo is PPO else model.policy.actor
     silence_maps(own.features_extractor)
     obs = images(model)
-    before = tower_outputs(model.policy, obs)
+    before = outputs(model.policy, obs)
     counts = redo(model.policy, obs, tau=0.0)
     assert counts["features.0"] >= 3
-    for tower, after_T in tower_outputs(model.policy, obs).items():
+    for tower, after_T in outputs(model.policy, obs).items():
         th.testing.assert_close(after_T, before[tower])
