@@ -28,8 +28,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
-from sb3_moe.policies.options import DEFAULTS, ROUTERS
-from sb3_moe.policies.placements import PLACEMENTS
+from sb3_moe.policies.options import DEFAULTS, MoEOptions
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study import building
 from sb3_moe.study.entries import STRICT, NamedEntry, hint, read_yaml, typed
@@ -164,7 +163,11 @@ def _meant_by(name: str, towers: tuple[str, ...]) -> dict[str, Any]:
     if name == "dense":
         return {"placement": "none"}
     router, placement, tower, *_ = *name.split("-", 2), "", ""
-    if router not in ROUTERS or placement not in PLACEMENTS or tower not in ("", *towers):
+    try:
+        MoEOptions(router=router, placement=placement)  # which knows their names
+    except ValueError:
+        return {}
+    if tower not in ("", *towers):
         return {}
     where = {each: placement if each == tower else "none" for each in towers}
     return {"placement": where if tower else placement, "router": router}
