@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def test_help_needs_no_torch():
     assert ended.returncode == 0, ended.stderr
     assert all(f"sb3-moe {word} " in ended.stdout for word in ("study", "watch", "card", "suites"))
     assert "--slurm" in ended.stdout
+    assert version("sb3-moe") in ended.stdout.splitlines()
 
 
 def test_suites_are_listed_with_their_tasks_and_extra(capsys):
