@@ -162,15 +162,6 @@ def require_step_of_all(space: Space[Any], num_envs: int, obs: Any, rewards: Any
     require_observation(space, obs, (num_envs,))
 
 
-def require_reset(started: bool) -> None:
-    """Raise unless there was a reset, as Gymnasium's own wrapper does.
-
-    :raises gymnasium.error.ResetNeeded: if there was none
-    """
-    if not started:
-        raise gym.error.ResetNeeded("Cannot call env.step() before calling env.reset()")
-
-
 def seed_of_each(seed: Seed, num_envs: int) -> list[int | None]:
     """Return a seed for each of many environments: ``seed + i``, the given ones, or none.
 

@@ -17,7 +17,6 @@ from sb3_moe_envs.checks import (
     CheckedTask,
     Options,
     ResetResult,
-    require_reset,
     succeeded,
     whole,
 )
@@ -283,11 +282,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         return self._interface.encode(self._task, obs), self._describe(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Act in the running task.
-
-        :raises gymnasium.error.ResetNeeded: before the first reset
-        """
-        require_reset(self._seeds.started)
+        """Act in the running task."""
         self._restored = False
         own = self._interface.decode(self._task, action)
         obs, reward, terminated, truncated, info = self._call(self._envs[self._task].step, own)

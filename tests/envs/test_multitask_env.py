@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from counting import CountingEnv, counting_tasks
 
-from sb3_moe_envs import Adaptive, Cycle, Interleave, MultiTaskEnv, Sequence, Task
+from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv, Task
 
 
 def never_ending(num_tasks=2):
@@ -36,33 +36,6 @@ def test_a_switch_truncates_with_the_old_tasks_terminal_observation():
     assert obs["obs"][2] == 0  # padding, as in all its observations
     obs, info = env.reset()
     assert obs["task_id"] == info["task_id"] == 1
-
-
-def test_what_ends_with_a_turn_does_not_count_for_the_same_tasks_next_turn():
-    schedule = Adaptive("episodes>=1 or steps>=4", num_cycles=None, order=[0, 0, 1])
-    env = MultiTaskEnv(never_ending(), schedule=schedule)
-    env._envs[0].step = lambda action: (
-        env._envs[0].unwrapped._observe(),
-        0.0,
-        env._steps == 3,
-        False,
-        {},
-    )
-    env.reset(seed=0)
-    ends = [env.step(0)[2:4] for _ in range(4)]
-    assert ends[-1] == (True, False)  # it goes on with the same task
-    assert (env.schedule.turn, env.schedule.state_dict()["_episodes"]) == (1, 0)
-
-
-def test_after_the_end_of_a_schedule_the_last_task_is_held_and_reset_never_raises():
-    env = MultiTaskEnv(never_ending(), schedule=Sequence([(0, 2), (1, 2)]))
-    env.reset(seed=0)
-    for _ in range(20):
-        truncated = env.step(0)[3]
-        if truncated:
-            env.reset()
-    assert env.get_task() == 1
-    assert env.reset()[1]["task_id"] == 1
 
 
 def test_schedules_and_tasks_draw_from_streams_of_their_own():

@@ -9,7 +9,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TransformAction
 
 from sb3_moe import make_multitask_vec_env
@@ -174,24 +173,6 @@ def test_a_hidden_task_allows_what_stands_for_an_allowed_action(invalid, first, 
         assert vector.action_masks().tolist() == [expected, [1] * 5]
         lone.step(2)
         vector.step(np.array([2, 2]))
-
-
-def test_a_vector_environment_of_its_own_gives_masks_for_its_copies():
-    class Own(SyncVectorEnv):
-        pass
-
-    class Batched(gym.vector.VectorWrapper):
-        def action_masks(self):
-            return np.tile([True, False, True], (self.num_envs, 1))
-
-    def vector_fn(n):
-        fns = [partial(Free, spaces.Discrete(3))] * n
-        return Batched(Own(fns, autoreset_mode=AutoresetMode.SAME_STEP))
-
-    task = Task("own", env_fn=partial(Free, spaces.Discrete(3)), vector_fn=vector_fn)
-    env = MultiTaskVectorEnv([task, DISCRETE[1]], 3)
-    env.reset(seed=0)
-    assert env.action_masks()[:2].tolist() == [[1, 0, 1, 0]] * 2
 
 
 def test_masks_of_another_length_name_the_task():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from counting import CountingEnv
-from gymnasium.error import ResetNeeded
 
 from sb3_moe_envs import (
     Cycle,
@@ -14,7 +13,6 @@ from sb3_moe_envs import (
     MultiTaskVectorEnv,
     Task,
     TaskError,
-    make_multitask_vector,
 )
 
 
@@ -126,16 +124,3 @@ def test_a_dict_observation_must_have_its_keys():
 def test_a_task_needs_one_way_to_be_built():
     with pytest.raises(ValueError, match="a task takes either `env_id` or `env_fn`, got"):
         Task("none")
-
-
-@pytest.mark.parametrize(
-    "env",
-    [
-        MultiTaskEnv([CountingEnv]),
-        MultiTaskVectorEnv([CountingEnv], 2),
-        make_multitask_vector([CountingEnv], 2, schedule=Interleave("episodes")),
-    ],
-)
-def test_a_step_needs_a_reset(env):
-    with pytest.raises(ResetNeeded, match=r"Cannot call env.step\(\) before calling env.reset\(\)"):
-        env.step(np.zeros(getattr(env, "num_envs", 1), np.int64))

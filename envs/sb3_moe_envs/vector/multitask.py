@@ -17,7 +17,6 @@ from sb3_moe_envs.checks import (
     Seed,
     StepResult,
     optional_whole,
-    require_reset,
     succeeded,
 )
 from sb3_moe_envs.multitask import MultiTaskEnv, TaskSet, as_schedule
@@ -145,9 +144,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         """Step every slot with its action, of shape (num_envs, ...).
 
         :raises ValueError: if there are not as many actions as slots
-        :raises gymnasium.error.ResetNeeded: before the first reset
         """
-        require_reset(self._seeds.started)
         self._restored = False
         step = self._pool.step(self._parts, self._own_actions(actions))
         obs = self._interface.encode_batch(step.observations, self._tasks)
