@@ -9,7 +9,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from slow_play import Row, play_blocks, play_interleaved
 
-from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import (
     Cycle,
     Interleave,
@@ -163,29 +162,3 @@ def test_a_function_gives_each_slot_the_sequence_of_a_lone_environment(num_tasks
         assert_same(
             [row[slot] for row in together], play_single(lone, seed + slot, actions[:, slot])
         )
-
-
-@QUICK
-@given(
-    num_tasks=st.integers(1, 3), extra=st.integers(0, 2), seed=SEEDS,
-    schedule=st.sampled_from([Interleave(), Cycle(30), Interleave("episodes", order="random")]),
-)  # fmt: skip
-def test_the_episodes_of_each_task_add_up_to_the_total(num_tasks, extra, seed, schedule):
-    env = make_multitask_vec_env(
-        counting_tasks(num_tasks), num_tasks + extra, seed, schedule=schedule
-    )
-    env.reset()
-    rewards = np.zeros((num_tasks, env.num_envs))
-    finished = np.zeros(num_tasks)
-    reported = np.zeros(num_tasks)
-    for actions in random_actions((30, env.num_envs), seed):
-        tasks = np.array(env.env_method("get_task"))
-        _, step_rewards, dones, infos = env.step(np.minimum(actions, env.action_space.n - 1))
-        rewards[tasks, np.arange(env.num_envs)] += step_rewards
-        for slot in np.flatnonzero(dones):
-            assert infos[slot]["task_id"] == tasks[slot]
-            reported[tasks[slot]] += infos[slot]["episode"]["r"]
-            finished[tasks[slot]] += rewards[tasks[slot], slot]
-            rewards[tasks[slot], slot] = 0
-    env.close()
-    assert reported == pytest.approx(finished)

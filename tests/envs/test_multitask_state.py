@@ -230,64 +230,6 @@ def test_a_task_that_cannot_be_restored_starts_an_episode_that_counts_from_its_s
     assert other.schedule.heard == [6]
 
 
-class Sensor:
-    """A part that points back at its environment."""
-
-    def __init__(self, env):
-        self.env = env
-
-    def read(self):
-        return self.env.steps
-
-
-class Looped(CountingEnv):
-    """An environment whose parts point back at it."""
-
-    def __init__(self):
-        super().__init__()
-        self.sensor = Sensor(self)
-        self.table = {"read": self.read}
-        self.clock = self.screen = 0
-
-    def read(self):
-        return self.steps
-
-    def step(self, action):
-        obs, _, *rest = super().step(action)
-        self.clock += 1
-        self.screen = np.array([self.clock])
-        return obs, float(self.sensor.read() * 100 + self.table["read"]() + self.screen[0]), *rest
-
-
-class Looking(gym.Wrapper):
-    """A wrapper that points at the base, past others."""
-
-    def __init__(self, env):
-        super().__init__(env)
-        self.base = env.unwrapped
-
-    def step(self, action):
-        obs, reward, *rest = self.env.step(action)
-        return obs, reward + self.base.steps / 10, *rest
-
-
-def looped():
-    return Looking(gym.wrappers.OrderEnforcing(Looped()))
-
-
-def test_parts_that_point_back_at_their_environment_go_on_with_the_restored_one():
-    env, other = MultiTaskEnv([looped]), MultiTaskEnv([looped])
-    env.reset(seed=0)
-    play(env, 7)
-    state = pickle.loads(pickle.dumps(env.state_dict()))
-    assert state["exact"]
-    other.load_state_dict(state)
-    assert play(other, 30) == play(env, 30)
-    (task,) = other._envs
-    base = task.unwrapped
-    assert task.env.base is base.sensor.env is base.table["read"].__self__ is base
-
-
 def test_a_state_of_other_tasks_or_slots_is_refused():
     state = MultiTaskEnv(counting_tasks(2)).state_dict()
     with pytest.raises(ValueError, match="`state` must be of num_tasks=3, got one of 2"):
