@@ -240,12 +240,12 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             self._forget(part.rows)
 
     def _env_of(self, task: int) -> Any:
-        """Return a task's environments; where all slots play together, one that is built at once.
+        """Return a task's vector environment; where all slots play together, one of a single one.
 
         The many of later tasks, such as Meta-World's simulators, are built when they are played.
         """
-        together = self._shares is None
-        return self._pool.envs(task, 1 if together else int((self._shares == task).sum()))[0]
+        size = 1 if self._shares is None else int((self._shares == task).sum())
+        return self._pool.envs(task, size)[0]
 
     def _rewind(self, seed: Any) -> None:
         super().reset(seed=seed if isinstance(seed, int) else None)

@@ -41,7 +41,8 @@ class Part(NamedTuple):
     #: a slice where they are next to each other, else an array
     rows: Any
     slots: list[int]
-    env: Vector
+    #: a vector environment
+    env: Any
     #: whether its step begins and ends with a call each, so that others can step meanwhile
     begins: bool
 
@@ -249,7 +250,7 @@ def _kept(env: Vector, obs: Any) -> Any:
 
 def _finish(part: Part, actions: Any) -> tuple[Any, ...]:
     """End a step; return its results, infos by row, and what ended episodes showed last."""
-    env: Any = part.env
+    env = part.env
     result = env.step_wait() if part.begins else env.step(actions)
     obs, rewards, terminated, truncated, infos = result
     if not isinstance(env, _CHECKED):

@@ -28,6 +28,8 @@ class InTurnVectorEnv(SyncVectorEnv):
     :param env_fns: build the environments
     """
 
+    envs: list[Any]
+
     def __init__(self, env_fns: Sequence[Callable[[], Env]]) -> None:
         super().__init__(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
         # Gymnasium writes the mode into a dict that all environments of a class share.
@@ -98,7 +100,7 @@ class MultiTaskSyncVectorEnv(InTurnVectorEnv):
 
     def __init__(self, env_fns: Sequence[Callable[[], MultiTaskEnv]]) -> None:
         super().__init__(env_fns)
-        self.task_names: list[str] = self.envs[0].task_names
+        self.task_names = self.envs[0].task_names
         self.num_tasks = len(self.task_names)
 
     def __repr__(self) -> str:
