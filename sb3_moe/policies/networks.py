@@ -23,7 +23,6 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import distributions, nn
 
 from sb3_moe.layers.fixed_moe import TaskEmbedding
-from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind, strongest
 
 Kind = Literal["probability", "value", "mean"]
 
@@ -274,24 +273,6 @@ class Networks(ABC):
             except AttributeError:
                 continue  # The class's own; whoever builds again checks whether it matters.
         return given
-
-    # What observations say.
-
-    def task_ids(self, obs: PyTorchObs) -> th.Tensor | None:
-        """Return the task of each observation, (B,), None where observations don't tell.
-
-        :param obs: a batch of observations on the policy's device
-        """
-        if isinstance(obs, dict):
-            return obs[TASK_KEY].flatten().long() if TASK_KEY in obs else None
-        extractor: Any = self.extractors()["features"]
-        num_tasks = one_hot_behind(extractor)
-        if not num_tasks:
-            return None
-        # The actor-critic's own method takes no extractor where there are two.
-        features = BaseModel.extract_features(self.policy, obs, extractor)
-        ids: th.Tensor = strongest(features[:, -num_tasks:])
-        return ids
 
 
 class ActorCriticNetworks(Networks):

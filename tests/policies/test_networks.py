@@ -254,22 +254,3 @@ def test_actions_of_several_parts_have_one_log_probability(space):
     (said_B,) = networks_of(model.policy).taken(th.zeros(2, 5), actions)
     _, log_probs_B, _ = model.policy.evaluate_actions(th.zeros(2, 5), actions)
     th.testing.assert_close(said_B, log_probs_B)
-
-
-@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "DQN", "RecurrentPPO"])
-def test_task_ids_are_read_from_one_hots_and_from_dicts(algorithm):
-    alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
-    model = made(algorithm, alias)
-    obs = arena.observe(model, 6)
-    found = networks_of(model.policy).task_ids(model.policy.obs_to_tensor(obs)[0])
-    assert found.tolist() == obs[:, -arena.NUM_TASKS :].argmax(1).tolist()
-    model = arena.make(algorithm, alias.replace("Mlp", "MultiInput", 1), net_arch=[8])
-    obs = arena.observe(model, 6)
-    found = networks_of(model.policy).task_ids(model.policy.obs_to_tensor(obs)[0])
-    assert found.tolist() == np.asarray(obs["task_id"]).flatten().tolist()
-
-
-def test_observations_without_a_task_have_no_ids():
-    assert networks_of(made("PPO", "MlpPolicy").policy).task_ids(th.zeros(2, 5)) is None
-    model = arena.make("PPO", "MultiInputPolicy", arena.Arena(spaces.Dict({"a": arena.FLAT})))
-    assert networks_of(model.policy).task_ids({"a": th.zeros(2, 5)}) is None
