@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_moe.layers import LinearRouter
+from sb3_moe.layers import LinearScores
 from sb3_moe.policies import dqn, on_policy
 
 HOW = (
@@ -180,7 +180,7 @@ def sizes(
             **options,
         )
         policy.set_training_mode(False)
-        for router in (m for m in policy.modules() if isinstance(m, LinearRouter)):
+        for router in (m for m in policy.modules() if isinstance(m, LinearScores)):
             router.weight_RK.mul_(sharper)
         x = standard_normal(policy, networks, th.Generator().manual_seed(1000 + seed))
         for output, y in outputs(policy, x):

@@ -20,8 +20,8 @@ from sb3_moe.layers import (
     EmbeddingMoE,
     ExpertChoiceMoE,
     Experts,
-    LinearRouter,
-    MLPRouter,
+    LinearScores,
+    MLPScores,
     MoELayer,
     SeparateNetworks,
     SoftMoE,
@@ -80,9 +80,9 @@ def outputs(layer: MoELayer, x_I: th.Tensor) -> list[th.Tensor]:
     return found if layer.experts.combination is None else gram_schmidt(found)
 
 
-def scores(router: LinearRouter | MLPRouter, token_R: th.Tensor) -> list[th.Tensor]:
+def scores(router: LinearScores | MLPScores, token_R: th.Tensor) -> list[th.Tensor]:
     """Return the score of each expert or slot for one token."""
-    if isinstance(router, MLPRouter):
+    if isinstance(router, MLPScores):
         for linear in router.hidden[::2]:
             token_R = (linear.weight @ token_R + linear.bias).clamp(min=0)
         router = router.last

@@ -159,7 +159,7 @@ def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor
     experts: dict[th.Tensor, int] = {}
     for optimizer in networks_of(policy).every_optimizer():
         masks |= masks_in(optimizer) if keeps_masks(optimizer) else {}
-        experts |= optimizer.held_while_idle() if isinstance(optimizer, ExpertAdam) else {}
+        experts |= optimizer.frozen_while_idle() if isinstance(optimizer, ExpertAdam) else {}
     for tensor, kept in kept_entries(policy).items():
         masks[tensor] = ~kept & masks[tensor] if tensor in masks else ~kept
     return masks, experts

@@ -15,8 +15,8 @@ import torch as th
 from sb3_moe.layers import (
     EmbeddingMoE,
     ExpertChoiceMoE,
-    LinearRouter,
-    MLPRouter,
+    LinearScores,
+    MLPScores,
     MoELayer,
     SoftMoE,
     SparseMoE,
@@ -82,7 +82,7 @@ def take_copies(layer: MoELayer) -> float:
 
 
 @th.no_grad()
-def _soften(router: LinearRouter | MLPRouter) -> None:
+def _soften(router: LinearScores | MLPScores) -> None:
     """Let the scores of every token be next to nothing."""
     last = _last(router)
     # Where there is a scale the weights' size makes no difference.
@@ -91,8 +91,8 @@ def _soften(router: LinearRouter | MLPRouter) -> None:
         last.bias_K.mul_(FAINT)
 
 
-def _last(router: LinearRouter | MLPRouter) -> LinearRouter:
-    return router.last if isinstance(router, MLPRouter) else router
+def _last(router: LinearScores | MLPScores) -> LinearScores:
+    return router.last if isinstance(router, MLPScores) else router
 
 
 # To dense layers.
@@ -180,8 +180,8 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
         if rows.bias_W is not None:
             rows.weight_KW.sub_(rows.bias_W)
     elif (
-        isinstance(after, LinearRouter | MLPRouter)
-        and isinstance(before, LinearRouter | MLPRouter)
+        isinstance(after, LinearScores | MLPScores)
+        and isinstance(before, LinearScores | MLPScores)
         and (bias_K := _last(after).bias_K) is not None
     ):
         bias_K.copy_(_shared_biases(_last(before), old.num_experts, heirs))
@@ -192,7 +192,7 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
         )
 
 
-def _shared_biases(router: LinearRouter, num_experts: int, heirs: Sequence[Heir]) -> th.Tensor:
+def _shared_biases(router: LinearScores, num_experts: int, heirs: Sequence[Heir]) -> th.Tensor:
     """Return what to add to scores so that experts take over the gates of others, (X*S,).
 
     The exponential of a score is an expert's part in the softmax: a share of it is its logarithm

@@ -14,7 +14,7 @@ from sb3_moe.layers.registry import (
     register_router,
 )
 from sb3_moe.layers.routing import Routing
-from sb3_moe.layers.scores import LinearRouter, MLPRouter
+from sb3_moe.layers.scores import LinearScores, MLPScores
 from sb3_moe.layers.soft_moe import RandomMoE, SoftMoE
 from sb3_moe.layers.sparse_moe import ExpertChoiceMoE, SparseMoE
 
@@ -25,9 +25,9 @@ __all__ = [
     "ExpertChoiceMoE",
     "Experts",
     "LinearExpert",
-    "LinearRouter",
+    "LinearScores",
     "MLPExpert",
-    "MLPRouter",
+    "MLPScores",
     "MoELayer",
     "PredictMoE",
     "RandomMoE",

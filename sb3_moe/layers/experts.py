@@ -1,7 +1,9 @@
 """Experts: networks of one shape that run together, in one of two ways.
 
 Wide: every expert runs on every row, in GEMMs over all experts. Sorted: each expert runs on the
-rows that chose it, which stand together once the rows are sorted by expert.
+rows that chose it, which stand together once the rows are sorted by expert. On a GPU, numbers of 32
+bits are always wide: sorted rows would have to be counted there, or need `grouped_mm`, which takes
+halves.
 
 Shapes: E experts, T rows that every expert sees, M rows per expert or sorted rows, k chosen experts
 per row, I inputs, H hidden, O outputs.
@@ -31,8 +33,9 @@ from sb3_moe.layers.stacked import (
     unstack,
 )
 
-# Below so many wasted multiply-adds, T * (E - k) * those of one row in one expert, all experts on
-# all rows are faster than sorting. A GPU wastes cheaply, and each call costs more (an estimate).
+# Up to so many wasted multiply-adds (rows, times experts that were not chosen, times multiply-adds
+# of a row) all experts on all rows are faster than sorting. A GPU wastes cheaply, and each call
+# costs more (an estimate).
 WIDE_UP_TO = {"cpu": 4_000_000}
 WIDE_UP_TO_ELSEWHERE = 1_000_000_000
 # `grouped_mm` wants the rows of every matrix to begin at multiples of so many bytes. To pad one
@@ -85,7 +88,9 @@ class Experts(nn.Module):
         return gated_sum(y_ETO, gates_TE)
 
     def selected(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
-        """Run on each row only its chosen experts; no row is dropped.
+        """Return the gated sum of each row's chosen experts; no row is dropped.
+
+        All experts run, with gates of zero, where that is cheaper than to sort the rows.
 
         :param x_TI: the rows
         :param experts_Tk: indices of the chosen experts

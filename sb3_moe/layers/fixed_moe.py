@@ -21,7 +21,7 @@ class TaskMoE(MoELayer):
     """Let the task id pick the expert: the paper's hardcoded router.
 
     :param experts: one for each task
-    :param sees: not used
+    :param router_input: not used
     """
 
     name: ClassVar[str] = "task"
@@ -29,7 +29,7 @@ class TaskMoE(MoELayer):
     needs_tasks: ClassVar[bool] = True
     leaves_out: ClassVar[bool] = True
 
-    def __init__(self, experts: Experts, sees: RouterInput) -> None:
+    def __init__(self, experts: Experts, router_input: RouterInput) -> None:
         super().__init__(experts)
 
     def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
@@ -47,13 +47,13 @@ class UniformMoE(MoELayer):
     """Average all experts: the control that has experts but no router.
 
     :param experts: the experts
-    :param sees: not used
+    :param router_input: not used
     """
 
     name: ClassVar[str] = "uniform"
     sees: ClassVar = "nothing"
 
-    def __init__(self, experts: Experts, sees: RouterInput) -> None:
+    def __init__(self, experts: Experts, router_input: RouterInput) -> None:
         super().__init__(experts)
 
     def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
@@ -94,7 +94,7 @@ class EmbeddingMoE(MoELayer):
     experts in every layer and one row for all of these, a policy is parameterized as PaCo's.
 
     :param experts: the experts
-    :param sees: what the router is built for
+    :param router_input: what the router is built for
     :param weights: ``"linear"``, or ``"softmax"`` of the row
     :param bias: whether there is one, for all tasks
     :param shared: whether the layers of a network have one embedding together
@@ -108,7 +108,7 @@ class EmbeddingMoE(MoELayer):
     def __init__(
         self,
         experts: Experts,
-        sees: RouterInput,
+        router_input: RouterInput,
         *,
         weights: str = "linear",
         bias: bool = False,
@@ -119,7 +119,7 @@ class EmbeddingMoE(MoELayer):
         yes_or_no("bias", bias)
         yes_or_no("shared", shared)
         # At the start a sum of independent experts is as strong as one of them.
-        self.task_weights = TaskEmbedding(sees.num_tasks, self.num_experts, bias=bias)
+        self.task_weights = TaskEmbedding(router_input.num_tasks, self.num_experts, bias=bias)
         self.softmax = weights == "softmax"
         self.shared = shared
 

@@ -254,7 +254,7 @@ class PredictMoE(MoELayer):
     What it sees is a :class:`Belief`, of which nothing is learned here.
 
     :param experts: one for each model
-    :param sees: not used
+    :param router_input: not used
     :param top_k: how many experts serve a token, with gates that sum to 1; None: all
     :param temperature: above 1 for gates that are more alike, below 1 for sharper ones
     :raises TypeError: if a value has the wrong type
@@ -268,7 +268,7 @@ class PredictMoE(MoELayer):
     def __init__(
         self,
         experts: Experts,
-        sees: RouterInput,
+        router_input: RouterInput,
         *,
         top_k: int | None = None,
         temperature: float = 1.0,

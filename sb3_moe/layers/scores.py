@@ -18,7 +18,7 @@ from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import MoELayer, RouterInput
 
 
-class LinearRouter(nn.Module):
+class LinearScores(nn.Module):
     """Score experts or slots by a linear map without bias (the Phi of Soft MoE).
 
     The weight is no ``nn.Linear``, since SB3's orthogonal init would visit it.
@@ -77,8 +77,8 @@ class LinearRouter(nn.Module):
         return logits
 
 
-class MLPRouter(nn.Module):
-    """Score experts or slots by hidden layers with ReLU and a :class:`LinearRouter` behind them.
+class MLPScores(nn.Module):
+    """Score experts or slots by hidden layers with ReLU and a :class:`LinearScores` behind them.
 
     :param in_features: R
     :param hidden: widths of the hidden layers
@@ -103,7 +103,7 @@ class MLPRouter(nn.Module):
             layers += [nn.Linear(in_features, width), nn.ReLU()]
             in_features = width
         self.hidden = nn.Sequential(*layers)
-        self.last = LinearRouter(in_features, num_scores, frozen=frozen, **kwargs)
+        self.last = LinearScores(in_features, num_scores, frozen=frozen, **kwargs)
         if frozen:
             for layer in layers[::2]:
                 _freeze(layer)
@@ -134,7 +134,7 @@ class ScoredMoE(MoELayer):
     """A mixture whose gates are made from scores: of a linear map, or with hidden layers before it.
 
     :param experts: the experts
-    :param sees: what the router is built for
+    :param router_input: what the router is built for
     :param num_slots: scores for each expert
     :param hidden: widths of the router's hidden layers
     :param normalize_router: L2-normalize tokens and router weights, with one learned scale
@@ -151,7 +151,7 @@ class ScoredMoE(MoELayer):
     def __init__(
         self,
         experts: Experts,
-        sees: RouterInput,
+        router_input: RouterInput,
         num_slots: int = 1,
         *,
         hidden: Sequence[int] = (),
@@ -166,11 +166,11 @@ class ScoredMoE(MoELayer):
         num_scores = self.num_experts * num_slots
         own: dict[str, Any] = {"normalize": normalize_router, "noise": router_noise, "bias": bias}
         own["frozen"] = self.frozen_scores
-        self.router: LinearRouter | MLPRouter
+        self.router: LinearScores | MLPScores
         if hidden:
-            self.router = MLPRouter(sees.features, hidden, num_scores, **own)
+            self.router = MLPScores(router_input.features, hidden, num_scores, **own)
         else:
-            self.router = LinearRouter(sees.features, num_scores, **own)
+            self.router = LinearScores(router_input.features, num_scores, **own)
 
     def expert_axes(self) -> dict[str, int]:
         """Return the tensors that hold something for each score."""

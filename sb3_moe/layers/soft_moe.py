@@ -22,7 +22,7 @@ class SoftMoE(ScoredMoE):
     """Mix tokens into slots, run one expert per group of slots, and mix the slots back (eq. 1-3).
 
     :param experts: the experts
-    :param sees: what the router is built for
+    :param router_input: what the router is built for
     :param num_slots: slots per expert; None: enough for all tokens, ceil(N / E)
     :param scores: options of :class:`sb3_moe.layers.scores.ScoredMoE`
     """
@@ -30,11 +30,16 @@ class SoftMoE(ScoredMoE):
     name: ClassVar[str] = "soft"
 
     def __init__(
-        self, experts: Experts, sees: RouterInput, *, num_slots: int | None = None, **scores: Any
+        self,
+        experts: Experts,
+        router_input: RouterInput,
+        *,
+        num_slots: int | None = None,
+        **scores: Any,
     ) -> None:
         whole_or_none("num_slots", num_slots)
-        num_slots = num_slots or math.ceil(sees.num_tokens / sees.num_experts)
-        super().__init__(experts, sees, num_slots, **scores)
+        num_slots = num_slots or math.ceil(router_input.num_tokens / router_input.num_experts)
+        super().__init__(experts, router_input, num_slots, **scores)
         self.num_slots = num_slots
 
     def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
@@ -43,14 +48,14 @@ class SoftMoE(ScoredMoE):
         if self.num_slots == 1 and x.dim() == 2:
             gates_BE = edited_shares(self, softmax_over_experts(logits))
             return self.combine(x, gates_BE, logits=logits, edited=True)
-        combine = self._edited(logits.softmax(-1))
+        combine_weights = self._edited(logits.softmax(-1))
         if self.edit_gates is not None:
-            combine = combine / combine.sum(-1, keepdim=True)
-        routing = Routing(self._by_slot(combine), self._by_slot(logits))
+            combine_weights = combine_weights / combine_weights.sum(-1, keepdim=True)
+        routing = Routing(self._by_slot(combine_weights), self._by_slot(logits))
         if x.dim() == 2:  # every slot holds the one token itself
             y_BO, _ = self.combine(x, routing.weights.sum(-1), edited=True)
             return y_BO, Routing(routing.weights.unsqueeze(1), self._by_slot(logits).unsqueeze(1))
-        return self._through_slots(x, logits, combine), routing
+        return self._through_slots(x, logits, combine_weights), routing
 
     def _through_slots(
         self, x_BNI: th.Tensor, logits_BNK: th.Tensor, combine_BNK: th.Tensor
@@ -78,7 +83,7 @@ class RandomMoE(SoftMoE):
     """Mix as Soft MoE does, with the random scores of the start, which are buffers: a control.
 
     :param experts: the experts
-    :param sees: what the router is built for
+    :param router_input: what the router is built for
     :param num_slots: as of :class:`SoftMoE`, like all that follows
     :param hidden: widths of the router's hidden layers
     :param normalize_router: L2-normalize tokens and router weights
@@ -92,7 +97,7 @@ class RandomMoE(SoftMoE):
     def __init__(
         self,
         experts: Experts,
-        sees: RouterInput,
+        router_input: RouterInput,
         *,
         num_slots: int | None = None,
         hidden: Sequence[int] = (),
@@ -100,4 +105,4 @@ class RandomMoE(SoftMoE):
         bias: bool = False,
     ) -> None:
         scores = {"hidden": hidden, "normalize_router": normalize_router, "bias": bias}
-        super().__init__(experts, sees, num_slots=num_slots, **scores)
+        super().__init__(experts, router_input, num_slots=num_slots, **scores)

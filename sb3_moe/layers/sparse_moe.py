@@ -22,11 +22,11 @@ class SparseMoE(ScoredMoE):
     """Send each token to the k experts it scores highest (arXiv 1701.06538), dropping none.
 
     The gates are the softmax over all experts: renormalized over the chosen ones, a gate would
-    always be 1 with k = 1, and the router learn nothing. Of equal scores the first count, but in
-    exported files.
+    always be 1 with k = 1, and the router learn nothing. Of equal scores the first count, except
+    in exported files.
 
     :param experts: the experts
-    :param sees: what the router is built for
+    :param router_input: what the router is built for
     :param top_k: k
     :param bias_rate: step of loss-free balancing (arXiv 2408.15664, algorithm 1): a bias that only
         chooses, raised for experts with less than their share of tokens. Loads are counted in
@@ -47,14 +47,14 @@ class SparseMoE(ScoredMoE):
     def __init__(
         self,
         experts: Experts,
-        sees: RouterInput,
+        router_input: RouterInput,
         *,
         top_k: int = 1,
         bias_rate: float = 0.0,
         renormalize: bool = False,
         **scores: Any,
     ) -> None:
-        super().__init__(experts, sees, **scores)
+        super().__init__(experts, router_input, **scores)
         check_top_k(top_k, self.num_experts)
         not_negative("bias_rate", bias_rate)
         yes_or_no("renormalize", renormalize)
@@ -67,7 +67,7 @@ class SparseMoE(ScoredMoE):
         self.bias_rate = bias_rate
         self.renormalize = renormalize
         if bias_rate:
-            # Float, persistent and changed in place, so that target networks follow.
+            # SB3 copies buffers with `running_` in their names to target networks.
             self.register_buffer("running_bias_E", th.zeros(self.num_experts))
             self.register_buffer("running_count_E", th.zeros(self.num_experts))
 
@@ -120,7 +120,7 @@ class ExpertChoiceMoE(ScoredMoE):
     comes out as zero, and every expert does the same amount of work.
 
     :param experts: the experts
-    :param sees: what the router is built for
+    :param router_input: what the router is built for
     :param top_k: how many experts serve a token on average
     :param scores: options of :class:`sb3_moe.layers.scores.ScoredMoE`
     :raises TypeError: if a value has the wrong type
@@ -131,11 +131,11 @@ class ExpertChoiceMoE(ScoredMoE):
     losses: ClassVar[frozenset[str]] = frozenset({"z"})
 
     def __init__(
-        self, experts: Experts, sees: RouterInput, *, top_k: int = 1, **scores: Any
+        self, experts: Experts, router_input: RouterInput, *, top_k: int = 1, **scores: Any
     ) -> None:
-        super().__init__(experts, sees, **scores)
+        super().__init__(experts, router_input, **scores)
         check_top_k(top_k, self.num_experts)
-        if sees.num_tokens < 2:
+        if router_input.num_tokens < 2:
             raise ValueError(
                 "`router`='expert_choice' chooses among the tokens of one sample, so each of its "
                 "layers needs `tokens` of 'conv' or 'feature' (`placement`='middle' with one "

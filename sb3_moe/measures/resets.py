@@ -149,7 +149,7 @@ def _forget(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
     kept = {*kept_entries(policy)}
     for optimizer in networks_of(policy).every_optimizer():
         if isinstance(optimizer, ExpertAdam):
-            kept |= optimizer.held_while_idle().keys()
+            kept |= optimizer.frozen_while_idle().keys()
         averages = moments_in(optimizer)
         for parameter in [each for each in parameters if each in optimizer.state]:
             for moment in averages[parameter]:

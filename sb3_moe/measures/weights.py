@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_moe.layers import (
     Experts,
-    LinearRouter,
+    LinearScores,
     MoELayer,
     SeparateNetworks,
     StackedNetwork,
@@ -29,7 +29,7 @@ ACTIVATIONS = (nn.PReLU, *POINTWISE)
 
 #: Layers with weights from each input to each output, dense or stacked.
 WEIGHTED = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d)
-KNOWN = (*WEIGHTED, LinearRouter)
+KNOWN = (*WEIGHTED, LinearScores)
 # A unit inside a block, or before it, also goes around it: no weights hold all that leads out.
 BLOCKS = (Residual, StackedResidual)
 # Whose modules run their parts in the order in which they hold them.
@@ -93,7 +93,7 @@ def _as_EOI(layer: nn.Module, tensor: th.Tensor) -> th.Tensor:
             return tensor.mT if layer.last and tensor.dim() == 3 else tensor
         case StackedConv2d():
             return tensor
-        case LinearRouter():
+        case LinearScores():
             return tensor.mT.unsqueeze(0)
     return tensor.unsqueeze(0)
 

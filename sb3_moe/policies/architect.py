@@ -52,7 +52,8 @@ class Architect:
         after_lstm: bool = False,
     ) -> None:
         self.options, self.place = options, options.place
-        self.outer = self.layout = layout
+        #: As given, and behind the encoder that the tower itself may begin with.
+        self.given_layout = self.layout = layout
         self.init_hidden, self.init_head = init_hidden, init_head
         options.check_tasks(layout.num_tasks)
         self.experts_see_task = options.experts_see_task and not after_lstm
@@ -120,7 +121,7 @@ class Architect:
         # The tanh of TD3's actor comes after the experts are combined.
         return self._tower([self.expert_layers.big(hidden, head), *head.after], stages)
 
-    def body(self, dense: Iterable[nn.Module]) -> tuple[nn.Module, int]:
+    def hidden_tower(self, dense: Iterable[nn.Module]) -> tuple[nn.Module, int]:
         """Return the hidden layers and their width, for policies that keep the head apart.
 
         Where the head routes, the one-hot task id is handed on to it behind the output.
@@ -130,7 +131,7 @@ class Architect:
         """
         self._begin()
         if self.place.whole:
-            return nn.Sequential(), self.outer.features_dim
+            return nn.Sequential(), self.given_layout.features_dim
         stages = read_stages(dense)
         blocks = self._hidden(stages)
         _check_seen(self.dense_layers.seen, len(stages))
@@ -140,10 +141,12 @@ class Architect:
         return tower, width + (self.layout.num_tasks if carry else 0)
 
     def head(self, linear: nn.Linear, dense: Iterable[nn.Module]) -> nn.Module:
-        """Return what stands for SB3's head behind ``body``; ``linear`` itself where it is dense.
+        """Return what stands for SB3's head behind ``hidden_tower``, which is called before.
+
+        Where the head is dense that is ``linear`` itself.
 
         :param linear: SB3's head, as wide as the output is to be
-        :param dense: the hidden layers that ``body`` was given
+        :param dense: the hidden layers that ``hidden_tower`` was given
         """
         hidden = read_stages(dense)
         if self.place.whole:
@@ -166,7 +169,7 @@ class Architect:
         width = self.layout.x_dim + self.dense_layers.seen
         return Tower(
             blocks,
-            self.outer,
+            self.given_layout,
             experts_see_task=self.experts_see_task,
             router_sees_task=self.options.router_sees_task,
             tokens=self.options.tokens if self.options.is_tokenized else "sample",
@@ -182,7 +185,7 @@ class Architect:
     def _hidden(self, stages: list[Stage]) -> list[nn.Module]:
         _check_depth(self.options, len(stages))
         if self.place.hidden == "one":
-            return self.expert_layers.body(stages)
+            return self.expert_layers.all_hidden(stages)
         blocks: list[nn.Module] = []
         for i, stage in enumerate(stages):
             first = i == 0
@@ -220,13 +223,11 @@ class Architect:
         :raises ValueError: if an output doesn't follow its experts' weights
         """
         inside = {m for part in parts for m in part.modules()}
-        places = {
-            layer: at for layer, at in self.expert_layers.stands_for.items() if layer in inside
-        }
+        places = {layer: at for layer, at in self.expert_layers.replaced.items() if layer in inside}
         if not (self.options.match_scale and places and is_scaled()):
             return
         with own_generator():
-            probe = make_probe(self.outer, max(layer.num_experts for layer in places))
+            probe = make_probe(self.given_layout, max(layer.num_experts for layer in places))
             found = dense_sizes(*self._dense_twin(dense), probe)
         match_sizes(parts, {layer: place.goal(found) for layer, place in places.items()}, probe)
 
@@ -242,7 +243,7 @@ class Architect:
                 task_input=self.options.task_input,
                 task_embedding=self.options.task_embedding if self.experts_see_task else None,
             ),
-            self.outer,
+            self.given_layout,
             init_hidden=self.init_hidden,
             init_head=self.init_head,
             after_lstm=not self.experts_see_task,
@@ -280,9 +281,10 @@ def _check_depth(options: MoEOptions, depth: int) -> None:
             f"{depth or 'none'}: give it more, or choose 'final' or 'big'"
         )
     if options.is_tokenized and not (depth and place.takes(0, depth)):
+        many = "exactly one hidden layer" if isinstance(place.hidden, int) else "a hidden layer"
         raise ValueError(
-            f"`tokens`={tokens!r} with `placement`={place.name!r} needs exactly one hidden "
-            f"layer, whose input is the feature map; `net_arch` has {depth}"
+            f"`tokens`={tokens!r} with `placement`={place.name!r} needs {many}, whose input is the "
+            f"feature map; `net_arch` has {depth}"
         )
 
 

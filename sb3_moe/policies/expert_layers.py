@@ -21,7 +21,7 @@ from sb3_moe.layers.tokens import TokenKind, token_shape
 from sb3_moe.policies.dense_layers import DenseLayers, Init, Stage, fitted
 from sb3_moe.policies.extractors import make_convs, map_shape_of
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.start_scale import Stand
+from sb3_moe.policies.start_scale import ReplacedLayer
 from sb3_moe.policies.towers import Layout
 
 # Rows that classes of the user's own are tried on.
@@ -44,7 +44,7 @@ class ExpertLayers:
         self.init_hidden, self.init_head = dense.init_hidden, init_head
         self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
         #: Which of the dense network's linear layers each layer of experts stands for.
-        self.stands_for: dict[MoELayer, Stand] = {}
+        self.replaced: dict[MoELayer, ReplacedLayer] = {}
         #: The first layer of one network that shares its task embedding with the others.
         self.shared: EmbeddingMoE | None = None
 
@@ -67,7 +67,7 @@ class ExpertLayers:
         inside = bool(getattr(self.options.expert_class, "activates", True))
         total = num_tokens * experts.out_features
         after = [fitted(m, total) for m in stage.after if is_norm(m) or not inside]
-        self.stands_for[layer] = Stand(number, inside=inside, then=after)
+        self.replaced[layer] = ReplacedLayer(number, inside=inside, then=after)
         return [*([] if first else self.dense.norms(stage, width)), layer, *after]
 
     def head(self, stage: Stage, width: int, *, depth: int, first: bool) -> MoELayer:
@@ -81,20 +81,20 @@ class ExpertLayers:
         in_features = width + (self.dense.seen if first else 0)
         router = self.options.head_router_class
         experts: Experts
-        alone = router is None and self.options.place.hidden is None
-        if alone and self.options.has_own_kind:
+        only_head = router is None and self.options.place.hidden is None
+        if only_head and self.options.names_expert:
             experts = self._of_kind(stage, in_features, stage.width, is_head=True)
         else:
             num_experts = self.num_experts if router is None else self.layout.num_tasks
             experts = StackedNetwork([self._last(in_features, stage) for _ in range(num_experts)])
         layer = self._routed(experts, width, 1, first=first, router=router)
-        self.stands_for[layer] = Stand(depth)
+        self.replaced[layer] = ReplacedLayer(depth)
         return layer
 
-    def body(self, stages: Sequence[Stage]) -> list[nn.Module]:
+    def all_hidden(self, stages: Sequence[Stage]) -> list[nn.Module]:
         """Return experts that are all hidden layers each, and what follows the last of those."""
         width = self.layout.x_dim + self.dense.seen
-        own = self.options.has_own_kind
+        own = self.options.names_expert
         inside = own and bool(getattr(self.options.expert_class, "activates", True))
         experts: Experts
         if own:
@@ -106,7 +106,7 @@ class ExpertLayers:
         simba = self.options.block == "simba"
         left = [m for m in stages[-1].after if is_norm(m) or not (inside or simba)]
         after = [fitted(m, experts.out_features) for m in left]
-        self.stands_for[layer] = Stand(len(stages) - 1, inside=inside, then=after)
+        self.replaced[layer] = ReplacedLayer(len(stages) - 1, inside=inside, then=after)
         return [layer, *after]
 
     def _body_expert(self, stages: Sequence[Stage], dim: int) -> nn.Module:
@@ -124,7 +124,7 @@ class ExpertLayers:
         """Return experts that are a whole network each, the image's encoder included."""
         made = [self._network_expert(hidden, head) for _ in range(self.num_experts)]
         layer = self._routed(self._together(made, head.width), self.layout.x_dim, 1, first=True)
-        self.stands_for[layer] = Stand(len(hidden))
+        self.replaced[layer] = ReplacedLayer(len(hidden))
         return layer
 
     def _network_expert(self, hidden: Sequence[Stage], head: Stage) -> nn.Module:
@@ -136,7 +136,7 @@ class ExpertLayers:
             encoder = self.layout.encoder
             layers.append(ImageEncoder(make_convs(encoder, shape), shape))
             dim += math.prod(map_shape_of(encoder, shape)) - math.prod(shape)
-        if self.options.has_own_kind:
+        if self.options.names_expert:
             for layer in layers:
                 self.init_hidden(layer)
             stage = hidden[0] if hidden else head
@@ -202,7 +202,7 @@ class ExpertLayers:
 
     def _together(self, made: list[nn.Module], out: int) -> Experts:
         """Stack experts of torch's own layers; a class of the user's own may do anything."""
-        if self.options.has_own_kind and not _stacks(self.options.expert_class):
+        if self.options.names_expert and not _stacks(self.options.expert_class):
             return SeparateNetworks(made, out)
         return StackedNetwork(made)
 
@@ -227,13 +227,13 @@ class ExpertLayers:
         seen = bare + options.task_width(num_tasks) * options.router_sees_task
         seen += self.layout.action_dim if first else 0
         kind = options.router_class if router is None else router
-        sees = RouterInput(
+        router_input = RouterInput(
             features=num_tasks if kind.sees in ("task", "belief") else seen,
             num_experts=experts.num_experts,
             num_tokens=num_tokens,
             num_tasks=num_tasks,
         )
-        layer: MoELayer = kind(experts, sees, **({} if router else options.router_options))  # type: ignore[call-arg]
+        layer: MoELayer = kind(experts, router_input, **({} if router else options.router_options))  # type: ignore[call-arg]
         if router is None:
             layer.aux = options.aux
             if options.combine == "orthogonal":
@@ -243,7 +243,7 @@ class ExpertLayers:
             for module in {*layer.modules()} - {*experts.modules()}:
                 module.keeps_start = True  # type: ignore[assignment]  # a plain attribute
         if not of_this_package(kind) or isinstance(experts, SeparateNetworks):
-            _try_out(layer, bare + (self.dense.seen if first else 0), sees)
+            _try_out(layer, bare + (self.dense.seen if first else 0), router_input)
         if isinstance(layer, EmbeddingMoE) and layer.shared:
             self.shared = self.shared or layer
             layer.task_weights = self.shared.task_weights
@@ -255,14 +255,14 @@ def _stacks(kind: type[nn.Module]) -> bool:
 
 
 @th.no_grad()
-def _try_out(layer: MoELayer, in_features: int, sees: RouterInput) -> None:
+def _try_out(layer: MoELayer, in_features: int, router_input: RouterInput) -> None:
     """Run a mixture with parts of the user's own once, for what is wrong to be told at once.
 
     :raises TypeError: if the router doesn't return an output and a routing
     :raises ValueError: if these have other shapes than they should
     """
-    shape = (TRIAL_ROWS,) if sees.num_tokens == 1 else (TRIAL_ROWS, sees.num_tokens)
-    rows, seen = (th.zeros(*shape, width) for width in (in_features, sees.features))
+    shape = (TRIAL_ROWS,) if router_input.num_tokens == 1 else (TRIAL_ROWS, router_input.num_tokens)
+    rows, seen = (th.zeros(*shape, width) for width in (in_features, router_input.features))
     with evaluating(layer), th.random.fork_rng(devices=[]):
         returned: Any = layer.route(rows, seen)
     if not (isinstance(returned, tuple) and isinstance(returned[-1], Routing)):
@@ -271,7 +271,10 @@ def _try_out(layer: MoELayer, in_features: int, sees: RouterInput) -> None:
             f"`self.combine(x, gates)` gives them, got {type(returned).__name__}"
         )
     y, routing = returned
-    wanted = (*shape, layer.experts.out_features), (TRIAL_ROWS, sees.num_tokens, sees.num_experts)
+    wanted = (
+        (*shape, layer.experts.out_features),
+        (TRIAL_ROWS, router_input.num_tokens, router_input.num_experts),
+    )
     got = tuple(y.shape), tuple(routing.gates_BNE.shape)
     if got != wanted:
         raise ValueError(

@@ -43,11 +43,13 @@ class LooksInside(Base):
         for tower, modules in networks_of(self).towers().items():
             options = self.moe[kind_of(tower)]
             layers = [m for each in modules for m in each.modules() if isinstance(m, MoELayer)]
-            heads = HEADS[: max(len(modules) - 1, 1)] if options.routes_head else ()
+            heads: tuple[str, ...] = ()
+            if options.routes_head:
+                heads = HEADS if len(modules) == 3 else ("head",)
             names = [f"{options.place.name}.{i}" for i in range(len(layers) - len(heads))]
             names = [options.place.name] if len(names) == 1 else names
-            if len(heads) == 1:  # where nothing else has experts it is called by the placement
-                heads = ("head",) if names or not options.place.has_experts else ("final",)
+            if heads == ("head",) and not names and options.place.has_experts:
+                heads = (options.place.name,)
             pairs = zip((*names, *heads), layers, strict=True)
             found |= {f"{tower}.{name}": layer for name, layer in pairs}
         return found

@@ -71,7 +71,8 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     :param z_coef: weight of the router's z-loss
     :param spectral_coef: size of the penalty on the experts' features; a number is the actor's
     :param bias_rate: step of loss-free balancing
-    :param freeze_idle: keep an expert without rows as it is; None: where the task id picks it
+    :param freeze_idle: keep an expert as it is while its gradient is zero, as without a row; None:
+        where the task id picks it
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
     :param task_embedding: width of a learned vector for each task in place of the one-hot
@@ -96,11 +97,11 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     adamw_kwargs: ClassVar[dict[str, Any]] = {}
     encodes_in_experts: ClassVar[bool] = True
     has_temperature: ClassVar[bool] = False
-    _predicting = False
+    _in_predict = False
     _has_experts = False
     _acts_between_updates = False
     _belief: tuple[Belief, ...] = ()
-    # One of a file may be between an update and what follows it.
+    # True at first: a file may hold a policy after an update, before `between_updates` ran.
     _may_have_updated = True
 
     def __init__(
@@ -191,7 +192,7 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
             # As SB3 tells its own extractors of images.
             told = {"normalized_image": True} if normalized and self.encodes_images() else {}
             given = self._default_extractor(space, kwargs | told)
-        if self._predicts and not issubclass(given, BeliefExtractor):
+        if self._networks_by_belief and not issubclass(given, BeliefExtractor):
             raise ValueError(
                 "`features_extractor_class` must be BeliefExtractor, or None, with "
                 f"`router`='predict', got {given.__name__}"
@@ -230,7 +231,7 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     def _default_extractor(
         self, space: gym.Space[Any], kwargs: dict[str, Any]
     ) -> type[BaseFeaturesExtractor]:
-        if self._predicts:
+        if self._networks_by_belief:
             return BeliefExtractor
         plain = all(
             not each.is_moe
@@ -306,9 +307,9 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         :param shares: which share of whose gates it takes over
         :raises ValueError: if a network sees the belief as an input
         """
-        if self.belief is None or not self._predicts:
+        if self.belief is None or not self._networks_by_belief:
             return
-        if len(self._predicts) < len(self.moe):
+        if len(self._networks_by_belief) < len(self.moe):
             raise ValueError(
                 "experts can join or leave only if all networks have `router`='predict': others "
                 "see the belief as an input, whose width would change"
@@ -319,12 +320,12 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
                 module.follow_belief()
 
     @property
-    def _predicts(self) -> list[MoEOptions]:
-        return [each for each in self.moe.values() if each.predicts]
+    def _networks_by_belief(self) -> list[MoEOptions]:
+        return [each for each in self.moe.values() if each.routes_by_belief]
 
     def _num_models(self) -> int | None:
         """Return how many experts each network is to have whose router predicts."""
-        numbers = {each.num_experts for each in self._predicts}
+        numbers = {each.num_experts for each in self._networks_by_belief}
         if len(numbers) > 1:
             raise ValueError(
                 "`num_experts` must be the same in all networks with `router`='predict', which "
@@ -350,14 +351,14 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         one moment at which the choice of experts can change without the data of an update coming
         from other experts than the update itself. ``predict`` says False too, and moves nothing.
         """
-        if self._predicting and self._has_experts and _is_in_mode(self, mode):
+        if self._in_predict and self._has_experts and _is_in_mode(self, mode):
             return  # Experts are many modules: to set each anew takes a fifth of a single action.
         super().set_training_mode(mode)
         if mode and self._has_experts:
             self._teach_again()
         if mode:
             self._may_have_updated = True
-        if mode or self._predicting or not self._acts_between_updates or not self._may_have_updated:
+        if mode or self._in_predict or not self._acts_between_updates or not self._may_have_updated:
             return
         self._may_have_updated = False
         for layer in self.moe_layers().values():
@@ -382,17 +383,17 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Choose actions as SB3's policy does, and leave the policy as it is."""
-        self._predicting = True
+        self._in_predict = True
         try:
             return super().predict(*args, **kwargs)  # type: ignore[misc]  # of the policy behind
         finally:
-            self._predicting = False
+            self._in_predict = False
 
     # Towers.
 
     @staticmethod
     def layout(extractor: BaseFeaturesExtractor, action_dim: int = 0) -> Layout:
-        """Return what a tower behind this extractor sees."""
+        """Return what a tower behind this extractor is given."""
         if not isinstance(extractor, TaskExtractor):
             return Layout(x_dim=extractor.features_dim, action_dim=action_dim)
         return Layout(
@@ -404,10 +405,10 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
             encoder=extractor.encoder,
         )
 
-    def is_dense(self, tower: str, layout: Layout) -> bool:
+    def uses_sb3_network(self, tower: str, layout: Layout) -> bool:
         """Say whether SB3's own network serves as it is."""
         options = self.moe[tower]
-        if not options.is_plain or layout.image_shape is not None:
+        if not options.is_sb3s or layout.image_shape is not None:
             return False
         return options.experts_see_task or layout.num_tasks == 0
 

@@ -1,4 +1,6 @@
-"""Where a policy keeps its networks: one class for each family of policies, SB3's own included.
+"""Find the networks of a policy: one class for each family of policies, SB3's own included.
+
+Nothing is built here: that is ``architect``'s work.
 
 Whoever measures, counts, treats or watches a policy asks ``networks_of(policy)`` and looks into no
 policy itself. A family of a user's own is entered with ``register_networks``.
@@ -466,7 +468,7 @@ class ActorWithCriticsNetworks(Networks):
         actor = self.policy.actor
         mean_BA, log_std, noise = actor.get_action_dist_params(obs)
         # Where tasks have dimensions of their own, it depends on the observations.
-        all_alike = getattr(actor, "own", None) is None
+        all_alike = getattr(actor, "task_dims", None) is None
         distribution = actor.action_dist if all_alike else actor.own_distribution(obs)
         found = distribution.proba_distribution(mean_BA, log_std, **noise)
         return [found.log_prob(actions)]

@@ -18,9 +18,9 @@ from torch import nn
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.own_actions import (
-    OwnDimensions,
     OwnGaussian,
-    own_dimensions,
+    TaskActionDims,
+    task_action_dims,
 )
 from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.policies.towers import Layout
@@ -41,8 +41,8 @@ class MoEActorCritic(_Policy):
     """Give an actor-critic policy's ``mlp_extractor`` and heads experts."""
 
     adam_kwargs: ClassVar[dict[str, Any]] = {"eps": 1e-5}
-    own: OwnDimensions | None
-    _own_BA: th.Tensor | None = None
+    task_dims: TaskActionDims | None
+    _has_BA: th.Tensor | None = None
 
     def _build_mlp_extractor(self) -> None:
         """Build SB3's networks and turn them into towers, before the heads are built on them."""
@@ -53,7 +53,7 @@ class MoEActorCritic(_Policy):
             "vf": list(self.mlp_extractor.value_net),
         }
         for tower, architect in self._architects.items():
-            net, width = architect.body(self._dense[tower])
+            net, width = architect.hidden_tower(self._dense[tower])
             name = "policy_net" if tower == "pi" else "value_net"
             setattr(self.mlp_extractor, name, net)
             setattr(self.mlp_extractor, f"latent_dim_{tower}", width)
@@ -70,7 +70,7 @@ class MoEActorCritic(_Policy):
         architects = {}
         for tower, extractor in extractors.items():
             layout = self.layout(extractor)
-            if not self.is_dense(tower, layout):
+            if not self.uses_sb3_network(tower, layout):
                 architects[tower] = self._make_architect(tower, layout)
         return architects
 
@@ -93,7 +93,9 @@ class MoEActorCritic(_Policy):
         if any(options.is_moe for options in self.moe.values()):
             self.action_dist: Any = plain(self.action_dist)
         super()._build(lr_schedule)
-        self.own = own_dimensions(self.moe["pi"].action_dims, self, self.pi_features_extractor)
+        self.task_dims = task_action_dims(
+            self.moe["pi"].action_dims, self, self.pi_features_extractor
+        )
         for tower, architect in self._architects.items():
             name = "action_net" if tower == "pi" else "value_net"
             linear, dense = getattr(self, name), self._dense[tower]
@@ -110,18 +112,18 @@ class MoEActorCritic(_Policy):
 
         SB3 doesn't hand the observations on to where it makes the distribution of their actions.
         """
-        if self.own is not None:
-            self._own_BA = self.own(obs)
+        if self.task_dims is not None:
+            self._has_BA = self.task_dims(obs)
         return super().extract_features(obs, *args, **kwargs)
 
     def get_distribution(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
         """Return SB3's distribution, over each task's own dimensions."""
-        if self.own is not None:  # SB3's method passes `extract_features` above by
-            self._own_BA = self.own(obs)
+        if self.task_dims is not None:  # SB3's method calls its own `extract_features`, not ours
+            self._has_BA = self.task_dims(obs)
         return super().get_distribution(obs, *args, **kwargs)
 
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor, *args: Any) -> Any:
-        own_BA, self._own_BA = self._own_BA, None
+        own_BA, self._has_BA = self._has_BA, None
         if own_BA is None:
             return super()._get_action_dist_from_latent(latent_pi, *args)
         distribution = OwnGaussian(self.action_dist.action_dim).of(own_BA)

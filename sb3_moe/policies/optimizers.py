@@ -25,12 +25,12 @@ class ExpertLayer(NamedTuple):
     """What an optimizer is told of a layer of experts.
 
     :param shares: the tensors that its experts hold, and whose they are
-    :param hold_idle: whether an expert stays as it is in a step in which it is idle
+    :param freeze_idle: whether an expert stays as it is in a step in which it is idle
     :param frozen: numbers of experts that stay as they are in every step
     """
 
     shares: Sequence[Share]
-    hold_idle: bool = False
+    freeze_idle: bool = False
     frozen: Iterable[int] = ()
 
 
@@ -66,17 +66,17 @@ class ExpertAdam(th.optim.Adam):
         self.param_groups[0][EXPERTS] = [
             {
                 "shares": [(numbers[p], first, n) for p, first, n in shares if p in numbers],
-                "hold_idle": hold_idle,
+                "freeze_idle": freeze_idle,
                 "frozen": sorted(frozen),
             }
-            for shares, hold_idle, frozen in layers
+            for shares, freeze_idle, frozen in layers
         ]
         self._one_by_one = {}
 
-    def held_while_idle(self) -> dict[th.Tensor, int]:
+    def frozen_while_idle(self) -> dict[th.Tensor, int]:
         """Return the parameters of experts that stay while they are idle: how many hold each."""
         parameters, layers = self._parameters(), self.param_groups[0].get(EXPERTS, ())
-        held = [share for layer in layers if layer["hold_idle"] for share in layer["shares"]]
+        held = [share for layer in layers if layer["freeze_idle"] for share in layer["shares"]]
         return {parameters[i]: n for i, _, n in held}
 
     def load_state_dict(self, state_dict: Any) -> None:
@@ -116,10 +116,10 @@ class ExpertAdam(th.optim.Adam):
     def _moves(self) -> dict[th.Tensor, Moves]:
         """Return which experts take the step, for each parameter that holds some."""
         parameters, layers = self._parameters(), self.param_groups[0].get(EXPERTS, ())
-        active_ones = _active(parameters, [layer for layer in layers if layer["hold_idle"]])
+        active_ones = _active(parameters, [layer for layer in layers if layer["freeze_idle"]])
         found = {}
         for layer in layers:
-            active = next(active_ones) if layer["hold_idle"] else None
+            active = next(active_ones) if layer["freeze_idle"] else None
             places: dict[tuple[int, int], Moves] = {}
             for i, first, n in layer["shares"]:
                 if (first, n) not in places:

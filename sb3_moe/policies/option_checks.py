@@ -124,7 +124,7 @@ def _check_expert(options: MoEOptions) -> None:
         raise ValueError(
             f"`expert_width` needs experts with a hidden layer, got `expert`={called(kind)!r}"
         )
-    if options.place.hidden is None and not options.has_own_kind:
+    if options.place.hidden is None and not options.names_expert:
         raise ValueError(
             "`expert_width` needs experts with a hidden layer, got "
             f"`placement`={options.place.name!r}, whose experts are single linear layers"

@@ -40,8 +40,8 @@ class MoEOptions:
     :param router_kwargs: its own options, ``dict(hidden=[64])`` among them for hidden layers of a
         router with scores
     :param num_experts: None: the number of tasks for ``"task"``, else 4
-    :param top_k: experts per token, with the gates of a softmax over all; None: 1, or all of them
-        for ``"predict"``
+    :param top_k: experts per token, with the gates of a softmax over all; None: the router's own
+        default, 1 or, for ``"predict"``, all of them
     :param renormalize: make the gates of the experts that were kept sum to 1, for ``"top_k"``
     :param tokens: ``"sample"`` (one token), ``"conv"`` (one per position of the feature map) or
         ``"feature"`` (one per channel)
@@ -65,8 +65,9 @@ class MoEOptions:
         (SPHERE, arXiv 2605.04712): the norm of its gradient over the network as a share of that of
         the loss's; a number is the actor's, or of ``qf`` where there is none
     :param bias_rate: step of loss-free balancing
-    :param freeze_idle: keep weights and optimizer state of an expert that got no row in an update
-        as they are; None: where the task id picks the expert, if the optimizer is Adam or AdamW
+    :param freeze_idle: keep weights and optimizer state of an expert as they are in a step in which
+        its gradient is zero, as it is without a row; None: where the task id picks the expert, if
+        the optimizer is Adam or AdamW. Else idle experts still move by momentum
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"`` or
         ``"none"``; dense towers count as experts. With experts, another than ``"both"`` needs a
         task id, and a router of a kind that can be shown it, or spared it. ``head_router`` goes by
@@ -152,7 +153,7 @@ class MoEOptions:
         return EXPERTS.find(self.expert)
 
     @property
-    def has_own_kind(self) -> bool:
+    def names_expert(self) -> bool:
         """Whether experts are of a kind that was asked for, where else they are plain layers."""
         return self.expert != DEFAULTS["expert"]
 
@@ -172,12 +173,12 @@ class MoEOptions:
         return self.place.has_experts or self.head_router is not None
 
     @property
-    def predicts(self) -> bool:
+    def routes_by_belief(self) -> bool:
         """Whether gates are a belief about the task."""
         return self.place.has_experts and self.router_class.sees == "belief"
 
     @property
-    def is_plain(self) -> bool:
+    def is_sb3s(self) -> bool:
         """Whether SB3's own network will do, apart from who sees the task."""
         sb3s = self.block == DEFAULTS["block"] and not self.ent_coef_per_task
         return sb3s and not self.is_moe and not self.embeds_task
@@ -217,7 +218,7 @@ class MoEOptions:
         """Whether the one-hot is part of every router's input."""
         return self.task_input in ("both", "router")
 
-    def freezes_idle(self, layer: MoELayer) -> bool:
+    def resolve_freeze_idle(self, layer: MoELayer) -> bool:
         """Say whether an expert of a layer is to stay as it is while it gets no row.
 
         :param layer: of the tower
@@ -255,7 +256,7 @@ class MoEOptions:
                 f"`router`={router.name!r} needs a task id in the observation, got none: "
                 f"{TASK_ID_CURE}"
             )
-        if not ((router.needs_tasks or self.predicts) and self.place.has_experts):
+        if not ((router.needs_tasks or self.routes_by_belief) and self.place.has_experts):
             return DEFAULT_NUM_EXPERTS if self.num_experts is None else self.num_experts
         if self.num_experts not in (None, num_tasks):
             raise ValueError(

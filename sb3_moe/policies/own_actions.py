@@ -26,7 +26,7 @@ else:
     _Gaussian = object
 
 
-class OwnDimensions(nn.Module):
+class TaskActionDims(nn.Module):
     """Tell which dimensions of the common action the task of an observation has.
 
     :param action_dims: how many dimensions each task has, K numbers
@@ -76,9 +76,9 @@ class OwnDimensions(nn.Module):
         return th.where(self(obs), actions_BA, 0.0)
 
 
-def own_dimensions(
+def task_action_dims(
     action_dims: Sequence[int] | None, model: BaseModel, extractor: nn.Module
-) -> OwnDimensions | None:
+) -> TaskActionDims | None:
     """Return what tells a policy's or network's own dimensions; None where all tasks have all.
 
     :param action_dims: as the option
@@ -88,7 +88,7 @@ def own_dimensions(
     if action_dims is None:
         return None
     num_tasks = one_hot_behind(extractor) or None
-    return OwnDimensions(action_dims, model.observation_space, model.action_space, num_tasks)
+    return TaskActionDims(action_dims, model.observation_space, model.action_space, num_tasks)
 
 
 class _Own(_Gaussian):

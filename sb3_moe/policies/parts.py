@@ -16,7 +16,7 @@ from sb3_moe.layers.temperatures import TaskTemperatures
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
-from sb3_moe.policies.own_actions import OwnDimensions, OwnSquashedGaussian, own_dimensions
+from sb3_moe.policies.own_actions import OwnSquashedGaussian, TaskActionDims, task_action_dims
 from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.policies.towers import Columns
 from sb3_moe.vec_env.task_ids import strongest
@@ -44,7 +44,7 @@ class MoEPart(_Model):
 
     dense_class: ClassVar[type[Any]]
     judges_actions: ClassVar[bool] = False
-    own: OwnDimensions | None
+    task_dims: TaskActionDims | None
 
     def __init__(self, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in DEFAULTS if name in kwargs}
@@ -54,7 +54,7 @@ class MoEPart(_Model):
         action_dim = get_action_dim(self.action_space) if self.judges_actions else 0
         layout = MoEPolicy.layout(kwargs["features_extractor"], action_dim)
         moe = MoEOptions(**options)
-        self.own = own_dimensions(moe.action_dims, self, kwargs["features_extractor"])
+        self.task_dims = task_action_dims(moe.action_dims, self, kwargs["features_extractor"])
         self.put_experts(Architect(moe, layout))
 
     def put_experts(self, architect: Architect) -> None:
@@ -77,7 +77,7 @@ def make_part(
     :param part_class: with experts
     :param kwargs: arguments of SB3's network, features extractor included
     """
-    dense = policy.is_dense(tower, policy.layout(kwargs["features_extractor"]))
+    dense = policy.uses_sb3_network(tower, policy.layout(kwargs["features_extractor"]))
     if dense and policy.moe[tower].action_dims is None:
         return part_class.dense_class(**kwargs).to(policy.device)
     return part_class(**kwargs, **policy.moe[tower].by_name()).to(policy.device)
@@ -93,7 +93,7 @@ class GaussianActor(MoEPart):
         actor: Any = self
         actor.temperatures = None
         if architect.options.ent_coef_per_task:
-            every = [get_action_dim(self.action_space)] * architect.outer.num_tasks
+            every = [get_action_dim(self.action_space)] * architect.given_layout.num_tasks
             dims = architect.options.action_dims or every
             actor.temperatures = TaskTemperatures([-float(each) for each in dims])
         actor.action_dist = plain(actor.action_dist)
@@ -101,7 +101,7 @@ class GaussianActor(MoEPart):
             self._put_big_experts(actor, architect)
             return
         dense = list(actor.latent_pi)
-        actor.latent_pi, width = architect.body(dense)
+        actor.latent_pi, width = architect.hidden_tower(dense)
         if actor.use_sde:
             self._put_sde_heads(actor, architect, dense, width)
             return
@@ -138,7 +138,7 @@ class GaussianActor(MoEPart):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Return actions, 0 where the task has none."""
         actor: Any = super()
-        if self.own is None:
+        if self.task_dims is None:
             return actor.forward(obs, deterministic)
         mean_actions, log_std, _ = self._get_params(obs)
         return self.own_distribution(obs).actions_from_params(mean_actions, log_std, deterministic)
@@ -161,7 +161,7 @@ class GaussianActor(MoEPart):
 
     def _drawn(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         actor: Any = super()
-        if self.own is None:
+        if self.task_dims is None:
             return actor.action_log_prob(obs)
         mean_actions, log_std, _ = self._get_params(obs)
         return self.own_distribution(obs).log_prob_from_params(mean_actions, log_std)
@@ -175,9 +175,9 @@ class GaussianActor(MoEPart):
 
         :param obs: observations
         """
-        assert self.own is not None
+        assert self.task_dims is not None
         distribution = OwnSquashedGaussian(get_action_dim(self.action_space))
-        return distribution.of(self.own(obs))
+        return distribution.of(self.task_dims(obs))
 
 
 class TowerCritic(MoEPart, _Critic):
@@ -207,8 +207,8 @@ class TowerCritic(MoEPart, _Critic):
         """
         with th.set_grad_enabled(grad and th.is_grad_enabled()):
             features = self.extract_features(obs, self.features_extractor)
-        if self.own is not None:
-            actions = self.own.keep(actions, obs)
+        if self.task_dims is not None:
+            actions = self.task_dims.keep(actions, obs)
         towers = self.q_networks[:1] if only_first else self.q_networks
         return tuple(tower(features, actions) for tower in towers)
 

@@ -72,7 +72,7 @@ class Goal(NamedTuple):
     measured: Sequence[nn.Module] = ()
 
 
-class Stand(NamedTuple):
+class ReplacedLayer(NamedTuple):
     """What a layer of experts takes the place of in the dense network.
 
     :param number: of the linear layer, from 0

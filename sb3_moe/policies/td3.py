@@ -23,7 +23,7 @@ class MoEActor(MoEPart, Actor):
     def forward(self, obs: th.Tensor) -> th.Tensor:
         """Return actions, 0 where the task has none."""
         actions = super().forward(obs)
-        return actions if self.own is None else self.own.keep(actions, obs)
+        return actions if self.task_dims is None else self.task_dims.keep(actions, obs)
 
 
 class MoETD3(MoEActorWithCritics):

@@ -34,10 +34,10 @@ class TeachesOptimizers(LooksInside):
         told: dict[th.optim.Optimizer, list[ExpertLayer]] = {}
         for name, (optimizer, layer) in layers.items():
             options = self.moe[kind_of(name)]
-            holds_idle = options.freezes_idle(layer)
-            if layer.frozen or (holds_idle and options.freeze_idle):
+            freeze_idle = options.resolve_freeze_idle(layer)
+            if layer.frozen or (freeze_idle and options.freeze_idle):
                 check_optimizer(optimizer, "frozen_experts" if layer.frozen else "freeze_idle")
-            known = ExpertLayer(layer.experts.shares(), holds_idle, layer.frozen)
+            known = ExpertLayer(layer.experts.shares(), freeze_idle, layer.frozen)
             told.setdefault(optimizer, []).append(known)
         for optimizer, experts in told.items():
             if isinstance(optimizer, ExpertAdam):

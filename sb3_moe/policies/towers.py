@@ -1,4 +1,4 @@
-"""The network between the features and the head, with experts where they are wanted.
+"""Dense layers and mixtures of experts in a row: hidden layers, a head, or both.
 
 Shapes: B batch, F features = ``[x | one-hot(task)]``, X features of x, N tokens, D features of a
 token, A action dimensions, K tasks, O outputs.
@@ -21,7 +21,7 @@ class Layout:
     """What a tower's input vector holds, in this order: x, the one-hot task id, the action.
 
     :param x_dim: features of x
-    :param num_tasks: length of the one-hot; 0 where there is none
+    :param num_tasks: length of the one-hot, or of a belief in its place; 0 where there is none
     :param action_dim: length of the action, for critics of Box actions
     :param map_shape: (C, H, W) where x is a flattened feature map
     :param image_shape: (C, H, W) where x starts with an image that the tower itself encodes
@@ -105,7 +105,9 @@ class Tower(nn.Module):
             if i:
                 router_x = x if routed is None else th.cat([x, routed], dim=1)
             if block.sees in ("task", "belief"):
-                assert task_BK is not None, "such a router is only built where there are tasks"
+                assert task_BK is not None, (
+                    "such a router is only built where there are tasks or beliefs"
+                )
                 router_x = append_to_each(x[..., :0], task_BK) if x.dim() == 3 else task_BK
             x, _ = block(x, router_x, aux=aux)
             x = x if x.dim() == 2 else x.flatten(1)
@@ -114,12 +116,11 @@ class Tower(nn.Module):
     def _first_inputs(
         self, features_BF: th.Tensor, task_BK: th.Tensor | None, actions_BA: th.Tensor | None
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
-        """Return what the first layer sees, what its router does, and later routers beside x."""
+        """Return the first layer's input, its router's, and what later routers get behind x."""
         routed = task_BK if self.router_sees_task else None
-        if self._sees_all:
+        if self._sees_all and (self.router_sees_task or task_BK is None):
             x = append_to_each(features_BF, actions_BA)
-            if self.router_sees_task or task_BK is None:
-                return x, x, routed
+            return x, x, routed
         x = features_BF if task_BK is None else features_BF[:, : self.layout.x_dim]
         if self.encoder is not None:
             x = self.encoder(x)

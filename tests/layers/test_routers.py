@@ -10,8 +10,8 @@ from torch import nn
 from sb3_moe.layers import (
     EmbeddingMoE,
     ExpertChoiceMoE,
-    LinearRouter,
-    MLPRouter,
+    LinearScores,
+    MLPScores,
     RandomMoE,
     RouterInput,
     SoftMoE,
@@ -50,7 +50,7 @@ def skewed_rows(rows=8):
 
 
 def test_scores_are_a_linear_map_without_bias_that_is_no_linear_layer():
-    router, x = LinearRouter(5, 4), th.randn(2, 3, 5)
+    router, x = LinearScores(5, 4), th.randn(2, 3, 5)
     th.testing.assert_close(router(x), x @ router.weight_RK)
     assert list(router.state_dict()) == ["weight_RK"]
     # SB3's orthogonal init visits nn.Linear and nn.Conv2d.
@@ -58,7 +58,7 @@ def test_scores_are_a_linear_map_without_bias_that_is_no_linear_layer():
 
 
 def test_normalized_scores_are_scaled_cosines_and_the_scale_learns():
-    router, x = LinearRouter(5, 4, normalize=True).double(), th.randn(2, 3, 5, dtype=th.float64)
+    router, x = LinearScores(5, 4, normalize=True).double(), th.randn(2, 3, 5, dtype=th.float64)
     assert router.scale.item() == 1.0
     with th.no_grad():
         router.scale.fill_(2.5)
@@ -69,14 +69,14 @@ def test_normalized_scores_are_scaled_cosines_and_the_scale_learns():
 
 
 def test_a_token_of_zeros_has_scores_and_gradients_without_nan():
-    router, x = LinearRouter(5, 4, normalize=True), th.zeros(1, 1, 5, requires_grad=True)
+    router, x = LinearScores(5, 4, normalize=True), th.zeros(1, 1, 5, requires_grad=True)
     router(x).sum().backward()
     assert router(x).isfinite().all()
     assert x.grad.isfinite().all()
 
 
 def test_noise_is_added_only_while_training():
-    router, x = LinearRouter(5, 4, noise=0.5), th.randn(200, 3, 5)
+    router, x = LinearScores(5, 4, noise=0.5), th.randn(200, 3, 5)
     clean = x @ router.weight_RK
     th.manual_seed(0)
     assert (router(x) - clean).std().item() == pytest.approx(0.5, rel=0.1)
@@ -92,7 +92,7 @@ def test_all_of_a_frozen_router_is_saved_and_nothing_of_it_learns():
 
 
 def test_hidden_layers_and_a_bias_stand_before_and_behind_the_linear_map():
-    router, x = MLPRouter(5, [6], 4, bias=True), th.randn(3, 1, 5)
+    router, x = MLPScores(5, [6], 4, bias=True), th.randn(3, 1, 5)
     nn.init.normal_(router.last.bias_K)
     hidden = router.hidden[0](x).relu()
     th.testing.assert_close(router(x), hidden @ router.last.weight_RK + router.last.bias_K)

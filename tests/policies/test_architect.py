@@ -229,7 +229,7 @@ def test_slots_are_by_default_tokens_over_experts_rounded_up(tokens, slots):
 def test_body_and_head_together_are_the_network():
     dense = create_mlp(TASKS.features_dim, -1, [8, 6])
     architect = Architect(MoEOptions(placement="final"), TASKS)
-    body, width = architect.body(dense)
+    body, width = architect.hidden_tower(dense)
     assert width == 6 + 3
     head = architect.head(nn.Linear(width, 2), dense)
     x = th.cat([th.randn(3, 5), one_hot(0, 1, 2)], 1)

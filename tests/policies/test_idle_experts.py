@@ -143,12 +143,12 @@ def mixed():
     )
 
 
-def held(name, experts, frozen=(), *, hold_idle=True):
+def held(name, experts, frozen=(), *, freeze_idle=True):
     """Return an optimizer of ours and one for each expert, alike."""
     ours, torchs, kwargs = VARIANTS[name]
     kwargs = {"lr": 1e-2, **kwargs}
     optimizer = ours(experts.parameters(), **kwargs)
-    optimizer.set_experts([ExpertLayer(experts.shares(), hold_idle, frozen)])
+    optimizer.set_experts([ExpertLayer(experts.shares(), freeze_idle, frozen)])
     return optimizer, reference.OwnOptimizers(
         experts, lambda tensors: torchs(tensors, fused=True, **kwargs)
     )
@@ -247,7 +247,7 @@ def test_weights_whose_memory_is_another_are_the_ones_that_move():
 
 def test_experts_that_are_idle_are_not_held_because_another_is_frozen():
     experts = stacked()
-    optimizer, _ = held("adam", experts, [2], hold_idle=False)
+    optimizer, _ = held("adam", experts, [2], freeze_idle=False)
     for active in ({0, 1, 2}, {0, 2}):
         before = experts.last.weight.detach().clone()
         gradients(experts, active)
@@ -285,7 +285,7 @@ def test_a_gradient_that_is_no_number_is_no_reason_to_stay_still():
 
 def is_held(model):
     optimizer = networks_of(model.policy).optimizers()["pi"]
-    return isinstance(optimizer, ExpertAdam) and bool(optimizer.held_while_idle())
+    return isinstance(optimizer, ExpertAdam) and bool(optimizer.frozen_while_idle())
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ class MoERecurrent(_Policy):
         features = self.layout(self.features_extractor)
         self._check(features)
         layout = Layout(x_dim=self.lstm_output_dim, num_tasks=features.num_tasks)
-        if all(self.is_dense(tower, features) for tower in self.towers):
+        if all(self.uses_sb3_network(tower, features) for tower in self.towers):
             return {}
         # The one-hot comes back behind the LSTM for both towers, so both must expect it.
         self.reattached = features.num_tasks
