@@ -46,7 +46,7 @@ class InterventionCallback(PeriodicCallback):
         """Leave the trained policy as it is."""
 
     def act(self, step: int) -> bool:
-        """Treat the policy; what can't be done yet is due again at the next rollout."""
+        """Change the policy; what can't be done yet is due again at the next rollout."""
         if self.treat() is False:
             self._last = self._asked.get(type(self).__name__, 0)
         return True

@@ -317,7 +317,7 @@ class NewTaskCallback(BaseCallback):
 
     def _add(self, likeliest: int, histories: th.Tensor) -> None:
         """Add an expert to every network, whose model explains what surprised."""
-        # An equal until it is used: in the update that follows the policy is what it was.
+        # A copy at first: in the update that follows the policy is what it was.
         add_experts(self.model, like=likeliest, perturb=0.0)
         belief = self.policy.belief
         belief.fit(belief.num_models - 1, histories, self.fit_steps)

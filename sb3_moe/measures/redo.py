@@ -55,8 +55,8 @@ def redo(
     stay as they are: the measures of dormancy count them, but nothing tells what they would do. So
     do those of frozen experts, and those that a frozen expert or a router that is held still reads.
 
-    :param policy: of any algorithm; hidden layers that not all known weights surround (see
-        :func:`~sb3_moe.measures.hidden_layers`) stay as they are
+    :param policy: of any algorithm; a hidden layer stays as it is unless the weights on both sides
+        are known, see :func:`~sb3_moe.measures.hidden_layers`
     :param obs: observations by which activity is judged; the paper takes 256
     :param tau: units whose score is at most this are dormant
     :param activity: of each unit, (E, H) by layer, in place of what it is on ``obs``, such as

@@ -136,10 +136,10 @@ class HiddenLayer(NamedTuple):
 def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
     """List every hidden layer: each activation but an actor's squashed output, and a router's.
 
-    Not all that read it are known of a layer next to a normalization (but CrossQ's, which is over
-    the batch and behind the activation), a residual block or an LSTM, where its feature maps are
-    tokens of a mixture (``tokens="feature"``), at the end of a features extractor that joins
-    several networks, and in a class of the user's own.
+    ``readers`` is empty where not all of them are known: next to a normalization (except CrossQ's,
+    which is over the batch and behind the activation), a residual block or an LSTM; where feature
+    maps are tokens of a mixture (``tokens="feature"``); at the end of a features extractor that
+    joins several networks; and in a class of the user's own.
 
     :param policy: of any algorithm
     """
