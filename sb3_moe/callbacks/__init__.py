@@ -8,6 +8,11 @@ from sb3_moe.callbacks.by_task import (
 )
 from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
 from sb3_moe.callbacks.freeze_router import FreezeRouterCallback
+from sb3_moe.callbacks.interventions import (
+    ReDoCallback,
+    ResetHeadsCallback,
+    ShrinkAndPerturbCallback,
+)
 from sb3_moe.callbacks.keeping import ReplayCallback, SnapshotCallback
 from sb3_moe.callbacks.penalties import (
     EWCCallback,
@@ -16,11 +21,6 @@ from sb3_moe.callbacks.penalties import (
     WeightNormDecayCallback,
 )
 from sb3_moe.callbacks.probing import PlasticityCallback, RoutingCallback, collect_probe
-from sb3_moe.callbacks.remedies import (
-    ReDoCallback,
-    ResetHeadsCallback,
-    ShrinkAndPerturbCallback,
-)
 from sb3_moe.callbacks.sparse import SparseTrainingCallback
 from sb3_moe.callbacks.task_switch import NewTaskCallback, TaskSwitchCallback
 from sb3_moe.policies.learning_rates import LinearPerBlock

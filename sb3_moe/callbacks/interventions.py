@@ -67,7 +67,7 @@ class ReDoCallback(InterventionCallback):
 
     :param every: global steps between treatments
     :param tau: units whose score is at most this are dormant
-    :param batch_size: observations to judge by; the last update has a batch of its own
+    :param batch_size: observations to judge activations by
     :param criterion: ``"activation"``, or ``"gradient"``: the gradient that reached a neuron in the
         last update (ReGraMa; Liu et al. 2025, arXiv 2505.24061)
     :param verbose: 0 or 1
