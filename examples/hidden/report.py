@@ -30,8 +30,8 @@ LOOKS = {
     "dense-frame": ("#777777", "<"),
 }
 PANELS = {
-    "Beside what infers the task or is told it": ("predict", "dense-belief", "oracle"),
-    "Beside what has to find it by the return": (
+    "Against the belief as an input, and the oracle": ("predict", "dense-belief", "oracle"),
+    "Against networks without a belief": (
         "predict",
         "soft",
         "uniform",
@@ -122,7 +122,7 @@ def print_rates(results: pd.DataFrame) -> None:
 
 def draw(results: pd.DataFrame) -> Figure:
     """Draw the mean return against steps, in bands of 95% t intervals."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
     axes = figure.subplots(1, len(PANELS), sharey=True)
     for ax, (title, shown) in zip(axes, PANELS.items(), strict=True):
         for name, (color, marker) in LOOKS.items():
@@ -134,10 +134,11 @@ def draw(results: pd.DataFrame) -> Figure:
                 label = f"{name} ({own['seed'].nunique()} seeds)"
                 ax.plot(x, mean, color=color, marker=marker, label=label)
                 ax.fill_between(x, mean - half, mean + half, color=color, alpha=0.15, lw=0)
-        ax.set(title=title, xlabel="environment steps (thousands)", ylim=(0, 500))
-        ax.legend(loc="upper left", fontsize=8)
+        ax.set(title=title, xlabel="environment steps (thousands)")
+        ax.set(xlim=(0, None), ylim=(0, 500))
+        ax.legend(loc="upper left", fontsize=8, ncols=2)
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("return per episode (of at most 500), mean over 8 tasks")
+    axes[0].set_ylabel("return per episode, mean over 8 tasks (at most 500)")
     return figure
 
 
