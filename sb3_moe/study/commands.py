@@ -114,14 +114,14 @@ def make_engine(options: Run, study: StudyConfig, root: Path) -> Engine:
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"`device` must be one that torch has: {error}") from error
         return LocalEngine(options.processes)
-    resources = {"cpus": options.cpus or 1.0, "gpus": options.gpus or 0.0}
+    cpus, gpus = options.cpus or 1.0, options.gpus or 0.0
     if study.device.startswith("cuda") and not options.gpus:
         raise ValueError("`--gpus` must be above 0 where `device` is cuda: runs are shown none")
     if options.engine == "ray":
-        return RayEngine(root, options.address, **resources)
+        return RayEngine(root, options.address, cpus, gpus)
     pairs = (each.partition("=") for each in options.slurm)
     parameters = {name: yaml.safe_load(value) for name, _, value in pairs}
-    return SlurmEngine(root, **resources, **parameters)
+    return SlurmEngine(root, cpus, gpus, **parameters)
 
 
 def run(options: Run) -> int:

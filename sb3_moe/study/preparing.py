@@ -253,12 +253,10 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
         scores = _scores(study, jobs, root, grids)
         best = {name: max(values, key=scores[name].__getitem__) for name, values in grids.items()}
         further = {name: beyond(values, best[name]) for name, values in grids.items()}
-        grids = {
-            name: values if further[name] is None else sorted([*values, further[name]])
-            for name, values in grids.items()
-        }
-        if not any(each is not None for each in further.values()):
+        if all(value is None for value in further.values()):
             break
+        for name, value in further.items():
+            grids[name] = sorted([*grids[name], *([] if value is None else [value])])
     found = _choices(study, root)
     for name, each in scores.items():
         found[name] = {

@@ -32,8 +32,8 @@ from sb3_moe_envs.schedules import Interleave
 
 PAGE, README, TABLE = "index.html", "README.md", "measures.csv"
 #: All that a report writes over, or deletes where it has none.
-WRITTEN = (PAGE, README, TABLE, "measures.parquet", "summary.csv", "verdicts.csv")
-WRITTEN += tuple(f"{name}.{end}" for name in (*CURVES, "expert_weights") for end in FORMATS)
+WRITTEN = [PAGE, README, TABLE, "measures.parquet", "summary.csv", "verdicts.csv"]
+WRITTEN += [f"{name}.{end}" for name in (*CURVES, "expert_weights") for end in FORMATS]
 #: Where agents at play lie, beside the page.
 REPLAYS = "replays"
 # A page stays small enough to be sent, and is recorded in seconds.

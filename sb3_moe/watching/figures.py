@@ -508,5 +508,5 @@ def add_legend(figure: Figure, title: str | None = None) -> None:
     # In inches: a line's sample and a letter of the default font, and a line of text.
     columns = int(width / (0.6 + 0.085 * max(map(len, entries)))) or 1
     figure.set_figheight(height + 0.2 * (-(-len(entries) // columns) + bool(title)))
-    legend = {"loc": "outside upper center", "ncols": columns, "title": title}
-    figure.legend(entries.values(), entries, **legend)
+    handles, labels = list(entries.values()), list(entries)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, title=title)

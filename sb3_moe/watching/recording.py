@@ -126,7 +126,7 @@ def expert_named(expert: Any) -> tuple[str, int]:
 def _chosen(names: list[str], tasks: Any) -> list[int]:
     if tasks is None:
         return list(range(len(names)))
-    given = [tasks] if isinstance(tasks, str | int | np.integer) else tasks
+    given: Sequence[Any] = [tasks] if isinstance(tasks, str | int | np.integer) else tasks
     chosen = [names.index(task) if task in names else task for task in given]
     if not {*chosen} <= {*range(len(names))}:
         raise ValueError(f"`tasks` must be among {names}, got {tasks!r}")
