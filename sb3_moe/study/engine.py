@@ -284,6 +284,12 @@ class SlurmEngine(Engine):
         """Submit a job."""
         return self._executor.submit(_Work(), run, path)
 
+    def stop(self) -> None:
+        """Cancel the jobs, those that have ended meanwhile too."""
+        for each in self._running.values():
+            each.cancel(check=False)
+        self._running.clear()
+
 
 # Running the jobs of a study, and showing how far they are.
 
