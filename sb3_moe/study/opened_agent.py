@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -69,7 +70,7 @@ def _load(options: AgentOptions, env: Any) -> BaseAlgorithm:
         ) from error
 
 
-def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv:
+def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
     """Build the environment that shows tasks as a model saw them, in the order that it knows.
 
     :param words: a suite's name, or ids, ids with arguments as in a study's file, or
@@ -78,6 +79,11 @@ def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv:
     :raises ValueError: if nothing fits, or can be built
     """
     tasks = _in_order(words, space)
+    if not isinstance(tasks, str) and len(tasks) == 1 and tasks[0].env_id and not names_on(space):
+        alone = tasks[0].make()  # by whose id the agent's card calls it
+        if alone.observation_space == space:
+            return alone
+        alone.close()
     for shown in SHOWN:
         try:
             env = make_multitask_vec_env(tasks, task_id=shown)
