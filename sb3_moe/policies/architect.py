@@ -281,10 +281,9 @@ def _check_depth(options: MoEOptions, depth: int) -> None:
             f"{depth or 'none'}: give it more, or choose 'final' or 'big'"
         )
     if options.is_tokenized and not (depth and place.takes(0, depth)):
-        many = "exactly one hidden layer" if isinstance(place.hidden, int) else "a hidden layer"
         raise ValueError(
-            f"`tokens`={tokens!r} with `placement`={place.name!r} needs {many}, whose input is the "
-            f"feature map; `net_arch` has {depth}"
+            f"`tokens`={tokens!r} with `placement`={place.name!r} needs exactly one hidden "
+            f"layer, whose input is the feature map; `net_arch` has {depth}"
         )
 
 
