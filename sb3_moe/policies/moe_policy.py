@@ -374,8 +374,8 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         if isinstance(observation, dict) and TASK_KEY in observation:
             space: Any = self.observation_space
             ids, num_tasks = np.asarray(observation[TASK_KEY]), int(space[TASK_KEY].n)
-            if ids.size and not (ids.min() >= 0 and ids.max() < num_tasks):
-                wrong = sorted({*ids[(ids < 0) | (ids >= num_tasks)].flatten().tolist()})
+            if not (valid := (ids >= 0) & (ids < num_tasks)).all():
+                wrong = sorted({*ids[~valid].tolist()})
                 raise ValueError(
                     f"`{TASK_KEY}` of an observation must be in [0, {num_tasks}), got {wrong}"
                 )

@@ -266,7 +266,8 @@ def test_a_task_id_out_of_range_is_named_with_its_range(placement):
     space = spaces.Dict({"obs": spaces.Box(-1, 1, (3,)), "task_id": spaces.Discrete(2)})
     env = arena.Arena(space)
     model = arena.make("PPO", "MoeMultiInputPolicy", env, placement=placement)
-    obs = {"obs": np.zeros((3, 3), np.float32), "task_id": np.array([0, 5, 1])}
-    message = r"`task_id` of an observation must be in \[0, 2\), got \[5\]"
-    with pytest.raises(ValueError, match=message):
-        model.predict(obs)
+    for wrong in (5, np.nan):
+        obs = {"obs": np.zeros((3, 3), np.float32), "task_id": np.array([0, wrong, 1])}
+        message = rf"`task_id` of an observation must be in \[0, 2\), got \[{wrong}"
+        with pytest.raises(ValueError, match=message):
+            model.predict(obs)
