@@ -82,9 +82,11 @@ class BeliefExtractor(TaskExtractor):
 def _parts_of(space: gym.Space[Any]) -> tuple[spaces.Box, spaces.Box]:
     parts: dict[str, Any] = dict(space.spaces) if isinstance(space, spaces.Dict) else {}
     shapes = {key: len(part.shape or ()) for key, part in parts.items()}
-    if shapes != {"obs": 1, HISTORY_KEY: 2}:
+    # One step has no transition, so that the belief would stay the prior.
+    if shapes != {"obs": 1, HISTORY_KEY: 2} or parts[HISTORY_KEY].shape[0] < 2:
         raise ValueError(
-            "`router`='predict' needs a Dict of a flat 'obs' and its 'history' and no `task_id`, "
-            f"as make_multitask_vec_env(..., task_id='info', history=8) gives it, got {space}"
+            "`router`='predict' needs a Dict of a flat 'obs', its 'history' of at least 2 steps "
+            "and no `task_id`, as make_multitask_vec_env(..., task_id='info', history=8) gives it, "
+            f"got {space}"
         )
     return parts["obs"], parts[HISTORY_KEY]

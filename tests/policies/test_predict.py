@@ -165,6 +165,12 @@ def test_observations_without_a_history_are_refused_with_the_cure():
         sb3.PPO("MoeMultiInputPolicy", pinned(), policy_kwargs=SMALL)
 
 
+def test_a_history_without_a_transition_is_refused():
+    env = sb3_moe.make_multitask_vec_env("Conflict/CartPole2", task_id="info", history=1)
+    with pytest.raises(ValueError, match="at least 2 steps"):
+        sb3.PPO("MoeMultiInputPolicy", env, policy_kwargs=SMALL)
+
+
 @pytest.mark.parametrize("algorithm", [sb3.PPO, sb3.SAC, sb3_contrib.RecurrentPPO])
 def test_experts_join_and_leave_with_their_models(algorithm, tmp_path):
     model = build(algorithm, OFF_POLICY if algorithm is sb3.SAC else PPO).learn(64)
