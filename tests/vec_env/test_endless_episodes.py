@@ -101,5 +101,3 @@ def test_a_limit_is_a_number_of_steps(limit, error, text):
         evaluate_tasks(model, model.get_env(), max_episode_steps=limit)
     with pytest.raises(error, match=text):
         MultiTaskEvalCallback(8, max_episode_steps=limit)
-    with pytest.raises(TypeError, match="`max_episode_steps` must be an int, got None"):
-        expert_importance(model, max_episode_steps=None)
