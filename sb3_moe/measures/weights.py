@@ -147,20 +147,25 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
     found: dict[nn.Module, HiddenLayer] = {}
     counts: dict[str, int] = {}
 
-    def add(name: str, part: nn.Module, after: Sequence[nn.Module]) -> None:
-        for layer in _along(_flat(part), [reader for each in after for reader in _readers(each)]):
+    def add(name: str, part: nn.Module, after: Sequence[Reader]) -> None:
+        for layer in _along(_flat(part), after):
             if layer.module is not networks.squash() and layer.module not in found:
                 counts[name] = counts.get(name, -1) + 1
                 found[layer.module] = layer._replace(name=f"{name}.{counts[name]}")
 
     for net in networks.networks():
         learned = _learned_heads(net)
-        add(net.tower, net.hidden, [first for head in learned for first in _next(_flat(head))])
+        firsts = [first for head in learned for first in _next(_flat(head))]
+        add(net.tower, net.hidden, [reader for first in firsts for reader in _readers(first)])
         for head in net.heads:
             add(net.tower, head, [])
     for name, extractor in networks.extractors().items():
         seen_by = [net for net in networks.networks() if net.extractor is extractor]
-        add(name, extractor, [first for net in seen_by for first in _entries(net)])
+        read: list[Reader] = []
+        for net in seen_by:
+            tokens = getattr(net.hidden, "tokens", "sample")
+            read += [reader for first in _entries(net) for reader in _readers(first, tokens)]
+        add(name, extractor, read)
     return list(found.values())
 
 
@@ -289,9 +294,9 @@ def _next(rest: Sequence[nn.Module]) -> list[nn.Module]:
     return []
 
 
-def _readers(part: nn.Module) -> list[Reader]:
+def _readers(part: nn.Module, tokens: str = "sample") -> list[Reader]:
     """Return the layers by which a part reads its input; itself where they are not known."""
-    mixture, tokens = _mixture(part), getattr(part, "tokens", "sample")
+    mixture = _mixture(part)
     # With a token per feature map each unit comes alone, and the same weights read all of them.
     if mixture is None or tokens == "feature":
         return [Reader(part, isinstance(part, nn.Conv2d | StackedConv2d))]
