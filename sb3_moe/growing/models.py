@@ -116,13 +116,16 @@ def carry_the_rest(new: Any, model: Any) -> None:
             recursive_getattr(new, name).load_state_dict(copy.deepcopy(part.state_dict()))
 
 
-def dress(new: Any, model: BaseAlgorithm, env: Any) -> Any:
-    """Give a model the environment and the logger of another.
+def finish(new: Any, model: BaseAlgorithm, env: Any) -> Any:
+    """Give a model whose policy is whole all else that another has.
 
-    :param new: whole
+    :param new: of :func:`build_like`
     :param model: the old one
     :param env: as the new one takes it; None: none
     """
+    carry_the_rest(new, model)
+    if new.use_sde:
+        new.policy.reset_noise()
     if env is not None:
         new.set_env(env)
     if vars(model).get("_custom_logger"):
@@ -206,8 +209,7 @@ def as_sb3s(new: Any, model: BaseAlgorithm) -> Any:
     :param new: of :func:`build_dense`
     :param model: the old one
     """
-    carry_the_rest(new, model)
-    dress(new, model, model.get_env())
+    finish(new, model, model.get_env())
     with suppress(ValueError):  # of a kind that only its maker knows
         space, names = made_anew(new.observation_space), names_on(new.observation_space)
         if names is not None:

@@ -20,10 +20,9 @@ from sb3_moe.growing.models import (
     NOT_SB3S,
     WHY_NOT,
     build_like,
-    carry_the_rest,
     check_defaults,
     check_same,
-    dress,
+    finish,
     moe_class,
     sampled,
 )
@@ -90,12 +89,9 @@ def upcycle(
         map_.write_states(
             networks_of(new.policy), networks_of(old), new.policy.moe_layers().values()
         )
-        carry_the_rest(new, model)
-        if new.use_sde:
-            new.policy.reset_noise()
         obs = sampled(model.observation_space)
         check_same(new.policy, old, join_task(obs, new.observation_space), obs)
-        return dress(new, model, venv)
+        return finish(new, model, venv)
 
 
 def _dense_policy(model: BaseAlgorithm) -> Any:
