@@ -49,8 +49,6 @@ _ARRAYS, _WEIGHTS = "arrays/", "weights/"
 _FEW_CALLS, _MOST_CALLS = 5_000, 100_000
 # What a policy may hold besides the weights in its file, such as masks and tables.
 _BESIDES = 2**26
-# What an element of an array of objects takes: it, and an empty dict.
-_OBJECT_BYTES = 72
 
 
 def versions() -> dict[str, str]:
@@ -386,6 +384,4 @@ def _bytes_of(value: Any) -> int:
     """Return how many bytes the arrays and tensors of a nested value hold."""
     if isinstance(value, Mapping):
         return sum(map(_bytes_of, value.values()))
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        return value.size * _OBJECT_BYTES
     return int(value.nbytes) if isinstance(value, np.ndarray | th.Tensor) else 0
