@@ -34,7 +34,6 @@ from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.towers import Columns, Tower
-from sb3_moe.saving.generators import undone_on_failure
 from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
 
 
@@ -75,15 +74,14 @@ def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
         raise ValueError(
             f"`task` must be None, or one of the {num_tasks} that experts go by, got {task!r}"
         )
-    with undone_on_failure():
-        for options in old.moe.values():
-            check_defaults(options, NOT_SB3S, WHY_NOT)
-        found = [_plain(network, task) for network in networks_of(old).networks()]
-        new = build_dense(model, old, _net_arch(old, found))
-        _write(new.policy, old, found, task)
-        obs = sampled(model.observation_space)
-        check_same(new.policy, old, *[_of_task(old, obs, task)] * 2)
-        return as_sb3s(new, model)
+    for options in old.moe.values():
+        check_defaults(options, NOT_SB3S, WHY_NOT)
+    found = [_plain(network, task) for network in networks_of(old).networks()]
+    new = build_dense(model, old, _net_arch(old, found))
+    _write(new.policy, old, found, task)
+    obs = sampled(model.observation_space)
+    check_same(new.policy, old, *[_of_task(old, obs, task)] * 2)
+    return as_sb3s(new, model)
 
 
 def _num_tasks(policy: Any) -> int:
@@ -269,16 +267,15 @@ def distill(
     """
     whole("steps", steps)
     old: Any = policy_of(model)
-    with undone_on_failure():
-        for options in old.moe.values():
-            check_defaults(options, ("ent_coef_per_task",), WHY_NOT)
-        new = build_dense(model, old, copy.deepcopy(old.net_arch))
-        _take_over(new.policy, old)
-        ours, theirs = (policy.obs_to_tensor(obs)[0] for policy in (new.policy, old))
-        remains = _fit(new.policy, old, ours, theirs, steps, learning_rate)
-        for online, target in networks_of(new.policy).targets().items():
-            target.load_state_dict(online.state_dict())
-        return Distilled(as_sb3s(new, model), remains)
+    for options in old.moe.values():
+        check_defaults(options, ("ent_coef_per_task",), WHY_NOT)
+    new = build_dense(model, old, copy.deepcopy(old.net_arch))
+    _take_over(new.policy, old)
+    ours, theirs = (policy.obs_to_tensor(obs)[0] for policy in (new.policy, old))
+    remains = _fit(new.policy, old, ours, theirs, steps, learning_rate)
+    for online, target in networks_of(new.policy).targets().items():
+        target.load_state_dict(online.state_dict())
+    return Distilled(as_sb3s(new, model), remains)
 
 
 def _take_over(new: Any, old: Any) -> None:

@@ -19,7 +19,7 @@ from sb3_moe.policies.masks import forget_masks, masks_in
 from sb3_moe.policies.networks import kind_of, networks_of, uncompiled
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
 from sb3_moe.policies.option_checks import MOST_EXPERTS
-from sb3_moe.saving.generators import preserved_generators, undone_on_failure
+from sb3_moe.saving.generators import preserved_generators
 
 # The share of all gates that a new expert takes, at most, unless more is asked for.
 SHARE = 0.05
@@ -63,9 +63,8 @@ def add_experts(
     :raises ValueError: if a value is not valid, the task picks the experts, or the router can't
         share out gates
     """
-    with undone_on_failure():
-        by_mixture = _with_more(model, n, tower, like, share, perturb)
-        Transplant(model, by_mixture, shares=True, perturb=perturb).put_in()
+    by_mixture = _with_more(model, n, tower, like, share, perturb)
+    Transplant(model, by_mixture, shares=True, perturb=perturb).put_in()
     note(model, "add", by_mixture, n=int(n), like=None if like is None else int(like))
 
 
@@ -142,8 +141,7 @@ def remove_experts(
                 f"experts of {name}, got {list(experts)}"
             )
         by_mixture[name] = left
-    with preserved_generators():
-        Transplant(model, by_mixture, shares=False).put_in()
+    Transplant(model, by_mixture, shares=False).put_in()
     note(model, "remove", by_mixture, experts=sorted(map(int, experts)))
 
 
@@ -175,8 +173,7 @@ def merge_experts(
         parts = dict.fromkeys(numbers, 1.0 / len(numbers))
         heirs[first] = Heir(parts, dict.fromkeys(numbers, 1.0))
         by_mixture[name] = [*heirs.values()]
-    with preserved_generators():
-        Transplant(model, by_mixture, shares=True).put_in()
+    Transplant(model, by_mixture, shares=True).put_in()
     note(model, "merge", by_mixture, experts=sorted(map(int, experts)))
 
 

@@ -34,7 +34,6 @@ from sb3_moe.policies.networks import Network, kind_of, networks_of
 from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.policies.options import ARGUMENTS, per_tower
 from sb3_moe.policies.placements import Placement
-from sb3_moe.saving.generators import undone_on_failure
 from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key
 
 # Options whose function no dense layer of SB3's has.
@@ -76,22 +75,19 @@ def upcycle(
     venv = model.get_env() if env is None else model._wrap_env(env, 0)
     if venv is not None:
         _check_env(model, venv)
-    with undone_on_failure():
-        space = (model if venv is None else venv).observation_space
-        policy_class = moe_class(model, space)
-        for each in per_tower(options, policy_class.towers).values():
-            check_defaults(each, _NOT_DENSE, "a dense model has nothing that could begin as that")
-        kwargs = _policy_kwargs(model, old, num_tasks) | options
-        new = build_like(model, policy_class, kwargs, venv)
-        map_ = LayerMap(new.policy, old)
-        _map(map_, new.policy, old, perturb)
-        map_.write(networks_of(new.policy), networks_of(old))
-        map_.write_states(
-            networks_of(new.policy), networks_of(old), new.policy.moe_layers().values()
-        )
-        obs = sampled(model.observation_space)
-        check_same(new.policy, old, join_task(obs, new.observation_space), obs)
-        return finish(new, model, venv)
+    space = (model if venv is None else venv).observation_space
+    policy_class = moe_class(model, space)
+    for each in per_tower(options, policy_class.towers).values():
+        check_defaults(each, _NOT_DENSE, "a dense model has nothing that could begin as that")
+    kwargs = _policy_kwargs(model, old, num_tasks) | options
+    new = build_like(model, policy_class, kwargs, venv)
+    map_ = LayerMap(new.policy, old)
+    _map(map_, new.policy, old, perturb)
+    map_.write(networks_of(new.policy), networks_of(old))
+    map_.write_states(networks_of(new.policy), networks_of(old), new.policy.moe_layers().values())
+    obs = sampled(model.observation_space)
+    check_same(new.policy, old, join_task(obs, new.observation_space), obs)
+    return finish(new, model, venv)
 
 
 def _dense_policy(model: BaseAlgorithm) -> Any:

@@ -87,16 +87,9 @@ def check_writable(path: Path, argument: str = "out") -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise not_writable(path, argument, error) from error
-
-
-def not_writable(path: Path, argument: str, error: OSError | ValueError) -> ValueError:
-    """Return what is to be raised where the system refuses a folder.
-
-    :param error: of the system; of Python, if a name holds a zero
-    """
-    reason = getattr(error, "strerror", None) or error
-    return ValueError(f"`{argument}` must be a folder that can be written, got {path}: {reason}")
+        raise ValueError(
+            f"`{argument}` must be a folder that can be written, got {path}: {error.strerror}"
+        ) from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -32,17 +32,6 @@ def set_generators(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def undone_on_failure() -> Iterator[None]:
-    """Put the generators back if the block fails."""
-    state = get_generators()
-    try:
-        yield
-    except BaseException:
-        set_generators(state)
-        raise
-
-
-@contextmanager
 def preserved_generators(*others: np.random.Generator) -> Iterator[None]:
     """Leave the generators as they were, so that a measurement does not change what follows.
 

@@ -31,7 +31,6 @@ from sb3_moe.policies.start_scale import unscaled
 from sb3_moe.saving import model_parts
 from sb3_moe.saving.container import UnsafeFileError, blaming, check_forms, pack, unpack
 from sb3_moe.saving.files import write_file
-from sb3_moe.saving.generators import undone_on_failure
 from sb3_moe.saving.normalizer import SavedNormalizer, described, is_known
 from sb3_moe.saving.values import Decoder, Encoder
 from sb3_moe.vec_env.tasks import check_tasks, tasks_known, write_names
@@ -162,8 +161,8 @@ def load(
     """Return the model of a file that :func:`sb3_moe.save` wrote, wherever it comes from.
 
     Nothing in the file is run, and nothing it names is imported but a fixed list of SB3's and our
-    classes. Sizes are compared with the file's before memory is taken. If it fails, ``env`` and the
-    random generators are as they were. As in SB3's ``load``, the generators are seeded with the
+    classes. Sizes are compared with the file's before memory is taken. If it fails, ``env`` is as
+    it was. As in SB3's ``load``, the generators are seeded with the
     model's seed, episodes begin anew, and the replay buffer is empty.
 
     >>> import tempfile, sb3_moe
@@ -200,7 +199,7 @@ def load(
     path = Path(path)
     if not path.is_file():  # a folder may have the model's name
         path = _with_ending(path)
-    with undone_on_failure(), path.open("rb") as file:
+    with path.open("rb") as file:
         with blaming(path):
             saved = _SavedModel(*unpack(file, max_bytes), custom_objects or {}, device)
         saved.take_environment(env, normalizer)

@@ -98,4 +98,4 @@ def gap(new: Any, old: Any, obs: Any = None) -> float:
 def state_of(model: Any) -> dict[str, Any]:
     """Return a copy of all weights, optimizers and generators that a model could lose."""
     weights = {name: t.clone() for name, t in model.policy.state_dict().items()}
-    return weights | {"steps": model.num_timesteps, "random": th.get_rng_state()}
+    return weights | {"steps": model.num_timesteps}
