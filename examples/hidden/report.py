@@ -74,7 +74,7 @@ def areas_and_ends(results: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict[s
 def print_levels(results: pd.DataFrame) -> None:
     """Print what each network reached."""
     areas, ends = areas_and_ends(results)
-    print("| network | parameters | rate | seeds | area | end | information | alone | steps/s |")
+    print("| network | parameters | rate | seeds | area | end | information | apart | steps/s |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, area in areas.items():
         runs = results[results["network"] == name].groupby("seed").first()
