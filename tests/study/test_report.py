@@ -139,6 +139,7 @@ def test_every_claim_is_on_the_page_with_its_verdict(page, written):
 
 def test_the_readme_has_the_verdicts_and_the_first_tables(written):
     text = (written / "README.md").read_text()
+    assert "<table" in text
     assert "supported" in text
     assert "9.02 [9.00, 9.04]; IQM 9.02, n 5" in text
     assert "![Return of each task while training goes on](return.png)" in text
