@@ -46,13 +46,13 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("runs/own-router"), help="folder")
     args = parser.parse_args()
     anew = {"check": True, "env": os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}}
-    for kind, tower, path in ((PPO, "pi", args.out / "ppo"), (DQN, "qf", args.out / "dqn")):
+    for kind, network, path in ((PPO, "pi", args.out / "ppo"), (DQN, "qf", args.out / "dqn")):
         model = kind("MoeMlpPolicy", gym.make("CartPole-v1"), policy_kwargs={"router": NAME})
         model.learn(args.steps // 8, RoutingCallback(args.steps // 16, log_path=path))
         model.save(path / "model")
         describe(model)
         figures.draw_last_gates(path).savefig(path / "gates.png")
-        load = LOAD.format(kind.__name__, str(path / "model"), tower)
+        load = LOAD.format(kind.__name__, str(path / "model"), network)
         subprocess.run([sys.executable, "-c", load], **anew)
     Path(file := f"{args.out}/study.yaml").write_text(f"{STUDY}{args.steps}}}")
     study = [sys.executable, "-m", "sb3_moe", "study", "run", file, "--out", f"{args.out}/study"]

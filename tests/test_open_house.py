@@ -83,9 +83,9 @@ def test_parts_of_ones_own_learn_and_are_looked_into(algorithm, case, tmp_path, 
     assert set(routings) == set(policy.moe_layers())
     assert all(routing.gates_BNE.shape == (32, 1, 3) for routing in routings.values())
     outputs = expert_outputs(policy, obs)
-    tower = next(iter(routings)).split(".")[0]
+    network = next(iter(routings)).split(".")[0]
     assert len(outputs) == len(routings)
-    assert isinstance(policy.get_expert(tower, 0), nn.Module)
+    assert isinstance(policy.get_expert(network, 0), nn.Module)
     measures = measure_layers(policy, [obs]) | measure_weights(policy)
     assert all(np.isfinite(np.asarray(value)).all() for value in measures.values())
     assert draw_last_gates(tmp_path).axes
@@ -304,8 +304,8 @@ def test_each_task_has_its_own_head_with_any_placement(algorithm, placement, tmp
     model.learn(48)
     obs = np.concatenate([observations(model, 6)[:, :-2], np.eye(2)[[0, 1] * 3]], 1)
     routings = model.policy.routing(obs.astype(np.float32))
-    tower = model.policy.towers[0]
-    last = [routing for name, routing in routings.items() if name.startswith(tower)][-1]
+    network = model.policy.network_names[0]
+    last = [routing for name, routing in routings.items() if name.startswith(network)][-1]
     assert last.experts_BNk.flatten().tolist() == [0, 1] * 3
     model.save(tmp_path / "model")
     again = type(model).load(tmp_path / "model", device="cpu")

@@ -258,7 +258,7 @@ def sparse_layers(policy: BaseModel) -> list[SparseLayer]:
             weight = weight_of(layer)
             if isinstance(weight, nn.Parameter) and weight in learned and weight not in found:
                 experts = getattr(layer, "num_experts", 1)
-                found[weight] = SparseLayer(net.tower, layer, weight, experts)
+                found[weight] = SparseLayer(net.name, layer, weight, experts)
     return list(found.values())
 
 

@@ -165,7 +165,7 @@ class TaskSwitchCallback(CheckedCallback):
         is_new = self.on_new_task is not None and task not in self.kept["met"]
         if is_new and self.on_new_task == "freeze_old":
             for mixture in changeable(self.model):
-                freeze_experts(self.model, tower=mixture)
+                freeze_experts(self.model, network=mixture)
         if self.reset_heads:  # of what is not frozen
             reset_heads(policy)
         if is_new:

@@ -30,10 +30,10 @@ from sb3_moe.growing.models import (
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import whole
 from sb3_moe.layers.stacked import flat
+from sb3_moe.policies.moe_network import Columns, MoENetwork
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.policies.towers import Columns, Tower
 from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
 
 
@@ -104,8 +104,8 @@ def _net_arch(old: MoEPolicy, found: Sequence[_Plain]) -> Any:
     widths: dict[str, list[int]] = {}
     for plain in found:
         own = [m.out_features for m in plain.hidden if isinstance(m, nn.Linear)]
-        widths[kind_of(plain.network.tower)] = own if plain.heads else own[:-1]
-    return widths if len(old.towers) > 1 else widths[old.towers[0]]
+        widths[kind_of(plain.network.name)] = own if plain.heads else own[:-1]
+    return widths if len(old.network_names) > 1 else widths[old.network_names[0]]
 
 
 def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) -> None:
@@ -172,7 +172,7 @@ def plain_modules(modules: Sequence[nn.Module], task: int | None) -> list[nn.Mod
     :raises ValueError: if there are none
     """
     found: list[nn.Module] = []
-    tokens = {m.tokens for each in modules for m in each.modules() if isinstance(m, Tower)}
+    tokens = {m.tokens for each in modules for m in each.modules() if isinstance(m, MoENetwork)}
     if tokens - {"sample"}:
         raise ValueError(
             f"`model` must have no `tokens` to be dense, got {tokens}: `distill` fits a dense one"
@@ -240,7 +240,8 @@ class Distilled(NamedTuple):
     """A dense model that was fitted to one with experts.
 
     :param model: SB3's own
-    :param remains: how far its outputs are from the other's on the observations, by tower and head
+    :param remains: how far its outputs are from the other's on the observations, by network and
+        head
         (``"pi.0"``): root mean square of the difference, as a share of that of the outputs around
         their mean
     """
@@ -296,8 +297,8 @@ def _fit(
     with th.no_grad():
         wanted = raw_outputs(old, old_obs, actions)
     spread = {name: (y - y.mean(0)).square().mean() + 1e-12 for name, y in wanted.items()}
-    towers = nn.ModuleList(m for own in networks_of(new).towers().values() for m in own)
-    optimizer = th.optim.Adam(towers.parameters(), lr=learning_rate)
+    networks = nn.ModuleList(m for own in networks_of(new).modules().values() for m in own)
+    optimizer = th.optim.Adam(networks.parameters(), lr=learning_rate)
     for _ in range(steps):
         found = raw_outputs(new, obs, actions)
         losses = [(found[n] - y).square().mean() / spread[n] for n, y in wanted.items()]

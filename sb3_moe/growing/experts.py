@@ -29,7 +29,7 @@ def add_experts(
     model: BaseAlgorithm,
     n: int = 1,
     *,
-    tower: str | None = None,
+    network: str | None = None,
     like: int | None = None,
     share: float | None = None,
     perturb: float = 0.1,
@@ -54,7 +54,7 @@ def add_experts(
 
     :param model: of any algorithm, with one of this package's policies
     :param n: how many
-    :param tower: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
+    :param network: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
     :param like: the number of the expert to copy; None: they are drawn anew
     :param share: of its original's gates that each copy takes, or of all gates for new ones, in
         (0, 1/n); None: equal parts for copies where every sample meets every expert, else 0.05
@@ -63,7 +63,7 @@ def add_experts(
     :raises ValueError: if a value is not valid, the task picks the experts, or the router can't
         share out gates
     """
-    by_mixture = _with_more(model, n, tower, like, share, perturb)
+    by_mixture = _with_more(model, n, network, like, share, perturb)
     Transplant(model, by_mixture, shares=True, perturb=perturb).put_in()
     note(model, "add", by_mixture, n=int(n), like=None if like is None else int(like))
 
@@ -82,7 +82,7 @@ def check_room(model: BaseAlgorithm, n: int) -> None:
 def _with_more(
     model: BaseAlgorithm,
     n: int,
-    tower: str | None,
+    network: str | None,
     like: int | None,
     share: float | None,
     perturb: float,
@@ -95,7 +95,7 @@ def _with_more(
         if not 0.0 < share * n < 1.0:
             raise ValueError(f"`share` must be in (0, 1/n), n={n}, got {share}")
     found = {}
-    for name, layer in changeable(model, tower).items():
+    for name, layer in changeable(model, network).items():
         if layer.num_experts + n > MOST_EXPERTS:
             raise ValueError(
                 f"`n` must leave {name} at most {MOST_EXPERTS} experts, got {n} beside "
@@ -118,21 +118,21 @@ def _with_more(
 
 
 def remove_experts(
-    model: BaseAlgorithm, experts: Sequence[int], *, tower: str | None = None
+    model: BaseAlgorithm, experts: Sequence[int], *, network: str | None = None
 ) -> None:
     """Take experts away, as :func:`sb3_moe.without_expert` does for a while, for good.
 
     The others keep weights, averages and counts bit for bit, and close up in their order.
 
     :param model: of any algorithm, with one of this package's policies
-    :param experts: their numbers, in every mixture of the tower
-    :param tower: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
+    :param experts: their numbers, in every mixture of the network
+    :param network: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
     :raises ValueError: if there is no such expert, none would be left, the task picks the experts,
         or the options don't allow so few
     """
     by_mixture = {}
-    for name, layer in changeable(model, tower).items():
+    for name, layer in changeable(model, network).items():
         numbers_below("experts", experts, layer.num_experts, name)
         left = [kept(k) for k in range(layer.num_experts) if k not in set(experts)]
         if not 0 < len(left) < layer.num_experts:
@@ -146,7 +146,7 @@ def remove_experts(
 
 
 def merge_experts(
-    model: BaseAlgorithm, experts: Sequence[int], *, tower: str | None = None
+    model: BaseAlgorithm, experts: Sequence[int], *, network: str | None = None
 ) -> None:
     """Make one expert of several: the average of their weights, with all their gates.
 
@@ -156,14 +156,14 @@ def merge_experts(
     them are frozen, so is the one.
 
     :param model: of any algorithm, with one of this package's policies
-    :param experts: their numbers, two or more, in every mixture of the tower
-    :param tower: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
+    :param experts: their numbers, two or more, in every mixture of the network
+    :param network: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
     :raises ValueError: if there is no such expert, fewer than two are named, the task picks the
         experts, or the router can't share out gates
     """
     by_mixture = {}
-    for name, layer in changeable(model, tower).items():
+    for name, layer in changeable(model, network).items():
         numbers_below("experts", experts, layer.num_experts, name)
         _check_sums("experts", name, layer)
         if len(experts) < 2:
@@ -177,11 +177,11 @@ def merge_experts(
     note(model, "merge", by_mixture, experts=sorted(map(int, experts)))
 
 
-def changeable(model: BaseAlgorithm, tower: str | None = None) -> dict[str, MoELayer]:
+def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, MoELayer]:
     """Return the mixtures whose number of experts can change: not heads by task, beside the rest.
 
     :param model: of any algorithm, with one of this package's policies
-    :param tower: whose; None: of each
+    :param network: whose; None: of each
     :raises ValueError: if there is none, or they can't
     """
     model_of_sb3(model)
@@ -194,14 +194,14 @@ def changeable(model: BaseAlgorithm, tower: str | None = None) -> dict[str, MoEL
         )
     layers = policy.moe_layers()
     kinds = sorted(set(map(kind_of, layers)))
-    if layers and tower is not None and tower not in kinds:
+    if layers and network is not None and network not in kinds:
         raise ValueError(
-            f"`tower` must be one of {kinds}, whose mixtures have a number of experts together, "
-            f"got {tower!r}"
+            f"`network` must be one of {kinds}, whose mixtures have a number of experts together, "
+            f"got {network!r}"
         )
-    if tower is not None or not layers:  # else it says that there are none
-        layers = policy.mixtures(str(tower))
-    # The head's own router stands beside a tower's experts.
+    if network is not None or not layers:  # else it says that there are none
+        layers = policy.mixtures(str(network))
+    # The head's own router stands beside a network's experts.
     options = {name: policy.moe[kind_of(name)] for name in layers}
     found = {
         name: layer
@@ -234,7 +234,7 @@ def freeze_experts(
     model: BaseAlgorithm,
     experts: Sequence[int] | None = None,
     *,
-    tower: str | None = None,
+    network: str | None = None,
 ) -> None:
     """Keep experts as they are from now on: weights, averages and counts, bit for bit.
 
@@ -244,44 +244,44 @@ def freeze_experts(
 
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers; None: all that there are now
-    :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole name;
-        None: each that has experts
+    :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole
+        name; None: each that has experts
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
-    :raises ValueError: if there is no such tower or expert, or the optimizer can't hold
+    :raises ValueError: if there is no such network or expert, or the optimizer can't hold
         experts
     """
-    _change(model, experts, tower, freeze=True)
+    _change(model, experts, network, freeze=True)
 
 
 def thaw_experts(
     model: BaseAlgorithm,
     experts: Sequence[int] | None = None,
     *,
-    tower: str | None = None,
+    network: str | None = None,
 ) -> None:
     """Let frozen experts learn again, as if there had been no gap.
 
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers; None: all
-    :param tower: as of :func:`freeze_experts`
+    :param network: as of :func:`freeze_experts`
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
-    :raises ValueError: if there is no such tower or expert
+    :raises ValueError: if there is no such network or expert
     """
-    _change(model, experts, tower, freeze=False)
+    _change(model, experts, network, freeze=False)
 
 
 def _change(
     model: BaseAlgorithm,
     experts: Collection[int] | None,
-    tower: str | None,
+    network: str | None,
     *,
     freeze: bool,
 ) -> None:
     model_of_sb3(model)
     policy = policy_of(model)
     chosen = policy.moe_layers()
-    if tower is not None or not chosen:  # else it says that there are none
-        chosen = policy.mixtures(str(tower))
+    if network is not None or not chosen:  # else it says that there are none
+        chosen = policy.mixtures(str(network))
     frozen = {name: set(numbers) for name, numbers in (policy.frozen_experts or {}).items()}
     for name, each in chosen.items():
         numbers = range(each.num_experts) if experts is None else experts
@@ -307,7 +307,7 @@ def expert_log(model: BaseAlgorithm) -> list[dict[str, Any]]:
     >>> model = PPO("MoeMlpPolicy", "CartPole-v1")
     >>> expert_log(model)
     []
-    >>> sb3_moe.add_experts(model, tower="pi")
+    >>> sb3_moe.add_experts(model, network="pi")
     >>> expert_log(model)
     [{'step': 0, 'what': 'add', 'mixtures': ['pi.middle'], 'n': 1, 'like': None}]
 

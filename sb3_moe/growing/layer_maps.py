@@ -16,9 +16,9 @@ from torch import nn
 
 from sb3_moe.growing.copy_map import CopyMap, Leaf, Numbers, tensors_of
 from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.moe_network import MoENetwork
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
-from sb3_moe.policies.towers import Tower
 from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
 
 # What reads an LSTM's, or a linear layer's, input.
@@ -149,7 +149,7 @@ class LayerMap(CopyMap):
 def parts_of(modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
     """Yield plain modules and blocks of experts in the order in which they run."""
     for module in modules:
-        if isinstance(module, Tower):
+        if isinstance(module, MoENetwork):
             encoder = [] if module.encoder is None else [module.encoder]
             yield from parts_of([*encoder, *(module.norms or ()), *module.blocks])
         elif isinstance(module, nn.Sequential):
@@ -189,7 +189,7 @@ def columns(new: Any, mine: Network, old: Any, other: Network) -> th.Tensor | No
     if ours == theirs:
         return None
     found = [ours.index(each) for each in theirs]
-    if kind_of(mine.tower) == "qf" and networks_of(new).critic_optimizer() is not None:
+    if kind_of(mine.name) == "qf" and networks_of(new).critic_optimizer() is not None:
         # Critics of actions see these behind the features.
         found += range(len(ours), len(ours) + get_action_dim(new.action_space))
     return th.tensor(found)
@@ -221,7 +221,7 @@ def _inputs(policy: Any, network: Network) -> list[int]:
         if len(set(found)) == len(names):  # a one-hot made of an image's planes is none of these
             names = found
     hidden = (
-        isinstance(policy, MoEPolicy) and not policy.moe[kind_of(network.tower)].experts_see_task
+        isinstance(policy, MoEPolicy) and not policy.moe[kind_of(network.name)].experts_see_task
     )
     return names[: _width(extractor)] if hidden else names
 

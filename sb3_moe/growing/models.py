@@ -222,7 +222,7 @@ def as_sb3s(new: Any, model: BaseAlgorithm) -> Any:
 
 
 def raw_outputs(policy: Any, obs: Any, actions: th.Tensor | None = None) -> dict[str, th.Tensor]:
-    """Return what every network returns, by tower and number of the head: ``"pi.0"``, (B, O).
+    """Return what every network returns, by network and number of the head: ``"pi.0"``, (B, O).
 
     :param policy: of any algorithm
     :param obs: a batch of observations as tensors on its device
@@ -238,7 +238,7 @@ def raw_outputs(policy: Any, obs: Any, actions: th.Tensor | None = None) -> dict
         stack.enter_context(evaluating(policy))
         for network in networks.networks():
             for i, module in enumerate(network.heads or (network.hidden,)):
-                handle = module.register_forward_hook(partial(keep, f"{network.tower}.{i}"))
+                handle = module.register_forward_hook(partial(keep, f"{network.name}.{i}"))
                 stack.callback(handle.remove)
         networks.run(obs, actions)
     return found

@@ -15,19 +15,19 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_moe.growing.copy_map import CopyMap, Entry, Origin, itself
 from sb3_moe.growing.gates import Heir, kept, options_for_others, share_out
 from sb3_moe.layers import MoELayer
+from sb3_moe.policies.moe_network import MoENetwork
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.policies.options import per_tower
+from sb3_moe.policies.options import per_network
 from sb3_moe.policies.parts import MoEPart
-from sb3_moe.policies.towers import Tower
 
 
 class Transplant:
     """Layers with other experts, made ready for a model.
 
     :param model: whose policy is one of ours; it stays as it is until :meth:`put_in`
-    :param heirs: what each expert comes from, by mixture; of one tower they are equally many
+    :param heirs: what each expert comes from, by mixture; of one network they are equally many
     :param shares: whether gates are shared out anew
     :param perturb: how far copies start apart, as a share of the size of their last weights
     :raises ValueError: if the options don't fit so many experts, or the layers can't be known
@@ -73,14 +73,14 @@ class Transplant:
         """Change the model."""
         heirs = next(iter(self.heirs.values()))
         self.policy.follow_experts([h.weights for h in heirs], [h.gates for h in heirs])
-        towers = networks_of(self.policy).optimizers()
-        changes = [self._state(each, tower) for tower, each in towers.items()]
+        networks = networks_of(self.policy).optimizers()
+        changes = [self._state(each, network) for network, each in networks.items()]
         kept = [(*each, self._anchors(*each)) for each in kept_for_penalties(self.model)]
         buffers = self._running_buffers()
-        for tower in [m for m in self.policy.modules() if isinstance(m, Tower)]:
-            for i, block in enumerate(tower.blocks):
+        for network in [m for m in self.policy.modules() if isinstance(m, MoENetwork)]:
+            for i, block in enumerate(network.blocks):
                 if isinstance(block, MoELayer):
-                    tower.blocks[i] = self.pairs.get(block, block)
+                    network.blocks[i] = self.pairs.get(block, block)
         for optimizer, parameters, states in changes:
             optimizer.param_groups[0]["params"] = parameters
             optimizer.state.clear()
@@ -93,11 +93,11 @@ class Transplant:
         self._set_options()
 
     def _state(
-        self, optimizer: th.optim.Optimizer, tower: str
+        self, optimizer: th.optim.Optimizer, network: str
     ) -> tuple[th.optim.Optimizer, list[th.Tensor], dict[th.Tensor, Any]]:
         """Return an optimizer's tensors in the order that a loaded model has, and their states.
 
-        :param tower: which it is of
+        :param network: which it is of
         """
         if len(optimizer.param_groups) > 1:
             raise ValueError(
@@ -106,7 +106,7 @@ class Transplant:
             )
         names = {p: name for name, p in self.built.named_parameters()}
         coming = {p for layer in self.pairs.values() for p in layer.parameters()}
-        counterpart = networks_of(self.built).optimizers()[tower].param_groups[0]["params"]
+        counterpart = networks_of(self.built).optimizers()[network].param_groups[0]["params"]
         parameters = [
             p if p in coming else self.policy.get_parameter(names[p]) for p in counterpart
         ]
@@ -155,11 +155,11 @@ class Transplant:
     def _set_options(self) -> None:
         policy = self.policy
         policy.moe_options = policy.moe_options | self.options
-        policy.moe = per_tower(policy.moe_options, policy.towers)
+        policy.moe = per_network(policy.moe_options, policy.network_names)
         for part in policy.modules():
             if isinstance(part, MoEPart):
-                tower = "qf" if part.judges_actions or "pi" not in policy.towers else "pi"
-                part.given = part.given | policy.moe[tower].by_name()
+                network = "qf" if part.judges_actions or "pi" not in policy.network_names else "pi"
+                part.given = part.given | policy.moe[network].by_name()
         frozen = {name: ks for name, ks in self.frozen.items() if name not in self.heirs}
         for name, heirs in self.heirs.items():
             still = set(self.frozen.get(name, ()))
@@ -288,20 +288,25 @@ def _move_copies_apart(
 def _options(
     policy: MoEPolicy, heirs: Mapping[str, Sequence[Heir]], *, shares: bool
 ) -> dict[str, Any]:
-    """Return the options that change, each with a value for every tower."""
+    """Return the options that change, each with a value for every network."""
     names = ("num_experts", "num_slots", "router_kwargs")
-    found = {name: {t: getattr(policy.moe[t], name) for t in policy.towers} for name in names}
+    found = {
+        name: {t: getattr(policy.moe[t], name) for t in policy.network_names} for name in names
+    }
     for name, own in heirs.items():
-        tower = kind_of(name)
+        network = kind_of(name)
         more = options_for_others(policy.moe_layers()[name], shares=shares)
-        found["num_experts"][tower] = len(own)
-        found["num_slots"][tower] = more.pop("num_slots", found["num_slots"][tower])
-        found["router_kwargs"][tower] = {**(found["router_kwargs"][tower] or {}), **more} or None
+        found["num_experts"][network] = len(own)
+        found["num_slots"][network] = more.pop("num_slots", found["num_slots"][network])
+        found["router_kwargs"][network] = {
+            **(found["router_kwargs"][network] or {}),
+            **more,
+        } or None
     options = {}
-    for name, by_tower in found.items():
-        first, *others = by_tower.values()
-        options[name] = first if all(each == first for each in others) else by_tower
-    per_tower(policy.moe_options | options, policy.towers)
+    for name, by_network in found.items():
+        first, *others = by_network.values()
+        options[name] = first if all(each == first for each in others) else by_network
+    per_network(policy.moe_options | options, policy.network_names)
     return options
 
 

@@ -32,7 +32,7 @@ from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Network, kind_of, networks_of
 from sb3_moe.policies.of_model import model_of_sb3
-from sb3_moe.policies.options import ARGUMENTS, per_tower
+from sb3_moe.policies.options import ARGUMENTS, per_network
 from sb3_moe.policies.placements import Placement
 from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key
 
@@ -66,7 +66,8 @@ def upcycle(
         that those of the old one don't have: nothing but routers looks at it at first
     :param num_tasks: length of the one-hot task id that observations end in, if they are no dicts
     :param perturb: how far experts under constant gates start apart, relative to last weights
-    :param options: of :class:`sb3_moe.policies.options.MoEOptions`, each a value or a dict by tower
+    :param options: of :class:`sb3_moe.policies.options.MoEOptions`, each a value or a dict by
+        network
     :raises TypeError: if the policy is of no known class, or an option is unknown
     :raises ValueError: if a value is not valid, spaces differ, or the function can't be kept
     """
@@ -77,7 +78,7 @@ def upcycle(
         _check_env(model, venv)
     space = (model if venv is None else venv).observation_space
     policy_class = moe_class(model, space)
-    for each in per_tower(options, policy_class.towers).values():
+    for each in per_network(options, policy_class.network_names).values():
         check_defaults(each, _NOT_DENSE, "a dense model has nothing that could begin as that")
     kwargs = _policy_kwargs(model, old, num_tasks) | options
     new = build_like(model, policy_class, kwargs, venv)
@@ -124,7 +125,7 @@ def _map(map_: LayerMap, new: Any, old: Any, perturb: float) -> None:
         if encodes(mine):
             convs = other.extractor.get_submodule("convs").children()
             hidden = [*map_.old.leaves(convs), *hidden]
-        experts = _ExpertsFromDense(map_, new.moe[kind_of(mine.tower)].place, perturb)
+        experts = _ExpertsFromDense(map_, new.moe[kind_of(mine.name)].place, perturb)
         experts.network(mine, hidden, heads, at)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.options import DEFAULTS, per_tower
+from sb3_moe.policies.options import DEFAULTS, per_network
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -103,7 +103,7 @@ def sample_options(
     :raises ValueError: if what is given doesn't go together
     """
     options = {name: value for name, value in given.items() if name in DEFAULTS}
-    networks = per_tower(options, policy.towers).values()
+    networks = per_network(options, policy.network_names).values()
     if not any(each.place.has_experts for each in networks):
         return {}
     by_task = any(each.router_class.needs_tasks for each in networks)
@@ -121,7 +121,7 @@ def sample_options(
 
 def _is_valid(policy: type[MoEPolicy], options: Mapping[str, Any], outside: bool) -> bool:
     try:
-        networks = per_tower(options, policy.towers).values()
+        networks = per_network(options, policy.network_names).values()
     except ValueError:
         return False
     return not (outside and any(each.place.whole for each in networks))

@@ -113,17 +113,17 @@ def measure(policy: BaseModel) -> Budget:
     """
     networks = networks_of(policy)
     obs, _ = policy.obs_to_tensor(_one_sample(policy.observation_space))
-    towers, rest = networks.towers(), "lstm" if networks.memories() else "other"
+    by_name, rest = networks.modules(), "lstm" if networks.memories() else "other"
     names = dict.fromkeys(networks.extractors(), "features") | dict.fromkeys(
         networks.memories(), rest
     )
     # A Gaussian's log_std is the actor's, and so comes to the first.
-    names |= {name: next(iter(towers)) for name in networks.loose() if name not in towers}
+    names |= {name: next(iter(by_name)) for name in networks.loose() if name not in by_name}
     parts = networks.parts()
     modules = [each for part in parts.values() for each in part if isinstance(each, nn.Module)]
     with th.no_grad(), evaluating(policy), counting(policy, modules) as count:
         networks.run(obs)
-    found = dict.fromkeys(("features", rest, *towers), Cost())
+    found = dict.fromkeys(("features", rest, *by_name), Cost())
     add_up = _Costs(count, _alive(networks))
     for name, part in parts.items():
         found[names.get(name, name)] += sum((add_up(each) for each in part), Cost())
@@ -132,7 +132,7 @@ def measure(policy: BaseModel) -> Budget:
         left = add_up(module)
         found[rest] += Cost(left.parameters, left.active)
     found[rest] += Cost(flops=count.outside)
-    return Budget({name: each for name, each in found.items() if name in towers or each != Cost()})
+    return Budget({name: each for name, each in found.items() if name in by_name or each != Cost()})
 
 
 class _Costs:
@@ -237,7 +237,8 @@ def matching_net_arch(
     moe = build({**policy_kwargs, "frozen_experts": None})
     given: Any = moe.net_arch
     arch = {
-        name: list(given.get(name, []) if isinstance(given, dict) else given) for name in moe.towers
+        name: list(given.get(name, []) if isinstance(given, dict) else given)
+        for name in moe.network_names
     }
     wanted = _count_by_network(moe, match)
     for name, widths in list(arch.items()):
@@ -275,8 +276,8 @@ def _as_dense_sees(task_input: Any) -> Any:
 def _count_by_network(policy: MoEPolicy, match: str) -> dict[str, float]:
     """Return each network's own count, all critics together, and a share of what is none's."""
     counts = {name: getattr(cost, match) for name, cost in measure(policy).parts.items()}
-    own = dict.fromkeys(policy.towers, 0)
-    for name in networks_of(policy).towers():
+    own = dict.fromkeys(policy.network_names, 0)
+    for name in networks_of(policy).modules():
         own[kind_of(name)] += counts[name]
     share = (sum(counts.values()) - sum(own.values())) / len(own)
     return {name: number + share for name, number in own.items()}

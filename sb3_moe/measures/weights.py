@@ -156,9 +156,9 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
     for net in networks.networks():
         learned = _learned_heads(net)
         firsts = [first for head in learned for first in _next(_flat(head))]
-        add(net.tower, net.hidden, [reader for first in firsts for reader in _readers(first)])
+        add(net.name, net.hidden, [reader for first in firsts for reader in _readers(first)])
         for head in net.heads:
-            add(net.tower, head, [])
+            add(net.name, head, [])
     for name, extractor in networks.extractors().items():
         seen_by = [net for net in networks.networks() if net.extractor is extractor]
         read: list[Reader] = []

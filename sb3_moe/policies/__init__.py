@@ -2,8 +2,8 @@
 
 From options to actions: ``options`` (what is asked for) -> ``moe_policy`` (what all policies share)
 -> ``on_policy``, ``dqn``, ``sac``, ... (SB3's classes with experts) -> ``architect`` (builds, from
-``dense_layers`` and ``expert_layers``) -> ``towers`` (run) -> ``sb3_moe.layers`` (route, and run
-the experts). ``networks`` finds the networks of any finished policy.
+``dense_layers`` and ``expert_layers``) -> ``moe_network`` (runs) -> ``sb3_moe.layers`` (route, and
+run the experts). ``networks`` finds the networks of any finished policy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the dense network that SB3 built to a tower with experts in some of its layers."""
+"""From the dense network that SB3 built to a network with experts in some of its layers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.policies.dense_layers import DenseLayers, Init, Stage, read_stages
 from sb3_moe.policies.expert_layers import ExpertLayers
 from sb3_moe.policies.extractors import make_convs, map_shape_of
+from sb3_moe.policies.moe_network import Layout, MoENetwork
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.start_scale import (
     HEAD_WIDTH,
@@ -24,7 +25,6 @@ from sb3_moe.policies.start_scale import (
     match_sizes,
     own_generator,
 )
-from sb3_moe.policies.towers import Layout, Tower
 
 
 def as_torch_does(module: nn.Module) -> None:
@@ -32,9 +32,9 @@ def as_torch_does(module: nn.Module) -> None:
 
 
 class Architect:
-    """Builds one tower from the dense one.
+    """Builds one network from the dense one.
 
-    :param options: what the tower is to be
+    :param options: what the network is to be
     :param layout: what its input holds
     :param init_hidden: initializes hidden layers in place, as SB3 would
     :param init_head: initializes the head in place, as SB3 would
@@ -52,7 +52,7 @@ class Architect:
         after_lstm: bool = False,
     ) -> None:
         self.options, self.place = options, options.place
-        #: As given, and behind the encoder that the tower itself may begin with.
+        #: As given, and behind the encoder that the network itself may begin with.
         self.given_layout = self.layout = layout
         self.init_hidden, self.init_head = init_hidden, init_head
         options.check_tasks(layout.num_tasks)
@@ -83,7 +83,7 @@ class Architect:
             map_shape=None if rest else map_shape,
         )
 
-    # Whole towers and their parts.
+    # Whole networks and their parts.
 
     def _begin(self) -> None:
         """Start a network that has nothing together with the one before."""
@@ -93,15 +93,15 @@ class Architect:
             num_tasks = self.layout.num_tasks
             self.task_embedding = TaskEmbedding(num_tasks, self.options.task_width(num_tasks))
 
-    def network(self, dense: Iterable[nn.Module]) -> Tower:
-        """Return hidden layers and head as one tower (Q networks, TD3's actor)."""
+    def network(self, dense: Iterable[nn.Module]) -> MoENetwork:
+        """Return hidden layers and head as one network (Q networks, TD3's actor)."""
         self._begin()
         modules = list(dense)
-        tower = self._network(read_stages(modules))
-        self.match([tower], modules)
-        return tower
+        network = self._network(read_stages(modules))
+        self.match([network], modules)
+        return network
 
-    def _network(self, stages: list[Stage]) -> Tower:
+    def _network(self, stages: list[Stage]) -> MoENetwork:
         if self.place.whole:
             return self._big(stages)
         *hidden, head = stages
@@ -114,14 +114,14 @@ class Architect:
             blocks += [*norms, block, *head.after]
         else:
             blocks += self.dense_layers.plain(head, width, first=not hidden)
-        return self._tower(blocks, stages)
+        return self._assembled(blocks, stages)
 
-    def _big(self, stages: list[Stage]) -> Tower:
+    def _big(self, stages: list[Stage]) -> MoENetwork:
         *hidden, head = stages
         # The tanh of TD3's actor comes after the experts are combined.
-        return self._tower([self.expert_layers.big(hidden, head), *head.after], stages)
+        return self._assembled([self.expert_layers.big(hidden, head), *head.after], stages)
 
-    def hidden_tower(self, dense: Iterable[nn.Module]) -> tuple[nn.Module, int]:
+    def hidden_network(self, dense: Iterable[nn.Module]) -> tuple[nn.Module, int]:
         """Return the hidden layers and their width, for policies that keep the head apart.
 
         Where the head routes, the one-hot task id is handed on to it behind the output.
@@ -137,16 +137,16 @@ class Architect:
         _check_seen(self.dense_layers.seen, len(stages))
         width = self._width(blocks)
         carry = self.options.routes_head
-        tower = self._tower(blocks, stages, carry_task=carry)
-        return tower, width + (self.layout.num_tasks if carry else 0)
+        network = self._assembled(blocks, stages, carry_task=carry)
+        return network, width + (self.layout.num_tasks if carry else 0)
 
     def head(self, linear: nn.Linear, dense: Iterable[nn.Module]) -> nn.Module:
-        """Return what stands for SB3's head behind ``hidden_tower``, which is called before.
+        """Return what stands for SB3's head behind ``hidden_network``, which is called before.
 
         Where the head is dense that is ``linear`` itself.
 
         :param linear: SB3's head, as wide as the output is to be
-        :param dense: the hidden layers that ``hidden_tower`` was given
+        :param dense: the hidden layers that ``hidden_network`` was given
         """
         hidden = read_stages(dense)
         if self.place.whole:
@@ -155,7 +155,7 @@ class Architect:
             return linear
         width = linear.in_features - self.layout.num_tasks
         block = self.expert_layers.head(Stage(linear), width, depth=len(hidden), first=False)
-        return Tower(
+        return MoENetwork(
             [block],
             Layout(x_dim=width, num_tasks=self.layout.num_tasks),
             experts_see_task=False,
@@ -163,11 +163,11 @@ class Architect:
             task_embedding=None if block.sees == "task" else self.task_embedding,
         )
 
-    def _tower(
+    def _assembled(
         self, blocks: list[nn.Module], stages: list[Stage], *, carry_task: bool = False
-    ) -> Tower:
+    ) -> MoENetwork:
         width = self.layout.x_dim + self.dense_layers.seen
-        return Tower(
+        return MoENetwork(
             blocks,
             self.given_layout,
             experts_see_task=self.experts_see_task,
@@ -218,7 +218,7 @@ class Architect:
     def match(self, parts: Sequence[nn.Module], dense: Iterable[nn.Module]) -> None:
         """Scale the experts' initial weights to the size of the dense layers, if that is asked for.
 
-        :param parts: all of a tower as it is built and initialized, one part behind the other
+        :param parts: all of a network as it is built and initialized, one part behind the other
         :param dense: the dense network, head included
         :raises ValueError: if an output doesn't follow its experts' weights
         """
@@ -231,8 +231,8 @@ class Architect:
             found = dense_sizes(*self._dense_twin(dense), probe)
         match_sizes(parts, {layer: place.goal(found) for layer, place in places.items()}, probe)
 
-    def _dense_twin(self, dense: Iterable[nn.Module]) -> tuple[Tower, Callable[[], None]]:
-        """Return the dense tower with a head of many outputs, and what draws its weights anew."""
+    def _dense_twin(self, dense: Iterable[nn.Module]) -> tuple[MoENetwork, Callable[[], None]]:
+        """Return the dense network with a head of many outputs, and what draws its weights anew."""
         *hidden, head = read_stages(copy.deepcopy(list(dense)))
         # Not what a head that routes is handed beside: more outputs than inputs start smaller.
         width = hidden[-1].width if hidden else self.layout.x_dim + self.dense_layers.seen
@@ -249,17 +249,17 @@ class Architect:
             after_lstm=not self.experts_see_task,
         )
         twin.task_embedding = copy.deepcopy(self.task_embedding)
-        tower = twin._network([*hidden, head])
-        linears = [block for block in tower.blocks if isinstance(block, nn.Linear)]
+        network = twin._network([*hidden, head])
+        linears = [block for block in network.blocks if isinstance(block, nn.Linear)]
 
         def restart() -> None:
-            for module in tower.modules():
+            for module in network.modules():
                 if isinstance(module, nn.Linear | nn.Conv2d):
                     module.reset_parameters()
-            self.init_hidden(tower)
+            self.init_hidden(network)
             self.init_head(linears[-1])
 
-        return tower, restart
+        return network, restart
 
 
 def _check_depth(options: MoEOptions, depth: int) -> None:

@@ -1,4 +1,4 @@
-"""The dense network that SB3 built, read layer by layer, and its layers made anew for a tower.
+"""The dense network that SB3 built, read layer by layer, and its layers made anew for a network.
 
 SB3 builds every network as a list of linear layers with activations between (``create_mlp``).
 Reading that list keeps each algorithm's own choices: widths, activations, CrossQ's BatchRenorm,
@@ -16,8 +16,8 @@ from torch import nn
 
 from sb3_moe.layers.activations import is_norm
 from sb3_moe.layers.registry import simba_block
+from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.towers import Layout
 
 Init = Callable[[nn.Module], object]
 
@@ -81,9 +81,9 @@ def resized(norm: nn.Module, width: int) -> nn.Module:
 
 
 class DenseLayers:
-    """Makes what stands in a tower for layers of the dense one.
+    """Makes what stands in a network for layers of the dense one.
 
-    :param options: what the tower is to be
+    :param options: what the network is to be
     :param layout: what its first layer is given
     :param init_hidden: initializes hidden layers in place, as SB3 would
     :param sees_task: whether the task's id enters the first layer

@@ -20,9 +20,9 @@ else:
 
 
 class MoEQ(MoEPolicy):
-    """What policies with one Q network share: a single tower, ``"qf"``."""
+    """What policies with one Q network share: a single network, ``"qf"``."""
 
-    towers: ClassVar[tuple[str, ...]] = ("qf",)
+    network_names: ClassVar[tuple[str, ...]] = ("qf",)
     on_policy: ClassVar[bool] = False
 
 

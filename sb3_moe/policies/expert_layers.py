@@ -20,9 +20,9 @@ from sb3_moe.layers.routing import Routing
 from sb3_moe.layers.tokens import TokenKind, token_shape
 from sb3_moe.policies.dense_layers import DenseLayers, Init, Stage, fitted
 from sb3_moe.policies.extractors import make_convs, map_shape_of
+from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.start_scale import ReplacedLayer
-from sb3_moe.policies.towers import Layout
 
 # Rows that classes of the user's own are tried on.
 TRIAL_ROWS = 2

@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_moe.layers import MoELayer, Routing
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.policies.networks import kind_of, networks_of, tower_of
+from sb3_moe.policies.networks import kind_of, network_of, networks_of
 
 if TYPE_CHECKING:
     from stable_baselines3.common.policies import BaseModel as Base
@@ -40,8 +40,8 @@ class LooksInside(Base):
         and ``"pi.log_std"`` where an actor has both.
         """
         found: dict[str, MoELayer] = {}
-        for tower, modules in networks_of(self).towers().items():
-            options = self.moe[kind_of(tower)]
+        for network, modules in networks_of(self).modules().items():
+            options = self.moe[kind_of(network)]
             layers = [m for each in modules for m in each.modules() if isinstance(m, MoELayer)]
             heads: tuple[str, ...] = ()
             if options.routes_head:
@@ -51,13 +51,13 @@ class LooksInside(Base):
             if heads == ("head",) and not names and options.place.has_experts:
                 heads = (options.place.name,)
             pairs = zip((*names, *heads), layers, strict=True)
-            found |= {f"{tower}.{name}": layer for name, layer in pairs}
+            found |= {f"{network}.{name}": layer for name, layer in pairs}
         return found
 
-    def mixtures(self, tower: str, layer: int | None = None) -> dict[str, MoELayer]:
-        """Return a tower's mixtures by name.
+    def mixtures(self, network: str, layer: int | None = None) -> dict[str, MoELayer]:
+        """Return a network's mixtures by name.
 
-        :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name
+        :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name
         :param layer: which of them, in each critic; None: each
         :raises TypeError: if ``layer`` is no whole number
         :raises ValueError: if there is none
@@ -67,32 +67,34 @@ class LooksInside(Base):
             raise ValueError(
                 "the policy has no mixture of experts: choose another `placement` than 'none'"
             )
-        found = {name: each for name, each in layers.items() if tower in _called(name)}
+        found = {name: each for name, each in layers.items() if network in _called(name)}
         if not found:
-            towers = sorted({tower_of(name) for name in layers})
-            raise ValueError(f"`tower` must be one of {towers}, which have experts, got {tower!r}")
+            networks = sorted({network_of(name) for name in layers})
+            raise ValueError(
+                f"`network` must be one of {networks}, which have experts, got {network!r}"
+            )
         if layer is None:
             return found
         _check_number("layer", layer, "a mixture")
         of_each: dict[str, list[str]] = {}  # of several critics
         for name in found:
-            of_each.setdefault(tower_of(name), []).append(name)
+            of_each.setdefault(network_of(name), []).append(name)
         fewest = min(map(len, of_each.values()))
         if not -fewest <= layer < fewest:
             raise ValueError(f"`layer` must be in [-{fewest}, {fewest}), got {layer}")
         return {names[layer]: found[names[layer]] for names in of_each.values()}
 
-    def get_expert(self, tower: str, k: int, layer: int = -1) -> nn.Sequential:
+    def get_expert(self, network: str, k: int, layer: int = -1) -> nn.Sequential:
         """Return one expert as plain modules with copied weights.
 
-        :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (of several critics the first), ``"qf1"``, ...
+        :param network: ``"pi"``, ``"vf"``, ``"qf"`` (of several critics the first), ``"qf1"``, ...
         :param k: which expert
         :param layer: which of its MoE layers
         :raises TypeError: if a number isn't a whole one
-        :raises ValueError: if there is no such tower, layer or expert
+        :raises ValueError: if there is no such network, layer or expert
         """
         _check_number("k", k, "an expert")
-        layer_of_first = next(iter(self.mixtures(tower, layer).values()))
+        layer_of_first = next(iter(self.mixtures(network, layer).values()))
         num_experts = layer_of_first.num_experts
         if not 0 <= k < num_experts:
             raise ValueError(f"`k` must be in [0, num_experts={num_experts}), got {k}")
@@ -104,7 +106,7 @@ class LooksInside(Base):
         obs: Array | dict[str, Array] | PyTorchObs,
         actions: Array | th.Tensor | None = None,
     ) -> dict[str, Routing]:
-        """Return what every router decides for a batch of observations, by tower and layer.
+        """Return what every router decides for a batch of observations, by network and layer.
 
         :param obs: observations as the environment gives them, with or without a batch axis. An
             LSTM sees each as the first step of an episode, as all measures on a batch do;
@@ -176,5 +178,5 @@ def _check_number(name: str, value: object, of: str) -> None:
 
 
 def _called(name: str) -> tuple[str, str, str]:
-    """Return what a mixture answers to: itself, its tower, and all towers of the kind."""
-    return name, tower_of(name), kind_of(name)
+    """Return what a mixture answers to: itself, its network, and all networks of the kind."""
+    return name, network_of(name), kind_of(name)

@@ -1,4 +1,4 @@
-"""What every MoE policy shares: its options, its features extractor and its towers."""
+"""What every MoE policy shares: its options, its features extractor and its networks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from sb3_moe.layers.classes import check_names, did_you_mean, own_options
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.belief import BeliefExtractor
 from sb3_moe.policies.extractors import TaskExtractor, default_encoder
+from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.optimizers import ExpertAdam, ExpertAdamW
 from sb3_moe.policies.option_checks import check_activation_fn, check_net_arch
-from sb3_moe.policies.options import DEFAULTS, MoEOptions, per_tower
+from sb3_moe.policies.options import DEFAULTS, MoEOptions, per_network
 from sb3_moe.policies.teaches_optimizers import TeachesOptimizers
-from sb3_moe.policies.towers import Layout
 from sb3_moe.vec_env.task_ids import TASK_KEY
 
 OURS = ("encoder", "num_tasks")
@@ -41,7 +41,7 @@ EXPERT_ADAMS: dict[type[th.optim.Optimizer], type[ExpertAdam]] = {
 class MoEPolicy(TeachesOptimizers, BaseModel):
     """A mixin that stands before one of SB3's policy classes and gives its networks experts.
 
-    Each of SB3's arguments keeps its meaning. Every option below may also be a dict from tower to
+    Each of SB3's arguments keeps its meaning. Every option below may also be a dict from network to
     value, as ``net_arch``: ``dict(pi=..., vf=...)``, or ``dict(pi=..., qf=...)`` off-policy.
 
     :param observation_space: observation space
@@ -80,8 +80,8 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         ``ent_coef=1.0``
     :param match_scale: let experts start as strong as the dense layers they stand for
     :param action_dims: how many dimensions each task's Box action has; the rest is left out
-    :param frozen_experts: numbers of experts that stay as they are while all else learns, by tower
-        (``"pi"``, ``"qf"`` for all critics, ``"qf0"``) or mixture (``"pi.all.1"``)
+    :param frozen_experts: numbers of experts that stay as they are while all else learns, by
+        network (``"pi"``, ``"qf"`` for all critics, ``"qf0"``) or mixture (``"pi.all.1"``)
     :param features_extractor_class: None: SB3's own where no experts need more, else
         :class:`sb3_moe.policies.extractors.TaskExtractor`. One of your own tells a task id or a
         feature map apart if it is a subclass of that
@@ -91,7 +91,7 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     :raises ValueError: if a value or a combination is not valid
     """
 
-    towers: ClassVar[tuple[str, ...]] = ("pi", "vf")
+    network_names: ClassVar[tuple[str, ...]] = ("pi", "vf")
     on_policy: ClassVar[bool] = True
     adam_kwargs: ClassVar[dict[str, Any]] = {}
     adamw_kwargs: ClassVar[dict[str, Any]] = {}
@@ -118,11 +118,11 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     ) -> None:
         _refuse_unknown(type(self), kwargs)
         if net_arch is not None:
-            check_net_arch(net_arch, self.towers)
+            check_net_arch(net_arch, self.network_names)
         if "activation_fn" in kwargs:
             check_activation_fn(kwargs["activation_fn"])
         self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}
-        self.moe = per_tower(self.moe_options, self.towers)
+        self.moe = per_network(self.moe_options, self.network_names)
         noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
         if self.on_policy and noise:
             raise ValueError(
@@ -260,12 +260,12 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         kwargs["optimizer_class"] = EXPERT_ADAMS[optimizer]
 
     def _check_temperature(self) -> None:
-        for tower, options in self.moe.items():
-            if options.ent_coef_per_task and not (self.has_temperature and tower == "pi"):
+        for network, options in self.moe.items():
+            if options.ent_coef_per_task and not (self.has_temperature and network == "pi"):
                 raise ValueError(
                     "`ent_coef_per_task`=True needs the actor of an algorithm that weighs "
-                    f"log-probabilities by a temperature (SAC, TQC, CrossQ), got it for {tower!r} "
-                    f"of {type(self).__module__}"
+                    f"log-probabilities by a temperature (SAC, TQC, CrossQ), got it for "
+                    f"{network!r} of {type(self).__module__}"
                 )
 
     def _check_gsde(self, kwargs: dict[str, Any]) -> None:
@@ -389,11 +389,11 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         finally:
             self._in_predict = False
 
-    # Towers.
+    # Networks.
 
     @staticmethod
     def layout(extractor: BaseFeaturesExtractor, action_dim: int = 0) -> Layout:
-        """Return what a tower behind this extractor is given."""
+        """Return what a network behind this extractor is given."""
         if not isinstance(extractor, TaskExtractor):
             return Layout(x_dim=extractor.features_dim, action_dim=action_dim)
         return Layout(
@@ -405,16 +405,16 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
             encoder=extractor.encoder,
         )
 
-    def uses_sb3_network(self, tower: str, layout: Layout) -> bool:
+    def uses_sb3_network(self, network: str, layout: Layout) -> bool:
         """Say whether SB3's own network serves as it is."""
-        options = self.moe[tower]
+        options = self.moe[network]
         if not options.is_sb3s or layout.image_shape is not None:
             return False
         return options.experts_see_task or layout.num_tasks == 0
 
-    def architect(self, tower: str, layout: Layout, **kwargs: Any) -> Architect:
-        """Return the builder of one tower."""
-        return Architect(self.moe[tower], layout, **kwargs)
+    def architect(self, network: str, layout: Layout, **kwargs: Any) -> Architect:
+        """Return the builder of one network."""
+        return Architect(self.moe[network], layout, **kwargs)
 
 
 def _is_in_mode(module: nn.Module, mode: bool) -> bool:

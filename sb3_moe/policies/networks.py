@@ -35,7 +35,7 @@ class Decision(NamedTuple):
     :param kind: what the preferences are: probabilities, values of actions (Q), or the mean of a
         continuous action
     :param preferences: (B, A) for each choice that makes up an action, or one (B, D)
-    :param values: (B,) by tower
+    :param values: (B,) by network
     :param spread: standard deviation of a continuous action, (B, D), where there is one
     """
 
@@ -49,7 +49,7 @@ def of_distribution(found: Any, values: dict[str, th.Tensor]) -> Decision:
     """Read one of SB3's or sb3-contrib's action distributions.
 
     :param found: the distribution
-    :param values: (B,) by tower
+    :param values: (B,) by network
     """
     inner = getattr(found, "distribution", None)
     several = inner if isinstance(inner, list) else getattr(found, "distributions", None)
@@ -69,14 +69,14 @@ def of_distribution(found: Any, values: dict[str, th.Tensor]) -> Decision:
 TARGET = "_target"
 
 
-def tower_of(mixture: str) -> str:
-    """Return the tower of a mixture, or of any part that is named after one: ``"qf0"``."""
+def network_of(mixture: str) -> str:
+    """Return the network of a mixture, or of any part that is named after one: ``"qf0"``."""
     return mixture.partition(".")[0]
 
 
 def kind_of(mixture: str) -> str:
-    """Return what stands for a tower in options: ``"qf"`` for each of several critics."""
-    return tower_of(mixture).rstrip(digits)
+    """Return what stands for a network in options: ``"qf"`` for each of several critics."""
+    return network_of(mixture).rstrip(digits)
 
 
 def uncompiled(module: Any) -> Any:
@@ -87,14 +87,14 @@ def uncompiled(module: Any) -> Any:
 class Network(NamedTuple):
     """One online network, from features to output.
 
-    :param tower: its name: ``"pi"``, ``"vf"``, ``"qf"``, or ``"qf0"`` for the first critic
+    :param network: its name: ``"pi"``, ``"vf"``, ``"qf"``, or ``"qf0"`` for the first critic
     :param extractor: what it sees observations through
     :param hidden: its hidden layers, with the output layer where there are no ``heads``
     :param heads: what reads the last hidden layer
     :param memory: what reads the features before ``hidden`` does (an LSTM), if anything
     """
 
-    tower: str
+    name: str
     extractor: nn.Module
     hidden: nn.Module
     heads: tuple[nn.Module, ...] = ()
@@ -127,7 +127,7 @@ class Networks(ABC):
 
     @abstractmethod
     def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
-        """Run every tower once, at the start of an episode.
+        """Run every network once, at the start of an episode.
 
         :param obs: a batch of observations on the policy's device
         :param actions: for critics of actions; None: the actor's most likely ones
@@ -135,7 +135,7 @@ class Networks(ABC):
 
     @abstractmethod
     def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
-        """Return one scalar of each tower's output for every sample, (B,), with a graph.
+        """Return one scalar of each network's output for every sample, (B,), with a graph.
 
         A critic's is its value; an actor's is the log-probability of the most likely action, or
         the sum of the components of a continuous one.
@@ -170,9 +170,9 @@ class Networks(ABC):
 
     # Where things are.
 
-    def towers(self) -> dict[str, list[nn.Module]]:
-        """Return each online tower's modules, from features to output."""
-        return {net.tower: [net.hidden, *net.heads] for net in self.networks()}
+    def modules(self) -> dict[str, list[nn.Module]]:
+        """Return each online network's modules, from features to output."""
+        return {net.name: [net.hidden, *net.heads] for net in self.networks()}
 
     def extractors(self) -> dict[str, nn.Module]:
         """Return the online features extractors: ``"features"``, and the critic's own if any."""
@@ -184,7 +184,7 @@ class Networks(ABC):
         return found
 
     def memories(self) -> dict[str, nn.Module]:
-        """Return what stands between the features extractors and the towers."""
+        """Return what stands between the features extractors and the networks."""
         return {}
 
     def loose(self) -> dict[str, list[nn.Parameter]]:
@@ -196,8 +196,8 @@ class Networks(ABC):
         parts: dict[str, list[nn.Module | nn.Parameter]] = {}
         for named in (self.extractors(), self.memories()):
             parts |= {name: [module] for name, module in named.items()}
-        for tower, modules in self.towers().items():
-            parts[tower] = list(modules)
+        for network, modules in self.modules().items():
+            parts[network] = list(modules)
         for name, parameters in self.loose().items():
             parts.setdefault(name, []).extend(parameters)
         return parts
@@ -248,8 +248,8 @@ class Networks(ABC):
     # How it learns, and is built.
 
     def optimizers(self) -> dict[str, th.optim.Optimizer]:
-        """Return the optimizer of each tower; towers may share one."""
-        return dict.fromkeys(self.towers(), self.policy.optimizer)
+        """Return the optimizer of each network; networks may share one."""
+        return dict.fromkeys(self.modules(), self.policy.optimizer)
 
     def every_optimizer(self) -> list[th.optim.Optimizer]:
         """Return each optimizer once, the actor's first."""
@@ -305,7 +305,7 @@ class ActorCriticNetworks(Networks):
         return ()
 
     def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
-        """Run both towers."""
+        """Run both networks."""
         memory = self.fresh_memory(obs)
         self.policy.get_distribution(obs, *memory)
         self.policy.predict_values(obs, *memory)
@@ -417,7 +417,7 @@ class ActorWithCriticsNetworks(Networks):
         return Network("pi", actor.features_extractor, actor.latent_pi, heads)
 
     def loose(self) -> dict[str, list[nn.Parameter]]:
-        """Return the actor's as the actor's tower's."""
+        """Return the actor's as the actor's network's."""
         own = list(self.policy.actor.parameters(recurse=False))
         return super().loose() | ({"pi": own} if own else {})
 
@@ -428,7 +428,7 @@ class ActorWithCriticsNetworks(Networks):
 
     def optimizers(self) -> dict[str, th.optim.Optimizer]:
         """Return the actor's, and for each critic the one of all critics."""
-        actor, *critics = self.towers()
+        actor, *critics = self.modules()
         of_critics = dict.fromkeys(critics, self.policy.critic.optimizer)
         return {actor: self.policy.actor.optimizer, **of_critics}
 
@@ -491,7 +491,7 @@ class DeterministicActorNetworks(ActorWithCriticsNetworks):
 
 
 class QNetworks(Networks):
-    """The network of DQN: a single tower, ``"qf"``."""
+    """The network of DQN: a single network, ``"qf"``."""
 
     # What the policy calls its network, and the network its layers.
     name: ClassVar[str] = "q_net"
@@ -560,7 +560,7 @@ def networks_of(policy: BaseModel) -> Networks:
 
     >>> from stable_baselines3 import DQN
     >>> networks = networks_of(DQN("MlpPolicy", "CartPole-v1").policy)
-    >>> list(networks.towers()), list(networks.optimizers())
+    >>> list(networks.modules()), list(networks.optimizers())
     (['qf'], ['qf'])
 
     :param policy: of any algorithm of SB3 or sb3-contrib, ours or a dense one

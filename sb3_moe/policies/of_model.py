@@ -60,7 +60,7 @@ def routing(
     :param model: an SB3 model, or the policy of one
     :param obs: as the environment gives them, with or without a batch axis
     :param actions: for critics of Box actions, likewise; None: the actor's own
-    :return: by tower and place, such as ``"pi.middle"``
+    :return: by network and place, such as ``"pi.middle"``
     :raises TypeError: if the policy is not one of this package's, or observations are a tuple
     """
     if isinstance(obs, tuple):

@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_moe.policies.architect import Architect
+from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.own_actions import (
     OwnGaussian,
@@ -23,7 +24,6 @@ from sb3_moe.policies.own_actions import (
     task_action_dims,
 )
 from sb3_moe.policies.plain_distributions import plain
-from sb3_moe.policies.towers import Layout
 
 HEAD_GAIN = {"pi": 0.01, "vf": 1.0}
 
@@ -45,18 +45,18 @@ class MoEActorCritic(_Policy):
     _has_BA: th.Tensor | None = None
 
     def _build_mlp_extractor(self) -> None:
-        """Build SB3's networks and turn them into towers, before the heads are built on them."""
+        """Build SB3's networks and turn them into networks, before the heads are built on them."""
         super()._build_mlp_extractor()
         self._architects = self._make_architects()
         self._dense = {
             "pi": list(self.mlp_extractor.policy_net),
             "vf": list(self.mlp_extractor.value_net),
         }
-        for tower, architect in self._architects.items():
-            net, width = architect.hidden_tower(self._dense[tower])
-            name = "policy_net" if tower == "pi" else "value_net"
+        for network, architect in self._architects.items():
+            net, width = architect.hidden_network(self._dense[network])
+            name = "policy_net" if network == "pi" else "value_net"
             setattr(self.mlp_extractor, name, net)
-            setattr(self.mlp_extractor, f"latent_dim_{tower}", width)
+            setattr(self.mlp_extractor, f"latent_dim_{network}", width)
 
     @staticmethod
     def init_weights(module: nn.Module, gain: float = 1.0) -> None:
@@ -65,26 +65,26 @@ class MoEActorCritic(_Policy):
             ActorCriticPolicy.init_weights(module, gain)
 
     def _make_architects(self) -> dict[str, Architect]:
-        """Return a builder for each tower that is not SB3's own."""
+        """Return a builder for each network that is not SB3's own."""
         extractors = {"pi": self.pi_features_extractor, "vf": self.vf_features_extractor}
         architects = {}
-        for tower, extractor in extractors.items():
+        for network, extractor in extractors.items():
             layout = self.layout(extractor)
-            if not self.uses_sb3_network(tower, layout):
-                architects[tower] = self._make_architect(tower, layout)
+            if not self.uses_sb3_network(network, layout):
+                architects[network] = self._make_architect(network, layout)
         return architects
 
-    def _make_architect(self, tower: str, layout: Layout, **kwargs: Any) -> Architect:
+    def _make_architect(self, network: str, layout: Layout, **kwargs: Any) -> Architect:
         def orthogonal(gain: float, module: nn.Module) -> None:
             module.apply(partial(self.init_weights, gain=gain))
 
         if not self.ortho_init:
-            return self.architect(tower, layout, **kwargs)
+            return self.architect(network, layout, **kwargs)
         return self.architect(
-            tower,
+            network,
             layout,
             init_hidden=partial(orthogonal, np.sqrt(2)),
-            init_head=partial(orthogonal, HEAD_GAIN[tower]),
+            init_head=partial(orthogonal, HEAD_GAIN[network]),
             **kwargs,
         )
 
@@ -96,12 +96,12 @@ class MoEActorCritic(_Policy):
         self.task_dims = task_action_dims(
             self.moe["pi"].action_dims, self, self.pi_features_extractor
         )
-        for tower, architect in self._architects.items():
-            name = "action_net" if tower == "pi" else "value_net"
-            linear, dense = getattr(self, name), self._dense[tower]
+        for network, architect in self._architects.items():
+            name = "action_net" if network == "pi" else "value_net"
+            linear, dense = getattr(self, name), self._dense[network]
             setattr(self, name, architect.head(linear, dense))
             # Only now: SB3 has initialized what it visits.
-            body = getattr(self.mlp_extractor, "policy_net" if tower == "pi" else "value_net")
+            body = getattr(self.mlp_extractor, "policy_net" if network == "pi" else "value_net")
             architect.match([body, getattr(self, name)], [*dense, linear])
         if self._architects:
             self._rebuild_optimizer(lr_schedule)

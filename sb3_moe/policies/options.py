@@ -20,12 +20,12 @@ __all__ = ["MoEOptions"]
 
 DEFAULT_NUM_EXPERTS = 4
 # What any algorithm's networks are called.
-TOWERS = ("pi", "vf", "qf")
+NETWORKS = ("pi", "vf", "qf")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MoEOptions:
-    """What one tower is to be.
+    """What one network is to be.
 
     :param placement: where the experts sit: ``"none"``, ``"middle"`` (the last hidden layer),
         ``"final"`` (the head), ``"all"`` (each hidden layer and the head), ``"body"`` (each expert
@@ -69,7 +69,7 @@ class MoEOptions:
         its gradient is zero, as it is without a row; None: where the task id picks the expert, if
         the optimizer is Adam or AdamW. Else idle experts still move by momentum
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"`` or
-        ``"none"``; dense towers count as experts. With experts, another than ``"both"`` needs a
+        ``"none"``; dense networks count as experts. With experts, another than ``"both"`` needs a
         task id, and a router of a kind that can be shown it, or spared it. ``head_router`` goes by
         the id whoever else sees it
     :param task_embedding: width of a learned vector for each task, which whoever sees the one-hot
@@ -221,7 +221,7 @@ class MoEOptions:
     def resolve_freeze_idle(self, layer: MoELayer) -> bool:
         """Say whether an expert of a layer is to stay as it is while it gets no row.
 
-        :param layer: of the tower
+        :param layer: of the network
         """
         return layer.leaves_out and (
             layer.needs_tasks if self.freeze_idle is None else self.freeze_idle
@@ -286,10 +286,10 @@ TASK_ID_CURE = (
     "features_extractor_kwargs=dict(num_tasks=N) for a one-hot at the end of the observation"
 )
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MoEOptions)}
-# All arguments that our policies take and SB3's don't: options by tower, and what is by mixture.
+# All arguments that our policies take and SB3's don't: options by network, and what is by mixture.
 ARGUMENTS = (*DEFAULTS, "frozen_experts")
 
-# Options of which a single value is for the first tower alone: the actor, where there is one.
+# Options of which a single value is for the first network alone: the actor, where there is one.
 OF_THE_FIRST = ("spectral_coef", "ent_coef_per_task")
 # Options that do nothing where no network has experts.
 OF_EXPERTS = (
@@ -297,29 +297,29 @@ OF_EXPERTS = (
     *("expert", "expert_kwargs", "expert_width", "spectral_coef"),
     *(*OF_ROUTERS, *LOSS_OF),
 )
-# Options that hold a dict of arguments, which is for all towers unless its keys are towers.
+# Options that hold a dict of arguments, which is for all networks unless its keys are networks.
 KWARGS = ("router_kwargs", "expert_kwargs")
 
 
-def per_tower(options: Mapping[str, Any], towers: Sequence[str]) -> dict[str, MoEOptions]:
-    """Check the options and give each tower its own.
+def per_network(options: Mapping[str, Any], networks: Sequence[str]) -> dict[str, MoEOptions]:
+    """Check the options and give each network its own.
 
-    :param options: by name; each a value for all towers or a dict from tower to value
-    :param towers: names of the towers, such as ``("pi", "vf")``
-    :return: the options of each tower
+    :param options: by name; each a value for all networks or a dict from network to value
+    :param networks: names of the networks, such as ``("pi", "vf")``
+    :return: the options of each network
     :raises TypeError: if an option is unknown
-    :raises ValueError: if a dict names another tower, or a value is not valid
+    :raises ValueError: if a dict names another network, or a value is not valid
     """
     for name, value in options.items():
         if name not in DEFAULTS:
             raise TypeError(f"unknown option {name!r}; the options are {sorted(DEFAULTS)}")
-        if isinstance(value, Mapping) and not is_by_tower(name, value, towers):
+        if isinstance(value, Mapping) and not is_by_network(name, value, networks):
             if name in KWARGS:
                 continue
-            raise ValueError(f"`{name}` may name the towers {list(towers)}, got {list(value)}")
+            raise ValueError(f"`{name}` may name the networks {list(networks)}, got {list(value)}")
     found = {
-        tower: MoEOptions(**{n: _of_tower(n, v, tower, towers) for n, v in options.items()})
-        for tower in towers
+        network: MoEOptions(**{n: _of_network(n, v, network, networks) for n, v in options.items()})
+        for network in networks
     }
     if not any(each.is_moe for each in found.values()):
         _refuse_without_experts(found)
@@ -336,17 +336,17 @@ def _refuse_without_experts(options: Mapping[str, MoEOptions]) -> None:
                 )
 
 
-def is_by_tower(name: str, value: Mapping[str, Any], towers: Sequence[str]) -> bool:
-    """Say whether an option's dict has a value for each tower that it names.
+def is_by_network(name: str, value: Mapping[str, Any], networks: Sequence[str]) -> bool:
+    """Say whether an option's dict has a value for each network that it names.
 
     :param name: of the option
     :param value: the dict
-    :param towers: names of the towers
+    :param networks: names of the networks
     """
-    return set(value) <= set(towers) and not (name in KWARGS and not value)
+    return set(value) <= set(networks) and not (name in KWARGS and not value)
 
 
-def _of_tower(name: str, value: Any, tower: str, towers: Sequence[str]) -> Any:
-    if isinstance(value, Mapping) and is_by_tower(name, value, towers):
-        return value.get(tower, DEFAULTS[name])
-    return DEFAULTS[name] if name in OF_THE_FIRST and tower != towers[0] else value
+def _of_network(name: str, value: Any, network: str, networks: Sequence[str]) -> Any:
+    if isinstance(value, Mapping) and is_by_network(name, value, networks):
+        return value.get(network, DEFAULTS[name])
+    return DEFAULTS[name] if name in OF_THE_FIRST and network != networks[0] else value

@@ -14,11 +14,11 @@ from torch import nn
 
 from sb3_moe.layers.temperatures import TaskTemperatures
 from sb3_moe.policies.architect import Architect
+from sb3_moe.policies.moe_network import Columns
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
 from sb3_moe.policies.own_actions import OwnSquashedGaussian, TaskActionDims, task_action_dims
 from sb3_moe.policies.plain_distributions import plain
-from sb3_moe.policies.towers import Columns
 from sb3_moe.vec_env.task_ids import strongest
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class MoEPart(_Model):
 
     ``save`` keeps every argument, so that ``type(part).load`` builds the same part.
 
-    :param kwargs: arguments of SB3's network, and the options of its tower
+    :param kwargs: arguments of SB3's network, and the options of its network
         (:class:`sb3_moe.policies.options.MoEOptions`)
     """
 
@@ -68,19 +68,19 @@ class MoEPart(_Model):
 
 
 def make_part(
-    policy: MoEPolicy, tower: str, part_class: type[MoEPart], kwargs: dict[str, Any]
+    policy: MoEPolicy, network: str, part_class: type[MoEPart], kwargs: dict[str, Any]
 ) -> Any:
-    """Build the part of a policy that holds a tower, or SB3's own where it is to be dense.
+    """Build the part of a policy that holds a network, or SB3's own where it is to be dense.
 
     :param policy: whose part it is
-    :param tower: ``"pi"`` or ``"qf"``
+    :param network: ``"pi"`` or ``"qf"``
     :param part_class: with experts
     :param kwargs: arguments of SB3's network, features extractor included
     """
-    dense = policy.uses_sb3_network(tower, policy.layout(kwargs["features_extractor"]))
-    if dense and policy.moe[tower].action_dims is None:
+    dense = policy.uses_sb3_network(network, policy.layout(kwargs["features_extractor"]))
+    if dense and policy.moe[network].action_dims is None:
         return part_class.dense_class(**kwargs).to(policy.device)
-    return part_class(**kwargs, **policy.moe[tower].by_name()).to(policy.device)
+    return part_class(**kwargs, **policy.moe[network].by_name()).to(policy.device)
 
 
 class GaussianActor(MoEPart):
@@ -101,7 +101,7 @@ class GaussianActor(MoEPart):
             self._put_big_experts(actor, architect)
             return
         dense = list(actor.latent_pi)
-        actor.latent_pi, width = architect.hidden_tower(dense)
+        actor.latent_pi, width = architect.hidden_network(dense)
         if actor.use_sde:
             self._put_sde_heads(actor, architect, dense, width)
             return
@@ -180,58 +180,58 @@ class GaussianActor(MoEPart):
         return distribution.of(self.task_dims(obs))
 
 
-class TowerCritic(MoEPart, _Critic):
-    """A critic that hands features and actions to its towers apart.
+class MoECritic(MoEPart, _Critic):
+    """A critic that hands features and actions to its networks apart.
 
-    SB3's critics join the two first; a tower has to tell whether the actions carry a gradient.
+    SB3's critics join the two first; a network has to tell whether the actions carry a gradient.
     """
 
     judges_actions: ClassVar[bool] = True
 
     def put_experts(self, architect: Architect) -> None:
-        """Replace every Q network by a tower."""
-        towers: list[Any] = self.q_networks
-        for i, dense in enumerate(towers):
-            towers[i] = architect.network(dense)
-            setattr(self, f"qf{i}", towers[i])
+        """Replace every Q network by a network."""
+        networks: list[Any] = self.q_networks
+        for i, dense in enumerate(networks):
+            networks[i] = architect.network(dense)
+            setattr(self, f"qf{i}", networks[i])
 
-    def towers_forward(
+    def networks_forward(
         self, obs: PyTorchObs, actions: th.Tensor, *, grad: bool, only_first: bool = False
     ) -> tuple[th.Tensor, ...]:
-        """Return each tower's output.
+        """Return each network's output.
 
         :param obs: observations
         :param actions: actions, scaled to [-1, 1]
         :param grad: whether the features extractor learns from this pass
-        :param only_first: run the first tower alone
+        :param only_first: run the first network alone
         """
         with th.set_grad_enabled(grad and th.is_grad_enabled()):
             features = self.extract_features(obs, self.features_extractor)
         if self.task_dims is not None:
             actions = self.task_dims.keep(actions, obs)
-        towers = self.q_networks[:1] if only_first else self.q_networks
-        return tuple(tower(features, actions) for tower in towers)
+        networks = self.q_networks[:1] if only_first else self.q_networks
+        return tuple(network(features, actions) for network in networks)
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-        """Return the Q values by every tower, (B, 1) each."""
+        """Return the Q values by every network, (B, 1) each."""
         # As in SB3: a shared features extractor learns from the actor's loss only.
-        return self.towers_forward(obs, actions, grad=not self.share_features_extractor)
+        return self.networks_forward(obs, actions, grad=not self.share_features_extractor)
 
 
-class MoEContinuousCritic(TowerCritic, ContinuousCritic):
-    """SB3's critic of SAC, TD3 and DDPG, with towers."""
+class MoEContinuousCritic(MoECritic, ContinuousCritic):
+    """SB3's critic of SAC, TD3 and DDPG, with networks."""
 
     dense_class: ClassVar[type[Any]] = ContinuousCritic
 
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """Return the Q values by the first tower, as TD3's actor loss needs them."""
-        return self.towers_forward(obs, actions, grad=False, only_first=True)[0]
+        """Return the Q values by the first network, as TD3's actor loss needs them."""
+        return self.networks_forward(obs, actions, grad=False, only_first=True)[0]
 
 
 class MoEActorWithCritics(_Policy):
     """Give the actor, and each critic, experts."""
 
-    towers: ClassVar[tuple[str, ...]] = ("pi", "qf")
+    network_names: ClassVar[tuple[str, ...]] = ("pi", "qf")
     on_policy: ClassVar[bool] = False
     actor_class: ClassVar[type[MoEPart]]
     critic_class: ClassVar[type[MoEPart]] = MoEContinuousCritic

@@ -122,26 +122,28 @@ def penalize(policy: LooksInside) -> Penalties:
     """
     networks, layers = networks_of(policy), policy.moe_layers()
     optimizers, found = networks.optimizers(), Penalties({}, [], [])
-    for tower, modules in networks.towers().items():
-        options = policy.moe[kind_of(tower)]
+    for network, modules in networks.modules().items():
+        options = policy.moe[kind_of(network)]
         if not (options.spectral_coef and options.place.has_experts):
             continue
         inside = {m for each in modules for m in each.modules() if isinstance(m, MoELayer)}
-        name = _last_with_features({k: each for k, each in layers.items() if each in inside}, tower)
+        name = _last_with_features(
+            {k: each for k, each in layers.items() if each in inside}, network
+        )
         parameters = (p for m in modules for p in m.parameters())
         penalty = FeaturePenalty(options.spectral_coef, parameters)
-        found.of_steps.append(optimizers[tower].register_step_pre_hook(penalty.before_step))
+        found.of_steps.append(optimizers[network].register_step_pre_hook(penalty.before_step))
         found.by_mixture[name] = penalty
         found.of_layers.append(layers[name].register_forward_hook(penalty.hook, with_kwargs=True))
     return found
 
 
-def _last_with_features(layers: Mapping[str, MoELayer], tower: str) -> str:
+def _last_with_features(layers: Mapping[str, MoELayer], network: str) -> str:
     able = [name for name, layer in layers.items() if layer.experts.hidden_width]
     if not able:
         kinds = [type(layer.experts).__name__ for layer in layers.values()]
         raise ValueError(
             "`spectral_coef` needs experts of torch's own layers in a row, a hidden one before the "
-            f"last, without statistics over the batch; {tower!r} has none, got {kinds}"
+            f"last, without statistics over the batch; {network!r} has none, got {kinds}"
         )
     return able[-1]

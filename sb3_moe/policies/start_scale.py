@@ -20,7 +20,7 @@ from torch import nn
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.activations import is_norm
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.policies.towers import Layout, Tower
+from sb3_moe.policies.moe_network import Layout, MoENetwork
 
 # Behind several sharp routers few rows make up most of the size, so there must be many; fewer where
 # they are wide, or many experts run on each, for time and memory.
@@ -44,7 +44,7 @@ WIDEST = 64.0
 
 
 class Probe(NamedTuple):
-    """Standard-normal rows, with a task id and an action where towers see these.
+    """Standard-normal rows, with a task id and an action where networks see these.
 
     :param features_BF: ``[x | one-hot]``
     :param actions_BA: None where nothing judges actions
@@ -128,7 +128,7 @@ def own_generator() -> Iterator[None]:
 def make_probe(layout: Layout, runs: int) -> Probe:
     """Return rows of every task alike.
 
-    :param layout: what a tower's input holds
+    :param layout: what a network's input holds
     :param runs: how many experts run on a row
     """
     most = min(PROBE_ROWS, PROBE_VALUES // max(layout.x_dim, 1), EXPERT_ROWS // runs)
@@ -141,42 +141,42 @@ def make_probe(layout: Layout, runs: int) -> Probe:
     return Probe(x, actions)
 
 
-def dense_sizes(tower: Tower, restart: Callable[[], None], probe: Probe) -> list[Size]:
-    """Return the size of every linear layer's input and output in a dense tower.
+def dense_sizes(network: MoENetwork, restart: Callable[[], None], probe: Probe) -> list[Size]:
+    """Return the size of every linear layer's input and output in a dense network.
 
-    :param tower: the dense one
+    :param network: the dense one
     :param restart: draws its weights anew
     :param probe: its input
     """
     features, actions = probe
     probe = Probe(features[:DENSE_ROWS], None if actions is None else actions[:DENSE_ROWS])
     fewest, most = DRAWS
-    narrowest = min(linear.out_features for linear in _linears(tower))
+    narrowest = min(linear.out_features for linear in _linears(network))
     squares = []
     for _ in range(min(most, max(fewest, UNITS // narrowest))):
         restart()
-        squares.append(_linear_squares(tower, probe))
+        squares.append(_linear_squares(network, probe))
     return [Size(*pair) for pair in th.tensor(squares).mean(0).sqrt().tolist()]
 
 
-def _linears(tower: Tower) -> list[nn.Linear]:
-    return [block for block in tower.blocks if isinstance(block, nn.Linear)]
+def _linears(network: MoENetwork) -> list[nn.Linear]:
+    return [block for block in network.blocks if isinstance(block, nn.Linear)]
 
 
-def _linear_squares(tower: Tower, probe: Probe) -> list[tuple[float, float]]:
+def _linear_squares(network: MoENetwork, probe: Probe) -> list[tuple[float, float]]:
     squares: list[tuple[float, float]] = []
 
     def keep(module: nn.Module, args: tuple[th.Tensor, ...], output: th.Tensor) -> None:
         squares.append((_mean_square(args[0]), _mean_square(output)))
 
-    _run([tower], probe, keep, _linears(tower))
+    _run([network], probe, keep, _linears(network))
     return squares
 
 
 def match_sizes(parts: Sequence[nn.Module], goals: Mapping[MoELayer, Goal], probe: Probe) -> None:
     """Scale experts so that each layer's output has the size that is wanted.
 
-    :param parts: modules that stand one behind the other, the first being a tower's
+    :param parts: modules that stand one behind the other, the first being a network's
     :param goals: what the output of each layer in them should be
     :param probe: input of the first
     :raises ValueError: if a layer's output doesn't follow its experts' last weights

@@ -11,7 +11,7 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import numbers_below
 from sb3_moe.layers.shares import KeptBuffers, frozen_statistics
 from sb3_moe.policies.looks_inside import LooksInside
-from sb3_moe.policies.networks import kind_of, networks_of, tower_of
+from sb3_moe.policies.networks import kind_of, network_of, networks_of
 from sb3_moe.policies.optimizers import ExpertAdam, ExpertLayer, FrozenGradient
 from sb3_moe.policies.spectral import FeaturePenalty, penalize
 
@@ -21,7 +21,7 @@ class TeachesOptimizers(LooksInside):
 
     #: The spectral penalties, by mixture.
     penalties: dict[str, FeaturePenalty]
-    # The optimizers that know, by tower.
+    # The optimizers that know, by network.
     _taught: dict[str, th.optim.Optimizer]
 
     def teach_optimizers(self) -> None:
@@ -30,7 +30,9 @@ class TeachesOptimizers(LooksInside):
             each.remove()
         self.penalties, self._of_layers, self._of_steps = penalize(self)
         self._taught = networks_of(self).optimizers()
-        layers = {name: (self._taught[tower_of(name)], m) for name, m in self.moe_layers().items()}
+        layers = {
+            name: (self._taught[network_of(name)], m) for name, m in self.moe_layers().items()
+        }
         told: dict[th.optim.Optimizer, list[ExpertLayer]] = {}
         for name, (optimizer, layer) in layers.items():
             options = self.moe[kind_of(name)]
@@ -63,7 +65,7 @@ class TeachesOptimizers(LooksInside):
 
         Of a model whose files are to know it too, :func:`sb3_moe.freeze_experts` does it.
 
-        :param frozen: numbers by tower or mixture; None: none
+        :param frozen: numbers by network or mixture; None: none
         :raises TypeError: if it is no dict of whole numbers
         :raises ValueError: if there is no such mixture or expert, or an optimizer of another class
             than Adam or AdamW stands behind them
@@ -77,28 +79,28 @@ class TeachesOptimizers(LooksInside):
     def check_frozen_experts(self, frozen: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
         """Return the numbers by mixture, if these experts can be frozen.
 
-        :param frozen: numbers by tower or mixture
+        :param frozen: numbers by network or mixture
         :raises TypeError: as :meth:`set_frozen_experts`
         :raises ValueError: as :meth:`set_frozen_experts`
         """
         if not isinstance(frozen, Mapping):
             raise TypeError(
-                "`frozen_experts` must be a dict from towers or mixtures to numbers, got "
+                "`frozen_experts` must be a dict from networks or mixtures to numbers, got "
                 f"{frozen!r}"
             )
         found: dict[str, set[int]] = {}
-        for tower, numbers in frozen.items():
+        for network, numbers in frozen.items():
             try:
-                mixtures = self.mixtures(tower)
+                mixtures = self.mixtures(network)
             except ValueError as error:
-                raise ValueError(str(error).replace("`tower`", "`frozen_experts`", 1)) from error
+                raise ValueError(str(error).replace("`network`", "`frozen_experts`", 1)) from error
             for name, layer in mixtures.items():
                 numbers_below("frozen_experts", numbers, layer.num_experts, name)
                 found.setdefault(name, set()).update(map(int, numbers))
         optimizers = networks_of(self).optimizers()
         for name, own in found.items():
             if own:
-                check_optimizer(optimizers[tower_of(name)], "frozen_experts")
+                check_optimizer(optimizers[network_of(name)], "frozen_experts")
         return {name: sorted(numbers) for name, numbers in found.items() if numbers}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,7 +115,7 @@ class TeachesOptimizers(LooksInside):
     def _teach_again(self) -> None:
         """Teach an optimizer that the user put in another's place."""
         optimizers = networks_of(self).optimizers()
-        if any(optimizers[tower] is not known for tower, known in self._taught.items()):
+        if any(optimizers[network] is not known for network, known in self._taught.items()):
             self.teach_optimizers()
 
 

@@ -24,7 +24,7 @@ from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.learning_rates import LinearPerBlock
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.options import DEFAULTS, per_tower
+from sb3_moe.policies.options import DEFAULTS, per_network
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.presets import MINATAR_PPO
 from sb3_moe.study.entries import Named, arguments_for, hint, imported, resolved
@@ -120,11 +120,11 @@ def is_off_policy(name: str) -> bool:
     return issubclass(algorithm_class(name), OffPolicyAlgorithm)
 
 
-def towers_of(name: str) -> tuple[str, ...]:
+def network_names_of(name: str) -> tuple[str, ...]:
     """Name the networks of an algorithm's policies that options can tell apart."""
     algorithm_class(name)  # which refuses a misspelled one
     policies = import_module(TABLE[name].policies)
-    return cast(tuple[str, ...], getattr(policies, TABLE[name].aliases[0]).towers)
+    return cast(tuple[str, ...], getattr(policies, TABLE[name].aliases[0]).networks)
 
 
 def policy_of(run: RunConfig) -> type[BasePolicy]:
@@ -212,7 +212,9 @@ def _policy_kwargs(run: RunConfig) -> dict[str, Any]:
         if run.task_id == "dict" and extractor and extractor.default is FlattenExtractor:
             preset["features_extractor_class"] = CombinedExtractor
         return {**preset, **own}
-    per_tower({k: v for k, v in own.items() if k in DEFAULTS}, policy.towers)  # which checks them
+    per_network(
+        {k: v for k, v in own.items() if k in DEFAULTS}, policy.network_names
+    )  # which checks them
     # An extractor of the user's own may know neither of tasks nor of a preset's encoder.
     number = {"num_tasks": len(run.games)} if run.task_id in ("onehot", "channels") else {}
     takes = signature(own.get("features_extractor_class") or TaskExtractor).parameters

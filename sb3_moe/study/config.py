@@ -140,12 +140,12 @@ def named_architecture(
     """
     if options is None and ":" in name:
         return Architecture(name=name.rpartition(":")[2], policy=name)
-    towers = building.towers_of(algorithm)
-    meant = _meant_by(name, towers)
+    networks = building.network_names_of(algorithm)
+    meant = _meant_by(name, networks)
     if not meant and options is None:
         raise ValueError(
             "an architecture must be `dense`, `<router>-<placement>`, `package.module:Policy` or "
-            f"`<router>-<placement>-<network>`, the network one of {', '.join(towers)}, or have "
+            f"`<router>-<placement>-<network>`, the network one of {', '.join(networks)}, or have "
             f"its options written out, got {name!r}"
         )
     if not isinstance(options, Mapping | None):
@@ -158,19 +158,19 @@ def named_architecture(
     return typed(Architecture, values, folder, f"architectures.{name}")
 
 
-def _meant_by(name: str, towers: tuple[str, ...]) -> dict[str, Any]:
+def _meant_by(name: str, networks: tuple[str, ...]) -> dict[str, Any]:
     """Give the options that a name stands for; none for a word of the user's."""
     if name == "dense":
         return {"placement": "none"}
-    router, placement, tower, *_ = *name.split("-", 2), "", ""
+    router, placement, network, *_ = *name.split("-", 2), "", ""
     try:
         MoEOptions(router=router, placement=placement)  # which knows their names
     except ValueError:
         return {}
-    if tower not in ("", *towers):
+    if network not in ("", *networks):
         return {}
-    where = {each: placement if each == tower else "none" for each in towers}
-    return {"placement": where if tower else placement, "router": router}
+    where = {each: placement if each == network else "none" for each in networks}
+    return {"placement": where if network else placement, "router": router}
 
 
 @dataclass(kw_only=True, config=STRICT)

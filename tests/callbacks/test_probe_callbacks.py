@@ -29,7 +29,7 @@ def test_a_probe_holds_equally_many_observations_of_each_task():
     assert batches[0]["obs"].shape == (4, 6)
 
 
-def test_every_layer_and_tower_is_measured_before_during_and_after(tmp_path):
+def test_every_layer_and_network_is_measured_before_during_and_after(tmp_path):
     callback = PlasticityCallback(64, probe=probe(), log_path=tmp_path, ntk_size=6)
     make_ppo().learn(128, callback=callback)
     with np.load(tmp_path / "diagnostics.npz") as saved:
@@ -41,11 +41,11 @@ def test_every_layer_and_tower_is_measured_before_during_and_after(tmp_path):
         # The last hidden layer is the mixture.
         assert "dormant_gated/pi.1" in saved
         assert "dormant_gated/pi.0" not in saved
-        for tower in ("pi", "vf"):
-            assert np.isfinite(saved[f"ntk_rank/{tower}"]).all()
+        for network in ("pi", "vf"):
+            assert np.isfinite(saved[f"ntk_rank/{network}"]).all()
             # Nothing has moved, and there are no gradients, before training.
-            assert np.isnan(saved[f"weight_change/{tower}"]).tolist() == [True, False, False]
-            assert np.isnan(saved[f"gradient_norm/{tower}"]).tolist() == [True, False, False]
+            assert np.isnan(saved[f"weight_change/{network}"]).tolist() == [True, False, False]
+            assert np.isnan(saved[f"gradient_norm/{network}"]).tolist() == [True, False, False]
 
 
 def test_a_task_router_is_fully_specialised():

@@ -53,8 +53,8 @@ def test_experts_that_stay_are_drawn_to_their_own_start_and_new_ones_to_theirs(a
     model = moe(algorithm, **options)
     model.learn(16, L2InitCallback(0.0), reset_num_timesteps=False)
     start = rows_of(model, model.initial_weights)
-    remove_experts(model, [0], tower="pi")
-    add_experts(model, tower="pi")
+    remove_experts(model, [0], network="pi")
+    add_experts(model, network="pi")
     joined = rows_of(model, now(model))[3]
     model.learn(32, L2InitCallback(0.0), reset_num_timesteps=False)
     after = rows_of(model, model.initial_weights)

@@ -175,7 +175,7 @@ def test_slots_of_pictures_tokens_stay_as_many():
     assert gap(model, old) < 1e-5
 
 
-def test_mixtures_of_other_slots_in_one_tower_are_refused_with_the_cure():
+def test_mixtures_of_other_slots_in_one_network_are_refused_with_the_cure():
     env = arena.Arena(arena.IMAGE)
     options = {"placement": "all", "tokens": "conv", "num_experts": 3, "net_arch": [8]}
     model = arena.make("PPO", "MoeCnnPolicy", env, **options)
@@ -234,7 +234,7 @@ def test_removing_is_switching_off_for_good_and_leaves_the_others_bit_identical(
     with sb3_moe.without_expert(model, "pi", 1), th.no_grad():
         wanted = raw_outputs(model.policy, obs)["pi.0"]
     before = [of_expert(model, "pi.middle", k) for k in (0, 2, 3)]
-    remove_experts(model, [1], tower="pi")
+    remove_experts(model, [1], network="pi")
     with th.no_grad():
         th.testing.assert_close(raw_outputs(model.policy, obs)["pi.0"], wanted)
     for k, tensors in enumerate(before):
@@ -261,7 +261,7 @@ def test_merged_experts_are_averaged_and_their_masses_summed():
     with th.no_grad():
         layer_of(model).router.bias_K.copy_(th.tensor([0.1, 0.3, 0.2, 0.2, 0.2]).log())
     weight = layer_of(model).experts.last.weight.detach().clone()
-    merge_experts(model, [0, 1], tower="pi")
+    merge_experts(model, [0, 1], network="pi")
     found = layer_of(model).experts.last.weight
     th.testing.assert_close(found[0], (weight[0] + weight[1]) / 2)
     th.testing.assert_close(gates(model)[0], th.tensor([0.4, 0.2, 0.2, 0.2]))
@@ -269,7 +269,7 @@ def test_merged_experts_are_averaged_and_their_masses_summed():
 
 def test_frozen_experts_keep_their_places_when_others_go():
     model = moe()
-    sb3_moe.freeze_experts(model, [1, 3], tower="pi")
+    sb3_moe.freeze_experts(model, [1, 3], network="pi")
     remove_experts(model, [0])
     assert model.policy.frozen_experts == {"pi.middle": [0, 2]}
     merge_experts(model, [0, 2])
@@ -285,8 +285,8 @@ def test_frozen_experts_keep_their_places_when_others_go():
 def test_changes_are_kept_on_the_model_in_its_files_and_logged(tmp_path):
     model = moe()
     assert expert_log(model) == []
-    add_experts(model, tower="pi", like=np.int64(0))
-    remove_experts(model, [2], tower="pi")
+    add_experts(model, network="pi", like=np.int64(0))
+    remove_experts(model, [2], network="pi")
     steps = model.num_timesteps
     sb3_moe.save(model, tmp_path / "x.moe")
     for each in (model, loaded(model), sb3_moe.load(tmp_path / "x.moe", device="cpu")):
@@ -298,13 +298,13 @@ def test_changes_are_kept_on_the_model_in_its_files_and_logged(tmp_path):
     assert model.logger.name_to_value["experts/number/pi.middle"] == 4
 
 
-def test_options_say_how_many_experts_each_tower_has():
+def test_options_say_how_many_experts_each_network_has():
     model = moe()
-    add_experts(model, tower="vf")
+    add_experts(model, network="vf")
     assert model.policy_kwargs["num_experts"] == {"pi": None, "vf": 5}
     assert model.policy_kwargs["router_kwargs"] == {"pi": None, "vf": {"bias": True}}
     assert model.policy_kwargs["num_slots"] == {"pi": None, "vf": 1}
-    add_experts(model, tower="pi")
+    add_experts(model, network="pi")
     assert model.policy_kwargs["num_experts"] == 5
 
 
@@ -340,9 +340,9 @@ REFUSED = {
         {"router": "top_k", "top_k": 3}, lambda m: remove_experts(m, [0, 1]), ValueError,
         r"`top_k` must be in \[1, num_experts=2\], got 3",
     ),
-    "tower": (
-        {}, lambda m: add_experts(m, tower="pi.middle"), ValueError,
-        r"`tower` must be one of \['pi', 'vf'\], whose mixtures.*got 'pi.middle'",
+    "network": (
+        {}, lambda m: add_experts(m, network="pi.middle"), ValueError,
+        r"`network` must be one of \['pi', 'vf'\], whose mixtures.*got 'pi.middle'",
     ),
     "task": ({"router": "task"}, add_experts, ValueError, "an expert for each task in pi.middle"),
     "dense": ({"placement": "none"}, add_experts, ValueError, "the policy has no mixture"),

@@ -75,7 +75,7 @@ def goes_on_frozen(model):
 
 def test_files_keep_what_is_frozen(tmp_path):
     model = moe("SAC")
-    freeze_experts(model, [1], tower="pi")
+    freeze_experts(model, [1], network="pi")
     sb3_moe.save(model, tmp_path / "frozen.moe")
     for again in (loaded(model), sb3_moe.load(tmp_path / "frozen.moe", model.get_env())):
         assert again.policy.frozen_experts == {"pi.middle": [1]}
@@ -123,7 +123,7 @@ def sb3_moe_model(env):
 def test_it_is_an_option_of_a_policy_too():
     model = moe(frozen_experts={"pi": [3]}, placement="all")
     assert model.policy.frozen_experts == {"pi.all.0": [3], "pi.all.1": [3], "pi.head": [3]}
-    thaw_experts(model, tower="pi.head")
+    thaw_experts(model, network="pi.head")
     assert model.policy_kwargs["frozen_experts"] == {"pi.all.0": [3], "pi.all.1": [3]}
     thaw_experts(model)
     assert "frozen_experts" not in model.policy_kwargs
@@ -131,7 +131,7 @@ def test_it_is_an_option_of_a_policy_too():
 
 def test_one_of_several_critics_can_be_frozen():
     model = moe("SAC")
-    freeze_experts(model, tower="qf1")
+    freeze_experts(model, network="qf1")
     assert model.policy.frozen_experts == {"qf1.middle": [0, 1, 2, 3]}
     assert model.expert_log[-1]["what"] == "freeze"
 
@@ -142,7 +142,12 @@ def test_one_of_several_critics_can_be_frozen():
 REFUSED = {
     "unknown": ([4], {}, ValueError, r"`experts` must hold numbers in \[0, num_experts=4\) of pi."),
     "a number": (0, {}, TypeError, "`experts` must be a list of numbers of experts, got 0"),
-    "tower": ([0], {"tower": "qf"}, ValueError, r"`tower` must be one of \['pi', 'vf'\].*'qf'"),
+    "network": (
+        [0],
+        {"network": "qf"},
+        ValueError,
+        r"`network` must be one of \['pi', 'vf'\].*'qf'",
+    ),
 }
 
 
@@ -168,7 +173,7 @@ def test_an_optimizer_of_an_unknown_class_can_not_hold_them():
 
 def test_a_policy_names_its_option():
     for value, error, text in [
-        ([1], TypeError, r"`frozen_experts` must be a dict from towers.*got \[1\]"),
+        ([1], TypeError, r"`frozen_experts` must be a dict from networks.*got \[1\]"),
         ({"qf": [1]}, ValueError, r"`frozen_experts` must be one of \['pi', 'vf'\].*got 'qf'"),
         ({"pi": [9]}, ValueError, r"`frozen_experts` must hold numbers in.*of pi.middle, got 9"),
     ]:

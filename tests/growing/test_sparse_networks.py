@@ -100,8 +100,8 @@ def test_routers_biases_and_log_std_are_dense():
 def test_every_network_is_as_sparse_as_asked_for_by_itself():
     layers = sparse_layers(policy(net_arch={"pi": [8], "vf": [64, 64]}))
     counts = counts_of(layers, 0.9, "erk")
-    for tower in ("pi", "vf"):
-        own = [(each, n) for each, n in zip(layers, counts, strict=True) if each.network == tower]
+    for network in ("pi", "vf"):
+        own = [(each, n) for each, n in zip(layers, counts, strict=True) if each.network == network]
         alive = sum(count * layer.num_experts for layer, count in own)
         size = sum(layer.weight.numel() for layer, _ in own)
         assert alive / size == pytest.approx(0.1, rel=0.05)

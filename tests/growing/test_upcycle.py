@@ -49,7 +49,7 @@ def test_an_expert_that_is_wider_starts_with_units_that_count_nothing():
     assert gap(new, dense("PPO")) < 1e-5
 
 
-def test_only_the_towers_that_are_named_get_experts():
+def test_only_the_networks_that_are_named_get_experts():
     new = upcycle(dense("SAC"), placement={"pi": "none", "qf": "all"}, router={"qf": "soft"})
     assert {name.split(".")[0] for name in new.policy.moe_layers()} == {"qf0", "qf1"}
     assert gap(new, dense("SAC")) < 1e-5

@@ -19,7 +19,7 @@ from sb3_moe.integrations.zoo import (
     read_kwargs,
     sample_options,
 )
-from sb3_moe.policies.options import DEFAULTS, per_tower
+from sb3_moe.policies.options import DEFAULTS, per_network
 from sb3_moe.presets import MINATAR_PPO
 from sb3_moe_envs import SUITES, registration
 
@@ -69,7 +69,7 @@ def test_an_entry_holds_what_its_algorithm_and_policy_take(algorithm):
         assert set(entry) <= taken, name
         assert set(kwargs) <= of_policies, name
         options = {key: value for key, value in kwargs.items() if key in DEFAULTS}
-        assert per_tower(options, cls.policy_aliases[entry["policy"]].towers), name
+        assert per_network(options, cls.policy_aliases[entry["policy"]].networks), name
         # Schedules count the steps of all environments.
         number = entry.get("env_kwargs", {}).get("num_envs")
         several = name in SUITES_OF[algorithm] and entry.get("n_envs", 1) > 1

@@ -1,4 +1,4 @@
-"""Towers recorded by torch at one batch size and run at others, empty batches, and bfloat16."""
+"""Networks recorded by torch at one batch size and run at others, empty batches, and bfloat16."""
 
 import itertools
 import math
@@ -10,9 +10,9 @@ from stable_baselines3.common.torch_layers import create_mlp
 from sb3_moe.layers import experts
 from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.architect import Architect
+from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS
-from sb3_moe.policies.towers import Layout
 
 FLAT = Layout(x_dim=5, num_tasks=3)
 MAP = Layout(x_dim=2 * 3 * 4, map_shape=(2, 3, 4), num_tasks=3)
@@ -38,22 +38,22 @@ def build(router, tokens, placement, layout, **others):
     layout = {"flat": FLAT, "map": MAP, "image": IMAGE}[layout]
     dense = create_mlp(layout.features_dim, 2, [8] if tokens != "sample" else [8, 6])
     options = MoEOptions(router=router, tokens=tokens, placement=placement, **others)
-    tower = Architect(options, layout).network(dense).eval()
-    for parameter in tower.parameters():
+    network = Architect(options, layout).network(dense).eval()
+    for parameter in network.parameters():
         parameter.data.normal_(std=0.5)
-    return tower
+    return network
 
 
-def inputs(tower, batch):
+def inputs(network, batch):
     ids = th.nn.functional.one_hot(th.arange(batch) % 3, 3).float()
-    return th.cat([th.randn(batch, tower.layout.x_dim), ids], 1)
+    return th.cat([th.randn(batch, network.layout.x_dim), ids], 1)
 
 
-def assert_same_at_other_sizes(recorded, tower):
+def assert_same_at_other_sizes(recorded, network):
     with th.no_grad():
         for batch in (1, 2, 9):
-            x = inputs(tower, batch)
-            th.testing.assert_close(recorded(x), tower(x), rtol=1e-4, atol=1e-4)
+            x = inputs(network, batch)
+            th.testing.assert_close(recorded(x), network(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.covering
@@ -61,19 +61,19 @@ def assert_same_at_other_sizes(recorded, tower):
 # What is traced here depends on no branch; torch warns of its own deprecation, too.
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 def test_a_trace_runs_at_any_batch_size(eager_limits, router, tokens, placement, layout):
-    tower = build(router, tokens, placement, layout)
+    network = build(router, tokens, placement, layout)
     with th.no_grad():
-        traced = th.jit.trace(tower, (inputs(tower, 6),), check_trace=False)
-    assert_same_at_other_sizes(traced, tower)
+        traced = th.jit.trace(network, (inputs(network, 6),), check_trace=False)
+    assert_same_at_other_sizes(traced, network)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 def test_a_trace_that_is_frozen_runs_at_any_batch_size():
-    tower = build("top_k", "sample", "big", "flat")
+    network = build("top_k", "sample", "big", "flat")
     with th.no_grad():
-        traced = th.jit.trace(tower, (inputs(tower, 6),), check_trace=False)
+        traced = th.jit.trace(network, (inputs(network, 6),), check_trace=False)
         frozen = th.jit.optimize_for_inference(th.jit.freeze(traced.eval()))
-    assert_same_at_other_sizes(frozen, tower)
+    assert_same_at_other_sizes(frozen, network)
 
 
 @pytest.mark.covering
@@ -82,8 +82,8 @@ def test_a_trace_that_is_frozen_runs_at_any_batch_size():
 def test_an_empty_batch_goes_through(request, large, router, tokens, placement, layout):
     if large:
         request.getfixturevalue("eager_limits")
-    tower = build(router, tokens, placement, layout)
-    assert tower(inputs(tower, 0)).shape == (0, 2)
+    network = build(router, tokens, placement, layout)
+    assert network(inputs(network, 0)).shape == (0, 2)
 
 
 @pytest.mark.covering
@@ -92,13 +92,13 @@ def test_an_empty_batch_goes_through(request, large, router, tokens, placement, 
 def test_bfloat16_gives_about_the_same(request, large, router, tokens, placement, layout):
     if large:
         request.getfixturevalue("eager_limits")
-    tower = build(router, tokens, placement, layout)
-    x = inputs(tower, 6)
-    exact = tower(x)
+    network = build(router, tokens, placement, layout)
+    x = inputs(network, 6)
+    exact = network(x)
     with th.autocast("cpu", th.bfloat16):
-        rough = tower(x)
+        rough = network(x)
     rough.float().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in tower.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
     # A router that picks experts may pick another one for a sample, by a hair.
     close = (rough.float() - exact).abs() < 0.1 * exact.abs().max()
     assert close.float().mean() > 0.7

@@ -18,7 +18,7 @@ def policy(**kwargs):
     return MoeMlpPolicy(OBS, ACT, lambda _: 1e-3, **kwargs)
 
 
-def test_a_dense_tower_costs_what_counting_by_hand_gives():
+def test_a_dense_network_costs_what_counting_by_hand_gives():
     # 4 -> 3 -> 2 for the actor: weights 12 + 6, biases 3 + 2; two operations per weight.
     cost = measure(policy(placement="none", net_arch=[3])).parts["pi"]
     assert (cost.parameters, cost.active, cost.flops) == (23, 23, 36)
@@ -45,12 +45,12 @@ def test_the_matching_dense_network_costs_nearly_the_same(placement, match):
     kwargs = {"placement": placement, "num_experts": 3}
     arch = matching_net_arch(MoeMlpPolicy, OBS, ACT, kwargs, match)
     moe, dense = measure(policy(**kwargs)), measure(policy(placement="none", net_arch=arch))
-    for tower in ("pi", "vf"):
-        wanted = getattr(moe.parts[tower], match)
-        assert getattr(dense.parts[tower], match) == pytest.approx(wanted, rel=0.03)
+    for network in ("pi", "vf"):
+        wanted = getattr(moe.parts[network], match)
+        assert getattr(dense.parts[network], match) == pytest.approx(wanted, rel=0.03)
 
 
-def test_describe_prints_what_the_towers_are(capsys):
+def test_describe_prints_what_the_networks_are(capsys):
     model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"placement": {"pi": "big"}})
     budget = sb3_moe.describe(model)
     printed = capsys.readouterr().out
@@ -83,9 +83,9 @@ def test_the_dense_twin_of_a_mixture_whose_router_alone_sees_the_id_sees_it_too(
 
     wide = matching_net_arch(policy, *spaces, options)
     found = parameters(placement="none", net_arch=wide)
-    assert abs(found - parameters(**options)) <= 2 * (6 + 5 + 1 + 2)  # a unit of either tower
-    by_tower = options | {"task_input": {"pi": "router", "vf": "router"}}
-    assert matching_net_arch(policy, *spaces, by_tower) == wide
+    assert abs(found - parameters(**options)) <= 2 * (6 + 5 + 1 + 2)  # a unit of either network
+    by_network = options | {"task_input": {"pi": "router", "vf": "router"}}
+    assert matching_net_arch(policy, *spaces, by_network) == wide
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.registration import TABLE
 
 ACTOR_AND_VALUE, ACTOR_AND_CRITICS = {"pi", "vf"}, {"pi", "qf0", "qf1"}
-TOWERS = {
+NETWORKS = {
     "PPO": ACTOR_AND_VALUE,
     "A2C": ACTOR_AND_VALUE,
     "MaskablePPO": ACTOR_AND_VALUE,
@@ -35,7 +35,7 @@ TOWERS = {
     "TQC": ACTOR_AND_CRITICS,
     "CrossQ": ACTOR_AND_CRITICS,
 }
-every_algorithm = pytest.mark.parametrize("algorithm", TOWERS)
+every_algorithm = pytest.mark.parametrize("algorithm", NETWORKS)
 dense_or_moe = pytest.mark.parametrize("prefix", ["", "Moe"], ids=["dense", "moe"])
 
 
@@ -43,7 +43,7 @@ def make(algorithm, prefix, **kwargs):
     module, name = TABLE[algorithm].algorithm.split(":")
     pytest.importorskip(module.split(".")[0])
     algo = getattr(import_module(module), name)
-    env_id = "Pendulum-v1" if TOWERS[algorithm] == ACTOR_AND_CRITICS else "CartPole-v1"
+    env_id = "Pendulum-v1" if NETWORKS[algorithm] == ACTOR_AND_CRITICS else "CartPole-v1"
     alias = "MlpLstmPolicy" if algorithm == "RecurrentPPO" else "MlpPolicy"
     options = {"n_steps": 16}
     if not issubclass(algo, OnPolicyAlgorithm):
@@ -75,15 +75,15 @@ def outputs(policy, obs):
 
 @every_algorithm
 @dense_or_moe
-def test_every_layer_and_every_tower_is_measured(algorithm, prefix):
+def test_every_layer_and_every_network_is_measured(algorithm, prefix):
     model = make(algorithm, prefix)
     batches = [batch(model, 4), batch(model, 4)]
-    names = {f"{tower}.{i}" for tower in TOWERS[algorithm] for i in (0, 1)}
+    names = {f"{network}.{i}" for network in NETWORKS[algorithm] for i in (0, 1)}
     measures = measure_layers(model.policy, batches)
     assert {name.removeprefix("dormant/") for name in measures if "dormant/" in name} == names
     assert all(np.isfinite(value).all() for value in measures.values())
     ranks = measure_ntk(model.policy, batches, size=8)
-    assert set(ranks) == {f"ntk_rank/{tower}" for tower in TOWERS[algorithm]}
+    assert set(ranks) == {f"ntk_rank/{network}" for network in NETWORKS[algorithm]}
     # The batches are alike, so of 8 samples 4 differ.
     assert all(1 <= rank <= 4.01 for rank in ranks.values())
 
@@ -97,7 +97,7 @@ def silence(policy, units=3):
 @pytest.mark.covering
 @every_algorithm
 @dense_or_moe
-def test_dormant_neurons_of_every_tower_start_anew_and_its_output_stays(algorithm, prefix):
+def test_dormant_neurons_of_every_network_start_anew_and_its_output_stays(algorithm, prefix):
     model = learn(make(algorithm, prefix))
     silence(model.policy)
     obs = batch(model)
@@ -116,10 +116,10 @@ def test_dormant_neurons_of_every_tower_start_anew_and_its_output_stays(algorith
     [("", {}), ("Moe", {}), ("Moe", {"placement": "big"})],
     ids=["dense", "moe", "big"],
 )
-def test_the_head_of_every_tower_starts_anew(algorithm, prefix, kwargs):
+def test_the_head_of_every_network_starts_anew(algorithm, prefix, kwargs):
     model = learn(make(algorithm, prefix, **kwargs))
     weights = [p for head in heads(model.policy) for p in head.parameters() if p.dim() > 1]
-    assert len(weights) >= len(TOWERS[algorithm])
+    assert len(weights) >= len(NETWORKS[algorithm])
     old = [weight.clone() for weight in weights]
     reset_heads(model.policy)
     assert not any(th.equal(*pair) for pair in zip(weights, old, strict=True))

@@ -36,7 +36,7 @@ def batch(model, n=5):
     return np.stack([model.observation_space.sample() for _ in range(n)])
 
 
-def test_what_is_read_is_what_the_tower_computes():
+def test_what_is_read_is_what_the_network_computes():
     model = PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}, device="cpu")
     obs = batch(model)
     read = policy_activations(model.policy, obs)["pi.0"].values_ETHP[0, :, :, 0]

@@ -1,4 +1,4 @@
-"""Which layers read a feature map: restarting a silent one changes no tower's output."""
+"""Which layers read a feature map: restarting a silent one changes no network's output."""
 
 import gymnasium as gym
 import numpy as np
@@ -71,8 +71,8 @@ def test_a_silent_feature_map_is_never_mistaken_for_an_input_of_another_layer(al
     obs = images(model)
     before = outputs(model.policy, obs)
     redo(model.policy, obs, tau=0.0)
-    for tower, after_T in outputs(model.policy, obs).items():
-        th.testing.assert_close(after_T, before[tower])
+    for network, after_T in outputs(model.policy, obs).items():
+        th.testing.assert_close(after_T, before[network])
 
 
 def test_tokens_of_positions_lose_the_weights_of_silent_maps_alone():
@@ -98,5 +98,5 @@ def test_a_silent_map_of_one_extractor_leaves_those_who_see_through_another_alon
     before = outputs(model.policy, obs)
     counts = redo(model.policy, obs, tau=0.0)
     assert counts["features.0"] >= 3
-    for tower, after_T in outputs(model.policy, obs).items():
-        th.testing.assert_close(after_T, before[tower])
+    for network, after_T in outputs(model.policy, obs).items():
+        th.testing.assert_close(after_T, before[network])

@@ -1,4 +1,4 @@
-"""From dense networks to towers: what is replaced, how wide, and what it computes."""
+"""From dense networks to networks: what is replaced, how wide, and what it computes."""
 
 import itertools
 
@@ -11,8 +11,8 @@ from torch import nn
 from sb3_moe.layers import MoELayer, SeparateNetworks, SoftMoE
 from sb3_moe.layers.orthonormal import gram_schmidt
 from sb3_moe.policies.architect import Architect
+from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.towers import Layout
 
 FLAT = Layout(x_dim=5)
 TASKS = Layout(x_dim=5, num_tasks=3)
@@ -26,17 +26,17 @@ def network(layout=FLAT, hidden=(8, 6), out=2, **options):
     return Architect(MoEOptions(**options), layout).network(dense)
 
 
-def kinds(tower):
-    return ["MoE" if isinstance(b, MoELayer) else type(b).__name__ for b in tower.blocks]
+def kinds(made):
+    return ["MoE" if isinstance(b, MoELayer) else type(b).__name__ for b in made.blocks]
 
 
-def layers(tower):
-    return [m for m in tower.modules() if isinstance(m, MoELayer)]
+def layers(made):
+    return [m for m in made.modules() if isinstance(m, MoELayer)]
 
 
-def shapes(tower):
+def shapes(made):
     """Return (inputs, outputs) of each layer's experts."""
-    experts = [layer.experts.expert(0) for layer in layers(tower)]
+    experts = [layer.experts.expert(0) for layer in layers(made)]
     return [
         (linears[0].in_features, linears[-1].out_features)
         for linears in ([m for m in e.modules() if isinstance(m, nn.Linear)] for e in experts)
@@ -58,9 +58,9 @@ def one_hot(*tasks):
     ],
 )
 def test_a_placement_replaces_these_layers(placement, around, sizes):
-    tower = network(placement=placement)
-    assert kinds(tower) == around
-    assert shapes(tower) == sizes
+    made = network(placement=placement)
+    assert kinds(made) == around
+    assert shapes(made) == sizes
 
 
 class Swish(nn.Module):
@@ -87,9 +87,9 @@ def test_learned_activations_are_activations_and_each_expert_has_its_own(
     placement, expected, activation
 ):
     dense = create_mlp(5, 2, [8, 6], activation_fn=activation)
-    tower = Architect(MoEOptions(placement=placement, num_experts=3), FLAT).network(dense)
+    made = Architect(MoEOptions(placement=placement, num_experts=3), FLAT).network(dense)
     kind = type(activation())
-    found = [list(layer.experts.expert(1)) for layer in layers(tower)]
+    found = [list(layer.experts.expert(1)) for layer in layers(made)]
     assert [["act" if type(m) is kind else type(m).__name__ for m in e] for e in found] == expected
     # As many slopes as SB3's dense layer has, one, and not one for each unit.
     sizes = {p.numel() for e in found for m in e if type(m) is kind for p in m.parameters()}
@@ -98,22 +98,22 @@ def test_learned_activations_are_activations_and_each_expert_has_its_own(
 
 @pytest.mark.parametrize("placement", ["middle", "all", "big"])
 def test_expert_width_changes_hidden_layers_and_not_the_output(placement):
-    tower = network(placement=placement, expert_width=11)
-    for layer in layers(tower)[: None if placement == "big" else 1]:
+    made = network(placement=placement, expert_width=11)
+    for layer in layers(made)[: None if placement == "big" else 1]:
         linears = [m for m in layer.experts.expert(0) if isinstance(m, nn.Linear)]
         assert {linear.out_features for linear in linears[:-1]} == {11}
-    assert tower(th.zeros(3, 5)).shape == (3, 2)
+    assert made(th.zeros(3, 5)).shape == (3, 2)
 
 
 @pytest.mark.parametrize("placement", ["middle", "final", "all", "body", "big"])
 @pytest.mark.parametrize("options", [{}, {"expert": "simba"}, {"expert": Skipping}])
-def test_with_one_expert_a_tower_is_that_expert_among_plain_layers(placement, options):
-    tower = network(placement=placement, num_experts=1, **options)
+def test_with_one_expert_a_network_is_that_expert_among_plain_layers(placement, options):
+    made = network(placement=placement, num_experts=1, **options)
     plain = [
-        block.experts.expert(0) if isinstance(block, MoELayer) else block for block in tower.blocks
+        block.experts.expert(0) if isinstance(block, MoELayer) else block for block in made.blocks
     ]
     x = th.randn(7, 5)
-    th.testing.assert_close(tower(x), nn.Sequential(*plain)(x))
+    th.testing.assert_close(made(x), nn.Sequential(*plain)(x))
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_with_one_expert_a_tower_is_that_expert_among_plain_layers(placement, op
     ],
 )
 def test_a_kind_of_expert_stands_for_whatever_its_placement_replaces(placement, expected, around):
-    tower = network(placement=placement, expert="simba", expert_width=11)
-    assert shapes(tower) == expected
-    assert kinds(tower) == around
-    inside = [m for m in layers(tower)[0].experts.expert(0) if isinstance(m, nn.Linear)]
+    made = network(placement=placement, expert="simba", expert_width=11)
+    assert shapes(made) == expected
+    assert kinds(made) == around
+    inside = [m for m in layers(made)[0].experts.expert(0) if isinstance(m, nn.Linear)]
     assert inside[0].out_features == 11
     with_class = network(placement=placement, expert=Skipping)
     assert kinds(with_class) == around
@@ -143,9 +143,9 @@ def test_linear_experts_have_the_activation_behind_their_sum_but_for_heads():
 
 
 def test_a_body_of_blocks_ends_in_their_normalization():
-    tower = network(placement="body", block="simba", num_experts=3)
-    assert kinds(tower) == ["MoE", "Linear"]
-    (layer,) = layers(tower)
+    made = network(placement="body", block="simba", num_experts=3)
+    assert kinds(made) == ["MoE", "Linear"]
+    (layer,) = layers(made)
     names = ["Linear", "Residual", "Linear", "Residual", "LayerNorm"]
     assert [type(m).__name__ for m in layer.experts.expert(0)] == names
     x = th.randn(7, 5)
@@ -156,8 +156,8 @@ def test_a_body_of_blocks_ends_in_their_normalization():
 
 @pytest.mark.parametrize("router", ["top_k", "task"])
 def test_orthonormal_outputs_are_summed_by_any_router(router):
-    tower = network(TASKS, router=router, combine="orthogonal", num_experts=3)
-    (layer,) = layers(tower)
+    made = network(TASKS, router=router, combine="orthogonal", num_experts=3)
+    (layer,) = layers(made)
     x, onehot = th.randn(4, 1, 8), one_hot(0, 2, 1, 0).unsqueeze(1)
     seen = th.cat([x, onehot], -1) if router == "top_k" else onehot
     assert layer.experts.combination is gram_schmidt
@@ -173,15 +173,15 @@ def test_orthonormal_outputs_are_summed_by_any_router(router):
     [(FLAT, "both"), *itertools.product([TASKS, CRITIC], ["both", "router", "experts", "none"])],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_tower_equals_its_layers_written_out(placement, layout, task_input):
+def test_a_network_equals_its_layers_written_out(placement, layout, task_input):
     """Follow the input through plain experts, with the id and the action where they belong."""
-    tower = network(layout, placement=placement, task_input=task_input, num_experts=2)
+    made = network(layout, placement=placement, task_input=task_input, num_experts=2)
     x, task, action = th.randn(4, 5), one_hot(0, 1, 2, 1)[:, : layout.num_tasks], th.randn(4, 2)
     action = action[:, : layout.action_dim]
     experts_task = task if task_input in ("both", "experts") else task[:, :0]
     router_task = task if task_input in ("both", "router") else task[:, :0]
     hidden = x
-    for i, block in enumerate(tower.blocks):
+    for i, block in enumerate(made.blocks):
         first = i == 0
         seen = th.cat([hidden, experts_task, action], 1) if first else hidden
         if isinstance(block, MoELayer):
@@ -192,30 +192,30 @@ def test_a_tower_equals_its_layers_written_out(placement, layout, task_input):
         else:
             hidden = block(seen)
     actions = action if layout.action_dim else None
-    th.testing.assert_close(tower(th.cat([x, task], 1), actions), hidden)
+    th.testing.assert_close(made(th.cat([x, task], 1), actions), hidden)
 
 
 def test_the_last_tanh_comes_after_the_experts_are_combined():
     dense = create_mlp(5, 2, [8], squash_output=True)
     for placement in ("final", "all", "big"):
-        tower = Architect(MoEOptions(placement=placement), FLAT).network(dense)
-        assert kinds(tower)[-1] == "Tanh"
-        assert not any(isinstance(m, nn.Tanh) for m in layers(tower)[-1].modules())
+        made = Architect(MoEOptions(placement=placement), FLAT).network(dense)
+        assert kinds(made)[-1] == "Tanh"
+        assert not any(isinstance(m, nn.Tanh) for m in layers(made)[-1].modules())
 
 
 @pytest.mark.parametrize(("tokens", "expert"), [("conv", 2), ("feature", 12)])
 def test_tokens_of_a_map_are_flattened_not_pooled(tokens, expert):
-    tower = network(MAP, hidden=(8,), tokens=tokens)
+    made = network(MAP, hidden=(8,), tokens=tokens)
     # An expert's output is as wide as the bare token; the id was appended to the input.
-    assert shapes(tower) == [(expert + 3, expert)]
-    assert tower.blocks[1].in_features == 24
-    assert tower(th.zeros(2, 27)).shape == (2, 2)
+    assert shapes(made) == [(expert + 3, expert)]
+    assert made.blocks[1].in_features == 24
+    assert made(th.zeros(2, 27)).shape == (2, 2)
 
 
 def test_only_the_first_layer_of_all_splits_the_map():
-    tower = network(MAP, hidden=(8, 6), placement="all", tokens="conv")
-    assert tower.tokens == "conv"
-    assert shapes(tower) == [(5, 2), (24, 6), (6, 2)]
+    made = network(MAP, hidden=(8, 6), placement="all", tokens="conv")
+    assert made.tokens == "conv"
+    assert shapes(made) == [(5, 2), (24, 6), (6, 2)]
 
 
 @pytest.mark.parametrize(("tokens", "slots"), [("conv", 3), ("feature", 1)])
@@ -229,7 +229,7 @@ def test_slots_are_by_default_tokens_over_experts_rounded_up(tokens, slots):
 def test_body_and_head_together_are_the_network():
     dense = create_mlp(TASKS.features_dim, -1, [8, 6])
     architect = Architect(MoEOptions(placement="final"), TASKS)
-    body, width = architect.hidden_tower(dense)
+    body, width = architect.hidden_network(dense)
     assert width == 6 + 3
     head = architect.head(nn.Linear(width, 2), dense)
     x = th.cat([th.randn(3, 5), one_hot(0, 1, 2)], 1)
@@ -257,8 +257,8 @@ def test_experts_are_initialized_one_by_one_as_the_given_functions_say():
         init_hidden=orthogonal(2.0),
         init_head=orthogonal(0.5),
     )
-    tower = architect.network(dense)
-    for layer, gain in zip(layers(tower), (2.0, 0.5), strict=True):
+    made = architect.network(dense)
+    for layer, gain in zip(layers(made), (2.0, 0.5), strict=True):
         for k in range(4):
             for linear in [m for m in layer.experts.expert(k) if isinstance(m, nn.Linear)]:
                 product = linear.weight @ linear.weight.t()
@@ -281,11 +281,11 @@ class Scale(nn.Module):
 @pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
 def test_norms_are_kept_around_the_experts(placement):
     dense = [Scale(5), nn.Linear(5, 8), nn.ReLU(), Scale(8), nn.Linear(8, 8), nn.ReLU(), Scale(8)]
-    tower = Architect(MoEOptions(placement=placement), FLAT).network([*dense, nn.Linear(8, 2)])
-    assert [norm.num_features for norm in tower.norms] == [5]
-    inner = tower.blocks if placement != "big" else layers(tower)[0].experts.expert(0)
+    made = Architect(MoEOptions(placement=placement), FLAT).network([*dense, nn.Linear(8, 2)])
+    assert [norm.num_features for norm in made.norms] == [5]
+    inner = made.blocks if placement != "big" else layers(made)[0].experts.expert(0)
     assert [m.num_features for m in inner if isinstance(m, Scale)] == [8, 8]
-    assert tower(th.zeros(3, 5)).shape == (3, 2)
+    assert made(th.zeros(3, 5)).shape == (3, 2)
 
 
 @pytest.mark.parametrize(

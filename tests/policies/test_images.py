@@ -8,7 +8,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import nn
 
 from sb3_moe.policies.extractors import TaskExtractor
-from sb3_moe.policies.towers import Tower
+from sb3_moe.policies.moe_network import MoENetwork
 
 MULTI_CNN = [
     ("PPO", "MoeMultiInputPolicy"),
@@ -139,7 +139,7 @@ def test_a_middle_critic_beside_a_big_actor_encodes_for_itself():
     model = arena.make("PPO", "MoeCnnPolicy", placement=placement, net_arch=[8])
     arena.train(model)
     value_net = model.policy.mlp_extractor.value_net
-    assert isinstance(value_net, Tower)
+    assert isinstance(value_net, MoENetwork)
     assert len(convs_of(value_net.encoder)) == 1
     assert model.policy.moe_layers().keys() == {"pi.big", "vf.middle"}
 

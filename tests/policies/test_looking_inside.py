@@ -38,7 +38,7 @@ def make(algorithm, **options):
 
 
 @pytest.mark.parametrize(("algorithm", "placement"), NAMES)
-def test_layers_are_named_by_tower_and_placement(algorithm, placement):
+def test_layers_are_named_by_network_and_placement(algorithm, placement):
     model = make(algorithm, placement=placement)
     assert list(model.policy.moe_layers()) == NAMES[algorithm, placement]
     routing = model.policy.routing(arena.observe(model))
@@ -75,7 +75,7 @@ def test_looking_changes_no_mode_no_weight_and_no_bias(algorithm):
     assert any(before_modes)
     assert any(count.any() for count in counts)
     policy.routing(arena.observe(model))
-    policy.get_expert("pi" if "pi" in networks_of(policy).towers() else "qf", 0)
+    policy.get_expert("pi" if "pi" in networks_of(policy).modules() else "qf", 0)
     assert modes(policy) == before_modes
     for name, tensor in policy.state_dict().items():
         assert th.equal(tensor, before[name]), name
@@ -148,23 +148,23 @@ def test_an_expert_comes_as_plain_modules_that_compute_the_same(algorithm):
     model = make(algorithm, **options)
     policy = model.policy
     obs = th.as_tensor(arena.observe(model, 10))
-    tower = "qf" if algorithm == "DQN" else "pi"
+    name = "qf" if algorithm == "DQN" else "pi"
     network = {"PPO": "action_net", "DQN": "q_net", "TD3": "actor"}[algorithm]
     after = th.nn.Tanh() if algorithm == "TD3" else th.nn.Identity()
     out = getattr(policy, network)(obs)
-    routing = policy.routing(obs)[f"{tower}.big"]
+    routing = policy.routing(obs)[f"{name}.big"]
     for i, k in enumerate(routing.experts_BNk[:, 0, 0].tolist()):
-        expected = after(routing.gates_BNE[i, 0, k] * policy.get_expert(tower, k)(obs[i]))
+        expected = after(routing.gates_BNE[i, 0, k] * policy.get_expert(name, k)(obs[i]))
         th.testing.assert_close(out[i], expected)
 
 
-def test_no_such_expert_or_tower_is_an_error():
+def test_no_such_expert_or_network_is_an_error():
     policy = make("SAC", placement={"pi": "none"}, num_experts=3).policy
     with pytest.raises(ValueError, match=r"`k` must be in \[0, num_experts=3\), got 3"):
         policy.get_expert("qf0", 3)
     with pytest.raises(ValueError, match=r"`k` must be in \[0, num_experts=3\), got -1"):
         policy.get_expert("qf0", -1)
-    with pytest.raises(ValueError, match=r"`tower` must be one of \['qf0', 'qf1'\], .* got 'pi'"):
+    with pytest.raises(ValueError, match=r"`network` must be one of \['qf0', 'qf1'\], .* got 'pi'"):
         policy.get_expert("pi", 0)
 
 

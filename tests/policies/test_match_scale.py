@@ -18,9 +18,9 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.measures.resets import fresh_copy, reset_heads
 from sb3_moe.policies import dqn, on_policy
 from sb3_moe.policies.architect import Architect
+from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.registration import TABLE
-from sb3_moe.policies.towers import Layout
 
 SPACE, ACTIONS = spaces.Box(-1, 1, (5,)), spaces.Discrete(4)
 FLAT, TASKS = Layout(x_dim=5), Layout(x_dim=5, num_tasks=4)
@@ -68,11 +68,11 @@ def dense_sizes(layout, embedding=None):
 
 
 @th.no_grad()
-def layer_sizes(tower, layout):
+def layer_sizes(made, layout):
     sizes = []
-    for layer in (m for m in tower.modules() if isinstance(m, MoELayer)):
+    for layer in (m for m in made.modules() if isinstance(m, MoELayer)):
         layer.register_forward_hook(lambda m, args, output: sizes.append(rms(output[0])))
-    tower.eval()(probe(layout))
+    made.eval()(probe(layout))
     return sizes
 
 
@@ -111,10 +111,10 @@ def test_actor_and_critic_of_on_policy_algorithms_start_as_strong_as_sb3s():
 
 
 def test_behind_a_task_embedding_they_start_as_strong_as_dense_layers_behind_it():
-    tower = network(TASKS, placement="all", task_embedding=8)
-    expected = dense_sizes(TASKS, tower.task_embedding)
+    made = network(TASKS, placement="all", task_embedding=8)
+    expected = dense_sizes(TASKS, made.task_embedding)
     wanted = [expected[number][inside] for number, inside in STANDS_FOR["all"]]
-    assert layer_sizes(tower, TASKS) == pytest.approx(wanted, rel=0.1)
+    assert layer_sizes(made, TASKS) == pytest.approx(wanted, rel=0.1)
 
 
 def test_what_a_tanh_behind_the_sum_keeps_is_as_strong_as_the_dense_networks():
@@ -125,11 +125,11 @@ def test_what_a_tanh_behind_the_sum_keeps_is_as_strong_as_the_dense_networks():
         squares.append(dense[:4](probe(FLAT, rows=512)).square().mean().item())
     th.manual_seed(3)
     sharp = MoEOptions(placement="body", router="top_k", num_experts=64, match_scale=True)
-    tower = Architect(sharp, FLAT).network(create_mlp(5, OUTPUTS, WIDTHS, nn.Tanh)).eval()
+    made = Architect(sharp, FLAT).network(create_mlp(5, OUTPUTS, WIDTHS, nn.Tanh)).eval()
     kept = []
-    tower.blocks[1].register_forward_hook(lambda module, args, output: kept.append(output))
-    tower(probe(FLAT))
-    assert isinstance(tower.blocks[1], nn.Tanh)
+    made.blocks[1].register_forward_hook(lambda module, args, output: kept.append(output))
+    made(probe(FLAT))
+    assert isinstance(made.blocks[1], nn.Tanh)
     assert rms(kept[0]) == pytest.approx(np.mean(squares) ** 0.5, rel=0.1)
 
 
@@ -269,8 +269,8 @@ class Silent(nn.Linear):
     ids=["router", "expert", "shared weights"],
 )
 def test_parts_of_the_users_own_are_measured_like_any(options, dense):
-    tower = network(placement="middle", num_experts=16, **options)
-    assert layer_sizes(tower, FLAT) == pytest.approx([dense[FLAT][1][True]], rel=0.1)
+    made = network(placement="middle", num_experts=16, **options)
+    assert layer_sizes(made, FLAT) == pytest.approx([dense[FLAT][1][True]], rel=0.1)
 
 
 @pytest.mark.parametrize(

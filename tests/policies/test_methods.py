@@ -36,12 +36,12 @@ def observations():
     return x, tasks, {"obs": x, "task_id": tasks.unsqueeze(1)}
 
 
-def tower_of(model, tower="pi"):
-    return networks_of(model.policy).towers()[tower]
+def network_of(model, network="pi"):
+    return networks_of(model.policy).modules()[network]
 
 
-def outputs(model, obs, tower="pi"):
-    """Return what a tower makes of observations: logits, or values."""
+def outputs(model, obs, network="pi"):
+    """Return what a network makes of observations: logits, or values."""
     policy = model.policy
     if hasattr(policy, "value_net"):
         latent = policy.mlp_extractor.policy_net(policy.extract_features(obs))
@@ -50,7 +50,7 @@ def outputs(model, obs, tower="pi"):
 
 
 def assert_same(fast, slow, modules):
-    """Compare values, and the gradients of all parameters of a tower."""
+    """Compare values, and the gradients of all parameters of a network."""
     th.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
     parameters = list(dict.fromkeys(p for each in modules for p in each.parameters()))
     ours, theirs = (reference.gradients(y, parameters) for y in (fast, slow))
@@ -76,8 +76,8 @@ def larger_heads(model):
 def test_moore_is_the_slow_version(algorithm):
     model = larger_heads(make(algorithm, **presets.MOORE, activation_fn=nn.Tanh))
     x, tasks, obs = observations()
-    tower = "pi" if algorithm == "PPO" else "qf"
-    body, head = (m for name, m in model.policy.moe_layers().items() if name.startswith(tower))
+    network = "pi" if algorithm == "PPO" else "qf"
+    body, head = (m for name, m in model.policy.moe_layers().items() if name.startswith(network))
     rows = []
     for row, task in zip(x, tasks.tolist(), strict=True):
         units = reference.outputs(body, row)
@@ -85,30 +85,31 @@ def test_moore_is_the_slow_version(algorithm):
         hidden = sum(w * unit for w, unit in zip(weights, units, strict=True)).tanh()
         weight, bias = heads_of(head)[task]
         rows.append(weight @ hidden + bias)
-    assert_same(outputs(model, obs), th.stack(rows), tower_of(model, tower))
+    assert_same(outputs(model, obs), th.stack(rows), network_of(model, network))
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
 def test_pacos_network_is_one_of_parameters_summed_for_the_task(algorithm):
     model = larger_heads(make(algorithm, **presets.PACO, activation_fn=nn.ReLU))
     x, tasks, obs = observations()
-    tower = "pi" if algorithm == "PPO" else "qf"
-    layers = [m for name, m in model.policy.moe_layers().items() if name.startswith(tower)]
+    network = "pi" if algorithm == "PPO" else "qf"
+    layers = [m for name, m in model.policy.moe_layers().items() if name.startswith(network)]
     assert [layer.num_experts for layer in layers] == [5, 5, 5]
     assert len({id(layer.task_weights) for layer in layers}) == 1
     pairs = zip(x, tasks.tolist(), strict=True)
     slow = [reference.paco(layers, row, task, th.relu) for row, task in pairs]
-    assert_same(outputs(model, obs), th.stack(slow), tower_of(model, tower))
+    assert_same(outputs(model, obs), th.stack(slow), network_of(model, network))
 
 
 def test_each_network_has_a_map_of_its_own():
     layers = make("SAC", **presets.PACO).policy.moe_layers()
     maps = {name: id(layer.task_weights) for name, layer in layers.items()}
-    by_tower = {
-        tower: {i for n, i in maps.items() if n.startswith(tower)} for tower in ("pi", "qf0", "qf1")
+    by_network = {
+        network: {i for n, i in maps.items() if n.startswith(network)}
+        for network in ("pi", "qf0", "qf1")
     }
-    assert [len(ids) for ids in by_tower.values()] == [1, 1, 1]
-    assert len(set.union(*by_tower.values())) == 3
+    assert [len(ids) for ids in by_network.values()] == [1, 1, 1]
+    assert len(set.union(*by_network.values())) == 3
     own = make("SAC", **{**presets.PACO, "router_kwargs": {"bias": True}}).policy.moe_layers()
     assert len({id(layer.task_weights) for layer in own.values()}) == len(own)
 
@@ -117,7 +118,7 @@ def test_each_network_has_a_map_of_its_own():
 def test_multi_head_is_a_body_and_a_head_for_each_task(task_input):
     model = larger_heads(make(**presets.MULTI_HEAD, task_input=task_input))
     x, tasks, obs = observations()
-    body, head = tower_of(model)
+    body, head = network_of(model)
     linears = [m for m in body.modules() if isinstance(m, nn.Linear)]
     (layer,) = (m for name, m in model.policy.moe_layers().items() if name.startswith("pi"))
     rows = []
@@ -135,21 +136,21 @@ def test_multi_head_is_a_body_and_a_head_for_each_task(task_input):
 def test_a_dense_simba_network_is_the_slow_version(widths):
     model = make("DQN", **presets.SIMBA, net_arch=widths)
     _, _, obs = observations()
-    (tower,) = tower_of(model, "qf")
-    layers = list(tower.blocks)
+    (network,) = network_of(model, "qf")
+    layers = list(network.blocks)
     blocks = [m for m in layers if isinstance(m, Residual)]
     assert [m.block[1].out_features for m in blocks] == [4 * width for width in widths]
     assert isinstance(layers[-2], nn.LayerNorm)
     features = model.policy.q_net.extract_features(obs, model.policy.q_net.features_extractor)
     slow = th.stack([reference.simba(layers, row) for row in features])
-    assert_same(outputs(model, obs), slow, [tower])
+    assert_same(outputs(model, obs), slow, [network])
 
 
 @pytest.mark.parametrize("placement", ["none", "middle", "final", "big"])
 def test_a_task_embedding_stands_where_the_one_hot_would(placement):
     model = make(placement=placement, task_embedding=2, activation_fn=nn.ReLU)
     _, tasks, obs = observations()
-    modules = tower_of(model)
+    modules = network_of(model)
     found = {m for each in modules for m in each.modules() if isinstance(m, TaskEmbedding)}
     assert len(found) == 1
     (embedding,) = found
@@ -166,15 +167,15 @@ def test_a_task_embedding_stands_where_the_one_hot_would(placement):
 def test_a_dense_network_with_task_embeddings_is_the_slow_version():
     model = make("DQN", placement="none", task_embedding=2)
     x, tasks, obs = observations()
-    (tower,) = tower_of(model, "qf")
-    weight_KW = tower.task_embedding.weight_KW
+    (network,) = network_of(model, "qf")
+    weight_KW = network.task_embedding.weight_KW
     rows = []
     for row, task in zip(x, tasks.tolist(), strict=True):
         seen = th.cat([row, weight_KW[task]])
-        for block in tower.blocks:
+        for block in network.blocks:
             seen = block.weight @ seen + block.bias if isinstance(block, nn.Linear) else block(seen)
         rows.append(seen)
-    assert_same(outputs(model, obs), th.stack(rows), [tower])
+    assert_same(outputs(model, obs), th.stack(rows), [network])
 
 
 SOME = [("PPO", "MoeMultiInputPolicy"), ("SAC", "MoeMultiInputPolicy")]

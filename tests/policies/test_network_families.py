@@ -10,7 +10,7 @@ from sb3_moe.measures import measure, measure_layers, measure_weights
 from sb3_moe.policies.networks import FAMILIES, Network, Networks, networks_of, register_networks
 
 
-class OneTower(ActorCriticPolicy):
+class OneNetwork(ActorCriticPolicy):
     """A policy of a user's own, which has an ``action_net`` but no value network."""
 
 
@@ -26,11 +26,11 @@ def registered():
 def test_a_user_can_add_a_family_which_goes_before_those_there_are():
     @register_networks
     class OwnNetworks(Networks):
-        """Where OneTower keeps things."""
+        """Where OneNetwork keeps things."""
 
         @classmethod
         def fits(cls, policy):
-            return isinstance(policy, OneTower)
+            return isinstance(policy, OneNetwork)
 
         def networks(self):
             policy = self.policy
@@ -42,10 +42,10 @@ def test_a_user_can_add_a_family_which_goes_before_those_there_are():
         def outputs(self, obs):
             return {"both": self.policy.predict_values(obs).flatten()}
 
-    model = PPO(OneTower, "CartPole-v1", n_steps=64, n_epochs=1, device="cpu")
+    model = PPO(OneNetwork, "CartPole-v1", n_steps=64, n_epochs=1, device="cpu")
     networks = networks_of(model.policy)
     assert type(networks) is OwnNetworks
-    assert networks.towers() == {"both": [model.policy.mlp_extractor]}
+    assert networks.modules() == {"both": [model.policy.mlp_extractor]}
     # What its family does not name goes by the policy's own name for it.
     assert networks.owners()[model.policy.action_net] == "action_net"
     # Whoever asks the family is served without a line that knows it.

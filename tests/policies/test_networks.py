@@ -53,13 +53,13 @@ def parameters_of(held):
 def test_optimizers_hold_exactly_their_networks_parameters(algorithm, alias):
     policy = made(algorithm, alias).policy
     networks = networks_of(policy)
-    towers, optimizers = networks.towers(), networks.optimizers()
-    assert list(optimizers) == list(towers)
+    by_name, optimizers = networks.modules(), networks.optimizers()
+    assert list(optimizers) == list(by_name)
     beside = {id(p) for p in parameters_of(networks.extractors().values())}
     beside |= {id(p) for p in parameters_of(networks.memories().values())}
     for optimizer in set(optimizers.values()):
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        learned = [modules for name, modules in towers.items() if optimizers[name] is optimizer]
+        learned = [modules for name, modules in by_name.items() if optimizers[name] is optimizer]
         assert held - beside == {id(p) for modules in learned for p in parameters_of(modules)}
     own = networks.critic_optimizer()
     assert own is (policy.critic.optimizer if algorithm in CRITICS else None)
@@ -79,12 +79,12 @@ def test_networks_run_in_order_and_say_a_number_for_each_sample(algorithm, alias
     networks = networks_of(model.policy)
     obs, _ = model.policy.obs_to_tensor(arena.observe(model, 5))
     order, handles = [], []
-    watched = [(t, m) for t, modules in networks.towers().items() for m in modules]
-    for tower, module in watched:
+    watched = [(t, m) for t, modules in networks.modules().items() for m in modules]
+    for network, module in watched:
 
-        def hook(module, args, output, tower=tower):
+        def hook(module, args, output, network=network):
             assert len(args[0]) == 5
-            order.append((tower, module))
+            order.append((network, module))
 
         handles.append(module.register_forward_hook(hook))
     with evaluating(model.policy), th.no_grad():
@@ -95,10 +95,10 @@ def test_networks_run_in_order_and_say_a_number_for_each_sample(algorithm, alias
     assert order == watched
     with evaluating(model.policy):
         outputs = networks.outputs(obs)
-    assert list(outputs) == list(networks.towers())
-    for tower, output_B in outputs.items():
+    assert list(outputs) == list(networks.modules())
+    for network, output_B in outputs.items():
         assert output_B.shape == (5,)
-        mine = parameters_of(networks.towers()[tower])
+        mine = parameters_of(networks.modules()[network])
         found = th.autograd.grad(output_B.sum(), mine, retain_graph=True, allow_unused=True)
         assert any(each is not None for each in found)
 
@@ -226,10 +226,10 @@ def test_every_policy_knows_how_much_its_weights_count_for_actions_that_were_tak
     found = fisher_information(model.policy, obs, actions, named)
     assert model.policy.training == was_training
     names = {each: name for name, each in named.items()}
-    for tower, modules in networks.towers().items():
+    for network, modules in networks.modules().items():
         counts = any(found[names[each]].any() for each in parameters_of(modules))
         # Value networks of policies that have probabilities say nothing of actions.
-        assert counts == (tower != "vf")
+        assert counts == (network != "vf")
     for target in networks.targets().values():
         assert not any(found[names[each]].any() for each in target.parameters())
     rows = [(obs[i : i + 1], actions[i : i + 1]) for i in range(3)]

@@ -11,10 +11,10 @@ from torch import nn
 
 from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.architect import Architect
+from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.option_checks import MOST_EXPERTS
-from sb3_moe.policies.options import MoEOptions, per_tower
+from sb3_moe.policies.options import MoEOptions, per_network
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS
-from sb3_moe.policies.towers import Layout
 
 BAD_VALUES = [
     (
@@ -134,9 +134,9 @@ WITHOUT_EXPERTS = {
 def test_an_option_without_effect_is_refused_where_no_network_has_experts():
     for name, value in WITHOUT_EXPERTS.items():
         with pytest.raises(ValueError, match=f"`{name}`=.* needs experts, got `placement`='none'"):
-            per_tower({"placement": "none", name: value}, ("pi", "vf"))
+            per_network({"placement": "none", name: value}, ("pi", "vf"))
         if name != "tokens":  # which need a feature map
-            per_tower({"placement": {"pi": "none"}, name: value}, ("pi", "vf"))
+            per_network({"placement": {"pi": "none"}, name: value}, ("pi", "vf"))
 
 
 MAP = Layout(x_dim=2 * 3 * 4, map_shape=(2, 3, 4), num_tasks=3)
@@ -205,7 +205,7 @@ def test_task_input_says_who_sees_the_id(task_input, experts, router):
 
 
 def test_a_dict_gives_each_network_its_own_and_the_others_the_default():
-    options = per_tower(
+    options = per_network(
         {"placement": {"pi": "big", "vf": "none"}, "router": {"vf": "top_k"}, "num_experts": 3},
         ("pi", "vf"),
     )
@@ -216,9 +216,9 @@ def test_a_dict_gives_each_network_its_own_and_the_others_the_default():
 def test_an_unknown_option_is_a_type_error_that_lists_the_known():
     message = r"unknown option 'n_experts'; the options are \['action_dims', 'balance"
     with pytest.raises(TypeError, match=message):
-        per_tower({"n_experts": 3}, ("pi", "vf"))
+        per_network({"n_experts": 3}, ("pi", "vf"))
 
 
 def test_an_unknown_network_is_an_error_that_lists_the_known():
-    with pytest.raises(ValueError, match=r"`placement` may name the towers \['pi', 'qf'\], got "):
-        per_tower({"placement": {"vf": "big"}}, ("pi", "qf"))
+    with pytest.raises(ValueError, match=r"`placement` may name the networks \['pi', 'qf'\], got "):
+        per_network({"placement": {"vf": "big"}}, ("pi", "qf"))

@@ -179,8 +179,8 @@ def test_experts_join_and_leave_with_their_models(algorithm, tmp_path):
     sb3_moe.add_experts(model, like=0, perturb=0.0)
     assert model.policy.belief.num_models == 4
     after = networks_of(model.policy).outputs(model.policy.obs_to_tensor(obs)[0])
-    for tower, values in before.items():  # but for the even part of the prior
-        th.testing.assert_close(after[tower], values, atol=0.02, rtol=0.0)
+    for network, values in before.items():  # but for the even part of the prior
+        th.testing.assert_close(after[network], values, atol=0.02, rtol=0.0)
     model.learn(64)
     kept = model.policy.belief.learning_EP[0].clone()
     sb3_moe.remove_experts(model, [1])

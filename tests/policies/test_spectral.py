@@ -28,15 +28,15 @@ def rolled_out(algorithm="PPO", alias="MoeMlpPolicy", model=None, **options):
     return made
 
 
-def tower_parameters(policy, tower="pi"):
-    modules = networks_of(policy).towers()[tower]
+def network_parameters(policy, network="pi"):
+    modules = networks_of(policy).modules()[network]
     return [p for each in modules for p in each.parameters()]
 
 
-def gradients_of_training(model, module=None, tower="pi", **train_arguments):
-    """Train once and return the gradients with which the tower was stepped last."""
+def gradients_of_training(model, module=None, network="pi", **train_arguments):
+    """Train once and return the gradients with which the network was stepped last."""
     found = []
-    parameters = tower_parameters(model.policy, tower)
+    parameters = network_parameters(model.policy, network)
 
     def keep(optimizer, args, kwargs):
         found[:] = [th.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
@@ -47,9 +47,9 @@ def gradients_of_training(model, module=None, tower="pi", **train_arguments):
     return found
 
 
-def penalties_gradient(policy, tower, forward):
-    """Return the gradient of the slow penalty over a tower."""
-    inside = [m for each in networks_of(policy).towers()[tower] for m in each.modules()]
+def penalties_gradient(policy, network, forward):
+    """Return the gradient of the slow penalty over a network."""
+    inside = [m for each in networks_of(policy).modules()[network] for m in each.modules()]
     layer = [m for m in inside if isinstance(m, MoELayer) and m.experts.hidden_width][-1]
     seen = []
     handle = layer.register_forward_hook(lambda m, args, out: seen.append((args[0], out[1])))
@@ -58,7 +58,7 @@ def penalties_gradient(policy, tower, forward):
     handle.remove()
     x, routing = seen[-1]
     penalty = reference.spectral_penalty(reference.gated_features(layer, x, routing.gates_BNE))
-    parameters = tower_parameters(policy, tower)
+    parameters = network_parameters(policy, network)
     return reference_gradients(penalty, parameters)
 
 
@@ -88,7 +88,7 @@ ON_POLICY = [("PPO", "big"), ("PPO", "middle"), ("PPO", "all"), ("A2C", "big"), 
 
 
 @pytest.mark.parametrize(("algorithm", "placement"), ON_POLICY)
-def test_it_adds_a_share_of_the_losss_norm_over_the_tower(algorithm, placement):
+def test_it_adds_a_share_of_the_losss_norm_over_the_network(algorithm, placement):
     options = {"placement": {"pi": placement, "vf": "none"}}
     model = rolled_out(algorithm, **options)
     own = penalties_gradient(model.policy, "pi", of_rollout(model))
@@ -114,10 +114,10 @@ def test_the_penalty_is_the_same_on_sorted_rows(monkeypatch):
     th.testing.assert_close(gradients_of_training(model), wanted, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("tower", ["pi", "qf0"])
-def test_sacs_actor_and_critics_get_their_own_penalty(tower):
-    part = {"pi": "actor", "qf0": "critic"}[tower]
-    coef = COEF if tower == "pi" else {"qf": COEF}
+@pytest.mark.parametrize("network", ["pi", "qf0"])
+def test_sacs_actor_and_critics_get_their_own_penalty(network):
+    part = {"pi": "actor", "qf0": "critic"}[network]
+    coef = COEF if network == "pi" else {"qf": COEF}
     gradients = []
     for spectral in (0.0, coef):
         options = {"placement": "middle", "net_arch": [8], "spectral_coef": spectral, **SPHERE}
@@ -127,10 +127,10 @@ def test_sacs_actor_and_critics_get_their_own_penalty(tower):
         model.replay_buffer.sample = lambda *args, batch=batch, **kwargs: batch
         module = getattr(model.policy, part)
         inputs = (batch.observations, batch.actions)[: 1 if part == "actor" else 2]
-        own = penalties_gradient(model.policy, tower, lambda m=module, i=inputs: m(*i))
+        own = penalties_gradient(model.policy, network, lambda m=module, i=inputs: m(*i))
         th.manual_seed(0)
         gradients.append(
-            gradients_of_training(model, module, tower, gradient_steps=1, batch_size=8)
+            gradients_of_training(model, module, network, gradient_steps=1, batch_size=8)
         )
     base, found = gradients
     assert_added(found, base, own, COEF * norm(base) / norm(own))
@@ -140,7 +140,7 @@ def penalized(policy):
     return set(policy.penalties)
 
 
-def test_a_number_is_the_actors_or_of_the_only_tower():
+def test_a_number_is_the_actors_or_of_the_only_network():
     options = {"net_arch": [8], "spectral_coef": 0.1}
     assert penalized(arena.make("PPO", **options).policy) == {"pi.middle"}
     assert penalized(arena.make("TD3", **options).policy) == {"pi.middle"}
@@ -171,7 +171,7 @@ def test_a_copy_of_a_policy_penalizes_its_own_layers():
     ours, copied = (each.penalties["pi.big"] for each in (model.policy, other))
     assert isinstance(copied, FeaturePenalty)
     assert ours is not copied
-    theirs, before = tower_parameters(other), tower_parameters(model.policy)
+    theirs, before = network_parameters(other), network_parameters(model.policy)
     kept = [p.clone() for p in before]
     other.set_training_mode(True)
     other.evaluate_actions(th.randn(8, 5), th.zeros(8))[1].mean().backward()

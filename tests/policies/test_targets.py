@@ -108,8 +108,8 @@ def test_a_big_critic_of_crossq_equals_plain_networks_with_batch_renorm():
     policy = arena.train(arena.make("CrossQ", placement="big", net_arch=[8])).policy
     policy.set_training_mode(False)
     obs, actions = th.rand(6, 5), th.rand(6, 2)
-    tower = policy.critic.q_networks[0]
-    x = tower.norms(th.cat([obs, actions], 1))
+    network = policy.critic.q_networks[0]
+    x = network.norms(th.cat([obs, actions], 1))
     with th.no_grad():
         gates = (x @ policy.moe_layers()["qf0.big"].router.weight_RK).softmax(-1)
         experts = [policy.get_expert("qf0", k).eval() for k in range(4)]

@@ -125,15 +125,15 @@ def test_with_no_task_input_nothing_depends_on_the_id(algorithm, placement):
 def outputs_differ(policy):
     """Run a policy for each task and say whether what comes out differs."""
     outputs = []
-    towers = networks_of(policy).towers()
+    networks = networks_of(policy).modules()
     handles = [
         module.register_forward_hook(lambda m, args, out: outputs.append(out.detach()))
-        for *_, module in towers.values()
+        for *_, module in networks.values()
     ]
     policy.set_training_mode(False)
     with th.no_grad():
         tensors, _ = policy.obs_to_tensor(observations())
-        networks_of(policy).run(tensors, th.zeros(3, 2) if "qf0" in towers else None)
+        networks_of(policy).run(tensors, th.zeros(3, 2) if "qf0" in networks else None)
     for handle in handles:
         handle.remove()
     assert outputs
@@ -232,7 +232,7 @@ def test_the_lstm_sees_the_id_for_both_and_experts(placement):
     assert sizes == {"both": 8, "router": 5, "experts": 8, "none": 5}
 
 
-def test_an_lstm_can_not_show_the_id_to_one_tower_only():
+def test_an_lstm_can_not_show_the_id_to_one_network_only():
     with pytest.raises(ValueError, match="`task_input` must let the task id into the LSTM"):
         make("RecurrentPPO", task_input={"pi": "both", "vf": "router"})
 

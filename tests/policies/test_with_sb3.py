@@ -40,9 +40,9 @@ def test_the_activation_keeps_its_meaning():
 
 def test_orthogonal_initialization_reaches_the_experts_with_sb3s_gains():
     policy = arena.make("PPO", placement="final", net_arch=[8]).policy
-    for tower, gain in (("pi", 0.01), ("vf", 1.0)):
+    for network, gain in (("pi", 0.01), ("vf", 1.0)):
         for k in range(4):
-            weight = policy.get_expert(tower, k)[0].weight
+            weight = policy.get_expert(network, k)[0].weight
             eye = th.eye(len(weight))
             th.testing.assert_close(weight @ weight.t(), gain**2 * eye, atol=1e-6, rtol=1e-4)
     plain = arena.make("PPO", placement="final", net_arch=[8], ortho_init=False).policy
@@ -65,8 +65,8 @@ def test_an_unknown_option_is_a_type_error():
 @pytest.mark.parametrize(
     ("algorithm", "options", "message"),
     [
-        ("SAC", {"placement": {"vf": "big"}}, r"`placement` may name the towers \['pi', 'qf'\]"),
-        ("DQN", {"placement": {"pi": "big"}}, r"`placement` may name the towers \['qf'\]"),
+        ("SAC", {"placement": {"vf": "big"}}, r"`placement` may name the networks \['pi', 'qf'\]"),
+        ("DQN", {"placement": {"pi": "big"}}, r"`placement` may name the networks \['qf'\]"),
         ("PPO", {"router_noise": 0.3}, "`router_noise` must be 0 for on-policy algorithms, .* 0.3"),
         ("TRPO", {"balance_coef": 0.3}, "`balance_coef` must be 0 for TRPO, .* got 0.3"),
         ("TRPO", {"importance_coef": {"pi": 0.3}}, "`importance_coef` must be 0 for TRPO"),

@@ -23,19 +23,19 @@ class Halves(MoELayer):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "router", "by_tower"),
+    ("algorithm", "router", "by_network"),
     [("PPO", Halves, True), ("DQN", f"{__name__}:Halves", False)],
 )
-def test_a_router_of_ones_own_is_given_to_load(algorithm, router, by_tower, tmp_path):
-    tower = "pi" if algorithm == "PPO" else "qf"
-    options = {"router": {tower: router} if by_tower else router, "num_experts": 2}
-    options["router_kwargs"] = {tower: {"share": 0.5}} if by_tower else {"share": 0.5}
+def test_a_router_of_ones_own_is_given_to_load(algorithm, router, by_network, tmp_path):
+    network = "pi" if algorithm == "PPO" else "qf"
+    options = {"router": {network: router} if by_network else router, "num_experts": 2}
+    options["router_kwargs"] = {network: {"share": 0.5}} if by_network else {"share": 0.5}
     model = arena.train(arena.make(algorithm, net_arch=[4], **options))
     sb3_moe.save(model, tmp_path / "x.moe")
     with pytest.raises(UnsafeFileError, match=r"pass custom_objects=\{'Halves': \.\.\.\}"):
         sb3_moe.load(tmp_path / "x.moe", device="cpu")
     loaded = sb3_moe.load(tmp_path / "x.moe", device="cpu", custom_objects={"Halves": Halves})
-    assert loaded.policy.moe[tower].router_class is Halves
+    assert loaded.policy.moe[network].router_class is Halves
     for old, new in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True):
         th.testing.assert_close(old, new, rtol=0, atol=0)
 
@@ -50,7 +50,7 @@ def test_two_classes_of_one_name_are_refused_when_they_are_saved(tmp_path):
 LAST = Placement(name="last", meaning="experts in the last hidden layer", hidden=-1)
 
 
-@pytest.mark.parametrize("placement", [LAST, {"pi": LAST, "vf": "none"}], ids=["all", "by_tower"])
+@pytest.mark.parametrize("placement", [LAST, {"pi": LAST, "vf": "none"}], ids=["all", "by_network"])
 def test_a_placement_of_ones_own_is_data_and_lies_in_the_file(placement, tmp_path):
     model = arena.make("PPO", net_arch=[4], num_experts=2, placement=placement)
     sb3_moe.save(model, tmp_path / "x.moe")

@@ -18,10 +18,10 @@ from sb3_moe.study.building import (
     build,
     build_callbacks,
     build_env,
+    network_names_of,
     policy_of,
     read_tasks,
     stream,
-    towers_of,
 )
 from sb3_moe.study.config import (
     PRESETS,
@@ -157,7 +157,7 @@ def test_every_algorithm_has_networks_and_a_policy_by_default(algorithm):
     asked = {"tasks": f"[{box}]", "env": shown, "arguments": ""}
     (run, *_) = read(algorithm=algorithm, steps_per_task="20480", **asked).runs()
     assert policy_of(run).__name__ in TABLE[algorithm].aliases
-    assert towers_of(algorithm)
+    assert network_names_of(algorithm)
 
 
 def test_other_algorithms_have_sb3s_values_and_lists_become_tuples():

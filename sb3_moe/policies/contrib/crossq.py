@@ -8,7 +8,7 @@ import gymnasium as gym
 from gymnasium import spaces
 from sb3_contrib.crossq.policies import Actor, CrossQCritic, CrossQPolicy
 
-from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoEPart, TowerCritic
+from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoECritic, MoEPart
 
 
 class MoEActor(GaussianActor, Actor):
@@ -17,8 +17,8 @@ class MoEActor(GaussianActor, Actor):
     dense_class: ClassVar[type[Any]] = Actor
 
 
-class MoECrossQCritic(TowerCritic, CrossQCritic):
-    """CrossQ's critic, with towers."""
+class MoECrossQCritic(MoECritic, CrossQCritic):
+    """CrossQ's critic, with networks."""
 
     dense_class: ClassVar[type[Any]] = CrossQCritic
 

@@ -16,8 +16,8 @@ from sb3_contrib.common.recurrent.policies import (
 from torch import nn
 
 from sb3_moe.policies.architect import Architect
+from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.on_policy import MoEActorCritic
-from sb3_moe.policies.towers import Layout
 
 if TYPE_CHECKING:
 
@@ -68,33 +68,34 @@ class MoERecurrent(_Policy):
         features = self.layout(self.features_extractor)
         self._check(features)
         layout = Layout(x_dim=self.lstm_output_dim, num_tasks=features.num_tasks)
-        if all(self.uses_sb3_network(tower, features) for tower in self.towers):
+        if all(self.uses_sb3_network(network, features) for network in self.network_names):
             return {}
-        # The one-hot comes back behind the LSTM for both towers, so both must expect it.
+        # The one-hot comes back behind the LSTM for both networks, so both must expect it.
         self.reattached = features.num_tasks
         if not self.moe["pi"].experts_see_task:
             self.features_dim = features.x_dim
         return {
-            tower: self._make_architect(tower, layout, after_lstm=True) for tower in self.towers
+            network: self._make_architect(network, layout, after_lstm=True)
+            for network in self.network_names
         }
 
     def _check(self, features: Layout) -> None:
-        for tower, options in self.moe.items():
+        for network, options in self.moe.items():
             if options.is_moe and options.tokens != "sample":
                 raise ValueError(
                     f"`tokens` must be 'sample' behind an LSTM, got {options.tokens!r} for "
-                    f"{tower!r}"
+                    f"{network!r}"
                 )
             if options.embeds_task:
                 raise ValueError(
                     "`task_embedding` must be None behind an LSTM, which reads the one-hot, got "
-                    f"{options.task_embedding} for {tower!r}"
+                    f"{options.task_embedding} for {network!r}"
                 )
-        seen = {tower: options.experts_see_task for tower, options in self.moe.items()}
+        seen = {network: options.experts_see_task for network, options in self.moe.items()}
         if features.num_tasks and len(set(seen.values())) > 1:
-            inputs = {tower: options.task_input for tower, options in self.moe.items()}
+            inputs = {network: options.task_input for network, options in self.moe.items()}
             raise ValueError(
-                "`task_input` must let the task id into the LSTM for both towers or for neither, "
+                "`task_input` must let the task id into the LSTM for both networks or for neither, "
                 f"got {inputs}"
             )
 

@@ -8,7 +8,7 @@ import torch as th
 from sb3_contrib.tqc.policies import Actor, CnnPolicy, Critic, MultiInputPolicy, TQCPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoEPart, TowerCritic
+from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoECritic, MoEPart
 
 
 class MoEActor(GaussianActor, Actor):
@@ -17,15 +17,15 @@ class MoEActor(GaussianActor, Actor):
     dense_class: ClassVar[type[Any]] = Actor
 
 
-class MoEQuantileCritic(TowerCritic, Critic):  # type: ignore[misc]  # its output is one tensor
-    """TQC's critic, with towers."""
+class MoEQuantileCritic(MoECritic, Critic):  # type: ignore[misc]  # its output is one tensor
+    """TQC's critic, with networks."""
 
     dense_class: ClassVar[type[Any]] = Critic
 
     def forward(self, obs: PyTorchObs, action: th.Tensor) -> th.Tensor:  # type: ignore[override]
-        """Return the quantiles by every tower, (B, towers, quantiles)."""
+        """Return the quantiles by every network, (B, networks, quantiles)."""
         grad = not self.share_features_extractor
-        return th.stack(self.towers_forward(obs, action, grad=grad), dim=1)
+        return th.stack(self.networks_forward(obs, action, grad=grad), dim=1)
 
 
 class MoETQC(MoEActorWithCritics):

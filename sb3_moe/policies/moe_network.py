@@ -18,13 +18,13 @@ from sb3_moe.layers.tokens import TokenKind, append_to_each, tokenize
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a tower's input vector holds, in this order: x, the one-hot task id, the action.
+    """What a network's input vector holds, in this order: x, the one-hot task id, the action.
 
     :param x_dim: features of x
     :param num_tasks: length of the one-hot, or of a belief in its place; 0 where there is none
     :param action_dim: length of the action, for critics of Box actions
     :param map_shape: (C, H, W) where x is a flattened feature map
-    :param image_shape: (C, H, W) where x starts with an image that the tower itself encodes
+    :param image_shape: (C, H, W) where x starts with an image that the network itself encodes
     :param encoder: name of the encoder for that image
     """
 
@@ -41,7 +41,7 @@ class Layout:
         return self.x_dim + self.num_tasks
 
 
-class Tower(nn.Module):
+class MoENetwork(nn.Module):
     """Run plain layers and mixtures one after another, with the task id where it belongs.
 
     :param blocks: plain modules and mixtures of experts
@@ -87,7 +87,7 @@ class Tower(nn.Module):
         self._sees_all = sees_all and tokens == "sample" and all(each is None for each in parts)
 
     def forward(self, features_BF: th.Tensor, actions_BA: th.Tensor | None = None) -> th.Tensor:
-        """Return the tower's output.
+        """Return the network's output.
 
         :param features_BF: ``[x | one-hot]``
         :param actions_BA: the actions that a critic judges. Where they carry a gradient it belongs
@@ -152,7 +152,7 @@ class Tower(nn.Module):
 
 
 class Columns(nn.Module):
-    """Take some columns of what a tower returned: (B, O) to (B, stop - start)."""
+    """Take some columns of what a network returned: (B, O) to (B, stop - start)."""
 
     def __init__(self, start: int, stop: int) -> None:
         super().__init__()
