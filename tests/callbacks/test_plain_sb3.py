@@ -72,8 +72,8 @@ def test_what_the_page_lists_besides_callbacks_works_with_plain_sb3(tmp_path):
     assert len(callbacks.collect_probe(env, 8)[0]) == 8
     (returns,) = callbacks.evaluate_tasks(model, env, 2).returns
     assert len(returns) == 2
-    callbacks.save_snapshot(model, tmp_path / "one")
-    assert (tmp_path / "one").is_dir()
+    callbacks.save_snapshot(model, tmp_path / "one.zip")
+    assert PPO.load(tmp_path / "one.zip").num_timesteps == 32
 
 
 def test_copies_of_a_plain_environment_are_refused_with_what_they_need():

@@ -204,7 +204,7 @@ def files(model, tmp_path, how):
     if how == "sb3":
         model.save(tmp_path / "model.zip")
         return type(model).load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
-    sb3_moe.save(model, tmp_path / "model.moe", replay_buffer=False)
+    sb3_moe.save(model, tmp_path / "model.moe")
     return sb3_moe.load(tmp_path / "model.moe", model.get_env(), device="cpu")
 
 
