@@ -124,7 +124,7 @@ def network_names_of(name: str) -> tuple[str, ...]:
     """Name the networks of an algorithm's policies that options can tell apart."""
     algorithm_class(name)  # which refuses a misspelled one
     policies = import_module(TABLE[name].policies)
-    return cast(tuple[str, ...], getattr(policies, TABLE[name].aliases[0]).networks)
+    return cast(tuple[str, ...], getattr(policies, TABLE[name].aliases[0]).network_names)
 
 
 def policy_of(run: RunConfig) -> type[BasePolicy]:

@@ -69,7 +69,7 @@ def test_an_entry_holds_what_its_algorithm_and_policy_take(algorithm):
         assert set(entry) <= taken, name
         assert set(kwargs) <= of_policies, name
         options = {key: value for key, value in kwargs.items() if key in DEFAULTS}
-        assert per_network(options, cls.policy_aliases[entry["policy"]].networks), name
+        assert per_network(options, cls.policy_aliases[entry["policy"]].network_names), name
         # Schedules count the steps of all environments.
         number = entry.get("env_kwargs", {}).get("num_envs")
         several = name in SUITES_OF[algorithm] and entry.get("n_envs", 1) > 1

@@ -278,9 +278,11 @@ def test_where_the_latest_snapshot_is_damaged_the_run_goes_on_from_the_one_befor
         resume(tmp_path)
 
 
-@pytest.mark.parametrize("keep", [0, 1.5])
-def test_keeping_no_snapshot_or_part_of_one_is_refused(tmp_path, keep):
-    with pytest.raises(ValueError, match=f"`keep` must be a whole number of .* 1, got {keep}"):
+@pytest.mark.parametrize(
+    ("keep", "error", "rule"), [(0, ValueError, "at least 1"), (1.5, TypeError, "an int")]
+)
+def test_keeping_no_snapshot_or_part_of_one_is_refused(tmp_path, keep, error, rule):
+    with pytest.raises(error, match=f"`keep` must be {rule}, got {keep}"):
         SnapshotCallback(1, tmp_path, keep=keep)
 
 

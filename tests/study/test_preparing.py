@@ -58,7 +58,7 @@ class Flagged(Looks):
 @pytest.mark.parametrize(
     ("callback", "cause"),
     [
-        ("RoutingCallback", "the policy has no mixture of experts"),
+        ("RoutingCallback", "the policy must have mixtures of experts"),
         ({"FreezeRouterCallback": {"every": 64}}, "the policy must have a router that learns"),
         ("TaskTemperatureCallback", "`model` must have a temperature for each task"),
         ({"TaskSwitchCallback": {"replay_buffer": "clear"}}, "`replay_buffer` must be 'keep'"),
