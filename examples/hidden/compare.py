@@ -21,7 +21,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_moe
-from sb3_moe.callbacks import make_pinned_env
+from sb3_moe.callbacks import NewTaskCallback, make_pinned_env
 from sb3_moe.policies.belief import BeliefExtractor
 from sb3_moe.vec_env import evaluate_tasks
 from sb3_moe_envs.schedules import Cycle
@@ -45,6 +45,7 @@ def dense_belief(width: int, models: int) -> dict[str, Any]:
 NETWORKS: dict[str, tuple[dict[str, Any], str, float]] = {
     "predict-8": ({**BIG, "router": "predict", "num_experts": 8}, "history", 0.03),
     "predict-16": ({**BIG, "router": "predict", "num_experts": 16}, "history", 0.03),
+    "predict-grow": ({**BIG, "router": "predict", "num_experts": 2, "top_k": 1}, "history", 0.03),
     "dense-belief-8": (dense_belief(48, 8), "history", 0.01),
     "dense-belief-16": (dense_belief(67, 16), "history", 0.01),
     "dense-belief-128": (dense_belief(128, 16), "history", 0.01),
@@ -59,13 +60,13 @@ NETWORKS: dict[str, tuple[dict[str, Any], str, float]] = {
 # Steps between two evaluations, and how many of these parts a run has.
 PARTS = {"interleaved": (40_960, 6), "in_turn": (32_768, 2 * TASKS)}
 FIELDS = ["experiment", "network", "rate", "seed", "parameters", "steps_per_second"]
-FIELDS += ["information", "told_apart", "steps", *(f"task_{k}" for k in range(TASKS))]
+FIELDS += ["information", "told_apart", "new_tasks", "steps", *(f"task_{k}" for k in range(TASKS))]
 
 
-def make(experiment: str, network: str, rate: float, seed: int) -> PPO:
+def make(experiment: str, network: str, rate: float, seed: int, visit: int) -> PPO:
     """Build a network and its environments."""
     options, sees, _ = NETWORKS[network]
-    in_turn = Cycle(steps_per_task=PARTS["in_turn"][0], num_cycles=2)
+    in_turn = Cycle(steps_per_task=visit, num_cycles=2)
     env = sb3_moe.make_multitask_vec_env(
         "Conflict/CartPole8",
         n_envs=64,
@@ -87,17 +88,21 @@ def make(experiment: str, network: str, rate: float, seed: int) -> PPO:
     )
 
 
-def run(experiment: str, network: str, rate: float, seed: int, parts: int) -> list[dict[str, Any]]:
-    """Train one network, and return a row for each evaluation."""
-    model = make(experiment, network, rate, seed)
+def run(
+    experiment: str, network: str, rate: float, seed: int, steps: int, parts: int
+) -> list[dict[str, Any]]:
+    """Train one network, and return a row for each evaluation: one after each part's steps."""
+    model = make(experiment, network, rate, seed, steps)
     played_env = make_pinned_env(model.get_env(), copies=EPISODES)
-    steps, seconds = PARTS[experiment][0], 0.0
+    grows = network == "predict-grow"
+    callback = NewTaskCallback(add_expert=True, most=14) if grows else None
+    seconds = 0.0
     row: dict[str, Any] = {"experiment": experiment, "network": network, "rate": rate, "seed": seed}
     row["parameters"] = sum(each.numel() for each in model.policy.parameters())
     rows = []
     for part in range(parts):
         start = time.process_time()
-        model.learn(steps, reset_num_timesteps=part == 0)
+        model.learn(steps, callback, reset_num_timesteps=part == 0)
         seconds += time.process_time() - start
         played_env.seed(1000 + seed)  # the same episodes each time, and for each network
         returns = evaluate_tasks(model, played_env, EPISODES, deterministic=False).returns.mean(1)
@@ -106,6 +111,8 @@ def run(experiment: str, network: str, rate: float, seed: int, parts: int) -> li
     row["steps_per_second"] = round(steps * parts / seconds)
     if getattr(model.policy, "belief", None) is not None:
         row["information"], row["told_apart"] = said_of_tasks(model, played_env)
+    if callback is not None:
+        row["new_tasks"] = callback.noticed
     return [row | each for each in rows]
 
 
@@ -140,6 +147,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--rates", type=float, nargs="+", help="default: each network's own")
     parser.add_argument("--parts", type=int, help="evaluations until a run ends")
+    parser.add_argument("--steps", type=int, help="steps until an evaluation; in turn, of a visit")
     args = parser.parse_args()
     th.set_num_threads(1)
     if not args.table.exists():
@@ -151,8 +159,9 @@ def main() -> None:
                     done = [[r[f] for f in FIELDS[:4]] for r in csv.DictReader(file)]
                 if [args.experiment, network, str(rate), str(seed)] in done:
                     continue
-                parts = args.parts or PARTS[args.experiment][1]
-                rows = run(args.experiment, network, rate, seed, parts)
+                steps, parts = PARTS[args.experiment]
+                steps, parts = args.steps or steps, args.parts or parts
+                rows = run(args.experiment, network, rate, seed, steps, parts)
                 with args.table.open("a", newline="") as file:
                     csv.DictWriter(file, FIELDS, lineterminator="\n").writerows(rows)
 

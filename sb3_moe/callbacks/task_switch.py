@@ -200,8 +200,8 @@ class TaskSwitchCallback(CheckedCallback):
             setattr(model, name, schedule)
 
 
-# So many windows say what is usual: the first few, and at most the last few.
-FIRST_WINDOWS, LAST_WINDOWS = 5, 20
+# So many calm windows say what is usual: the last ones, for models explain more and more.
+CALM_WINDOWS = 5
 
 
 class NewTaskCallback(BaseCallback):
@@ -210,7 +210,7 @@ class NewTaskCallback(BaseCallback):
     Before an update, each environment's last histories are read: the log-likelihood for a
     transition, under the model that explains a history best, has not been trained on them yet. An
     environment is surprised if its mean lies more than ``margin`` below a quantile of what was
-    usual in calm windows. When enough of them are surprised for ``patience`` windows in a row, a
+    usual in the last calm windows. When enough of them are surprised for ``patience`` windows in a row, a
     new task is noticed, and no other before as many windows were calm. Logs
     ``moe/log_likelihood``, ``moe/surprised`` (a share of the environments) and ``moe/new_tasks``.
     What is usual is not saved: a run that goes on learns it anew.
@@ -236,7 +236,7 @@ class NewTaskCallback(BaseCallback):
         quantile: float = 0.05,
         margin: float = 1.0,
         share: float = 0.1,
-        patience: int = 2,
+        patience: int = 1,
         most: int = 8,
         add_expert: bool = False,
         fit_steps: int = 500,
@@ -253,7 +253,7 @@ class NewTaskCallback(BaseCallback):
         self.share, self.patience, self.most = share, patience, most
         self.add_expert, self.fit_steps = add_expert, fit_steps
         self.noticed = 0
-        self._usual: deque[np.ndarray] = deque(maxlen=LAST_WINDOWS)
+        self._usual: deque[np.ndarray] = deque(maxlen=CALM_WINDOWS)
         self._seen: list[np.ndarray] = []
         # Windows in a row that were surprising, or calm again; whether a new task is on already.
         self._in_row, self._alarmed = 0, False
@@ -301,7 +301,7 @@ class NewTaskCallback(BaseCallback):
         return score_M.view(histories.shape[:2]), best_M.view(histories.shape[:2])
 
     def _surprised(self, score_n: th.Tensor) -> th.Tensor:
-        if len(self._usual) < FIRST_WINDOWS:
+        if len(self._usual) < CALM_WINDOWS:
             return th.zeros_like(score_n, dtype=th.bool)
         usual = np.nanquantile(np.concatenate(list(self._usual)), self.quantile)
         return score_n < float(usual) - self.margin
