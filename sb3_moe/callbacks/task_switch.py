@@ -210,8 +210,8 @@ class NewTaskCallback(BaseCallback):
     Before an update, each environment's last histories are read: the log-likelihood for a
     transition, under the model that explains a history best, has not been trained on them yet. An
     environment is surprised if its mean lies more than ``margin`` below a quantile of what was
-    usual in the last calm windows. When enough of them are surprised for ``patience`` windows in a row, a
-    new task is noticed, and no other before as many windows were calm. Logs
+    usual in the last calm windows. When enough of them are surprised for ``patience`` windows in a
+    row, a new task is noticed, and no other before as many windows were calm. Logs
     ``moe/log_likelihood``, ``moe/surprised`` (a share of the environments) and ``moe/new_tasks``.
     What is usual is not saved: a run that goes on learns it anew.
 
