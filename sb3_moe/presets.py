@@ -19,6 +19,7 @@ MINATAR_PPO: dict[str, Any]
 MULTI_HEAD: dict[str, Any]
 MOORE: dict[str, Any]
 PACO: dict[str, Any]
+SCALE_MOE_LIKE: dict[str, Any]
 SIMBA: dict[str, Any]
 SPHERE: dict[str, Any]
 TASK_TEMPERATURES: dict[str, Any]
@@ -75,6 +76,17 @@ _PRESETS: dict[str, dict[str, Any]] = {
     # of 512 for a critic: `net_arch=dict(pi=[128], qf=[512, 512])`, and VecNormalize around the
     # world.
     "SIMBA": {"placement": "none", "block": "simba", "activation_fn": nn.ReLU},
+    # ScaleMoE's experts of features (ICML 2026), as far as its abstract tells: SimBa bodies, of
+    # which a router picks two, before one head. Its experts of outputs are `placement="big"`.
+    "SCALE_MOE_LIKE": {
+        "placement": "body",
+        "expert": "simba",
+        "num_experts": 16,
+        "router": "top_k",
+        "top_k": 2,
+        "renormalize": True,
+        "activation_fn": nn.ReLU,
+    },
     # SPHERE (arXiv 2605.04712): top-2 of ten whole networks in the actor, by a router of its own,
     # and the penalty with the one strength that its authors' script has. What is theirs besides:
     # PPO of SBX with 128 environments x 16 steps, minibatches of 64, target_kl 0.03 and a rate that

@@ -120,15 +120,18 @@ class MoELayer(nn.Module):
         """
         if self.edit_gates is not None and not edited:
             gates, experts = self.edit_gates(gates), None
-        x_TI, gates_TE = x.flatten(0, -2), gates.flatten(0, -2)
-        if experts is None:
-            y = self.experts.mixture(x_TI, gates_TE)
-        else:
-            y = self.experts.selected(x_TI, experts.flatten(0, -2), gates_TE)
-        if x.dim() == 3:
-            # Not `unflatten`, after which ONNX takes B for a constant.
-            y = y.view(-1, x.shape[1], y.shape[-1])
-        return y, Routing(gates, logits, experts)
+        routing = Routing(gates, logits, experts)
+        if x.dim() == 2:
+            return self._sum(x, gates, experts), routing
+        chosen = None if experts is None else experts.flatten(0, 1)
+        y_TO = self._sum(x.flatten(0, 1), gates.flatten(0, 1), chosen)
+        # Not `unflatten`, after which ONNX takes B for a constant.
+        return y_TO.view(-1, x.shape[1], y_TO.shape[-1]), routing
+
+    def _sum(self, x_TI: th.Tensor, gates_TE: th.Tensor, experts_Tk: th.Tensor | None) -> th.Tensor:
+        if experts_Tk is None:
+            return self.experts.mixture(x_TI, gates_TE)
+        return self.experts.selected(x_TI, experts_Tk, gates_TE)
 
     def expert_axes(self) -> dict[str, int]:
         """Return the router's tensors that hold something for each expert, and on which axis.

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import torch as th
 from torch import nn
-from torch.nn import functional as F
 
 from sb3_moe.layers.checks import not_negative, widths, yes_or_no
 from sb3_moe.layers.experts import Experts
@@ -71,7 +70,9 @@ class LinearScores(nn.Module):
         if self.scale is not None:
             x = x / (x.norm(dim=-1, keepdim=True) + 1e-6)
             weight_RK = self.scale * weight_RK / (weight_RK.norm(dim=0, keepdim=True) + 1e-6)
-        logits = F.linear(x, weight_RK.t(), self.bias_K)
+        logits = x @ weight_RK
+        if self.bias_K is not None:
+            logits = logits + self.bias_K
         if self.noise and self.training:
             logits = logits + self.noise * th.randn_like(logits)
         return logits

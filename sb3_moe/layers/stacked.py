@@ -104,9 +104,10 @@ class StackedLinear(Stacked):
         :param gates_TE: the gates
         :return: (T, O)
         """
-        if not self.last or not x.transpose(0, 1).is_contiguous():
+        x_TEI = x.transpose(0, 1)
+        if not self.last or not x_TEI.is_contiguous():
             return gated_sum(self(x), gates_TE)
-        gated_TK = (x.transpose(0, 1) * gates_TE.unsqueeze(-1)).flatten(1)
+        gated_TK = (x_TEI * gates_TE.unsqueeze(-1)).flatten(1)
         y_TO = gated_TK @ self.weight.flatten(0, 1)
         # Not `addmm`, of which TorchScript's `freeze` takes the shifts for a constant row.
         return y_TO if self.bias_EO is None else y_TO + gates_TE @ self.bias_EO

@@ -97,9 +97,17 @@ class Architect:
         """Return hidden layers and head as one network (Q networks, TD3's actor)."""
         self._begin()
         modules = list(dense)
-        network = self._network(read_stages(modules))
+        *hidden, head = read_stages(modules)
+        network = self._network([*self._normed(hidden), head])
         self.match([network], modules)
         return network
+
+    def _normed(self, hidden: list[Stage]) -> list[Stage]:
+        """Return hidden layers with a normalization before each activation, where it is wanted."""
+        if self.options.block == "layer_norm":
+            for stage in hidden:
+                stage.after.insert(0, nn.LayerNorm(stage.width))
+        return hidden
 
     def _network(self, stages: list[Stage]) -> MoENetwork:
         if self.place.whole:
@@ -132,7 +140,7 @@ class Architect:
         self._begin()
         if self.place.whole:
             return nn.Sequential(), self.given_layout.features_dim
-        stages = read_stages(dense)
+        stages = self._normed(read_stages(dense))
         blocks = self._hidden(stages)
         _check_seen(self.dense_layers.seen, len(stages))
         width = self._width(blocks)
@@ -148,7 +156,7 @@ class Architect:
         :param linear: SB3's head, as wide as the output is to be
         :param dense: the hidden layers that ``hidden_network`` was given
         """
-        hidden = read_stages(dense)
+        hidden = self._normed(read_stages(dense))
         if self.place.whole:
             return self._big([*hidden, Stage(linear)])
         if not self.options.routes_head:

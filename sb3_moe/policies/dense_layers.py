@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch as th
 from torch import nn
@@ -34,6 +35,21 @@ class Stage:
     def width(self) -> int:
         """Outputs of the layer."""
         return self.linear.out_features
+
+    @property
+    def last_norms(self) -> list[nn.Module]:
+        """The norms behind the activation."""
+        return [*reversed([*takewhile(is_norm, reversed(self.after))])]
+
+    def activation(self, normed_width: int | None = None) -> nn.Module:
+        """Return a copy of the activation.
+
+        :param normed_width: with the norm before it, for rows of that width; None: without
+        """
+        before = self.after[: len(self.after) - len(self.last_norms)]
+        own = [m for m in before if normed_width or not is_norm(m)]
+        acts = [fitted(m, normed_width or self.width) for m in own]
+        return acts[0] if len(acts) == 1 else nn.Sequential(*acts)
 
 
 def read_stages(modules: Iterable[nn.Module]) -> list[Stage]:
@@ -119,23 +135,17 @@ class DenseLayers:
         layers = self.simba_layers(stage, dim, stage.width, first=first, last=last)
         for layer in layers:
             self.init_hidden(layer)
-        return [*norms, *layers, *(fitted(m, stage.width) for m in stage.after if is_norm(m))]
+        return [*norms, *layers, *(fitted(m, stage.width) for m in stage.last_norms)]
 
     def simba_layers(
         self, stage: Stage, dim: int, width: int, *, first: bool, last: bool
     ) -> list[nn.Module]:
         """Return the same block as it comes from torch, from rows of `dim` to rows of `width`."""
         embedding = [nn.Linear(dim, width)] if first or dim != width else []
-        block = simba_block(width, self.activation(stage))
+        block = simba_block(width, stage.activation())
         return [*embedding, block, *([nn.LayerNorm(width)] if last else [])]
 
     @staticmethod
     def norms(stage: Stage, width: int) -> list[nn.Module]:
         """Return copies of the norms before a dense layer, for rows of some width."""
         return [resized(norm, width) for norm in stage.norms]
-
-    @staticmethod
-    def activation(stage: Stage) -> nn.Module:
-        """Return a copy of a dense layer's activation."""
-        acts = [own_copy(m) for m in stage.after if not is_norm(m)]
-        return acts[0] if len(acts) == 1 else nn.Sequential(*acts)

@@ -9,8 +9,14 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import Experts, MoELayer, RouterInput, SeparateNetworks, StackedNetwork
-from sb3_moe.layers.activations import is_norm
+from sb3_moe.layers import (
+    Experts,
+    MLPExpert,
+    MoELayer,
+    RouterInput,
+    SeparateNetworks,
+    StackedNetwork,
+)
 from sb3_moe.layers.classes import of_this_package
 from sb3_moe.layers.encoder import ImageEncoder
 from sb3_moe.layers.evaluating import evaluating
@@ -66,7 +72,7 @@ class ExpertLayers:
         # What the experts don't hold follows their sum: CrossQ's last norm, or the activation too.
         inside = bool(getattr(self.options.expert_class, "activates", True))
         total = num_tokens * experts.out_features
-        after = [fitted(m, total) for m in stage.after if is_norm(m) or not inside]
+        after = [fitted(m, total) for m in (stage.last_norms if inside else stage.after)]
         self.replaced[layer] = ReplacedLayer(number, inside=inside, then=after)
         return [*([] if first else self.dense.norms(stage, width)), layer, *after]
 
@@ -104,7 +110,7 @@ class ExpertLayers:
             experts = StackedNetwork(made)
         layer = self._routed(experts, self.layout.x_dim, 1, first=True)
         simba = self.options.block == "simba"
-        left = [m for m in stages[-1].after if is_norm(m) or not (inside or simba)]
+        left = stages[-1].last_norms if inside or simba else stages[-1].after
         after = [fitted(m, experts.out_features) for m in left]
         self.replaced[layer] = ReplacedLayer(len(stages) - 1, inside=inside, then=after)
         return [layer, *after]
@@ -114,7 +120,7 @@ class ExpertLayers:
         layers, _ = self._hidden_layers(stages, dim)
         left_out = len(stages[-1].after)
         if self.options.block == "simba":
-            left_out = sum(map(is_norm, stages[-1].after))
+            left_out = len(stages[-1].last_norms)
         own = layers[: len(layers) - left_out]
         for layer in own:
             self.init_hidden(layer)
@@ -162,7 +168,7 @@ class ExpertLayers:
             if self.options.block == "simba":
                 last = i + 1 == len(stages)
                 layers += self.dense.simba_layers(stage, dim, width, first=i == 0, last=last)
-                layers += [fitted(m, width) for m in stage.after if is_norm(m)]
+                layers += [fitted(m, width) for m in stage.last_norms]
             else:
                 layers += [nn.Linear(dim, width), *(fitted(m, width) for m in stage.after)]
             dim = width
@@ -193,7 +199,9 @@ class ExpertLayers:
         """
         kind, kwargs = self.options.expert_class, dict(self.options.expert_kwargs or {})
         hidden = self.options.expert_width or stage.width
-        module = kind(in_features, hidden, out, self.dense.activation(stage), **kwargs)
+        # Others have norms of their own, or none.
+        activation = stage.activation(hidden if kind is MLPExpert else None)
+        module = kind(in_features, hidden, out, activation, **kwargs)
         self.init_hidden(module)
         linears = [each for each in module.modules() if isinstance(each, nn.Linear)]
         if is_head and linears:

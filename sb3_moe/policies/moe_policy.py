@@ -62,7 +62,8 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     :param expert: ``"mlp"``, ``"linear"``, ``"simba"``, or a class of your own
     :param expert_kwargs: the expert's own options
     :param expert_width: hidden width of an expert; None: as the dense layer it replaces
-    :param block: ``"mlp"`` or ``"simba"``, of hidden layers without experts and within them
+    :param block: ``"mlp"``, ``"layer_norm"`` or ``"simba"``, of hidden layers without experts and
+        within them
     :param head_router: ``"task"`` for a head for each task
     :param normalize_router: L2-normalize tokens and router weights
     :param router_noise: noise on the router's scores, off-policy training only

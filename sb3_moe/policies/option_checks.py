@@ -34,7 +34,7 @@ CHOICES = {
     "tokens": TOKENS,
     "task_input": ("both", "router", "experts", "none"),
     "combine": ("sum", "orthogonal"),
-    "block": ("mlp", "simba"),
+    "block": ("mlp", "layer_norm", "simba"),
 }
 TYPES: dict[str, Any] = {
     **dict.fromkeys(

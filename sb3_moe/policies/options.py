@@ -54,7 +54,8 @@ class MoEOptions:
     :param expert_kwargs: its own options
     :param expert_width: hidden width of an expert; None: as the dense layer it replaces
     :param block: what a hidden layer is that isn't replaced by experts, or is part of one:
-        ``"mlp"`` (a linear layer and its activation) or ``"simba"``
+        ``"mlp"`` (a linear layer and its activation), ``"layer_norm"`` (with a normalization
+        between both) or ``"simba"``
     :param head_router: ``"task"``: a head for each task, with any placement whose experts hold none
     :param normalize_router: L2-normalize tokens and router weights, with one learned scale
     :param router_noise: standard deviation of noise on the scores, off-policy training only

@@ -111,8 +111,10 @@ class PlainCategorical(Plain, CategoricalDistribution):
 
     def sample(self) -> th.Tensor:
         """Draw an action per row, (B,)."""
-        # Contiguous, since torch draws in the order of the memory: so draws are SB3's.
-        return th.multinomial(self.log_probs_BA.exp().contiguous(), 1).squeeze(1)
+        # What torch's `multinomial` does, and so SB3's draws, but for its checks. Contiguous, since
+        # torch draws in the order of the memory.
+        probs_BA = self.log_probs_BA.exp().contiguous()
+        return (probs_BA / th.empty_like(probs_BA).exponential_()).argmax(1)
 
     def mode(self) -> th.Tensor:
         """Return the most likely action per row, (B,)."""

@@ -11,12 +11,12 @@ from torch import nn
 import sb3_moe
 from sb3_moe import presets
 from sb3_moe.callbacks import PlasticityCallback, RoutingCallback
-from sb3_moe.layers import EmbeddingMoE
+from sb3_moe.layers import EmbeddingMoE, MoELayer
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.policies.networks import networks_of
 
-PRESETS = ("MULTI_HEAD", "MOORE", "PACO", "SIMBA", "SPHERE")
+PRESETS = ("MULTI_HEAD", "MOORE", "PACO", "SCALE_MOE_LIKE", "SIMBA", "SPHERE")
 ROWS = 6
 
 
@@ -146,6 +146,53 @@ def test_a_dense_simba_network_is_the_slow_version(widths):
     assert_same(outputs(model, obs), slow, [network])
 
 
+def normed(layers, x_I):
+    """Return what linear layers, norms and ReLUs make of a row, one after another."""
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            x_I = layer.weight @ x_I + layer.bias
+        elif isinstance(layer, nn.LayerNorm):
+            x_I = reference.layer_norm(x_I, layer)
+        else:
+            x_I = x_I.clamp(min=0)
+    return x_I
+
+
+NORMED = ["Linear", "LayerNorm", "ReLU"]
+
+
+@pytest.mark.parametrize(
+    ("placement", "around", "inside"),
+    [
+        ("none", [*NORMED, *NORMED, "Linear"], []),
+        ("middle", [*NORMED, "SoftMoE", "Linear"], [*NORMED, "Linear"]),
+        ("body", ["SoftMoE", "LayerNorm", "ReLU", "Linear"], [*NORMED, "Linear"]),
+        ("big", ["SoftMoE"], [*NORMED, *NORMED, "Linear"]),
+    ],
+)
+def test_layer_norm_stands_before_each_activation(placement, around, inside):
+    model = make("DQN", placement=placement, block="layer_norm", activation_fn=nn.ReLU)
+    _, _, obs = observations()
+    (network,) = network_of(model, "qf")
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            nn.init.uniform_(module.bias)
+    assert [type(m).__name__ for m in network.blocks] == around
+    x = model.policy.q_net.extract_features(obs, model.policy.q_net.features_extractor)
+    onehot = x[:, network.layout.x_dim :]
+    for i, block in enumerate(network.blocks):
+        if not isinstance(block, MoELayer):
+            x = th.stack([normed([block], row) for row in x])
+            continue
+        made = [list(block.experts.expert(k)) for k in range(block.num_experts)]
+        assert [type(m).__name__ for m in made[0]] == inside
+        seen = th.cat([x, onehot], 1) if i else x
+        gates = block(x, seen)[1].gates_BNE[:, 0]
+        each = th.stack([th.stack([normed(layers, row) for row in x]) for layers in made], 1)
+        x = (gates.unsqueeze(-1) * each).sum(1)
+    th.testing.assert_close(outputs(model, obs), x, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("placement", ["none", "middle", "final", "big"])
 def test_a_task_embedding_stands_where_the_one_hot_would(placement):
     model = make(placement=placement, task_embedding=2, activation_fn=nn.ReLU)
@@ -228,6 +275,7 @@ def test_a_preset_says_what_it_is(name, capsys):
         "MULTI_HEAD": "pi: dense, 3 heads by the task router",
         "MOORE": "pi: body, embedding router, 4 experts, orthogonal outputs, 3 heads by the task",
         "PACO": "pi: all, embedding router, 5 experts",
+        "SCALE_MOE_LIKE": "pi: body, top_k router, 16 experts",
         "SIMBA": "pi: dense, simba blocks",
         "SPHERE": "pi: big, top_k router, 10 experts, penalized features",
     }
@@ -267,7 +315,7 @@ WRONG = [
         {"combine": "orthogonal", "match_scale": True},
         "`match_scale`=True needs experts whose output grows .*, and `combine`='sum'; with",
     ),
-    ({"block": "resnet"}, r"`block` must be one of \['mlp', 'simba'\], got 'resnet'"),
+    ({"block": "resnet"}, r"`block` must be one of \['mlp', 'layer_norm', 'simba'\], got"),
     ({"block": "simba", "match_scale": True}, "`match_scale` must be False, for it compares with"),
     (
         {"block": "simba", "net_arch": [8]},
