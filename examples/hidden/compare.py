@@ -41,21 +41,44 @@ def dense_belief(width: int, models: int) -> dict[str, Any]:
     return {**dense(width), **extractor, "features_extractor_kwargs": {"num_models": models}}
 
 
-# A network's options, what it sees beside the frame, and its learning rate.
-NETWORKS: dict[str, tuple[dict[str, Any], str, float]] = {
-    "predict-8": ({**BIG, "router": "predict", "num_experts": 8}, "history", 0.03),
-    "predict-16": ({**BIG, "router": "predict", "num_experts": 16}, "history", 0.03),
-    "predict-grow": ({**BIG, "router": "predict", "num_experts": 2, "top_k": 1}, "history", 0.03),
-    "dense-belief-8": (dense_belief(48, 8), "history", 0.01),
-    "dense-belief-16": (dense_belief(67, 16), "history", 0.01),
-    "dense-belief-128": (dense_belief(128, 16), "history", 0.01),
-    "dense-history": (dense(30), "history", 0.01),
-    "dense-history-wide": (dense(50), "history", 0.01),
-    "dense-history-128": (dense(128), "history", 0.01),
-    "soft": ({**BIG, "router": "soft", "num_experts": 8}, "history", 0.003),
-    "uniform": ({**BIG, "router": "uniform", "num_experts": 8}, "history", 0.003),
-    "oracle": ({**BIG, "router": "task", "task_input": "router"}, "id", 0.01),
-    "dense-frame": (dense(51), "nothing", 0.003),
+# A network's options, and what it sees beside the frame.
+NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
+    "predict-8": ({**BIG, "router": "predict", "num_experts": 8}, "history"),
+    "predict-16": ({**BIG, "router": "predict", "num_experts": 16}, "history"),
+    "predict-grow": ({**BIG, "router": "predict", "num_experts": 2, "top_k": 1}, "history"),
+    "dense-belief-8": (dense_belief(48, 8), "history"),
+    "dense-belief-16": (dense_belief(67, 16), "history"),
+    "dense-belief-128": (dense_belief(128, 16), "history"),
+    "dense-history": (dense(30), "history"),
+    "dense-history-wide": (dense(50), "history"),
+    "dense-history-128": (dense(128), "history"),
+    "soft": ({**BIG, "router": "soft", "num_experts": 8}, "history"),
+    "uniform": ({**BIG, "router": "uniform", "num_experts": 8}, "history"),
+    "oracle": ({**BIG, "router": "task", "task_input": "router"}, "id"),
+    "dense-frame": (dense(51), "nothing"),
+}
+# The learning rates that the development runs chose.
+RATES = {
+    "interleaved": {
+        "predict-8": 0.03,
+        "predict-16": 0.03,
+        "dense-belief-8": 0.01,
+        "dense-history-wide": 0.01,
+        "soft": 0.003,
+        "uniform": 0.003,
+        "oracle": 0.01,
+        "dense-frame": 0.003,
+    },
+    "in_turn": {
+        "predict-8": 0.01,
+        "predict-16": 0.003,
+        "predict-grow": 0.003,
+        "dense-belief-8": 0.001,
+        "dense-history-wide": 0.003,
+        "uniform": 0.003,
+        "oracle": 0.03,
+        "dense-frame": 0.003,
+    },
 }
 # Steps between two evaluations, and how many of these parts a run has.
 PARTS = {"interleaved": (40_960, 6), "in_turn": (32_768, 2 * TASKS)}
@@ -63,9 +86,9 @@ FIELDS = ["experiment", "network", "rate", "seed", "parameters", "steps_per_seco
 FIELDS += ["information", "told_apart", "new_tasks", "steps", *(f"task_{k}" for k in range(TASKS))]
 
 
-def make(experiment: str, network: str, rate: float, seed: int, visit: int) -> PPO:
-    """Build a network and its environments."""
-    options, sees, _ = NETWORKS[network]
+def make(experiment: str, network: str, rate: float, seed: int, visit: int = 1) -> PPO:
+    """Build a network and its environments; in turn, each visit of a task takes so many steps."""
+    options, sees = NETWORKS[network]
     in_turn = Cycle(steps_per_task=visit, num_cycles=2)
     env = sb3_moe.make_multitask_vec_env(
         "Conflict/CartPole8",
@@ -144,7 +167,7 @@ def main() -> None:
     parser.add_argument("experiment", choices=PARTS)
     parser.add_argument("table", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="default: those compared")
     parser.add_argument("--rates", type=float, nargs="+", help="default: each network's own")
     parser.add_argument("--parts", type=int, help="evaluations until a run ends")
     parser.add_argument("--steps", type=int, help="steps until an evaluation; in turn, of a visit")
@@ -153,8 +176,8 @@ def main() -> None:
     if not args.table.exists():
         args.table.write_text(",".join(FIELDS) + "\n")
     for seed in args.seeds:
-        for network in args.networks:
-            for rate in args.rates or [NETWORKS[network][2]]:
+        for network in args.networks or RATES[args.experiment]:
+            for rate in args.rates or [RATES[args.experiment][network]]:
                 with args.table.open() as file:
                     done = [[r[f] for f in FIELDS[:4]] for r in csv.DictReader(file)]
                 if [args.experiment, network, str(rate), str(seed)] in done:

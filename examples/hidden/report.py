@@ -18,6 +18,7 @@ from scipy import stats
 LOOKS = {
     "predict-8": ("#0072B2", "o"),
     "predict-16": ("#009E73", "s"),
+    "predict-grow": ("#F0E442", "h"),
     "dense-belief-8": ("#D55E00", "D"),
     "dense-belief-16": ("#D55E00", "D"),
     "dense-belief-128": ("#D55E00", "D"),
@@ -111,7 +112,7 @@ def welch(ours: np.ndarray, theirs: np.ndarray) -> tuple[str, float]:
 
 def print_rates(results: pd.DataFrame) -> None:
     """Print the mean of the last two evaluations at each rate, and the best rate."""
-    last = results[results["steps"] > results["steps"].min()]
+    last = results[results["steps"].isin(np.unique(results["steps"])[-2:])]
     means = last.groupby(["network", "rate"])["mean"].mean()
     seeds = last.groupby(["network", "rate"])["seed"].nunique()
     for name in LOOKS:

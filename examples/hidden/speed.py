@@ -21,7 +21,7 @@ NARROW = {**BIG, "net_arch": [4, 4], "router": "soft", "num_experts": 8}
 def main() -> None:
     """Print each network's speed, and its ratio to gates by prediction with eight experts."""
     th.set_num_threads(1)
-    NETWORKS["soft, 4 wide"] = (NARROW, "history", 0.01)
+    NETWORKS["soft, 4 wide"] = (NARROW, "history")
     names = ("predict-8", "predict-16", "dense-belief-8", "dense-history", "soft, 4 wide", "soft")
     models = {name: make("interleaved", name, 0.003, seed=0) for name in names}
     for model in models.values():
