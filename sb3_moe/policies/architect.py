@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -17,14 +16,7 @@ from sb3_moe.policies.expert_layers import ExpertLayers
 from sb3_moe.policies.extractors import make_convs, map_shape_of
 from sb3_moe.policies.moe_network import Layout, MoENetwork
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.start_scale import (
-    HEAD_WIDTH,
-    dense_sizes,
-    is_scaled,
-    make_probe,
-    match_sizes,
-    own_generator,
-)
+from sb3_moe.policies.start_scale import match_sizes
 
 
 def as_torch_does(module: nn.Module) -> None:
@@ -96,10 +88,9 @@ class Architect:
     def network(self, dense: Iterable[nn.Module]) -> MoENetwork:
         """Return hidden layers and head as one network (Q networks, TD3's actor)."""
         self._begin()
-        modules = list(dense)
-        *hidden, head = read_stages(modules)
+        *hidden, head = read_stages(dense)
         network = self._network([*self._normed(hidden), head])
-        self.match([network], modules)
+        self.match(network)
         return network
 
     def _normed(self, hidden: list[Stage]) -> list[Stage]:
@@ -116,9 +107,8 @@ class Architect:
         blocks = self._hidden(hidden)
         width = self._width(blocks)
         if self.options.routes_head:
-            depth = len(hidden)
             norms = self.dense_layers.norms(head, width) if hidden else []
-            block = self.expert_layers.head(head, width, depth=depth, first=not hidden)
+            block = self.expert_layers.head(head, width, first=not hidden)
             blocks += [*norms, block, *head.after]
         else:
             blocks += self.dense_layers.plain(head, width, first=not hidden)
@@ -162,7 +152,7 @@ class Architect:
         if not self.options.routes_head:
             return linear
         width = linear.in_features - self.layout.num_tasks
-        block = self.expert_layers.head(Stage(linear), width, depth=len(hidden), first=False)
+        block = self.expert_layers.head(Stage(linear), width, first=False)
         return MoENetwork(
             [block],
             Layout(x_dim=width, num_tasks=self.layout.num_tasks),
@@ -221,53 +211,13 @@ class Architect:
             return self.layout.x_dim
         return last.out_features if isinstance(last, nn.Linear) else last.experts.out_features
 
-    # Sizes at the start.
-
-    def match(self, parts: Sequence[nn.Module], dense: Iterable[nn.Module]) -> None:
+    def match(self, *parts: nn.Module) -> None:
         """Scale the experts' initial weights to the size of the dense layers, if that is asked for.
 
         :param parts: all of a network as it is built and initialized, one part behind the other
-        :param dense: the dense network, head included
         :raises ValueError: if an output doesn't follow its experts' weights
         """
-        inside = {m for part in parts for m in part.modules()}
-        places = {layer: at for layer, at in self.expert_layers.replaced.items() if layer in inside}
-        if not (self.options.match_scale and places and is_scaled()):
-            return
-        with own_generator():
-            probe = make_probe(self.given_layout, max(layer.num_experts for layer in places))
-            found = dense_sizes(*self._dense_twin(dense), probe)
-        match_sizes(parts, {layer: place.goal(found) for layer, place in places.items()}, probe)
-
-    def _dense_twin(self, dense: Iterable[nn.Module]) -> tuple[MoENetwork, Callable[[], None]]:
-        """Return the dense network with a head of many outputs, and what draws its weights anew."""
-        *hidden, head = read_stages(copy.deepcopy(list(dense)))
-        # Not what a head that routes is handed beside: more outputs than inputs start smaller.
-        width = hidden[-1].width if hidden else self.layout.x_dim + self.dense_layers.seen
-        head.linear = nn.Linear(width, max(head.width, min(width, HEAD_WIDTH)))
-        twin = Architect(
-            MoEOptions(
-                placement="none",
-                task_input=self.options.task_input,
-                task_embedding=self.options.task_embedding if self.experts_see_task else None,
-            ),
-            self.given_layout,
-            init_hidden=self.init_hidden,
-            init_head=self.init_head,
-            after_lstm=not self.experts_see_task,
-        )
-        twin.task_embedding = copy.deepcopy(self.task_embedding)
-        network = twin._network([*hidden, head])
-        linears = [block for block in network.blocks if isinstance(block, nn.Linear)]
-
-        def restart() -> None:
-            for module in network.modules():
-                if isinstance(module, nn.Linear | nn.Conv2d):
-                    module.reset_parameters()
-            self.init_hidden(network)
-            self.init_head(linears[-1])
-
-        return network, restart
+        match_sizes(parts, self.expert_layers.dense_spans, self.given_layout)
 
 
 def _check_depth(options: MoEOptions, depth: int) -> None:

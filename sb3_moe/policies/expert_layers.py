@@ -28,10 +28,12 @@ from sb3_moe.policies.dense_layers import DenseLayers, Init, Stage, fitted
 from sb3_moe.policies.extractors import make_convs, map_shape_of
 from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.start_scale import ReplacedLayer
+from sb3_moe.policies.start_scale import own_generator
 
 # Rows that classes of the user's own are tried on.
 TRIAL_ROWS = 2
+# The size of dense layers is measured on so many draws of them, each with so many outputs.
+DRAWS, MEASURED_WIDTH = 16, 128
 
 
 class ExpertLayers:
@@ -49,8 +51,9 @@ class ExpertLayers:
         self.options, self.layout, self.dense = options, layout, dense
         self.init_hidden, self.init_head = dense.init_hidden, init_head
         self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
-        #: Which of the dense network's linear layers each layer of experts stands for.
-        self.replaced: dict[MoELayer, ReplacedLayer] = {}
+        #: Draws of the dense layers that each layer of experts stands for, where both are to start
+        #: as strong.
+        self.dense_spans: dict[MoELayer, list[nn.Sequential]] = {}
         #: The first layer of one network that shares its task embedding with the others.
         self.shared: EmbeddingMoE | None = None
 
@@ -73,15 +76,15 @@ class ExpertLayers:
         inside = bool(getattr(self.options.expert_class, "activates", True))
         total = num_tokens * experts.out_features
         after = [fitted(m, total) for m in (stage.last_norms if inside else stage.after)]
-        self.replaced[layer] = ReplacedLayer(number, inside=inside, then=after)
+        dim = num_tokens * bare + (self.dense.seen if first else 0)
+        self._remember(layer, [stage], dim, activated=inside)
         return [*([] if first else self.dense.norms(stage, width)), layer, *after]
 
-    def head(self, stage: Stage, width: int, *, depth: int, first: bool) -> MoELayer:
+    def head(self, stage: Stage, width: int, *, first: bool) -> MoELayer:
         """Return experts in place of the head.
 
         :param stage: the dense head
         :param width: of the rows, but for what the first layer sees beside them
-        :param depth: hidden layers before it
         :param first: whether it sees what the first layer does
         """
         in_features = width + (self.dense.seen if first else 0)
@@ -94,7 +97,7 @@ class ExpertLayers:
             num_experts = self.num_experts if router is None else self.layout.num_tasks
             experts = StackedNetwork([self._last(in_features, stage) for _ in range(num_experts)])
         layer = self._routed(experts, width, 1, first=first, router=router)
-        self.replaced[layer] = ReplacedLayer(depth)
+        self._remember(layer, [], in_features, stage)
         return layer
 
     def all_hidden(self, stages: Sequence[Stage]) -> list[nn.Module]:
@@ -112,7 +115,7 @@ class ExpertLayers:
         simba = self.options.block == "simba"
         left = stages[-1].last_norms if inside or simba else stages[-1].after
         after = [fitted(m, experts.out_features) for m in left]
-        self.replaced[layer] = ReplacedLayer(len(stages) - 1, inside=inside, then=after)
+        self._remember(layer, stages, width, activated=inside)
         return [layer, *after]
 
     def _body_expert(self, stages: Sequence[Stage], dim: int) -> nn.Module:
@@ -130,29 +133,74 @@ class ExpertLayers:
         """Return experts that are a whole network each, the image's encoder included."""
         made = [self._network_expert(hidden, head) for _ in range(self.num_experts)]
         layer = self._routed(self._together(made, head.width), self.layout.x_dim, 1, first=True)
-        self.replaced[layer] = ReplacedLayer(len(hidden))
+        self._remember(layer, hidden, self.layout.x_dim + self.dense.seen, head)
         return layer
 
     def _network_expert(self, hidden: Sequence[Stage], head: Stage) -> nn.Module:
         """Return one expert that is a whole network."""
-        layers: list[nn.Module] = []
-        dim = self.layout.x_dim + self.dense.seen
-        shape = self.layout.image_shape
-        if shape is not None:
-            encoder = self.layout.encoder
-            layers.append(ImageEncoder(make_convs(encoder, shape), shape))
-            dim += math.prod(map_shape_of(encoder, shape)) - math.prod(shape)
+        encoder, dim = self._encoder(self.layout.x_dim + self.dense.seen)
         if self.options.names_expert:
-            for layer in layers:
-                self.init_hidden(layer)
             stage = hidden[0] if hidden else head
-            return nn.Sequential(*layers, self._one(stage, dim, head.width, is_head=True))
+            return nn.Sequential(*encoder, self._one(stage, dim, head.width, is_head=True))
         deep, dim = self._hidden_layers(hidden, dim)
-        layers += deep
-        for layer in layers:
+        for layer in deep:
             self.init_hidden(layer)
         norms = self.dense.norms(head, dim) if hidden else []
-        return nn.Sequential(*layers, *norms, self._last(dim, head))
+        return nn.Sequential(*encoder, *deep, *norms, self._last(dim, head))
+
+    def _encoder(self, dim: int) -> tuple[list[nn.Module], int]:
+        """Return what encodes an image before all else, and the width of rows behind it.
+
+        :param dim: width of the rows before it
+        """
+        shape, name = self.layout.image_shape, self.layout.encoder
+        if shape is None:
+            return [], dim
+        encoder = ImageEncoder(make_convs(name, shape), shape)
+        self.init_hidden(encoder)
+        return [encoder], dim + math.prod(map_shape_of(name, shape)) - math.prod(shape)
+
+    def _remember(
+        self,
+        layer: MoELayer,
+        hidden: Sequence[Stage],
+        dim: int,
+        head: Stage | None = None,
+        *,
+        activated: bool = True,
+    ) -> None:
+        """Keep the dense layers that experts stand for, drawn anew, if they are to start alike.
+
+        :param layer: of experts
+        :param hidden: the hidden layers
+        :param dim: features that the first of all sees
+        :param head: what follows them, if experts stand for it too
+        :param activated: whether experts hold the last activation
+        """
+        if not self.options.match_scale:
+            return
+        with own_generator():
+            drawn = [self._dense_span(hidden, dim, head) for _ in range(DRAWS)]
+        self.dense_spans[layer] = [
+            each if activated or head is not None else each[:-1] for each in drawn
+        ]
+
+    def _dense_span(self, hidden: Sequence[Stage], dim: int, head: Stage | None) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        if self.options.place.whole:
+            layers, dim = self._encoder(dim)
+        for stage in hidden:
+            linear = nn.Linear(dim, stage.width)
+            self.init_hidden(linear)
+            layers += [linear, stage.activation()]
+            dim = stage.width
+        if head is not None:
+            # One output says little about the size of others. More outputs than inputs start
+            # smaller.
+            wide = nn.Linear(dim, max(head.width, min(dim, MEASURED_WIDTH)))
+            self.init_head(wide)
+            layers.append(wide)
+        return nn.Sequential(*layers)
 
     def _hidden_layers(self, stages: Sequence[Stage], dim: int) -> tuple[list[nn.Module], int]:
         """Return the hidden layers of an expert that has them all, as they come from torch.

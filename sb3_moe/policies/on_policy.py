@@ -102,7 +102,7 @@ class MoEActorCritic(_Policy):
             setattr(self, name, architect.head(linear, dense))
             # Only now: SB3 has initialized what it visits.
             body = getattr(self.mlp_extractor, "policy_net" if network == "pi" else "value_net")
-            architect.match([body, getattr(self, name)], [*dense, linear])
+            architect.match(body, getattr(self, name))
         if self._architects:
             self._rebuild_optimizer(lr_schedule)
         del self._architects, self._dense

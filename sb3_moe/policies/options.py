@@ -238,40 +238,28 @@ class MoEOptions:
         """Return the number of experts, once the number of tasks is known.
 
         :param num_tasks: 0 if the observation holds no task id
-        :raises ValueError: if the task router has no tasks, or another number of experts is asked,
-            or ``task_input`` speaks of a task id that is not there
+        :raises ValueError: if the task router is asked for another number of experts than of tasks
         """
-        if num_tasks == 0 and self.task_input != DEFAULTS["task_input"]:
-            raise ValueError(
-                f"`task_input`={self.task_input!r} needs a task id in the observation, got none: "
-                f"{TASK_ID_CURE}; or leave it at {DEFAULTS['task_input']!r}"
-            )
-        router, head = self.router_class, self.head_router_class
-        if head is not None and num_tasks == 0:
-            raise ValueError(
-                f"`head_router`={head.name!r} needs a task id in the observation, got none: "
-                f"{TASK_ID_CURE}"
-            )
-        if router.sees == "task" and self.place.has_experts and num_tasks == 0:
-            raise ValueError(
-                f"`router`={router.name!r} needs a task id in the observation, got none: "
-                f"{TASK_ID_CURE}"
-            )
-        if not ((router.needs_tasks or self.routes_by_belief) and self.place.has_experts):
+        by_task = self.router_class.needs_tasks or self.routes_by_belief
+        if not (by_task and self.place.has_experts):
             return DEFAULT_NUM_EXPERTS if self.num_experts is None else self.num_experts
         if self.num_experts not in (None, num_tasks):
             raise ValueError(
                 f"`num_experts` must be the number of tasks, {num_tasks}, with "
-                f"`router`={router.name!r} (or None), got {self.num_experts}"
+                f"`router`={self.router_class.name!r} (or None), got {self.num_experts}"
             )
         return num_tasks
 
     def check_tasks(self, num_tasks: int) -> None:
-        """Raise ValueError if something is asked for each task, and there is no task id.
+        """Raise ValueError if something is asked for that needs a task id, and there is none.
 
         :param num_tasks: 0 if the observation holds none
         """
+        router, head = self.router_class, self.head_router_class
         asked = {
+            f"`task_input`={self.task_input!r}": self.is_moe and self.task_input != "both",
+            f"`head_router`={'' if head is None else head.name!r}": head is not None,
+            f"`router`={router.name!r}": router.sees == "task" and self.place.has_experts,
             f"`task_embedding`={self.task_embedding}": self.embeds_task,
             "`ent_coef_per_task`=True": self.ent_coef_per_task,
         }

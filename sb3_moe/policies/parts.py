@@ -110,7 +110,7 @@ class GaussianActor(MoEPart):
             if head.in_features != width:
                 head = nn.Linear(width, head.out_features)
             setattr(actor, name, architect.head(head, dense))
-            architect.match([actor.latent_pi, getattr(actor, name)], [*dense, head])
+            architect.match(actor.latent_pi, getattr(actor, name))
 
     @staticmethod
     def _put_sde_heads(
@@ -119,9 +119,8 @@ class GaussianActor(MoEPart):
         actor.mu, actor.log_std = actor.action_dist.proba_distribution_net(
             latent_dim=width, latent_sde_dim=width, log_std_init=actor.log_std_init
         )
-        linear = actor.mu
-        actor.mu = architect.head(linear, dense)
-        architect.match([actor.latent_pi, actor.mu], [*dense, linear])
+        actor.mu = architect.head(actor.mu, dense)
+        architect.match(actor.latent_pi, actor.mu)
         if actor.clip_mean > 0.0:
             # As in SB3, against means too large for gSDE.
             actor.mu = nn.Sequential(actor.mu, nn.Hardtanh(-actor.clip_mean, actor.clip_mean))

@@ -27,7 +27,6 @@ from stable_baselines3.common.vec_env import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_moe.policies.of_model import model_of_sb3
-from sb3_moe.policies.start_scale import unscaled
 from sb3_moe.saving import model_parts
 from sb3_moe.saving.container import UnsafeFileError, blaming, check_forms, pack, unpack
 from sb3_moe.saving.files import write_file
@@ -293,9 +292,8 @@ class _SavedModel:
         """
         model, state = self.model, self._state
         model.n_envs = model.n_envs if self._venv is None else self._venv.num_envs
-        with unscaled():
-            _check_sizes(model, self._weights, max_bytes)
-            _setup(model, self._venv)
+        _check_sizes(model, self._weights, max_bytes)
+        _setup(model, self._venv)
         vars(model).update(self._put_back)
         model_parts.set_weights(model, self._weights)
         model_parts.set_optimizers(model, self._decoder, state["optimizers"])
