@@ -117,7 +117,7 @@ class Architect:
     def _big(self, stages: list[Stage]) -> MoENetwork:
         *hidden, head = stages
         # The tanh of TD3's actor comes after the experts are combined.
-        return self._assembled([self.expert_layers.big(hidden, head), *head.after], stages)
+        return self._assembled([*self.expert_layers.span(hidden, head), *head.after], stages)
 
     def hidden_network(self, dense: Iterable[nn.Module]) -> tuple[nn.Module, int]:
         """Return the hidden layers and their width, for policies that keep the head apart.
@@ -183,7 +183,7 @@ class Architect:
     def _hidden(self, stages: list[Stage]) -> list[nn.Module]:
         _check_depth(self.options, len(stages))
         if self.place.hidden == "one":
-            return self.expert_layers.all_hidden(stages)
+            return self.expert_layers.span(stages)
         blocks: list[nn.Module] = []
         for i, stage in enumerate(stages):
             first = i == 0

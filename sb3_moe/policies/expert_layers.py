@@ -73,7 +73,7 @@ class ExpertLayers:
         experts = self._of_kind(stage, bare + (self.dense.seen if first else 0), out)
         layer = self._routed(experts, bare, num_tokens, first=first)
         # What the experts don't hold follows their sum: CrossQ's last norm, or the activation too.
-        inside = bool(getattr(self.options.expert_class, "activates", True))
+        inside = self._kind_activates
         total = num_tokens * experts.out_features
         after = [fitted(m, total) for m in (stage.last_norms if inside else stage.after)]
         dim = num_tokens * bare + (self.dense.seen if first else 0)
@@ -100,53 +100,54 @@ class ExpertLayers:
         self._remember(layer, [], in_features, stage)
         return layer
 
-    def all_hidden(self, stages: Sequence[Stage]) -> list[nn.Module]:
-        """Return experts that are all hidden layers each, and what follows the last of those."""
-        width = self.layout.x_dim + self.dense.seen
-        own = self.options.names_expert
-        inside = own and bool(getattr(self.options.expert_class, "activates", True))
-        experts: Experts
-        if own:
-            experts = self._of_kind(stages[0], width, stages[-1].width)
+    def span(self, hidden: Sequence[Stage], head: Stage | None = None) -> list[nn.Module]:
+        """Return experts that are all hidden layers each, and what follows their sum.
+
+        :param hidden: the hidden layers
+        :param head: then each is a whole network, which ends in it and begins with the image's
+            encoder
+        """
+        dim, last = self.layout.x_dim + self.dense.seen, hidden[-1] if head is None else head
+        activates = self.options.names_expert and self._kind_activates
+        if head is not None:
+            left = []
+        elif activates or self.options.block == "simba":
+            left = last.last_norms
         else:
-            made = [self._body_expert(stages, width) for _ in range(self.num_experts)]
-            experts = StackedNetwork(made)
+            left = last.after
+        made = [self._deep_expert(hidden, head, dim, len(left)) for _ in range(self.num_experts)]
+        experts = self._together(made, last.width)
         layer = self._routed(experts, self.layout.x_dim, 1, first=True)
-        simba = self.options.block == "simba"
-        left = stages[-1].last_norms if inside or simba else stages[-1].after
-        after = [fitted(m, experts.out_features) for m in left]
-        self._remember(layer, stages, width, activated=inside)
-        return [layer, *after]
+        self._remember(layer, hidden, dim, head, activated=activates)
+        return [layer, *(fitted(m, experts.out_features) for m in left)]
 
-    def _body_expert(self, stages: Sequence[Stage], dim: int) -> nn.Module:
-        """Return one expert that is all hidden layers, but for what follows the sum."""
-        layers, _ = self._hidden_layers(stages, dim)
-        left_out = len(stages[-1].after)
-        if self.options.block == "simba":
-            left_out = len(stages[-1].last_norms)
-        own = layers[: len(layers) - left_out]
-        for layer in own:
-            self.init_hidden(layer)
-        return nn.Sequential(*own)
+    @property
+    def _kind_activates(self) -> bool:
+        """Whether experts of a kind that options name hold the activation."""
+        return bool(getattr(self.options.expert_class, "activates", True))
 
-    def big(self, hidden: Sequence[Stage], head: Stage) -> MoELayer:
-        """Return experts that are a whole network each, the image's encoder included."""
-        made = [self._network_expert(hidden, head) for _ in range(self.num_experts)]
-        layer = self._routed(self._together(made, head.width), self.layout.x_dim, 1, first=True)
-        self._remember(layer, hidden, self.layout.x_dim + self.dense.seen, head)
-        return layer
+    def _deep_expert(
+        self, hidden: Sequence[Stage], head: Stage | None, dim: int, left: int
+    ) -> nn.Module:
+        """Return one expert that is all hidden layers, or with the head a whole network.
 
-    def _network_expert(self, hidden: Sequence[Stage], head: Stage) -> nn.Module:
-        """Return one expert that is a whole network."""
-        encoder, dim = self._encoder(self.layout.x_dim + self.dense.seen)
+        :param dim: features that it sees
+        :param left: how many of the last modules are not its own
+        """
+        encoder, dim = ([], dim) if head is None else self._encoder(dim)
         if self.options.names_expert:
-            stage = hidden[0] if hidden else head
-            return nn.Sequential(*encoder, self._one(stage, dim, head.width, is_head=True))
-        deep, dim = self._hidden_layers(hidden, dim)
-        for layer in deep:
-            self.init_hidden(layer)
-        norms = self.dense.norms(head, dim) if hidden else []
-        return nn.Sequential(*encoder, *deep, *norms, self._last(dim, head))
+            out = hidden[-1].width if head is None else head.width
+            like = hidden[0] if hidden or head is None else head
+            own: list[nn.Module] = [self._one(like, dim, out, is_head=head is not None)]
+        else:
+            layers, dim = self._hidden_layers(hidden, dim)
+            own = layers[: len(layers) - left]
+            for layer in own:
+                self.init_hidden(layer)
+            if head is not None:
+                own += [*(self.dense.norms(head, dim) if hidden else []), self._last(dim, head)]
+        layers = [*encoder, *own]
+        return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
     def _encoder(self, dim: int) -> tuple[list[nn.Module], int]:
         """Return what encodes an image before all else, and the width of rows behind it.
