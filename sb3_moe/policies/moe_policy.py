@@ -198,6 +198,11 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
                 "`features_extractor_class` must be BeliefExtractor, or None, with "
                 f"`router`='predict', got {given.__name__}"
             )
+        if self._networks_by_belief and "num_models" in kwargs:
+            raise ValueError(
+                "`num_models` is the number of experts with `router`='predict': give it as "
+                f"`num_experts`, got {kwargs['num_models']}"
+            )
         asked = kwargs.get("encoder", "auto" if self.encodes_images() else "flat")
         by_size = asked == "auto"
         if issubclass(given, TaskExtractor):

@@ -231,3 +231,15 @@ def test_experts_share_the_weight_of_one_that_is_switched_off_even_if_the_belief
     with without_expert(trained, "pi", 1):
         _, routing = layer(th.zeros(1, 1), sure)
     th.testing.assert_close(routing.weights, th.tensor([[0.5, 0.0, 0.5]]))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"num_models": 5}, ValueError, "`num_models` is the number of experts .* got 5"),
+        ({"predict": "reward"}, TypeError, "'predict'; did you mean 'predicts'"),
+    ],
+)
+def test_wrong_options_of_the_belief_are_named(options, error, text):
+    with pytest.raises(error, match=text):
+        build(features_extractor_kwargs=options)
