@@ -84,7 +84,7 @@ class Report(StudyOptions):
 
     :param to: where to write; by default `report` in the study's folder
     :param replays: with a page on which each network plays: some seconds for each
-    :param partial: with what there is of runs that are not done
+    :param partial: with the curves of runs that are not done; tables and claims leave them out
     """
 
     to: Path | None = None

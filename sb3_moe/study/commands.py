@@ -189,7 +189,7 @@ def check_claims(study: StudyConfig) -> None:
 
     :raises ValueError: naming the claim
     """
-    claims = load_claims(study.claims, study.games)
+    claims = load_claims(study.claims, study.games, study.networks)
     for line in missing(claims, imagined(replace(study, only=()).runs())):
         say(line)
 
@@ -203,8 +203,8 @@ def report(options: Report) -> int:
 def write(study: StudyConfig, root: Path, to: Path | None = None, **options: bool) -> None:
     """Write the report from what is done.
 
-    :param options: ``replays``: with a page on which each network plays; ``partial``: with what
-        runs have that aren't done
+    :param options: ``replays``: with a page on which each network plays; ``partial``: with the
+        curves of runs that are not done
     """
     study, folder = preparing.chosen(study, root), check_report_folder(root, to)
     for line in write_replays(study, root, folder) if options.pop("replays", False) else ():
@@ -241,7 +241,8 @@ def plan(options: Plan) -> int:
         runs = sum(_network(job) == name for job in left)
         how = "measured now" if name in untried else "as in runs that are done"
         say(f"  {name}: {runs} runs left, {rates[name]:,.0f} steps/s, one process, {how}")
-    each = [(j.run.total_steps - j.folder.goes_on_at()) / rates[_network(j)] for j in left]
+    start = preparing.seconds_to_start()
+    each = [start + (j.run.total_steps - j.folder.goes_on_at()) / rates[_network(j)] for j in left]
     total = timedelta(seconds=round(max(*each, sum(each) / processes)))
     say(f"about {total} with {processes} processes, evaluation included")
     return 0

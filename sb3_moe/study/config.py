@@ -443,7 +443,7 @@ class StudyConfig(Setup):
     def __post_init__(self) -> None:
         self.regimes = self.regimes or (("schedule",) if self.schedule else ("mtrl", "crl"))
         super().__post_init__()
-        names = [each.name for each in self.architectures]
+        names = self.networks
         lists: dict[str, Any] = {"architectures": names, "seeds": self.seeds}
         for name, values in {**lists, "regimes": self.regimes, "orders": self.orders}.items():
             if not isinstance(values, str) and not 0 < len({*values}) == len(values):
@@ -463,6 +463,11 @@ class StudyConfig(Setup):
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them, with the name of the claims' file alone."""
         return super().to_dict() | {"claims": self.claims and self.claims.name}
+
+    @property
+    def networks(self) -> list[str]:
+        """The names of the networks."""
+        return [each.name for each in self.architectures]
 
     def runs(self) -> list[RunConfig]:
         """List the runs, whole seeds first: what is finished can be compared at any time.

@@ -89,6 +89,8 @@ def in_words(error: ValidationError, where: str = "", known: Iterable[str] = ())
     """
     lines = []
     for each in error.errors(include_url=False):
+        if each["type"] == "too_short" and each["ctx"]["actual_length"] < len(each["input"]):
+            continue  # its items are wrong, of which others tell
         path = ".".join(map(str, (where, *each["loc"]) if where else each["loc"]))
         if each["type"] == "value_error":
             lines.append(str(each["ctx"]["error"]))

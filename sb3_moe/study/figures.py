@@ -136,7 +136,7 @@ def expert_weights(results: Results) -> dict[tuple[str, tuple[str, ...]], Array]
     Gates that never changed are left out: their routers don't learn.
     """
     found: dict[tuple[str, tuple[str, ...]], list[pd.DataFrame]] = {}
-    for run in results.runs:
+    for run in [run for run in results.runs if run.is_done]:
         config = run.config
         tasks = config.order if config.regime == "scratch" else config.games
         where = f"{REGIMES[config.regime]} {' '.join(config.order)}".strip()

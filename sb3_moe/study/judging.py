@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -18,8 +19,8 @@ from pydantic.dataclasses import dataclass
 from scipy import stats
 
 from sb3_moe.measures.statistics import holm
-from sb3_moe.study.config import Regime
-from sb3_moe.study.entries import STRICT, read_yaml, typed
+from sb3_moe.study.config import Regime, named_architecture
+from sb3_moe.study.entries import STRICT, hint, read_yaml, typed
 from sb3_moe.study.results import MEASURES, WHOLE, Array
 
 
@@ -154,10 +155,14 @@ class Claims:
             raise ValueError(f"`name` of claims must be different from each other, got {names}")
 
 
-def load_claims(path: Path | None, tasks: tuple[str, ...]) -> Claims:
+def load_claims(
+    path: Path | None, tasks: tuple[str, ...], networks: Collection[str] = ()
+) -> Claims:
     """Read a file of claims; None for none.
 
     :param tasks: of the study: units must be theirs
+    :param networks: of the study; several studies may share a file, so that only names that look
+        like one of these, misspelled, are refused
     :raises ValueError: naming the file and the entry that can't be read, and why
     """
     if path is None:
@@ -166,11 +171,26 @@ def load_claims(path: Path | None, tasks: tuple[str, ...]) -> Claims:
         claims = typed(Claims, read_yaml(path.read_text(encoding="utf-8")))
         if claims.units and {*claims.units} != {*tasks}:
             raise ValueError(f"`units` must name {', '.join(tasks)}, got {', '.join(claims.units)}")
+        _check_networks(claims, networks)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"`claims` must be a file of claims and their rule, got {path.name}: {error}"
         ) from error
     return claims
+
+
+def _check_networks(claims: Claims, networks: Collection[str]) -> None:
+    """Raise if a claim misspells a network."""
+    contrasts = [contrast for claim in claims.claims for contrast in claim.contrasts]
+    for name in {group.architecture for contrast in contrasts for group in contrast.groups}:
+        try:
+            named_architecture(name)  # which is a network of another study
+        except ValueError:
+            if name not in networks and get_close_matches(name, networks, 1):
+                raise ValueError(
+                    f"`architecture` must be a network of the study, got `{name}`"
+                    f"{hint(name, networks)}"
+                ) from None
 
 
 class Estimate(NamedTuple):
@@ -329,6 +349,8 @@ def judge(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:
             "text": claim.text,
             "needs": claim.needs,
             "contrast": str(each),
+            "plus": " + ".join(map(str, each.plus)),
+            "minus": " + ".join(map(str, each.minus)),
             "measure": each.measure,
             "task": task,
             "primary": each.primary,

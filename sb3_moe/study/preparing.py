@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -125,6 +127,13 @@ def past_rate(job: Job) -> float | None:
     attempt = done["last_attempt"]
     steps = done["steps"] - attempt["start"]
     return float(steps / max(attempt["seconds"], 1e-2)) if steps else None
+
+
+def seconds_to_start() -> float:
+    """Start a process as a run has one, with all imports, and say how long that takes."""
+    begun = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import sb3_moe.study.training, sb3_moe_envs"], check=True)
+    return time.monotonic() - begun
 
 
 def rehearsed_rate(run: RunConfig, seconds: float) -> float:

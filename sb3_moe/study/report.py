@@ -24,7 +24,7 @@ from sb3_moe.study.entries import flat
 from sb3_moe.study.figures import CURVES, REGIMES, figures
 from sb3_moe.study.folder import Job, survey
 from sb3_moe.study.judging import Claims, judge, load_claims, summarize
-from sb3_moe.study.results import MEASURES, NAN, WHOLE, Results, load_results
+from sb3_moe.study.results import INSIDES, MEASURES, NAN, WHOLE, Results, load_results
 from sb3_moe.watching.figures import FORMATS, save_figure
 from sb3_moe.watching.recording import watch
 from sb3_moe.watching.replays import Replay
@@ -41,6 +41,7 @@ MAX_STEPS = 500
 # What answers a study's question at a glance; the others are further down the page.
 _FIRST = {(measure, regime) for measure in ("block_end", "success") for regime in REGIMES}
 _FIRST |= {("final", "crl"), ("final", "schedule")}
+_MORE_IS_BETTER = ("block_end", "final", "area", "gain", "success", "success_area")
 
 
 def write_report(
@@ -50,14 +51,14 @@ def write_report(
 
     :param root: the study's folder
     :param folder: where to write; None for ``report`` in the study's folder
-    :param partial: take runs that are not done for what they have
+    :param partial: with the curves of runs that are not done
     :return: the page
     :raises ValueError: as of :func:`check_report_folder`, or if it can't be written
     """
     results = load_results(study, root, partial)
     folder = check_report_folder(root, folder)
     check_writable(folder, "to")
-    claims = load_claims(study.claims, study.games)
+    claims = load_claims(study.claims, study.games, study.networks)
     verdicts, summary = judge(claims, results.table), summarize(results.table, claims)
     # First of all: a report that was stopped before its end is known by its table.
     tables = {TABLE: results.table, "summary.csv": summary, "verdicts.csv": verdicts}
@@ -136,15 +137,19 @@ def _context(
     networks = {each["name"]: each for each in configuration.pop("architectures")}
     del configuration["about"]
     problems = pd.DataFrame(results.problems, columns=["run", "task", "problem", "value"])
+    done = f"{sum(run.is_done for run in results.runs)} of {len(study.runs())} runs are done."
+    if any(not run.is_done for run in results.runs):
+        done += " Curves also have the others; tables, claims and weights of experts do not."
     return {
         "study": study,
         "title": study.about.title or f"{study.name}: {study.algorithm}, {tasks}",
-        "done": f"{len(results.runs)} of {len(study.runs())} runs are done.",
+        "done": done,
+        "has_blocks": any(run.config.order for run in results.runs),
         "rule": claims.rule,
         "units": flat(claims.units),
-        "comparisons": list(_comparisons(results, summary)),
+        "comparisons": list(_comparisons(results, summary)) if len(summary) else [],
         "claims": list(_claims(verdicts)) if len(verdicts) else [],
-        "curves": CURVES,
+        "insides": INSIDES,
         "tuned": _tuned(results.choices),
         "problems": problems.set_index("run"),
         "protocol": study.claims.read_text(encoding="utf-8") if study.claims else "",
@@ -166,9 +171,17 @@ def _comparisons(results: Results, summary: pd.DataFrame) -> Iterator[dict[str, 
         table = table.loc[rows["architecture"].unique(), tasks].rename_axis("network")
         if measure in ("block_end", "final", "area"):
             table.loc["random policy"] = {k: written(v) for k, v in results.random.items()}
+        table = table.rename(index=lambda name: _with_costs(name, results.costs.get(name)))
         meaning = f"{REGIMES[str(regime)]}: {MEASURES[str(measure)].meaning}"
         is_first = (measure, regime) in _FIRST
         yield {"meaning": meaning, "is_first": is_first, "table": table}
+
+
+def _with_costs(name: str, costs: Mapping[str, int] | None) -> str:
+    """Write what a network costs below its name."""
+    if not costs:
+        return name
+    return f"{name}\n{costs['parameters']:,} parameters\n{costs['flops']:,} FLOPs"
 
 
 def _field(row: Mapping[Any, Any]) -> str:
@@ -178,7 +191,8 @@ def _field(row: Mapping[Any, Any]) -> str:
     if row["verdict"]:
         values = (row["difference"], row["difference_low"], row["difference_high"])
         mark = {"higher": "▲ ", "lower": "▼ "}.get(row["verdict"], "")
-        lines += [written(*values), f"{mark}{row['verdict']}, p {_chance(row['p_holm'])}"]
+        p = "" if np.isnan(row["p_holm"]) else f", p (Holm) {_chance(row['p_holm'])}"
+        lines += [written(*values), f"{mark}{row['verdict']}{p}"]
     return "\n".join(lines)
 
 
@@ -190,6 +204,7 @@ def _claims(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "measure": rows["measure"],
             "task": rows["task"],
             "difference": [written(*each) for each in rows[["difference", "low", "high"]].values],
+            "what came out": [_in_words(row) for row in rows.to_dict("records")],
             "expected": rows["expects"].str.replace("_", " ")
             + rows["smallest_effect"].map(", {}".format),
             "p": rows["p"].map(_chance),
@@ -199,6 +214,22 @@ def _claims(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
         }
         table = pd.DataFrame(columns).set_index("comparison")
         yield {"text": text, "verdict": verdict, "table": table}
+
+
+def _in_words(row: Mapping[Any, Any]) -> str:
+    """Say which side of a comparison is ahead, as far as its interval shows."""
+    word = "better" if row["measure"] in _MORE_IS_BETTER else "higher"
+    if not row["seeds"] or np.isnan(row["low"]):
+        return "-"
+    plus, minus = row["plus"], row["minus"]
+    if not minus:
+        sign = "above 0" if row["low"] > 0 else "below 0" if row["high"] < 0 else "about 0"
+        return f"{plus} is {sign}"
+    if row["low"] > 0:
+        return f"{plus} is {word}"
+    if row["high"] < 0:
+        return f"{minus} is {word}"
+    return "either may be " + word
 
 
 def _tuned(choices: Mapping[str, Any]) -> pd.DataFrame:

@@ -34,9 +34,16 @@ NAN = float("nan")
 #: A measure that belongs to the whole run has its value under this name.
 WHOLE = "all tasks"
 
-#: What ``diagnostics.npz`` has of layers while a network is trained.
-INSIDES = ["dormant", "effective_rank", "stable_rank", "weight_norm", "weight_change"]
-INSIDES += ["gradient_norm", "zero_gradients"]
+#: What ``diagnostics.npz`` has of layers while a network is trained, and what readers are told.
+INSIDES = {
+    "dormant": "dormant neurons: share of neurons that are hardly ever active",
+    "effective_rank": "effective rank: how many directions a layer's outputs really use",
+    "stable_rank": "stable rank: the same, but directions with small outputs hardly count",
+    "weight_norm": "weight norm: size of all weights of a network together",
+    "weight_change": "weight change: how far the weights moved since the measurement before",
+    "gradient_norm": "gradient norm: size of the last update's gradient",
+    "zero_gradients": "zero gradients: share of weights whose gradient was exactly 0",
+}
 
 # Where environments can't be dealt out evenly, one task has more steps than its share; with so many
 # times its share, at most, it counts as having as many steps as alone.
@@ -50,11 +57,13 @@ class Run:
     :param config: what it was
     :param scores: the arrays of ``scores.npz``
     :param diagnostics: the arrays of ``diagnostics.npz``, empty if it has none
+    :param is_done: whether it has come to its end; if not, it has curves and no measures
     """
 
     config: RunConfig
     scores: Mapping[str, npt.NDArray[Any]]
     diagnostics: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    is_done: bool = True
 
     @property
     def steps(self) -> npt.NDArray[np.int64]:
@@ -356,6 +365,7 @@ class Results:
     :param arguments: of the algorithm, by network
     :param choices: how the values of what is tuned scored, and which networks took
     :param said: with which command and versions the study was run last
+    :param costs: each network's ``parameters`` and ``flops``, where its runs wrote them down
     """
 
     study: StudyConfig
@@ -366,12 +376,13 @@ class Results:
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     choices: Mapping[str, Any] = field(default_factory=dict)
     said: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Results:
     """Read a study's folder.
 
-    :param partial: take runs that are not done for what they have
+    :param partial: with the curves of runs that are not done
     :raises ValueError: if no run is done, or what numbers rest on was made by another
         configuration
     """
@@ -399,6 +410,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
         {job.run.architecture.name: job.folder.config().get("arguments", {}) for job in there},
         read_json(choices) if choices.exists() else {},
         said,
+        _costs(there),
     )
 
 
@@ -408,7 +420,10 @@ def read_runs(jobs: Sequence[Job]) -> list[Run]:
     Episodes that say nothing of success count as failures, on tasks of which any run's do: a run
     that never succeeded may hold no word of success.
     """
-    runs = [Run(job.run, job.folder.scores(), job.folder.diagnostics()) for job in jobs]
+    runs = [
+        Run(job.run, job.folder.scores(), job.folder.diagnostics(), job.state.status == "done")
+        for job in jobs
+    ]
     if not all("successes" in run.scores for run in runs):
         return runs
     said = [run.scores["successes"] for run in runs]
@@ -416,6 +431,16 @@ def read_runs(jobs: Sequence[Job]) -> list[Run]:
     filled = [np.where(spoken, np.nan_to_num(each), each) for each in said]
     changed = ({**r.scores, "successes": f} for r, f in zip(runs, filled, strict=True))
     return [replace(run, scores=scores) for run, scores in zip(runs, changed, strict=True)]
+
+
+def _costs(jobs: Sequence[Job]) -> dict[str, dict[str, int]]:
+    """Read what each network costs, which a run writes down at its end."""
+    done = {
+        job.run.architecture.name: read_json(job.folder.path / "done.json")
+        for job in jobs
+        if job.state.status == "done"
+    }
+    return {name: each["costs"] for name, each in done.items() if each.get("costs")}
 
 
 def imagined(runs: Sequence[RunConfig]) -> pd.DataFrame:
@@ -456,7 +481,8 @@ def _values(
     """Give measure, task, step and value of all that is known of a run."""
     for name, measure in MEASURES.items():
         for task in measure.tasks(config):
-            yield name, task, None, measure.value(run, task, references) if run else NAN
+            is_done = run is not None and run.is_done
+            yield name, task, None, measure.value(run, task, references) if is_done else NAN
     if run is None:
         return
     for task in config.games:

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_moe import callbacks
 from sb3_moe.growing import upcycle
 from sb3_moe.growing.models import carry_the_rest
+from sb3_moe.measures.budget import measure
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.options import DEFAULTS
@@ -94,7 +95,17 @@ def train_run(run: RunConfig, folder: RunFolder) -> None:
     _write_model(model, folder.path)
     folder.check_rows(run, model.num_timesteps)
     attempt = {"start": start, "seconds": round(time.monotonic() - begun, 2)}
-    folder.finish({"steps": model.num_timesteps, "last_attempt": attempt})
+    summary = {"steps": model.num_timesteps, "last_attempt": attempt, "costs": _costs(model)}
+    folder.finish(summary)
+
+
+def _costs(model: BaseAlgorithm) -> dict[str, int]:
+    """Count a network's parameters and FLOPs; of a stranger's policy it may not be possible."""
+    try:
+        total = measure(model.policy).total
+    except Exception:
+        return {}
+    return {"parameters": total.parameters, "flops": total.flops}
 
 
 def versions() -> dict[str, str]:

@@ -346,6 +346,7 @@ claims:
         ("units: {x: 1}" + SOUND, r"`units` must name A, got x"),
         (SOUND + SOUND.partition("claims:")[2], r"`name` of claims must be different from each"),
         (SOUND.replace("[{architecture: x}]", "[]"), r"plus` .*at least 1 item"),
+        (SOUND.replace("x}", "densee}"), r"network of the study, got `densee`; did you mean `dense`"),
         (SOUND.replace("final", "luck"), r"`measure` must be one of .*, got luck"),
         (SOUND.replace("greater", "more"), r"expects` must be 'greater', .*, got 'more'"),
     ],
@@ -353,8 +354,9 @@ claims:
 def test_a_file_of_claims_that_cant_be_read_is_refused_in_words(tmp_path: Path, text, said):
     path = tmp_path / "claims.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=said):
-        load_claims(path, ("A",))
+    with pytest.raises(ValueError, match=said) as caught:
+        load_claims(path, ("A",), ["dense", "soft"])
+    assert len(str(caught.value).splitlines()) == 1  # nothing of what follows from it
 
 
 def test_without_anything_to_subtract_the_sum_itself_is_tested_in_numbers_as_written(tmp_path):
