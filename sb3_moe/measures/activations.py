@@ -177,9 +177,13 @@ def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activa
     # An expert that is not stacked with the others has layers of its own.
     mine = slice(None) if layer.expert is None else slice(layer.expert, layer.expert + 1)
     gates_TE = row_gates(layer.mixture, routing)
-    if routing.experts_BNk is None:
+    if routing.experts_BNk is not None:
+        chosen_TE = th.zeros_like(gates_TE).scatter(-1, routing.experts_BNk.flatten(0, 1), 1.0)
+    elif layer.mixture.edit_gates is not None:  # where all experts run, those that are off too
+        chosen_TE = (gates_TE != 0).to(gates_TE.dtype)
+    else:
         return Activations(values_ETHP, gates_TE[:, mine])
-    chosen_TE = th.zeros_like(gates_TE).scatter(-1, routing.experts_BNk.flatten(0, 1), 1.0)[:, mine]
+    chosen_TE = chosen_TE[:, mine]
     values_ETHP = values_ETHP * chosen_TE.T[:, :, None, None]
     return Activations(values_ETHP, gates_TE[:, mine], chosen_TE.any(0))
 

@@ -132,7 +132,9 @@ def past_rate(job: Job) -> float | None:
 def seconds_to_start() -> float:
     """Start a process as a run has one, with all imports, and say how long that takes."""
     begun = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import sb3_moe.study.training, sb3_moe_envs"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import sb3_moe.study.training, sb3_moe_envs"], check=True
+    )
     return time.monotonic() - begun
 
 

@@ -107,7 +107,13 @@ def watch(
         player.no_frames = player.no_frames or NO_MODE
     title = f"{type(model).__name__} with {type(model.policy).__name__}"
     kind, critics = player.decision.kind, list(player.decision.values)
-    return Replay(title, watched.names, kind, critics, mixtures, runs, player.no_frames)
+    space, bounds = model.action_space, list[float]()
+    if kind == "mean" and isinstance(space, gym.spaces.Box):
+        sizes_D = np.maximum(np.abs(space.low), np.abs(space.high)).reshape(-1)
+        bounds = np.where(np.isfinite(sizes_D), sizes_D, 0.0).tolist()
+    return Replay(
+        title, watched.names, kind, critics, mixtures, runs, player.no_frames, bounds=bounds
+    )
 
 
 def expert_named(expert: Any) -> tuple[str, int]:
@@ -369,6 +375,7 @@ def _dormant_units(policy: BasePolicy, seen: Sequence[Obs]) -> list[DormantUnits
             layer,
             dormant_fraction(each.activity_EH, tau),
             tuple(dormant_fraction_per_expert(each.activity_EH, tau).tolist()),
+            tuple([True] if each.reached_E is None else each.reached_E.tolist()),
         )
         for layer, each in policy_activations(policy, batch).items()
     ]

@@ -79,6 +79,7 @@ def _data(replay: Replay) -> dict[str, Any]:
         "kind": replay.kind,
         "critics": replay.critics,
         "noFrames": replay.no_frames,
+        "bounds": replay.bounds,
         "mixtures": [vars(each) for each in replay.mixtures],
         "runs": [
             {**vars(run), "tracks": [_track(track, pictures) for track in run.tracks]}
@@ -119,7 +120,11 @@ def _track(track: Track, pictures: dict[str, int]) -> dict[str, Any]:
         "returns": np.array(track.returns),
         "names": track.actions,
         "dormant": [
-            {"layer": each.layer, "shares": np.array([each.share, *each.per_expert])}
+            {
+                "layer": each.layer,
+                "shares": np.array([each.share, *each.per_expert]),
+                "reached": each.reached,
+            }
             for each in track.dormant
         ],
     }

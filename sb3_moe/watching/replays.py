@@ -48,11 +48,13 @@ class DormantUnits:
     :param layer: its name
     :param share: of its units
     :param per_expert: each expert's own share; one entry for a dense layer
+    :param reached: whether each expert got any row; one entry where all did
     """
 
     layer: str
     share: float
     per_expert: tuple[float, ...]
+    reached: tuple[bool, ...] = (True,)
 
 
 @dataclass
@@ -124,6 +126,7 @@ class Replay:
     :param runs: the first is the agent as it is; the same seed for all
     :param no_frames: why there are no pictures, or no more from some step on; None if all are there
     :param importance: returns with each expert off, if these were asked for
+    :param bounds: the largest size that each part of a continuous action can have, 0 for any
     """
 
     title: str
@@ -134,6 +137,7 @@ class Replay:
     runs: list[Run]
     no_frames: str | None = None
     importance: Importance | None = None
+    bounds: list[float] = field(default_factory=list)
 
     def __repr__(self) -> str:
         tasks = list(dict.fromkeys(track.task for run in self.runs for track in run.tracks))

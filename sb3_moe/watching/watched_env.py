@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -131,6 +132,8 @@ def _played(
     """Give the environment to play, and why it has no images if it has none."""
     if frames:  # pygame would look for what plays sounds, and ALSA print that there is nothing
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+        if not {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ} and sys.platform == "linux":
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # and for a screen
     if build is None:
         no_frames = None if venv.unwrapped.render_mode == IMAGES else NO_MODE
         return venv, no_frames if frames else NOT_ASKED

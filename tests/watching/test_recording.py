@@ -150,8 +150,10 @@ def test_dense_policies_of_sb3_are_watched_too(make, kind, layers):
 
 def test_mean_actions_are_in_the_units_of_the_environment():
     model = SAC("MoeMlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}, device="cpu")
-    [track] = sb3_moe.watch(model, max_steps=5, frames=False).runs[0].tracks
+    replay = sb3_moe.watch(model, max_steps=5, frames=False)
+    [track] = replay.runs[0].tracks
     np.testing.assert_allclose(track.preferences[0], track.actions_TD, rtol=1e-5)
+    assert replay.bounds == [2.0]
 
 
 def test_every_task_is_played_in_an_environment_of_its_own_whatever_training_plays_now():
@@ -285,7 +287,8 @@ def test_a_model_without_an_environment_must_be_given_one_or_its_id(single, monk
 
 
 def test_images_need_no_sound_unless_a_driver_is_chosen(single, monkeypatch):
-    monkeypatch.delenv("SDL_AUDIODRIVER", raising=False)
+    for name in ("SDL_AUDIODRIVER", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
     sb3_moe.watch(single, shown.Shown(), max_steps=1, frames=False)
     assert "SDL_AUDIODRIVER" not in os.environ
     for chosen, found in ((None, "dummy"), ("pulseaudio", "pulseaudio")):
@@ -435,6 +438,14 @@ def test_dormant_units_are_measured_on_what_the_agent_saw():
     dormant = {each.layer: each for each in track.dormant}
     assert dormant["pi.0"].per_expert[1] == 1
     assert dormant["pi.0"].share >= 1 / 3
+
+
+def test_an_expert_that_is_off_or_not_the_tasks_got_no_rows():
+    replay = sb3_moe.watch(
+        shown.agent(router="task", num_experts=None), without="pi:0", max_steps=3
+    )
+    reached = [each.reached for run in replay.runs for each in (run.tracks[0].dormant[0],)]
+    assert reached == [(True, False), (False, False)]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ class Card {
     for (const mixture of replay.mixtures) {
       const title = `Gates of ${mixture.name} (${mixture.router})`;
       this.gates[mixture.name] = this.bars(right, title, mixture.num_experts, expert => "expert " + expert, mixture.name);
+      if (!sumToOne(track.gates[mixture.name], track.steps)) right.append(make("p", { class: "faint" }, "Under this router gates need not sum to 1."));
     }
     this.box = make("article", { class: "run" }, make("h2", {}, run.label));
+    if (!differs(run, track)) this.box.append(make("p", { class: "same" }, "No difference on this task: every action and reward is that of the agent as it is."));
     if (run.note) this.box.append(make("p", { class: "faint note" }, run.note));
     this.box.append(make("div", { class: "seen" }, left, right));
     this.lines = [];
@@ -96,7 +98,7 @@ class Card {
     else this.clear();
     if (at + 1 < track.steps && track.frame.numbers[at + 1] >= 0) picture(track.frame.numbers[at + 1], () => {});
     const action = row(track.actions, at);
-    track.preferences.forEach((each, i) => fill(this.preferences[i], row(each, at), replay.kind === "probability" ? 1 : 0, replay.kind === "mean" ? -1 : action[Math.min(i, action.length - 1)]));
+    track.preferences.forEach((each, i) => replay.kind === "mean" ? fillAroundZero(this.preferences[i], row(each, at), each.numbers) : fill(this.preferences[i], row(each, at), replay.kind === "probability" ? 1 : 0, action[Math.min(i, action.length - 1)]));
     for (const [name, bars] of Object.entries(this.gates)) fill(bars, row(track.gates[name], at), 1, -1);
     const values = Array.from(row(track.values, at), (value, i) => `${replay.critics[i]} ${written(value)}`);
     const reward = track.rewards.numbers[at];
@@ -138,6 +140,25 @@ function fill(bars, numbers, high, chosen) {
   });
 }
 
+// Parts of an action, left or right of zero, as shares of what the action space allows.
+function fillAroundZero(bars, numbers, all) {
+  const largest = Math.max(most(all.map(Math.abs)), 0) || 1;
+  bars.forEach((bar, i) => {
+    const share = Math.min(Math.abs(numbers[i]) / (replay.bounds[i] || largest), 1);
+    const width = 50 * (Number.isFinite(share) ? share : 0);
+    bar.fill.parentNode.classList.add("signed");
+    bar.fill.style.width = width + "%";
+    bar.fill.style.marginLeft = (numbers[i] < 0 ? 50 - width : 50) + "%";
+    bar.number.textContent = written(numbers[i]);
+    bar.number.dataset.value = String(numbers[i]);
+  });
+}
+
+function sumToOne(gates, steps) {
+  for (let step = 0; step < steps; step++) if (Math.abs(row(gates, step).reduce((a, b) => a + b, 0) - 1) > .01) return false;
+  return true;
+}
+
 // A task may call its choices by names; those that it lacks have none.
 function actionName(action, track) {
   const name = track.preferences.length === 1 && track.names[action];
@@ -161,7 +182,7 @@ function returnsOf(track) {
 
 function rangesOf(track) {
   const numbers = track.values.numbers, rewards = track.rewards.numbers;
-  return `Lines: values (${replay.critics.join(", ")}) ${span(numbers)}. Bars: rewards ${span(rewards)}. Dashed: a new episode.`;
+  return `Lines: values (${replay.critics.join(", ")}) ${span(numbers)}. Bars: rewards ${span(rewards)}. Thin line: zero of both, each in its own scale. Dashed: a new episode.`;
 }
 
 function span(numbers) {

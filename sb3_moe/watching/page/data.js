@@ -36,6 +36,14 @@ for (const run of replay.runs) {
   }
 }
 
+// Whether a run goes otherwise than the first, the agent as it is; the first counts as different.
+function differs(run, track) {
+  if (run === replay.runs[0]) return true;
+  const first = replay.runs[0].tracks[run.tracks.indexOf(track)];
+  const same = name => first[name].numbers.length === track[name].numbers.length && first[name].numbers.every((number, i) => Object.is(number, track[name].numbers[i]));
+  return !(same("actions") && same("rewards"));
+}
+
 // Of the largest in size: a gate may be negative.
 function largest(numbers) {
   let best = 0;

@@ -88,18 +88,23 @@ function drawNow(canvas, step, all) {
   pen.fillRect(x - 1, 0, 2, canvas.clientHeight);
 }
 
-// Values as lines of different dashes, rewards as bars from the bottom or the top.
+// Values as lines of different dashes, rewards as bars, up or down from one line of zero.
 function drawCurve(canvas, track, all) {
   const pen = sharp(canvas), width = canvas.clientWidth, height = canvas.clientHeight;
-  const unit = width / all, numbers = track.values.numbers, low = least(numbers), high = most(numbers);
-  const scale = y => height - 6 - (height - 12) * (high > low ? (y - low) / (high - low) : .5);
-  const strongest = Math.max(most(track.rewards.numbers.map(Math.abs)), 0) || 1;
+  const unit = width / all, values = track.values.numbers, rewards = track.rewards.numbers;
+  const below = Math.min(least(values), least(rewards)) < 0, above = Math.max(most(values), most(rewards)) > 0;
+  const zero = below && above ? height / 2 : below ? 6 : height - 6;
+  const room = below && above ? height / 2 - 6 : height - 12;
+  const tallest = Math.max(most(values.map(Math.abs)), 0) || 1, strongest = Math.max(most(rewards.map(Math.abs)), 0) || 1;
+  const scale = y => zero - room * y / tallest;
   for (let step = 0; step < track.steps; step++) {
-    const reward = track.rewards.numbers[step], tall = Math.abs(reward) / strongest * height * .5;
+    const reward = rewards[step], tall = Math.abs(reward) / strongest * room * .5;
     if (!reward || !Number.isFinite(reward)) continue;
     pen.fillStyle = reward > 0 ? COLORS[1] : COLORS[3];
-    pen.fillRect(step * unit, reward > 0 ? height - tall : 0, Math.max(unit, 1.5), tall);
+    pen.fillRect(step * unit, reward > 0 ? zero - tall : zero, Math.max(unit, 1.5), tall);
   }
+  pen.fillStyle = ink("--faint");
+  pen.fillRect(0, zero - .5, width, 1);
   pen.lineWidth = 1.5;
   for (let critic = 0; critic < track.values.width; critic++) {
     pen.strokeStyle = ink("--accent");

@@ -73,7 +73,7 @@ function strongest(track, mixture, expert) {
   const size = step => Math.abs(row(track.gates[mixture], step)[expert]), found = [];
   const apart = Math.max(Math.floor(track.steps / 50), 1);
   for (const step of [...Array(track.steps).keys()].sort((a, b) => size(b) - size(a))) {
-    if (found.length === 4 || !(size(step) > 0)) break;
+    if (found.length === 4 || !(size(step) >= .005)) break;  // below, it would be written as 0.00
     if (found.every(other => Math.abs(step - other) > apart)) found.push(step);
   }
   return found;
@@ -109,8 +109,9 @@ function rows(table, head, lines) {
 function showDormant() {
   const percent = share => Number.isFinite(share) ? (100 * share).toFixed(0) + "%" : String(share);
   const lines = [];
-  for (const run of replay.runs) for (const { layer, shares } of run.tracks[task].dormant) {
-    lines.push([layer, run.label, percent(shares[0]), shares.length > 2 ? shares.slice(1).map(percent).join(", ") : "one network"]);
+  for (const run of replay.runs) for (const { layer, shares, reached } of run.tracks[task].dormant) {
+    const own = (share, expert) => reached[reached.length > 1 ? expert : 0] ? percent(share) : "no rows";
+    lines.push([layer, run.label, shares.length > 2 ? percent(shares[0]) : own(shares[0], 0), shares.length > 2 ? shares.slice(1).map(own).join(", ") : "one network"]);
   }
   at("dormant").hidden = !lines.length;
   rows(at("dormant-table"), ["Layer", "Played by", "Dormant", "Within each expert"], lines);
@@ -163,7 +164,8 @@ replay.runs[0].tracks.forEach((track, i) => {
   at("tabs").append(make("button", { type: "button", role: "tab", id: "tab-" + i, "aria-controls": "panel", onclick: () => showTask(i) }, track.task));
 });
 showImportance();
-showTask(0);
+// A task on which an expert that is off is missed, if there is one.
+showTask(Math.max(replay.runs[0].tracks.findIndex((_, i) => replay.runs.slice(1).some(run => differs(run, run.tracks[i]))), 0));
 let width = 0;
 new ResizeObserver(() => {
   if (document.body.clientWidth === width) return;
