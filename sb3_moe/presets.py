@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 MINATAR_PPO: dict[str, Any]
+BALANCED_PPO: dict[str, Any]
 MULTI_HEAD: dict[str, Any]
 MOORE: dict[str, Any]
 PACO: dict[str, Any]
@@ -101,6 +102,18 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "router_kwargs": {"hidden": [64]},
         "spectral_coef": 0.001,
         "activation_fn": nn.ReLU,
+    },
+    # Arguments of PPO and A2C after TOPPO (arXiv 2605.11473): LayerNorm in the critic, and values
+    # normalized for each task. With callbacks PopArtCallback and TaskAdvantageCallback, and
+    # VecNormalize(env, norm_reward=False, norm_obs_keys=["obs"]).
+    "BALANCED_PPO": {
+        "normalize_advantage": False,
+        "policy_kwargs": {
+            "placement": "none",
+            "block": {"vf": "layer_norm"},
+            "head_router": {"vf": "task"},
+            "popart": True,
+        },
     },
     # Arguments of SAC, TQC and CrossQ: a temperature for each task, under the algorithm's own of 1.
     "TASK_TEMPERATURES": {

@@ -20,6 +20,7 @@ from sb3_moe.callbacks.penalties import (
     L2InitCallback,
     WeightNormDecayCallback,
 )
+from sb3_moe.callbacks.popart import PopArtCallback
 from sb3_moe.callbacks.probing import PlasticityCallback, RoutingCallback, collect_probe
 from sb3_moe.callbacks.sparse import SparseTrainingCallback
 from sb3_moe.callbacks.task_switch import NewTaskCallback, TaskSwitchCallback
@@ -37,6 +38,7 @@ __all__ = [
     "MultiTaskEvalCallback",
     "NewTaskCallback",
     "PlasticityCallback",
+    "PopArtCallback",
     "ReDoCallback",
     "ReplayCallback",
     "ResetHeadsCallback",

@@ -18,12 +18,15 @@ from torch import nn
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.networks import network_of
 from sb3_moe.policies.own_actions import (
     OwnGaussian,
     TaskActionDims,
     task_action_dims,
 )
 from sb3_moe.policies.plain_distributions import plain
+from sb3_moe.policies.popart import PopArt
+from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
 
 HEAD_GAIN = {"pi": 0.01, "vf": 1.0}
 
@@ -38,11 +41,26 @@ else:
 
 
 class MoEActorCritic(_Policy):
-    """Give an actor-critic policy's ``mlp_extractor`` and heads experts."""
+    """Give an actor-critic policy's ``mlp_extractor`` and heads experts.
+
+    :param args: as of :class:`~sb3_moe.policies.moe_policy.MoEPolicy`
+    :param popart: let the critic, which needs a head for each task, learn values that are
+        normalized for each; :class:`~sb3_moe.callbacks.PopArtCallback` does the rest
+    :param kwargs: as of MoEPolicy
+    """
 
     adam_kwargs: ClassVar[dict[str, Any]] = {"eps": 1e-5}
     task_dims: TaskActionDims | None
     _has_BA: th.Tensor | None = None
+
+    def __init__(self, *args: Any, popart: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.popart: PopArt | None = None
+        if popart:
+            num_tasks = one_hot_behind(self.vf_features_extractor) or None
+            task_ids = TaskIds(self.observation_space, num_tasks, "`popart`")
+            critic = [m for name, m in self.moe_layers().items() if network_of(name) == "vf"]
+            self.popart = PopArt(task_ids, critic[-1] if critic else None).to(self.device)
 
     def _build_mlp_extractor(self) -> None:
         """Build SB3's networks and turn them into networks, before the heads are built on them."""
@@ -115,6 +133,32 @@ class MoEActorCritic(_Policy):
         if self.task_dims is not None:
             self._has_BA = self.task_dims(obs)
         return super().extract_features(obs, *args, **kwargs)
+
+    def forward(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
+        """Choose actions as SB3's policy does; values are in rewards."""
+        found = super().forward(obs, *args, **kwargs)
+        if self.popart is None:
+            return found
+        actions, outputs, *rest = found
+        return actions, self.popart.values(outputs, obs), *rest
+
+    def predict_values(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> th.Tensor:
+        """Return the values, in rewards, (B, 1)."""
+        outputs = super().predict_values(obs, *args, **kwargs)
+        return outputs if self.popart is None else self.popart.values(outputs, obs)
+
+    def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as SB3's policy does; with ``popart`` values are the critic's own outputs.
+
+        :raises RuntimeError: if ``popart`` has no statistics, since nobody takes any
+        """
+        if self.popart is not None and not self.popart.weight_K.any():
+            raise RuntimeError("`popart`=True needs learn(..., callback=PopArtCallback())")
+        return super().evaluate_actions(*args, **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """Return what ``load`` needs."""
+        return super()._get_constructor_parameters() | {"popart": self.popart is not None}
 
     def get_distribution(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
         """Return SB3's distribution, over each task's own dimensions."""

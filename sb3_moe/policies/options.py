@@ -276,7 +276,7 @@ TASK_ID_CURE = (
 )
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MoEOptions)}
 # All arguments that our policies take and SB3's don't: options by network, and what is by mixture.
-ARGUMENTS = (*DEFAULTS, "frozen_experts")
+ARGUMENTS = (*DEFAULTS, "frozen_experts", "popart")
 
 # Options of which a single value is for the first network alone: the actor, where there is one.
 OF_THE_FIRST = ("spectral_coef", "ent_coef_per_task")

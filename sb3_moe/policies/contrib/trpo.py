@@ -18,6 +18,8 @@ class NoAuxLosses:
                 raise ValueError(
                     f"`{name}` must be 0 for TRPO, whose KL gradient it would change, got {value}"
                 )
+        if kwargs.get("popart"):
+            raise ValueError("`popart` must be False for TRPO, whose loss takes values in rewards")
         super().__init__(*args, **kwargs)
 
 

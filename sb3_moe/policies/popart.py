@@ -1,0 +1,95 @@
+"""Critics whose values are normalized for each task (PopArt, arXiv 1809.04474).
+
+Shapes: B batch, K tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from sb3_moe.layers import TaskMoE
+from sb3_moe.layers.experts import StackedNetwork
+from sb3_moe.layers.stacked import StackedLinear
+from sb3_moe.vec_env.task_ids import TaskIds
+
+# What deviations are kept within, as in the paper.
+LEAST, MOST = 1e-4, 1e6
+
+
+class PopArt(nn.Module):
+    """Mean and deviation of each task's returns, by which its head's outputs are to be read.
+
+    A value is mean + deviation * output. When the statistics move, :meth:`follow` rescales the
+    task's head so that values stay what they were (section 3 of the paper).
+
+    :param task_ids: finds tasks in observations
+    :param head: the critic's head, an expert for each task
+    :raises ValueError: if the critic has no such head
+    """
+
+    mean_K: th.Tensor
+    square_K: th.Tensor
+    weight_K: th.Tensor
+
+    def __init__(self, task_ids: TaskIds, head: nn.Module | None) -> None:
+        super().__init__()
+        own = isinstance(head, TaskMoE) and isinstance(head.experts, StackedNetwork)
+        if not own or not isinstance(head.experts.last, StackedLinear):  # type: ignore[union-attr]
+            raise ValueError(
+                "`popart`=True needs a critic with a head for each task: use `head_router`="
+                "dict(vf='task'), or `router`='task' with `placement`='final', 'all' or 'big'"
+            )
+        self._task_ids = task_ids
+        # Not as a module: it is in the critic.
+        self._last = (head.experts.last,)  # type: ignore[union-attr]
+        for name in ("mean_K", "square_K", "weight_K"):
+            self.register_buffer(name, th.zeros(task_ids.num_tasks))
+
+    @property
+    def deviation_K(self) -> th.Tensor:
+        """Standard deviation of each task's returns, 1 before there are any."""
+        deviation_K = (self.square_K - self.mean_K.square()).clamp_min(0.0).sqrt()
+        return th.where(self.weight_K > 0, deviation_K.clamp(LEAST, MOST), 1.0)
+
+    def tasks(self, obs: Any) -> th.Tensor:
+        """Return the task of each observation, (B,)."""
+        tasks: th.Tensor = self._task_ids(obs)
+        return tasks.reshape(-1).long()
+
+    def values(self, outputs: th.Tensor, obs: Any) -> th.Tensor:
+        """Return the values that a critic's outputs stand for, (B, 1)."""
+        tasks_B = self.tasks(obs)
+        return self.mean_K[tasks_B, None] + self.deviation_K[tasks_B, None] * outputs
+
+    def normalized(self, values_B: th.Tensor, tasks_B: th.Tensor) -> th.Tensor:
+        """Return what a critic should put out for these values, (B,)."""
+        return (values_B - self.mean_K[tasks_B]) / self.deviation_K[tasks_B]
+
+    @th.no_grad()
+    def follow(self, returns_B: th.Tensor, tasks_B: th.Tensor, rate: float) -> None:
+        """Take returns into the statistics, and keep every value as it is.
+
+        Averages begin with the first returns, not with 0 and 1 as in the paper.
+
+        :param returns_B: returns
+        :param tasks_B: the task of each
+        :param rate: of a single return
+        """
+        mean_K, deviation_K = self.mean_K.clone(), self.deviation_K
+        for task in tasks_B.unique().tolist():
+            own = returns_B[tasks_B == task]
+            # What so many steps with their mean come to.
+            weight = 1.0 - (1.0 - rate) ** len(own)
+            self.weight_K[task] += weight * (1.0 - self.weight_K[task])
+            share = weight / self.weight_K[task]
+            self.mean_K[task] += share * (own.mean() - self.mean_K[task])
+            self.square_K[task] += share * (own.square().mean() - self.square_K[task])
+        (last,) = self._last
+        ratio_K = deviation_K / self.deviation_K
+        last.weight.mul_(ratio_K[:, None, None])
+        if last.bias_EO is not None:
+            shift_K = (mean_K - self.mean_K) / self.deviation_K
+            last.bias_EO.mul_(ratio_K[:, None]).add_(shift_K[:, None])
