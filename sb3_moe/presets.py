@@ -17,6 +17,7 @@ from torch import nn
 
 MINATAR_PPO: dict[str, Any]
 BALANCED_PPO: dict[str, Any]
+BRC_LIKE: dict[str, Any]
 MULTI_HEAD: dict[str, Any]
 MOORE: dict[str, Any]
 PACO: dict[str, Any]
@@ -86,6 +87,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "router": "top_k",
         "top_k": 2,
         "renormalize": True,
+        "activation_fn": nn.ReLU,
+    },
+    # BRC's networks (arXiv 2505.23150), for TQC: SimBa blocks that see a learned vector for each
+    # task. With `replay_buffer_class=ReturnScaledReplayBuffer`.
+    "BRC_LIKE": {
+        "placement": "none",
+        "block": "simba",
+        "task_embedding": 32,
         "activation_fn": nn.ReLU,
     },
     # SPHERE (arXiv 2605.04712): top-2 of ten whole networks in the actor, by a router of its own,

@@ -16,7 +16,7 @@ from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.policies.networks import networks_of
 
-PRESETS = ("MULTI_HEAD", "MOORE", "PACO", "SCALE_MOE_LIKE", "SIMBA", "SPHERE")
+PRESETS = ("BRC_LIKE", "MULTI_HEAD", "MOORE", "PACO", "SCALE_MOE_LIKE", "SIMBA", "SPHERE")
 ROWS = 6
 
 
@@ -276,6 +276,7 @@ def test_a_preset_says_what_it_is(name, capsys):
         "MOORE": "pi: body, embedding router, 4 experts, orthogonal outputs, 3 heads by the task",
         "PACO": "pi: all, embedding router, 5 experts",
         "SCALE_MOE_LIKE": "pi: body, top_k router, 16 experts",
+        "BRC_LIKE": "pi: dense, simba blocks",
         "SIMBA": "pi: dense, simba blocks",
         "SPHERE": "pi: big, top_k router, 10 experts, penalized features",
     }

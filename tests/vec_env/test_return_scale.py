@@ -1,0 +1,74 @@
+"""Rewards that are divided by what their task's returns come to."""
+
+import numpy as np
+import pytest
+import stable_baselines3 as sb3
+import torch as th
+from gymnasium import spaces
+
+import sb3_moe
+from sb3_moe import presets
+from sb3_moe.vec_env import ReturnScaledReplayBuffer
+
+SPACE = spaces.Box(-1, 1, (2,))
+
+
+def buffer(**options):
+    return ReturnScaledReplayBuffer(
+        100, SPACE, spaces.Box(-1, 1, (1,)), "cpu", n_envs=2, gamma=0.5, **options
+    )
+
+
+def add(into, rewards, dones, cut=(False, False)):
+    obs = np.zeros((2, 2), dtype=np.float32)
+    infos = [{"task_id": i, "TimeLimit.truncated": each} for i, each in enumerate(cut)]
+    into.add(obs, obs, np.zeros((2, 1)), np.array(rewards), np.array(dones), infos)
+
+
+def rewards_of(filled, task):
+    drawn = filled._gather(np.flatnonzero(filled.task_ids == task), None)
+    return drawn.rewards.flatten().tolist()
+
+
+def test_rewards_are_divided_by_the_largest_return_of_their_task():
+    filled = buffer(scale=10.0)
+    add(filled, [4.0, 1.0], [False, False])
+    assert rewards_of(filled, 0) == [4.0]
+    add(filled, [-8.0, 1.0], [False, False])
+    add(filled, [8.0, 1.0], [True, False])
+    # 4 - 8/2 + 8/4 = 2
+    assert filled.largest == {0: 2.0}
+    assert rewards_of(filled, 0) == [20.0, -40.0, 40.0]
+    assert rewards_of(filled, 1) == [1.0, 1.0, 1.0]
+    add(filled, [-40.0, 1.0], [True, True], cut=(False, True))
+    # 1 + 1/2 + 1/4 + 1/8, and 1/16 of 1 / (1 - 1/2) behind the cut
+    assert filled.largest == {0: 40.0, 1: 2.0}
+    assert rewards_of(filled, 0) == [1.0, -2.0, 2.0, -10.0]
+    assert rewards_of(filled, 1) == [5.0] * 4
+
+
+def test_a_model_trains_and_goes_on_with_it(tmp_path):
+    env = sb3_moe.make_multitask_vec_env("Classic/Pendulum4", n_envs=4, seed=0)
+    options = presets.BRC_LIKE | {"net_arch": [8, 8], "task_embedding": 2}
+    model = sb3.SAC(
+        "MoeMultiInputPolicy",
+        env,
+        learning_starts=8,
+        buffer_size=2_000,
+        batch_size=8,
+        replay_buffer_class=ReturnScaledReplayBuffer,
+        policy_kwargs=options,
+    )
+    model.learn(820)  # an episode of each task
+    assert set(model.replay_buffer.largest) == {0, 1, 2, 3}
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert model.replay_buffer.sample(4).rewards.abs().max() <= 10.0
+    assert th.isfinite(model.replay_buffer.sample(4).rewards).all()
+
+
+@pytest.mark.parametrize(("name", "value"), [("gamma", 1.0), ("scale", 0.0)])
+def test_values_out_of_range_are_refused(name, value):
+    options = {"gamma": 0.5, name: value}
+    with pytest.raises(ValueError, match=f"`{name}` must be .* got {value}"):
+        ReturnScaledReplayBuffer(10, SPACE, SPACE, "cpu", **options)
