@@ -55,7 +55,7 @@ def multitask_row(num_envs: int, rounds: int) -> dict[str, Any]:
 def adapter_row(num_envs: int, rounds: int) -> dict[str, Any]:
     """The time of a step through GymnasiumVecEnv, over that of the world by itself."""
     from sb3_moe.vec_env import GymnasiumVecEnv
-    from sb3_moe_envs.minatar import MinAtarVectorEnv
+    from sb3_moe_envs.vector.gymnax import MinAtarVectorEnv
 
     adapted = GymnasiumVecEnv(MinAtarVectorEnv("Breakout", num_envs))
     steps = {"ours": random_steps(adapted), "bare": minatar("Breakout", num_envs)}
@@ -115,7 +115,7 @@ def bare_gymnax(game: str, num_envs: int) -> Step:
 
 def minatar(game: str, num_envs: int) -> Step:
     """Return a function that makes one step of our world of the same game."""
-    from sb3_moe_envs.minatar import MinAtarVectorEnv
+    from sb3_moe_envs.vector.gymnax import MinAtarVectorEnv
 
     return random_steps(MinAtarVectorEnv(game, num_envs))
 

@@ -1,6 +1,5 @@
 """Multi-task and continual environments for Gymnasium."""
 
-from sb3_moe_envs import registration
 from sb3_moe_envs.history import AddHistory, History
 from sb3_moe_envs.multitask import MultiTaskEnv
 from sb3_moe_envs.schedules import (
@@ -12,11 +11,11 @@ from sb3_moe_envs.schedules import (
     Schedule,
     Sequence,
 )
-from sb3_moe_envs.suites import SUITES, get_suite, register_suite
+from sb3_moe_envs.suites import SUITES, get_suite, register_all, register_suite
 from sb3_moe_envs.tasks import Task, TaskError
 from sb3_moe_envs.vector.multitask import MultiTaskVectorEnv, make_multitask_vector
 
-registration.register_all()
+register_all()
 
 __all__ = [
     "SUITES",

@@ -7,14 +7,26 @@ exactly as hard as the environment itself.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from sb3_moe_envs.checks import whole
-from sb3_moe_envs.coordinates import Conflicting
-from sb3_moe_envs.tasks import Task
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorWrapper
+from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers import TimeLimit
 
-__all__ = ["Conflicting", "conflicting_breakouts", "conflicting_cartpoles", "shuffled_breakouts"]
+from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, whole
+from sb3_moe_envs.methods import ACTION_MASKS, MEANINGS, method_of
+from sb3_moe_envs.physics import MAX_STEPS, CartPoleVectorEnv
+from sb3_moe_envs.tasks import Task
+from sb3_moe_envs.vector.batched import BatchedVectorEnv
+from sb3_moe_envs.vector.gymnax import MinAtarEnv, MinAtarVectorEnv
 
 # An exchange of left and right makes these of MinAtar's actions.
 _MIRRORED = (0, 3, 2, 1, 4, 5)
@@ -92,3 +104,199 @@ def shuffled_breakouts(num_tasks: int, first: int = 0) -> list[Task]:
     numbers = range(first, first + whole("num_tasks", num_tasks))
     env_id = "sb3_moe_envs:SB3MoE/ShuffledBreakout-v0"
     return [Task(f"Breakout{k}", env_id, {"shuffle": k}) for k in numbers]
+
+
+class Coordinates:
+    """What an observation and an action of an environment are called elsewhere.
+
+    :param observation_space: of the environment, a Box; its last axis is permuted
+    :param action_space: of the environment
+    :param permutation: which entry of the environment's is shown at each place; None: as it is
+    :param signs: 1 or -1, by which each shown entry is multiplied; None: 1 everywhere
+    :param actions: which action of the environment's each action is, if these are Discrete; None:
+        as it is
+    :param shuffle: number of a permutation of an image's pixels, whose channels stay together; 0
+        leaves them as they are
+    :raises TypeError: if the spaces are of another kind
+    :raises ValueError: if one is no permutation, or a sign is neither 1 nor -1
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        permutation: Sequence[int] | None = None,
+        signs: Sequence[int] | None = None,
+        actions: Sequence[int] | None = None,
+        shuffle: int = 0,
+    ) -> None:
+        if not isinstance(observation_space, spaces.Box) or not observation_space.shape:
+            raise TypeError(f"observations must be a Box with an axis, got {observation_space}")
+        length = observation_space.shape[-1]
+        entries = _permutation("permutation", permutation, length)
+        places = np.arange(observation_space.low.size).reshape(-1, length)
+        self._places = places[_pixels(shuffle, len(places))][:, entries].ravel()
+        self._num_axes = len(observation_space.shape)
+        self._signs = None
+        if signs is not None:
+            if len(signs) != length or any(sign not in (1, -1) for sign in signs):
+                raise ValueError(f"`signs` must be {length} of 1 and -1, got {signs!r}")
+            self._signs = np.array(signs, observation_space.dtype)
+        self._actions = None
+        if actions is not None:
+            if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
+                raise TypeError(f"actions must be Discrete from 0 on, got {action_space}")
+            self._actions = _permutation("actions", actions, int(action_space.n))
+        ends = [self.observation(end) for end in (observation_space.low, observation_space.high)]
+        low, high = np.minimum(*ends), np.maximum(*ends)
+        self.observation_space = spaces.Box(low, high, dtype=observation_space.dtype)  # type: ignore[arg-type]
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Show one observation or a batch in these coordinates."""
+        rows = observation.shape[: observation.ndim - self._num_axes]
+        shown = observation.reshape(*rows, -1)[..., self._places].reshape(observation.shape)
+        return shown if self._signs is None else shown * self._signs
+
+    def action(self, action: Any) -> Any:
+        """Return the environment's action for one, or an array of them, of these coordinates."""
+        if self._actions is None:
+            return action
+        # An index would take a bool for a mask.
+        return self._actions.take(action)
+
+    def by_action(self, values: Any) -> np.ndarray:
+        """Show masks or names of actions, (..., actions), in these coordinates."""
+        array = np.asarray(values)
+        return array if self._actions is None else array[..., self._actions]
+
+    def info(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Show the masks of actions in an info in these coordinates."""
+        if "action_mask" not in info:
+            return info
+        return {**info, "action_mask": self.by_action(info["action_mask"])}
+
+
+def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndarray:
+    order = list(range(length)) if given is None else list(given)
+    if sorted(order) != list(range(length)):
+        raise ValueError(f"`{name}` must have each of 0 to {length - 1} once, got {given!r}")
+    return np.array(order, dtype=np.int64)
+
+
+def _pixels(number: int, length: int) -> list[int]:
+    # Python promises the numbers of `random()` for a seed, and no more than those.
+    random = Random(whole("shuffle", number, 0))
+    keys = [random.random() for _ in range(length)]
+    return sorted(range(length), key=keys.__getitem__) if number else list(range(length))
+
+
+class _Translating:
+    """Give masks and names of actions only if the environment does."""
+
+    coordinates: Coordinates
+
+    def __getattr__(self, name: str) -> Any:
+        env = vars(self).get("env")
+        method = method_of(env, name) if env and name in (ACTION_MASKS, MEANINGS) else None
+        if method is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        # A partial, since SB3's processes send what they are asked for.
+        return functools.partial(self._translated, method)
+
+    def _translated(self, method: Callable[[], Any]) -> np.ndarray:
+        return self.coordinates.by_action(method())
+
+
+class Conflicting(_Translating, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Show an environment in other :class:`Coordinates`.
+
+    :param env: with Box observations
+    :param coordinates: `permutation`, `signs`, `actions` and `shuffle`, as of :class:`Coordinates`
+    """
+
+    def __init__(self, env: gym.Env[np.ndarray, Any], **coordinates: Any) -> None:
+        RecordConstructorArgs.__init__(self, **coordinates)
+        super().__init__(env)
+        self.coordinates = Coordinates(env.observation_space, env.action_space, **coordinates)
+        self.observation_space = self.coordinates.observation_space
+
+    def reset(self, **kwargs: Any) -> ResetResult:
+        """Start an episode."""
+        observation, info = self.env.reset(**kwargs)
+        return self.coordinates.observation(observation), self.coordinates.info(info)
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        """Act."""
+        own = self.coordinates.action(action)
+        observation, reward, terminated, truncated, info = self.env.step(own)
+        shown = self.coordinates.observation(observation)
+        return shown, reward, terminated, truncated, self.coordinates.info(info)
+
+
+class ConflictingVectorEnv(_Translating, VectorWrapper):
+    """Show all environments of a :class:`BatchedVectorEnv` in other :class:`Coordinates`.
+
+    :param env: can begin a step and end it later
+    :param coordinates: as of :class:`Conflicting`
+    """
+
+    def __init__(self, env: BatchedVectorEnv, **coordinates: Any) -> None:
+        super().__init__(env)
+        own = env.single_observation_space, env.single_action_space
+        self.coordinates = Coordinates(*own, **coordinates)
+        self.single_observation_space = self.coordinates.observation_space
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+        self._batched: Any = env
+
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
+        """Start an episode in every environment."""
+        observations, infos = self._batched.reset(seed=seed, options=options)
+        return self.coordinates.observation(observations), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step every environment with its action."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: Any) -> None:
+        """Begin a step."""
+        self._batched.step_async(self.coordinates.action(actions))
+
+    def step_wait(self) -> StepResult:
+        """Wait for the step that :meth:`step_async` began."""
+        observations, rewards, terminated, truncated, infos = self._batched.step_wait()
+        if "final_obs" in infos:
+            for row in np.flatnonzero(infos["_final_obs"]).tolist():
+                infos["final_obs"][row] = self.coordinates.observation(infos["final_obs"][row])
+        return self.coordinates.observation(observations), rewards, terminated, truncated, infos
+
+
+def cartpole(render_mode: str | None = None, **coordinates: Any) -> gym.Env[Any, Any]:
+    """Build `CartPole-v1` in other coordinates.
+
+    :param coordinates: as of :class:`Conflicting`
+    """
+    return Conflicting(TimeLimit(CartPoleEnv(render_mode=render_mode), MAX_STEPS), **coordinates)
+
+
+def cartpoles(
+    num_envs: int = 1, *, render_mode: str | None = None, **coordinates: Any
+) -> ConflictingVectorEnv:
+    """Build environments of `CartPole-v1` in other coordinates that step together."""
+    return ConflictingVectorEnv(CartPoleVectorEnv(num_envs, render_mode=render_mode), **coordinates)
+
+
+def breakout(render_mode: str | None = None, **coordinates: Any) -> gym.Env[Any, Any]:
+    """Build MinAtar's Breakout in other coordinates.
+
+    :param coordinates: as of :class:`Conflicting`
+    """
+    return Conflicting(MinAtarEnv("Breakout", render_mode), **coordinates)
+
+
+def breakouts(
+    num_envs: int = 1, *, render_mode: str | None = None, **coordinates: Any
+) -> ConflictingVectorEnv:
+    """Build Breakouts of MinAtar in other coordinates that step together."""
+    vector = MinAtarVectorEnv("Breakout", num_envs, render_mode=render_mode)
+    return ConflictingVectorEnv(vector, **coordinates)

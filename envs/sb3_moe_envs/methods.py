@@ -5,7 +5,7 @@ They are masks and names of actions, and the rewards of goals for hindsight (SB3
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -49,15 +49,19 @@ def results_of_all(env: Any, name: str) -> list[Any] | None:
     if isinstance(env, SyncVectorEnv):
         methods = [method_of(each, name) for each in env.envs]
         return None if None in methods else [method() for method in methods if method]
-    if hasattr(env, "ask"):  # they are in another process of ours
-        found: list[Any] | None = env.ask(results_of_all, name)
-        return found
     return list(env.call(name)) if _all_have(env, name) else None
 
 
 def _all_have(env: Any, name: str) -> bool:
     # A worker process of Gymnasium's shuts down if it is asked for what it doesn't have.
     return hasattr(env, "call") and all(env.call("has_wrapper_attr", name))
+
+
+def masks_of(env: Any) -> np.ndarray | None:
+    """Return the action masks that a vector environment, or each environment, gives, by row."""
+    method = method_of(env, ACTION_MASKS)
+    own = method() if method else results_of_all(env, ACTION_MASKS)
+    return None if own is None else np.asarray(own)
 
 
 def meanings_of(env: Any) -> list[str] | None:
@@ -69,11 +73,6 @@ def meanings_of(env: Any) -> list[str] | None:
     return None if of_all is None else [*map(str, of_all[0])]
 
 
-def meanings_by_task(envs: Iterable[Any]) -> dict[int, list[str]]:
-    """Return the names of each task's actions, by task, where there are any."""
-    return {task: names for task, env in enumerate(envs) if (names := meanings_of(env))}
-
-
 def has_goals(space: Space[Any]) -> bool:
     """Return whether observations hold goals: checkers want them wherever the method is."""
     return isinstance(space, spaces.Dict) and set(GOALS) <= set(space.spaces)
@@ -82,7 +81,7 @@ def has_goals(space: Space[Any]) -> bool:
 def rewards_of(
     task_spaces: Sequence[Space[Any]],
     common: Space[Any],
-    method: Callable[[int], Callable[..., Any]],
+    reward: Callable[..., Any],
     goals: tuple[Any, Any],
     info: Any,
 ) -> Any:
@@ -90,7 +89,7 @@ def rewards_of(
 
     :param task_spaces: each task's observations, Dicts with the two goals
     :param common: the observations of all tasks
-    :param method: gives a task's own `compute_reward`
+    :param reward: of a task, its goals and its info
     :param goals: achieved and desired, of one step or of a batch
     :param info: the step's info, or one for each step of the batch; with several tasks each holds
         its `task_id`
@@ -98,31 +97,25 @@ def rewards_of(
     """
     if isinstance(info, Mapping):
         task = _task_of(info, len(task_spaces))
-        return method(task)(*_own(task_spaces[task], common, goals), info)
+        return reward(task, *_own(task_spaces[task], common, goals), info)
     tasks_B = np.array([_task_of(each, len(task_spaces)) for each in info], dtype=np.int64)
     rewards_B = np.zeros(len(tasks_B), dtype=np.float64)
     for task in np.unique(tasks_B).tolist():
         rows = np.flatnonzero(tasks_B == task)
         own = _own(task_spaces[task], common, [goal[rows] for goal in goals])
-        rewards_B[rows] = method(task)(*own, [info[row] for row in rows.tolist()])
+        rewards_B[rows] = reward(task, *own, [info[row] for row in rows.tolist()])
     return rewards_B
 
 
-def reward_method(env: Any, name: str) -> Callable[..., Any]:
-    """Return `compute_reward` of an environment, or of the first of a vector environment's.
-
-    :param name: the task's
-    :raises TypeError: if there is none
-    """
+def reward_of(env: Any, *goals_and_info: Any) -> Any:
+    """Call `compute_reward` of a vector environment, or of its first; None: there is none."""
     method = method_of(env, COMPUTE_REWARD, of_actions=False)
     base: Any = env.unwrapped
     if method is None and isinstance(base, SyncVectorEnv):
         method = method_of(base.envs[0], COMPUTE_REWARD, of_actions=False)
     if method is None and _all_have(base, COMPUTE_REWARD):
-        return lambda *args: base.call(COMPUTE_REWARD, *args)[0]
-    if method is None:
-        raise TypeError(f"HER needs tasks with a method `{COMPUTE_REWARD}`, which {name!r} lacks")
-    return method
+        return base.call(COMPUTE_REWARD, *goals_and_info)[0]
+    return None if method is None else method(*goals_and_info)
 
 
 def _task_of(info: Mapping[str, Any], num_tasks: int) -> int:

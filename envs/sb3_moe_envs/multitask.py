@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import Space
 
 from sb3_moe_envs.checks import (
     UNKNOWN,
@@ -20,168 +19,16 @@ from sb3_moe_envs.checks import (
     succeeded,
     whole,
 )
-from sb3_moe_envs.frames import Canvas
-from sb3_moe_envs.methods import (
-    ACTION_MASKS,
-    COMPUTE_REWARD,
-    has_goals,
-    meanings_by_task,
-    method_of,
-    reward_method,
-    rewards_of,
-)
-from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Schedule
-from sb3_moe_envs.schedules.base import task_index, turn_of
+from sb3_moe_envs.methods import ACTION_MASKS, method_of
+from sb3_moe_envs.schedules import Episode
 from sb3_moe_envs.snapshot import restore, snapshot
-from sb3_moe_envs.spaces import Interface
-from sb3_moe_envs.spaces.interface import OPTIONS, check_options
-from sb3_moe_envs.suites import ScheduleLike, suite_schedule, tasks_of
+from sb3_moe_envs.spaces.interface import OPTIONS
+from sb3_moe_envs.suites import ScheduleLike
+from sb3_moe_envs.task_set import TaskSet, framed
 from sb3_moe_envs.tasks import TaskError, built, called, close_all, closed_on_error
 
 # What a state keeps of the running episode.
 _EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_success", "_running")
-
-
-class TaskSeeds:
-    """Deal out seeds that follow from one: each key's once per rewind, when it is first played."""
-
-    def __init__(self) -> None:
-        self._entropy: Any = None
-        self._taken: set[tuple[int, ...]] = set()
-        self._renewals: dict[tuple[int, ...], int] = {}
-
-    @property
-    def started(self) -> bool:
-        """Whether there was a rewind."""
-        return self._entropy is not None
-
-    def rewind(self, seed: int | Sequence[int] | None) -> None:
-        """Start all streams again; None draws a seed from the operating system."""
-        self._entropy = np.random.SeedSequence(seed).entropy
-        self._taken, self._renewals = set(), {}
-
-    @property
-    def schedule(self) -> np.random.SeedSequence:
-        """The schedule's seed."""
-        return self._stream(0)
-
-    @property
-    def actions(self) -> int:
-        """The action space's seed."""
-        return _integer(self._stream(1))
-
-    def take(self, *key: int) -> int | None:
-        """Return a task's seed, the first time it is asked for; then None: the task goes on.
-
-        :param key: the task, and whatever else distinguishes its environments
-        """
-        if key in self._taken:
-            return None
-        self._taken.add(key)
-        renewals = self._renewals.get(key, 0)
-        return _integer(self._stream(3, renewals, *key) if renewals else self._stream(2, *key))
-
-    def renew(self, *key: int) -> None:
-        """Deal another seed to a key that has had one: its environments could not be restored."""
-        if key in self._taken:
-            self._taken.remove(key)
-            self._renewals[key] = self._renewals.get(key, 0) + 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state."""
-        return copy.deepcopy(vars(self))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        vars(self).update(copy.deepcopy(state))
-
-    def _stream(self, *key: int) -> np.random.SeedSequence:
-        return np.random.SeedSequence(self._entropy, spawn_key=key)
-
-
-def _integer(stream: np.random.SeedSequence) -> int:
-    # ALE takes seeds below 2**31, and vector environments add the slot's index.
-    return int(stream.generate_state(1)[0]) % (2**31 - 2**16)
-
-
-class TaskSet:
-    """What environments of several tasks have in common, one at a time or side by side."""
-
-    def _take(self, tasks: Any, schedule: ScheduleLike, interface: dict[str, str]) -> None:
-        """Read the arguments, before anything is built, which would have to be closed.
-
-        :param interface: options of an :class:`Interface`
-        """
-        check_options(interface)
-        self._options, self.task_id = interface, interface.get("task_id", "dict")
-        self.schedule = as_schedule(schedule, tasks)
-        self.tasks = tasks_of(tasks)
-        self.task_names = [task.name for task in self.tasks]
-        self.num_tasks = len(self.tasks)
-        self._canvas, self._seeds, self._restored = Canvas(), TaskSeeds(), False
-
-    def _unify(self, observations: list[Space[Any]], actions: list[Space[Any]]) -> None:
-        """Set what translates between each task's spaces and those of all."""
-        self._interface = Interface(observations, actions, self.task_names, **self._options)
-
-    def _env_of(self, task: int) -> Any:
-        """Return the environment or vector environment of a task."""
-        raise NotImplementedError
-
-    def _head_of_state(self) -> dict[str, Any]:
-        """Return the part of a state that is alike for one environment and many."""
-        return {
-            "num_tasks": self.num_tasks,
-            "num_envs": self.num_envs,
-            "schedule": self.schedule.state_dict(),
-            "seeds": self._seeds.state_dict(),
-        }
-
-    def _load_head(self, state: dict[str, Any]) -> None:
-        for name in ("num_tasks", "num_envs"):
-            if state[name] != getattr(self, name):
-                raise ValueError(
-                    f"`state` must be of {name}={getattr(self, name)}, got one of {state[name]}"
-                )
-        self.schedule.load_state_dict(state["schedule"])
-        self._seeds.load_state_dict(state["seeds"])
-        self._restored = True
-
-    @property
-    def is_interleaved(self) -> bool:
-        """Whether the schedule mixes the tasks, even if one is played at a time."""
-        return isinstance(self.schedule, Interleave)
-
-    def action_meanings(self) -> dict[int, list[str]]:
-        """Return each task's names of its actions, where there are any (`get_action_meanings`)."""
-        return meanings_by_task(map(self._env_of, range(self.num_tasks)))
-
-    def __getattr__(self, name: str) -> Any:
-        """Give `compute_reward` to environments of goals alone."""
-        interface = vars(self).get("_interface")
-        if name == COMPUTE_REWARD and interface and has_goals(interface.observation_space):
-            return self._compute_reward
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def _compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
-        """Return the reward of reaching a goal in the task of `info["task_id"]`, for HER.
-
-        :param achieved_goal: of one step or of a batch
-        :param desired_goal: likewise
-        :param info: the step's info, or one for each step
-        :raises TypeError: if the task has no such method
-        :raises ValueError: if there are several tasks and an info doesn't tell which
-        """
-        return rewards_of(
-            self._interface.task_spaces,
-            self._interface.observation_space,
-            lambda task: reward_method(self._env_of(task), self.task_names[task]),
-            (achieved_goal, desired_goal),
-            info,
-        )
-
-    def _index(self, task: int | str | np.integer[Any], argument: str = "task_id") -> int:
-        return task_index(task, self.task_names, argument)
 
 
 class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
@@ -253,12 +100,10 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         self._steps, self._reward, self._success, self._running = 0, 0.0, UNKNOWN, False
 
     def _build(self) -> None:
-        """Build each task's environment, and measure its images."""
+        """Build each task's environment, and the spaces that they share."""
         for index, task in enumerate(self.tasks):
             make = functools.partial(task.make, self.render_mode)
             self._envs.append(CheckedTask(built(task, index, make)))
-        for index, env in enumerate(self._envs if self.render_mode is not None else []):
-            built(self.tasks[index], index, functools.partial(self._canvas.measure, env))
         self._unify(
             [env.observation_space for env in self._envs], [env.action_space for env in self._envs]
         )
@@ -301,11 +146,11 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
 
     def render(self) -> Any:
         """Render the running task; images of all tasks have the size of the largest."""
-        return self._canvas.fit(self._envs[self._task].render())
+        return framed(self._envs[self._task].render(), self._size)
 
     def close(self) -> None:
         """Close every task's environment."""
-        close_all(self._envs)
+        close_all(env.close for env in self._envs)
 
     def set_task(self, task: int | str | None) -> None:
         """Play this task from the next reset on; None: as the schedule says.
@@ -378,9 +223,10 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         """Count a step; return whether the turn is over, and whether another task is wanted."""
         if self._by_hand:
             return False, False
-        before = turn_of(self.schedule)
+        before = self.schedule.task, self.schedule.turn
         self.schedule.count(self.num_envs)
-        return turn_of(self.schedule) != before, self.schedule.task != self._task
+        now = self.schedule.task, self.schedule.turn
+        return now != before, self.schedule.task != self._task
 
     def _end(self, finished: bool) -> None:
         if self._running and not self._by_hand:
@@ -401,8 +247,8 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
             described["action_mask"] = self._interface.pad_mask(info["action_mask"])
         return {**described, "task_id": self._task, "task_name": self.task_names[self._task]}
 
-    def _env_of(self, task: int) -> Any:
-        return self._envs[task]
+    def _ask(self, task: int, function: Callable[..., Any], *args: Any) -> Any:
+        return function(self._envs[task], *args)
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the running task; its error names it, and the other tasks are closed."""
@@ -412,19 +258,3 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
             with suppress(Exception):
                 self.close()
             raise
-
-
-def as_schedule(schedule: Any, tasks: Any) -> Schedule:
-    """Return a schedule of one's own: that given, the suite's, or `Interleave()`.
-
-    :raises TypeError: if it is neither a schedule nor a function
-    """
-    if schedule is None:
-        schedule = suite_schedule(tasks) or Interleave()
-    if callable(schedule) and not isinstance(schedule, type):
-        schedule = Chosen(schedule)
-    if not isinstance(schedule, Schedule):
-        raise TypeError(
-            f"`schedule` must be a Schedule (not its class), a function or None, got {schedule!r}"
-        )
-    return copy.copy(schedule)  # `start` gives it a state of its own

@@ -155,11 +155,11 @@ def built(task: Task, index: int, build: Callable[[], Any]) -> Any:
         ) from error
 
 
-def close_all(envs: Iterable[Any]) -> None:
-    """Close all environments, also after one whose closing raises."""
+def close_all(closes: Iterable[Callable[[], Any]]) -> None:
+    """Call each of these, also after one that raises."""
     with ExitStack() as stack:
-        for env in envs:
-            stack.callback(env.close)
+        for close in closes:
+            stack.callback(close)
 
 
 @contextmanager

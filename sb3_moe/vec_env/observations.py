@@ -76,7 +76,7 @@ def channel_axis(space: spaces.Space[Any], *, normalized: bool = False) -> int:
 def plane_axis(space: spaces.Box) -> int:
     """Return the axis of the channels in an image whose last channels are one plane for each task.
 
-    The environment refuses images of which this is not true (``sb3_moe_envs.spaces.task_id``).
+    The environment refuses images of which this is not true (``sb3_moe_envs.spaces.interface``).
     """
     return _shortest_axis(space.shape, ties_first=is_image_space(space))
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_moe_envs import Task
-from sb3_moe_envs.multitask import TaskSeeds
+from sb3_moe_envs.task_set import TaskSeeds
 
 
 class Row(NamedTuple):

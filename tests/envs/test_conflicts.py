@@ -14,12 +14,12 @@ from gymnasium.wrappers import TimeLimit
 from sb3_moe_envs import MultiTaskEnv, make_multitask_vector
 from sb3_moe_envs.conflicts import (
     Conflicting,
+    Coordinates,
     conflicting_breakouts,
     conflicting_cartpoles,
     shuffled_breakouts,
 )
-from sb3_moe_envs.coordinates import Coordinates
-from sb3_moe_envs.vector.cartpole import CartPoleVectorEnv
+from sb3_moe_envs.physics import CartPoleVectorEnv
 
 BOX = spaces.Box(-np.array([1, 2, 3], np.float32), np.array([4, 5, 6], np.float32))
 CARTPOLES = conflicting_cartpoles(16)

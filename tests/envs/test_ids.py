@@ -12,8 +12,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 from sb3_moe_envs import SUITES, MultiTaskEnv, get_suite, make_multitask_vector, register_suite
-from sb3_moe_envs.registration import IDS
-from sb3_moe_envs.suites import tasks_of
+from sb3_moe_envs.suites import IDS, tasks_of
 from sb3_moe_envs.tasks import Task
 
 EXTRAS = {"MinAtar": "gymnax", "Atari": "ale_py", "MuJoCo": "mujoco", "Hop": "mujoco",

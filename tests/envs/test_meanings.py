@@ -8,9 +8,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import sb3_moe
 from sb3_moe.vec_env.tasks import action_meanings
 from sb3_moe_envs import MultiTaskEnv
-from sb3_moe_envs.coordinates import Conflicting, ConflictingVectorEnv
+from sb3_moe_envs.conflicts import Conflicting, ConflictingVectorEnv
 from sb3_moe_envs.methods import meanings_of
-from sb3_moe_envs.minatar import MinAtarVectorEnv
+from sb3_moe_envs.vector.gymnax import MinAtarVectorEnv
 
 
 class Named(gym.Env):

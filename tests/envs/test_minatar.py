@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("gymnax", reason="needs the minatar extra")
 
-from sb3_moe_envs.frames import color_channels
-from sb3_moe_envs.minatar import MinAtarEnv, MinAtarVectorEnv
+from sb3_moe_envs.vector.batched import color_channels
+from sb3_moe_envs.vector.gymnax import MinAtarEnv, MinAtarVectorEnv
 
 
 def test_one_environment_plays_what_its_slot_of_a_world_plays():

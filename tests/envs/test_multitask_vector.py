@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from counting import CountingEnv, counting_tasks
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
 
 from sb3_moe_envs import (
     Adaptive,
@@ -20,7 +21,6 @@ from sb3_moe_envs import (
 )
 from sb3_moe_envs.schedules import Slots
 from sb3_moe_envs.vector.infos import stack, unstack
-from sb3_moe_envs.vector.sync import envs_of_task
 
 SAME_STEP = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
@@ -182,7 +182,7 @@ def test_options_choose_tasks_until_the_next_reset():
 
 def test_copies_of_a_task_step_as_gymnasiums_own_do_and_give_away_arrays_of_their_own():
     task = Task("pole", "CartPole-v1")
-    ours = envs_of_task(task, 3, None)
+    ours = InTurnVectorEnv([partial(task.make, None)] * 3)
     theirs = SyncVectorEnv([partial(task.make, None)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
     np.testing.assert_array_equal(ours.reset(seed=0)[0], theirs.reset(seed=0)[0])
     before, rng, ended = None, np.random.default_rng(0), 0

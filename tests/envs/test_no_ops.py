@@ -5,8 +5,7 @@ import pytest
 
 pytest.importorskip("gymnax", reason="needs the minatar extra")
 
-from sb3_moe_envs.minatar import NO_OP_MAX, MinAtarVectorEnv
-from sb3_moe_envs.vector.gymnax import GymnaxVectorEnv
+from sb3_moe_envs.vector.gymnax import NO_OP_MAX, GymnaxVectorEnv, MinAtarVectorEnv
 
 COPIES = 8
 

@@ -22,7 +22,7 @@ from sb3_moe_envs.schedules import (
     Sequence,
     slot_counts,
 )
-from sb3_moe_envs.schedules.adaptive import Rule
+from sb3_moe_envs.schedules.by_turn import Rule
 
 NAMES = ["a", "b", "c"]
 

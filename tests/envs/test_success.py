@@ -10,7 +10,7 @@ import pytest
 
 from sb3_moe_envs import MultiTaskEnv, MultiTaskVectorEnv, Task
 from sb3_moe_envs.schedules import Adaptive
-from sb3_moe_envs.schedules.base import Schedule
+from sb3_moe_envs.schedules.by_episode import Schedule
 
 YES, NO = {"success": True}, {"success": False}
 # What the three steps of an episode say, and what it comes to.

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTrans
 
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.vec_env.task_ids import Tail
-from sb3_moe_envs.spaces.task_id import Channels
+from sb3_moe_envs.spaces.interface import Channels
 
 TASK_INPUTS = ("both", "router", "experts", "none")
 FLAT_TASK = arena.with_task(arena.FLAT)

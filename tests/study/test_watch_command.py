@@ -14,7 +14,7 @@ import sb3_moe_cli as cli
 from sb3_moe.study.building import read_tasks
 from sb3_moe.study.opened_agent import env_for
 from sb3_moe_envs import SUITES
-from sb3_moe_envs.spaces.task_id import NamedId
+from sb3_moe_envs.spaces.interface import NamedId
 
 TASKS = ["CartPole-v1", "Acrobot-v1"]
 

@@ -15,7 +15,7 @@ from sb3_moe.vec_env import MultiTaskRolloutBuffer
 from sb3_moe.vec_env.rollout_buffers import normalized_by_task
 from sb3_moe.vec_env.task_ids import TaskIds
 from sb3_moe_envs import Cycle
-from sb3_moe_envs.spaces.task_id import NamedBox
+from sb3_moe_envs.spaces.interface import NamedBox
 
 DICT = spaces.Dict({"obs": spaces.Box(-1, 1, (3,)), "task_id": spaces.Discrete(3)})
 NAMED = NamedBox(-np.ones(5, np.float32), np.ones(5, np.float32), np.float32, ["a", "b"])

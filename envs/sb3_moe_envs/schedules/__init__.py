@@ -1,9 +1,15 @@
 """Schedules: which task is played, and when."""
 
-from sb3_moe_envs.schedules.adaptive import Adaptive, LearningProgress
-from sb3_moe_envs.schedules.base import Episode, Schedule, Slots
-from sb3_moe_envs.schedules.cycle import Cycle, Sequence
-from sb3_moe_envs.schedules.interleave import Chosen, Interleave, Progress, slot_counts
+from sb3_moe_envs.schedules.by_episode import (
+    Chosen,
+    Episode,
+    Interleave,
+    Progress,
+    Schedule,
+    Slots,
+    slot_counts,
+)
+from sb3_moe_envs.schedules.by_turn import Adaptive, Cycle, LearningProgress, Sequence
 
 __all__ = [
     "Adaptive",

@@ -6,11 +6,177 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium import Space, spaces
 
 from sb3_moe_envs.spaces.actions import TaskMasks, pad_actions
-from sb3_moe_envs.spaces.observations import empty, pad_observations, row_of
-from sb3_moe_envs.spaces.task_id import ENCODERS
+from sb3_moe_envs.spaces.observations import empty, is_image, pad_observations, row_of
+
+
+class NamedId(spaces.Discrete):  # type: ignore[type-arg]  # generic in some versions only
+    """The id of a task, in a space that knows the tasks' names.
+
+    Ids of the same tasks in another order are another space, which SB3 refuses as it does all
+    others: an agent would take each task for another. Ids of other tasks are the same space: an
+    agent may go on with new ones.
+
+    :param task_names: of all tasks, by id; also the attribute that policies and callbacks read
+    """
+
+    def __init__(self, task_names: Sequence[str]) -> None:
+        super().__init__(len(task_names))
+        self.task_names = tuple(task_names)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare as Discrete does, and the order of the tasks."""
+        return super().__eq__(other) and not _is_reordered(self.task_names, other)
+
+    def __repr__(self) -> str:
+        return f"NamedId({list(self.task_names)})"
+
+
+class NamedBox(spaces.Box):
+    """Numbers with a task's id among them; equal to others as a :class:`NamedId` is.
+
+    :param low: lower bounds
+    :param high: upper bounds
+    :param dtype: of the numbers
+    :param task_names: of all tasks, by id
+    """
+
+    def __init__(
+        self, low: npt.NDArray[Any], high: npt.NDArray[Any], dtype: Any, task_names: Sequence[str]
+    ) -> None:
+        super().__init__(low, high, dtype=dtype)
+        self.task_names = tuple(task_names)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare as Box does, and the order of the tasks."""
+        return super().__eq__(other) and not _is_reordered(self.task_names, other)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()} of {list(self.task_names)}"
+
+
+def _is_reordered(names: tuple[str, ...], other: object) -> bool:
+    others = tuple(getattr(other, "task_names", names))
+    return names != others and sorted(names) == sorted(others)
+
+
+class Hidden:
+    """Leave observations as they are (`info` and `none`).
+
+    :param space: of observations without the id, as of the other encoders
+    :param names: of the tasks
+    """
+
+    space: Space[Any]
+
+    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
+        self.space = space
+
+    def add_id(self, obs: Any, tasks: Any) -> Any:
+        """Add the id to one observation, or theirs to a batch."""
+        return obs
+
+
+class AsDict(Hidden):
+    """`{"obs": ..., "task_id": ...}`; a Dict observation gets the key beside its own."""
+
+    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
+        self._flat = isinstance(space, spaces.Dict)
+        inner = dict(space.spaces) if isinstance(space, spaces.Dict) else {"obs": space}
+        if "task_id" in inner:
+            raise ValueError(
+                "`task_id`='dict' needs tasks without a key of that name, got an observation space "
+                f"with the keys {sorted(inner)}"
+            )
+        self.space = spaces.Dict({**inner, "task_id": NamedId(names)})
+
+    def add_id(self, obs: Any, tasks: Any) -> Any:
+        """Add the id to one observation, or theirs to a batch."""
+        return {**(obs if self._flat else {"obs": obs}), "task_id": tasks}
+
+
+class _Appended(Hidden):
+    """Append a code of the id on one axis of a Box."""
+
+    def __init__(self, box: Any, names: Sequence[str], codes: np.ndarray, axis: int) -> None:
+        self._codes, self._axis = codes, axis - box.low.ndim  # from the end, for batches too
+        self.space = NamedBox(
+            np.concatenate([box.low, np.zeros_like(codes[0])], axis),
+            np.concatenate([box.high, codes.max(axis=0)], axis),
+            box.dtype.type,
+            names,
+        )
+
+    def add_id(self, obs: Any, tasks: Any) -> Any:
+        """Add the id to one observation, or theirs to a batch."""
+        return np.concatenate([obs, self._codes[tasks]], axis=self._axis)
+
+
+class OneHot(_Appended):
+    """Append a one-hot of the id to a flat Box."""
+
+    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise ValueError(f"`task_id`='onehot' needs a flat Box, got {space}")
+        super().__init__(space, names, np.eye(len(names), dtype=space.dtype), 0)
+
+
+class Channels(_Appended):
+    """Append one constant channel per task to an image: the task's own at the maximum, others 0.
+
+    :raises ValueError: if it isn't an image, or its shape would not tell where the id is
+    """
+
+    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
+        if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+            raise ValueError(
+                f"`task_id`='channels' needs an image Box (three dimensions), got {space}"
+            )
+        num_tasks, image = len(names), is_image(space)
+        axis = channel_axis(space.shape, is_image=image)
+        # An unbounded image has no maximum; 1 is as good as any other value.
+        top = space.high.max() if np.isfinite(space.high).all() else 1
+        eye = np.eye(num_tasks, dtype=space.dtype) * np.dtype(space.dtype).type(top)
+        plane = [num_tasks if place == axis else size for place, size in enumerate(space.shape)]
+        column = [num_tasks if place == axis else 1 for place in range(3)]
+        codes = np.stack([np.broadcast_to(row.reshape(column), plane) for row in eye])
+        super().__init__(space, names, codes, axis)
+        if not _is_found(self.space.shape or (), axis, is_image=image):
+            raise ValueError(
+                f"`task_id`='channels' needs images whose channels can be told from height and "
+                f"width with one more for each of {num_tasks} tasks, that is in the shape "
+                f"{self.space.shape}; use 'dict', got {space}"
+            )
+
+
+def channel_axis(shape: Sequence[int], *, is_image: bool) -> int:
+    """Return where an image keeps its channels: on the first axis if it is the shortest, else last.
+
+    Where another axis is as short, the first counts only in what SB3 takes for images, uint8 in
+    [0, 255], as in SB3. Policies look for the planes by the same rule (`sb3_moe.vec_env`).
+    """
+    first, *others = shape
+    return 0 if first < min(others) or (is_image and first == min(others)) else 2
+
+
+def _is_found(shape: Sequence[int], axis: int, *, is_image: bool) -> bool:
+    """Return whether planes are looked for where they are, in what SB3 makes of an image too."""
+    if channel_axis(shape, is_image=is_image) != axis:
+        return False
+    # SB3 hands an image to a policy with the channels first.
+    return axis == 0 or not is_image or shape[2] <= min(shape[:2])
+
+
+ENCODERS: dict[str, type[Hidden]] = {
+    "dict": AsDict,
+    "onehot": OneHot,
+    "channels": Channels,
+    "info": Hidden,
+    "none": Hidden,
+}
 
 OPTIONS = {
     "task_id": tuple(ENCODERS),

@@ -13,7 +13,31 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from sb3_moe_envs.checks import Options, ResetResult, StepResult, whole
-from sb3_moe_envs.frames import color_channels
+
+# Tableau's ten colors, then as many lighter ones.
+PALETTE = np.array(
+    [
+        (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189),
+        (140, 86, 75), (227, 119, 194), (127, 127, 127), (188, 189, 34), (23, 190, 207),
+        (174, 199, 232), (255, 187, 120), (152, 223, 138), (255, 152, 150), (197, 176, 213),
+        (196, 156, 148), (247, 182, 210), (199, 199, 199), (219, 219, 141), (158, 218, 229),
+    ],
+    dtype=np.uint8,
+)  # fmt: skip
+CELL = 16
+
+
+def color_channels(observation: np.ndarray) -> np.ndarray:
+    """Draw each channel's non-zero cells in a color of its own, on black.
+
+    :param observation: (H, W, C), as MinAtar's; in each cell the first channel that is on shows
+    :return: (16 H, 16 W, 3), uint8
+    """
+    height, width, channels = observation.shape
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    for channel in reversed(range(channels)):
+        image[observation[:, :, channel] != 0] = PALETTE[channel % len(PALETTE)]
+    return image.repeat(CELL, axis=0).repeat(CELL, axis=1)
 
 
 class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):

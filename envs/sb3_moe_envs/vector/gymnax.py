@@ -1,4 +1,4 @@
-"""Any gymnax environment as a Gymnasium vector environment: one jitted step for all of them."""
+"""Any gymnax environment, such as MinAtar's games: one jitted step for many of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, require_extra, seed_of_each
-from sb3_moe_envs.vector.batched import BatchedVectorEnv, filled
+from sb3_moe_envs.vector.batched import BatchedVectorEnv, SingleEnv, filled
 from sb3_moe_envs.vector.infos import stack_final
+
+ACTIONS = ("nothing", "left", "up", "right", "down", "fire")
+GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
+#: most no-ops at the start of an episode, as Atari's
+NO_OP_MAX = 30
 
 
 class GymnaxVectorEnv(BatchedVectorEnv):
@@ -149,6 +154,46 @@ class GymnaxVectorEnv(BatchedVectorEnv):
     def _final(self, observations: Any, rows: list[int]) -> dict[str, Any]:
         array, dtype = np.asarray(observations), self.single_observation_space.dtype
         return stack_final({row: (array[row].astype(dtype), {}) for row in rows}, self.num_envs)
+
+
+class MinAtarVectorEnv(GymnaxVectorEnv):
+    """Environments of one MinAtar game that step together.
+
+    :param game: one of :data:`GAMES`
+    :param num_envs: how many, at least 1
+    :param no_op_max: most no-ops at the start of an episode; with 0, all episodes of SpaceInvaders
+        begin alike
+    :param kwargs: as of :class:`GymnaxVectorEnv`
+    :raises ValueError: if the game is unknown
+    """
+
+    def __init__(
+        self, game: str, num_envs: int = 1, *, no_op_max: int = NO_OP_MAX, **kwargs: Any
+    ) -> None:
+        if game not in GAMES:
+            raise ValueError(f"`game` must be one of {GAMES}, got {game!r}")
+        self.game = game
+        super().__init__(f"{game}-MinAtar", num_envs, no_op_max=no_op_max, **kwargs)
+
+    def get_action_meanings(self) -> list[str]:
+        """Name the actions."""
+        return [ACTIONS[action] for action in self._program.actions]
+
+
+class MinAtarEnv(SingleEnv):
+    """One MinAtar game; an observation is (10, 10, channels) zeros and ones, uint8.
+
+    Actions are those of :data:`ACTIONS`.
+
+    :param game: one of :data:`GAMES`
+    :param render_mode: None or ``"rgb_array"``
+    :param kwargs: as of :class:`MinAtarVectorEnv`
+    :raises ValueError: if an argument is unknown
+    """
+
+    def __init__(self, game: str, render_mode: str | None = None, **kwargs: Any) -> None:
+        self.game = game
+        super().__init__(MinAtarVectorEnv(game, render_mode=render_mode, **kwargs))
 
 
 def _program(

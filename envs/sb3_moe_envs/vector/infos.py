@@ -6,14 +6,34 @@ Between our own classes they are dicts by row, which are stacked once, at the en
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from sb3_moe_envs.checks import StepResult
 
 Info = dict[Any, Any]
 _NUMBERS = (np.ndarray, np.generic, int, float)
 # Kept apart from the rest: they describe the episode that ended.
 FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
+
+
+class Rows(NamedTuple):
+    """The results of a step of many environments, with infos by row."""
+
+    observations: Any
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    infos: dict[int, Info]
+    #: last observation and info of each episode that ended
+    finals: dict[int, tuple[Any, Info]]
+
+    def stacked(self) -> StepResult:
+        """Return them as Gymnasium's vector environments do."""
+        num_envs = len(self.rewards)
+        infos = stack(self.infos, num_envs) | stack_final(self.finals, num_envs)
+        return self.observations, self.rewards, self.terminated, self.truncated, infos
 
 
 def stack(infos: Mapping[int, Info], num_envs: int) -> Info:

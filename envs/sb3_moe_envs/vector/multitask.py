@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,19 @@ from sb3_moe_envs.checks import (
     optional_whole,
     succeeded,
 )
-from sb3_moe_envs.multitask import MultiTaskEnv, TaskSet, as_schedule
+from sb3_moe_envs.methods import masks_of
+from sb3_moe_envs.multitask import MultiTaskEnv
 from sb3_moe_envs.schedules import Episode, Slots
-from sb3_moe_envs.schedules.base import turn_of
-from sb3_moe_envs.schedules.interleave import fixed_tasks
+from sb3_moe_envs.schedules.by_episode import fixed_tasks
 from sb3_moe_envs.spaces.observations import row_of
 from sb3_moe_envs.suites import ScheduleLike, tasks_of
-from sb3_moe_envs.tasks import built, closed_on_error
-from sb3_moe_envs.vector.infos import Info, stack, stack_final
+from sb3_moe_envs.task_set import TaskSet, as_schedule, framed
+from sb3_moe_envs.tasks import called, closed_on_error
+from sb3_moe_envs.vector.groups import About, Group
+from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
+from sb3_moe_envs.vector.infos import Info, stack
 from sb3_moe_envs.vector.parts import Part, Pool
-from sb3_moe_envs.vector.sync import MultiTaskSyncVectorEnv
+from sb3_moe_envs.vector.workers import WorkerGroup
 
 # What a state keeps of the slots.
 _SLOTS = ("_tasks", "_pinned", "_chosen", "_by_hand", "_returns", "_lengths", "_successes")
@@ -84,17 +87,14 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
 
     def _build(self) -> None:
         """Build an environment of each task, and the spaces that they share."""
-        envs = [self._env_of(task) for task in range(self.num_tasks)]
-        for task, env in enumerate(envs if self.render_mode is not None else []):
-            built(self.tasks[task], task, functools.partial(self._canvas.measure, env))
+        found = [self._about(task) for task in range(self.num_tasks)]
         self._unify(
-            [env.single_observation_space for env in envs],
-            [env.single_action_space for env in envs],
+            [about.observation_space for about in found], [about.action_space for about in found]
         )
         self.metadata: dict[str, Any] = {
             "render_modes": ["rgb_array"],
             "autoreset_mode": AutoresetMode.SAME_STEP,
-            "render_fps": envs[0].metadata.get("render_fps", 30),
+            "render_fps": found[0].render_fps,
         }
         self.single_observation_space = self._interface.observation_space
         self.single_action_space = self._interface.action_space
@@ -116,7 +116,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     def __repr__(self) -> str:
         shares = self._shares
         sizes = [self.num_envs] * self.num_tasks if shares is None else np.bincount(shares).tolist()
-        kinds = [type(self._env_of(task).unwrapped).__name__ for task in range(self.num_tasks)]
+        kinds = [self._about(task).kind for task in range(self.num_tasks)]
         parts = zip(self.task_names, sizes, kinds, strict=True)
         tasks = [f"{name} x {size} [{kind}]" for name, size, kind in parts]
         joined = (" then " if shares is None else ", ").join(tasks)
@@ -138,7 +138,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         options = dict(options or {})
         self._chosen = self._chosen_by(options.pop("task_id", None))
         obs, infos = self._play(options or None)
-        return obs, self._stacked(infos)
+        return obs, stack(infos, self.num_envs) | self._task_infos()
 
     def step(self, actions: Any) -> StepResult:
         """Step every slot with its action, of shape (num_envs, ...).
@@ -148,20 +148,21 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self._restored = False
         step = self._pool.step(self._parts, self._own_actions(actions))
         obs = self._interface.encode_batch(step.observations, self._tasks)
-        terminated, truncated, infos = step.terminated, step.truncated, step.infos
-        done = terminated | truncated
+        infos, done = step.infos, step.terminated | step.truncated
         finals = {
-            slot: (self._interface.encode(task, last), self._with_task(slot, info))
-            for slot, (task, last, info) in step.finals.items()
+            slot: (self._interface.encode(int(self._tasks[slot]), last), self._named(slot, info))
+            for slot, (last, info) in step.finals.items()
         }
+        truncated = step.truncated
         if self._follow(step.rewards, done, infos, finals):
             # Truncate what is running and start the new task everywhere.
             for slot in np.flatnonzero(~done).tolist():
-                finals[slot] = row_of(obs, slot), self._with_task(slot, infos.get(slot, {}))
+                finals[slot] = row_of(obs, slot), self._named(slot, infos.get(slot, {}))
             truncated = truncated | ~done
             obs, infos = self._play()
-        all_infos = self._stacked(infos) | stack_final(finals, self.num_envs)
-        return obs, step.rewards, terminated, truncated, all_infos
+        step = step._replace(observations=obs, truncated=truncated, infos=infos, finals=finals)
+        *results, all_infos = step.stacked()
+        return *results, all_infos | self._task_infos()
 
     def render(self) -> tuple[Any, ...] | None:
         """Return one image per slot, of the largest task's size; None where a task has none."""
@@ -169,10 +170,10 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             return None
         frames = np.full(self.num_envs, None, dtype=object)
         for part in self._parts:
-            images = part.env.render()
+            images = part.group.ask(VectorEnv.render)
             if images is not None:  # a task's own vector environment may draw nothing
                 for slot, frame in zip(part.slots, images, strict=True):
-                    frames[slot] = self._canvas.fit(frame)
+                    frames[slot] = framed(frame, self._size)
         return tuple(frames)
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -203,10 +204,12 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         :raises TypeError: if the action space has no choices to mask
         """
         masks = self._interface.masks.of(self._tasks)
+        spread = self._interface.masks.spread
         for part in self._parts if self._seeds.started else ():
-            own = self._pool.own_masks(part, self._interface.masks.spread)
+            own = self._pool.ask(part, masks_of)
             if own is not None:
-                masks[part.rows] &= own
+                task = self.tasks[part.task], part.task
+                masks[part.rows] &= called(*task, spread, part.task, own, (len(part.slots),))
         return masks
 
     def state_dict(self) -> dict[str, Any]:
@@ -239,13 +242,19 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         for part in anew:
             self._forget(part.rows)
 
-    def _env_of(self, task: int) -> Any:
-        """Return a task's vector environment; where all slots play together, one of a single one.
+    def _about(self, task: int) -> About:
+        return self._first_group(task).about
+
+    def _first_group(self, task: int) -> Group | WorkerGroup:
+        """Return a task's environments; where all slots play together, a single one.
 
         The many of later tasks, such as Meta-World's simulators, are built when they are played.
         """
         size = 1 if self._shares is None else int((self._shares == task).sum())
-        return self._pool.envs(task, size)[0]
+        return self._pool.groups(task, size)[0]
+
+    def _ask(self, task: int, function: Callable[..., Any], *args: Any) -> Any:
+        return self._first_group(task).ask(function, *args)
 
     def _rewind(self, seed: Any) -> None:
         super().reset(seed=seed if isinstance(seed, int) else None)
@@ -294,14 +303,12 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         with closed_on_error(self._pool.abandon):
             self._parts = self._pool.arrange(self._tasks)
 
-    def _with_task(self, slot: int, info: Info) -> Info:
+    def _named(self, slot: int, info: Info) -> Info:
         return {**info, "task_id": int(self._tasks[slot])}
 
-    def _stacked(self, infos: dict[int, Info]) -> Info:
-        """Stack infos, and add the task of each slot."""
-        everywhere = np.ones(self.num_envs, dtype=bool)
-        own = {"task_id": self._tasks.copy(), "_task_id": everywhere}
-        return (stack(infos, self.num_envs) if infos else {}) | own
+    def _task_infos(self) -> Info:
+        """Return the task of each slot, as vector environments' infos have it."""
+        return {"task_id": self._tasks.copy(), "_task_id": np.ones(self.num_envs, dtype=bool)}
 
     def _own_actions(self, actions: Any) -> list[Any]:
         """Return the actions of each part."""
@@ -330,7 +337,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self._lengths += 1
         counted = ~self._by_hand
         if counted.any():
-            before = turn_of(self.schedule)
+            before = self.schedule.task, self.schedule.turn
             self.schedule.count(int(counted.sum()))
             self._end_episodes(np.flatnonzero(done & counted), before)
         if done.any():
@@ -343,7 +350,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
 
     def _end_episodes(self, slots: np.ndarray, turn: tuple[int, int]) -> None:
         for slot in slots.tolist():
-            if turn_of(self.schedule) != turn:
+            if (self.schedule.task, self.schedule.turn) != turn:
                 # It is over; what else ended in this step doesn't count for the next.
                 return
             self.schedule.end(
@@ -354,6 +361,53 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
                     float(self._successes[slot]),
                 )
             )
+
+
+class MultiTaskSyncVectorEnv(InTurnVectorEnv):
+    """`MultiTaskEnv`s side by side, each with a schedule of its own, with SAME_STEP autoreset.
+
+    :param env_fns: build the environments; each must be a `MultiTaskEnv`
+    """
+
+    def __init__(self, env_fns: Sequence[Callable[[], MultiTaskEnv]]) -> None:
+        super().__init__(env_fns)
+        self.task_names = self.envs[0].task_names
+        self.num_tasks = len(self.task_names)
+
+    def __repr__(self) -> str:
+        return (
+            f"MultiTaskSyncVectorEnv({self.num_envs} x MultiTaskEnv, {self.envs[0].schedule!r}: "
+            f"{', '.join(self.task_names)})"
+        )
+
+    def set_task(self, task: int | str | None, indices: Sequence[int] | None = None) -> None:
+        """Play this task from each slot's next reset on; None: as scheduled.
+
+        :param indices: the slots meant; None: all
+        """
+        for index in range(self.num_envs) if indices is None else indices:
+            self.envs[index].set_task(task)
+
+    def get_task(self) -> np.ndarray:
+        """Return the index of the task that each slot is playing, (num_envs,)."""
+        return np.array([env.get_task() for env in self.envs])
+
+    def action_masks(self) -> np.ndarray:
+        """Return which actions each slot's task has, (num_envs, num_actions)."""
+        return np.stack([env.action_masks() for env in self.envs])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
+        states = [env.state_dict() for env in self.envs]
+        return {"envs": states, "exact": all(state["exact"] for state in states)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of as many slots.
+
+        :raises ValueError: if it is of another number of slots, or of other tasks
+        """
+        for env, saved in zip(self.envs, state["envs"], strict=True):
+            env.load_state_dict(saved)
 
 
 def make_multitask_vector(

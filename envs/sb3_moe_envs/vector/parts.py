@@ -1,32 +1,23 @@
-"""The vector environments of all tasks: built when needed, stepped together, checked."""
+"""The environments of all tasks: built when needed, stepped together, each in its own slots."""
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode
 
-from sb3_moe_envs.checks import require_observation, require_step_of_all
-from sb3_moe_envs.coordinates import ConflictingVectorEnv
-from sb3_moe_envs.methods import ACTION_MASKS, method_of, results_of_all
-from sb3_moe_envs.snapshot import gives_state, own_state
-from sb3_moe_envs.spaces.observations import row_of
+from sb3_moe_envs.checks import CheckedTask
 from sb3_moe_envs.tasks import Task, TaskError, built, called, close_all
-from sb3_moe_envs.vector.batched import BatchedVectorEnv
-from sb3_moe_envs.vector.infos import Info, unstack
-from sb3_moe_envs.vector.sync import InTurnVectorEnv, envs_of_task, restore_states, states_of
-from sb3_moe_envs.vector.workers import Workers, WorkerVectorEnv
+from sb3_moe_envs.vector.groups import Group, Vector, restore_states, start, states_of
+from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
+from sb3_moe_envs.vector.infos import Info, Rows
+from sb3_moe_envs.vector.workers import WorkerGroup, Workers
 
-Vector = VectorEnv[Any, Any, Any]
-
-# They check each environment's results themselves.
-_CHECKED = (InTurnVectorEnv, WorkerVectorEnv)
 # Arguments of `gymnasium.make`, which the environments don't take.
 _OF_GYMNASIUM = {"max_episode_steps", "disable_env_checker"}
 
@@ -41,25 +32,15 @@ class Part(NamedTuple):
     #: a slice where they are next to each other, else an array
     rows: Any
     slots: list[int]
-    #: a vector environment
-    env: Any
-    #: whether its step begins and ends with a call each, so that others can step meanwhile
-    begins: bool
+    group: Group | WorkerGroup
 
 
-class Step(NamedTuple):
-    """The results of a step of all parts; infos are by slot."""
-
-    observations: list[tuple[int, Any, Any]]
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    infos: dict[int, Info]
-    finals: dict[int, tuple[int, Any, Info]]
+# The task, rows and observations of each part.
+PartObservations = list[tuple[int, Any, Any]]
 
 
 class Pool:
-    """The environments of each task and number of environments: one vector, or one per process.
+    """The environments of each task and number of environments: one group, or one per process.
 
     If a task misbehaves, all are closed and the error names it.
 
@@ -71,28 +52,30 @@ class Pool:
     def __init__(self, tasks: Sequence[Task], vectorization: str, render_mode: str | None) -> None:
         self.tasks, self.render_mode = tasks, render_mode
         self._in_workers = vectorization == "async"
-        self._envs: dict[tuple[int, int], list[Vector]] = {}
-        self._workers = Workers(functools.partial(_envs_of_one, tuple(tasks), render_mode))
+        self._groups: dict[tuple[int, int], list[Group | WorkerGroup]] = {}
+        self._in_turn = functools.partial(_in_turn, tuple(tasks), render_mode)
+        self._workers = Workers(self._in_turn)
 
-    def envs(self, task: int, size: int) -> list[Vector]:
-        """Return a task's vector environments, of `size` environments together.
+    def groups(self, task: int, size: int) -> list[Group | WorkerGroup]:
+        """Return a task's environments, `size` of them together.
 
         :raises ValueError: if they can't be built
         """
-        if (task, size) not in self._envs:
-            self._envs[task, size] = built(self.tasks[task], task, lambda: self._make(task, size))
-        return self._envs[task, size]
+        if (task, size) not in self._groups:
+            build = functools.partial(self._build, task, size)
+            self._groups[task, size] = built(self.tasks[task], task, build)
+        return self._groups[task, size]
 
-    def _make(self, index: int, size: int) -> list[Vector]:
+    def _build(self, index: int, size: int) -> list[Group | WorkerGroup]:
         task = self.tasks[index]
         if task.vector_fn is not None:
-            return [_checked(task.vector_fn(size), size)]
+            return [Group(_checked(task.vector_fn(size), size))]
         if task.env_id is not None and is_batched(task):
             mode = {} if self.render_mode is None else {"render_mode": self.render_mode}
-            return [gym.make_vec(task.env_id, size, **{**task.kwargs, **mode})]
+            return [Group(gym.make_vec(task.env_id, size, **{**task.kwargs, **mode}))]
         if self._in_workers:
-            return self._workers.envs(index, size)
-        return [envs_of_task(task, size, self.render_mode)]
+            return self._workers.groups(index, size)
+        return [Group(self._in_turn(index, size))]
 
     def arrange(self, tasks_B: np.ndarray) -> list[Part]:
         """Return the parts that play these tasks, one task per slot; first those of this process.
@@ -102,96 +85,78 @@ class Pool:
         parts = []
         for task in np.unique(tasks_B).tolist():
             slots, offset = np.flatnonzero(tasks_B == task), 0
-            for env in self.envs(task, len(slots)):
-                own = slots[offset : offset + env.num_envs]
+            for group in self.groups(task, len(slots)):
+                own = slots[offset : offset + group.about.num_envs]
                 first, last = int(own[0]), int(own[-1])
                 rows = slice(first, last + 1) if last - first + 1 == len(own) else own
-                begins = hasattr(env, "step_async")
-                parts.append(Part(task, len(slots), offset, rows, own.tolist(), env, begins))
-                offset += env.num_envs
-        return sorted(parts, key=lambda part: part.begins)
+                parts.append(Part(task, len(slots), offset, rows, own.tolist(), group))
+                offset += len(own)
+        return sorted(parts, key=lambda part: part.group.begins)
 
     def reset(
         self, parts: Sequence[Part], seeds: Sequence[int | None], options: dict[str, Any] | None
-    ) -> tuple[list[tuple[int, Any, Any]], dict[int, Info]]:
+    ) -> tuple[PartObservations, dict[int, Info]]:
         """Start an episode in every slot of parts; return observations and infos by slot."""
         observations, infos = [], dict[int, Info]()
         for part, seed in zip(parts, seeds, strict=True):
-            obs, own = self._call(part, _reset, part.env, seed, options)
+            obs, own = self.ask(part, start, seed, options)
             observations.append((part.task, part.rows, obs))
             infos |= {part.slots[row]: info for row, info in own.items()}
         return observations, infos
 
-    def step(self, parts: Sequence[Part], actions: Sequence[Any]) -> Step:
-        """Step parts at the same time, each with its own actions."""
+    def step(self, parts: Sequence[Part], actions: Sequence[Any]) -> Rows:
+        """Step parts at the same time; return observations by part, and all else by slot."""
         num_slots = sum(len(part.slots) for part in parts)
         flags = np.zeros((2, num_slots), np.bool_)
-        step = Step([], np.zeros(num_slots), flags[0], flags[1], {}, {})
+        whole = Rows([], np.zeros(num_slots), flags[0], flags[1], {}, {})
         for part, own in zip(parts, actions, strict=True):
-            if part.begins:
-                self._call(part, part.env.step_async, own)
+            self._call(part, part.group.begin, own)
         self._workers.play()
-        for part, own in zip(parts, actions, strict=True):
-            obs, rewards, terminated, truncated, infos, finals = self._call(
-                part, _finish, part, own
-            )
-            step.observations.append((part.task, part.rows, obs))
-            step.rewards[part.rows] = rewards
-            step.terminated[part.rows] = terminated
-            step.truncated[part.rows] = truncated
-            for row, info in infos.items():
-                step.infos[part.slots[row]] = info
-            for row, final in finals.items():
-                step.finals[part.slots[row]] = (part.task, *final)
-        return step
+        for part in parts:
+            step: Rows = self._call(part, part.group.finish)
+            whole.observations.append((part.task, part.rows, step.observations))
+            whole.rewards[part.rows] = step.rewards
+            whole.terminated[part.rows] = step.terminated
+            whole.truncated[part.rows] = step.truncated
+            for row, info in step.infos.items():
+                whole.infos[part.slots[row]] = info
+            for row, final in step.finals.items():
+                whole.finals[part.slots[row]] = final
+        return whole
 
-    def own_masks(self, part: Part, spread: Callable[..., Any]) -> Any:
-        """Return the action masks that a task gives itself, a row for each slot; None: it has none.
-
-        :param spread: brings them into the common space, from the task, masks and (num_envs,)
-        """
-
-        def masks() -> Any:
-            # Wrappers and vector environments may have masks for all, or each environment its own.
-            method = method_of(part.env, ACTION_MASKS)
-            own = method() if method else results_of_all(part.env, ACTION_MASKS)
-            return None if own is None else spread(part.task, np.asarray(own), (part.env.num_envs,))
-
-        return self._call(part, masks)
+    def ask(self, part: Part, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of a part's vector environment, where it is."""
+        return self._call(part, part.group.ask, function, *args)
 
     def state_dict(self) -> dict[tuple[int, int], Any]:
-        """Return states by task and number of environments, None where one has none to give.
+        """Return a state for each environment, by task and number of environments.
 
-        It is a list for each environment, or of one for a vector environment that has its own.
+        It is None where one has none to give.
         """
-        found = {key: [_states_of(env) for env in envs] for key, envs in self._envs.items()}
+        found = {key: [each.ask(states_of) for each in own] for key, own in self._groups.items()}
         return {
-            key: None if None in states else [one for own in states if own for one in own]
+            key: None if None in states else [one for own in states for one in own]
             for key, states in found.items()
         }
 
     def load_state_dict(self, state: dict[tuple[int, int], Any]) -> None:
         """Go on from a state; an environment without one is left as it is."""
-        for key, saved in state.items():
-            states = list(saved or ())
-            for env in self.envs(*key) if saved is not None else ():
-                _restore(env, states)
+        for key, states in state.items():
+            offset = 0
+            for group in self.groups(*key) if states is not None else ():
+                end = offset + group.about.num_envs
+                group.ask(restore_states, states[offset:end])
+                offset = end
 
-    def close(self) -> None:
-        """Close all environments."""
-        close_all([*self._vectors(), self._workers])
+    def close(self, *, terminate: bool = False) -> None:
+        """Close all environments; with `terminate`, whatever processes are doing."""
+        every = [*(group for own in self._groups.values() for group in own), self._workers]
+        close_all(functools.partial(each.close, terminate=terminate) for each in every)
 
     def abandon(self) -> None:
         """Close all after an error, which is raised whatever closing raises."""
-        for env in self._vectors():
-            at_once = {"terminate": True} if isinstance(env.unwrapped, AsyncVectorEnv) else {}
-            with suppress(Exception):
-                env.close(**at_once)
         with suppress(Exception):
-            self._workers.close(terminate=True)
-
-    def _vectors(self) -> list[Vector]:
-        return [env for envs in self._envs.values() for env in envs]
+            self.close(terminate=True)
 
     def _call(self, part: Part, function: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -201,10 +166,11 @@ class Pool:
             raise
 
 
-def _envs_of_one(
-    tasks: Sequence[Task], render_mode: str | None, task: int, num_envs: int
+def _in_turn(
+    tasks: Sequence[Task], render_mode: str | None, index: int, num_envs: int
 ) -> InTurnVectorEnv:
-    return envs_of_task(tasks[task], num_envs, render_mode)
+    """Build so many environments of a task."""
+    return InTurnVectorEnv([lambda: CheckedTask(tasks[index].make(render_mode))] * num_envs)
 
 
 def is_batched(task: Task) -> bool:
@@ -231,63 +197,3 @@ def _checked(env: Vector, num_envs: int) -> Vector:
             f"(autoreset_mode SAME_STEP), got {env.num_envs} with {mode}"
         )
     return env
-
-
-def _reset(env: Vector, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Any]:
-    obs, infos = env.reset(seed=seed, options=options)
-    if not isinstance(env, _CHECKED):
-        require_observation(env.single_observation_space, obs, (env.num_envs,))
-    return _kept(env, obs), unstack(infos, env.num_envs)
-
-
-def _kept(env: Vector, obs: Any) -> Any:
-    """Return observations that no later step changes: somebody's own may always use one array."""
-    base: Any = env.unwrapped
-    gymnasiums = isinstance(base, SyncVectorEnv | AsyncVectorEnv) and base.copy
-    known = gymnasiums or isinstance(base, BatchedVectorEnv | WorkerVectorEnv)
-    return obs if known else copy.deepcopy(obs)
-
-
-def _finish(part: Part, actions: Any) -> tuple[Any, ...]:
-    """End a step; return its results, infos by row, and what ended episodes showed last."""
-    env = part.env
-    result = env.step_wait() if part.begins else env.step(actions)
-    obs, rewards, terminated, truncated, infos = result
-    if not isinstance(env, _CHECKED):
-        obs = _kept(env, obs)
-        require_step_of_all(env.single_observation_space, env.num_envs, obs, rewards)
-    if not infos:
-        return obs, rewards, terminated, truncated, {}, {}
-    last = unstack(infos.get("final_info") or {}, env.num_envs)
-    finals = {
-        row: (_kept(env, row_of(infos["final_obs"], row)), last.get(row, {}))
-        for row in np.flatnonzero(terminated | truncated).tolist()
-    }
-    return obs, rewards, terminated, truncated, unstack(infos, env.num_envs), finals
-
-
-def _states_of(env: Vector) -> list[Any] | None:
-    own: Any = env.unwrapped
-    while isinstance(env, VectorWrapper):
-        if not isinstance(env, ConflictingVectorEnv):
-            return None  # it may have a state of its own, such as running statistics
-        env = env.env
-    if gives_state(own):
-        state = own_state(own)
-        return None if state is None else [state]
-    if isinstance(own, WorkerVectorEnv):
-        return cast("list[Any] | None", own.ask(states_of))
-    return states_of(own) if isinstance(own, SyncVectorEnv) else None
-
-
-def _restore(env: Any, states: list[Any]) -> None:
-    """Bring a vector environment into the first of the states, and take these off the list."""
-    own = env.unwrapped
-    if gives_state(own):
-        own.load_state_dict(states.pop(0))
-        return
-    first = [states.pop(0) for _ in range(own.num_envs)]
-    if isinstance(own, WorkerVectorEnv):
-        own.ask(restore_states, first)
-    else:
-        restore_states(own, first)

@@ -18,12 +18,12 @@ from multiprocessing.connection import Connection
 from typing import Any, cast
 
 import numpy as np
-from gymnasium.vector import VectorEnv
-from gymnasium.vector.utils import CloudpickleWrapper, batch_space
+from gymnasium.vector.utils import CloudpickleWrapper
 
-from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult
 from sb3_moe_envs.tasks import close_all
-from sb3_moe_envs.vector.sync import InTurnVectorEnv
+from sb3_moe_envs.vector.groups import About, Group, about
+from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
+from sb3_moe_envs.vector.infos import Rows
 
 # A function of one of a process's vector environments, and its arguments.
 Call = tuple[int, Callable[..., Any], tuple[Any, ...]]
@@ -107,22 +107,22 @@ class Workers:
         self._make, self._num_here = make, 0
         self._processes: list[Process] = []
 
-    def envs(self, task: int, num_envs: int) -> list[VectorEnv[Any, Any, Any]]:
+    def groups(self, task: int, num_envs: int) -> list[Group | WorkerGroup]:
         """Build a task's environments, evenly spread, most where there are the fewest by then."""
         idle = sum(process.num_envs == 0 for process in self._processes)
         for _ in range(min(num_cores() - 1 - len(self._processes), num_envs - idle)):
             self._processes.append(Process(self._make))
         loads = [*(process.num_envs for process in self._processes), self._num_here]
         idlest = np.argsort(loads, kind="stable")[:num_envs].tolist()
-        envs: list[VectorEnv[Any, Any, Any]] = []
+        groups: list[Group | WorkerGroup] = []
         for rank, place in enumerate(idlest):
             size = num_envs // len(idlest) + (rank < num_envs % len(idlest))
             if place < len(self._processes):
-                envs.append(WorkerVectorEnv(self._processes[place], task, size))
+                groups.append(WorkerGroup(self._processes[place], task, size))
             else:
                 self._num_here += size
-                envs.append(self._make(task, size))
-        return envs
+                groups.append(Group(self._make(task, size)))
+        return groups
 
     def play(self) -> None:
         """Let all processes begin with what was noted."""
@@ -135,7 +135,7 @@ class Workers:
             process.close(terminate=terminate)
 
 
-class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
+class WorkerGroup:
     """Environments of one task in another process, which closes them.
 
     :param process: which plays them
@@ -143,13 +143,13 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
     :param num_envs: number of environments
     """
 
+    begins = True
+
     def __init__(self, process: Process, task: int, num_envs: int) -> None:
-        self._process, self._number, self.num_envs = process, process.num_vectors, num_envs
+        self._process, self._number = process, process.num_vectors
         process.num_envs += num_envs
         process.num_vectors += 1
-        vars(self).update(self.ask(_built, task, num_envs))
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.about: About = self.ask(about, task, num_envs)
 
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function of the vector environment where it is."""
@@ -157,38 +157,17 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
         self._process.play()
         return self._process.answer(self._number)
 
-    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
-        """Start an episode in every environment."""
-        result: ResetResult = self.ask(_reset, seed, options)
-        return result
-
-    def step_async(self, actions: Any) -> None:
+    def begin(self, actions: Any) -> None:
         """Note a step, which begins with those of the process's other environments."""
-        self._process.note((self._number, InTurnVectorEnv.step, (actions,)))
+        self._process.note((self._number, InTurnVectorEnv.play, (actions,)))
 
-    def step_wait(self) -> StepResult:
+    def finish(self) -> Rows:
         """Wait for the step that was noted."""
-        result: StepResult = self._process.answer(self._number)
-        return result
+        rows: Rows = self._process.answer(self._number)
+        return rows
 
-    def render(self) -> tuple[Any, ...]:
-        """Return an image of each environment."""
-        images: tuple[Any, ...] = self.ask(InTurnVectorEnv.render)
-        return images
-
-    def call(self, name: str, *args: Any) -> tuple[Any, ...]:
-        """Call a method of each environment, or read an attribute."""
-        results: tuple[Any, ...] = self.ask(InTurnVectorEnv.call, name, *args)
-        return results
-
-
-def _reset(envs: InTurnVectorEnv, seed: Seed, options: Options) -> ResetResult:
-    return envs.reset(seed=seed, options=options)
-
-
-def _built(envs: InTurnVectorEnv) -> dict[str, Any]:
-    names = ("metadata", "render_mode", "single_observation_space", "single_action_space")
-    return {name: getattr(envs, name) for name in names}
+    def close(self, *, terminate: bool = False) -> None:
+        """Leave it to the process."""
 
 
 def _start_method() -> str | None:
@@ -223,15 +202,15 @@ def _work(pipe: Connection, others_end: Connection, by_value: CloudpickleWrapper
                 answers = {number: _sendable(answer) for number, answer in answers.items()}
                 sent = pickle.dumps((of_round, answers))
             pipe.send_bytes(sent)
-    close_all(vectors)
+    close_all(vector.close for vector in vectors)
 
 
 def _answer(vectors: list[InTurnVectorEnv], make: Make, call: Call) -> Any:
     number, function, args = call
     try:
-        if function is _built:
+        if number == len(vectors):  # the first question is for a new one
             vectors.append(make(*args))
-            return _built(vectors[-1])
+            return function(vectors[number])
         return function(vectors[number], *args)
     except Exception as error:  # which may not be one that can be sent
         found = RuntimeError(f"{type(error).__name__}: {error}")

@@ -1,19 +1,139 @@
-"""Schedules that choose a task for each episode: all tasks at once, or as a function says."""
+"""Schedules, and those that choose a task for each episode: mixed, or as a function says."""
 
 from __future__ import annotations
 
+import copy
+import inspect
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from enum import Enum
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from sb3_moe_envs.checks import positive
-from sb3_moe_envs.schedules.base import Episode, Schedule, Slots, task_index
+from sb3_moe_envs.checks import positive, whole
 
 # Whole slots may miss the weights' shares by less than this before a warning says so.
 _HALF_A_SLOT = 0.5
+
+
+class Slots(Enum):
+    """How a schedule uses the slots of a vector environment."""
+
+    SHARED = "each task keeps a fixed share of the slots"
+    TOGETHER = "all slots play the same task"
+    OWN = "each slot follows a schedule of its own"
+
+
+class Episode(NamedTuple):
+    """An episode that ended, or (`finished` False) was left by a reset."""
+
+    task: int
+    steps: int
+    reward: float
+    success: float = float("nan")
+    finished: bool = True
+
+
+class Schedule(ABC):
+    """Decide which task an environment plays; the sequence follows from (seed, index).
+
+    `start` rewinds it, `count` follows steps (over all environments), `end` follows episodes, and
+    `task` is the task to play now. If `count` changes `task`, the running episode is truncated.
+    """
+
+    #: the attributes that make up the state, besides the random stream
+    _state: tuple[str, ...] = ()
+    slots: Slots = Slots.TOGETHER
+    num_tasks: int = 0
+    env_index: int = 0
+
+    def start(
+        self,
+        task_names: Sequence[str],
+        *,
+        seed: int | np.random.SeedSequence | None = None,
+        env_index: int = 0,
+    ) -> None:
+        """Begin from the first task.
+
+        :param task_names: the tasks' names, in order
+        :param seed: of the random stream of this schedule
+        :param env_index: which environment this is, among those that play the same tasks
+        """
+        self.num_tasks = len(task_names)
+        self.env_index = env_index
+        self.rng = np.random.default_rng(seed)
+        self._start(task_names)
+
+    @abstractmethod
+    def _start(self, task_names: Sequence[str]) -> None:
+        """Check the tasks and set the state to the beginning."""
+
+    def __repr__(self) -> str:
+        arguments = inspect.signature(type(self)).parameters.values()
+        given = {each.name: getattr(self, each.name, each.default) for each in arguments}
+        shown = [f"{a.name}={given[a.name]!r}" for a in arguments if given[a.name] != a.default]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    @property
+    @abstractmethod
+    def task(self) -> int:
+        """The task to play now."""
+
+    @property
+    def turn(self) -> int:
+        """Which turn this is, where tasks take turns: the next may be the same task's."""
+        return 0
+
+    def count(self, steps: int) -> None:  # noqa: B027 - not every schedule counts steps
+        """Follow `steps` environment steps."""
+
+    def end(self, episode: Episode) -> None:  # noqa: B027 - not every schedule counts episodes
+        """Follow the end of an episode."""
+
+    def shortest_turn(self) -> int | None:
+        """Return the steps of the shortest turn that another follows, None if that isn't known."""
+        return None
+
+    def check_num_envs(self, num_envs: int) -> None:
+        """Look whether each turn is as long as a step of so many environments.
+
+        :raises ValueError: if one is shorter, since it could be skipped
+        """
+        shortest = self.shortest_turn()
+        if shortest is not None and shortest < num_envs:
+            raise ValueError(
+                f"a turn of `schedule` must be at least as long as a step of num_envs={num_envs}, "
+                f"or it is skipped, got {self!r}"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, as JSON."""
+        state = {name: copy.deepcopy(getattr(self, name)) for name in self._state}
+        return state | {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of the same kind of schedule over as many tasks."""
+        for name in self._state:
+            setattr(self, name, copy.deepcopy(state[name]))
+        self.rng.bit_generator.state = state["rng"]
+
+
+def task_index(task: int | str | np.integer[Any], task_names: Sequence[str], argument: str) -> int:
+    """Turn a task's name or index into its index.
+
+    :raises ValueError: if there is no such task
+    """
+    if isinstance(task, str):
+        if task not in task_names:
+            raise ValueError(f"`{argument}` must name a task of {list(task_names)}, got {task!r}")
+        return list(task_names).index(task)
+    index = whole(argument, task, minimum=None)
+    if not 0 <= index < len(task_names):
+        raise ValueError(f"`{argument}` must be in [0, num_tasks={len(task_names)}), got {task}")
+    return index
 
 
 class ByEpisode(Schedule):
@@ -73,8 +193,8 @@ class Interleave(ByEpisode):
             raise ValueError(f"`order` must be 'round_robin' or 'random', got {order!r}")
         self.unit, self.order = unit, order
         self.weights = None if weights is None else tuple(positive("weights", w) for w in weights)
-        # A subclass may say itself how it uses slots.
-        if self.slots is Slots.SHARED and (unit, order) != ("steps", "round_robin"):
+        shares_slots = (unit, order) == ("steps", "round_robin")
+        if not shares_slots or type(self)._choose is not Interleave._choose:
             self.slots = Slots.OWN
 
     def shares(self, num_tasks: int) -> np.ndarray:
@@ -147,15 +267,14 @@ def fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarra
     """
     if schedule.slots is Slots.TOGETHER:
         return None
-    own_choice = getattr(type(schedule), "_choose", None) is not Interleave._choose
-    if schedule.slots is Slots.OWN or not isinstance(schedule, Interleave) or own_choice:
+    if schedule.slots is Slots.OWN or not isinstance(schedule, Interleave):
         raise ValueError(
             "`schedule` must be an Interleave of steps, or switch all slots together, got "
-            f"{schedule!r}; one that chooses for each slot must say `slots = Slots.OWN`, and needs "
-            "make_multitask_vector"
+            f"{schedule!r}; one that chooses for each slot needs make_multitask_vector"
         )
-    counts = slot_counts(schedule.shares(num_tasks), num_slots)
-    missed = np.abs(np.array(counts) - schedule.shares(num_tasks) * num_slots).max()
+    shares = schedule.shares(num_tasks)
+    counts = slot_counts(shares, num_slots)
+    missed = np.abs(np.array(counts) - shares * num_slots).max()
     if schedule.weights is not None and missed >= _HALF_A_SLOT:
         warnings.warn(
             f"with `num_envs`={num_slots} the tasks get {counts} slots, not the shares of the "

@@ -1,0 +1,229 @@
+"""What environments of several tasks have in common, one at a time or side by side."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+
+from sb3_moe_envs.methods import COMPUTE_REWARD, has_goals, meanings_of, reward_of, rewards_of
+from sb3_moe_envs.schedules import Chosen, Interleave, Schedule
+from sb3_moe_envs.schedules.by_episode import task_index
+from sb3_moe_envs.spaces import Interface
+from sb3_moe_envs.spaces.interface import check_options
+from sb3_moe_envs.suites import ScheduleLike, suite_schedule, tasks_of
+from sb3_moe_envs.tasks import built
+
+# What these modes render is shown or read, not recorded.
+_NO_IMAGES = (None, "human", "ansi")
+
+
+def drawn_size(env: Any) -> tuple[int, int]:
+    """Return height and width of what an environment, or a vector environment, draws at its start.
+
+    Its first seeded reset must come later, since this one draws random numbers.
+    """
+    if env.render_mode in _NO_IMAGES:
+        return 0, 0
+    env.reset()
+    sizes = [image.shape[:2] for image in _images(env.render())]
+    return tuple(np.max(sizes, axis=0, initial=0).tolist()) if sizes else (0, 0)
+
+
+def _images(rendered: Any) -> Iterable[np.ndarray]:
+    if isinstance(rendered, list | tuple):
+        for part in rendered:
+            yield from _images(part)
+    elif isinstance(rendered, np.ndarray) and rendered.ndim >= 2:
+        yield rendered
+
+
+def framed(rendered: Any, size: tuple[int, int]) -> Any:
+    """Return what a task rendered (an image, a list of them or neither) in the middle of black.
+
+    Pixels stay as they are, and a larger image is not cut.
+    """
+    if isinstance(rendered, list):
+        return [framed(image, size) for image in rendered]
+    if not isinstance(rendered, np.ndarray) or rendered.ndim < 2:
+        return rendered
+    missing = [max(n - m, 0) for n, m in zip(size, rendered.shape[:2], strict=True)]
+    sides = [(pixels // 2, pixels - pixels // 2) for pixels in missing]
+    return np.pad(rendered, sides + [(0, 0)] * (rendered.ndim - 2)) if any(missing) else rendered
+
+
+class TaskSeeds:
+    """Deal out seeds that follow from one: each key's once per rewind, when it is first played."""
+
+    def __init__(self) -> None:
+        self._entropy: Any = None
+        self._taken: set[tuple[int, ...]] = set()
+        self._renewals: dict[tuple[int, ...], int] = {}
+
+    @property
+    def started(self) -> bool:
+        """Whether there was a rewind."""
+        return self._entropy is not None
+
+    def rewind(self, seed: int | Sequence[int] | None) -> None:
+        """Start all streams again; None draws a seed from the operating system."""
+        self._entropy = np.random.SeedSequence(seed).entropy
+        self._taken, self._renewals = set(), {}
+
+    @property
+    def schedule(self) -> np.random.SeedSequence:
+        """The schedule's seed."""
+        return self._stream(0)
+
+    @property
+    def actions(self) -> int:
+        """The action space's seed."""
+        return _integer(self._stream(1))
+
+    def take(self, *key: int) -> int | None:
+        """Return a task's seed, the first time it is asked for; then None: the task goes on.
+
+        :param key: the task, and whatever else distinguishes its environments
+        """
+        if key in self._taken:
+            return None
+        self._taken.add(key)
+        renewals = self._renewals.get(key, 0)
+        return _integer(self._stream(3, renewals, *key) if renewals else self._stream(2, *key))
+
+    def renew(self, *key: int) -> None:
+        """Deal another seed to a key that has had one: its environments could not be restored."""
+        if key in self._taken:
+            self._taken.remove(key)
+            self._renewals[key] = self._renewals.get(key, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+        return copy.deepcopy(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        vars(self).update(copy.deepcopy(state))
+
+    def _stream(self, *key: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self._entropy, spawn_key=key)
+
+
+def _integer(stream: np.random.SeedSequence) -> int:
+    # ALE takes seeds below 2**31, and vector environments add the slot's index.
+    return int(stream.generate_state(1)[0]) % (2**31 - 2**16)
+
+
+class TaskSet:
+    """What environments of several tasks have in common, one at a time or side by side."""
+
+    num_envs: int
+    render_mode: str | None
+
+    def _take(self, tasks: Any, schedule: ScheduleLike, interface: dict[str, str]) -> None:
+        """Read the arguments, before anything is built, which would have to be closed.
+
+        :param interface: options of an :class:`Interface`
+        """
+        check_options(interface)
+        self._options, self.task_id = interface, interface.get("task_id", "dict")
+        self.schedule = as_schedule(schedule, tasks)
+        self.tasks = tasks_of(tasks)
+        self.task_names = [task.name for task in self.tasks]
+        self.num_tasks = len(self.tasks)
+        self._seeds, self._restored = TaskSeeds(), False
+
+    def _unify(self, observations: list[Space[Any]], actions: list[Space[Any]]) -> None:
+        """Set what translates between each task's spaces and those of all, and images' size."""
+        self._interface = Interface(observations, actions, self.task_names, **self._options)
+        self._size = 0, 0
+        if self.render_mode is not None:
+            sizes = [
+                built(task, index, functools.partial(self._ask, index, drawn_size))
+                for index, task in enumerate(self.tasks)
+            ]
+            self._size = max(height for height, _ in sizes), max(width for _, width in sizes)
+
+    def _ask(self, task: int, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of the environment or vector environment of a task."""
+        raise NotImplementedError
+
+    def _head_of_state(self) -> dict[str, Any]:
+        """Return the part of a state that is alike for one environment and many."""
+        return {
+            "num_tasks": self.num_tasks,
+            "num_envs": self.num_envs,
+            "schedule": self.schedule.state_dict(),
+            "seeds": self._seeds.state_dict(),
+        }
+
+    def _load_head(self, state: dict[str, Any]) -> None:
+        for name in ("num_tasks", "num_envs"):
+            if state[name] != getattr(self, name):
+                raise ValueError(
+                    f"`state` must be of {name}={getattr(self, name)}, got one of {state[name]}"
+                )
+        self.schedule.load_state_dict(state["schedule"])
+        self._seeds.load_state_dict(state["seeds"])
+        self._restored = True
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether the schedule mixes the tasks, even if one is played at a time."""
+        return isinstance(self.schedule, Interleave)
+
+    def action_meanings(self) -> dict[int, list[str]]:
+        """Return each task's names of its actions, where there are any (`get_action_meanings`)."""
+        names = {task: self._ask(task, meanings_of) for task in range(self.num_tasks)}
+        return {task: own for task, own in names.items() if own}
+
+    def __getattr__(self, name: str) -> Any:
+        """Give `compute_reward` to environments of goals alone."""
+        interface = vars(self).get("_interface")
+        if name == COMPUTE_REWARD and interface and has_goals(interface.observation_space):
+            return self._compute_reward
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
+        """Return the reward of reaching a goal in the task of `info["task_id"]`, for HER.
+
+        :param achieved_goal: of one step or of a batch
+        :param desired_goal: likewise
+        :param info: the step's info, or one for each step
+        :raises TypeError: if the task has no such method
+        :raises ValueError: if there are several tasks and an info doesn't tell which
+        """
+        own, common = self._interface.task_spaces, self._interface.observation_space
+        return rewards_of(own, common, self._reward, (achieved_goal, desired_goal), info)
+
+    def _reward(self, task: int, *goals_and_info: Any) -> Any:
+        reward = self._ask(task, reward_of, *goals_and_info)
+        if reward is None:
+            name = self.task_names[task]
+            raise TypeError(
+                f"HER needs tasks with a method `{COMPUTE_REWARD}`, which {name!r} lacks"
+            )
+        return reward
+
+    def _index(self, task: int | str | np.integer[Any], argument: str = "task_id") -> int:
+        return task_index(task, self.task_names, argument)
+
+
+def as_schedule(schedule: Any, tasks: Any) -> Schedule:
+    """Return a schedule of one's own: that given, the suite's, or `Interleave()`.
+
+    :raises TypeError: if it is neither a schedule nor a function
+    """
+    if schedule is None:
+        schedule = suite_schedule(tasks) or Interleave()
+    if callable(schedule) and not isinstance(schedule, type):
+        schedule = Chosen(schedule)
+    if not isinstance(schedule, Schedule):
+        raise TypeError(
+            f"`schedule` must be a Schedule (not its class), a function or None, got {schedule!r}"
+        )
+    return copy.copy(schedule)  # `start` gives it a state of its own
