@@ -169,12 +169,6 @@ class Coordinates:
         array = np.asarray(values)
         return array if self._actions is None else array[..., self._actions]
 
-    def info(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Show the masks of actions in an info in these coordinates."""
-        if "action_mask" not in info:
-            return info
-        return {**info, "action_mask": self.by_action(info["action_mask"])}
-
 
 def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndarray:
     order = list(range(length)) if given is None else list(given)
@@ -223,14 +217,14 @@ class Conflicting(_Translating, gym.Wrapper[Any, Any, Any, Any], RecordConstruct
     def reset(self, **kwargs: Any) -> ResetResult:
         """Start an episode."""
         observation, info = self.env.reset(**kwargs)
-        return self.coordinates.observation(observation), self.coordinates.info(info)
+        return self.coordinates.observation(observation), info
 
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Act."""
         own = self.coordinates.action(action)
         observation, reward, terminated, truncated, info = self.env.step(own)
         shown = self.coordinates.observation(observation)
-        return shown, reward, terminated, truncated, self.coordinates.info(info)
+        return shown, reward, terminated, truncated, info
 
 
 class ConflictingVectorEnv(_Translating, VectorWrapper):
@@ -271,32 +265,24 @@ class ConflictingVectorEnv(_Translating, VectorWrapper):
         return self.coordinates.observation(observations), rewards, terminated, truncated, infos
 
 
-def cartpole(render_mode: str | None = None, **coordinates: Any) -> gym.Env[Any, Any]:
-    """Build `CartPole-v1` in other coordinates.
+def conflicting(game: str, render_mode: str | None = None, **coordinates: Any) -> gym.Env[Any, Any]:
+    """Build `CartPole-v1` or a game of MinAtar in other coordinates.
 
+    :param game: `"CartPole"` or a game's name
     :param coordinates: as of :class:`Conflicting`
     """
-    return Conflicting(TimeLimit(CartPoleEnv(render_mode=render_mode), MAX_STEPS), **coordinates)
+    if game == "CartPole":
+        pole = CartPoleEnv(render_mode=render_mode)
+        return Conflicting(TimeLimit(pole, MAX_STEPS), **coordinates)
+    return Conflicting(MinAtarEnv(game, render_mode), **coordinates)
 
 
-def cartpoles(
-    num_envs: int = 1, *, render_mode: str | None = None, **coordinates: Any
+def many_conflicting(
+    game: str, num_envs: int = 1, *, render_mode: str | None = None, **coordinates: Any
 ) -> ConflictingVectorEnv:
-    """Build environments of `CartPole-v1` in other coordinates that step together."""
-    return ConflictingVectorEnv(CartPoleVectorEnv(num_envs, render_mode=render_mode), **coordinates)
-
-
-def breakout(render_mode: str | None = None, **coordinates: Any) -> gym.Env[Any, Any]:
-    """Build MinAtar's Breakout in other coordinates.
-
-    :param coordinates: as of :class:`Conflicting`
-    """
-    return Conflicting(MinAtarEnv("Breakout", render_mode), **coordinates)
-
-
-def breakouts(
-    num_envs: int = 1, *, render_mode: str | None = None, **coordinates: Any
-) -> ConflictingVectorEnv:
-    """Build Breakouts of MinAtar in other coordinates that step together."""
-    vector = MinAtarVectorEnv("Breakout", num_envs, render_mode=render_mode)
-    return ConflictingVectorEnv(vector, **coordinates)
+    """Build environments as :func:`conflicting` does, which step together."""
+    if game == "CartPole":
+        poles = CartPoleVectorEnv(num_envs, render_mode=render_mode)
+        return ConflictingVectorEnv(poles, **coordinates)
+    games = MinAtarVectorEnv(game, num_envs, render_mode=render_mode)
+    return ConflictingVectorEnv(games, **coordinates)

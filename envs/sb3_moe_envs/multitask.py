@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -25,7 +24,7 @@ from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces.interface import OPTIONS
 from sb3_moe_envs.suites import ScheduleLike
 from sb3_moe_envs.task_set import TaskSet, framed
-from sb3_moe_envs.tasks import TaskError, built, called, close_all, closed_on_error
+from sb3_moe_envs.tasks import built, called, close_all
 
 # What a state keeps of the running episode.
 _EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_success", "_running")
@@ -90,8 +89,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         self.schedule.start(self.task_names, env_index=self.env_index)
         self.schedule.check_num_envs(self.num_envs)
         self._envs: list[gym.Env[Any, Any]] = []
-        with closed_on_error(self.close):
-            self._build()
+        self._build()
         fps = self._envs[0].metadata.get("render_fps", 30)
         self.metadata = {**type(self).metadata, "render_fps": fps}
         self._task = self.schedule.task
@@ -251,10 +249,5 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         return function(self._envs[task], *args)
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call the running task; its error names it, and the other tasks are closed."""
-        try:
-            return called(self.tasks[self._task], self._task, function, *args, **kwargs)
-        except TaskError:
-            with suppress(Exception):
-                self.close()
-            raise
+        """Call the running task; its error names it."""
+        return called(self.tasks[self._task], self._task, function, *args, **kwargs)

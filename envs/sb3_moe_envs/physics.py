@@ -151,11 +151,6 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
         self._actions = np.zeros(self.num_envs, dtype=np.int64)
 
-    @property
-    def observations(self) -> np.ndarray:
-        """The latest observation of each environment, as reset or step returned it."""
-        return self._states.T.astype(np.float32)
-
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment.
 
@@ -165,12 +160,11 @@ class CartPoleVectorEnv(BatchedVectorEnv):
             if own is not None or i >= len(self._random):
                 self._random[i : i + 1] = [seeding.np_random(own)[0]]
             self._start(i)
-        return self.observations, {}
+        return self._observe(), {}
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions for :meth:`step_wait`."""
-        if not self._random:
-            raise gym.error.ResetNeeded("call reset() on CartPole before anything else")
+        self._require_reset()
         self._actions = self._choices(actions)
 
     def step_wait(self) -> StepResult:
@@ -183,11 +177,11 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         ended = np.flatnonzero(terminated | truncated).tolist()
         infos: dict[str, Any] = {}
         if ended:
-            last = self.observations
+            last = self._observe()
             infos = stack_final({i: (last[i], {}) for i in ended}, self.num_envs)
             for i in ended:
                 self._start(i)
-        return self.observations, np.ones(self.num_envs), terminated, truncated, infos
+        return self._observe(), np.ones(self.num_envs), terminated, truncated, infos
 
     @staticmethod
     def draw(observation: np.ndarray) -> np.ndarray:
@@ -216,6 +210,11 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         self._random = [seeding.np_random(None)[0] for _ in state["random"]]
         for random, saved in zip(self._random, state["random"], strict=True):
             random.bit_generator.state = saved
+        self._observe()
+
+    def _observe(self) -> np.ndarray:
+        self._observations = self._states.T.astype(np.float32)
+        return self._observations
 
     def _start(self, i: int) -> None:
         self._states[:, i] = self._random[i].uniform(low=-0.05, high=0.05, size=(4,))

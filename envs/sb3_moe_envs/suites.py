@@ -201,10 +201,11 @@ def _robot(robot: str) -> dict[str, Any]:
     }
 
 
-def _conflicting(name: str) -> dict[str, Any]:
+def _conflicting(game: str) -> dict[str, Any]:
     return {
-        "entry_point": f"sb3_moe_envs.conflicts:{name}",
-        "vector_entry_point": f"sb3_moe_envs.conflicts:{name}s",
+        "entry_point": "sb3_moe_envs.conflicts:conflicting",
+        "vector_entry_point": "sb3_moe_envs.conflicts:many_conflicting",
+        "kwargs": {"game": game},
     }
 
 
@@ -236,9 +237,9 @@ IDS: dict[str, dict[str, Any]] = {
     },
     "CartPole-v0": {"entry_point": "sb3_moe_envs.physics:cartpole", "max_episode_steps": 500},
     "Pendulum-v0": {"entry_point": "sb3_moe_envs.physics:pendulum", "max_episode_steps": 200},
-    "ConflictingCartPole-v0": _conflicting("cartpole"),
-    "ConflictingBreakout-v0": _conflicting("breakout"),
-    "ShuffledBreakout-v0": _conflicting("breakout"),
+    "ConflictingCartPole-v0": _conflicting("CartPole"),
+    "ConflictingBreakout-v0": _conflicting("Breakout"),
+    "ShuffledBreakout-v0": _conflicting("Breakout"),
     "Hopper-v0": _robot("Hopper"),
     "HalfCheetah-v0": _robot("HalfCheetah"),
     "MetaWorld-v0": {"entry_point": "sb3_moe_envs.metaworld:MetaWorldEnv"},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -160,17 +160,3 @@ def close_all(closes: Iterable[Callable[[], Any]]) -> None:
     with ExitStack() as stack:
         for close in closes:
             stack.callback(close)
-
-
-@contextmanager
-def closed_on_error(close: Callable[[], Any]) -> Iterator[None]:
-    """Close after an error or Ctrl-C, which is raised whatever closing raises.
-
-    :param close: closes what there is by then
-    """
-    try:
-        yield
-    except BaseException:
-        with suppress(Exception):
-            close()
-        raise

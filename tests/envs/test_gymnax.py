@@ -98,7 +98,7 @@ def test_a_bad_argument_is_named_with_its_rule_and_value(arguments, message):
 
 def test_a_bad_call_is_refused():
     world = GymnaxVectorEnv("CartPole-v1", 2)
-    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) on CartPole-v1"):
+    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) on GymnaxVectorEnv"):
         world.step(np.zeros(2, int))
     with pytest.raises(ValueError, match=r"`seed` must hold num_envs=2 seeds, got 3"):
         world.reset(seed=[1, 2, 3])

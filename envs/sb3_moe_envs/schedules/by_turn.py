@@ -224,7 +224,7 @@ class Rule:
         return _holds(self._test, values)
 
 
-# A comparison (name, operator, number), or ("any" or "all", conditions).
+# A comparison (operator, name, number), or (any or all, conditions).
 _Test = tuple[Any, ...]
 
 
@@ -236,13 +236,13 @@ def _read(node: ast.expr, names: abc.Sequence[str]) -> _Test:
         name, compare = node.left.id.removesuffix("_"), _COMPARISONS.get(type(node.ops[0]))
         number = finite("rule", ast.literal_eval(node.comparators[0]))
         if name in names and compare is not None:
-            return name, compare, number
+            return compare, name, number
     raise ValueError(f"it is neither a comparison nor several: {ast.unparse(node)}")
 
 
 def _holds(test: _Test, values: abc.Mapping[str, float]) -> bool:
     if len(test) == 3:
-        name, compare, number = test
+        compare, name, number = test
         return bool(compare(values[name], number))
     kind, tests = test
     return bool(kind(_holds(each, values) for each in tests))

@@ -13,12 +13,29 @@ from sb3_moe_envs.spaces.actions import TaskMasks, pad_actions
 from sb3_moe_envs.spaces.observations import empty, is_image, pad_observations, row_of
 
 
-class NamedId(spaces.Discrete):  # type: ignore[type-arg]  # generic in some versions only
-    """The id of a task, in a space that knows the tasks' names.
+class _Named:
+    """A space that knows the tasks' names.
 
     Ids of the same tasks in another order are another space, which SB3 refuses as it does all
     others: an agent would take each task for another. Ids of other tasks are the same space: an
     agent may go on with new ones.
+    """
+
+    task_names: tuple[str, ...]
+
+    def __eq__(self, other: object) -> bool:
+        """Compare as the space does, and the order of the tasks."""
+        names = self.task_names
+        others = tuple(getattr(other, "task_names", names))
+        is_reordered = names != others and sorted(names) == sorted(others)
+        return super().__eq__(other) and not is_reordered
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()} of {list(self.task_names)}"
+
+
+class NamedId(_Named, spaces.Discrete):  # type: ignore[type-arg]  # generic in some versions only
+    """The id of a task.
 
     :param task_names: of all tasks, by id; also the attribute that policies and callbacks read
     """
@@ -27,16 +44,9 @@ class NamedId(spaces.Discrete):  # type: ignore[type-arg]  # generic in some ver
         super().__init__(len(task_names))
         self.task_names = tuple(task_names)
 
-    def __eq__(self, other: object) -> bool:
-        """Compare as Discrete does, and the order of the tasks."""
-        return super().__eq__(other) and not _is_reordered(self.task_names, other)
 
-    def __repr__(self) -> str:
-        return f"NamedId({list(self.task_names)})"
-
-
-class NamedBox(spaces.Box):
-    """Numbers with a task's id among them; equal to others as a :class:`NamedId` is.
+class NamedBox(_Named, spaces.Box):
+    """Numbers with a task's id among them.
 
     :param low: lower bounds
     :param high: upper bounds
@@ -49,18 +59,6 @@ class NamedBox(spaces.Box):
     ) -> None:
         super().__init__(low, high, dtype=dtype)
         self.task_names = tuple(task_names)
-
-    def __eq__(self, other: object) -> bool:
-        """Compare as Box does, and the order of the tasks."""
-        return super().__eq__(other) and not _is_reordered(self.task_names, other)
-
-    def __repr__(self) -> str:
-        return f"{super().__repr__()} of {list(self.task_names)}"
-
-
-def _is_reordered(names: tuple[str, ...], other: object) -> bool:
-    others = tuple(getattr(other, "task_names", names))
-    return names != others and sorted(names) == sorted(others)
 
 
 class Hidden:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
@@ -85,14 +84,6 @@ class AtariVectorEnv(BatchedVectorEnv):
         self._set_spaces(self._ale.single_observation_space, self._ale.single_action_space)
         self._scores = np.zeros(self.num_envs)
         self._lives = np.zeros(self.num_envs, dtype=np.int32)
-        self._observations: np.ndarray | None = None
-
-    @property
-    def observations(self) -> np.ndarray:
-        """The latest observation of each environment, as reset or step returned it."""
-        if self._observations is None:
-            raise gym.error.ResetNeeded(f"call reset() on {self.game} before anything else")
-        return self._observations
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start a game in every environment.
@@ -108,8 +99,7 @@ class AtariVectorEnv(BatchedVectorEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Let ale-py's threads begin a step."""
-        if self._observations is None:
-            raise gym.error.ResetNeeded(f"call reset() on {self.game} before anything else")
+        self._require_reset()
         # ale-py would wait forever for an action that it can't play.
         self._ale.send(self._choices(actions))
 

@@ -54,6 +54,7 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
         self.num_envs = whole("num_envs", num_envs)
         self.render_mode = render_mode
+        self._observations: Any = None
         # ale-py writes into a dict that all vector environments share; this one is our own.
         self.metadata = {
             "render_modes": ["rgb_array"],
@@ -78,9 +79,15 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Wait for the step that :meth:`step_async` began."""
 
     @property
-    @abstractmethod
     def observations(self) -> np.ndarray:
         """The latest observation of each environment, as reset or step returned it."""
+        self._require_reset()
+        return np.asarray(self._observations)
+
+    def _require_reset(self) -> None:
+        if self._observations is None:
+            name = type(self).__name__
+            raise gym.error.ResetNeeded(f"call reset() on {name} before anything else")
 
     @staticmethod
     def draw(observation: np.ndarray) -> np.ndarray:

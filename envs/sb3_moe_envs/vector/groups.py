@@ -25,7 +25,6 @@ class About(NamedTuple):
     """What is to be known of a vector environment, wherever it is."""
 
     kind: str
-    num_envs: int
     observation_space: Space[Any]
     action_space: Space[Any]
     render_fps: int
@@ -35,7 +34,7 @@ def about(env: Vector) -> About:
     """Describe a vector environment."""
     spaces = env.single_observation_space, env.single_action_space
     fps = env.metadata.get("render_fps", 30)
-    return About(type(env.unwrapped).__name__, env.num_envs, *spaces, fps)
+    return About(type(env.unwrapped).__name__, *spaces, fps)
 
 
 class Group:
@@ -46,7 +45,7 @@ class Group:
 
     def __init__(self, env: Vector) -> None:
         self.env: Any = env
-        self.about = about(env)
+        self.num_envs = env.num_envs
         #: whether its step begins and ends with a call each, so that others can step meanwhile
         self.begins = hasattr(env, "step_async")
         self._actions: Any = None
@@ -68,10 +67,9 @@ class Group:
         result = self.env.step_wait() if self.begins else self.env.step(self._actions)
         return _checked(self.env, result)
 
-    def close(self, *, terminate: bool = False) -> None:
-        """Close it; with `terminate`, whatever its processes are doing."""
-        at_once = terminate and isinstance(self.env.unwrapped, AsyncVectorEnv)
-        self.env.close(**({"terminate": True} if at_once else {}))
+    def close(self) -> None:
+        """Close it."""
+        self.env.close()
 
 
 def _checked(env: Any, result: Any) -> Rows:

@@ -59,14 +59,12 @@ class GymnaxVectorEnv(BatchedVectorEnv):
             )
         self._keys: Any = None
         self._states: Any = None
-        self._observations: Any = None
         self._outputs: list[Any] = []
 
     @property
     def observations(self) -> np.ndarray:
         """The latest observation of each environment, as reset or step returned it."""
-        self._check_was_reset()
-        return self._to_numpy(self._observations)
+        return self._to_numpy(super().observations)
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment.
@@ -80,7 +78,7 @@ class GymnaxVectorEnv(BatchedVectorEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Let jax begin a step."""
-        self._check_was_reset()
+        self._require_reset()
         self._keys, self._states, self._observations, *self._outputs = self._program.step(
             self._keys, self._states, self._filled(self._checked(actions))
         )
@@ -115,10 +113,6 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         self._states = self._program.unflatten(state["states"], self.num_envs, self._size)
         self._keys = self._filled(state["keys"])
         self._observations = self._filled(state["observations"])
-
-    def _check_was_reset(self) -> None:
-        if self._keys is None:
-            raise gym.error.ResetNeeded(f"call reset() on {self.name} before anything else")
 
     def _next_keys(self, seeds: list[int | None], seed: Any) -> Any:
         if isinstance(seed, int | np.integer):

@@ -26,12 +26,11 @@ from sb3_moe_envs.schedules.by_episode import fixed_tasks
 from sb3_moe_envs.spaces.observations import row_of
 from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.task_set import TaskSet, as_schedule, framed
-from sb3_moe_envs.tasks import called, closed_on_error
-from sb3_moe_envs.vector.groups import About, Group
+from sb3_moe_envs.tasks import called
+from sb3_moe_envs.vector.groups import about
 from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
 from sb3_moe_envs.vector.infos import Info, stack
 from sb3_moe_envs.vector.parts import Part, Pool
-from sb3_moe_envs.vector.workers import WorkerGroup
 
 # What a state keeps of the slots.
 _SLOTS = ("_tasks", "_pinned", "_chosen", "_by_hand", "_returns", "_lengths", "_successes")
@@ -80,16 +79,15 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self.schedule.check_num_envs(self.num_envs)
         self._shares = fixed_tasks(self.schedule, self.num_tasks, self.num_envs)
         self._pool = Pool(self.tasks, vectorization, render_mode)
-        with closed_on_error(self._pool.abandon):
-            self._build()
-            self._start_slots()
-            self._arrange()
+        self._build()
+        self._start_slots()
+        self._parts = self._pool.arrange(self._tasks)
 
     def _build(self) -> None:
         """Build an environment of each task, and the spaces that they share."""
-        found = [self._about(task) for task in range(self.num_tasks)]
+        found = [self._ask(task, about) for task in range(self.num_tasks)]
         self._unify(
-            [about.observation_space for about in found], [about.action_space for about in found]
+            [each.observation_space for each in found], [each.action_space for each in found]
         )
         self.metadata: dict[str, Any] = {
             "render_modes": ["rgb_array"],
@@ -116,7 +114,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     def __repr__(self) -> str:
         shares = self._shares
         sizes = [self.num_envs] * self.num_tasks if shares is None else np.bincount(shares).tolist()
-        kinds = [self._about(task).kind for task in range(self.num_tasks)]
+        kinds = [self._ask(task, about).kind for task in range(self.num_tasks)]
         parts = zip(self.task_names, sizes, kinds, strict=True)
         tasks = [f"{name} x {size} [{kind}]" for name, size, kind in parts]
         joined = (" then " if shares is None else ", ").join(tasks)
@@ -232,7 +230,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         for name, value in state["slots"].items():
             setattr(self, name, value.copy())
         self._stale = True
-        self._arrange()
+        self._parts = self._pool.arrange(self._tasks)
         self._pool.load_state_dict(state["parts"])
         for key, saved in state["parts"].items():
             if saved is None:
@@ -242,19 +240,13 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         for part in anew:
             self._forget(part.rows)
 
-    def _about(self, task: int) -> About:
-        return self._first_group(task).about
-
-    def _first_group(self, task: int) -> Group | WorkerGroup:
-        """Return a task's environments; where all slots play together, a single one.
+    def _ask(self, task: int, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of a task's environments; where all slots play together, a single one.
 
         The many of later tasks, such as Meta-World's simulators, are built when they are played.
         """
         size = 1 if self._shares is None else int((self._shares == task).sum())
-        return self._pool.groups(task, size)[0]
-
-    def _ask(self, task: int, function: Callable[..., Any], *args: Any) -> Any:
-        return self._first_group(task).ask(function, *args)
+        return self._pool.groups(task, size)[0].ask(function, *args)
 
     def _rewind(self, seed: Any) -> None:
         super().reset(seed=seed if isinstance(seed, int) else None)
@@ -286,7 +278,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     def _play(self, options: dict[str, Any] | None = None) -> tuple[Any, dict[int, Info]]:
         """Start an episode of the wanted task in every slot; return infos by slot."""
         self._tasks = self._wanted()
-        self._arrange()
+        self._parts = self._pool.arrange(self._tasks)
         self._forget(slice(None))
         observations, infos = self._reset(self._parts, options)
         return self._interface.encode_batch(observations, self._tasks), infos
@@ -298,10 +290,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         first = [seeds[part.task, part.size] for part in parts]
         each = [s if s is None else s + p.offset for s, p in zip(first, parts, strict=True)]
         return self._pool.reset(parts, each, options)
-
-    def _arrange(self) -> None:
-        with closed_on_error(self._pool.abandon):
-            self._parts = self._pool.arrange(self._tasks)
 
     def _named(self, slot: int, info: Info) -> Info:
         return {**info, "task_id": int(self._tasks[slot])}

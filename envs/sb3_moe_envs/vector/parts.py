@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -12,7 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from sb3_moe_envs.checks import CheckedTask
-from sb3_moe_envs.tasks import Task, TaskError, built, called, close_all
+from sb3_moe_envs.tasks import Task, built, called, close_all
 from sb3_moe_envs.vector.groups import Group, Vector, restore_states, start, states_of
 from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
 from sb3_moe_envs.vector.infos import Info, Rows
@@ -42,7 +41,7 @@ PartObservations = list[tuple[int, Any, Any]]
 class Pool:
     """The environments of each task and number of environments: one group, or one per process.
 
-    If a task misbehaves, all are closed and the error names it.
+    If a task misbehaves, the error names it.
 
     :param tasks: the tasks
     :param vectorization: `"sync"` or `"async"`, for tasks without a vector environment of their own
@@ -86,7 +85,7 @@ class Pool:
         for task in np.unique(tasks_B).tolist():
             slots, offset = np.flatnonzero(tasks_B == task), 0
             for group in self.groups(task, len(slots)):
-                own = slots[offset : offset + group.about.num_envs]
+                own = slots[offset : offset + group.num_envs]
                 first, last = int(own[0]), int(own[-1])
                 rows = slice(first, last + 1) if last - first + 1 == len(own) else own
                 parts.append(Part(task, len(slots), offset, rows, own.tolist(), group))
@@ -144,26 +143,17 @@ class Pool:
         for key, states in state.items():
             offset = 0
             for group in self.groups(*key) if states is not None else ():
-                end = offset + group.about.num_envs
+                end = offset + group.num_envs
                 group.ask(restore_states, states[offset:end])
                 offset = end
 
-    def close(self, *, terminate: bool = False) -> None:
-        """Close all environments; with `terminate`, whatever processes are doing."""
-        every = [*(group for own in self._groups.values() for group in own), self._workers]
-        close_all(functools.partial(each.close, terminate=terminate) for each in every)
-
-    def abandon(self) -> None:
-        """Close all after an error, which is raised whatever closing raises."""
-        with suppress(Exception):
-            self.close(terminate=True)
+    def close(self) -> None:
+        """Close all environments."""
+        groups = (group for own in self._groups.values() for group in own)
+        close_all(each.close for each in (*groups, self._workers))
 
     def _call(self, part: Part, function: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return called(self.tasks[part.task], part.task, function, *args)
-        except TaskError:
-            self.abandon()
-            raise
+        return called(self.tasks[part.task], part.task, function, *args)
 
 
 def _in_turn(

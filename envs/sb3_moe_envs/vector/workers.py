@@ -21,7 +21,7 @@ import numpy as np
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from sb3_moe_envs.tasks import close_all
-from sb3_moe_envs.vector.groups import About, Group, about
+from sb3_moe_envs.vector.groups import Group
 from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
 from sb3_moe_envs.vector.infos import Rows
 
@@ -74,12 +74,11 @@ class Process:
             raise answer
         return answer
 
-    def close(self, *, terminate: bool = False) -> None:
+    def close(self) -> None:
         """Let the process close its environments and end; end it if it doesn't."""
         with suppress(OSError):
-            if not terminate:
-                self._pipe.send(None)
-                self._process.join(timeout=5)
+            self._pipe.send(None)
+            self._process.join(timeout=5)
         self._process.terminate()
         self._process.join()
         self._pipe.close()
@@ -129,10 +128,10 @@ class Workers:
         for process in self._processes:
             process.play()
 
-    def close(self, *, terminate: bool = False) -> None:
-        """End the processes; with `terminate`, whatever they are doing."""
+    def close(self) -> None:
+        """End the processes."""
         for process in self._processes:
-            process.close(terminate=terminate)
+            process.close()
 
 
 class WorkerGroup:
@@ -146,10 +145,10 @@ class WorkerGroup:
     begins = True
 
     def __init__(self, process: Process, task: int, num_envs: int) -> None:
-        self._process, self._number = process, process.num_vectors
+        self._process, self._number, self.num_envs = process, process.num_vectors, num_envs
         process.num_envs += num_envs
         process.num_vectors += 1
-        self.about: About = self.ask(about, task, num_envs)
+        self.ask(InTurnVectorEnv, task, num_envs)
 
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function of the vector environment where it is."""
@@ -166,7 +165,7 @@ class WorkerGroup:
         rows: Rows = self._process.answer(self._number)
         return rows
 
-    def close(self, *, terminate: bool = False) -> None:
+    def close(self) -> None:
         """Leave it to the process."""
 
 
@@ -186,7 +185,7 @@ def num_cores() -> int:
 
 
 def _work(pipe: Connection, others_end: Connection, by_value: CloudpickleWrapper) -> None:
-    """Make calls until there is a None, or nobody left to ask."""
+    """Make calls until there is a None, or nobody left to ask, as after an error there."""
     others_end.close()
     # Ctrl-C reaches every process of a terminal; the one that asks will end the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -198,9 +197,9 @@ def _work(pipe: Connection, others_end: Connection, by_value: CloudpickleWrapper
             answers = {call[0]: _answer(vectors, make, call) for call in calls}
             try:
                 sent = pickle.dumps((of_round, answers))
-            except Exception:  # pickling other people's classes can raise anything
-                answers = {number: _sendable(answer) for number, answer in answers.items()}
-                sent = pickle.dumps((of_round, answers))
+            except Exception as problem:  # pickling other people's classes can raise anything
+                error = RuntimeError(f"its result can't be sent between processes: {problem}")
+                sent = pickle.dumps((of_round, dict.fromkeys(answers, error)))
             pipe.send_bytes(sent)
     close_all(vector.close for vector in vectors)
 
@@ -208,19 +207,10 @@ def _work(pipe: Connection, others_end: Connection, by_value: CloudpickleWrapper
 def _answer(vectors: list[InTurnVectorEnv], make: Make, call: Call) -> Any:
     number, function, args = call
     try:
-        if number == len(vectors):  # the first question is for a new one
-            vectors.append(make(*args))
-            return function(vectors[number])
+        if number == len(vectors):  # the first call is for a new one
+            return vectors.append(make(*args))
         return function(vectors[number], *args)
     except Exception as error:  # which may not be one that can be sent
         found = RuntimeError(f"{type(error).__name__}: {error}")
         found.add_note("Where it was raised:\n" + "".join(traceback.format_exception(error)))
         return found
-
-
-def _sendable(answer: Any) -> Any:
-    try:
-        pickle.dumps(answer)
-    except Exception as problem:
-        return RuntimeError(f"its result can't be sent between processes: {problem}")
-    return answer
