@@ -28,6 +28,8 @@ from sb3_moe_envs.tasks import Task
 from sb3_moe_envs.vector.batched import BatchedVectorEnv
 from sb3_moe_envs.vector.gymnax import MinAtarEnv, MinAtarVectorEnv
 
+__all__ = ["Conflicting", "conflicting_breakouts", "conflicting_cartpoles", "shuffled_breakouts"]
+
 # An exchange of left and right makes these of MinAtar's actions.
 _MIRRORED = (0, 3, 2, 1, 4, 5)
 # A permutation, signs, and whether actions are exchanged.

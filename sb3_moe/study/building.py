@@ -33,7 +33,6 @@ from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.vec_env.per_task_vec_normalize import (
     PerTaskVecNormalize,
     box_keys,
-    refuse_whole_numbers,
 )
 from sb3_moe.vec_env.replay_buffers import MultiTaskReplayBuffer
 
@@ -320,8 +319,6 @@ def _normalized(normalize: Named, env: VecEnv) -> VecEnv:
         arguments.setdefault("norm_obs_keys", box_keys(env.observation_space))
     try:
         normalized: VecEnv = kind(env, **arguments)
-        if isinstance(normalized, VecNormalize):
-            refuse_whole_numbers(normalized)
     except Exception as error:  # SB3 looks up keys, and a user's class may do anything
         env.close()
         reason = f"{type(error).__name__}: {error}"

@@ -9,7 +9,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import VecEnv
@@ -25,7 +24,6 @@ from sb3_moe.vec_env.observations import map_observation
 _OF_ANY = "compute_reward"
 # What is the same for all environments, though it may be as long as there are environments.
 _OF_ALL = (_OF_ANY, "get_action_meanings")
-_ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -38,23 +36,27 @@ class GymnasiumVecEnv(VecEnv):
 
     :param env: the vector environment; its autoreset mode must be SAME_STEP
     :raises TypeError: if ``env`` isn't a vector environment
-    :raises ValueError: if its autoreset mode isn't SAME_STEP, or its actions aren't arrays; at a
-        step, if a reward is too large for float32
+    :raises ValueError: if its autoreset mode isn't SAME_STEP
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         if not isinstance(env, VectorEnv):
             raise TypeError(f"`env` must be a gymnasium.vector.VectorEnv, got {type(env)}")
-        _check(env)
+        # ale-py's environments all write into one metadata dict: the attribute is each one's own.
+        mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
+        if mode is not AutoresetMode.SAME_STEP:
+            raise ValueError(
+                "`env` must reset in the same step, as SB3 does: autoreset_mode must be SAME_STEP, "
+                f"got {mode}; build it with autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP"
+                " (make_vec takes it in `vector_kwargs`, with `vectorization_mode='sync'`)"
+            )
         self.env = env
         self.spec = env.spec
         self._base = env.unwrapped
         self._envs = self._base.envs if isinstance(self._base, SyncVectorEnv) else None
         # One of somebody's own may write every step into one array; Gymnasium's and ours don't.
         gymnasiums = isinstance(self._base, SyncVectorEnv | AsyncVectorEnv) and self._base.copy
-        # Environments of our tasks check their rewards, and name the task.
-        self._is_ours = hasattr(self._base, "task_names")
-        self._copies = not gymnasiums and not self._is_ours
+        self._copies = not gymnasiums and not hasattr(self._base, "task_names")
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
         named = self.has_attr("task_names")
@@ -98,8 +100,7 @@ class GymnasiumVecEnv(VecEnv):
             infos[i]["terminal_observation"] = self._kept(_row(vector_infos["final_obs"], i))
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         self._note_tasks(vector_infos)
-        kept = np.asarray(rewards, np.float32) if self._is_ours else _as_float32(rewards)
-        return self._observations, kept, dones, infos
+        return self._observations, np.asarray(rewards, np.float32), dones, infos
 
     def close(self) -> None:
         """Close the vector environment."""
@@ -283,37 +284,8 @@ class GymnasiumVecEnv(VecEnv):
             )
 
 
-def _as_float32(rewards: Any) -> np.ndarray:
-    """Return rewards as SB3 keeps them, unless one would become infinite."""
-    with np.errstate(over="ignore"):
-        kept = np.asarray(rewards, np.float32)
-    if (np.isinf(kept) & np.isfinite(rewards)).any():
-        raise ValueError(
-            f"rewards must be within float32, as which algorithms keep them, got {rewards}: scale "
-            "them (gymnasium.wrappers.vector.TransformReward)"
-        )
-    return kept
-
-
 def _row(batch: Any, index: int) -> Any:
     """Return one environment's part of a batch: a row, or a dict of rows."""
     if isinstance(batch, Mapping):
         return {key: _row(value, index) for key, value in batch.items()}
     return batch[index]
-
-
-def _check(env: VectorEnv[Any, Any, Any]) -> None:
-    # ale-py's environments all write into one metadata dict: the attribute is each one's own.
-    mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
-    if mode is not AutoresetMode.SAME_STEP:
-        raise ValueError(
-            f"`env` must reset in the same step, as SB3 does: autoreset_mode must be SAME_STEP, "
-            f"got {mode}; build it with autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP "
-            "(make_vec takes it in `vector_kwargs`, with `vectorization_mode='sync'`)"
-        )
-    if not isinstance(env.single_action_space, _ARRAYS):
-        raise ValueError(
-            "`env` must take arrays as actions (Box, Discrete, MultiDiscrete or MultiBinary), as "
-            f"SB3's algorithms give no others, got {env.single_action_space}; wrap its tasks "
-            "(gymnasium.wrappers.TransformAction)"
-        )

@@ -199,7 +199,7 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
             raise ValueError("`optimize_memory_usage` must be False here, got True")
         self.balance = balance
         self.task_ids = np.full(self.buffer_size * self.n_envs, -1, dtype=np.int64)
-        self._places = _PlacesByTask(len(self.task_ids))
+        self._places = _PlacesByTask()
 
     def add(
         self,
@@ -229,7 +229,7 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
         """Forget every transition, and whose it was."""
         super().reset()
         self.task_ids.fill(-1)
-        self._places = _PlacesByTask(len(self.task_ids))
+        self._places = _PlacesByTask()
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """Draw a batch.
@@ -246,34 +246,34 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
 
 
 class _PlacesByTask:
-    """Where each task's transitions are, so that drawing one takes no search."""
+    """Where each task's transitions are, so that drawing one takes no search.
 
-    def __init__(self, capacity: int) -> None:
-        self.by_task: dict[int, list[int]] = {}
-        # rank[i]: where place i stands among its task's places
-        self._rank = np.zeros(capacity, dtype=np.int64)
+    The oldest are overwritten first: those of a task too, which are at the front of its list.
+    """
+
+    def __init__(self) -> None:
+        self._lists: dict[int, list[int]] = {}
+        self._overwritten: dict[int, int] = {}  # how many at the front of each list
 
     def move(self, place: int, old_task: int, new_task: int) -> None:
         """Take a place from one task (-1: from none) and give it to another."""
-        if old_task == new_task:
-            return
         if old_task >= 0:
-            # The last one takes its rank.
-            places, rank = self.by_task[old_task], self._rank[place]
-            places[rank], self._rank[places[-1]] = places[-1], rank
-            places.pop()
-        places = self.by_task.setdefault(new_task, [])
-        self._rank[place] = len(places)
-        places.append(place)
+            self._overwritten[old_task] += 1
+            if 2 * self._overwritten[old_task] > len(self._lists[old_task]):
+                del self._lists[old_task][: self._overwritten[old_task]]
+                self._overwritten[old_task] = 0
+        self._lists.setdefault(new_task, []).append(place)
+        self._overwritten.setdefault(new_task, 0)
 
     def draw(self, size: int) -> np.ndarray:
         """Draw a task for each of ``size``, each alike, and one of its places."""
-        stored = [places for places in self.by_task.values() if places]
+        stored = [task for task, places in self._lists.items() if places]
         chosen = np.random.randint(len(stored), size=size)
         drawn = np.empty(size, dtype=np.int64)
-        for i, places in enumerate(stored):
-            rows = np.flatnonzero(chosen == i)
-            drawn[rows] = [places[rank] for rank in np.random.randint(len(places), size=len(rows))]
+        for i, task in enumerate(stored):
+            rows, places = np.flatnonzero(chosen == i), self._lists[task]
+            ranks = np.random.randint(self._overwritten[task], len(places), size=len(rows))
+            drawn[rows] = [places[rank] for rank in ranks]
         return drawn
 
 

@@ -239,17 +239,16 @@ def test_without_balance_it_samples_as_sb3_does():
     assert_same(samples(ours), samples(theirs))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=2), min_size=1, max_size=30))
-def test_the_places_of_each_task_are_those_a_search_finds(tasks_by_step):
+def test_all_that_is_stored_is_drawn_and_nothing_else(tasks_by_step):
     buffer = MultiTaskReplayBuffer(8, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu", 2)
     zeros = np.zeros((2, 1), np.float32)
     for tasks in tasks_by_step:
         infos = [{"task_id": task} for task in tasks]
         buffer.add(zeros, zeros, np.zeros(2, int), np.zeros(2), np.zeros(2, bool), infos)
-    for task in range(4):
-        expected = np.flatnonzero(buffer.task_ids == task)
-        assert sorted(buffer._places.by_task.get(task, [])) == expected.tolist()
+    drawn = set(buffer._places.draw(2000).tolist())
+    assert drawn == set(np.flatnonzero(buffer.task_ids >= 0).tolist())
 
 
 def test_after_a_reset_only_new_transitions_are_drawn():
