@@ -25,7 +25,6 @@ EXTRAS = {
     "jax": "minatar",
     "metaworld": "metaworld",
     "mujoco": "mujoco",
-    "pygame": "classic-control",
     "six": "minatar",
 }
 
@@ -130,36 +129,21 @@ class CheckedTask(gym.Wrapper[Any, Any, Any, Any]):
         return result
 
 
-def require_observation(space: Space[Any], obs: Any, rows: tuple[int, ...] = ()) -> None:
-    """Raise TypeError if an observation has another shape or other keys than its space.
-
-    :param rows: (num_envs,) for a batch
-    """
+def require_observation(space: Space[Any], obs: Any) -> None:
+    """Raise TypeError if an observation has another shape or other keys than its space."""
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, dict) or obs.keys() != space.spaces.keys():
             raise TypeError(
                 f"the observation must have the keys {sorted(space.spaces)}, got {obs!r}"
             )
         for key, part in space.spaces.items():
-            require_observation(part, obs[key], rows)
+            require_observation(part, obs[key])
         return
-    expected = (*rows, *(space.shape or ()))
+    expected = space.shape or ()
     # numpy's own function takes ten times as long, and every step asks.
     shape = obs.shape if isinstance(obs, np.ndarray) else np.shape(obs)
     if shape != expected:
         raise TypeError(f"the observation must have the shape {expected}, got {shape}")
-
-
-def require_step_of_all(space: Space[Any], num_envs: int, obs: Any, rewards: Any) -> None:
-    """Raise TypeError unless a vector environment's step gave rewards and observations for all.
-
-    :param space: of one environment's observations
-    """
-    if np.shape(rewards) != (num_envs,) or not (np.abs(rewards) <= MAX_REWARD).all():
-        raise TypeError(
-            f"the rewards must be {num_envs} finite numbers, and within float32, got {rewards!r}"
-        )
-    require_observation(space, obs, (num_envs,))
 
 
 def seed_of_each(seed: Seed, num_envs: int) -> list[int | None]:

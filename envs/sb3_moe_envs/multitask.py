@@ -62,8 +62,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
     :param render_mode: passed on to the tasks; with one, each task is drawn once when built, for
         the size of its images
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
-    :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or turns of the
-        schedule would be skipped
+    :raises ValueError: if an argument is unknown, or the tasks' spaces don't fit
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
@@ -87,7 +86,6 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         self.env_index = whole("env_index", env_index, minimum=0)
         self.render_mode = render_mode
         self.schedule.start(self.task_names, env_index=self.env_index)
-        self.schedule.check_num_envs(self.num_envs)
         self._envs: list[gym.Env[Any, Any]] = []
         self._build()
         fps = self._envs[0].metadata.get("render_fps", 30)
@@ -233,17 +231,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         self._running = False
 
     def _describe(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Add the task to an info, and keep vector environments from stacking arrays of tasks.
-
-        Masks get one length, and other arrays become lists, which vector environments don't stack.
-        """
-        described = {
-            key: value.tolist() if isinstance(value, np.ndarray) and key != "action_mask" else value
-            for key, value in info.items()
-        }
-        if "action_mask" in info:
-            described["action_mask"] = self._interface.pad_mask(info["action_mask"])
-        return {**described, "task_id": self._task, "task_name": self.task_names[self._task]}
+        return {**info, "task_id": self._task, "task_name": self.task_names[self._task]}
 
     def _ask(self, task: int, function: Callable[..., Any], *args: Any) -> Any:
         return function(self._envs[task], *args)

@@ -198,9 +198,9 @@ class TaskSet:
         :raises ValueError: if there are several tasks and an info doesn't tell which
         """
         own, common = self._interface.task_spaces, self._interface.observation_space
-        return rewards_of(own, common, self._reward, (achieved_goal, desired_goal), info)
+        return rewards_of(own, common, self._reward_in, (achieved_goal, desired_goal), info)
 
-    def _reward(self, task: int, *goals_and_info: Any) -> Any:
+    def _reward_in(self, task: int, *goals_and_info: Any) -> Any:
         reward = self._ask(task, reward_of, *goals_and_info)
         if reward is None:
             name = self.task_names[task]

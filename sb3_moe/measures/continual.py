@@ -35,8 +35,6 @@ def average_performance(score: ArrayLike, steps: ArrayLike, window: int = 1) -> 
     :param window: evaluations to average over; Continual World takes 5
     """
     score_KN, _ = checked(score, steps)
-    if not 1 <= window <= len(score_KN):
-        raise ValueError(f"`window` must be in [1, evaluations={len(score_KN)}], got {window}")
     return float(score_KN[-window:].mean())
 
 
@@ -45,11 +43,8 @@ def interleaved_area(score: ArrayLike, steps: ArrayLike) -> float:
 
     :param score: (K, N), of at least two evaluations
     :param steps: (K,)
-    :raises ValueError: if there is one evaluation only
     """
     _, steps_K = checked(score, steps)
-    if len(steps_K) < 2:
-        raise ValueError("`steps` must be of at least two evaluations, got one")
     return float(area(score, steps, float(steps_K[0]), float(steps_K[-1])).mean())
 
 

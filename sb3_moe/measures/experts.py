@@ -99,8 +99,6 @@ def agreement(outputs_ETO: ArrayLike) -> float:
 
 def _shares(values: ArrayLike) -> Array:
     weights = np.asarray(values, np.float64)
-    if (weights < 0).any():
-        raise ValueError(f"weights must be at least 0, got {weights}")
     if not weights.any() or not np.isfinite(weights).all():
         return np.full_like(weights, np.nan)
     return weights / weights.sum()

@@ -23,6 +23,7 @@ from sb3_moe.layers.activations import POINTWISE
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.layers.stacked import StackedConv2d, StackedEach, StackedLinear, StackedResidual
+from sb3_moe.policies.moe_network import MoENetwork
 from sb3_moe.policies.networks import Network, networks_of
 
 ACTIVATIONS = (nn.PReLU, *POINTWISE)
@@ -163,7 +164,7 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
         seen_by = [net for net in networks.networks() if net.extractor is extractor]
         read: list[Reader] = []
         for net in seen_by:
-            tokens = getattr(net.hidden, "tokens", "sample")
+            tokens = net.hidden.tokens if isinstance(net.hidden, MoENetwork) else "sample"
             read += [reader for first in _entries(net) for reader in _readers(first, tokens)]
         add(name, extractor, read)
     return list(found.values())

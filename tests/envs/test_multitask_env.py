@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import gymnasium as gym
 import numpy as np
 import pytest
 from counting import CountingEnv, counting_tasks
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_moe import make_multitask_vec_env
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv, Task
+
+ID = "sb3_moe_envs:SB3MoE/Classic-CartPole4-v0"
 
 
 def never_ending(num_tasks=2):
@@ -56,6 +64,32 @@ def test_a_lone_environment_counts_each_step_for_all_of_its_kind():
     assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
 
 
+def suite_id(**kwargs):
+    return partial(gym.make, ID, schedule=Cycle(40), **kwargs)
+
+
+def play(env, steps):
+    env.reset()
+    for _ in range(steps):
+        env.step(np.zeros(env.num_envs, int))
+
+
+def test_environments_that_know_how_many_they_are_count_over_all_of_them():
+    told = [
+        make_vec_env(suite_id(), n_envs=4, env_kwargs={"num_envs": 4}),
+        DummyVecEnv([suite_id(num_envs=4, env_index=i) for i in range(4)]),
+    ]
+    for env in told:
+        play(env, 10)
+        assert [schedule.task for schedule in env.get_attr("schedule")] == [1] * 4
+    env = gym.make_vec(ID, num_envs=4, schedule=Cycle(40))
+    play(env, 10)
+    assert env.unwrapped.get_task().tolist() == [1] * 4
+    env = make_multitask_vec_env("Classic/CartPole4", 4, schedule=Cycle(40))
+    play(env, 10)
+    assert env.env_method("get_task") == [1] * 4
+
+
 def test_a_reset_before_any_step_stays_with_the_task_and_one_after_moves_on():
     env = MultiTaskEnv(counting_tasks(3), schedule=Interleave("episodes"))
     assert [env.reset()[1]["task_id"] for _ in range(3)] == [0, 0, 0]
@@ -87,21 +121,14 @@ def test_options_choose_the_task_of_one_episode_and_pass_the_rest_on():
     assert env.reset()[1]["task_id"] == 0
 
 
-def test_every_info_names_the_task_and_masks_have_one_length():
-    class Masked(CountingEnv):
-        def step(self, action):
-            mask = np.ones(self.action_space.n, np.int8)
-            return *super().step(action)[:4], {"action_mask": mask}
-
+def test_every_info_names_the_task():
     env = MultiTaskEnv(
-        [lambda: Masked(num_actions=2), lambda: Masked(num_actions=4)],
+        [lambda: CountingEnv(num_actions=2), lambda: CountingEnv(num_actions=4)],
         schedule=Interleave("episodes"),
     )
     _, info = env.reset(seed=0)
     assert (info["task_id"], info["task_name"]) == (0, "task0")
-    info = env.step(1)[4]
-    assert info["action_mask"].tolist() == [1, 1, 0, 0]
-    assert info["action_mask"].dtype == np.int8
+    assert env.step(1)[4]["task_name"] == "task0"
     assert env.action_masks().tolist() == [True, True, False, False]
 
 
@@ -114,11 +141,6 @@ def test_a_hidden_id_shows_in_no_observation_and_no_mask():
         assert obs.shape == (3,)
         seen.append((obs[:2].tolist(), env.action_masks().tolist()))
     assert seen[0] == seen[1]
-
-
-def build():
-    tasks = [Task(f"t{tag}", env_fn=lambda tag=tag: CountingEnv(tag=tag)) for tag in (1, 2, 3)]
-    return MultiTaskEnv(tasks, schedule=Interleave("episodes", order="random"))
 
 
 @pytest.mark.parametrize(

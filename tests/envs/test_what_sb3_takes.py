@@ -10,7 +10,6 @@ from sb3_moe import make_multitask_vec_env
 from sb3_moe.callbacks import evaluate_tasks, make_pinned_env
 from sb3_moe.vec_env import GymnasiumVecEnv, PerTaskVecNormalize
 from sb3_moe_envs import Interleave, Task
-from sb3_moe_envs.schedules import Slots
 
 
 class Simple(gym.Env):
@@ -109,15 +108,8 @@ class Favourite(Interleave):
         return 1
 
 
-def test_a_schedule_of_ones_own_that_fixed_shares_would_never_ask_is_refused():
-    tasks = ["CartPole-v1", "Acrobot-v1"]
-    with pytest.raises(ValueError, match=r"must say `slots = Slots\.OWN`"):
-        make_multitask_vec_env(tasks, 2, schedule=Favourite())
-
-    class Own(Favourite):
-        slots = Slots.OWN
-
-    env = make_multitask_vec_env(tasks, 2, schedule=Own())
+def test_an_interleave_that_chooses_for_itself_is_asked():
+    env = make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 2, schedule=Favourite())
     assert env.reset()["task_id"].tolist() == [1, 1]
 
 

@@ -99,7 +99,6 @@ def test_agreement_is_the_mean_cosine_over_pairs_of_experts():
     ("call", "message"),
     [
         (lambda: measures.iqm([np.nan, 1.0, 2.0, 3.0]), r"`scores` must be finite, got \[nan"),
-        (lambda: measures.holm([1.5]), r"`p_values` must be between 0 and 1, got \[1.5\]"),
         (lambda: measures.bootstrap_interval([np.nan]), "`values` must be finite"),
         (lambda: measures.paired_difference([1.0], [1.0, 2.0]), "the same seeds, got 1 and 2"),
         (

@@ -93,22 +93,6 @@ class Schedule(ABC):
     def end(self, episode: Episode) -> None:  # noqa: B027 - not every schedule counts episodes
         """Follow the end of an episode."""
 
-    def shortest_turn(self) -> int | None:
-        """Return the steps of the shortest turn that another follows, None if that isn't known."""
-        return None
-
-    def check_num_envs(self, num_envs: int) -> None:
-        """Look whether each turn is as long as a step of so many environments.
-
-        :raises ValueError: if one is shorter, since it could be skipped
-        """
-        shortest = self.shortest_turn()
-        if shortest is not None and shortest < num_envs:
-            raise ValueError(
-                f"a turn of `schedule` must be at least as long as a step of num_envs={num_envs}, "
-                f"or it is skipped, got {self!r}"
-            )
-
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as JSON."""
         state = {name: copy.deepcopy(getattr(self, name)) for name in self._state}
@@ -302,14 +286,11 @@ class Chosen(ByEpisode):
     """Ask a function for the task of each episode; each environment asks on its own.
 
     :param choose: takes a `Progress`, returns the index or name of a task
-    :raises TypeError: if it can't be called
     """
 
     slots = Slots.OWN
 
     def __init__(self, choose: Callable[[Progress], int | str]) -> None:
-        if not callable(choose):
-            raise TypeError(f"`choose` must be a function of a Progress, got {choose!r}")
         self.choose = choose
 
     def __repr__(self) -> str:
@@ -321,7 +302,4 @@ class Chosen(ByEpisode):
 
     def _choose(self, last: Episode | None) -> int:
         progress = Progress(self._names, tuple(self._steps), tuple(self._episodes), last, self.rng)
-        chosen = self.choose(progress)
-        if not isinstance(chosen, int | str | np.integer):
-            raise TypeError(f"`choose` must return a task's index or name, got {chosen!r}")
-        return task_index(chosen, self._names, "choose")
+        return task_index(self.choose(progress), self._names, "choose")

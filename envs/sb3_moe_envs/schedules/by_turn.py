@@ -35,8 +35,6 @@ class Turns(Schedule):
     ) -> None:
         self.num_cycles = optional_whole("num_cycles", num_cycles)
         self.order = None if order is None else tuple(order)
-        if self.order == ():
-            raise ValueError("`order` must hold at least one task, got an empty list")
         self.shuffle_seed = optional_whole("shuffle_seed", shuffle_seed, minimum=0)
 
     @property
@@ -132,10 +130,6 @@ class Cycle(Turns):
         if self.episodes_per_task is not None and episode.finished:
             self._done += 1
 
-    def shortest_turn(self) -> int | None:
-        """Return the steps of a turn, if there are several, and they are counted in steps."""
-        return None if self.num_turns(self.num_tasks) == 1 else self.steps_per_task
-
     @property
     def _length(self) -> int:
         length = self.episodes_per_task if self.steps_per_task is None else self.steps_per_task
@@ -152,7 +146,7 @@ class Sequence(Schedule):
 
     :param blocks: pairs of a task's index or name and a number of environment steps, counted over
         all environments: `[("Breakout", 100_000), ("Asterix", 50_000), ("Breakout", 100_000)]`
-    :raises ValueError: if there are no blocks, or one is shorter than a step
+    :raises ValueError: if a block is shorter than a step
     """
 
     _state = ("_steps",)
@@ -161,8 +155,6 @@ class Sequence(Schedule):
         self.blocks = tuple(
             (task, whole(f"blocks[{index}]", steps)) for index, (task, steps) in enumerate(blocks)
         )
-        if not self.blocks:
-            raise ValueError("`blocks` must hold at least one (task, steps) pair, got none")
         self._ends = list(accumulate(steps for _, steps in self.blocks))
 
     def total_steps(self) -> int:
@@ -177,10 +169,6 @@ class Sequence(Schedule):
     def count(self, steps: int) -> None:
         """Follow steps."""
         self._steps += steps
-
-    def shortest_turn(self) -> int | None:
-        """Return the steps of the shortest block but the last, which is held."""
-        return min((steps for _, steps in self.blocks[:-1]), default=None)
 
     def _start(self, task_names: abc.Sequence[str]) -> None:
         self._tasks = [task_index(task, task_names, "blocks") for task, _ in self.blocks]

@@ -248,14 +248,6 @@ class Interface:
         """Turn an action, or a batch of them, of the common space into a task's."""
         return self._actions[task](action)
 
-    def pad_mask(self, mask: Any) -> Any:
-        """Return a task's own action mask at the length of the common Discrete space."""
-        if not isinstance(self.action_space, spaces.Discrete) or np.ndim(mask) != 1:
-            return mask
-        padded = np.zeros(int(self.action_space.n), np.asarray(mask).dtype)
-        padded[: len(mask)] = mask
-        return padded
-
 
 def check_options(options: dict[str, str]) -> None:
     """Raise if an option of :class:`Interface` is unknown, whatever the spaces are."""

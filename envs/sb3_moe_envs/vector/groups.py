@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 
-from sb3_moe_envs.checks import Options, require_observation, require_step_of_all
+from sb3_moe_envs.checks import Options
 from sb3_moe_envs.conflicts import ConflictingVectorEnv
 from sb3_moe_envs.snapshot import gives_state, own_state, restore, snapshot
 from sb3_moe_envs.spaces.observations import row_of
@@ -65,17 +65,16 @@ class Group:
         if isinstance(self.env, InTurnVectorEnv):
             return self.env.play(self._actions)
         result = self.env.step_wait() if self.begins else self.env.step(self._actions)
-        return _checked(self.env, result)
+        return _rows_of(self.env, result)
 
     def close(self) -> None:
         """Close it."""
         self.env.close()
 
 
-def _checked(env: Any, result: Any) -> Rows:
+def _rows_of(env: Any, result: Any) -> Rows:
     obs, rewards, terminated, truncated, infos = result
     obs = _kept(env, obs)
-    require_step_of_all(env.single_observation_space, env.num_envs, obs, rewards)
     if not infos:
         return Rows(obs, rewards, terminated, truncated, {}, {})
     last = unstack(infos.get("final_info") or {}, env.num_envs)
@@ -93,10 +92,14 @@ def _kept(env: Vector, obs: Any) -> Any:
     return obs if gymnasiums or isinstance(base, BatchedVectorEnv) else copy.deepcopy(obs)
 
 
+def images_of(env: Vector) -> Any:
+    """Return an image of each environment, or None."""
+    return env.render()
+
+
 def start(env: Vector, seed: int | None, options: Options) -> tuple[Any, dict[int, Info]]:
     """Start an episode in every environment; return observations, and infos by row."""
     obs, infos = env.reset(seed=seed, options=options)
-    require_observation(env.single_observation_space, obs, (env.num_envs,))
     return _kept(env, obs), unstack(infos, env.num_envs)
 
 

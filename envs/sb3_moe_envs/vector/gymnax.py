@@ -53,10 +53,6 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         self._program = _program(name, *options, no_op_max)
         self._size = self._program.size_for(self.num_envs)
         self._set_spaces(self._program.observation_space, self._program.action_space)
-        if render_mode is not None and len(self.single_observation_space.shape or ()) != 3:
-            raise ValueError(
-                f"`render_mode` must be None for {name}, whose observation is no image"
-            )
         self._keys: Any = None
         self._states: Any = None
         self._outputs: list[Any] = []

@@ -177,8 +177,6 @@ def compiled(
 
 
 def _make(name: str, use_minimal_action_set: bool, params: dict[str, Any]) -> tuple[Any, Any]:
-    if name not in gymnax.registered_envs:
-        raise ValueError(f"`name` must be one of {gymnax.registered_envs}, got {name!r}")
     # MinAtar's default is True; others have no such argument, and say so.
     given = name.endswith("-MinAtar") or use_minimal_action_set
     options = {"use_minimal_action_set": use_minimal_action_set} if given else {}

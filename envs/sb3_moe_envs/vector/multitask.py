@@ -27,7 +27,7 @@ from sb3_moe_envs.spaces.observations import row_of
 from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.task_set import TaskSet, as_schedule, framed
 from sb3_moe_envs.tasks import called
-from sb3_moe_envs.vector.groups import about
+from sb3_moe_envs.vector.groups import about, images_of
 from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
 from sb3_moe_envs.vector.infos import Info, stack
 from sb3_moe_envs.vector.parts import Part, Pool
@@ -55,8 +55,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     :param interface: `task_id`, `obs_space`, `action_space` and `invalid_action`, as of
         `MultiTaskEnv`
     :raises TypeError: if `tasks` or `schedule` is of the wrong type, or there is no such argument
-    :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, there are fewer
-        slots than tasks under `Interleave`, or turns of the schedule would be skipped
+    :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or there are fewer
+        slots than tasks under `Interleave`
     """
 
     def __init__(
@@ -76,7 +76,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self.num_envs = num_slots or self.num_tasks
         self.render_mode = render_mode
         self.schedule.start(self.task_names)
-        self.schedule.check_num_envs(self.num_envs)
         self._shares = fixed_tasks(self.schedule, self.num_tasks, self.num_envs)
         self._pool = Pool(self.tasks, vectorization, render_mode)
         self._build()
@@ -168,7 +167,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             return None
         frames = np.full(self.num_envs, None, dtype=object)
         for part in self._parts:
-            images = part.group.ask(VectorEnv.render)
+            images = part.group.ask(images_of)
             if images is not None:  # a task's own vector environment may draw nothing
                 for slot, frame in zip(part.slots, images, strict=True):
                     frames[slot] = framed(frame, self._size)
