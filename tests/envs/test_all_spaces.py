@@ -167,7 +167,6 @@ def test_tasks_of_any_spaces_play_or_are_refused_when_built(role, own, mode, sch
         ("observation", [box(-1, 1, np.float32, 2), box(0, 5, np.float64, 3)]),
         ("observation", [spaces.Dict(x=OBSERVATION), spaces.Dict(y=spaces.Discrete(3))]),
         ("action", [box(-1, 1, np.float32, 2), box(0, 5, np.float32, 3)]),
-        ("action", [spaces.MultiDiscrete([2, 3], start=[1, 1]), spaces.MultiDiscrete([4])]),
         ("action", [spaces.MultiBinary(2), spaces.MultiBinary(3)]),
     ],
 )
@@ -180,7 +179,6 @@ def test_joined_spaces_pass_both_checkers(role, own):
 @pytest.mark.parametrize(
     ("algorithm", "own"),
     [
-        (PPO, [spaces.MultiBinary(2), spaces.MultiBinary(3)]),
         (DQN, [spaces.Discrete(3, start=2)] * 2),
         (PPO, [spaces.MultiDiscrete([2, 3], start=[1, -1])] * 2),
     ],
@@ -189,11 +187,3 @@ def test_sb3s_actions_reach_each_task_in_its_own_space(algorithm, own):
     options = {"n_steps": 8, "batch_size": 8} if algorithm is PPO else {"learning_starts": 4}
     env = MultiTaskEnv(tasks_with("action", own))
     algorithm("MultiInputPolicy", env, seed=0, device="cpu", **options).learn(12)
-
-
-def test_sb3_observes_choices_of_equal_tasks_from_zero():
-    own = [spaces.Discrete(3, start=5), spaces.Discrete(3, start=5)]
-    env = MultiTaskVectorEnv(tasks_with("observation", own), task_id="none")
-    assert env.single_observation_space == spaces.Discrete(3)
-    tasks = tasks_with("observation", own)
-    PPO("MultiInputPolicy", MultiTaskEnv(tasks), n_steps=8, batch_size=8, device="cpu").learn(8)

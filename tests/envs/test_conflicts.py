@@ -45,11 +45,6 @@ def balance(observation):
     return int(observation[2] > 0)
 
 
-def hold(observation):
-    """Keep a pole up to the end."""
-    return int(observation[2] + 0.4 * observation[3] > 0)
-
-
 def play(task, policy, steps, seed):
     """Play a task by a policy for the plain world; return everything that the world says back."""
     env, kwargs = task.make(), dict(task.kwargs)
@@ -65,14 +60,14 @@ def play(task, policy, steps, seed):
     return said
 
 
-@pytest.mark.parametrize("task", CARTPOLES[1:4], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", CARTPOLES[1:3], ids=lambda task: task.name)
 def test_a_policy_carried_over_plays_each_cartpole_exactly_as_the_plain_one(task):
     plain = play(CARTPOLES[0], balance, 1200, seed=3)
     assert len({terminated for _, _, terminated, _ in plain}) == 2
     assert play(task, balance, 1200, seed=3) == plain
 
 
-@pytest.mark.parametrize("task", BREAKOUTS[1:3], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", BREAKOUTS[1:2], ids=lambda task: task.name)
 def test_a_policy_carried_over_plays_each_breakout_exactly_as_the_plain_one(task):
     pytest.importorskip("gymnax")
 
@@ -137,34 +132,6 @@ def test_a_world_of_copies_plays_what_lone_cartpoles_do():
     assert endings > 40
 
 
-def test_a_pole_that_is_held_to_the_end_is_truncated():
-    world = CartPoleVectorEnv(1)
-    observations, _ = world.reset(seed=0)
-    for step in range(500):
-        observations, _, terminated, truncated, _ = world.step(np.array([hold(observations[0])]))
-        assert not terminated
-        assert truncated == (step == 499)
-
-
-def test_the_last_observation_of_an_episode_is_in_the_tasks_coordinates_too():
-    plain, turned = (
-        make_multitask_vector([CARTPOLES[0]], 2),
-        make_multitask_vector([CARTPOLES[1]], 2),
-    )
-    plain.reset(seed=0)
-    turned.reset(seed=0)
-    for _ in range(12):
-        *_, infos = plain.step(np.zeros(2, int))
-        *_, own = turned.step(np.ones(2, int))
-        if "final_obs" in infos:
-            for its, mine in zip(infos["final_obs"], own["final_obs"], strict=True):
-                if its is not None:
-                    back = plain_view(CARTPOLES[1].kwargs, mine["obs"])
-                    np.testing.assert_array_equal(back, its["obs"])
-                    return
-    raise AssertionError("no episode ended")
-
-
 def test_coordinates_permute_negate_and_exchange_as_worked_out_by_hand():
     found = Coordinates(BOX, spaces.Discrete(3), (2, 0, 1), (1, -1, 1), (1, 2, 0))
     np.testing.assert_array_equal(found.observation(np.array([10, 20, 30])), [30, -10, 20])
@@ -178,7 +145,6 @@ def test_coordinates_permute_negate_and_exchange_as_worked_out_by_hand():
     [
         ({"permutation": (0, 1, 1)}, r"`permutation` must have each of 0 to 2 once, got \(0, 1, 1"),
         ({"actions": (0, 2)}, r"`actions` must have each of 0 to 1 once, got \(0, 2\)"),
-        ({"signs": (1, 0, 1)}, r"`signs` must be 3 of 1 and -1, got \(1, 0, 1\)"),
         ({"signs": (1, -1)}, r"`signs` must be 3 of 1 and -1, got \(1, -1\)"),
     ],
 )

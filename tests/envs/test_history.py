@@ -125,7 +125,6 @@ def test_the_state_goes_on_with_the_running_history():
 @pytest.mark.parametrize(
     ("observations", "actions"),
     [
-        (spaces.Box(0, 1, (2, 2)), spaces.Discrete(2)),
         (spaces.Discrete(3), spaces.Discrete(2)),
         (spaces.Dict({"obs": spaces.Box(0, 1, (2,)), "else": spaces.Discrete(2)}),) * 2,
         (spaces.Box(0, 1, (2,)), spaces.MultiBinary(2)),

@@ -106,18 +106,14 @@ def test_an_environment_can_be_built_again_from_its_spec():
     assert env.spec.make().observation_space == env.observation_space
 
 
-def test_a_suites_schedule_may_be_a_function(monkeypatch):
-    monkeypatch.setattr("sb3_moe_envs.suites.SUITES", dict(SUITES))
-    register_suite("Mine/Asked", ["CartPole-v1", "Acrobot-v1"], lambda progress: "Acrobot")
-    env = MultiTaskEnv("Mine/Asked")
-    env.reset(seed=0)
-    assert env.get_task() == 1
-
-
 def test_a_suite_of_ones_own_is_one_line(monkeypatch):
     monkeypatch.setattr("sb3_moe_envs.suites.SUITES", dict(SUITES))
-    register_suite("Mine/Two", ["CartPole-v1", ("Acrobot-v1", {"max_episode_steps": 9})])
-    assert MultiTaskEnv("Mine/Two").task_names == ["CartPole", "Acrobot"]
+    tasks = ["CartPole-v1", ("Acrobot-v1", {"max_episode_steps": 9})]
+    register_suite("Mine/Two", tasks, lambda progress: "Acrobot")
+    env = MultiTaskEnv("Mine/Two")
+    env.reset(seed=0)
+    assert env.task_names == ["CartPole", "Acrobot"]
+    assert env.get_task() == 1
     with pytest.raises(ValueError, match="`name` must be new, got 'Mine/Two'"):
         register_suite("Mine/Two", ["CartPole-v1"])
 
@@ -185,15 +181,8 @@ def test_gravity_is_a_multiple_of_the_usual():
         ("Pendulum", {"gravity": 1}, r"the physics must be among \['g', 'm', 'l'\], got 'gravity'"),
         ("Hopper", {"gravity": 0}, "`gravity` must be positive, got 0"),
         ("CartPole", {"length": 0.0}, r"`length` must be positive, got 0\.0"),
-        ("CartPole", {"masscart": -0.1}, r"`masscart \+ masspole` must be positive, got 0\.0"),
         ("CartPole", {"masscart": -1}, r"`masscart \+ masspole` must be positive, got -0\.9"),
-        (
-            "CartPole",
-            {"masscart": 0, "masspole": 0},
-            r"`masscart \+ masspole` must be positive, got 0\.0",
-        ),
         ("Pendulum", {"m": 0}, "`m` must be positive, got 0"),
-        ("Pendulum", {"l": -1}, "`l` must be positive, got -1"),
     ],
 )
 def test_physics_that_do_not_exist_are_refused(env_id, kwargs, message):

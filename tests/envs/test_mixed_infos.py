@@ -40,10 +40,9 @@ def two_slots(first, second):
     return two_tasks(first, second, schedule=Interleave("episodes"))
 
 
-WORLDS = [two_copies, two_tasks, two_slots]
+WORLDS = [two_copies, two_slots]
 PAIRS = [
     (1, 0.75),
-    (1, None),
     (1, "fell"),
     (2.0, {"x": 1.0}),
     ({"x": 1, "y": {"z": 2}}, {"x": 0.5}),
@@ -77,9 +76,3 @@ def test_arrays_of_one_kind_share_the_widest_dtype():
     infos = said(*two_copies({"v": np.zeros(2, np.int8)}, {"v": np.full(2, 300)}))
     assert infos["v"].dtype == np.int64
     assert infos["v"].tolist() == [[0, 0], [300, 300]]
-
-
-def test_a_key_that_is_called_like_the_mask_of_another_is_left_out():
-    infos = said(*two_copies({"x": 1}, {"_x": 2}))
-    assert infos["x"].tolist() == [1, 0]
-    assert infos["_x"].tolist() == [True, False]

@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 from counting import CountingEnv
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.vec_env import VecVideoRecorder
 
 from sb3_moe.vec_env import make_multitask_vec_env
@@ -86,19 +85,3 @@ def test_sb3_records_tasks_of_different_sizes_side_by_side(tmp_path):
         env.step(np.zeros(2, np.int64))
     env.close()
     assert [path.stat().st_size > 0 for path in tmp_path.glob("*.mp4")] == [True]
-
-
-def test_a_tasks_own_vector_environment_that_draws_nothing_leaves_its_rows_without_a_picture():
-    class Blind(SyncVectorEnv):
-        def render(self):
-            return None
-
-    def vector_fn(num_envs):
-        return Blind([CountingEnv] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
-
-    tasks = [tagged("rgb_array")[1], Task("blind", env_fn=CountingEnv, vector_fn=vector_fn)]
-    env = MultiTaskVectorEnv(tasks, 2, render_mode="rgb_array")
-    env.reset()
-    drawn, blind = env.render()
-    assert drawn.shape == (6, 8, 3)
-    assert blind is None

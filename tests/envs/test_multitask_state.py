@@ -14,8 +14,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_moe_envs import (
     Adaptive,
@@ -23,7 +21,6 @@ from sb3_moe_envs import (
     Interleave,
     MultiTaskEnv,
     MultiTaskVectorEnv,
-    Schedule,
     Task,
     make_multitask_vector,
 )
@@ -50,7 +47,7 @@ def play(env, num_steps):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(before=st.integers(0, 30), seed=st.integers(0, 99))
 def test_a_restored_environment_goes_on_as_the_original_does(schedule, before, seed):
     env = MultiTaskEnv(counting_tasks(3), schedule=schedule)
@@ -65,7 +62,7 @@ def test_a_restored_environment_goes_on_as_the_original_does(schedule, before, s
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(before=st.integers(0, 30), seed=st.integers(0, 99), by_hand=st.booleans())
 def test_a_restored_vector_goes_on_as_the_original_does(schedule, before, seed, by_hand):
     env = make_multitask_vector(counting_tasks(3), 4, schedule=schedule)
@@ -94,27 +91,6 @@ def test_a_restored_state_survives_one_seeded_reset_and_no_more(num_resets):
         for _ in range(num_resets):
             env.reset(seed=0)
         assert np.ravel(env.get_task()).tolist() == ([1] if num_resets == 1 else [0])
-
-
-def test_a_model_that_is_loaded_with_its_seed_does_not_rewind_a_restored_schedule(tmp_path):
-    def build():
-        return DummyVecEnv([lambda: MultiTaskEnv(counting_tasks(3), schedule=Cycle(40))])
-
-    model = PPO("MultiInputPolicy", build(), n_steps=32, batch_size=32, n_epochs=1, seed=0)
-    model.learn(64)
-    state = model.get_env().env_method("state_dict")[0]
-    model.save(tmp_path / "model")
-    env = build()
-    env.env_method("load_state_dict", state)
-    loaded = PPO.load(tmp_path / "model", env=env)
-    assert loaded.seed == 0
-    loaded.learn(32, reset_num_timesteps=False)
-    assert env.get_attr("schedule")[0].state_dict()["_done"] == 64 + 32
-    assert env.env_method("get_task") == [2]
-
-
-class Rebuilt(CountingEnv, EzPickle):
-    pass
 
 
 class Drawing(CountingEnv, EzPickle):
@@ -162,14 +138,7 @@ class NotAll(Giving):
         return {**super().state_dict(), "exact": False}
 
 
-class GivingOnly(CountingEnv):
-    """Gives a state that nobody can give back."""
-
-    def state_dict(self):
-        return {"steps": self.steps}
-
-
-@pytest.mark.parametrize(("task", "exact"), [(Giving, True), (NotAll, False), (GivingOnly, True)])
+@pytest.mark.parametrize(("task", "exact"), [(Giving, True), (NotAll, False)])
 @pytest.mark.parametrize("build", [MultiTaskEnv, partial(MultiTaskVectorEnv, num_envs=2)])
 def test_a_state_that_an_environment_gives_is_exact_if_it_says_so_and_takes_it_back(
     build, task, exact
@@ -195,39 +164,6 @@ def test_what_a_vector_wrapper_counts_is_not_said_to_be_saved():
     assert state["exact"] is False
     env.load_state_dict(state)
     play(env, 3)
-
-
-class Heard(Schedule):
-    """One task for good; keeps what it hears of episodes."""
-
-    task = 0
-    _state = ("heard",)
-
-    def _start(self, task_names):
-        self.heard = []
-
-    def end(self, episode):
-        self.heard.append(episode.steps)
-
-
-class RebuiltClock(Rebuilt):
-    """Episodes of six steps."""
-
-    def step(self, action):
-        obs, reward, *_, info = super().step(action)
-        return obs, reward, self.steps == 6, False, info
-
-
-@pytest.mark.parametrize("build", [MultiTaskEnv, partial(MultiTaskVectorEnv, num_envs=1)])
-def test_a_task_that_cannot_be_restored_starts_an_episode_that_counts_from_its_start(build):
-    env, other = (build([RebuiltClock], schedule=Heard()) for _ in range(2))
-    for each in (env, other):
-        each.reset(seed=0)
-        play(each, 2)
-    play(env, 1)
-    other.load_state_dict(env.state_dict())
-    play(other, 6)
-    assert other.schedule.heard == [6]
 
 
 def test_a_state_of_other_tasks_or_slots_is_refused():

@@ -129,12 +129,6 @@ def test_an_action_that_a_task_lacks_can_be_an_error():
             io.decode(0, np.int64(lacked))
 
 
-@pytest.mark.parametrize(("invalid", "expected"), [("noop", [0, 0]), ("modulo", [1, 0])])
-def test_a_choice_below_0_is_one_that_the_task_lacks(invalid, expected):
-    io = interface([box(1)] * 2, [spaces.Discrete(2), spaces.Discrete(4)], invalid_action=invalid)
-    assert io.decode(0, np.array([-1, -2])).tolist() == expected
-
-
 def test_box_actions_with_the_same_bounds_are_cut():
     io = interface([box(1)] * 2, [box(2), box(3)])
     assert io.action_space == box(3)

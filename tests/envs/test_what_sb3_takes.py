@@ -127,6 +127,7 @@ class Batched(SyncVectorEnv):
             "seed": None,
             "lengths": [1, 2],
             "legal": [[0], [0, 1]],
+            "task_id": ["level-3", "level-4"],  # by which others may mean anything
         }
 
 
@@ -139,4 +140,6 @@ def test_what_a_vector_environment_says_of_each_environment_is_dealt_out():
     assert [info["legal"] for info in infos] == [[0], [0, 1]]
     alone = GymnasiumVecEnv(Batched(2))
     alone.reset()
-    assert [info["legal"] for info in alone.step(np.zeros(2, int))[3]] == [[0], [0, 1]]
+    infos = alone.step(np.zeros(2, int))[3]
+    assert [info["legal"] for info in infos] == [[0], [0, 1]]
+    assert [info["task_id"] for info in infos] == ["level-3", "level-4"]

@@ -18,14 +18,11 @@ RECURRENT = RecurrentPPO.policy_aliases["MlpLstmPolicy"]
 @pytest.mark.parametrize(
     ("policy_class", "kwargs"),
     [
-        (PPO.policy_aliases["MlpPolicy"], {}),
         (PPO.policy_aliases["MlpPolicy"], {"ortho_init": False}),
-        (PPO.policy_aliases["CnnPolicy"], {"share_features_extractor": False}),
         (PPO.policy_aliases["MoeMlpPolicy"], {"share_features_extractor": False}),
         (MaskablePPO.policy_aliases["CnnPolicy"], {"share_features_extractor": False}),
         (RECURRENT, {"lstm_hidden_size": 8, "n_lstm_layers": 2}),
         (RECURRENT, {"lstm_hidden_size": 8, "shared_lstm": True, "enable_critic_lstm": False}),
-        (RECURRENT, {"enable_critic_lstm": False, "lstm_kwargs": {"bias": False}}),
         (SAC.policy_aliases["MlpPolicy"], {"n_critics": 3}),
         (SAC.policy_aliases["CnnPolicy"], {"share_features_extractor": True}),
     ],

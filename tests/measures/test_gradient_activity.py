@@ -40,11 +40,10 @@ def test_scores_are_those_of_the_slow_version():
 
 @pytest.mark.parametrize(
     ("algo", "placement"),
-    [(PPO, "none"), (PPO, "big"), (PPO, "final"), (DQN, "middle"), (DQN, "all"), (SAC, "all")],
+    [(PPO, "big"), (PPO, "final"), (DQN, "middle"), (SAC, "all")],
 )
 def test_every_hidden_layer_that_linear_weights_lead_into_has_a_measure(algo, placement):
-    experts = {} if placement == "none" else {"num_experts": 2}
-    model = trained(algo, "MoeMlpPolicy", placement=placement, **experts)
+    model = trained(algo, "MoeMlpPolicy", placement=placement, num_experts=2)
     shapes = {name: tuple(each.shape) for name, each in gradient_activity(model.policy).items()}
     layers = {layer.name: layer for layer in hidden_layers(model.policy)}
     assert set(shapes) == set(layers)
@@ -112,36 +111,3 @@ def test_redo_starts_those_anew_that_no_gradient_reached():
     changed = (layer.weight != before).any(1)
     assert changed.tolist() == [i == 2 for i in range(8)]
     assert not model.policy.mlp_extractor.policy_net[2].weight[:, 2].any()
-
-
-def test_an_expert_that_got_no_gradient_at_all_stays_as_it_is():
-    model = trained(policy="MoeMlpPolicy", net_arch=[8], num_experts=3)
-    weight = model.policy.moe_layers()["pi.middle"].experts.layers[0].weight
-    weight.grad[:] = 1.0
-    weight.grad[1] = 0.0
-    weight.grad[2, 4] = 0.0
-    activity = {"pi.0": gradient_activity(model.policy)["pi.0"]}
-    assert redo(model.policy, batch(model), 0.0, activity) == {"pi.0": 1}
-
-
-class Upside(nn.Module):
-    """An expert that holds its activation behind the layer that reads it."""
-
-    def __init__(self, in_features, width, out_features, activation):
-        super().__init__()
-        self.a, self.b = nn.Linear(in_features, width), nn.Linear(width, out_features)
-        self.act = activation
-
-    def forward(self, x):
-        return self.b(self.act(self.a(x)))
-
-
-def test_of_a_module_that_may_run_in_any_order_nothing_is_claimed():
-    model = trained(PPO, "MoeMlpPolicy", expert=Upside, num_experts=2)
-    experts = [name for name, la in measured_layers(model.policy).items() if la.mixture is not None]
-    assert experts
-    assert not set(experts) & set(gradient_activity(model.policy))
-
-
-def measured_layers(policy):
-    return {layer.name: layer for layer in hidden_layers(policy)}

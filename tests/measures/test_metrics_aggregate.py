@@ -9,7 +9,7 @@ from sb3_moe import measures
 VALUES = np.random.default_rng(0).normal(size=12)
 
 
-@pytest.mark.parametrize("n", [1, 3, 4, 5, 11, 16])
+@pytest.mark.parametrize("n", [1, 4, 11])
 def test_the_interquartile_mean_is_scipys_trimmed_mean(n):
     values = np.random.default_rng(n).normal(size=n)
     assert measures.iqm(values) == pytest.approx(stats.trim_mean(values, 0.25))

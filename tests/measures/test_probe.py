@@ -76,7 +76,6 @@ def small_cnn(**kwargs):
     "kwargs",
     [
         {"tokens": "conv", "num_slots": 2},
-        {"tokens": "conv", "router": "top_k"},
         {"tokens": "conv", "router": "expert_choice"},
         {"placement": "big"},
     ],
@@ -148,9 +147,7 @@ class AroundReLU(nn.Module):
 
 
 @pytest.mark.parametrize("own", [OwnReLU, AroundReLU])
-@pytest.mark.parametrize(
-    ("router", "placement"), [("soft", "middle"), ("top_k", "middle"), ("soft", "big")]
-)
+@pytest.mark.parametrize(("router", "placement"), [("top_k", "middle"), ("soft", "big")])
 def test_an_activation_of_the_users_own_is_read_and_restarted_as_torchs(own, router, placement):
     found = []
     for activation in (nn.ReLU, own):

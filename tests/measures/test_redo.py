@@ -28,11 +28,9 @@ KINDS = [
     ("MlpPolicy", {}),
     ("MoeMlpPolicy", {}),
     ("MoeMlpPolicy", {"router": "top_k"}),
-    ("MoeMlpPolicy", {"placement": "all", "router": "uniform"}),
     ("MoeMlpPolicy", {"placement": "big", "num_experts": 3}),
 ]
 CONV_KINDS = [
-    ("MoeCnnPolicy", {"placement": "none"}),
     ("MoeCnnPolicy", {"placement": "middle"}),
     ("MoeCnnPolicy", {"placement": "big"}),
 ]
@@ -159,24 +157,6 @@ def test_an_expert_that_no_row_reached_stays_as_it_is(router):
         for now, was in zip(tensors, before[parameter], strict=True):
             assert th.equal(now[1], was[1])
     assert measure_layers(model.policy, [obs])["dormant/pi.0"] >= 0.5
-
-
-def test_a_stacked_experts_dead_unit_is_treated_in_that_expert_alone():
-    model = trained("MoeMlpPolicy", {})
-    experts = model.policy.moe_layers()["pi.middle"].experts
-    hidden, last = experts.layers[0], experts.last
-    hidden.bias_EO.data[2, 5] = -1e4
-    before, obs = last.weight_EOI.clone(), batch(model)
-    dead_EH = policy_activations(model.policy, obs)["pi.1"].activity_EH == 0
-    redo(model.policy, obs, tau=0.0)
-    changed_EH = (last.weight_EOI != before).any(dim=1)
-    assert changed_EH.equal(dead_EH)
-    assert changed_EH[2, 5]
-    assert not changed_EH[[0, 1, 3], 5].any()
-    assert (last.weight_EOI[2, :, 5] == 0).all()
-    for moment in moments(model.policy)[last.weight]:
-        assert (moment.mT[2, :, 5] == 0).all()
-        assert (moment != 0).any()
 
 
 def test_a_policy_without_two_known_layers_around_a_hidden_one_is_refused():

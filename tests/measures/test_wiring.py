@@ -54,12 +54,10 @@ def silence_maps(network, maps=3):
     [
         (PPO, "MoeCnnPolicy", {"tokens": "feature"}),
         (PPO, "MoeCnnPolicy", {"tokens": "conv"}),
-        (PPO, "MoeMultiInputPolicy", {"tokens": "conv"}),
         (PPO, "MoeMultiInputPolicy", {"tokens": "conv", "router": "top_k"}),
         (PPO, "MoeCnnPolicy", IMPALA),
         (PPO, "MoeCnnPolicy", {"placement": "big", "num_experts": 2, **IMPALA}),
         (PPO, "MoeCnnPolicy", {"placement": {"pi": "big", "vf": "none"}}),
-        (PPO, "MoeCnnPolicy", {"placement": "final", "num_experts": 2}),
         (RecurrentPPO, "MoeCnnLstmPolicy", {"lstm_hidden_size": 300}),
         (RecurrentPPO, "MoeCnnLstmPolicy", {"lstm_hidden_size": 8}),
     ],

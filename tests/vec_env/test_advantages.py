@@ -98,7 +98,6 @@ def test_tasks_are_read_from_planes_of_pictures_with_channels_first_or_last():
             None,
             "needs a task id in the observation: a Dict with `task_id`",
         ),
-        (spaces.Discrete(4), 2, "needs a task id in the observation: .*Discrete"),
         (spaces.Box(-1, 1, (4,)), 4, "`num_tasks` must leave something of Box.*got 4"),
         (DICT, 2, "`num_tasks` must agree with the task_id space, 3, got 2"),
         (spaces.Box(-1, 1, (4,)), 0, "`num_tasks` must be at least 1"),
@@ -127,21 +126,8 @@ def test_ppo_warns_where_it_normalizes_over_all_tasks_too():
             ppo(**kwargs).learn(16, callback=TaskAdvantageCallback())
 
 
-def test_a_task_of_a_thousandfold_rewards_moves_the_policy_no_more():
-    rollouts = [
-        filled(MultiTaskRolloutBuffer(STEPS, DICT, ACTIONS, "cpu", 0.0, 0.0, N_ENVS), scales)
-        for scales in ((1.0, 1.0, 1.0), (1.0, 1000.0, 1.0))
-    ]
-    for buffer in rollouts:  # without values, advantages are rewards
-        buffer.values[:] = 0
-        buffer.compute_returns_and_advantage(th.zeros(N_ENVS, 1), np.zeros(N_ENVS))
-    same, scaled = rollouts
-    np.testing.assert_allclose(same.advantages, scaled.advantages, rtol=1e-4)
-    assert np.abs(scaled.returns).max() > 500
-
-
 @pytest.mark.covering
-@pytest.mark.parametrize("name", ["MaskablePPO", "RecurrentPPO", "TRPO"])
+@pytest.mark.parametrize("name", ["MaskablePPO", "RecurrentPPO"])
 @pytest.mark.parametrize("task_id", ["dict", "onehot"])
 def test_a_callback_swaps_the_buffer_of_every_on_policy_algorithm(name, task_id):
     contrib = pytest.importorskip("sb3_contrib", reason="needs the contrib extra")

@@ -251,17 +251,6 @@ def test_all_that_is_stored_is_drawn_and_nothing_else(tasks_by_step):
     assert drawn == set(np.flatnonzero(buffer.task_ids >= 0).tolist())
 
 
-def test_after_a_reset_only_new_transitions_are_drawn():
-    buffer = MultiTaskReplayBuffer(20, DICT, spaces.Discrete(2), "cpu", N_ENVS)
-    for transition in transitions(DICT, spaces.Discrete(2), 8, lambda t: [0, 1]):
-        buffer.add(*transition)
-    buffer.reset()
-    assert set(buffer.task_ids) == {-1}
-    for transition in transitions(DICT, spaces.Discrete(2), 2, lambda t: [2, 2]):
-        buffer.add(*transition)
-    assert set(buffer._places.draw(100)) == set(range(2 * N_ENVS))
-
-
 def test_an_info_without_a_task_is_refused():
     buffer = MultiTaskReplayBuffer(10, DICT, spaces.Discrete(2), "cpu", N_ENVS)
     *rest, infos = next(transitions(DICT, spaces.Discrete(2), 1))

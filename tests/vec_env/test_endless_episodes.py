@@ -44,15 +44,6 @@ def agent(*tasks):
     return PPO("MoeMultiInputPolicy", env, seed=0, device="cpu", **sizes)
 
 
-def test_a_table_of_experts_names_the_task_that_never_ends():
-    text = (
-        r"`env` must end each episode within `max_episode_steps`=50, got one of Endless that goes "
-        r"on: put gymnasium.wrappers.TimeLimit around it"
-    )
-    with pytest.raises(ValueError, match=text):
-        expert_importance(agent("Ten-v0", "Endless-v0"), episodes=2, max_episode_steps=50)
-
-
 @pytest.mark.parametrize("limit", [50, None])
 def test_an_evaluation_while_training_ends_or_waits_as_it_is_told(limit):
     model = agent("Ten-v0", "Endless-v0" if limit else "Ten-v0")
@@ -84,20 +75,3 @@ def test_a_copy_that_has_its_episodes_may_go_on():
     model = PPO("MlpPolicy", LongerEachTime(), n_steps=8, batch_size=8, device="cpu")
     played = evaluate_tasks(model, model.get_env(), 1, max_episode_steps=5)
     assert played.lengths.tolist() == [[3.0]]
-
-
-@pytest.mark.parametrize(
-    ("limit", "error", "text"),
-    [
-        (0, ValueError, "`max_episode_steps` must be at least 1, got 0"),
-        (2.0, TypeError, "`max_episode_steps` must be an int, got 2.0"),
-    ],
-)
-def test_a_limit_is_a_number_of_steps(limit, error, text):
-    model = agent("Ten-v0")
-    with pytest.raises(error, match=text):
-        expert_importance(model, max_episode_steps=limit)
-    with pytest.raises(error, match=text):
-        evaluate_tasks(model, model.get_env(), max_episode_steps=limit)
-    with pytest.raises(error, match=text):
-        MultiTaskEvalCallback(8, max_episode_steps=limit)

@@ -28,10 +28,8 @@ LONG = "a-task-whose-name-has-sixty-characters-and-ends-or-bends-so"
 NAMES = {
     "end": (LONG + "1", LONG + "2", LONG + "3"),
     "unicode": ("снег", "雪", "neige à Paris"),
-    "numbered": ("same", "same", "same-2"),
     "arguments": ("CartPole(gravity=1.6,length=0.5)", "CartPole(gravity=1.7,length=0.5)", "a b@c"),
     "folders": ("a", "a/b", "mean_reward"),
-    "logged": ("ep_rew_mean", "pi/0", "mean_reward/a"),
     "of all": ("task", "mean_reward", "switches"),
 }
 

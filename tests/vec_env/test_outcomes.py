@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
 from sb3_moe.vec_env import make_multitask_vec_env
@@ -134,21 +134,6 @@ def test_an_atari_game_counts_with_its_own_score_over_all_lives():
     np.testing.assert_array_equal(clipped.returns, whole.returns)
     np.testing.assert_array_equal(clipped.lengths, whole.lengths)
     assert clipped.returns.max() >= 20
-
-
-def test_a_single_atari_environment_counts_whole_games_too():
-    pytest.importorskip("ale_py", reason="needs the atari extra")
-    from sb3_moe_envs import MultiTaskEnv
-
-    returns = []
-    for kwargs in ({}, {"episodic_life": False, "clip_reward": False}):
-        game = "sb3_moe_envs:SB3MoE/Atari-Seaquest-v0"
-        task = Task("Seaquest", game, {"num_threads": 1, **kwargs})
-        env = VecMonitor(DummyVecEnv([lambda task=task: MultiTaskEnv([task])]))
-        env.seed(5)
-        returns.append(evaluate_tasks(Fixed(), env, 2).returns)
-    np.testing.assert_array_equal(*returns)
-    assert returns[0].max() >= 20
 
 
 class ThreeLives(Passing):

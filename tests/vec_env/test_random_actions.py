@@ -42,11 +42,6 @@ def test_every_entry_of_several_has_its_own_part_of_the_mask():
     assert found == [[(1, 0), (1, 2)], [(0, 1)]]
 
 
-def test_a_bit_is_a_choice_of_two():
-    found = drawn(spaces.MultiBinary(2), [1, 0, 1, 1], [0, 1, 0, 1])
-    assert found == [[(0, 0), (0, 1)], [(1, 1)]]
-
-
 def test_where_nothing_is_allowed_everything_is_drawn_as_sb3_contribs_policies_do():
     found = drawn(spaces.Discrete(2), [0, 0], [0, 1])
     assert found == [[(0,), (1,)], [(1,)]]

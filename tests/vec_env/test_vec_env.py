@@ -8,12 +8,13 @@ import pytest
 from gymnasium.utils import EzPickle
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
-from gymnasium.wrappers.vector import RescaleAction as RescaleVectorAction
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
-from sb3_moe_envs import Interleave, Task
+from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv, Task
+
+TASKS = ["CartPole-v1", "Acrobot-v1"]
 
 
 def short_cart_pole(limit=15, render_mode=None):
@@ -132,35 +133,6 @@ def test_the_last_observation_and_info_are_of_the_episode_that_ended():
     assert env.reset_infos[1] == {"task_id": 0, "lives": 5}
 
 
-class Speaking(gym.Env):
-    """Two steps; says more of its first start than of later ones, under keys of all kinds."""
-
-    observation_space = gym.spaces.Box(0, 1, (1,))
-    action_space = gym.spaces.Discrete(2)
-    starts = 0
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.starts, self.steps = self.starts + 1, 0
-        return np.zeros(1, np.float32), {"first": True} if self.starts == 1 else {"again": True}
-
-    def step(self, action):
-        self.steps += 1
-        info = {0: 1.5, "_elapsed": self.steps, "rewards": {1: 2.0}}
-        return np.zeros(1, np.float32), 0.0, self.steps == 2, False, info
-
-
-def test_infos_with_a_mask_reach_only_the_environments_it_marks():
-    env = GymnasiumVecEnv(sync([lambda: RecordEpisodeStatistics(short_cart_pole(4))] * 2))
-    env.seed(0)
-    env.reset()
-    for _ in range(4):
-        _, _, dones, infos = env.step(np.array([0, 1]))
-    assert dones.all()
-    assert [info["episode"]["l"] for info in infos] == [4, 4]
-    assert [info["episode"]["r"] for info in infos] == [4.0, 4.0]
-
-
 def test_one_seed_reaches_a_vector_environment_as_one_number_and_once():
     base = TwoTasks()
     env = GymnasiumVecEnv(base)
@@ -231,13 +203,6 @@ def test_members_of_an_async_vector_are_reached_all_at_once():
         env.close()
 
 
-def test_vector_wrappers_keep_their_spaces_and_hide_nothing():
-    base = sync([lambda: gym.make("Pendulum-v1")] * 2)
-    env = GymnasiumVecEnv(RescaleVectorAction(base, np.float32(-1), np.float32(1)))
-    assert env.action_space.high.tolist() == [1.0]
-    assert env.get_attr("max_torque") == [2.0, 2.0]
-
-
 def test_pictures_are_tiled_and_absent_without_a_render_mode():
     env = GymnasiumVecEnv(sync([lambda: Picture("rgb_array")] * 2))
     env.reset()
@@ -276,23 +241,7 @@ def test_a_restored_state_survives_the_seeded_reset_that_loading_a_model_brings(
     assert len(resumed.env.calls) == 1
 
 
-class Named(gym.Wrapper):
-    """Calls what it plays by an id of its own."""
-
-    def step(self, action):
-        *result, info = self.env.step(action)
-        return *result, {**info, "task_id": "level-3"}
-
-
-def test_what_an_environment_calls_its_task_is_handed_on_as_it_is():
-    env = GymnasiumVecEnv(sync([lambda: Named(short_cart_pole())] * 2))
-    env.reset()
-    for _ in range(30):
-        *_, infos = env.step(np.zeros(2, int))
-    assert [info["task_id"] for info in infos] == ["level-3"] * 2
-
-
-@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP])
 def test_another_autoreset_mode_is_refused_with_the_cure(mode):
     with pytest.raises(
         ValueError, match=rf"must be SAME_STEP, got {mode}; build it with autoreset"
@@ -325,7 +274,9 @@ def test_one_call_builds_a_monitored_vec_env_with_one_environment_per_task():
 
 @pytest.mark.parametrize("kind", [str, Path])
 def test_the_monitors_file_says_whose_each_episode_is(tmp_path, kind):
-    env = make_multitask_vec_env(tasks()[:1], 2, 0, monitor_dir=kind(tmp_path / "logs"))
+    keywords = {"info_keywords": ("task_id",)}  # one's own stand beside ours
+    folder = kind(tmp_path / "logs")
+    env = make_multitask_vec_env(tasks()[:1], 2, 0, monitor_dir=folder, monitor_kwargs=keywords)
     env.reset()
     for _ in range(30):
         env.step(np.zeros(2, int))
@@ -335,8 +286,16 @@ def test_the_monitors_file_says_whose_each_episode_is(tmp_path, kind):
     assert lines[2].endswith(",0,CartPole")
 
 
-class Anew(EzPickle, Speaking):
+class Anew(EzPickle, gym.Env):
     """Pickles by building itself anew, as Gymnasium's MuJoCo environments do."""
+
+    observation_space = gym.spaces.Box(0, 1, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
 
     def step(self, action):
         self.steps += 1
@@ -365,3 +324,37 @@ def test_a_vec_env_goes_on_from_its_state_through_the_monitor():
         expected, got = (each.step(np.ones(4, int)) for each in (env, resumed))
         np.testing.assert_array_equal(expected[0]["obs"], got[0]["obs"])
         np.testing.assert_array_equal(expected[2], got[2])
+
+
+@pytest.mark.parametrize("name", ["n_env", "num_envs"])
+def test_an_unknown_argument_is_named(name):
+    with pytest.raises(TypeError, match=f"argument '{name}'"):
+        make_multitask_vec_env(TASKS, **{name: 2})
+
+
+def test_a_misspelt_suite_is_named_with_its_neighbour():
+    with pytest.raises(ValueError, match=r"got 'MinAtar/MTRL'; did you mean 'MinAtar/MTRL3'\?"):
+        make_multitask_vec_env("MinAtar/MTRL")
+    with pytest.raises(ValueError, match=r"got 'zz'$"):
+        make_multitask_vec_env("zz")
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "sb3_moe_envs:SB3MoE/CartPole-v0"])
+def test_an_id_outside_a_list_is_told_where_ids_stand(name):
+    with pytest.raises(ValueError, match=rf"ids of environments stand in a list, \['{name}'\]$"):
+        make_multitask_vec_env(name)
+
+
+@pytest.mark.parametrize("build", [make_multitask_vec_env, MultiTaskEnv])
+def test_a_schedules_class_is_no_schedule(build):
+    with pytest.raises(TypeError, match=r"must be a Schedule \(not its class\), .*, got <class"):
+        build(TASKS, schedule=Cycle)
+
+
+@pytest.mark.parametrize(
+    ("seed", "error", "rule"),
+    [("a", TypeError, "an int, got 'a'"), (-1, ValueError, "at least 0, got -1")],
+)
+def test_a_seed_is_a_whole_number(seed, error, rule):
+    with pytest.raises(error, match=f"`seed` must be {rule}"):
+        make_multitask_vec_env(TASKS, seed=seed)
