@@ -49,11 +49,10 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         chooses for each episode; None: the suite's, or `Interleave()`
     :param task_id: how observations name the task: `"dict"`, `"onehot"`, `"channels"`; `"info"` and
         `"none"` leave them as they are, and `"none"` also hides it from `action_masks`
-    :param obs_space: `"pad"` to a common space (Dicts join their keys, what a task lacks is zero or
-        an empty text), or `"strict"`: the spaces must be equal
+    :param obs_space: `"pad"` to a common space (Dicts join their keys, what a task lacks is zero),
+        or `"strict"`: the spaces must be equal
     :param action_space: as `obs_space`; choices are counted from 0, and choice i is a task's start
-        + i; Boxes with other bounds become floats in [-1, 1], mapped to each task's own bounds, and
-        to an integer Box in equal shares per whole number
+        + i; Boxes with other bounds become floats in [-1, 1], mapped to each task's own bounds
     :param invalid_action: what an action that the task lacks does: `"noop"` (the task's first
         action), `"modulo"` (wraps around) or `"error"`
     :param num_envs: how many such environments run side by side, as in SB3's `make_vec_env`: each

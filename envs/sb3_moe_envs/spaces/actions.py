@@ -75,7 +75,7 @@ class BoxFit:
 
 
 def pad_actions(
-    task_spaces: Sequence[Space[Any]], names: Sequence[str], invalid: str
+    task_spaces: Sequence[Any], names: Sequence[str], invalid: str
 ) -> tuple[Space[Any], list[ActionFit]]:
     """Find a common action space, and how each task reads its actions.
 
@@ -83,22 +83,30 @@ def pad_actions(
     with different bounds on a shared dimension become [-1, 1], which is mapped to each task's own
     bounds. So each task's own actions can all be reached.
 
-    :param task_spaces: all Discrete, MultiDiscrete, MultiBinary or Box of floats
+    :param task_spaces: all Discrete, MultiDiscrete, MultiBinary or Box
     :raises ValueError: if the spaces are of different or other kinds, or can't be mapped
     """
-    if all(isinstance(space, spaces.Box) for space in task_spaces):
-        return _pad_boxes(task_spaces, names)
     common = common_space(task_spaces, names, "action_space")
     if isinstance(common, spaces.MultiBinary) and len(common.shape) == 1:
         # SB3 refuses actions whose shape was given as a tuple.
         common = spaces.MultiBinary(common.shape[0])
-    return common, [_fit(common, space, invalid) for space in task_spaces]
+    if not isinstance(common, spaces.Box) or all(_agree(common, box) for box in task_spaces):
+        return common, [_fit(common, space, invalid) for space in task_spaces]
+    for name, box in zip(names, task_spaces, strict=True):
+        if box.dtype.kind != "f" or not box.is_bounded():
+            raise ValueError(
+                "`action_space`='pad' needs Boxes of floats with finite bounds where these differ, "
+                f"got {name!r}: {box}; wrap the tasks (gymnasium.wrappers: TransformAction, "
+                "RescaleAction)"
+            )
+    unit = spaces.Box(-1, 1, common.shape, common.dtype.type)
+    return unit, [BoxFit(box, maps=True) for box in task_spaces]
 
 
 def _fit(common: Space[Any], space: Any, invalid: str) -> ActionFit:
     if space == common:
         return unchanged
-    if isinstance(space, spaces.MultiBinary):
+    if isinstance(space, spaces.MultiBinary | spaces.Box):
         return BoxFit(space)
     sizes = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec)
     return DiscreteFit(sizes, np.asarray(space.start), invalid, space.dtype)
@@ -109,31 +117,10 @@ def _corner(array: Any) -> Any:
     return (Ellipsis, *(slice(size) for size in array.shape))
 
 
-def _pad_boxes(
-    task_spaces: Sequence[Any], names: Sequence[str]
-) -> tuple[Space[Any], list[ActionFit]]:
-    common: Any = common_space(task_spaces, names, "action_space")
-    corners = [_corner(space) for space in task_spaces]
-    maps = any(
-        not np.array_equal(common.low[corner], space.low)
-        or not np.array_equal(common.high[corner], space.high)
-        for corner, space in zip(corners, task_spaces, strict=True)
-    )
-    for name, space in zip(names, task_spaces, strict=True):
-        with np.errstate(over="ignore"):
-            span = np.subtract(space.high, space.low, dtype=common.dtype) if maps else np.zeros(1)
-        if space.dtype.kind != "f" or not np.isfinite(span).all():
-            raise ValueError(
-                "`action_space`='pad' needs Boxes of floats, and can't map bounds to each other "
-                f"unless all are finite, and the range too, got {name!r}: {space}; wrap the tasks "
-                "(gymnasium.wrappers: TransformAction, RescaleAction)"
-            )
-    if not maps:
-        own = [space == common for space in task_spaces]
-        fits = zip(own, task_spaces, strict=True)
-        return common, [unchanged if same else BoxFit(space) for same, space in fits]
-    unit = spaces.Box(-1, 1, common.shape, common.dtype)
-    return unit, [BoxFit(space, maps=True) for space in task_spaces]
+def _agree(common: spaces.Box, box: spaces.Box) -> bool:
+    """Return whether a task's bounds are the common ones, in the dimensions that it has."""
+    low, high = common.low[_corner(box)], common.high[_corner(box)]
+    return np.array_equal(low, box.low) and np.array_equal(high, box.high)
 
 
 def choices(space: Any) -> list[int]:
