@@ -48,24 +48,20 @@ class Group:
         self.num_envs = env.num_envs
         #: whether its step begins and ends with a call each, so that others can step meanwhile
         self.begins = hasattr(env, "step_async")
-        self._actions: Any = None
 
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function of the vector environment, where it is."""
         return function(self.env, *args)
 
     def begin(self, actions: Any) -> None:
-        """Begin a step, or keep the actions for :meth:`finish`."""
-        if self.begins:
-            self.env.step_async(actions)
-        self._actions = actions
+        """Begin a step, if it :attr:`begins`."""
+        self.env.step_async(actions)
 
-    def finish(self) -> Rows:
-        """End the step."""
+    def finish(self, actions: Any) -> Rows:
+        """End the step that began, or step."""
         if isinstance(self.env, InTurnVectorEnv):
-            return self.env.play(self._actions)
-        result = self.env.step_wait() if self.begins else self.env.step(self._actions)
-        return _rows_of(self.env, result)
+            return self.env.play(actions)
+        return _rows_of(self.env, self.env.step_wait() if self.begins else self.env.step(actions))
 
     def close(self) -> None:
         """Close it."""

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
-from sb3_moe_envs.vector.infos import Rows, stack
+from sb3_moe_envs.vector.infos import Info, Rows, stack
 
 
 class InTurnVectorEnv(SyncVectorEnv):
@@ -48,18 +47,22 @@ class InTurnVectorEnv(SyncVectorEnv):
 
     def play(self, actions: Any) -> Rows:
         """Step each environment with its action."""
-        rows = Rows([], np.zeros(self.num_envs), *np.zeros((2, self.num_envs), np.bool_), {}, {})
+        observations, rewards, terminated, truncated = [], [], [], []
+        infos, finals = dict[int, Info](), dict[int, tuple[Any, Info]]()
         each = zip(self.envs, iterate(self.action_space, actions), strict=True)
         for row, (env, action) in enumerate(each):
-            obs, rows.rewards[row], terminated, truncated, info = env.step(action)
-            if terminated or truncated:
-                rows.terminated[row], rows.truncated[row] = terminated, truncated
-                rows.finals[row] = obs, info
+            obs, reward, ended, cut, info = env.step(action)
+            if ended or cut:
+                finals[row] = obs, info
                 obs, info = env.reset()
-            rows.observations.append(obs)
+            observations.append(obs)
+            rewards.append(reward)
+            terminated.append(ended)
+            truncated.append(cut)
             if info:
-                rows.infos[row] = info
-        return rows._replace(observations=self._batch(rows.observations))
+                infos[row] = info
+        batch = self._batch(observations)
+        return Rows(batch, rewards, terminated, truncated, infos, finals)
 
     def _batch(self, observations: Sequence[Any]) -> Any:
         space = self.single_observation_space

@@ -19,21 +19,22 @@ FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
 
 
 class Rows(NamedTuple):
-    """The results of a step of many environments, with infos by row."""
+    """The results of a step of many environments: what is one thing for each, and infos by row."""
 
     observations: Any
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
+    # Lists, which are sent between processes in less time, or arrays.
+    rewards: Any
+    terminated: Any
+    truncated: Any
     infos: dict[int, Info]
     #: last observation and info of each episode that ended
     finals: dict[int, tuple[Any, Info]]
 
     def stacked(self) -> StepResult:
         """Return them as Gymnasium's vector environments do."""
-        num_envs = len(self.rewards)
+        num_envs, flags = len(self.rewards), np.array([self.terminated, self.truncated], np.bool_)
         infos = stack(self.infos, num_envs) | stack_final(self.finals, num_envs)
-        return self.observations, self.rewards, self.terminated, self.truncated, infos
+        return self.observations, np.array(self.rewards, np.float64), flags[0], flags[1], infos
 
 
 def stack(infos: Mapping[int, Info], num_envs: int) -> Info:

@@ -29,7 +29,7 @@ from sb3_moe_envs.task_set import TaskSet, as_schedule, framed
 from sb3_moe_envs.tasks import called
 from sb3_moe_envs.vector.groups import about, images_of
 from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
-from sb3_moe_envs.vector.infos import Info, stack
+from sb3_moe_envs.vector.infos import Info, stack, stack_final
 from sb3_moe_envs.vector.parts import Part, Pool
 
 # What a state keeps of the slots.
@@ -135,7 +135,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         options = dict(options or {})
         self._chosen = self._chosen_by(options.pop("task_id", None))
         obs, infos = self._play(options or None)
-        return obs, stack(infos, self.num_envs) | self._task_infos()
+        return obs, self._stacked(infos)
 
     def step(self, actions: Any) -> StepResult:
         """Step every slot with its action, of shape (num_envs, ...).
@@ -157,9 +157,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
                 finals[slot] = row_of(obs, slot), self._named(slot, infos.get(slot, {}))
             truncated = truncated | ~done
             obs, infos = self._play()
-        step = step._replace(observations=obs, truncated=truncated, infos=infos, finals=finals)
-        *results, all_infos = step.stacked()
-        return *results, all_infos | self._task_infos()
+        all_infos = self._stacked(infos) | stack_final(finals, self.num_envs)
+        return obs, step.rewards, step.terminated, truncated, all_infos
 
     def render(self) -> tuple[Any, ...] | None:
         """Return one image per slot, of the largest task's size; None where a task has none."""
@@ -293,9 +292,10 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     def _named(self, slot: int, info: Info) -> Info:
         return {**info, "task_id": int(self._tasks[slot])}
 
-    def _task_infos(self) -> Info:
-        """Return the task of each slot, as vector environments' infos have it."""
-        return {"task_id": self._tasks.copy(), "_task_id": np.ones(self.num_envs, dtype=bool)}
+    def _stacked(self, infos: dict[int, Info]) -> Info:
+        """Stack infos, and add the task of each slot."""
+        own = {"task_id": self._tasks.copy(), "_task_id": np.ones(self.num_envs, dtype=bool)}
+        return stack(infos, self.num_envs) | own
 
     def _own_actions(self, actions: Any) -> list[Any]:
         """Return the actions of each part."""

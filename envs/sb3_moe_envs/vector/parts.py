@@ -109,10 +109,11 @@ class Pool:
         flags = np.zeros((2, num_slots), np.bool_)
         whole = Rows([], np.zeros(num_slots), flags[0], flags[1], {}, {})
         for part, own in zip(parts, actions, strict=True):
-            self._call(part, part.group.begin, own)
+            if part.group.begins:
+                self._call(part, part.group.begin, own)
         self._workers.play()
-        for part in parts:
-            step: Rows = self._call(part, part.group.finish)
+        for part, own in zip(parts, actions, strict=True):
+            step: Rows = self._call(part, part.group.finish, own)
             whole.observations.append((part.task, part.rows, step.observations))
             whole.rewards[part.rows] = step.rewards
             whole.terminated[part.rows] = step.terminated

@@ -160,7 +160,7 @@ class WorkerGroup:
         """Note a step, which begins with those of the process's other environments."""
         self._process.note((self._number, InTurnVectorEnv.play, (actions,)))
 
-    def finish(self) -> Rows:
+    def finish(self, actions: Any) -> Rows:
         """Wait for the step that was noted."""
         rows: Rows = self._process.answer(self._number)
         return rows
