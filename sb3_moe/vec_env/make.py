@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from sb3_moe.layers.checks import whole, whole_or_none
+from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
 from sb3_moe.vec_env.history import VecHistory
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
@@ -71,9 +71,7 @@ def make_multitask_vec_env(
     from sb3_moe_envs import make_multitask_vector
 
     whole_or_none("n_envs", n_envs)
-    if seed is not None:
-        whole("seed", seed, 0)
-        seed = int(seed)
+    seed = None if seed is None else int(seed)
     recipe = {
         "tasks": tasks,
         "n_envs": n_envs,
@@ -91,15 +89,12 @@ def make_multitask_vec_env(
     env.recipe = recipe
     env.seed(seed)
     env.action_space.seed(seed)
-    monitored = _monitored(env, monitor_dir, dict(monitor_kwargs or {}))
-    return monitored if history is None else VecHistory(monitored, history)
-
-
-def _monitored(env: VecEnv, folder: Any, options: dict[str, Any]) -> VecMonitor:
+    options = dict(monitor_kwargs or {})
     # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
-    keywords = ("task_id", "task_name", *options.pop("info_keywords", ()))
-    file = None if folder is None else os.fspath(folder)  # SB3 takes no Path
-    return VecMonitor(env, file, info_keywords=tuple(dict.fromkeys(keywords)), **options)
+    keywords = dict.fromkeys(("task_id", "task_name", *options.pop("info_keywords", ())))
+    file = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
+    monitored = VecMonitor(env, file, info_keywords=tuple(keywords), **options)
+    return monitored if history is None else VecHistory(monitored, history)
 
 
 def make_pinned_env(

@@ -201,21 +201,13 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
         self.task_ids = np.full(self.buffer_size * self.n_envs, -1, dtype=np.int64)
         self._places = _PlacesByTask()
 
-    def add(
-        self,
-        obs: Any,
-        next_obs: Any,
-        action: np.ndarray,
-        reward: np.ndarray,
-        done: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
+    def add(self, *transition: Any) -> None:  # type: ignore[override]  # SB3 names none of them
         """Keep one transition of every environment, and its task.
 
         :raises ValueError: if an info has no ``task_id``
         """
         first = self.pos * self.n_envs
-        for index, info in enumerate(infos, start=first):
+        for index, info in enumerate(transition[-1], start=first):
             if "task_id" not in info:
                 raise ValueError(
                     "MultiTaskReplayBuffer needs info['task_id'], as make_multitask_vec_env and "
@@ -223,7 +215,7 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
                 )
             self._places.move(index, int(self.task_ids[index]), int(info["task_id"]))
             self.task_ids[index] = info["task_id"]
-        super().add(obs, next_obs, action, reward, done, infos)
+        super().add(*transition)
 
     def reset(self) -> None:
         """Forget every transition, and whose it was."""

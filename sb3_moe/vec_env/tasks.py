@@ -51,11 +51,9 @@ def require_tasks(env: VecEnv) -> None:
     :raises ValueError: if it is not a multi-task environment
     """
     if not has_tasks(env):
-        spec = env.get_attr("spec", indices=0)[0] if env.has_attr("spec") else None
-        known = "" if spec is None else f"{spec.id} in a "
         raise ValueError(
             "the environment must have tasks: build it with sb3_moe.make_multitask_vec_env"
-            f"(tasks), got {known}{type(env.unwrapped).__name__}"
+            f"(tasks), got {type(env.unwrapped).__name__}"
         )
 
 

@@ -129,7 +129,7 @@ class Turned(gym.ActionWrapper):
     "build",
     [
         MultiTaskEnv,
-        partial(MultiTaskVectorEnv, num_envs=1, vectorization="async"),
+        partial(MultiTaskVectorEnv, num_envs=1),
     ],
 )
 def test_masks_behind_other_actions_are_none_unless_the_wrapper_gives_its_own(build):

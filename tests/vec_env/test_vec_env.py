@@ -349,12 +349,3 @@ def test_an_id_outside_a_list_is_told_where_ids_stand(name):
 def test_a_schedules_class_is_no_schedule(build):
     with pytest.raises(TypeError, match=r"must be a Schedule \(not its class\), .*, got <class"):
         build(TASKS, schedule=Cycle)
-
-
-@pytest.mark.parametrize(
-    ("seed", "error", "rule"),
-    [("a", TypeError, "an int, got 'a'"), (-1, ValueError, "at least 0, got -1")],
-)
-def test_a_seed_is_a_whole_number(seed, error, rule):
-    with pytest.raises(error, match=f"`seed` must be {rule}"):
-        make_multitask_vec_env(TASKS, seed=seed)
