@@ -65,14 +65,6 @@ def test_a_time_limit_truncates_and_does_not_terminate():
     assert world.step(np.zeros((2, 1), np.float32))[3].tolist() == [False, False]
 
 
-def test_a_state_of_before_the_first_reset_can_be_loaded():
-    world = GymnaxVectorEnv("CartPole-v1", 2)
-    state = world.state_dict()
-    start, _ = world.reset()
-    world.load_state_dict(state)
-    np.testing.assert_array_equal(world.reset()[0], start)
-
-
 def test_rendering_gives_one_picture_a_copy():
     world = GymnaxVectorEnv("Breakout-MinAtar", 2, render_mode="rgb_array")
     world.reset(seed=0)

@@ -53,9 +53,14 @@ def test_drawing_changes_no_seeded_numbers():
     assert play(pictured()) == play(MultiTaskEnv(tagged(None), schedule=Interleave("episodes")))
 
 
-@pytest.mark.parametrize("schedule", [Interleave(), Cycle(5), Interleave("episodes")])
-def test_every_slot_is_drawn_in_one_size(schedule):
-    env = make_multitask_vector(tagged("rgb_array"), 2, schedule=schedule, render_mode="rgb_array")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # others may have loaded jax
+@pytest.mark.parametrize(
+    "options",
+    [{"vectorization": "async"}, {"schedule": Cycle(5)}, {"schedule": Interleave("episodes")}],
+    ids=str,
+)
+def test_every_slot_is_drawn_in_one_size(options):
+    env = make_multitask_vector(tagged("rgb_array"), 2, render_mode="rgb_array", **options)
     env.reset(seed=0)
     for _ in range(12):
         assert [frame.shape for frame in env.render()] == [(6, 8, 3)] * 2

@@ -153,12 +153,3 @@ def test_a_step_that_was_interrupted_is_not_done_once_more():
     obs = env.step(np.zeros(2, np.int64))[0]["obs"]
     assert obs[:, 1].tolist() == [3, 2]  # the other process was not interrupted
     env.close()
-
-
-def test_images_of_all_processes_come_in_order():
-    tasks = [Task(f"t{k}", env_fn=lambda k=k: CountingEnv(k, render_mode="rgb_array"))
-             for k in (1, 2)]  # fmt: skip
-    env = MultiTaskVectorEnv(tasks, 5, vectorization="async", render_mode="rgb_array")
-    env.reset(seed=0)
-    assert [int(frame.max()) for frame in env.render()] == [1, 1, 1, 2, 2]
-    env.close()

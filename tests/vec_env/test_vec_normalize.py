@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_moe.vec_env import GymnasiumVecEnv, MultiTaskReplayBuffer, make_multitask_vec_env
-from sb3_moe.vec_env.make import kind_of_normalizer
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe_envs import Interleave
 
@@ -145,21 +144,6 @@ def test_the_id_is_never_touched(mode):
         else:
             np.testing.assert_array_equal(before[..., -2:], after[..., -2:])
             assert not np.array_equal(before[..., :-2], after[..., :-2])
-
-
-BOTH = pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
-
-
-@BOTH
-def test_without_keys_no_observation_is_normalized_as_with_sb3(kind):
-    env = kind(GymnasiumVecEnv(Scales("dict")), norm_obs_keys=[])
-    alone = GymnasiumVecEnv(Scales("dict"))
-    np.testing.assert_array_equal(env.reset()["obs"], alone.reset()["obs"])
-    actions = np.zeros((2, 1), np.float32)
-    (seen, rewards, *_), (plain, unscaled, *_) = env.step(actions), alone.step(actions)
-    np.testing.assert_array_equal(seen["obs"], plain["obs"])
-    assert (rewards != unscaled).all()
-    assert kind_of_normalizer(env) == f"{kind.__name__} of []"
 
 
 @pytest.mark.parametrize("mode", ["dict", "onehot", "channels", "info"])
