@@ -31,7 +31,7 @@ def drawn_size(env: Any) -> tuple[int, int]:
         return 0, 0
     env.reset()
     sizes = [image.shape[:2] for image in _images(env.render())]
-    return tuple(np.max(sizes, axis=0, initial=0).tolist()) if sizes else (0, 0)
+    return max([0, *(height for height, _ in sizes)]), max([0, *(width for _, width in sizes)])
 
 
 def _images(rendered: Any) -> Iterable[np.ndarray]:

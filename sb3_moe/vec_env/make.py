@@ -66,7 +66,6 @@ def make_multitask_vec_env(
     :param monitor_dir: folder for monitor.csv; None: no file
     :param monitor_kwargs: for VecMonitor
     :param kwargs: as of :func:`sb3_moe_envs.make_multitask_vector` (``obs_space``, ...)
-    :raises TypeError: if there is no such argument, or a number isn't a whole one
     """
     from sb3_moe_envs import make_multitask_vector
 
@@ -81,8 +80,10 @@ def make_multitask_vec_env(
         "monitor_kwargs": monitor_kwargs,
         **kwargs,
     }
+    file = None
     if monitor_dir is not None:
         os.makedirs(monitor_dir, exist_ok=True)
+        file = os.fspath(monitor_dir)  # SB3 takes no Path
     env = GymnasiumVecEnv(
         make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
     )
@@ -92,7 +93,6 @@ def make_multitask_vec_env(
     options = dict(monitor_kwargs or {})
     # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
     keywords = dict.fromkeys(("task_id", "task_name", *options.pop("info_keywords", ())))
-    file = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
     monitored = VecMonitor(env, file, info_keywords=tuple(keywords), **options)
     return monitored if history is None else VecHistory(monitored, history)
 

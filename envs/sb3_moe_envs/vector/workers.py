@@ -207,9 +207,10 @@ def _work(pipe: Connection, others_end: Connection, by_value: CloudpickleWrapper
 def _answer(vectors: list[InTurnVectorEnv], make: Make, call: Call) -> Any:
     number, function, args = call
     try:
-        if number == len(vectors):  # the first call is for a new one
-            return vectors.append(make(*args))
-        return function(vectors[number], *args)
+        if number < len(vectors):
+            return function(vectors[number], *args)
+        vectors.append(make(*args))  # which the first call is for
+        return None
     except Exception as error:  # which may not be one that can be sent
         found = RuntimeError(f"{type(error).__name__}: {error}")
         found.add_note("Where it was raised:\n" + "".join(traceback.format_exception(error)))
