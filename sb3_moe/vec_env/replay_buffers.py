@@ -201,7 +201,7 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
         self.task_ids = np.full(self.buffer_size * self.n_envs, -1, dtype=np.int64)
         self._places = _PlacesByTask()
 
-    def add(self, *transition: Any) -> None:  # type: ignore[override]  # SB3 names none of them
+    def add(self, *transition: Any) -> None:
         """Keep one transition of every environment, and its task.
 
         :raises ValueError: if an info has no ``task_id``

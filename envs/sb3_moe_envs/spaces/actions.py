@@ -86,7 +86,7 @@ def pad_actions(
     :param task_spaces: all Discrete, MultiDiscrete, MultiBinary or Box
     :raises ValueError: if the spaces are of different or other kinds, or can't be mapped
     """
-    common = common_space(task_spaces, names, "action_space")
+    common: Any = common_space(task_spaces, names, "action_space")
     if isinstance(common, spaces.MultiBinary) and len(common.shape) == 1:
         # SB3 refuses actions whose shape was given as a tuple.
         common = spaces.MultiBinary(common.shape[0])
