@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -193,6 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if word not in COMMANDS:
         asked = word in ("-h", "--help")
+        if word and not asked:
+            near = get_close_matches(word, COMMANDS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            print(f"error: unknown command {word!r}{hint}", file=sys.stderr)
         print(USAGE, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     command = tyro.cli(COMMANDS[word], prog=f"sb3-moe {word}", args=rest)

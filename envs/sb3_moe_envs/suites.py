@@ -161,7 +161,8 @@ def get_suite(name: str) -> list[Task]:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         if name.rpartition(":")[2] in gym.registry:
             hint = f"; ids of environments stand in a list, [{name!r}]"
-        raise ValueError(f"`tasks` must name a suite, one of {suite_names()}, got {name!r}{hint}")
+        hint = hint or f"; there are {', '.join(suite_names())}"
+        raise ValueError(f"`tasks` must name a suite, got {name!r}{hint}")
     return list(SUITES[name].tasks)
 
 

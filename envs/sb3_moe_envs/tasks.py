@@ -152,7 +152,17 @@ def built(task: Task, index: int, build: Callable[[], Any]) -> Any:
     except Exception as error:
         raise ValueError(
             f"`tasks[{index}]` ({task.name!r}) can't be built: {type(error).__name__}: {error}"
+            f"{_atari_ids(task.env_id or '') if isinstance(error, gym.error.Error) else ''}"
         ) from error
+
+
+def _atari_ids(env_id: str) -> str:
+    """Say what Atari games are called here, where an unknown id looks like one's."""
+    if not re.search(r"ALE/|NoFrameskip|Atari-", env_id):
+        return ""
+    ids = [i for i, spec in gym.registry.items() if str(spec.entry_point).endswith(":AtariEnv")]
+    games = ", ".join(sorted(name.split("-")[1] for name in ids))
+    return f" Atari games are SB3MoE/Atari-<game>-v0: {games}"
 
 
 def close_all(closes: Iterable[Callable[[], Any]]) -> None:

@@ -21,6 +21,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback
+from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.learning_rates import LinearPerBlock
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -85,6 +86,8 @@ def entry_of(entry: Any, where: str) -> Any:
     :param where: what holds the entry
     :raises ValueError: if there is no such id, module or callable
     """
+    from sb3_moe_envs.suites import SUITES
+
     name, arguments = (entry, None) if isinstance(entry, str) else entry
     name = game_id(name)
     module, _, rest = name.rpartition(":")
@@ -97,8 +100,10 @@ def entry_of(entry: Any, where: str) -> Any:
     if arguments is None and callable(found):
         return found
     raise ValueError(
-        f"`{where}` must be one of MinAtar's {', '.join(MINATAR)}, a registered Gymnasium id, an "
-        f"id with its arguments, or `package.module:callable`, got {entry!r}"
+        f"`{where}` must be a task that is known, got {entry!r}"
+        f"{did_you_mean(name, (*SUITES, *MINATAR, *gym.registry))}; there are registered Gymnasium "
+        f"ids, ids with their arguments, MinAtar's {', '.join(MINATAR)}, and your own as "
+        "`package.module:callable`"
     )
 
 

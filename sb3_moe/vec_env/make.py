@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+from inspect import signature
 from typing import Any
 
 from gymnasium import spaces
@@ -21,6 +22,7 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_moe.layers.checks import whole_or_none
+from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
 from sb3_moe.vec_env.history import VecHistory
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
@@ -28,6 +30,8 @@ from sb3_moe.vec_env.tasks import task_names
 
 # An environment for evaluation has other numbers, another schedule, and no file over training's.
 NOT_COPIED = ("n_envs", "schedule", "monitor_dir")
+# Further arguments, of `sb3_moe_envs.make_multitask_vector`.
+PASSED_ON = ("vectorization", "obs_space", "action_space", "invalid_action", "render_mode")
 # Wrappers that another environment can be put into as well; the first two change nothing.
 WRAPPERS = (VecMonitor, VecCheckNan, VecFrameStack, VecHistory, VecNormalize, VecTransposeImage)
 # More environments of a task would play few episodes each and cost more time in every step.
@@ -69,6 +73,10 @@ def make_multitask_vec_env(
     """
     from sb3_moe_envs import make_multitask_vector
 
+    for name in kwargs:
+        if name not in PASSED_ON:
+            known = (*signature(make_multitask_vec_env).parameters, *PASSED_ON)
+            raise TypeError(f"there is no argument {name!r}{did_you_mean(name, known)}")
     whole_or_none("n_envs", n_envs)
     seed = None if seed is None else int(seed)
     recipe = {

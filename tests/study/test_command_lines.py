@@ -63,8 +63,10 @@ def test_a_wrong_option_is_one_line_that_names_it(words, message, capsys, tmp_pa
 
 
 def test_an_unknown_first_word_is_told_what_there_is(capsys):
-    assert cli.main(["train"]) == 2
-    assert "usage: sb3-moe study" in capsys.readouterr().err
+    assert cli.main(["suits"]) == 2
+    first, *usage = capsys.readouterr().err.splitlines()
+    assert first == "error: unknown command 'suits'; did you mean 'suites'?"
+    assert usage[0].startswith("usage: sb3-moe study")
 
 
 def test_a_changed_study_is_refused_with_the_difference(capsys, tmp_path):

@@ -313,7 +313,7 @@ def test_an_unknown_argument_is_named(name):
 def test_a_misspelt_suite_is_named_with_its_neighbour():
     with pytest.raises(ValueError, match=r"got 'MinAtar/MTRL'; did you mean 'MinAtar/MTRL3'\?"):
         make_multitask_vec_env("MinAtar/MTRL")
-    with pytest.raises(ValueError, match=r"got 'zz'$"):
+    with pytest.raises(ValueError, match=r"got 'zz'; there are Atari/Five"):
         make_multitask_vec_env("zz")
 
 
