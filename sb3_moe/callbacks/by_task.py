@@ -52,9 +52,10 @@ class TaskRolloutCallback(CheckedCallback):
         before = [vars(self).get(name) for name in ("model", "task_names")]
         super().init_callback(model)
         self.task_names = task_names(self.training_env)
-        self._successes, self._ended = Successes(self.training_env.num_envs), False
+        self._ended = False
         if model.num_timesteps == 0 or before != [model, self.task_names]:
             self._episodes = [deque[Any](maxlen=self.window) for _ in self.task_names]
+            self._successes = Successes(self.training_env.num_envs)  # of running episodes too
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
@@ -71,20 +72,17 @@ class TaskRolloutCallback(CheckedCallback):
         if isinstance(self.model, OffPolicyAlgorithm) and not self._ended:
             return  # A rollout may be a step, and what was recorded waits for SB3's next line.
         self._ended = False
-        kinds: dict[str, dict[str, float]] = {
-            "ep_rew_mean": {},
-            "success_rate": {},
-            "ep_len_mean": {},
-        }
+        names = ("ep_rew_mean", "success_rate", "ep_len_mean")
+        kinds: dict[str, dict[str, float]] = {f"rollout/{{}}/{name}": {} for name in names}
         keys = short_names(self.task_names, taken=OVER_ALL)
         for key, episodes in zip(keys, self._episodes, strict=True):
             if episodes:
                 returns, lengths, successes = np.array(episodes).T
-                kinds["ep_rew_mean"][key] = float(returns.mean())
-                kinds["ep_len_mean"][key] = float(lengths.mean())
-                if not np.isnan(rate := success_rate(successes)):
-                    kinds["success_rate"][key] = rate
-        self.log_scalars({f"rollout/{{}}/{kind}": values for kind, values in kinds.items()})
+                found = (returns.mean(), success_rate(successes), lengths.mean())
+                for kind, value in zip(kinds.values(), found, strict=True):
+                    if not np.isnan(value):
+                        kind[key] = float(value)
+        self.log_scalars(kinds)
 
 
 class TaskGradientCallback(RecordingCallback):
@@ -215,12 +213,10 @@ class TaskGradientCallback(RecordingCallback):
 class TaskTemperatureCallback(CheckedCallback):
     """Log every task's temperature under ``temperature/<task>``, at the end of each rollout.
 
-    It also makes sure that the algorithm's own is 1, without which there would be a product of two,
-    and that no target entropy was given, which would do nothing.
+    It also makes sure that the algorithm's own is 1, without which there would be a product of two.
 
     :param verbose: 0 or 1
-    :raises ValueError: if the policy has no temperatures, the algorithm's own is another, or a
-        target entropy was given
+    :raises ValueError: if the policy has no temperatures, or the algorithm's own is another
     """
 
     def check_model(self, model: BaseAlgorithm) -> None:
@@ -232,16 +228,10 @@ class TaskTemperatureCallback(CheckedCallback):
                 f"ent_coef_per_task=True) of SAC, TQC or CrossQ, got {type(model.policy).__name__} "
                 "without"
             )
-        own, target = getattr(model, "ent_coef", None), getattr(model, "target_entropy", None)
-        if own != 1.0:
+        if (own := getattr(model, "ent_coef", None)) != 1.0:
             raise ValueError(
                 "`ent_coef` must be 1.0 with a temperature for each task, since the algorithm "
                 f"multiplies by it too, got {own!r}"
-            )
-        if target not in ("auto", -float(np.prod(model.action_space.shape or ()))):
-            raise ValueError(
-                "`target_entropy` must be 'auto' with a temperature for each task, whose target is "
-                f"minus the number of its own actions (`action_dims`), got {target!r}"
             )
 
     def _on_rollout_end(self) -> None:

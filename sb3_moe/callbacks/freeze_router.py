@@ -15,6 +15,7 @@ from sb3_moe.callbacks.periodic import CurrentTask, refuse_trpo, remembered
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import whole, whole_or_none
+from sb3_moe.layers.predict import positive
 from sb3_moe.measures.resets import hold_router, router_parameters
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
@@ -59,8 +60,8 @@ class FreezeRouterCallback(ProbeCallback):
         super().__init__(every, probe_size=probe_size, probe=probe, verbose=verbose)
         if bound is None and at_step is None:
             raise ValueError("`bound` or `at_step` must say when to freeze, got None for both")
-        if bound is not None and not 0 < bound <= 1:
-            raise ValueError(f"`bound` must be in (0, 1], got {bound}")
+        if bound is not None:
+            positive("bound", bound, at_most=1.0)
         whole("patience", patience)
         whole_or_none("at_step", at_step)
         self.bound = bound

@@ -19,6 +19,7 @@ from sb3_moe.callbacks.periodic import CheckedCallback, refuse_trpo, same_traini
 from sb3_moe.growing.copy_map import followers
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import one_of, whole
+from sb3_moe.layers.predict import positive
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 from sb3_moe.measures.weights import WEIGHTED, incoming, weight_of
 from sb3_moe.policies.masks import (
@@ -88,9 +89,8 @@ class SparseTrainingCallback(CheckedCallback):
         one_of("method", method, get_args(Method))
         one_of("densities", densities, list(DENSITIES))
         whole("interval", interval)
-        for name, share in (("drop_fraction", drop_fraction), ("end_fraction", end_fraction)):
-            if not 0 < share <= 1:
-                raise ValueError(f"`{name}` must be in (0, 1], got {share}")
+        positive("drop_fraction", drop_fraction, at_most=1.0)
+        positive("end_fraction", end_fraction, at_most=1.0)
         self.sparsity, self.method, self.densities = sparsity, method, densities
         self.drop_fraction, self.interval, self.end_fraction = drop_fraction, interval, end_fraction
         self.rescale, self.seed = rescale, seed

@@ -145,6 +145,8 @@ class TaskSwitchCallback(CheckedCallback):
         self._restart_schedules(self.kept["switched_at"])
 
     def _on_rollout_start(self) -> None:
+        if self.on_new_task is not None:
+            changeable(self.model)  # not beside masks that were drawn when training started
         if self._task.ended(self.kept) is not None:
             self._switch(self.kept["task"])
         if self.on_new_task is not None and self.kept["task"] is not None:

@@ -2,7 +2,8 @@
 
 All numbers of some networks stand in one long row. A map says which places of one row come from
 which of the other; weights, target networks, what optimizers keep and where penalties draw weights
-to are all copied along it. To know the places of a layer, its tensors hold them for a moment.
+to are all copied along it. While it is made, every tensor shows the places of its numbers in place
+of these, so that it can be made with the networks' own modules, an expert's plain ones too.
 
 Shapes: n experts that hold a tensor together.
 """
@@ -10,42 +11,45 @@ Shapes: n experts that hold a tensor together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import Experts, MoELayer
-from sb3_moe.layers.encoder import ImageEncoder, Residual
+from sb3_moe.layers import MoELayer
 from sb3_moe.policies.masks import COUNTS
 from sb3_moe.policies.networks import Networks
 from sb3_moe.policies.optimizers import ExpertAdam
 
 #: What stands in a tensor's place: as many numbers, one number for all, or None for nothing.
 Read = Callable[[th.Tensor], th.Tensor | None]
-Kind = Literal["weight", "count", 1, 2]
+#: The power of the gradient that an average grows with; 0 of a count, of which the largest stays.
+Kind = Literal["weight", 0, 1, 2]
+#: Since when numbers are there: since before, as those of an expert that stays; or they are of a
+#: copy; or they are new.
+Age = Literal["kept", "copied", "new"]
 
-# The power of the gradient that each average grows with: optimizers with others start anew.
+# Optimizers with other averages start anew.
 POWERS: dict[str, Kind] = {
     "exp_avg": 1,
     "exp_avg_sq": 2,
     "max_exp_avg_sq": 2,
     "square_avg": 2,
     "momentum_buffer": 1,
-}
+} | dict.fromkeys(COUNTS, 0)
 
 
-class Leaf(NamedTuple):
-    """A module that holds numbers.
+def tensors_of(module: nn.Module) -> list[th.Tensor]:
+    """Return a module's parameters and buffers."""
+    return [*module.parameters(), *module.buffers()]
 
-    :param is_linear: whether it is a linear layer
-    :param places: of its numbers, shaped as its parameters and buffers are, by their names
-    """
 
-    is_linear: bool
-    places: dict[str, th.Tensor]
+def itself(tensor: th.Tensor) -> th.Tensor:
+    """Return a tensor: the :data:`Read` of weights."""
+    return tensor
 
 
 class Numbers:
@@ -57,31 +61,25 @@ class Numbers:
     def __init__(self, *modules: nn.Module) -> None:
         self.starts: dict[th.Tensor, int] = {}
         self.total = 0
-        for tensor in (each for module in modules for each in tensors_of(module)):
-            if tensor not in self.starts:
-                self.starts[tensor] = self.total
-                self.total += tensor.numel()
+        for tensor in dict.fromkeys(each for module in modules for each in tensors_of(module)):
+            self.starts[tensor] = self.total
+            self.total += tensor.numel()
 
     def places(self, tensor: th.Tensor) -> th.Tensor:
         """Return the places of a tensor's numbers, shaped as it is."""
         start = self.starts[tensor]
         return th.arange(start, start + tensor.numel()).view(tensor.shape)
 
-    def leaves(self, modules: Iterable[nn.Module]) -> list[Leaf]:
-        """Return what holds numbers in plain modules that run one after the other."""
-        return list(_leaves(modules, self.places))
-
-    def experts(self, experts: Experts) -> list[list[Leaf]]:
-        """Return what holds numbers in each expert, as if it were a plain network."""
-        tensors = tensors_of(experts)
-        before = [tensor.data for tensor in tensors]
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Let each tensor hold the places of its numbers for a while."""
+        before = {tensor: tensor.data for tensor in self.starts}
         try:
-            for tensor in tensors:
+            for tensor in before:
                 tensor.data = self.places(tensor).double()
-            plain = [experts.expert(k) for k in range(experts.num_experts)]
-            return [list(_leaves(each, lambda tensor: tensor.detach().long())) for each in plain]
+            yield
         finally:
-            for tensor, data in zip(tensors, before, strict=True):
+            for tensor, data in before.items():
                 tensor.data = data
 
     def row(self, read: Read) -> th.Tensor:
@@ -109,29 +107,6 @@ class Numbers:
                 into.copy_(values if into.is_floating_point() else values.round())
 
 
-def tensors_of(module: nn.Module) -> list[th.Tensor]:
-    """Return a module's parameters and buffers."""
-    return [*module.parameters(), *module.buffers()]
-
-
-def _leaves(
-    modules: Iterable[nn.Module], places: Callable[[th.Tensor], th.Tensor]
-) -> Iterator[Leaf]:
-    for module in modules:
-        match module:
-            case nn.Sequential():
-                yield from _leaves(module, places)
-            case ImageEncoder():
-                yield from _leaves(module.convs, places)
-            case Residual():
-                yield from _leaves([module.block], places)
-            case _:
-                named = [*module.named_parameters(), *module.named_buffers()]
-                if named:
-                    found = {name: places(tensor) for name, tensor in named}
-                    yield Leaf(isinstance(module, nn.Linear), found)
-
-
 class Origin(NamedTuple):
     """Numbers of the old networks that new ones have something of.
 
@@ -150,19 +125,16 @@ class Entry(NamedTuple):
 
     :param into: their places
     :param origins: what they are the sum of
-    :param value: what stands there without origins: a number, or one for each place; None: what
-        was drawn
-    :param adds: whether ``value`` is added to what stands there
-    :param joins: whether they are of an expert that is new, or a copy
-    :param learns_anew: whether optimizers know nothing of them yet
+    :param value: what is added to that: a number, or one for each place
+    :param age: since when they are there
+    :param adds: whether all this is added to what stands there
     """
 
     into: th.Tensor
     origins: Sequence[Origin] = ()
-    value: th.Tensor | float | None = None
+    value: th.Tensor | float = 0.0
+    age: Age = "kept"
     adds: bool = False
-    joins: bool = False
-    learns_anew: bool = False
 
 
 class CopyMap:
@@ -175,34 +147,48 @@ class CopyMap:
     def __init__(self, new: nn.Module, *old: nn.Module) -> None:
         self.new, self.old = Numbers(new), Numbers(*old)
         self.entries: list[Entry] = []
+        self._weights = self.old.row(itself)
+        layers = [module for module in new.modules() if isinstance(module, MoELayer)]
+        shares = [share for layer in layers for share in layer.experts.shares()]
+        self._num_experts = {share.parameter: share.num_experts for share in shares}
+
+    # Making it.
+
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """Let the tensors of all networks show places, as the methods that make a map want them."""
+        with ExitStack() as stack:
+            for numbers in (self.new, self.old):
+                stack.enter_context(numbers.shown())
+            yield
 
     def copy(
-        self, into: th.Tensor, places: th.Tensor, weight: float = 1.0, gate: float = 1.0
+        self, into: th.Tensor, source: th.Tensor, weight: float = 1.0, gate: float = 1.0
     ) -> None:
         """Let numbers be those of the old networks, ``weight`` times as large.
 
         :param gate: how many times larger their gradient is
         :raises ValueError: if they are not as many
         """
-        if into.shape != places.shape:
+        if into.shape != source.shape:
             raise ValueError(
                 "layers must be as wide as those they come from, or wider (`expert_width`): a "
-                f"part has the shape {tuple(into.shape)}, and theirs {tuple(places.shape)}"
+                f"part has the shape {tuple(into.shape)}, and theirs {tuple(source.shape)}"
             )
-        self.entries.append(Entry(into, (Origin(places, weight, gate),)))
+        self.entries.append(Entry(shown_in(into), [Origin(shown_in(source), weight, gate)]))
 
     def fill(self, into: th.Tensor, value: th.Tensor | float, *, adds: bool = False) -> None:
         """Let a number, or one for each place, stand there, or be added."""
-        self.entries.append(Entry(into, value=value, adds=adds))
+        self.entries.append(Entry(shown_in(into), value=value, age="new", adds=adds))
 
-    def size_of(self, places: th.Tensor) -> float:
+    def size_of(self, source: th.Tensor) -> float:
         """Return the size of old weights: the root of their mean square."""
-        return self.old.row(itself)[places].square().mean().sqrt().item()
+        return self._weights[shown_in(source)].square().mean().sqrt().item()
 
     def move_apart(self, lasts: Sequence[th.Tensor], gates: Sequence[float], size: float) -> None:
         """Move weights of several experts apart, so that it cancels under their gates.
 
-        :param lasts: the places of each expert's last weights
+        :param lasts: each expert's last weights
         :param gates: of these experts
         :param size: of the moves
         """
@@ -213,56 +199,37 @@ class CopyMap:
 
     # Copying along it.
 
-    def follow(self, new: th.Tensor, old: th.Tensor, kind: Kind = "weight") -> th.Tensor:
+    def follow(
+        self, new: th.Tensor, old: th.Tensor, kind: Kind = "weight", skip: Collection[Age] = ()
+    ) -> th.Tensor:
         """Write numbers into the row of new networks, and return it.
 
         :param new: what stands in the new networks
         :param old: what stands in the old ones
-        :param kind: weights; counts, of which the largest stays; or averages of that power of the
-            gradient, which follow the gates
+        :param kind: what numbers these are
+        :param skip: numbers of which age stay as they stand there
         """
-        for entry in self.entries:
-            if entry.origins and (kind == "weight" or not entry.learns_anew):
-                new[entry.into] = _together(entry.origins, old, kind)
-            elif entry.value is not None and kind == "weight":
-                new[entry.into] = entry.value + (new[entry.into] if entry.adds else 0.0)
+        for into, origins, value, age, adds in self.entries:
+            if age not in skip:
+                found = value + _together(origins, old, kind) if origins else value
+                new[into] = found + new[into] if adds else found
         return new
 
-    def write_weights(self) -> None:
-        """Write parameters and buffers."""
-        self.new.write(self.follow(self.new.row(itself), self.old.row(itself)), itself)
-
-    def write(
+    def write_weights(
         self, new: Networks, old: Networks, lagging: Mapping[th.Tensor, th.Tensor] | None = None
     ) -> None:
         """Write weights and buffers, and those of target networks, which lag behind as before.
 
         :param lagging: what lags behind tensors that are in no policy
         """
-        self.write_weights()
+        self.new.write(self.follow(self.new.row(itself), self._weights), itself)
         ours, theirs = followers(new), followers(old) | dict(lagging or {})
         # What is new stands in a target as it does in the online network.
         row = self.follow(self.new.row(itself), self.old.row(lambda each: theirs.get(each, each)))
         self.new.write(row, ours.get)
 
-    def write_states(self, new: Networks, old: Networks, layers: Collection[MoELayer]) -> None:
-        """Write what optimizers know, where the new ones are of the old ones' kinds.
-
-        :param layers: the new layers of experts
-        """
-        pairs = [*zip(new.every_optimizer(), old.every_optimizer(), strict=True)]
-        # One that knows experts is of a class made from the one that doesn't.
-        if all(isinstance(a, type(b)) or isinstance(b, type(a)) for a, b in pairs):
-            states = {p: s for _, each in pairs for p, s in each.state.items() if s}
-            for mine, _ in pairs:
-                mine.state.update(self.states(states, mine, parameters_of(mine), layers))
-
     def states(
-        self,
-        states: Mapping[th.Tensor, Mapping[str, Any]],
-        optimizer: th.optim.Optimizer,
-        parameters: Iterable[th.Tensor],
-        layers: Iterable[MoELayer],
+        self, states: Mapping[th.Tensor, Mapping[str, Any]], optimizer: th.optim.Optimizer
     ) -> dict[th.Tensor, dict[str, Any]]:
         """Return what an optimizer knows of new parameters: nothing of those without origins.
 
@@ -272,62 +239,53 @@ class CopyMap:
         steps it begins as the mean of the others.
 
         :param states: of the old parameters
-        :param optimizer: that will have the new parameters
-        :param parameters: all that it will have
-        :param layers: the new layers of experts
+        :param optimizer: that has the new parameters
         """
         names = {name for state in states.values() for name in state}
-        if not names <= {*POWERS, *COUNTS}:
-            return {}
-        experts: dict[th.Tensor, int] = {}
-        if isinstance(optimizer, ExpertAdam):  # torch's own count for a whole tensor
-            shares = (share for layer in layers for share in layer.experts.shares())
-            experts = {share.parameter: share.num_experts for share in shares}
-        found: dict[th.Tensor, dict[str, Any]] = {}
-        own = [parameter for parameter in parameters if parameter in self.new.starts]
-        for name in sorted(names):
-            kind = POWERS.get(name, "count")
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        found: dict[th.Tensor, dict[str, Any]] = {p: {} for p in parameters if p in self.new.starts}
+        for name in sorted(names) if names <= POWERS.keys() else ():
+            kind = POWERS[name]
             old = self.old.row(partial(_as_row, states, name))
-            row = self.follow(self.new.row(lambda tensor: None), old, kind)
-            for parameter in own:
+            row = self.follow(self.new.row(lambda tensor: None), old, kind, ("new",))
+            for parameter, state in found.items():
                 values = row[self.new.places(parameter)]
-                if not values.isnan().all():
-                    by_expert = values.reshape(experts.get(parameter, 1), -1)
-                    found.setdefault(parameter, {})[name] = (
-                        _counted(by_expert, optimizer, parameter)
-                        if kind == "count"
-                        else _filled(by_expert, kind).view(parameter.shape).to(parameter)
-                    )
-        return found
+                if values.isnan().all():
+                    continue
+                # Torch's own optimizers have one count for a whole tensor.
+                counts_each = isinstance(optimizer, ExpertAdam)
+                n = self._num_experts.get(parameter, 1) if counts_each else 1
+                by_expert = _known(values.reshape(n, -1), kind)
+                if kind == 0:
+                    state[name] = _counts(by_expert, optimizer, parameter)
+                else:
+                    state[name] = by_expert.view(parameter.shape).to(parameter)
+        return {parameter: state for parameter, state in found.items() if state}
 
 
-def parameters_of(optimizer: th.optim.Optimizer) -> list[th.Tensor]:
-    """Return an optimizer's parameters in their order."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def itself(tensor: th.Tensor) -> th.Tensor:
-    """Return a tensor: the :data:`Read` of weights."""
-    return tensor
+def shown_in(tensor: th.Tensor) -> th.Tensor:
+    """Return the places that a tensor shows."""
+    return tensor.detach().long()
 
 
 def followers(networks: Networks) -> dict[th.Tensor, th.Tensor]:
     """Return the target's tensor for each online one that has any."""
-    found: dict[th.Tensor, th.Tensor] = {}
-    for online, target in networks.targets().items():
-        found |= dict(zip(tensors_of(online), tensors_of(target), strict=True))
-    return found
+    pairs = networks.targets().items()
+    return {
+        mine: theirs
+        for online, target in pairs
+        for mine, theirs in zip(tensors_of(online), tensors_of(target), strict=True)
+    }
 
 
 def _together(origins: Sequence[Origin], old: th.Tensor, kind: Kind) -> th.Tensor:
-    parts = th.stack([old[origin.places] for origin in origins])
-    if kind == "count":
-        return parts.amax(0)
-    factors = [origin.weight if kind == "weight" else origin.gate for origin in origins]
-    by_part = parts.new_tensor(factors).view(-1, *[1] * (parts.dim() - 1))
+    parts = [old[origin.places] for origin in origins]
+    if kind == 0:
+        return th.stack(parts).amax(0)
     if kind == 2:  # as if the gradients had one direction
-        return (parts.sqrt() * by_part).sum(0).square()
-    return (parts * by_part).sum(0)
+        return _together(origins, old.sqrt(), 1).square()
+    factors = [origin.weight if kind == "weight" else origin.gate for origin in origins]
+    return th.stack([part * by for part, by in zip(parts, factors, strict=True)]).sum(0)
 
 
 def _as_row(
@@ -343,18 +301,15 @@ def _as_row(
     return value.reshape(-1, 1).expand(-1, tensor.numel() // value.numel())
 
 
-def _filled(by_expert: th.Tensor, power: Kind) -> th.Tensor:
-    if power != 2:
-        return by_expert.nan_to_num(nan=0.0)
-    means = by_expert.nanmean(1, keepdim=True).nan_to_num(nan=0.0)
-    return th.where(by_expert.isnan(), means, by_expert)
+def _known(by_expert: th.Tensor, kind: Kind) -> th.Tensor:
+    """Return what is known, and what stands for it where nothing is."""
+    rest = by_expert.nanmean(1, keepdim=True).nan_to_num(nan=0.0) if kind == 2 else th.zeros(1)
+    return th.where(by_expert.isnan(), rest.to(by_expert), by_expert)
 
 
-def _counted(
-    by_expert: th.Tensor, optimizer: th.optim.Optimizer, parameter: th.Tensor
-) -> th.Tensor:
+def _counts(by_expert: th.Tensor, optimizer: th.optim.Optimizer, parameter: th.Tensor) -> th.Tensor:
     """Return counts where the optimizer wants them: with the parameter, or else on the CPU."""
     group = optimizer.param_groups[0]
     device = parameter.device if group.get("fused") or group.get("capturable") else "cpu"
-    counts = by_expert.nan_to_num(nan=0.0).amax(1).to(device, th.float32)
+    counts = by_expert.amax(1).to(device, th.float32)
     return counts if len(counts) > 1 else counts.squeeze(0)

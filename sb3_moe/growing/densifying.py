@@ -16,7 +16,7 @@ from torch import nn
 
 from sb3_moe.growing.copy_map import tensors_of
 from sb3_moe.growing.gates import constant_gates
-from sb3_moe.growing.layer_maps import LayerMap, dense_leaves, parts_of
+from sb3_moe.growing.layer_maps import LayerMap, leaves_of, parts_of
 from sb3_moe.growing.models import (
     NOT_SB3S,
     WHY_NOT,
@@ -30,7 +30,7 @@ from sb3_moe.growing.models import (
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import whole
 from sb3_moe.layers.stacked import flat
-from sb3_moe.policies.moe_network import Columns, MoENetwork
+from sb3_moe.policies.moe_network import Columns
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
@@ -75,7 +75,7 @@ def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
             f"`task` must be None, or one of the {num_tasks} that experts go by, got {task!r}"
         )
     for options in old.moe.values():
-        check_defaults(options, NOT_SB3S, WHY_NOT)
+        check_defaults(options, (*NOT_SB3S, "tokens"), WHY_NOT)
     found = [_plain(network, task) for network in networks_of(old).networks()]
     new = build_dense(model, old, _net_arch(old, found))
     _write(new.policy, old, found, task)
@@ -113,17 +113,18 @@ def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) 
     theirs = networks_of(old)
     map_ = LayerMap(new, old, *(plain.modules() for plain in found))
     cure = "fit one with `distill`, which begins with fresh noise"
+    with map_.made():
+        for (mine, _, at), plain in zip(map_.networks(new, old, cure), found, strict=True):
+            heads = leaves_of(*mine.heads)
+            first = map_.in_order(leaves_of(mine.hidden), leaves_of(*plain.hidden), at)
+            for head, modules in zip(heads, plain.heads, strict=True):
+                map_.in_order([head], leaves_of(*modules), first)
     lagging: dict[th.Tensor, th.Tensor] = {}
-    for (mine, other, at), plain in zip(map_.networks(new, old, cure), found, strict=True):
-        hidden, heads = dense_leaves(map_.new, mine)
-        map_.in_order(hidden, map_.old.leaves(plain.hidden), at)
-        first = None if any(leaf.is_linear for leaf in hidden) else at
-        for leaf, modules in zip(heads, plain.heads, strict=True):
-            map_.in_order([leaf], map_.old.leaves(modules), first)
-        if (target := _lagging(theirs, other)) is not None:
+    for plain in found:
+        if (target := _lagging(theirs, plain.network)) is not None:
             behind = _plain(target, task).modules()
             lagging |= dict(zip(tensors_of(plain.modules()), tensors_of(behind), strict=True))
-    map_.write(networks_of(new), theirs, lagging)
+    map_.write_weights(networks_of(new), theirs, lagging)
 
 
 def _lagging(networks: Networks, network: Network) -> Network | None:
@@ -136,31 +137,22 @@ def _lagging(networks: Networks, network: Network) -> Network | None:
 
 
 def _plain(network: Network, task: int | None) -> _Plain:
-    """Return a network as plain layers, its heads apart from hidden layers if SB3's are."""
-    hidden = plain_modules([network.hidden], task)
-    heads = [plain_modules([head], task) for head in network.heads]
-    if heads and not any(heads):  # whole networks end in all heads together
-        *hidden, last = hidden
-        assert isinstance(last, nn.Linear)
-        heads = [[_rows_of(last, head)] for head in network.heads]
-    elif len(heads) == 1 and not hidden and isinstance(heads[0][-1], nn.Linear):
-        # Whole networks stand where the head did, or there is nothing but the head.
-        *hidden, last = heads[0]
-        heads = [[last]]
-    elif hidden and isinstance(hidden[-1], nn.Linear) and heads:
-        *hidden, last = hidden
-        heads = [[in_one(last, head[0]), *head[1:]] for head in heads]
-    return _Plain(network, hidden, heads)
+    """Return a network as plain layers; a head begins with the last linear one before it."""
+    if not network.heads:
+        return _Plain(network, plain_modules([network.hidden], task), [])
+    chains = [plain_modules([network.hidden, head], task) for head in network.heads]
+    numbered = [[i for i, m in enumerate(chain) if isinstance(m, nn.Linear)] for chain in chains]
+    heads = [chain[linears[-1] :] for chain, linears in zip(chains, numbered, strict=True)]
+    return _Plain(network, chains[0][: numbered[0][-1]], heads)
 
 
 @th.no_grad()
-def _rows_of(linear: nn.Linear, head: nn.Module) -> nn.Linear:
-    """Return a linear layer for the outputs that a head takes."""
-    assert isinstance(head, Columns)
+def _rows_of(linear: nn.Linear, columns: Columns) -> nn.Linear:
+    """Return a linear layer for some outputs of another."""
     one = copy.deepcopy(linear)
-    one.out_features = head.stop - head.start
+    one.out_features = columns.stop - columns.start
     for parameter in one.parameters():
-        parameter.data = parameter.data[head.start : head.stop].clone()
+        parameter.data = parameter.data[columns.start : columns.stop].clone()
     return one
 
 
@@ -172,13 +164,9 @@ def plain_modules(modules: Sequence[nn.Module], task: int | None) -> list[nn.Mod
     :raises ValueError: if there are none
     """
     found: list[nn.Module] = []
-    tokens = {m.tokens for each in modules for m in each.modules() if isinstance(m, MoENetwork)}
-    if tokens - {"sample"}:
-        raise ValueError(
-            f"`model` must have no `tokens` to be dense, got {tokens}: `distill` fits a dense one"
-        )
-    for part in parts_of(modules):
+    for part in parts_of(*modules):
         if isinstance(part, Columns):
+            found.append(_rows_of(found.pop(), part))  # type: ignore[arg-type]  # whole networks end so
             continue
         for layer in _layer(part, task) if isinstance(part, MoELayer) else [copy.deepcopy(part)]:
             if isinstance(layer, nn.Linear) and found and isinstance(found[-1], nn.Linear):
@@ -285,9 +273,10 @@ def _take_over(new: Any, old: Any) -> None:
     That is how far actions are spread, and what an LSTM makes of the step before.
     """
     map_ = LayerMap(new, old)
-    for _ in map_.networks(new, old):
-        pass
-    map_.write_weights()
+    with map_.made():
+        for _ in map_.networks(new, old):
+            pass
+    map_.write_weights(networks_of(new), networks_of(old))
 
 
 def _fit(

@@ -16,9 +16,9 @@ from sb3_moe.growing.transplant import Transplant, set_frozen
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
 from sb3_moe.policies.masks import forget_masks, masks_in
+from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import kind_of, networks_of, uncompiled
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
-from sb3_moe.policies.option_checks import MOST_EXPERTS
 from sb3_moe.saving.generators import preserved_generators
 
 # The share of all gates that a new expert takes, at most, unless more is asked for.
@@ -63,9 +63,9 @@ def add_experts(
     :raises ValueError: if a value is not valid, the task picks the experts, or the router can't
         share out gates
     """
-    by_mixture = _with_more(model, n, network, like, share, perturb)
-    Transplant(model, by_mixture, shares=True, perturb=perturb).put_in()
-    note(model, "add", by_mixture, n=int(n), like=None if like is None else int(like))
+    heirs = _with_more(model, n, network, like, share, perturb)
+    how = {"n": int(n), "like": None if like is None else int(like)}
+    _grow(model, "add", heirs, shares=True, perturb=perturb, **how)
 
 
 def check_room(model: BaseAlgorithm, n: int) -> None:
@@ -96,11 +96,6 @@ def _with_more(
             raise ValueError(f"`share` must be in (0, 1/n), n={n}, got {share}")
     found = {}
     for name, layer in changeable(model, network).items():
-        if layer.num_experts + n > MOST_EXPERTS:
-            raise ValueError(
-                f"`n` must leave {name} at most {MOST_EXPERTS} experts, got {n} beside "
-                f"{layer.num_experts}"
-            )
         heirs = [kept(k) for k in range(layer.num_experts)]
         part = min(SHARE, 0.5 / n) if share is None else share
         if like is None:
@@ -141,8 +136,7 @@ def remove_experts(
                 f"experts of {name}, got {list(experts)}"
             )
         by_mixture[name] = left
-    Transplant(model, by_mixture, shares=False).put_in()
-    note(model, "remove", by_mixture, experts=sorted(map(int, experts)))
+    _grow(model, "remove", by_mixture, shares=False, experts=sorted(map(int, experts)))
 
 
 def merge_experts(
@@ -173,8 +167,20 @@ def merge_experts(
         parts = dict.fromkeys(numbers, 1.0 / len(numbers))
         heirs[first] = Heir(parts, dict.fromkeys(numbers, 1.0))
         by_mixture[name] = [*heirs.values()]
-    Transplant(model, by_mixture, shares=True).put_in()
-    note(model, "merge", by_mixture, experts=sorted(map(int, experts)))
+    _grow(model, "merge", by_mixture, shares=True, experts=sorted(map(int, experts)))
+
+
+def _grow(
+    model: BaseAlgorithm,
+    what: str,
+    heirs: dict[str, list[Heir]],
+    *,
+    shares: bool,
+    perturb: float = 0.0,
+    **how: Any,
+) -> None:
+    Transplant(model, heirs, shares=shares, perturb=perturb).put_in()
+    _note(model, what, heirs, **how)
 
 
 def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, MoELayer]:
@@ -192,30 +198,35 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
             "tensor, and those of other experts would have none; sb3_moe.growing.drop_masks"
             "(model) ends sparse training"
         )
-    layers = policy.moe_layers()
+    layers = _mixtures(policy)
     kinds = sorted(set(map(kind_of, layers)))
-    if layers and network is not None and network not in kinds:
+    if network not in (None, *kinds):
         raise ValueError(
             f"`network` must be one of {kinds}, whose mixtures have a number of experts together, "
             f"got {network!r}"
         )
-    if network is not None or not layers:  # else it says that there are none
-        layers = policy.mixtures(str(network))
-    # The head's own router stands beside a network's experts.
-    options = {name: policy.moe[kind_of(name)] for name in layers}
-    found = {
-        name: layer
-        for name, layer in layers.items()
-        if options[name].router_class.needs_tasks
-        or not isinstance(layer, options[name].head_router_class or ())
-    }
-    for name, layer in (found or dict(layers)).items():
+    chosen = {name: layer for name, layer in layers.items() if network in (None, kind_of(name))}
+    found = {name: layer for name, layer in chosen.items() if not _is_head_by_task(policy, name)}
+    for name, layer in (found or chosen).items():
         if layer.needs_tasks:
             raise ValueError(
                 f"`router`={layer.name!r} has an expert for each task in {name}, so their number "
                 "can't change: upcycle a dense model with `env` of other tasks instead"
             )
     return found
+
+
+def _mixtures(policy: MoEPolicy, network: str | None = None) -> dict[str, MoELayer]:
+    layers = policy.moe_layers()
+    # If there are none, or no such ones, `mixtures` says so.
+    return layers if network is None and layers else policy.mixtures(str(network))
+
+
+def _is_head_by_task(policy: MoEPolicy, name: str) -> bool:
+    """Say whether a mixture is a head by task beside other experts."""
+    options = policy.moe[kind_of(name)]
+    is_head = isinstance(policy.moe_layers()[name], options.head_router_class or ())
+    return is_head and not options.router_class.needs_tasks
 
 
 def _check_sums(argument: str, name: str, layer: MoELayer) -> None:
@@ -271,17 +282,11 @@ def thaw_experts(
 
 
 def _change(
-    model: BaseAlgorithm,
-    experts: Collection[int] | None,
-    network: str | None,
-    *,
-    freeze: bool,
+    model: BaseAlgorithm, experts: Collection[int] | None, network: str | None, *, freeze: bool
 ) -> None:
     model_of_sb3(model)
     policy = policy_of(model)
-    chosen = policy.moe_layers()
-    if network is not None or not chosen:  # else it says that there are none
-        chosen = policy.mixtures(str(network))
+    chosen = _mixtures(policy, network)
     frozen = {name: set(numbers) for name, numbers in (policy.frozen_experts or {}).items()}
     for name, each in chosen.items():
         numbers = range(each.num_experts) if experts is None else experts
@@ -290,7 +295,7 @@ def _change(
         frozen[name] = old | set(numbers) if freeze else old - set(numbers)
     set_frozen(model, {name: sorted(numbers) for name, numbers in frozen.items()})
     listed = None if experts is None else sorted(map(int, experts))
-    note(model, "freeze" if freeze else "thaw", chosen, experts=listed)
+    _note(model, "freeze" if freeze else "thaw", chosen, experts=listed)
 
 
 # What was done, kept on the model as plain values, and logged.
@@ -319,23 +324,20 @@ def expert_log(model: BaseAlgorithm) -> list[dict[str, Any]]:
     return lines
 
 
-def note(model: BaseAlgorithm, what: str, mixtures: Iterable[str], **how: Any) -> None:
+def _note(model: BaseAlgorithm, what: str, mixtures: Iterable[str], **how: Any) -> None:
     """Add a line to ``model.expert_log``, which SB3 saves, and log how many experts there are now.
 
     :param model: after the change
-    :param what: what was done
-    :param mixtures: to which
-    :param how: arguments of it
     """
     policy = policy_of(model)
-    layers, frozen = policy.moe_layers(), policy.frozen_experts or {}
     line = {"step": model.num_timesteps, "what": what, "mixtures": list(mixtures), **how}
     vars(model).setdefault("expert_log", []).append(line)
     if not hasattr(model, "_logger"):
         return  # it has not learned yet
     for name in line["mixtures"]:
-        model.logger.record(f"experts/number/{name}", layers[name].num_experts)
-        model.logger.record(f"experts/frozen/{name}", len(frozen.get(name, ())))
+        layer = policy.moe_layers()[name]
+        model.logger.record(f"experts/number/{name}", layer.num_experts)
+        model.logger.record(f"experts/frozen/{name}", len(layer.frozen))
 
 
 def drop_masks(model: BaseAlgorithm) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch as th
 
+from sb3_moe.growing.copy_map import Age
 from sb3_moe.layers import (
     EmbeddingMoE,
     ExpertChoiceMoE,
@@ -48,6 +48,11 @@ class Heir:
     def is_new(self) -> bool:
         """Whether it has nothing of an old one."""
         return not self.weights
+
+    @property
+    def age(self) -> Age:
+        """Since when its numbers are there."""
+        return "new" if self.is_new else "kept" if self.stays else "copied"
 
 
 def kept(k: int, share: float = 1.0) -> Heir:
@@ -130,17 +135,9 @@ def _gates_KE(layer: EmbeddingMoE) -> th.Tensor:
 # To more experts, or fewer.
 
 
-def options_for_others(layer: MoELayer, *, shares: bool) -> dict[str, Any]:
-    """Return options with which a router can do the same with more experts, or fewer.
-
-    :param shares: whether gates are to be shared out, for which scores need a bias
-    """
-    found: dict[str, Any] = {}
-    if shares and "bias" in own_options(type(layer)) and not isinstance(layer, EmbeddingMoE):
-        found["bias"] = True
-    if isinstance(layer, SoftMoE):  # it else follows from the number of experts
-        found["num_slots"] = layer.num_slots
-    return found
+def takes_bias(layer: MoELayer) -> bool:
+    """Say whether a router needs a bias for its scores before gates can be shared out."""
+    return "bias" in own_options(type(layer)) and not isinstance(layer, EmbeddingMoE)
 
 
 def shared_gates(gates_KE: th.Tensor, heirs: Sequence[Heir]) -> th.Tensor:

@@ -1,6 +1,6 @@
 """Which numbers of plain layers come from which others, in networks that run one behind the other.
 
-Shapes: A action dimensions.
+Maps are made while tensors show the places of their numbers, see :meth:`CopyMap.made`.
 """
 
 from __future__ import annotations
@@ -14,81 +14,75 @@ from stable_baselines3.common.preprocessing import get_action_dim, get_flattened
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
-from sb3_moe.growing.copy_map import CopyMap, Leaf, Numbers, tensors_of
+from sb3_moe.growing.copy_map import CopyMap, tensors_of
+from sb3_moe.layers.activations import is_norm
+from sb3_moe.layers.encoder import ImageEncoder, Residual
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_network import MoENetwork
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
+from sb3_moe.policies.networks import Network, kind_of, networks_of
 from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
 
-# What reads an LSTM's, or a linear layer's, input.
-READS = ("weight_ih_l0", "weight")
+# What reads a linear layer's, or an LSTM's, input.
+READS = ("weight", "weight_ih_l0")
 
 
 class LayerMap(CopyMap):
     """A map that is made layer by layer."""
 
-    def linear(
+    def layer(
         self,
-        new: Leaf,
-        old: Leaf,
+        new: nn.Module,
+        old: nn.Module,
         columns: th.Tensor | None = None,
         scale: float = 1.0,
         gate: float = 1.0,
     ) -> None:
-        """Copy a linear layer, whose units become the first of the new one.
+        """Copy a layer, whose units become the first of the new one.
 
         :param columns: where each old input is found; None: where it was
-        :param scale: how many times larger weights and bias are
-        :param gate: how many times larger the gradient is
+        :param scale: how many times larger the numbers are
+        :param gate: how many times larger their gradient is
         """
-        source = old.places["weight"]
-        own = new.places["weight"][: len(source)]
-        at = th.arange(source.shape[1]) if columns is None else columns
-        if len(at) < own.shape[1]:
-            self.fill(own, 0.0)
-        at = at[at < own.shape[1]]  # where some don't fit, `copy` says so
-        self.copy(own[:, at], source, scale, gate)
-        if "bias" in new.places:
-            self.copy(new.places["bias"][: len(source)], old.places["bias"], scale, gate)
+        mine, theirs = named_tensors(new), named_tensors(old)
+        for name, into in mine.items():
+            source = theirs[name]
+            if source.dim() == 2 and name in READS:
+                into = into[: len(source)]
+                at = th.arange(source.shape[1]) if columns is None else columns
+                if len(at) < into.shape[1]:
+                    self.fill(into, 0.0)
+                into = into[:, at[at < into.shape[1]]]  # where some don't fit, `copy` says so
+            elif source.dim() == 1:
+                into = into[: len(source)] if columns is None or not is_norm(new) else into[columns]
+            self.copy(into, source, scale, gate)
 
-    def layer(
-        self, new: Leaf, old: Leaf, *, columns: th.Tensor | None = None, gate: float = 1.0
-    ) -> None:
-        """Copy a layer of any kind: numbers for each unit, or for all alike, if it isn't linear.
-
-        :raises ValueError: if they are of two kinds
-        """
-        if new.is_linear != old.is_linear or new.places.keys() != old.places.keys():
-            raise ValueError(
-                "`model` must have layers that can stand where the new one has its own, in their "
-                f"order, got one with {[*old.places]} for one with {[*new.places]}"
-            )
-        if new.is_linear:
-            self.linear(new, old, columns, gate=gate)
-            return
-        is_conv = any(each.dim() > 1 for each in old.places.values())  # it reads no features
-        for name, into in new.places.items():
-            source = old.places[name]
-            alike = source.numel() == into.numel() == 1  # of one unit, or for all alike
-            if source.dim() == 1 and not alike and not is_conv:
-                reads = columns is not None and len(source) == len(columns)
-                into = into[columns] if reads else into[: len(source)]
-            self.copy(into, source, gate=gate)
-
-    def in_order(self, new: Sequence[Leaf], old: Sequence[Leaf], columns: th.Tensor | None) -> None:
+    def in_order(
+        self,
+        new: Sequence[nn.Module],
+        old: Sequence[nn.Module],
+        columns: th.Tensor | None,
+        gate: float = 1.0,
+    ) -> th.Tensor | None:
         """Copy layers that run one behind the other.
 
         :param columns: where the first linear layer finds each of its old inputs
+        :param gate: as of :meth:`layer`
+        :return: where the layer behind them does
+        :raises ValueError: if they are of other kinds
         """
-        if len(new) != len(old):
+        kinds = [
+            [(isinstance(m, nn.Linear), *named_tensors(m)) for m in each] for each in (new, old)
+        ]
+        if kinds[0] != kinds[1]:
             raise ValueError(
                 "`model` must have layers as SB3 has, with an activation behind each hidden layer, "
-                f"got {len(old)} that hold numbers for {len(new)}"
+                f"in the new model's order: {kinds[0]}, got {kinds[1]}"
             )
-        for leaf, source in zip(new, old, strict=True):
-            self.layer(leaf, source, columns=columns)
-            columns = None if leaf.is_linear else columns
+        for mine, theirs in zip(new, old, strict=True):
+            self.layer(mine, theirs, columns, gate=gate)
+            columns = None if isinstance(mine, nn.Linear) else columns
+        return columns
 
     def networks(
         self, new: Any, old: Any, cure: str = ""
@@ -100,68 +94,56 @@ class LayerMap(CopyMap):
         :param new: the new policy
         :param old: the other
         :param cure: what to do about gSDE's noise for a latent of another width; else it stays new
+        :raises ValueError: if there is such noise, and a cure
         """
         ours, theirs = networks_of(new), networks_of(old)
         for mine, other in zip(ours.networks(), theirs.networks(), strict=True):
             at = columns(new, mine, old, other)
-            self.extractor(mine.extractor, other.extractor)
-            self.memory(mine.memory, other.memory, at)
+            if own := tensors_of(mine.extractor):
+                self._alike(own, tensors_of(other.extractor))
+            if mine.memory is not None and other.memory is not None:
+                self.layer(mine.memory, other.memory, at)
             yield mine, other, None if mine.memory is not None else at
-        self.loose(ours, theirs, cure)
+        known = theirs.loose()
+        for name, loose in ours.loose().items():
+            if all(a.shape == b.shape for a, b in zip(loose, known[name], strict=True)):
+                self._alike(loose, known[name])
+            elif cure:
+                raise ValueError(
+                    f"gSDE's noise, {name}, is for a latent of another width than the dense "
+                    f"model has: {cure}"
+                )
 
-    def extractor(self, new: nn.Module, old: nn.Module) -> None:
-        """Copy the encoder of an extractor, if the new one still has any."""
-        pairs = zip(tensors_of(new), tensors_of(old), strict=True) if tensors_of(new) else ()
-        for mine, other in pairs:
-            self.copy(self.new.places(mine), self.old.places(other))
-
-    def memory(self, new: nn.Module | None, old: nn.Module | None, at: th.Tensor | None) -> None:
-        """Copy an LSTM or a linear layer between extractor and hidden layers, if there is one.
-
-        :param at: where the new one finds each input of the old one; None: where it was
-        """
-        if new is None or old is None:
-            return
-        for (name, mine), theirs in zip(new.named_parameters(), old.parameters(), strict=True):
-            into, places = self.new.places(mine), self.old.places(theirs)
-            reads = name.split(".")[-1] in READS
-            leaves = Leaf(reads, {"weight": into}), Leaf(reads, {"weight": places})
-            self.layer(*leaves, columns=at if reads else None)
-
-    def loose(self, new: Networks, old: Networks, cure: str = "") -> None:
-        """Copy parameters that lie in no layer, such as ``log_std``.
-
-        :param cure: what to do about gSDE's noise for a latent of another width; else it stays new
-        :raises ValueError: if there is such noise, and a cure
-        """
-        theirs = old.loose()
-        for name, own in new.loose().items():
-            for mine, other in zip(own, theirs[name], strict=True):
-                if mine.shape == other.shape:
-                    self.copy(self.new.places(mine), self.old.places(other))
-                elif cure:
-                    raise ValueError(
-                        f"gSDE's noise, {name}, is for a latent of another width than the dense "
-                        f"model has: {cure}"
-                    )
+    def _alike(self, new: Sequence[th.Tensor], old: Sequence[th.Tensor]) -> None:
+        for mine, theirs in zip(new, old, strict=True):
+            self.copy(mine, theirs)
 
 
-def parts_of(modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
-    """Yield plain modules and blocks of experts in the order in which they run."""
+def named_tensors(module: nn.Module) -> dict[str, th.Tensor]:
+    """Return a module's parameters and buffers by name."""
+    return dict([*module.named_parameters(), *module.named_buffers()])
+
+
+def parts_of(*modules: nn.Module) -> Iterator[nn.Module]:
+    """Yield layers and mixtures of experts in the order in which they run."""
     for module in modules:
-        if isinstance(module, MoENetwork):
-            encoder = [] if module.encoder is None else [module.encoder]
-            yield from parts_of([*encoder, *(module.norms or ()), *module.blocks])
-        elif isinstance(module, nn.Sequential):
-            yield from parts_of(list(module))
-        else:
-            yield module
+        match module:
+            case MoENetwork():
+                encoder = [] if module.encoder is None else [module.encoder]
+                yield from parts_of(*encoder, *(module.norms or ()), *module.blocks)
+            case nn.Sequential():
+                yield from parts_of(*module)
+            case ImageEncoder():
+                yield from parts_of(module.convs)
+            case Residual():
+                yield from parts_of(module.block)
+            case _:
+                yield module
 
 
-def dense_leaves(numbers: Numbers, network: Network) -> tuple[list[Leaf], list[Leaf]]:
-    """Return what holds numbers in a dense network: hidden layers, and heads apart from them."""
-    hidden = numbers.leaves(parts_of([network.hidden]))
-    return hidden, [leaf for head in network.heads for leaf in numbers.leaves(parts_of([head]))]
+def leaves_of(*modules: nn.Module) -> list[nn.Module]:
+    """Return the layers that hold numbers, in the order in which they run."""
+    return [part for part in parts_of(*modules) if tensors_of(part)]
 
 
 # Columns.

@@ -58,19 +58,17 @@ def build_like(
     new: Any = type(model)(  # type: ignore[call-arg]  # as in SB3's load
         policy=policy, env=None, device=model.device, _init_setup_model=False
     )
-    found = vars(model)
+    found, source = vars(model), model if env is None else env
     names = [*argument_names(model), *PROGRESS, *_LOGGED]
     kept = {name: copy.deepcopy(found[name]) for name in names if name in found}
+    kept["n_envs"] = model.n_envs if env is None else env.num_envs
     vars(new).update(kept)
-    new.policy_kwargs = policy_kwargs
-    new.action_space = model.action_space
-    new.observation_space = model.observation_space if env is None else env.observation_space
-    new.n_envs = model.n_envs if env is None else env.num_envs
+    new.policy_kwargs, new.action_space = policy_kwargs, model.action_space
+    new.observation_space = source.observation_space
     _set_buffers(new, model, env)
     new._setup_model()
-    schedules = {name: found[name] for name in SCHEDULES if name in found}
-    vars(new).update(schedules | {name: kept[name] for name in PROGRESS if name in kept})
-    new.n_envs = model.n_envs if env is None else env.num_envs
+    lasting = {name: found[name] for name in SCHEDULES if name in found}
+    vars(new).update(lasting | {name: kept[name] for name in PROGRESS if name in kept})
     return new
 
 

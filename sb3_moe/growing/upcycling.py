@@ -13,9 +13,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
-from sb3_moe.growing.copy_map import Leaf, tensors_of
+from sb3_moe.growing.copy_map import tensors_of
 from sb3_moe.growing.gates import take_copies
-from sb3_moe.growing.layer_maps import LayerMap, dense_leaves, encodes, parts_of
+from sb3_moe.growing.layer_maps import LayerMap, encodes, leaves_of, parts_of
 from sb3_moe.growing.models import (
     NOT_SB3S,
     WHY_NOT,
@@ -30,10 +30,9 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.networks import Network, kind_of, networks_of
+from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.policies.options import ARGUMENTS, per_network
-from sb3_moe.policies.placements import Placement
 from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key
 
 # Options whose function no dense layer of SB3's has.
@@ -82,10 +81,18 @@ def upcycle(
         check_defaults(each, _NOT_DENSE, "a dense model has nothing that could begin as that")
     kwargs = _policy_kwargs(model, old, num_tasks) | options
     new = build_like(model, policy_class, kwargs, venv)
+    totals = {layer: take_copies(layer) for layer in new.policy.moe_layers().values()}
     map_ = LayerMap(new.policy, old)
-    _map(map_, new.policy, old, perturb)
-    map_.write(networks_of(new.policy), networks_of(old))
-    map_.write_states(networks_of(new.policy), networks_of(old), new.policy.moe_layers().values())
+    with map_.made():
+        _map(map_, new.policy, old, totals, perturb)
+    ours, theirs = networks_of(new.policy), networks_of(old)
+    map_.write_weights(ours, theirs)
+    pairs = [*zip(ours.every_optimizer(), theirs.every_optimizer(), strict=True)]
+    # One that knows experts is of a class made from the one that doesn't.
+    if all(isinstance(a, type(b)) or isinstance(b, type(a)) for a, b in pairs):
+        states = {p: s for _, each in pairs for p, s in each.state.items() if s}
+        for mine, _ in pairs:
+            mine.state.update(map_.states(states, mine))
     obs = sampled(model.observation_space)
     check_same(new.policy, old, join_task(obs, new.observation_space), obs)
     return finish(new, model, venv)
@@ -117,147 +124,127 @@ def _policy_kwargs(model: BaseAlgorithm, old: Any, num_tasks: int | None) -> dic
     return found | extractor_of_new | {"net_arch": old.net_arch}
 
 
-def _map(map_: LayerMap, new: Any, old: Any, perturb: float) -> None:
+def _map(map_: LayerMap, new: Any, old: Any, totals: dict[MoELayer, float], perturb: float) -> None:
     """Say where all that a dense policy has goes in one with experts."""
     cure = "let the head stay dense (`placement`, `head_router`)"
     for mine, other, at in map_.networks(new, old, cure):
-        hidden, heads = dense_leaves(map_.old, other)
-        if encodes(mine):
-            convs = other.extractor.get_submodule("convs").children()
-            hidden = [*map_.old.leaves(convs), *hidden]
-        experts = _ExpertsFromDense(map_, new.moe[kind_of(mine.name)].place, perturb)
-        experts.network(mine, hidden, heads, at)
+        hidden = leaves_of(*other.extractor.get_submodule("convs")) if encodes(mine) else []
+        hidden += leaves_of(other.hidden)
+        heads = leaves_of(*other.heads)
+        linears = sum(isinstance(layer, nn.Linear) for layer in hidden)
+        place = new.moe[kind_of(mine.name)].place
+        depth = linears if heads else linears - 1
+        number = depth + place.whole if place.hidden == "one" else 1
+        experts = _ExpertsFromDense(map_, totals, max(number, 1), perturb)
+        if place.whole:
+            experts.chain([mine.hidden, *mine.heads], [*hidden, *_side_by_side(heads)], at)
+            continue
+        experts.chain([mine.hidden], hidden, at)
+        for module, head in zip(mine.heads, heads, strict=True):
+            experts.chain([module], [head], None if linears else at)
 
 
 class _ExpertsFromDense:
-    """Says where the numbers of networks with experts come from.
+    """Says where the numbers of a network with experts come from.
 
     :param map_: what it is written into
-    :param place: where the network's experts sit
+    :param totals: what the gates of each layer sum to
+    :param number: how many dense linear layers an expert stands for
     :param perturb: how far experts under constant gates start apart, in their last layer, as a
         share of the size of its weights
     """
 
-    def __init__(self, map_: LayerMap, place: Placement, perturb: float) -> None:
-        self.map, self.place, self.perturb = map_, place, perturb
-
-    def network(
-        self, new: Network, hidden: list[Leaf], heads: list[Leaf], at: th.Tensor | None
+    def __init__(
+        self, map_: LayerMap, totals: dict[MoELayer, float], number: int, perturb: float
     ) -> None:
-        """Map hidden layers and heads.
+        self.map, self.totals, self.number, self.perturb = map_, totals, number, perturb
 
-        :param hidden: the dense hidden layers
-        :param heads: the dense heads
-        :param at: where the first layer finds each of its old inputs; None: where they were
-        :raises ValueError: if they don't fit together
-        """
-        linears = sum(leaf.is_linear for leaf in hidden)
-        depth = linears if heads else linears - 1
-        if self.place.whole:
-            self._chain([new.hidden, *new.heads], [*hidden, *_side_by_side(heads)], depth, at)
-            return
-        self._chain([new.hidden], hidden, depth, at)
-        for module, leaf in zip(new.heads, heads, strict=True):
-            self._chain([module], [leaf], depth, None if linears else at)
-
-    def _chain(
-        self, new: Sequence[nn.Module], old: Sequence[Leaf], depth: int, at: th.Tensor | None
+    def chain(
+        self, new: Sequence[nn.Module], old: Sequence[nn.Module], at: th.Tensor | None
     ) -> None:
         """Map modules that run one behind the other.
 
-        :param depth: how many hidden layers the whole network has
+        :param old: dense layers
+        :param at: where the first finds each of its old inputs; None: where they were
+        :raises ValueError: if they don't fit together
         """
         rest = list(old)
-        for part in parts_of(new):
+        for part in parts_of(*new):
             if isinstance(part, MoELayer):
-                experts = self.map.new.experts(part.experts)
-                count, more = self._span(experts[0], rest, depth)
+                experts = [leaves_of(part.experts.expert(k)) for k in range(part.num_experts)]
+                count, more = self._span(experts[0], rest)
                 self._experts(part, experts, rest[:count], more, at)
                 rest, at = rest[count:], None
-                continue
-            for leaf in self.map.new.leaves([part]):
-                self.map.layer(leaf, rest.pop(0), columns=at)
-                at = None if leaf.is_linear else at
+            elif tensors_of(part):
+                at = self.map.in_order([part], [rest.pop(0)], at)
 
-    def _span(self, expert: Sequence[Leaf], rest: Sequence[Leaf], depth: int) -> tuple[int, bool]:
-        """Return how many of the dense leaves an expert stands for, and if it has a layer more.
+    def _span(self, expert: Sequence[nn.Module], rest: Sequence[nn.Module]) -> tuple[int, bool]:
+        """Return how many dense layers an expert stands for, and if it has a linear one more.
 
         :raises ValueError: if it has still more, or fewer
         """
-        linears = [i for i, leaf in enumerate(rest) if leaf.is_linear]
-        several = self.place.hidden == "one" and len(linears) > 1
-        number = (depth + self.place.whole) if several else 1
-        theirs = sum(leaf.is_linear for leaf in expert)
-        if theirs not in (number, number + 1):
+        theirs = sum(isinstance(layer, nn.Linear) for layer in expert)
+        if theirs - self.number not in (0, 1):
             raise ValueError(
                 "`expert` must have as many linear layers as the dense layers it stands for, "
-                f"{number}, or one more, got {theirs}"
+                f"{self.number}, or one more, got {theirs}"
             )
-        count = linears[number - 1] + 1
-        if theirs > number and not several:
-            # The activation is in the experts too, and may hold numbers.
-            count += sum(not leaf.is_linear for leaf in expert)
-        return count, theirs > number
+        linears = [i for i, layer in enumerate(rest) if isinstance(layer, nn.Linear)]
+        count, more = linears[self.number - 1] + 1, theirs > self.number
+        # The activation is in the experts too, and may hold numbers.
+        return (count + len(expert) - theirs if more and self.number == 1 else count), more
 
     def _experts(
         self,
         layer: MoELayer,
-        experts: Sequence[Sequence[Leaf]],
-        old: Sequence[Leaf],
+        experts: Sequence[Sequence[nn.Module]],
+        old: Sequence[nn.Module],
         more: bool,
         at: th.Tensor | None,
     ) -> None:
-        """Map every expert of a layer to the dense leaves that it stands for.
+        """Map every expert of a layer to the dense layers that it stands for.
 
         :param more: whether experts have one linear layer more, which hands on what it is given
         """
-        number, total = layer.num_experts, take_copies(layer)
+        number, total = layer.num_experts, self.totals[layer]
         for *first, last in experts:
-            columns_of_first = at
-            for new, dense in zip(first, old if more else old[:-1], strict=True):
-                self.map.layer(new, dense, columns=columns_of_first, gate=1 / number)
-                columns_of_first = None if new.is_linear else columns_of_first
+            columns = self.map.in_order(first, old if more else old[:-1], at, gate=1 / number)
             if more:
-                units = th.arange(len(old[0].places["weight"]))
-                for places in last.places.values():
-                    self.map.fill(places, 0.0)
-                self.map.fill(last.places["weight"][units, units], 1 / total)
+                units = th.arange(len(old[0].get_parameter("weight")))
+                for parameter in last.parameters():
+                    self.map.fill(parameter, 0.0)
+                self.map.fill(last.get_parameter("weight")[units, units], 1 / total)
             else:
-                gate = total / number
-                self.map.linear(last, old[-1], columns_of_first, scale=1 / total, gate=gate)
+                self.map.layer(last, old[-1], columns, scale=1 / total, gate=total / number)
         if layer.sees == "nothing" and number > 1:
-            lasts = [expert[-1].places["weight"] for expert in experts]
+            lasts = [expert[-1].get_parameter("weight") for expert in experts]
             # An identity has one 1 in each row.
-            like = old[-1].places["weight"]
+            like = old[-1].get_parameter("weight")
             size = lasts[0].shape[1] ** -0.5 if more else self.map.size_of(like)
             self.map.move_apart(lasts, [1.0] * number, self.perturb * size)
 
 
-def _side_by_side(heads: Sequence[Leaf]) -> list[Leaf]:
+def _side_by_side(heads: Sequence[nn.Module]) -> list[nn.Module]:
     """Return heads that read the same as one layer."""
-    names = heads[0].places if heads else ()
-    found = {name: th.cat([head.places[name] for head in heads]) for name in names}
-    return [Leaf(True, found)] if heads else []
+    one = copy.deepcopy([*heads[:1]])
+    for name, parameter in one[0].named_parameters() if one else ():
+        parameter.data = th.cat([head.get_parameter(name).data for head in heads])
+    return one
 
 
 def _check_env(model: BaseAlgorithm, env: Any) -> None:
     """Raise ValueError unless a model can go on in an environment, where a task id may join."""
     old, new = model.observation_space, env.observation_space
-    if env.action_space != model.action_space:
-        raise ValueError(
-            f"`env` must have the model's action space, {model.action_space}, got "
-            f"{env.action_space}"
-        )
-    if new == old:
-        return
+    seen = new
     if isinstance(new, spaces.Dict) and has_task_key(new):
         rest = {key: each for key, each in new.spaces.items() if key != TASK_KEY}
-        if rest == (dict(old) if isinstance(old, spaces.Dict) else {next(iter(rest), ""): old}):
-            return
-    raise ValueError(
-        f"`env` must have the model's observation space, {old}, or a Dict of that and a Discrete "
-        f"{TASK_KEY!r}, got {new}"
-    )
+        is_dict = isinstance(old, spaces.Dict)
+        seen = spaces.Dict(rest) if is_dict or len(rest) != 1 else next(iter(rest.values()))
+    if old not in (new, seen) or env.action_space != model.action_space:
+        raise ValueError(
+            f"`env` must have the model's spaces, {old} (or a Dict of that and a Discrete "
+            f"{TASK_KEY!r}) and {model.action_space}, got {new} and {env.action_space}"
+        )
 
 
 def join_task(obs: Any, space: spaces.Space[Any]) -> Any:

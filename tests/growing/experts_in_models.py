@@ -52,12 +52,17 @@ def of_expert(model: Any, name: str, k: int) -> dict[str, th.Tensor]:
     for kind in sorted({kind for state in states.values() for kind in state}):
         rows[f"/{kind}"] = numbers.row(partial(_kept, states, kind))
     return {
-        f"{i}.{key}{kind}": row[places]
-        for i, leaf in enumerate(numbers.experts(experts)[k])
-        for key, places in leaf.places.items()
+        f"{key}{kind}": row[places]
+        for key, places in places_of(experts, k).items()
         for kind, row in rows.items()
         if places.dim() and not row[places].isnan().all()  # else a count of all experts' norms
     }
+
+
+def places_of(experts: Any, k: int) -> dict[str, th.Tensor]:
+    """Return where an expert's numbers stand among those of all, by the name of its tensor."""
+    with Numbers(experts).shown():
+        return {key: tensor.long() for key, tensor in experts.expert(k).state_dict().items()}
 
 
 def _kept(states: Any, kind: str, tensor: th.Tensor) -> Any:

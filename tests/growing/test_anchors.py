@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
-from experts_in_models import moe
+from experts_in_models import moe, places_of
 from own_parts import Skipping
 from stable_baselines3 import DQN, PPO
 from toy import toy_vec_env
@@ -20,13 +20,7 @@ def rows_of(model, arrays, name="pi.middle"):
     numbers = Numbers(experts)
     row = numbers.row(lambda tensor: th.as_tensor(arrays[names[tensor]]))
     return [
-        np.concatenate(
-            [
-                row[places].flatten().numpy()
-                for leaf in numbers.experts(experts)[k]
-                for places in leaf.places.values()
-            ]
-        )
+        np.concatenate([row[places].flatten() for places in places_of(experts, k).values()])
         for k in range(experts.num_experts)
     ]
 
