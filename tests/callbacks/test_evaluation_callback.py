@@ -156,3 +156,17 @@ def test_training_episodes_are_averaged_by_task():
     assert logged["rollout/a/ep_len_mean"] == 5.0
     assert logged["rollout/b/ep_len_mean"] == 6.0
     assert "rollout/c/ep_len_mean" not in logged
+
+
+def test_a_running_episode_that_has_succeeded_is_remembered_where_a_run_goes_on():
+    callback = TaskRolloutCallback()
+    model = make_ppo(env=toy_vec_env((0,)), n_steps=3, batch_size=3)
+    callback.init_callback(model)
+    callback.locals = {"infos": [{"is_success": True}], "dones": [False]}
+    model.num_timesteps = 3
+    callback._on_step()
+    callback.init_callback(model)  # the next `learn`
+    end = {"is_success": False, "task_id": 0, "episode": {"r": 1.0, "l": 5}}
+    callback.locals = {"infos": [end], "dones": [True]}
+    callback._on_step()
+    assert [*callback._episodes[0]] == [(1.0, 5, 1.0)]

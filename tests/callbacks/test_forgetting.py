@@ -9,10 +9,8 @@ import torch as th
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from toy import toy_vec_env
 
-import sb3_moe
-from sb3_moe.callbacks import EWCCallback, L2AnchorCallback, SnapshotCallback
+from sb3_moe.callbacks import EWCCallback, L2AnchorCallback
 from sb3_moe.measures.gradients import fisher_information
-from sb3_moe.saving.snapshot import resume
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle
 
@@ -156,46 +154,6 @@ def test_the_larger_the_coefficient_the_less_weights_move_in_the_second_task(alg
         model = small(algo, tasks).learn(2 * BLOCK - 32, kind(coef))
         moved.append(drift(model, kind.key))
     assert 0 < moved[1] < moved[0]
-
-
-@pytest.mark.covering
-@pytest.mark.parametrize(("algo", "stop"), [(PPO, BLOCK), (DQN, BLOCK + 64)])
-def test_a_run_resumed_before_at_or_after_a_switch_is_the_run_that_was_never_stopped(
-    tmp_path, algo, stop
-):
-    snapshots = SnapshotCallback(32, tmp_path, keep=20)
-    whole = small(algo).learn(3 * BLOCK, [EWCCallback(100.0), L2AnchorCallback(0.1), snapshots])
-    resumed, _ = resume(tmp_path / "checkpoints" / f"step-{stop:012d}.zip")
-    callbacks = [EWCCallback(100.0), L2AnchorCallback(0.1)]
-    resumed.learn(3 * BLOCK - stop, callbacks, reset_num_timesteps=False)
-    assert th.equal(weights(whole), weights(resumed))
-    for name, each in whole.anchors["ewc"]["strengths"].items():
-        np.testing.assert_array_equal(resumed.anchors["ewc"]["strengths"][name], each)
-
-
-@pytest.mark.parametrize("name", ["model.zip", "model.moe"])
-def test_a_saved_model_goes_on_with_its_anchors_and_a_run_from_step_0_without(tmp_path, name):
-    model = small(PPO).learn(BLOCK + 64, EWCCallback(100.0))
-    if name == "model.zip":
-        model.save(tmp_path / name)
-        loaded = PPO.load(tmp_path / name, in_blocks())
-    else:
-        sb3_moe.save(model, tmp_path / name)
-        loaded = sb3_moe.load(tmp_path / name, in_blocks())
-    kept, before = loaded.anchors["ewc"], model.anchors["ewc"]
-    assert kept["task"] == before["task"] == "Acrobot"
-    assert kept["rows"].keys() == before["rows"].keys() == {"Acrobot"}
-    pairs = [(kept[part], before[part]) for part in ("weights", "strengths")]
-    for ours, theirs in [*pairs, (kept["rows"]["Acrobot"], before["rows"]["Acrobot"])]:
-        assert ours.keys() == theirs.keys()
-        for key, each in ours.items():
-            np.testing.assert_array_equal(each, theirs[key])
-    # A log that is never written keeps what it is told: here of the second of two rollouts, since
-    # the new environment begins with the other task.
-    loaded.learn(128, EWCCallback(100.0), log_interval=10**6, reset_num_timesteps=False)
-    assert loaded.logger.name_to_value["continual/penalty/ewc"] > 0
-    loaded.learn(32, EWCCallback(100.0))
-    assert not loaded.anchors["ewc"]["weights"]
 
 
 def test_a_task_is_judged_by_its_own_rows_wherever_in_a_rollout_it_ends():

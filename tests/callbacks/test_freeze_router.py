@@ -9,12 +9,9 @@ from test_probe_callbacks import probe
 from toy import toy_vec_env
 
 import sb3_moe  # noqa: F401  registers the policies' names
-from sb3_moe.callbacks import FreezeRouterCallback, SnapshotCallback
+from sb3_moe.callbacks import FreezeRouterCallback
 from sb3_moe.callbacks.freeze_router import hold_router, router_parameters
 from sb3_moe.measures.resets import reset_heads, reset_optimizers, shrink_and_perturb
-from sb3_moe.saving.snapshot import resume
-from sb3_moe.vec_env import make_multitask_vec_env
-from sb3_moe_envs import Cycle
 
 TASKS = ((0,) * 10 + (1,) * 200,) * 2
 TWO = ["CartPole-v1", "Acrobot-v1"]
@@ -125,30 +122,6 @@ def test_a_new_task_wakes_routers_and_steps_count_from_there():
     assert frozen[:woke] == [False] * 3 + [True] * (woke - 3)
     assert frozen[woke : woke + 4] == [False] * 3 + [True]
     assert not same(callback.seen[woke][1], callback.seen[woke + 1][1])
-
-
-@pytest.mark.parametrize(
-    ("algo", "first_update"), [(PPO, 32), (DQN, 120)], ids=["PPO", "DQN waits"]
-)
-def test_a_resumed_run_stays_frozen_and_is_the_run_that_was_never_stopped(
-    tmp_path, algo, first_update
-):
-    def callback():
-        return FreezeRouterCallback(32, bound=1.0, patience=2, thaw_at_switch=True)
-
-    env = make_multitask_vec_env(TWO, 2, seed=0, schedule=Cycle(128))
-    options = {"n_steps": 16, "batch_size": 32, "n_epochs": 1}
-    if algo is DQN:
-        options = {"learning_starts": first_update, "buffer_size": 300, "batch_size": 16}
-    kwargs = {"num_experts": 3, "net_arch": [8, 8]}
-    whole = algo("MoeMultiInputPolicy", env, **options, seed=3, policy_kwargs=kwargs)
-    whole.learn(224, [callback(), SnapshotCallback(32, tmp_path, keep=20)])
-    resumed, _ = resume(tmp_path / "checkpoints" / f"step-{96:012d}.zip")
-    assert bool(resumed.frozen_routers["frozen"]) == (first_update < 96)
-    resumed.learn(128, callback(), reset_num_timesteps=False)
-    assert resumed.frozen_routers["settled"] == whole.frozen_routers["settled"]
-    pairs = zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True)
-    assert all(th.equal(one, other) for one, other in pairs)
 
 
 @pytest.mark.parametrize("remedy", ["shrink", "heads", "optimizer"])

@@ -221,38 +221,33 @@ def learn_with(callback, algo=PPO, **kwargs):
     make(algo, **kwargs).learn(64, callback=callback)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: ReDoCallback(0), "`every` must be at least 1 global step, got 0"),
-        (lambda: ShrinkAndPerturbCallback(1, shrink=2), r"`shrink` must be in \[0, 1\], got 2"),
-        (
-            lambda: TaskSwitchCallback(replay_buffer="burn"),
-            "one of .*'clear', 'reservoir'",
-        ),
-        (lambda: LinearPerBlock(0, 1), "`initial` must be above 0, got 0"),
-        (
-            lambda: learn_with(TaskSwitchCallback(replay_buffer="clear")),
-            "`replay_buffer` must be 'keep' for PPO, which has none, got 'clear'",
-        ),
-        (
-            lambda: learn_with(TaskSwitchCallback(restart_exploration=True)),
-            "`restart_exploration` must be False for algorithms without an epsilon, such as PPO",
-        ),
-        (
-            lambda: learn_with(
-                TaskSwitchCallback(replay_buffer="reservoir"),
-                DQN,
-                replay_buffer_class=MultiTaskReplayBuffer,
-            ),
-            "not a MultiTaskReplayBuffer, which balances tasks itself",
-        ),
-        (
-            lambda: learn_with(TaskGradientCallback(1), DQN),
-            "the algorithm must have PPO's or A2C's loss and no memory, got DQN",
-        ),
-    ],
-)
+REFUSED = [
+    (lambda: ReDoCallback(0), "`every` must be at least 1 global step, got 0"),
+    (lambda: ShrinkAndPerturbCallback(1, shrink=2), r"`shrink` must be in \[0, 1\], got 2"),
+    (lambda: TaskSwitchCallback(replay_buffer="burn"), "one of .*'clear', 'reservoir'"),
+    (lambda: LinearPerBlock(0, 1), "`initial` must be above 0, got 0"),
+]
+# Callback, algorithm, its arguments, message.
+UNFIT = [
+    (TaskSwitchCallback(replay_buffer="clear"), PPO, {}, "'keep' for PPO, which has none"),
+    (TaskSwitchCallback(restart_exploration=True), PPO, {}, "without an epsilon, such as PPO"),
+    (
+        TaskSwitchCallback(replay_buffer="reservoir"),
+        DQN,
+        {"replay_buffer_class": MultiTaskReplayBuffer},
+        "not a MultiTaskReplayBuffer, which balances tasks itself",
+    ),
+    (TaskGradientCallback(1), DQN, {}, "PPO's or A2C's loss and no memory, got DQN"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED)
 def test_bad_input_says_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("callback", "algo", "options", "message"), UNFIT)
+def test_an_algorithm_that_does_not_fit_is_refused(callback, algo, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(algo, **options).learn(64, callback=callback)

@@ -1,7 +1,5 @@
 """At tasks that weren't met before experts join, and old ones may be frozen."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch as th
@@ -11,12 +9,10 @@ import sb3_moe
 from sb3_moe.callbacks import (
     PlasticityCallback,
     RoutingCallback,
-    SnapshotCallback,
     SparseTrainingCallback,
     TaskSwitchCallback,
 )
 from sb3_moe.growing import drop_masks
-from sb3_moe.saving.snapshot import resume
 from sb3_moe_envs import Cycle
 
 TASKS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]
@@ -74,25 +70,6 @@ def test_old_experts_are_frozen_and_one_joins_that_learns():
     assert not th.equal(weight[2], before[2])
 
 
-@pytest.mark.covering
-@pytest.mark.parametrize("snapshot_first", [True, False])
-@pytest.mark.parametrize("on_new_task", ["add_expert", "freeze_old"])
-def test_a_run_resumed_at_a_new_task_is_the_run_that_was_never_stopped(
-    tmp_path: Path, on_new_task, snapshot_first
-):
-    callbacks = [
-        TaskSwitchCallback(on_new_task=on_new_task),
-        SnapshotCallback(BLOCK, tmp_path, keep=9),
-    ]
-    model = ppo(in_blocks()).learn(3 * BLOCK, callbacks[::-1] if snapshot_first else callbacks)
-    again, _ = resume(tmp_path / "checkpoints" / f"step-{2 * BLOCK:012d}.zip")
-    again.learn(BLOCK, TaskSwitchCallback(on_new_task=on_new_task), reset_num_timesteps=False)
-    assert numbers(again) == numbers(model) == {"pi.middle": 4, "vf.middle": 4}
-    assert again.task_switches == model.task_switches
-    for mine, theirs in zip(again.policy.parameters(), model.policy.parameters(), strict=True):
-        assert th.equal(mine, theirs)
-
-
 REFUSED = {
     "unknown": ({}, "grow", r"`on_new_task` must be one of .* got 'grow"),
     "dense": ({"placement": "none"}, "add_expert", "can't be 'add_expert': the policy has no mix"),
@@ -115,6 +92,13 @@ def test_what_can_not_grow_is_refused_before_training(name):
     model = ppo(in_blocks(), **options)
     with pytest.raises(ValueError, match=text):
         model.learn(BLOCK, TaskSwitchCallback(on_new_task=value))
+    assert model.num_timesteps == 0
+
+
+def test_sparse_training_beside_it_is_refused_before_the_first_step():
+    model, grow = ppo(in_blocks()), TaskSwitchCallback(on_new_task="add_expert")
+    with pytest.raises(ValueError, match=r"`model` must not train sparsely: .*drop_masks"):
+        model.learn(3 * BLOCK, [grow, SparseTrainingCallback(0.5)])
     assert model.num_timesteps == 0
 
 

@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from toy import pinned
 
 from sb3_moe.callbacks import NewTaskCallback
+from sb3_moe.callbacks.task_switch import CALM_WINDOWS
 
 WINDOW = 16
 
@@ -25,6 +26,18 @@ class Change(BaseCallback):
             for env in self.training_env.envs[:2]:
                 env.slope = self.slope
         return True
+
+
+class Alarms(NewTaskCallback):
+    """Note after which window each new task is noticed."""
+
+    windows, at = 0, ()
+
+    def _on_rollout_end(self):
+        before = self.noticed
+        super()._on_rollout_end()
+        self.windows += 1
+        self.at = [*self.at, *[self.windows] * (self.noticed - before)]
 
 
 def train(env, callbacks, steps, **options):
@@ -54,6 +67,22 @@ def test_a_task_that_changes_is_noticed_once_and_gets_an_expert_that_explains_it
     env.reset()
     obs, *_ = env.step([1])
     assert belief(th.as_tensor(obs["history"]))[0].argmax() == 2
+
+
+def test_after_five_calm_windows_a_change_is_noticed_at_the_first_surprising_window():
+    # A window is an update: five calm ones, the sixth is the first in which two of four changed.
+    callback = Alarms(window=WINDOW, share=0.25)
+    train(drifts(), [Change(25 * 4 * WINDOW + 1, 5.0), callback], 32 * 4 * WINDOW)
+    assert callback.at == [26]
+
+
+def test_only_five_calm_windows_are_needed_to_say_what_is_usual():
+    callback = NewTaskCallback(window=WINDOW)
+    score_n = th.tensor([-1.0, -1.1])
+    for window in range(CALM_WINDOWS + 1):
+        surprised = callback._surprised(score_n - 10.0)
+        assert surprised.tolist() == [window == CALM_WINDOWS] * 2
+        callback._usual.append(score_n.numpy())
 
 
 def test_the_policys_own_improvement_is_no_new_task():

@@ -102,9 +102,8 @@ class Named(gym.Wrapper):
 
 def test_what_a_plain_environment_calls_its_task_is_no_place_among_ours():
     env = VecMonitor(DummyVecEnv([lambda: Named(gym.make("CartPole-v1"))] * 2))
-    callbacks = [TaskRolloutCallback(), TaskGradientCallback(32)]
     model = make_ppo(env, "MlpPolicy")
-    model.learn(96, callback=callbacks, log_interval=100)
+    model.learn(96, [TaskRolloutCallback(), TaskGradientCallback(32)], log_interval=100)
     assert model.logger.name_to_value["plasticity/gradient_norm/task"] > 0
     assert "rollout/task/ep_rew_mean" in model.logger.name_to_value
 

@@ -8,21 +8,20 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.her import HerReplayBuffer
 
 import sb3_moe  # noqa: F401  registers the policies' names
-from sb3_moe.callbacks import SnapshotCallback, TaskSwitchCallback
-from sb3_moe.saving.snapshot import resume
+from sb3_moe.callbacks import TaskSwitchCallback
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_env.kept_rows import Reservoir
 from sb3_moe_envs import Cycle, Interleave
 
 TASKS = ["CartPole-v1", "Acrobot-v1"]
-BLOCK, TOTAL = 128, 512
+BLOCK = 128
 GOALS = spaces.Dict(
     {key: spaces.Box(-1, 1, (2,)) for key in ("observation", "achieved_goal", "desired_goal")}
 )
 
 
-def ppo(env):
-    return PPO("MoeMultiInputPolicy", env, n_steps=16, batch_size=32, device="cpu", seed=1)
+def ppo(env, **kwargs):
+    return PPO("MoeMultiInputPolicy", env, n_steps=16, batch_size=32, seed=1, **kwargs)
 
 
 def dqn(env, **kwargs):
@@ -32,53 +31,6 @@ def dqn(env, **kwargs):
 
 def in_blocks():
     return make_multitask_vec_env(TASKS, 2, seed=0, schedule=Cycle(BLOCK, num_cycles=2))
-
-
-def weights(model):
-    return th.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
-
-
-def finish(snapshot, callback):
-    model, _ = resume(snapshot)
-    return model.learn(TOTAL - model.num_timesteps, callback, reset_num_timesteps=False)
-
-
-def treatment(make):
-    if make is ppo:
-        return TaskSwitchCallback(reset_optimizer=True, restart_learning_rate=True)
-    return TaskSwitchCallback(
-        replay_buffer="reservoir", reservoir_share=0.3, restart_exploration=True
-    )
-
-
-@pytest.mark.covering
-@pytest.mark.parametrize(
-    ("make", "snapshot_first", "stop"),
-    [(ppo, True, 2 * BLOCK), (ppo, False, 2 * BLOCK), (dqn, False, 2 * BLOCK + 64)],
-)
-def test_a_run_resumed_at_a_switch_or_after_it_is_the_run_that_was_never_stopped(
-    tmp_path, make, snapshot_first, stop
-):
-    whole, again = treatment(make), treatment(make)
-    callbacks = [whole, SnapshotCallback(64, tmp_path, keep=9)]
-    expected = make(in_blocks()).learn(TOTAL, callbacks[::-1] if snapshot_first else callbacks)
-    resumed = finish(tmp_path / "checkpoints" / f"step-{stop:012d}.zip", again)
-    assert again.switches == whole.switches == 3
-    assert (again.reservoir.kept, again.reservoir.seen) == (
-        whole.reservoir.kept,
-        whole.reservoir.seen,
-    )
-    assert resumed.task_switches == expected.task_switches
-    assert th.equal(weights(resumed), weights(expected))
-
-
-def test_a_switch_at_the_very_end_of_a_run_happens_when_it_goes_on(tmp_path):
-    whole, stopped, again = (TaskSwitchCallback(reset_heads=True) for _ in range(3))
-    expected = ppo(in_blocks()).learn(TOTAL, whole)
-    ppo(in_blocks()).learn(BLOCK, [stopped, SnapshotCallback(BLOCK, tmp_path)])
-    resumed = finish(tmp_path, again)
-    assert (stopped.switches, again.switches, whole.switches) == (0, 3, 3)
-    assert th.equal(weights(resumed), weights(expected))
 
 
 @pytest.mark.parametrize("make", [ppo, dqn])
@@ -100,11 +52,8 @@ def test_training_that_follows_without_the_callback_has_the_models_own_schedules
 
 @pytest.mark.parametrize("placement", ["final", "big"])
 def test_heads_of_experts_that_are_to_be_kept_are_not_drawn_anew(placement):
-    model = ppo(in_blocks())
     kwargs = {"placement": placement, "num_experts": 2, "net_arch": [8]}
-    model = PPO(
-        "MoeMultiInputPolicy", model.env, n_steps=16, batch_size=32, policy_kwargs=kwargs, seed=1
-    )
+    model = ppo(in_blocks(), policy_kwargs=kwargs)
     kept = {}
 
     class Spy(TaskSwitchCallback):

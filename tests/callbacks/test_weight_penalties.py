@@ -10,7 +10,6 @@ from toy import toy_vec_env
 import sb3_moe
 from sb3_moe.callbacks import (
     L2InitCallback,
-    SnapshotCallback,
     SparseTrainingCallback,
     WeightNormDecayCallback,
 )
@@ -111,31 +110,3 @@ def test_dead_weights_of_a_sparse_network_are_not_drawn_anywhere(sparse_first):
     masks = masks_in(model.policy.optimizer)
     assert masks
     assert not any(seen[~masks[p]].any() for p, _, _, seen in record.rows if p in masks)
-
-
-def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path):
-    kind, whole = L2InitCallback, make()
-    whole.learn(64, [kind(0.1), SnapshotCallback(32, tmp_path, keep=9)])
-    model, _ = sb3_moe.resume(sorted((tmp_path / "checkpoints").iterdir())[0])
-    assert model.num_timesteps == 32
-    model.learn(64 - 32, kind(0.1), reset_num_timesteps=False)
-    pairs = zip(whole.policy.parameters(), model.policy.parameters(), strict=True)
-    assert all(th.equal(one, other) for one, other in pairs)
-
-
-@pytest.mark.parametrize("how", ["sb3", "ours"])
-def test_the_start_goes_through_files_and_a_run_from_step_0_takes_it_anew(tmp_path, how):
-    model = make()
-    model.learn(32, L2InitCallback(0.1))
-    if how == "sb3":
-        model.save(tmp_path / "model.zip")
-        loaded = PPO.load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
-    else:
-        sb3_moe.save(model, tmp_path / "model.moe")
-        loaded = sb3_moe.load(tmp_path / "model.moe", model.get_env(), device="cpu")
-    start = loaded.initial_weights["action_net.weight"]
-    assert not th.equal(th.as_tensor(start), loaded.policy.action_net.weight)
-    loaded.learn(16, L2InitCallback(0.1), reset_num_timesteps=False)
-    assert (loaded.initial_weights["action_net.weight"] == start).all()
-    loaded.learn(16, L2InitCallback(0.1))
-    assert not (loaded.initial_weights["action_net.weight"] == start).all()

@@ -8,10 +8,12 @@ from typing import Any
 from unittest.mock import patch
 
 import arena
+import numpy as np
 import torch as th
 
 from sb3_moe.growing.models import raw_outputs, sampled
 from sb3_moe.growing.upcycling import join_task
+from sb3_moe.policies.networks import networks_of
 
 NUM_TASKS = 3
 ROUTERS: dict[str, dict[str, Any]] = {
@@ -99,3 +101,19 @@ def state_of(model: Any) -> dict[str, Any]:
     """Return a copy of all weights, optimizers and generators that a model could lose."""
     weights = {name: t.clone() for name, t in model.policy.state_dict().items()}
     return weights | {"steps": model.num_timesteps}
+
+
+def assert_unchanged(model: Any, before: dict[str, Any]) -> None:
+    """Compare a model with what :func:`state_of` returned before."""
+    after = state_of(model)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def assert_targets_alike(new: Any, old: Any) -> None:
+    """Compare what target networks return."""
+    ours, theirs = (networks_of(each.policy).targets().values() for each in (new, old))
+    obs, actions = th.rand(7, 8), th.rand(7, 2)
+    assert ours
+    for target, known in zip(ours, theirs, strict=True):
+        given = (obs, actions) if hasattr(target, "q_networks") else (obs,)
+        th.testing.assert_close(target(*given), known(*given), atol=1e-5, rtol=1e-5)

@@ -9,9 +9,7 @@ from torch import nn
 
 import sb3_moe
 from sb3_moe import freeze_experts, thaw_experts
-from sb3_moe.callbacks import SnapshotCallback
 from sb3_moe.policies.networks import networks_of
-from sb3_moe.saving.snapshot import resume
 
 CASES = {
     "PPO": {"placement": "all"},
@@ -38,19 +36,6 @@ def test_frozen_experts_stay_and_their_neighbours_learn(algorithm):
     for name, tensors in moving.items():
         found = of_expert(model, name, 1)
         assert any(not th.equal(found[key], each) for key, each in tensors.items()), name
-
-
-def test_running_averages_within_a_frozen_expert_stay_too():
-    model = moe("CrossQ", placement="body")
-    freeze_experts(model, [1])
-    name = "qf0.body"
-    statistics = [key for key in of_expert(model, name, 1) if "ra_" in key]
-    before, other = (of_expert(model, name, k) for k in (1, 0))
-    model.learn(32, reset_num_timesteps=False)
-    assert statistics
-    for key in statistics:
-        assert th.equal(of_expert(model, name, 1)[key], before[key])
-        assert not th.equal(of_expert(model, name, 0)[key], other[key])
 
 
 def test_a_frozen_expert_has_no_gradient_and_so_no_part_in_clipping():
@@ -92,32 +77,6 @@ def test_weights_that_are_set_from_another_file_are_held_from_then_on():
     model.set_parameters(other.get_parameters())
     assert_same(of_expert(model, "pi.middle", 1), of_expert(other, "pi.middle", 1))
     goes_on_frozen(model)
-
-
-def test_a_run_that_is_resumed_is_the_run_that_was_never_stopped(tmp_path):
-    def weights(model):
-        return th.cat([p.detach().flatten() for p in model.policy.parameters()])
-
-    env = sb3_moe.make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 2, seed=0)
-    model = sb3_moe_model(env)
-    model.learn(32)
-    sb3_moe.add_experts(model)
-    freeze_experts(model, [0, 1])
-    model.learn(64, [SnapshotCallback(32, tmp_path, keep=9)], reset_num_timesteps=False)
-    again, _ = resume(tmp_path / "checkpoints" / "step-000000000064.zip")
-    again.learn(32, reset_num_timesteps=False)
-    assert again.num_timesteps == model.num_timesteps
-    assert th.equal(weights(again), weights(model))
-
-
-def sb3_moe_model(env):
-    from stable_baselines3 import PPO
-
-    kwargs = {"net_arch": [8]}
-    return PPO(
-        "MoeMultiInputPolicy", env, n_steps=16, batch_size=16, seed=0, policy_kwargs=kwargs,
-        device="cpu",
-    )  # fmt: skip
 
 
 def test_it_is_an_option_of_a_policy_too():

@@ -25,22 +25,20 @@ from sb3_moe.policies.networks import networks_of
 OBS, ACT = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
 
 
-def test_erk_densities_are_those_worked_out_by_hand():
-    # 4 x 8 and 8 x 8 weights, a quarter of 96 alive: 24 = scale * (12 + 16).
-    # So 12/32 and 16/64 times 24/28.
-    assert erk([(8, 4), (8, 8)], 0.75) == pytest.approx([0.375 * 6 / 7, 0.25 * 6 / 7])
+# 4 x 8 and 8 x 8 weights, a quarter of 96 alive: 24 = scale * (12 + 16), so 12/32 and 16/64 times
+# 24/28. Where a layer would be more than dense (half of 10,010 is 5,005) it takes its 10 weights,
+# and the other gets 4,995 of 10,000. Of a kernel, height and width count: (16 + 4 + 3 + 3) / 576
+# and (8 + 8) / 64, a tenth of 640 alive: 64 = scale * (26 + 16).
+BY_HAND = [
+    ([(8, 4), (8, 8)], 0.75, [0.375 * 6 / 7, 0.25 * 6 / 7]),
+    ([(1000, 10), (1, 10)], 0.5, [0.4995, 1.0]),
+    ([(16, 4, 3, 3), (8, 8)], 0.9, [26 / 576 * 64 / 42, 16 / 64 * 64 / 42]),
+]
 
 
-def test_a_layer_that_erk_would_make_more_than_dense_is_dense_and_the_others_share_the_rest():
-    # 1,000 x 10, 10 x 1: half of 10,010 is 5,005. Alone the scale would be 5,005 / 1,021, and the
-    # small one's density 4.9 * 11/10. Dense it takes 10; the large one gets 4,995 of 10,000.
-    assert erk([(1000, 10), (1, 10)], 0.5) == pytest.approx([0.4995, 1.0])
-
-
-def test_erk_counts_a_kernels_height_and_width():
-    # (16 + 4 + 3 + 3) / 576 and (8 + 8) / 64, a tenth of 640 alive: 64 = scale * (26 + 16).
-    expected = [26 / 576 * 64 / 42, 16 / 64 * 64 / 42]
-    assert erk([(16, 4, 3, 3), (8, 8)], 0.9) == pytest.approx(expected)
+@pytest.mark.parametrize(("shapes", "sparsity", "densities"), BY_HAND)
+def test_erk_densities_are_those_worked_out_by_hand(shapes, sparsity, densities):
+    assert erk(shapes, sparsity) == pytest.approx(densities)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.9])
@@ -186,18 +184,3 @@ def test_dropped_masks_leave_weights_as_they_are_and_hold_none_from_then_on(algo
     assert all(weight[was].any() for weight, was in dead.items() if was.any())
     model.learn(32, SparseTrainingCallback(0.5), reset_num_timesteps=False)
     assert masks_of(model)
-
-
-def test_masks_of_a_run_that_was_interrupted_are_dropped_with_what_keeps_them():
-    class Stop(SparseTrainingCallback):
-        def _on_rollout_end(self):
-            raise KeyboardInterrupt
-
-    model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
-    with pytest.raises(KeyboardInterrupt):
-        model.learn(32, Stop(0.8))
-    weight = sparse_layers(model.policy)[0].weight
-    dead = weight == 0
-    drop_masks(model)
-    model.learn(32)
-    assert weight[dead].all()
