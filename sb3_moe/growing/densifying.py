@@ -9,7 +9,6 @@ import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
@@ -23,9 +22,7 @@ from sb3_moe.growing.models import (
     as_sb3s,
     build_dense,
     check_defaults,
-    check_same,
     raw_outputs,
-    sampled,
 )
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import whole
@@ -34,7 +31,7 @@ from sb3_moe.policies.moe_network import Columns
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
+from sb3_moe.vec_env.task_ids import one_hot_behind
 
 
 class _Plain(NamedTuple):
@@ -69,35 +66,17 @@ def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
     """
     old = policy_of(model)
     goes_by_task = any(layer.sees == "task" for layer in old.moe_layers().values())
-    num_tasks = _num_tasks(old) if goes_by_task else 0
+    extractor = networks_of(old).extractors()["features"]
+    num_tasks = one_hot_behind(extractor) if goes_by_task else 0
     if task is not None and task not in range(num_tasks):
         raise ValueError(
             f"`task` must be None, or one of the {num_tasks} that experts go by, got {task!r}"
         )
-    for options in old.moe.values():
-        check_defaults(options, (*NOT_SB3S, "tokens"), WHY_NOT)
+    check_defaults(old.moe, (*NOT_SB3S, "tokens"), WHY_NOT)
     found = [_plain(network, task) for network in networks_of(old).networks()]
     new = build_dense(model, old, _net_arch(old, found))
     _write(new.policy, old, found, task)
-    obs = sampled(model.observation_space)
-    check_same(new.policy, old, *[_of_task(old, obs, task)] * 2)
     return as_sb3s(new, model)
-
-
-def _num_tasks(policy: Any) -> int:
-    return one_hot_behind(networks_of(policy).extractors()["features"])
-
-
-def _of_task(policy: MoEPolicy, obs: Any, task: int | None) -> Any:
-    """Return observations as if all were of one task."""
-    if task is None:
-        return obs
-    if isinstance(obs, dict):
-        return {**obs, TASK_KEY: np.full_like(obs[TASK_KEY], task)}
-    obs = obs.copy()
-    num_tasks = _num_tasks(policy)
-    obs[..., -num_tasks:] = np.eye(num_tasks, dtype=obs.dtype)[task]
-    return obs
 
 
 def _net_arch(old: MoEPolicy, found: Sequence[_Plain]) -> Any:
@@ -256,8 +235,7 @@ def distill(
     """
     whole("steps", steps)
     old: Any = policy_of(model)
-    for options in old.moe.values():
-        check_defaults(options, ("ent_coef_per_task",), WHY_NOT)
+    check_defaults(old.moe, ("ent_coef_per_task",), WHY_NOT)
     new = build_dense(model, old, copy.deepcopy(old.net_arch))
     _take_over(new.policy, old)
     ours, theirs = (policy.obs_to_tensor(obs)[0] for policy in (new.policy, old))

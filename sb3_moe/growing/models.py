@@ -6,6 +6,7 @@ Shapes: B batch, O outputs.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
@@ -31,6 +33,7 @@ from sb3_moe.saving.model_parts import (
     makes_own_buffer,
 )
 from sb3_moe.saving.values import made_anew
+from sb3_moe.vec_env.observations import map_observation
 from sb3_moe.vec_env.replay_buffers import end_running_episodes
 from sb3_moe.vec_env.tasks import names_on, write_names
 
@@ -131,15 +134,29 @@ def finish(new: Any, model: BaseAlgorithm, env: Any) -> Any:
     return new
 
 
-def check_defaults(options: MoEOptions, names: tuple[str, ...], why: str) -> None:
+def check_defaults(options: Mapping[str, MoEOptions], names: Sequence[str], why: str) -> None:
     """Raise ValueError unless options have their defaults.
 
+    :param options: of each network
     :param names: of the options
     :param why: they must
     """
-    for name in names:
-        if (given := getattr(options, name)) != DEFAULTS[name]:
+    for name, given in ((name, getattr(each, name)) for each in options.values() for name in names):
+        if given != DEFAULTS[name]:
             raise ValueError(f"`{name}` must be {DEFAULTS[name]!r}: {why}, got {given!r}")
+
+
+def changed_kwargs(model: BaseAlgorithm, net_arch: Any, kind: type[Any], kwargs: Any) -> Any:
+    """Return a model's arguments of the policy, without our options, for another class of policies.
+
+    :param model: whose arguments they are
+    :param net_arch: hidden layers
+    :param kind: class of the features extractor
+    :param kwargs: its arguments
+    """
+    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in ARGUMENTS}
+    extractor = {"features_extractor_class": kind, "features_extractor_kwargs": kwargs}
+    return found | extractor | {"net_arch": net_arch}
 
 
 # Which policy of an algorithm is the same with experts, or without.
@@ -184,7 +201,6 @@ def build_dense(model: BaseAlgorithm, old: Any, net_arch: Any) -> Any:
     :param net_arch: the new one's
     :raises ValueError: if SB3 has no such extractor
     """
-    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in ARGUMENTS}
     kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
     if issubclass(kind, TaskExtractor):
         if kwargs.get("encoder") != "flat":
@@ -194,11 +210,9 @@ def build_dense(model: BaseAlgorithm, old: Any, net_arch: Any) -> Any:
             )
         is_dict = isinstance(old.observation_space, spaces.Dict)
         kind, kwargs = CombinedExtractor if is_dict else FlattenExtractor, {}
-    extractor = {"features_extractor_class": kind, "features_extractor_kwargs": kwargs}
     policy_class = model.policy_aliases[_alias(model).removeprefix(_OURS)]
-    return build_like(
-        model, policy_class, found | extractor | {"net_arch": net_arch}, model.get_env()
-    )
+    arguments = changed_kwargs(model, net_arch, kind, kwargs)
+    return build_like(model, policy_class, arguments, model.get_env())
 
 
 def as_sb3s(new: Any, model: BaseAlgorithm) -> Any:
@@ -266,17 +280,11 @@ def check_same(new: Any, old: Any, obs: Any, old_obs: Any) -> None:
 def sampled(space: spaces.Space[Any], rows: int = 16) -> Any:
     """Return observations from a space, always the same, numbers without bounds near 0.
 
-    :param space: of observations; it stays as it is
+    :param space: of observations
     :param rows: how many
     """
-    space = copy.deepcopy(space)
-    space.seed(0)
-    drawn: list[Any] = [space.sample() for _ in range(rows)]
-    if isinstance(space, spaces.Dict):
-        return {key: _batch([each[key] for each in drawn]) for key in space.spaces}
-    return _batch(drawn)
-
-
-def _batch(drawn: list[Any]) -> np.ndarray[Any, Any]:
-    batch = np.stack([np.asarray(each) for each in drawn])
-    return np.clip(batch, -10, 10) if batch.dtype.kind == "f" else batch
+    batch = batch_space(space, rows)
+    batch.seed(0)
+    return map_observation(
+        lambda drawn: np.clip(drawn, -10, 10) if drawn.dtype.kind == "f" else drawn, batch.sample()
+    )

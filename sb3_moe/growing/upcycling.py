@@ -20,6 +20,7 @@ from sb3_moe.growing.models import (
     NOT_SB3S,
     WHY_NOT,
     build_like,
+    changed_kwargs,
     check_defaults,
     check_same,
     finish,
@@ -32,7 +33,7 @@ from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import model_of_sb3
-from sb3_moe.policies.options import ARGUMENTS, per_network
+from sb3_moe.policies.options import per_network
 from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key
 
 # Options whose function no dense layer of SB3's has.
@@ -77,8 +78,8 @@ def upcycle(
         _check_env(model, venv)
     space = (model if venv is None else venv).observation_space
     policy_class = moe_class(model, space)
-    for each in per_network(options, policy_class.network_names).values():
-        check_defaults(each, _NOT_DENSE, "a dense model has nothing that could begin as that")
+    asked = per_network(options, policy_class.network_names)
+    check_defaults(asked, _NOT_DENSE, "a dense model has nothing that could begin as that")
     kwargs = _policy_kwargs(model, old, num_tasks) | options
     new = build_like(model, policy_class, kwargs, venv)
     totals = {layer: take_copies(layer) for layer in new.policy.moe_layers().values()}
@@ -105,14 +106,12 @@ def _dense_policy(model: BaseAlgorithm) -> Any:
     if isinstance(policy, MoEPolicy):
         if layers := sorted(policy.moe_layers()):
             raise ValueError(f"`model` must be dense, got one with experts: {layers}")
-        for options in policy.moe.values():
-            check_defaults(options, NOT_SB3S, WHY_NOT)
+        check_defaults(policy.moe, NOT_SB3S, WHY_NOT)
     return policy
 
 
 def _policy_kwargs(model: BaseAlgorithm, old: Any, num_tasks: int | None) -> dict[str, Any]:
     """Return the arguments of the dense policy, with an extractor that tells the task id apart."""
-    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in ARGUMENTS}
     kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
     extractor = networks_of(old).extractors()["features"]
     if kind in (FlattenExtractor, CombinedExtractor) and not tensors_of(extractor):
@@ -120,8 +119,7 @@ def _policy_kwargs(model: BaseAlgorithm, old: Any, num_tasks: int | None) -> dic
     kwargs.pop("raw", None)
     if num_tasks is not None:
         kwargs["num_tasks"] = num_tasks
-    extractor_of_new = {"features_extractor_class": kind, "features_extractor_kwargs": kwargs}
-    return found | extractor_of_new | {"net_arch": old.net_arch}
+    return changed_kwargs(model, old.net_arch, kind, kwargs)
 
 
 def _map(map_: LayerMap, new: Any, old: Any, totals: dict[MoELayer, float], perturb: float) -> None:

@@ -8,12 +8,10 @@ import torch as th
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
+from stable_baselines3.common.logger import Logger
 from toy import pinned, toy_vec_env
 
-from sb3_moe.callbacks import (
-    MultiTaskEvalCallback,
-    TaskRolloutCallback,
-)
+from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback
 
 
 def make_ppo(env=None, **kwargs):
@@ -22,33 +20,24 @@ def make_ppo(env=None, **kwargs):
     return PPO("MultiInputPolicy", env, **(options | kwargs))
 
 
-def test_scores_are_kept_before_during_and_after_training(tmp_path):
-    model = make_ppo()
-    callback = MultiTaskEvalCallback(128, 2, eval_env=pinned(), log_path=tmp_path)
-    model.learn(256, callback=callback)
-    with np.load(tmp_path / "scores.npz") as scores:
-        assert scores["steps"].tolist() == [0, 128, 256]
-        assert scores["returns"].shape == (3, 3, 2)
-        np.testing.assert_allclose(scores["score"], scores["returns"].mean(2))
-        assert scores["task_names"].tolist() == ["a", "b", "c"]
-        assert scores["trained"].tolist() == [-1, -1, -1]
-    assert not list(tmp_path.glob("*.tmp"))
-
-
-def test_every_task_is_logged_by_name():
+def test_scores_are_kept_before_during_and_after_training_and_logged_by_name(tmp_path):
     model, rows = make_ppo(), []
-    model.learn(0)
-    logger = model.logger
-    dump = logger.dump
-    logger.dump = lambda step: (rows.append(dict(logger.name_to_value)), dump(step))
-    model.set_logger(logger)
-    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned())
-    model.learn(64, callback=callback)
+    model.set_logger(logger := Logger(None, []))
+    logger.dump = lambda step: rows.append(dict(logger.name_to_value))
+    model.learn(256, MultiTaskEvalCallback(128, 2, eval_env=pinned(), log_path=tmp_path))
+    with np.load(tmp_path / "scores.npz") as saved:
+        scores = dict(saved)
+    assert scores["steps"].tolist() == [0, 128, 256]
+    assert scores["returns"].shape == (3, 3, 2)
+    np.testing.assert_allclose(scores["score"], scores["returns"].mean(2))
+    assert scores["task_names"].tolist() == ["a", "b", "c"]
+    assert scores["trained"].tolist() == [-1, -1, -1]
+    assert not list(tmp_path.glob("*.tmp"))
     for name in "abc":
         assert rows[0][f"eval/{name}/mean_ep_length"] in (5.0, 6.0, 7.0)
         assert 0 <= rows[0][f"eval/{name}/success_rate"] <= 1
     rewards = [rows[0][f"eval/{name}/mean_reward"] for name in "abc"]
-    assert rewards == callback.scores["score"][0].tolist()
+    assert rewards == scores["score"][0].tolist()
     assert rows[0]["eval/mean_reward"] == pytest.approx(np.mean(rewards))
 
 

@@ -71,10 +71,11 @@ def test_gradients_are_those_of_a_penalty_in_the_loss(algo, policy, kind):
     assert moved > 10
 
 
-def test_the_penalty_is_logged_before_an_update():
+def test_the_penalty_is_logged_before_an_update_and_leaves_no_hook_behind():
     model = make(learning_rate=0.0)
     expected = sum(p.square().sum() for p in model.policy.parameters()).item()
     model.learn(16, WeightNormDecayCallback(0.5), log_interval=10**6)
+    assert not any(each._post_accumulate_grad_hooks for each in model.policy.parameters())
     logged = model.logger.name_to_value["plasticity/penalty/weight_norm"]
     assert logged == pytest.approx(0.25 * expected, rel=1e-5)
 
