@@ -1,6 +1,5 @@
 """Penalties that draw weights back to where they were when a task ended."""
 
-
 import gymnasium as gym
 import numpy as np
 import pytest
