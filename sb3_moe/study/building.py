@@ -282,7 +282,6 @@ def schedule_of(run: RunConfig) -> Any:
             raise ValueError(f"`n_envs` must be at least {len(run.games)}, one for each task")
         trial = copy.deepcopy(schedule)
         trial.start(run.games)
-        trial.check_num_envs(run.n_envs)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`schedule`: {error}") from error
     return schedule
