@@ -15,6 +15,7 @@ class Visit:
         self.page, self.messages, self.requests = page, [], []
         page.on("console", lambda message: self.messages.append(message.text))
         page.on("pageerror", lambda error: self.messages.append(str(error)))
+        page.on("dialog", lambda dialog: self.messages.append(dialog.message))
         page.on("request", lambda request: self.requests.append(request.url))
 
     def open(self, path, width=1280, height=900):

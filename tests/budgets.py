@@ -8,6 +8,7 @@ TINY = [
     (r"steps_per_task=\d[\d_]{4,}", "steps_per_task=1024"),
     (r"watch\(model\)", "watch(model, max_steps=20)"),
     (r"n_eval_episodes=\d+", "n_eval_episodes=1"),
+    (r"evaluate_tasks\(model, (make_pinned_env\([^)]*\))\)", r"evaluate_tasks(model, \1, 1)"),
     (r"every=\d[\d_]{4,}", "every=600, n_eval_episodes=1"),
 ]
 

@@ -7,7 +7,6 @@ answered with a made-up one, so that whole training runs go on.
 
 from __future__ import annotations
 
-import linecache
 import os
 import sys
 from collections import Counter
@@ -44,12 +43,10 @@ class Place(NamedTuple):
 
     :param file: from its package on
     :param function: in it
-    :param line: of our own code, what the line says: no other in the function may do the same
     """
 
     file: str
     function: str
-    line: str = ""
 
 
 class _Module(_DummyBackendModule):
@@ -145,9 +142,7 @@ def _place() -> Place:
         for package in PACKAGES:
             if package in parts and parts[-1] != Path(__file__).name:
                 start = len(parts) - 1 - parts[::-1].index(package)
-                ours = package == "sb3_moe"
-                line = linecache.getline(frame.f_code.co_filename, frame.f_lineno) if ours else ""
-                return Place("/".join(parts[start:]), frame.f_code.co_name, line.strip())
+                return Place("/".join(parts[start:]), frame.f_code.co_name)
         frame = frame.f_back
     return Place("backward", "")
 

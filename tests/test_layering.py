@@ -31,29 +31,17 @@ MAY_IMPORT = {
 }
 
 
-def is_type_checking(node):
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-
-
 def imports(node, inside=""):
-    """Yield (module, name of the function around it) of every import that runs."""
+    """Yield (module, name, function around it) of every import that runs; a module has no name."""
     for child in ast.iter_child_nodes(node):
-        match child:
-            case ast.Import():
-                yield from ((alias.name, inside) for alias in child.names)
-            case ast.ImportFrom():
-                # `from sb3_moe import x` imports the module sb3_moe.x.
-                names = [f"{child.module}.{alias.name}" for alias in child.names]
-                whole = child.module in ("sb3_moe", "sb3_moe.policies")
-                yield from ((name, inside) for name in (names if whole else [child.module]))
-            case ast.FunctionDef():
-                yield from imports(child, child.name)
-            case _ if not is_type_checking(child):
-                yield from imports(child, inside)
-
-
-def imports_of(path):
-    return list(imports(ast.parse(path.read_text())))
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, "", inside) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield from ((child.module, alias.name, inside) for alias in child.names)
+        elif isinstance(child, ast.FunctionDef):
+            yield from imports(child, child.name)
+        elif not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from imports(child, inside)
 
 
 def area_of(path):
@@ -64,20 +52,22 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
-IMPORTS = {path: imports_of(path) for path in [*OURS, *ENVS]}
+IMPORTS = {path: list(imports(ast.parse(path.read_text()))) for path in [*OURS, *ENVS]}
 
 
 def packages_of(path):
-    return {module.split(".")[0] for module, _ in IMPORTS[path]}
+    return {module.split(".")[0] for module, *_ in IMPORTS[path]}
 
 
 def test_a_subpackage_imports_only_what_the_table_allows():
     wrong = [
         (name_of(path), module)
         for path in OURS
-        for module, _ in IMPORTS[path]
-        if module.partition(".")[0] == "sb3_moe"
-        and (other := module.split(".")[1] if "." in module else "__init__") != area_of(path)
+        for module, name, _ in IMPORTS[path]
+        # `from sb3_moe import x` imports the module sb3_moe.x.
+        for first, _, rest in [f"{module}.{name}".partition(".")]
+        if first == "sb3_moe"
+        and (other := rest.split(".")[0] or "__init__") != area_of(path)
         and other not in MAY_IMPORT[area_of(path)].split()
     ]
     assert not wrong
@@ -95,23 +85,12 @@ def module_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def named_in(tree):
-    """Yield every (module, name) that is imported when code runs, in functions too."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from ((node.module, alias.name) for alias in node.names)
-        elif not is_type_checking(node):
-            yield from named_in(node)
-
-
 def graph():
     """Return which of our modules names which, by whatever import."""
     modules = {module_of(path): path for path in [*OURS, *ENVS]}
     found = {module: set() for module in modules}
     for module, path in modules.items():
-        for package, name in named_in(ast.parse(path.read_text())):
+        for package, name, _ in IMPORTS[path]:
             found[module] |= {f"{package}.{name}", package} & set(modules)
             if f"{package}.{name}" in modules:
                 found[module].discard(package)  # the face of a room, to reach what is in it
@@ -130,8 +109,8 @@ def test_what_is_private_stays_in_its_module():
     wrong = [
         (name_of(path), module, name)
         for path in [*OURS, *ENVS]
-        for module, name in named_in(ast.parse(path.read_text()))
-        if (module or "").partition(".")[0] in ("sb3_moe", "sb3_moe_envs")
+        for module, name, _ in IMPORTS[path]
+        if module.partition(".")[0] in ("sb3_moe", "sb3_moe_envs")
         and name.startswith("_")
         and not name.startswith("__")
     ]
@@ -161,7 +140,7 @@ def test_only_the_study_and_what_builds_plays_or_judges_environments_know_them()
     wrong = [
         name_of(path)
         for path in OURS
-        for module, function in IMPORTS[path]
+        for module, _, function in IMPORTS[path]
         if module.split(".")[0] == "sb3_moe_envs" and area_of(path) != "study"
         # Inside a function only: the policies do without.
         if not function or path.name not in KNOW_ENVIRONMENTS

@@ -1,8 +1,6 @@
 """What docs/integrations.md says of trackers: offline logs, read back by the trackers' own code."""
 
-import json
 import re
-import struct
 from pathlib import Path
 
 import pytest
@@ -39,45 +37,6 @@ def test_mlflow_takes_every_number(tmp_path, monkeypatch):
     check_names(run.data.metrics)
     entropies = client.get_metric_history(run.info.run_id, "moe/entropy/pi.middle")
     assert all(0 <= each.value <= 1 for each in entropies)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_wandb_takes_every_number_from_tensorboard(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    run_snippet("wandb", monkeypatch, tmp_path)
-    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    rows = list(history(log))
-    check_names({name for row in rows for name in row})
-
-
-def history(log):
-    """Yield what was logged at each step."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    for data in chunks(log.read_bytes()):
-        record = Record()
-        record.ParseFromString(data)
-        yield {
-            each.key or "/".join(each.nested_key): json.loads(each.value_json)
-            for each in record.history.item
-        }
-
-
-def chunks(log):
-    """Yield what W&B has put into a log of LevelDB's format: 32 KiB blocks, 7 bytes before them."""
-    place, parts = 7, b""
-    while place + 7 <= len(log):
-        if 32_768 - place % 32_768 < 7:  # no room for a header: zeros to the end of the block
-            place += 32_768 - place % 32_768
-            continue
-        _, length, kind = struct.unpack_from("<IHB", log, place)
-        parts += log[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield parts
-            parts = b""
 
 
 @pytest.mark.filterwarnings("ignore")

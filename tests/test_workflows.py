@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
 TARGETS = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
 MAKE = re.compile(r"\bmake ([\w-]+)")
 
@@ -83,18 +82,6 @@ def test_a_tag_is_compared_with_the_packages_version():
         [sys.executable, str(ROOT / ".github" / "version.py")], capture_output=True, text=True
     )
     assert done.stdout.strip() == __version__ == PROJECT["version"]
-
-
-@pytest.mark.parametrize("path", FORMS, ids=name_of)
-def test_a_form_for_issues_has_what_github_asks_for(path):
-    form = yaml.safe_load(path.read_text())
-    assert {"name", "description", "body"} <= form.keys()
-    assert all({"label"} <= each["attributes"].keys() for each in form["body"])
-
-
-@pytest.mark.parametrize("name", [".pre-commit-config.yaml", ".github/dependabot.yml"])
-def test_other_settings_are_read(name):
-    assert yaml.safe_load((ROOT / name).read_text())
 
 
 def test_addresses_are_those_of_the_project():

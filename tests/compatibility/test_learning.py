@@ -3,15 +3,12 @@
 from functools import partial
 
 import arena
-import gymnasium as gym
 import models
 import numpy as np
-import pytest
 import torch as th
 from behaviors import over
 from gymnasium import spaces
 from models import assert_learns
-from sb3_contrib.common.torch_layers import BatchRenorm
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import (
     CallbackList,
@@ -55,14 +52,6 @@ def test_it_learns_with_every_setting_of_its_algorithm(algorithm, placement, set
     assert_learns(models.make(algorithm, placement, model=setting[1]))
 
 
-def test_a_loss_that_is_no_number_would_be_seen():
-    model = arena.train(models.make("TQC", "middle"))
-    with th.no_grad():
-        next(model.critic.parameters()).fill_(float("nan"))
-    with pytest.raises((AssertionError, ValueError)):
-        assert_learns(model)
-
-
 @over("critics", [name for name in models.WITH_ACTOR if name != "DDPG"], count=[1, 3])
 def test_every_critic_is_one_of_its_own(algorithm, placement, count):
     model = assert_learns(models.make(algorithm, placement, n_critics=count))
@@ -80,13 +69,6 @@ def test_it_has_any_number_of_quantiles(algorithm, placement, count):
         assert model.critic(th.zeros(2, 5), th.zeros(2, 2)).shape == (2, 2, count)
     else:
         assert model.quantile_net(th.zeros(2, 5)).shape == (2, count, 4)
-
-
-def test_the_warm_up_of_crossq_reaches_every_batch_renorm():
-    model = models.make("CrossQ", "middle", renorm_warmup_steps=1)
-    layers = [m for m in model.policy.modules() if isinstance(m, BatchRenorm)]
-    assert layers
-    assert all(layer.warmup_steps == 1 for layer in layers)
 
 
 @over("several environments", models.OFF_POLICY)
@@ -274,22 +256,6 @@ def test_it_takes_another_optimizer_and_its_arguments(algorithm, placement, opti
         assert owner.optimizer.defaults[name] == value
 
 
-HIDDEN = {
-    "two": [4, 5],
-    "more in the critic": {"pi": [8], "critic": [7, 4]},
-    "more in the actor": {"pi": [8, 4], "critic": [7]},
-}
-
-
-@over("net_arch", net_arch=HIDDEN)
-def test_it_takes_any_number_and_width_of_hidden_layers(algorithm, placement, net_arch):
-    if isinstance(net_arch, dict):
-        critic = "vf" if algorithm in models.ON_POLICY else "qf"
-        net_arch = {"pi": net_arch["pi"], critic: net_arch["critic"]}
-        net_arch = net_arch["qf"] if algorithm in models.WITH_Q else net_arch
-    assert_learns(models.make(algorithm, placement, net_arch=net_arch))
-
-
 @over("no hidden layer")
 def test_it_takes_no_hidden_layer(algorithm, placement):
     assert_learns(models.make(algorithm, placement, net_arch=[]))
@@ -373,9 +339,3 @@ def test_targets_follow_by_tau_and_by_nothing_else(algorithm, placement):
     assert moved() == (True, False)
     model.tau, model.lr_schedule = 0.01, lambda _: 0.0
     assert moved() == (False, True)
-
-
-def test_what_gymnasiums_reset_returns_is_told_from_an_observation():
-    env = gym.make("CartPole-v1")
-    with pytest.raises(ValueError, match="mixing Gym API"):
-        models.make("PPO", "middle", env=env).predict(env.reset())

@@ -1,7 +1,6 @@
 """Masked and recurrent policies, as in sb3-contrib's tests."""
 
 import arena
-import gymnasium as gym
 import models
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_with_masks
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import IdentityEnv
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
@@ -68,20 +66,6 @@ def test_several_environments_at_once_have_masks(kind):
     model = arena.train(models.make("MaskablePPO", "big", env=env), 64)
     assert 0 <= score(model, env) <= 100
     env.close()
-
-
-@pytest.mark.full  # several seconds each
-@over("masks learned", ["MaskablePPO"])
-def test_it_learns_with_masks_what_it_cannot_without(algorithm, placement):
-    env = InvalidActionEnvDiscrete(dim=30, n_invalid_actions=24)
-    settings = {"n_steps": 128, "batch_size": 64, "n_epochs": 4, "gamma": 0.1, "clip_range": 0.4}
-    settings["learning_rate"] = 1e-2
-    scores = {}
-    for masked in (True, False):
-        model = models.make(algorithm, placement, env=env, net_arch=[32], model=settings)
-        model.learn(512, use_masking=masked)
-        scores[masked] = score(model, env, use_masking=masked)
-    assert scores[True] > scores[False] + 20
 
 
 @over("no masks", ["MaskablePPO"])
@@ -172,46 +156,3 @@ def test_states_are_passed_on_and_begin_anew_with_an_episode(lstms):
     assert not all(np.allclose(a, b) for a, b in zip(first, second, strict=True))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "lstms",
-    [
-        {"enable_critic_lstm": True},
-        {"enable_critic_lstm": False, "share_features_extractor": False},
-    ],
-)
-def test_a_shared_lstm_that_cannot_be_is_refused(lstms):
-    said = r"You must choose between shared LSTM|If the features extractor is not shared"
-    with pytest.raises(AssertionError, match=said):
-        models.make("RecurrentPPO", "middle", shared_lstm=True, **lstms)
-
-
-class Recall(gym.Env):
-    """Shows a number, then nothing, and pays for the number."""
-
-    observation_space = spaces.Box(-1, 1, (2,), np.float32)
-    action_space = spaces.Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.number, self.steps = int(self.np_random.integers(2)), 0
-        return np.array([2 * self.number - 1, 1], np.float32), {}
-
-    def step(self, action):
-        self.steps += 1
-        done = self.steps == 2
-        reward = float(done and action == self.number)
-        return np.zeros(2, np.float32), reward, done, False, {}
-
-
-@pytest.mark.full  # the slowest of them: 2 to 5 s each
-@over("memory", ["RecurrentPPO"])
-def test_it_remembers_what_it_saw(algorithm, placement):
-    env = make_vec_env(Recall, n_envs=8)
-    settings = {"n_steps": 16, "batch_size": 128, "n_epochs": 8, "learning_rate": 1e-2}
-    settings |= {"gae_lambda": 0.98, "gamma": 0.9}
-    model = models.make(algorithm, placement, env=env, model=settings)
-    model.learn(2048)
-    # Whoever forgets is right every other time.
-    assert evaluate_policy(model, env, n_eval_episodes=40)[0] > 0.9

@@ -129,13 +129,6 @@ def test_it_takes_a_dict_of_an_image_a_vector_and_a_number(algorithm, placement,
     assert np.isfinite(evaluate_policy(model, env, n_eval_episodes=1, warn=False)[0])
 
 
-@over("nested", ["PPO"])
-def test_dicts_in_dicts_are_refused_as_sb3_does(algorithm, placement):
-    env = arena.Arena(spaces.Dict({"outer": spaces.Dict({"inner": arena.FLAT})}))
-    with pytest.raises(NotImplementedError, match=r"[Nn]ested observation spaces"):
-        models.make(algorithm, placement, "MultiInput", env)
-
-
 @over("stacked", models.WITH_IMAGES, frames={"vector": arena.FLAT, **ORDERS})
 def test_it_takes_stacked_vectors_and_images(algorithm, placement, frames):
     order = "first" if frames is FIRST else "last"
@@ -191,11 +184,3 @@ def test_the_features_extractor_is_shared_or_not(algorithm, placement, share):
     if hasattr(policy, "actor_target"):
         ours, theirs = policy.actor_target, policy.critic_target
         assert (ours.features_extractor is theirs.features_extractor) == share
-
-
-@over("scaled", models.WITH_IMAGES)
-def test_scaled_images_are_taken_where_sb3_is_told_so(algorithm, placement):
-    env = VecNormalize(DummyVecEnv([lambda: models.env_of(algorithm, FIRST)]))
-    model = models.make(algorithm, placement, "Cnn", env, normalize_images=False)
-    models.assert_learns(model)
-    assert model.observation_space.dtype == np.float32

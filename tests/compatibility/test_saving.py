@@ -19,22 +19,6 @@ def saved_again(model, tmp_path, **kwargs):
     return type(model).load(tmp_path / "model", env=model.get_env(), device="cpu", **kwargs)
 
 
-@over("model")
-def test_a_loaded_model_has_the_same_weights_and_actions_and_learns_on(
-    algorithm, placement, tmp_path
-):
-    model = models.assert_learns(models.make(algorithm, placement))
-    obs = arena.observe(model)
-    loaded = saved_again(model, tmp_path)
-    arena.assert_same_weights(loaded.policy, model.policy)
-    np.testing.assert_array_equal(arena.predict(loaded, obs), arena.predict(model, obs))
-    other = models.env_of(algorithm)
-    loaded.set_env(other)
-    models.assert_learns(loaded)
-    assert other.steps
-    assert loaded.num_timesteps == 32
-
-
 @over("parameters")
 def test_parameters_are_set_whole_and_in_part_and_refused_where_wrong(algorithm, placement):
     model, other = (models.make(algorithm, placement, seed=seed) for seed in (0, 1))
@@ -84,18 +68,6 @@ def test_a_compiled_policy_is_saved_and_loaded(algorithm, placement, tmp_path):
     model.policy = th.compile(model.policy)
     loaded = saved_again(model, tmp_path).policy.state_dict()
     assert all(th.equal(loaded[name], tensor) for name, tensor in before.items())
-
-
-@over("coefficient", ["SAC", "TQC", "CrossQ"], ent_coef=["auto", 0.01])
-def test_the_entropy_coefficient_is_in_the_file(algorithm, placement, ent_coef, tmp_path):
-    model = arena.train(models.make(algorithm, placement, model={"ent_coef": ent_coef}))
-    loaded = saved_again(model, tmp_path)
-    if ent_coef == 0.01:
-        assert loaded.log_ent_coef is None
-        assert loaded.ent_coef_tensor == model.ent_coef_tensor
-        return
-    assert th.equal(loaded.log_ent_coef, model.log_ent_coef)
-    assert not th.equal(arena.train(loaded).log_ent_coef, model.log_ent_coef)
 
 
 @over("replay", models.OFF_POLICY, thrifty=[False, True])
@@ -208,24 +180,6 @@ def test_actors_with_gsde_load(tmp_path):
         model = arena.train(models.with_gsde(algorithm, "final", **options))
         assert_loads(model.policy.actor, model, tmp_path / "actor")
         assert type(model.policy.actor).load(tmp_path / "actor").clip_mean == 1.5
-
-
-def test_parts_that_share_a_features_extractor_load_with_their_own_copy(tmp_path):
-    model = trained("SAC", "middle", "Cnn", share_features_extractor=True)
-    assert_loads(model.policy.critic, model, tmp_path / "critic")
-    assert type(model.policy.critic).load(tmp_path / "critic").share_features_extractor
-
-
-def test_crossq_parts_without_batch_norm_load(tmp_path):
-    model = trained("CrossQ", "middle", batch_norm=False)
-    for name in PARTS["CrossQ"]:
-        assert_loads(getattr(model.policy, name), model, tmp_path / name)
-
-
-def test_a_network_alone_can_be_dense():
-    policy = models.make("SAC", {"pi": "none"}).policy
-    assert not type(policy.actor).__module__.startswith("sb3_moe")
-    assert type(policy.critic).__module__.startswith("sb3_moe")
 
 
 def test_a_model_and_a_part_load_in_a_new_process(tmp_path):

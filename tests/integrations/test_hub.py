@@ -10,7 +10,6 @@ import own_parts
 import pytest
 import yaml
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
-from sb3_contrib import ARS
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -117,17 +116,6 @@ def test_a_dense_agent_of_a_single_task_goes_by_its_id(tmp_path):
 
 
 @NEEDS_HUB
-def test_a_name_of_any_characters_is_one_name(model, tmp_path, monkeypatch):
-    names = ["a|b", 'quote" \\ # : - {x}\n---\nend']
-    monkeypatch.setattr("sb3_moe.integrations.hub._names", lambda watched: names)
-    text = read(write_folder(model, tmp_path, **FEW), "README.md")
-    head = yaml.safe_load(text.split("---\n\n#")[0].removeprefix("---\n"))
-    assert [each["dataset"]["name"] for each in head["model-index"][0]["results"]] == names
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert {row.replace("\\|", "").count("|") for row in rows} == {5}
-
-
-@NEEDS_HUB
 def test_an_environment_that_can_not_be_played_leaves_the_folder_as_it_was(tmp_path):
     agent = small("MlpPolicy")
     write_folder(agent, tmp_path, **FEW)
@@ -138,16 +126,6 @@ def test_an_environment_that_can_not_be_played_leaves_the_folder_as_it_was(tmp_p
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == files
 
 
-@NEEDS_HUB
-def test_a_film_of_another_agent_does_not_stay(model, tmp_path, monkeypatch):
-    write_folder(model, tmp_path, **FEW)
-    for name in ("replay.mp4", "replay.gif"):
-        (tmp_path / name).write_bytes(b"another's")
-    monkeypatch.setattr(CartPoleEnv, "render", lambda env: None)  # nothing draws
-    write_folder(model, tmp_path, **FEW)
-    assert {each.name for each in tmp_path.glob("replay.*")} == {"replay.html"}
-
-
 @pytest.mark.parametrize("name", ["README.md", "config.json"])
 def test_files_of_other_origin_are_not_written_over(name, tmp_path):
     (tmp_path / name).write_text("mine")
@@ -155,32 +133,6 @@ def test_files_of_other_origin_are_not_written_over(name, tmp_path):
     with pytest.raises(ValueError, match=text):
         check_folder(tmp_path)
     assert (tmp_path / name).read_text() == "mine"
-
-
-@NEEDS_HUB
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"episodes": 0}, ValueError, "`n_eval_episodes` must be at least 1, got 0"),
-        ({"repo_id": "a"}, ValueError, "`repo_id` must be 'user/name', got 'a'"),
-    ],
-)
-def test_a_wrong_argument_is_named_before_anything_is_written(
-    model, tmp_path, arguments, error, message
-):
-    with pytest.raises(error, match=message):
-        write_folder(model, tmp_path, **arguments)
-    assert not list(tmp_path.iterdir())
-
-
-@NEEDS_HUB
-def test_what_is_no_model_or_can_not_be_watched_is_refused(model, tmp_path):
-    with pytest.raises(TypeError, match="`model` must be an SB3 model, got a MoeMultiInputPolicy"):
-        write_folder(model.policy, tmp_path)
-    agent = ARS("LinearPolicy", "CartPole-v1", device="cpu")
-    with pytest.raises(TypeError, match=r"`policy` must be of a known family .* got ARSLinear"):
-        write_folder(agent, tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_card_and_uploading_say_what_they_need(model, tmp_path, monkeypatch):

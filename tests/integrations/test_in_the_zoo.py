@@ -76,19 +76,3 @@ def test_it_trains_plays_tunes_and_trains_again_as_a_trial_says(algorithm, tmp_p
     options = trained(algorithm, 3, tmp_path).policy.moe_options
     assert (options["placement"], options["router"]) == ("final", "top_k")
     assert options["num_experts"] == trials[3].params["num_experts"]
-
-
-def test_its_pictures_are_drawn(tmp_path):
-    train("ppo", "--eval-freq", "150", "--eval-episodes", "2", folder=tmp_path)
-    name = RUNS["ppo"][1].replace("/", "-")  # as the zoo calls its folders
-    zoo("plots.plot_train", "-a", "ppo", "-e", name, "-f", "logs", folder=tmp_path)
-    drawn = ["-a", "ppo", "-e", name, "-f", "logs", "--no-million", "-o", "scores"]
-    zoo("plots.all_plots", *drawn, folder=tmp_path)
-    assert (tmp_path / "scores.pkl").exists()
-
-
-def test_a_plain_policy_is_tuned_as_the_zoo_does(tmp_path):
-    words = ["-optimize", "--n-trials", "1", "--n-evaluations", "1", "--eval-episodes", "1"]
-    run = ["--algo", "dqn", "--env", "CartPole-v1", "-n", "200", "--seed", "1", *PACKAGES, *words]
-    said = zoo("train", *run, folder=tmp_path)
-    assert "num_experts" not in said

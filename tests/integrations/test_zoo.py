@@ -3,7 +3,6 @@
 import inspect
 import runpy
 
-import gymnasium as gym
 import pytest
 import torch as th
 import yaml
@@ -20,8 +19,8 @@ from sb3_moe.integrations.zoo import (
     sample_options,
 )
 from sb3_moe.policies.options import DEFAULTS, per_network
-from sb3_moe.presets import MINATAR_PPO
-from sb3_moe_envs import SUITES, registration
+from sb3_moe_envs import SUITES
+from sb3_moe_envs.suites import IDS
 
 ALGORITHMS = {"ppo": PPO, "dqn": DQN, "sac": SAC}
 # What the zoo reads itself.
@@ -53,7 +52,7 @@ def test_there_is_an_entry_for_every_suite_and_every_id_is_registered(algorithm)
     entries = read(algorithm)
     assert set(SUITES_OF[algorithm]) <= entries.keys()
     ids = {name for name in entries if name not in ("default", "atari")}
-    assert ids <= {f"SB3MoE/{name}" for name in registration.IDS}
+    assert ids <= {f"SB3MoE/{name}" for name in IDS}
     suites = {f"SB3MoE/{suite.replace('/', '-')}-v0" for suite in SUITES}
     for name in ids:
         assert (entries[name]["policy"] == "MoeMultiInputPolicy") == (name in suites), name
@@ -74,34 +73,6 @@ def test_an_entry_holds_what_its_algorithm_and_policy_take(algorithm):
         number = entry.get("env_kwargs", {}).get("num_envs")
         several = name in SUITES_OF[algorithm] and entry.get("n_envs", 1) > 1
         assert number == entry.get("n_envs") if several else number in (None, entry.get("n_envs"))
-
-
-def test_minatar_has_the_presets_values():
-    entry = read("ppo")["SB3MoE/MinAtar-MTRL3-v0"]
-    assert kwargs_of(entry) == MINATAR_PPO["policy_kwargs"]
-    assert {name: entry[name] for name in MINATAR_PPO if name != "policy_kwargs"} == {
-        name: value for name, value in MINATAR_PPO.items() if name != "policy_kwargs"
-    }
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "name"),
-    [
-        ("ppo", "SB3MoE/Conflict-CartPole8-v0"),
-        ("sac", "SB3MoE/Pendulum-v0"),
-    ],
-)
-def test_a_model_is_made_of_an_entry(algorithm, name):
-    entry = read(algorithm)[name]
-    left = OF_THE_ZOO | {"n_steps", "batch_size"}  # those of many copies
-    given = {key: value for key, value in entry.items() if key not in left}
-    if isinstance(given.get("learning_rate"), str):
-        given = {k: v for k, v in given.items() if k not in ("learning_rate", "clip_range")}
-    env = gym.make(name, **entry.get("env_kwargs", {}))
-    model = ALGORITHMS[algorithm](
-        entry["policy"], env, policy_kwargs=kwargs_of(entry), device="cpu", **given
-    )
-    assert model.policy.moe_layers()
 
 
 def test_an_installed_user_finds_a_file_by_a_command(capsys, monkeypatch):

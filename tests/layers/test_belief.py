@@ -65,18 +65,6 @@ def test_two_linear_systems_are_told_apart_by_the_odds_worked_out_by_hand():
     th.testing.assert_close(belief(two_steps)[0, 0], odds**2 / (odds**2 + 1))
 
 
-def test_models_learn_to_tell_two_linear_systems_apart():
-    th.manual_seed(0)
-    belief = Belief(1, 1, 2, learning_rate=0.03)
-    for _ in range(200):
-        belief.learn(th.cat([world(1.0, 32), world(-1.0, 32)]))
-    belief.between_updates()
-    ours, theirs = belief(world(1.0, 32)), belief(world(-1.0, 32))
-    k = int(ours[0].argmax())
-    assert (ours[:, k] > 0.99).all()
-    assert (theirs[:, 1 - k] > 0.99).all()
-
-
 def test_the_first_step_of_an_episode_gives_the_prior_with_its_floor():
     belief = Belief(D, A, 2, prior_floor=0.2)
     belief.acting_EP[:, -1] = th.tensor([100.0, 0.0])

@@ -49,33 +49,6 @@ def inputs(network, batch):
     return th.cat([th.randn(batch, network.layout.x_dim), ids], 1)
 
 
-def assert_same_at_other_sizes(recorded, network):
-    with th.no_grad():
-        for batch in (1, 2, 9):
-            x = inputs(network, batch)
-            th.testing.assert_close(recorded(x), network(x), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.covering
-@every_case
-# What is traced here depends on no branch; torch warns of its own deprecation, too.
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-def test_a_trace_runs_at_any_batch_size(eager_limits, router, tokens, placement, layout):
-    network = build(router, tokens, placement, layout)
-    with th.no_grad():
-        traced = th.jit.trace(network, (inputs(network, 6),), check_trace=False)
-    assert_same_at_other_sizes(traced, network)
-
-
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-def test_a_trace_that_is_frozen_runs_at_any_batch_size():
-    network = build("top_k", "sample", "big", "flat")
-    with th.no_grad():
-        traced = th.jit.trace(network, (inputs(network, 6),), check_trace=False)
-        frozen = th.jit.optimize_for_inference(th.jit.freeze(traced.eval()))
-    assert_same_at_other_sizes(frozen, network)
-
-
 @pytest.mark.covering
 @every_case
 @pytest.mark.parametrize("large", [False, True])

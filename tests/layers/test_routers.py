@@ -11,7 +11,6 @@ from sb3_moe.layers import (
     EmbeddingMoE,
     ExpertChoiceMoE,
     LinearScores,
-    MLPScores,
     RandomMoE,
     RouterInput,
     SoftMoE,
@@ -57,24 +56,6 @@ def test_scores_are_a_linear_map_without_bias_that_is_no_linear_layer():
     assert not any(isinstance(m, nn.Linear | nn.Conv2d) for m in router.modules())
 
 
-def test_normalized_scores_are_scaled_cosines_and_the_scale_learns():
-    router, x = LinearScores(5, 4, normalize=True).double(), th.randn(2, 3, 5, dtype=th.float64)
-    assert router.scale.item() == 1.0
-    with th.no_grad():
-        router.scale.fill_(2.5)
-    cosines = nn.functional.cosine_similarity(x.unsqueeze(-1), router.weight_RK, dim=2)
-    th.testing.assert_close(router(x), 2.5 * cosines, rtol=1e-4, atol=1e-4)
-    router(x).square().sum().backward()
-    assert router.scale.grad.abs() > 0
-
-
-def test_a_token_of_zeros_has_scores_and_gradients_without_nan():
-    router, x = LinearScores(5, 4, normalize=True), th.zeros(1, 1, 5, requires_grad=True)
-    router(x).sum().backward()
-    assert router(x).isfinite().all()
-    assert x.grad.isfinite().all()
-
-
 def test_noise_is_added_only_while_training():
     router, x = LinearScores(5, 4, noise=0.5), th.randn(200, 3, 5)
     clean = x @ router.weight_RK
@@ -91,31 +72,7 @@ def test_all_of_a_frozen_router_is_saved_and_nothing_of_it_learns():
     assert layer.losses == frozenset()
 
 
-def test_hidden_layers_and_a_bias_stand_before_and_behind_the_linear_map():
-    router, x = MLPScores(5, [6], 4, bias=True), th.randn(3, 1, 5)
-    nn.init.normal_(router.last.bias_K)
-    hidden = router.hidden[0](x).relu()
-    th.testing.assert_close(router(x), hidden @ router.last.weight_RK + router.last.bias_K)
-    assert router.num_scores == 4
-
-
 # Gates.
-
-
-def test_soft_moe_by_hand():
-    # Scores ln 3 and 0 give gates 3/4 and 1/4; the experts triple and negate their input.
-    th.manual_seed(0)
-    sees = RouterInput(features=1, num_experts=2)
-    layer = SoftMoE(mlp_experts(2, 1, 7, 3), sees)
-    with th.no_grad():
-        layer.router.weight_RK.copy_(th.tensor([[3.0, 1.0]]).log())
-        for parameter in layer.experts.parameters():
-            parameter.zero_()
-        layer.experts.layers[0].weight_EOI[:, 0, 0] = 1.0
-        layer.experts.last.weight_EOI[0, :, 0], layer.experts.last.weight_EOI[1, :, 0] = 3.0, -1.0
-    y, routing = layer(th.ones(1, 1, 1))
-    th.testing.assert_close(routing.gates_BNE.flatten().tolist(), [0.75, 0.25])
-    th.testing.assert_close(y.flatten().tolist(), [2.0, 2.0, 2.0])
 
 
 @pytest.mark.parametrize(("num_tokens", "slots"), [(1, 1), (4, 1), (5, 2)])
@@ -133,17 +90,6 @@ def test_slots_are_enough_for_all_tokens_and_gates_are_summed_over_them(num_toke
 def test_a_softmax_over_few_or_many_experts_is_torchs(num_experts):
     logits = th.randn(4, 2, num_experts)
     th.testing.assert_close(softmax_over_experts(logits), logits.softmax(-1))
-
-
-def test_kept_gates_are_of_the_softmax_over_all_and_sum_to_1_only_if_asked():
-    x = th.randn(5, 1, 5)
-    plain, renormalized = (make(SparseMoE, top_k=2, renormalize=each) for each in (False, True))
-    gates = plain(x)[1].gates_BNE
-    kept = gates > 0
-    assert kept.sum(-1).eq(2).all()
-    th.testing.assert_close(gates[kept], (x @ plain.router.weight_RK).softmax(-1)[kept])
-    again = renormalized(x)[1].gates_BNE
-    th.testing.assert_close(again, gates / gates.sum(-1, keepdim=True))
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3])
@@ -324,19 +270,6 @@ def test_the_bias_chooses_but_is_no_part_of_the_gate():
     reference.assert_same(layer, x, x)
 
 
-def test_loss_free_balancing_evens_out_a_router_skewed_on_purpose():
-    layer, x = make(SparseMoE, bias_rate=0.005), th.randn(512, 1, 5)
-    skew(layer)
-    x[..., 0] = 1.0
-    assert layer(x)[1].load_E.max() > 0.99
-    for _ in range(150):
-        layer(x)
-        layer.between_updates()
-    after = layer(x)[1].load_E
-    assert after.max() < 0.4
-    assert after.min() > 0.05
-
-
 def test_the_bias_and_its_counts_are_persistent_float_buffers_changed_in_place():
     layer = make(SparseMoE, bias_rate=0.1)
     buffers = dict(layer.named_buffers())
@@ -361,11 +294,6 @@ def test_expert_axes_name_every_tensor_of_a_router_that_has_entries_for_experts(
     slots = layer.num_slots if isinstance(layer, SoftMoE) else 1
     found = {n: t.shape.index(4 * slots) for n, t in tensors.items()}
     assert layer.expert_axes() == found
-
-
-def test_expert_axes_of_a_router_with_hidden_layers_are_those_of_its_last_layer():
-    layer = make(SoftMoE, hidden=[6], bias=True)
-    assert layer.expert_axes() == {"router.last.weight_RK": 1, "router.last.bias_K": 0}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,8 @@
 """Auxiliary losses and balancing, through algorithms that know nothing of them."""
 
 import arena
-import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
 
 from sb3_moe.layers import AuxCoefs
 from sb3_moe.layers.aux_loss import total_loss
@@ -117,62 +115,6 @@ def test_a_loss_in_the_critic_leaves_the_actors_gradient_as_it_is(algorithm, pla
             found.append(gradients_of_training(model, module, gradient_steps=6, batch_size=8))
     assert all(th.equal(actors[0][name], actors[1][name]) for name in actors[0])
     assert not all(th.equal(critics[0][name], critics[1][name]) for name in critics[0])
-
-
-OFF_POLICY = {"gradient_steps": 8, "batch_size": 64, "buffer_size": 500}
-BUSY = {
-    "PPO": {"n_steps": 16, "batch_size": 16, "n_epochs": 12},
-    "DQN": OFF_POLICY,
-    "SAC": OFF_POLICY,
-}
-
-
-class Constant(arena.Arena):
-    """The first feature is always 1, so that a router without bias can prefer one expert."""
-
-    def __init__(self, action_space):
-        space = spaces.Box(np.array([1, -1, -1, -1, -1], np.float32), np.ones(5, np.float32))
-        super().__init__(space, action_space)
-
-
-def greatest_loads(algorithm, learning_rate, model_arguments=None, **options):
-    """Skew every router to one expert, learn, and return the greatest loads before and after."""
-    arguments = {**BUSY[algorithm], **(model_arguments or {}), "learning_rate": learning_rate}
-    env = Constant(arena.actions_of(algorithm))
-    model = arena.make(algorithm, env=env, model=arguments, router="top_k", net_arch=[8], **options)
-    with th.no_grad():
-        for layer in model.policy.moe_layers().values():
-            layer.router.weight_RK[0] = th.tensor([0.0, 2.0, 0.0, 0.0])
-    before = loads(model)
-    arena.train(model, 240)
-    return before, loads(model)
-
-
-def loads(model):
-    obs = arena.observe(model, 200)
-    return [routing.load_E.max().item() for routing in model.policy.routing(obs).values()]
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "placement"),
-    [
-        ("PPO", "middle"),
-        *(pytest.param(name, "big", marks=pytest.mark.full) for name in ("DQN", "SAC")),
-    ],
-)
-def test_a_router_skewed_on_purpose_becomes_balanced(algorithm, placement):
-    before, after = greatest_loads(algorithm, 0.03, placement=placement, balance_coef=1.0)
-    assert min(before) > 0.9
-    assert max(after) < 0.5
-
-
-@pytest.mark.parametrize("algorithm", ["PPO", pytest.param("SAC", marks=pytest.mark.full)])
-def test_a_bias_balances_a_skewed_router_that_learns_nothing(algorithm):
-    once = {"n_epochs": 1} if algorithm == "PPO" else {"gradient_steps": 1}
-    before, after = greatest_loads(algorithm, 0.0, once, placement="big", bias_rate=0.03)
-    assert min(before) > 0.9
-    # The bias moves by steps of one size, so loads keep swinging around even.
-    assert max(after) < 0.65
 
 
 @pytest.mark.covering

@@ -79,14 +79,3 @@ def test_the_bias_moves_once_an_update_and_before_the_next_rollout(algorithm):
         steps = th.stack([after[name] - now[name] for now, after in pairwise(seen)])
         assert set(steps.abs().unique().tolist()) <= {0.0, 0.125}
         assert steps.any(1).all()
-
-
-@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC"])
-def test_predict_takes_every_layer_out_of_training_mode(algorithm):
-    model = arena.make(algorithm)
-    obs = arena.observe(model)
-    arena.predict(model, obs)
-    for layer in model.policy.moe_layers().values():
-        layer.train()
-        arena.predict(model, obs)
-        assert not any(module.training for module in model.policy.modules())

@@ -6,12 +6,8 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import CombinedExtractor
 
-from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.networks import networks_of
-from sb3_moe.policies.on_policy import MoEActorCritic
 
 SB3_SPACES = {
     "Mlp": arena.FLAT,
@@ -62,26 +58,6 @@ def test_without_experts_there_is_nothing_to_look_into():
     assert policy.routing(np.zeros((2, 5), np.float32)) == {}
 
 
-SMALL = spaces.Box(0, 255, (3, 12, 12), np.uint8)
-
-
-@pytest.mark.parametrize("space", [arena.IMAGE, SMALL], ids=["in [0, 1]", "small"])
-def test_images_that_sb3_refuses_get_our_extractor(space):
-    model = arena.make("PPO", "MoeCnnPolicy", arena.Arena(space), placement="none")
-    assert isinstance(model.policy.features_extractor, TaskExtractor)
-    assert model.policy.features_extractor.encoder == "minatar"
-    arena.train(model)
-
-
-@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC", "TD3"])
-def test_a_dict_that_sb3_does_not_flatten_gets_our_extractor(algorithm):
-    env = arena.Arena(arena.with_task(arena.FLAT), arena.actions_of(algorithm))
-    model = arena.train(arena.make(algorithm, "MoeMlpPolicy", env, placement="none"))
-    (extractor, *_) = networks_of(model.policy).extractors().values()
-    assert isinstance(extractor, TaskExtractor)
-    assert (extractor.features_dim, extractor.num_tasks) == (5 + 3, 3)
-
-
 def test_eps_and_betas_are_those_that_sb3_sets_itself():
     defaults = {
         name: optimizers(arena.make(name, "MoeMlpPolicy").policy)[0].defaults
@@ -107,26 +83,6 @@ def test_one_dense_network_beside_one_with_experts_keeps_the_dense_weights_shape
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
     assert list(model.policy.moe_layers()) == ["qf0.middle", "qf1.middle"]
     np.testing.assert_array_equal(networks_of(model.policy).modules()["pi"][0][0].in_features, 5)
-
-
-class Combining(ActorCriticPolicy):
-    """A dense policy of a user's own, with its own default."""
-
-    def __init__(self, *args, features_extractor_class=CombinedExtractor, **kwargs):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
-
-
-class MoeCombining(MoEActorCritic, Combining):
-    """The same, with experts."""
-
-
-def test_the_extractor_without_experts_is_the_default_of_the_policy_behind():
-    assert MoeCombining.dense_extractor() is CombinedExtractor
-    env = arena.Arena(arena.with_task(arena.FLAT))
-    ours = PPO(MoeCombining, env, policy_kwargs={"placement": "none"}, seed=0, device="cpu")
-    dense = PPO(Combining, env, seed=0, device="cpu")
-    assert type(ours.policy.features_extractor) is CombinedExtractor
-    arena.assert_same_weights(ours.policy, dense.policy)
 
 
 def test_a_misspelt_argument_of_our_extractor_is_named_with_what_was_meant():

@@ -7,10 +7,8 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.preprocessing import preprocess_obs
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
-from torch import nn
+from stable_baselines3.common.torch_layers import NatureCNN
 
-import sb3_moe
 from sb3_moe.policies.extractors import (
     CONVS,
     TaskExtractor,
@@ -18,7 +16,6 @@ from sb3_moe.policies.extractors import (
     make_convs,
     map_shape_of,
 )
-from sb3_moe.policies.networks import networks_of
 
 FLAT = spaces.Box(-1, 1, (5,), np.float32)
 MINATAR = spaces.Box(0, 1, (10, 10, 4), np.uint8)
@@ -47,53 +44,10 @@ def dict_space(**keys):
     return spaces.Dict(keys)
 
 
-def test_the_one_hot_stands_behind_the_observation():
-    space = dict_space(obs=FLAT, task_id=TASK)
-    extractor = TaskExtractor(space)
-    x = np.arange(5, dtype=np.float32) / 5
-    out = features(extractor, {"obs": x, "task_id": 1})
-    assert out.tolist() == [[*x.tolist(), 0, 1, 0]]
-    assert (extractor.features_dim, extractor.num_tasks, extractor.map_shape) == (8, 3, None)
-
-
-class Own(BaseFeaturesExtractor):
-    """The user's own, with attributes that are called like some of ours."""
-
-    def __init__(self, space):
-        super().__init__(space, 6)
-        self.image_shape, self.map_shape, self.encoder = space.shape, "a map", nn.Linear(5, 6)
-        self.num_tasks = 3
-
-    def forward(self, observations):
-        return self.encoder(observations)
-
-
-@pytest.mark.parametrize("placement", ["none", "middle"])
-@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
-def test_an_extractor_of_the_users_own_may_call_its_attributes_as_ours_does(algorithm, placement):
-    model = arena.make(algorithm, placement=placement, features_extractor_class=Own)
-    arena.train(model)
-    networks = networks_of(model.policy)
-    obs, _ = model.policy.obs_to_tensor(arena.observe(model, 2))
-    networks.run(obs)
-
-
-def test_a_dense_model_with_an_extractor_of_the_users_own_can_be_given_experts():
-    dense = arena.make("PPO", "MlpPolicy", arena.Arena(FLAT), features_extractor_class=Own)
-    arena.train(sb3_moe.upcycle(dense, placement="middle"))
-
-
 def test_the_one_hot_stands_last_whatever_the_order_of_the_keys():
     space = dict_space(task_id=TASK, zebra=FLAT, ant=spaces.Discrete(2))
     out = features(TaskExtractor(space), {"task_id": 2, "zebra": np.ones(5, np.float32), "ant": 0})
     assert out.tolist() == [[1, 0, 1, 1, 1, 1, 1, 0, 0, 1]]
-
-
-def test_a_box_that_ends_in_the_one_hot_is_taken_as_it_is():
-    extractor = TaskExtractor(FLAT, num_tasks=2)
-    x = np.array([0.5, -0.5, 0.25, 0, 1], np.float32)
-    assert features(extractor, x).tolist() == [x.tolist()]
-    assert (extractor.features_dim, extractor.num_tasks) == (5, 2)
 
 
 def planes(space, task, channels_last):
@@ -203,17 +157,6 @@ def test_each_of_several_pictures_gets_the_encoder_of_its_size(swapped):
     assert features(extractor, space.sample()).shape == (1, extractor.features_dim)
 
 
-@pytest.mark.parametrize("beside", [MINATAR, spaces.Box(-1, 1, (2, 2, 3), np.float32), FLAT])
-def test_behind_encoders_of_any_kind_networks_are_as_wide(beside):
-    model = PPO(
-        "MoeMultiInputPolicy",
-        arena.Arena(dict_space(a=ATARI, b=beside), spaces.Discrete(2)),
-        n_steps=2,
-        batch_size=2,
-    )
-    assert model.policy.net_arch == [512]
-
-
 @pytest.mark.parametrize("encoder", ["flat", "impala"])
 def test_a_policy_for_images_takes_a_tiny_one_with_the_encoder_that_is_asked_for(encoder):
     env = arena.Arena(spaces.Box(0, 255, (2, 2, 3), np.uint8), spaces.Discrete(2))
@@ -256,13 +199,6 @@ def test_channels_are_on_the_first_axis_where_it_is_the_shortest_else_on_the_las
         ),
         (
             MINATAR,
-            {"encoder": "minatar", "features_dim": 4, "raw": True},
-            "`features_dim`=4 adds .* takes the map: give it as the first of `net_arch`",
-        ),
-        (FLAT, {"num_tasks": 0}, "`num_tasks` must be at least 1, got 0"),
-        (FLAT, {"num_tasks": 5}, "`num_tasks`=5 leaves no feature of 5"),
-        (
-            MINATAR,
             {"encoder": "minatar", "num_tasks": 4},
             "`num_tasks`=4 leaves no channel of 4",
         ),
@@ -281,11 +217,6 @@ def test_channels_are_on_the_first_axis_where_it_is_the_shortest_else_on_the_las
 def test_what_does_not_fit_the_space_is_an_error(space, kwargs, message):
     with pytest.raises(ValueError, match=message):
         TaskExtractor(space, **kwargs)
-
-
-def test_a_layer_without_outputs_is_refused():
-    with pytest.raises(ValueError, match=r"`features_dim` must be at least 1, got 0"):
-        TaskExtractor(arena.IMAGE, encoder="minatar", features_dim=0)
 
 
 def test_crossq_refuses_a_dict_before_it_steps_anything():

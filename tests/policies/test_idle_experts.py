@@ -12,7 +12,6 @@ import torch as th
 from own_parts import Skipping
 from torch import nn
 
-import sb3_moe
 from sb3_moe.layers import SeparateNetworks, StackedNetwork, mlp_experts
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.optimizers import ExpertAdam, ExpertAdamW, ExpertLayer
@@ -77,11 +76,6 @@ def expert_tensors(policy):
 
 def of_expert(policy, k):
     return {name: tensor[k].clone() for name, tensor in expert_tensors(policy)}
-
-
-def counts(policy):
-    """Return every count of steps that the optimizers hold of experts."""
-    return [t.tolist() for name, t in expert_tensors(policy) if name.endswith("/step")]
 
 
 def assert_same(found, expected):
@@ -214,37 +208,6 @@ def test_tensors_that_join_late_count_their_own_steps():
         assert th.equal(found, expected)
 
 
-@pytest.mark.parametrize("name", list(VARIANTS))
-def test_where_no_expert_is_ever_idle_the_step_is_torchs_own_to_the_bit(name):
-    th.manual_seed(0)
-    _, torchs, kwargs = VARIANTS[name]
-    experts = stacked(width=5)
-    ours, _ = held(name, experts)
-    free = copy.deepcopy(experts)
-    plain = torchs(free.parameters(), **{"lr": 1e-2, **kwargs}, fused=True)
-    for _ in range(4):
-        gradients(experts, {0, 1, 2})
-        for mine, other in zip(experts.parameters(), free.parameters(), strict=True):
-            other.grad = mine.grad.clone()
-        ours.step()
-        plain.step()
-    for found, expected in zip(experts.parameters(), free.parameters(), strict=True):
-        assert th.equal(found, expected)
-
-
-def test_weights_whose_memory_is_another_are_the_ones_that_move():
-    experts = stacked()
-    ours, theirs = held("adam", experts)
-    for active in SOME:
-        for parameter in experts.parameters():
-            parameter.data = parameter.data.clone()  # as TRPO does
-        gradients(experts, active)
-        theirs.step(active)
-        ours.step()
-    for found, expected in theirs.pairs():
-        assert th.equal(found, expected)
-
-
 def test_experts_that_are_idle_are_not_held_because_another_is_frozen():
     experts = stacked()
     optimizer, _ = held("adam", experts, [2], freeze_idle=False)
@@ -361,30 +324,6 @@ def test_of_trpo_the_critic_is_held_and_the_actor_stays_but_for_rounding():
 
 
 # Files, copies, and optimizers in another's place.
-
-
-WAYS = {
-    "zip": (lambda m, p: m.save(p), lambda c, p, env: c.load(p, env=env)),
-    "moe": (
-        lambda m, p: sb3_moe.save(m, p),
-        lambda c, p, env: sb3_moe.load(p, env=env),
-    ),
-}
-
-
-@pytest.mark.covering
-@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
-@pytest.mark.parametrize("way", list(WAYS))
-def test_a_loaded_model_goes_on_holding_with_the_same_counts(way, algorithm, tmp_path):
-    save, load = WAYS[way]
-    model = after_a_switch(algorithm)
-    save(model, tmp_path / f"model.{way}")
-    loaded = load(type(model), tmp_path / f"model.{way}", model.get_env())
-    assert counts(loaded.policy) == counts(model.policy)
-    assert any(len(set(each)) > 1 for each in counts(loaded.policy))
-    before = of_expert(loaded.policy, 0)
-    set_task(loaded, 1)
-    assert_same(of_expert(arena.train(loaded, 32).policy, 0), before)
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])

@@ -3,7 +3,6 @@
 import arena
 import pytest
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import nn
 
@@ -36,16 +35,6 @@ def test_small_images_get_the_minatar_encoder_and_one_hidden_layer_without_being
             assert layer.experts.layers[0].out_features == 512
 
 
-@pytest.mark.parametrize("encoder", ["flat", "minatar", "impala"])
-@pytest.mark.parametrize("alias", ["MoeCnnPolicy", "MoeMlpPolicy"])
-def test_encoders_go_by_name(encoder, alias):
-    env = arena.default_env("PPO", alias if alias != "MoeMlpPolicy" else "MoeCnnPolicy")
-    kwargs = {"encoder": encoder}
-    model = arena.make("PPO", alias, env, features_extractor_kwargs=kwargs, net_arch=[8])
-    assert model.policy.features_extractor.encoder == encoder
-    arena.train(model)
-
-
 @pytest.mark.parametrize("placement", ["none", "middle", "big"])
 def test_a_policy_for_images_refuses_flat_observations(placement):
     message = r"MoeCnnPolicy, needs an image .*, got Box\(-1.0, 1.0, \(5,\).* 'MoeMlpPolicy'"
@@ -63,20 +52,6 @@ def test_the_mlp_policy_flattens_images():
     assert policy.features_extractor.features_dim == 400
     # SB3's two hidden layers of 64.
     assert policy.moe_layers()["pi.middle"].experts.out_features == 64
-
-
-@pytest.mark.parametrize("name", ["features_dim", "cnn_output_dim"])
-def test_a_features_dim_keeps_the_linear_layer_and_sb3s_net_arch(name):
-    kwargs = {name: 32}
-    model = arena.make("DQN", "MoeCnnPolicy", features_extractor_kwargs=kwargs)
-    extractor = model.policy.q_net.features_extractor
-    assert (extractor.features_dim, extractor.map_shape) == (32, None)
-    assert model.policy.moe_layers()["qf.middle"].experts.out_features == 64
-    arena.train(model)
-    with pytest.raises(ValueError, match="`tokens`='conv' needs a feature map"):
-        arena.make(
-            "DQN", "MoeCnnPolicy", features_extractor_kwargs=kwargs, tokens="conv", net_arch=[8]
-        )
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
@@ -159,21 +134,3 @@ def test_an_extractor_that_says_nothing_of_tasks_or_maps_has_neither():
     arena.train(arena.make("PPO", "MoeCnnPolicy", env, **kwargs))
     with pytest.raises(ValueError, match="`tokens`='conv' needs a feature map"):
         arena.make("PPO", "MoeCnnPolicy", env, tokens="conv", **kwargs)
-
-
-def test_an_image_key_beside_others_is_encoded_and_the_rest_flattened():
-    keys = {"camera": arena.IMAGE, "joints": arena.FLAT, "task_id": spaces.Discrete(3)}
-    for placement in ("middle", "big"):
-        env = arena.Arena(spaces.Dict(keys))
-        model = arena.make("PPO", "MoeMultiInputPolicy", env, placement=placement, net_arch=[8])
-        assert model.policy.features_extractor.map_shape is None
-        arena.train(model)
-    with pytest.raises(ValueError, match=r"needs a feature map, .* one image key"):
-        arena.make("PPO", "MoeMultiInputPolicy", env, tokens="conv", net_arch=[8])
-
-
-def test_big_takes_one_image_key():
-    env = arena.Arena(spaces.Dict({"left": arena.IMAGE, "right": arena.IMAGE}))
-    arena.train(arena.make("PPO", "MoeMultiInputPolicy", env, net_arch=[8]))
-    with pytest.raises(ValueError, match=r"'big' takes one image key, got \['left', 'right'\]"):
-        arena.make("PPO", "MoeMultiInputPolicy", env, placement="big")

@@ -9,7 +9,6 @@ import torch as th
 from stable_baselines3 import PPO, SAC
 
 import sb3_moe
-from sb3_moe.layers import Routing
 from sb3_moe.policies.networks import networks_of
 
 NAMES = {
@@ -43,22 +42,6 @@ def test_layers_are_named_by_network_and_placement(algorithm, placement):
     assert list(model.policy.moe_layers()) == NAMES[algorithm, placement]
     routing = model.policy.routing(arena.observe(model))
     assert set(routing) == set(NAMES[algorithm, placement])
-
-
-@pytest.mark.covering
-@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC", "TD3", "RecurrentPPO", "MaskablePPO"])
-@pytest.mark.parametrize("router", ["soft", "top_k", "uniform", "random"])
-def test_routing_gives_gates_and_loads_of_every_layer(algorithm, router):
-    model = make(algorithm, router=router)
-    routings = model.policy.routing(arena.observe(model, 5))
-    for name, routing in routings.items():
-        assert isinstance(routing, Routing), name
-        assert routing.gates_BNE.shape == (5, 1, 4)
-        assert not routing.gates_BNE.requires_grad
-        assert routing.load_E.sum().item() == pytest.approx(1.0)
-        assert (routing.experts_BNk is not None) == (router == "top_k")
-        if router != "top_k":
-            th.testing.assert_close(routing.gates_BNE.sum(-1), th.ones(5, 1))
 
 
 def modes(policy):
@@ -111,27 +94,12 @@ def test_routing_of_images_scales_and_transposes_as_predicting_does():
     th.testing.assert_close(gates, (expected @ weight).softmax(-1).detach())
 
 
-def test_critics_are_asked_about_the_given_actions_or_the_actors_own():
-    model = make("SAC")
-    obs = arena.observe(model, 3)
-    own = model.policy.predict(obs, deterministic=True)[0]
-    asked = model.policy.routing(obs, own)["qf0.middle"].gates_BNE
-    th.testing.assert_close(model.policy.routing(obs)["qf0.middle"].gates_BNE, asked)
-
-
 def test_actions_are_given_as_the_environment_takes_them():
     model = SAC("MoeMlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]}, seed=0)  # [-2, 2]
     obs = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
     own = model.predict(obs, deterministic=True)[0]
     asked = model.policy.routing(obs, own)["qf0.middle"].gates_BNE
     th.testing.assert_close(model.policy.routing(obs)["qf0.middle"].gates_BNE, asked)
-
-
-def test_one_action_goes_with_one_observation_neither_with_a_batch_axis():
-    model = make("SAC")
-    obs, action = arena.observe(model, 1), np.full(2, 0.5, np.float32)
-    alone = model.policy.routing(obs[0], action)["qf0.middle"].gates_BNE
-    th.testing.assert_close(alone, model.policy.routing(obs, action[None])["qf0.middle"].gates_BNE)
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 3), ()])
@@ -200,9 +168,3 @@ def test_routing_refuses_a_policy_that_is_not_ours_and_a_tuple_of_observations()
         sb3_moe.routing(arena.make("PPO", "MlpPolicy"), np.zeros((1, 5)))
     with pytest.raises(TypeError, match=r"`obs` must be an array, .*, got a tuple of 2"):
         sb3_moe.routing(make("PPO"), (np.zeros(5), np.zeros(5)))
-
-
-def test_an_option_of_a_router_beside_it_is_sent_to_router_kwargs():
-    options = {"router": "soft", "temperature": 2.0}
-    with pytest.raises(TypeError, match=r"'temperature'; options of a router .* router_kwargs or"):
-        arena.make("PPO", **options)

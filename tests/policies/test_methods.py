@@ -1,7 +1,6 @@
 """Methods of other papers as options: whole policies against slow versions, and what is refused."""
 
 import arena
-import numpy as np
 import pytest
 import reference
 import torch as th
@@ -10,8 +9,7 @@ from torch import nn
 
 import sb3_moe
 from sb3_moe import presets
-from sb3_moe.callbacks import PlasticityCallback, RoutingCallback
-from sb3_moe.layers import EmbeddingMoE, MoELayer
+from sb3_moe.layers import MoELayer
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.policies.networks import networks_of
@@ -225,48 +223,6 @@ def test_a_dense_network_with_task_embeddings_is_the_slow_version():
     assert_same(outputs(model, obs), th.stack(rows), [network])
 
 
-SOME = [("PPO", "MoeMultiInputPolicy"), ("SAC", "MoeMultiInputPolicy")]
-REST = [
-    pytest.param(*pair, marks=pytest.mark.full)
-    for pair in arena.PAIRS
-    if "MultiInput" in pair[1] and pair not in SOME
-]
-
-
-def options_for(name, algorithm):
-    options = dict(getattr(presets, name))
-    if name == "SPHERE" and algorithm not in arena.ON_POLICY:
-        options["placement"] = {"qf": "big"} if "DQN" in algorithm else {"pi": "big", "qf": "none"}
-    if algorithm == "TRPO":
-        options.pop("spectral_coef", None)
-    return options
-
-
-@pytest.mark.covering
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize(("algorithm", "alias"), [*SOME, *REST])
-def test_a_preset_trains_saves_and_goes_on(algorithm, alias, name, tmp_path):
-    options = options_for(name, algorithm)
-    model = arena.train(make(algorithm, alias, **options), 16)
-    obs = arena.observe(model)
-    expected = arena.predict(model, obs)
-    model.save(tmp_path / "model")
-    sb3_moe.save(model, tmp_path / "model.moe")
-    for loaded in (
-        type(model).load(tmp_path / "model", env=model.env),
-        sb3_moe.load(tmp_path / "model.moe"),
-    ):
-        np.testing.assert_array_equal(arena.predict(loaded, obs), expected)
-        for option, value in options.items():
-            assert loaded.policy._get_constructor_parameters()[option] == value
-    again = type(model).load(tmp_path / "model", env=model.env)
-    arena.train(again, 16)
-    for layer in again.policy.moe_layers().values():
-        if isinstance(layer, EmbeddingMoE) and layer.shared:
-            first = next(iter(again.policy.moe_layers().values()))
-            assert layer.task_weights.weight_KW.shape == first.task_weights.weight_KW.shape
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_says_what_it_is(name, capsys):
     budget = sb3_moe.describe(make(**getattr(presets, name)))
@@ -284,33 +240,11 @@ def test_a_preset_says_what_it_is(name, capsys):
     assert budget.total.flops > 0
 
 
-def test_experts_with_weights_below_zero_are_looked_into_like_others(tmp_path):
-    model = make(**presets.MOORE)
-    layer = next(iter(model.policy.moe_layers().values()))
-    with th.no_grad():
-        layer.task_weights.weight_KW.fill_(-1.0)
-    obs = arena.observe(model, 6)
-    routing = RoutingCallback(16, probe=[obs], log_path=tmp_path / "routing")
-    plasticity = PlasticityCallback(16, probe=[obs], log_path=tmp_path / "plasticity")
-    model.learn(16, callback=[routing, plasticity])
-    with np.load(tmp_path / "routing" / "diagnostics.npz") as found:
-        assert found["entropy/pi.body"][-1] == pytest.approx(1.0)
-        assert found["specialisation/pi.body"][-1] == 0.0
-    with np.load(tmp_path / "plasticity" / "diagnostics.npz") as found:
-        shares = [found[name] for name in found.files if name.startswith("dormant/pi")]
-    assert shares
-    assert all(share.min() >= 0 and share.max() < 1 for share in shares)
-
-
 WRONG = [
     ({"combine": "sum2"}, r"`combine` must be one of \['sum', 'orthogonal'\], got 'sum2'"),
     (
         {"combine": "orthogonal", "num_experts": 9},
         "`combine`='orthogonal' needs experts with at least as many outputs .* 9, got 8",
-    ),
-    (
-        {"combine": "orthogonal", "placement": "all", "num_experts": 5},
-        "`combine`='orthogonal' needs experts with at least as many outputs .* 5, got 4",
     ),
     (
         {"combine": "orthogonal", "match_scale": True},
@@ -347,14 +281,3 @@ def test_what_an_algorithm_writes_into_a_preset_reaches_no_other_model():
     preset = presets.SPHERE
     presets.with_policy(preset)["router_kwargs"]["hidden"] = [5]
     assert preset == presets.SPHERE
-
-
-def test_every_preset_takes_more_options_and_stays_as_it_is():
-    for name in ("MULTI_HEAD", "MOORE", "PACO", "SIMBA", "SPHERE"):
-        preset = getattr(presets, name)
-        before = dict(preset)
-        assert presets.with_policy(preset, net_arch=[8]) == before | {"net_arch": [8]}
-        assert preset == before
-    asked = presets.with_policy(presets.TASK_TEMPERATURES, net_arch=[8])
-    assert asked["policy_kwargs"] == {"ent_coef_per_task": True, "net_arch": [8]}
-    assert asked["ent_coef"] == 1.0

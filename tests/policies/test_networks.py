@@ -8,8 +8,6 @@ import arena
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
-from stable_baselines3 import PPO
 from torch import nn
 
 from sb3_moe.layers.evaluating import evaluating
@@ -178,18 +176,6 @@ def test_the_tensors_of_noise_are_the_actors_or_a_part_of_their_own():
     assert networks_of(model.policy).parts()["log_std"] == [model.policy.log_std]
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
-@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
-def test_encoders_are_parts_of_their_own_and_a_shared_one_is_one(algorithm, shared):
-    env = arena.Arena(arena.SB3_IMAGE, arena.actions_of(algorithm))
-    kwargs = {"net_arch": [8], "share_features_extractor": shared}
-    policy = arena.make(algorithm, "MoeCnnPolicy", env, **kwargs).policy
-    assert_every_parameter_is_in_one_part(policy)
-    extractors = networks_of(policy).extractors()
-    assert list(extractors) == (["features"] if shared else ["features", "vf_features"])
-    assert all(list(each.parameters()) for each in extractors.values())
-
-
 @every_policy
 def test_each_online_module_is_followed_by_the_one_at_its_targets_place(algorithm, alias):
     policy = made(algorithm, alias).policy
@@ -237,20 +223,3 @@ def test_every_policy_knows_how_much_its_weights_count_for_actions_that_were_tak
     for name, each in found.items():
         mean = np.mean([one[name] for one in single], axis=0)
         np.testing.assert_allclose(each, mean, rtol=1e-4, atol=1e-6)
-
-
-def test_single_choices_may_stand_in_a_column_as_buffers_keep_them():
-    model = PPO("MoeMlpPolicy", arena.Arena(arena.FLAT), n_steps=4, batch_size=4).learn(4)
-    data = next(model.rollout_buffer.get(4))
-    (said_B,) = networks_of(model.policy).taken(data.observations, data.actions)
-    _, log_probs_B, _ = model.policy.evaluate_actions(data.observations, data.actions.flatten())
-    th.testing.assert_close(said_B, log_probs_B)
-
-
-@pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)], ids=str)
-def test_actions_of_several_parts_have_one_log_probability(space):
-    model = PPO("MlpPolicy", arena.Arena(arena.FLAT, space), n_steps=4, batch_size=4)
-    actions = th.as_tensor(np.array([space.sample() for _ in range(2)])).float()
-    (said_B,) = networks_of(model.policy).taken(th.zeros(2, 5), actions)
-    _, log_probs_B, _ = model.policy.evaluate_actions(th.zeros(2, 5), actions)
-    th.testing.assert_close(said_B, log_probs_B)

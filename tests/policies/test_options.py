@@ -5,7 +5,6 @@ from itertools import product
 import arena
 import pytest
 import torch as th
-from own_parts import Tempered
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
@@ -24,8 +23,6 @@ BAD_VALUES = [
     ({"router": "hard"}, r"`router` must be one of \['soft', .*'random'\], got 'hard'"),
     ({"tokens": "pixel"}, r"`tokens` must be one of \['sample', 'conv', 'feature'\], got 'pixel'"),
     ({"num_experts": 0}, "`num_experts` must be at least 1, got 0"),
-    ({"router": "top_k", "top_k": 0}, "`top_k` must be at least 1, got 0"),
-    ({"router_noise": -0.1}, "`router_noise` must be at least 0 and finite, got -0.1"),
     ({"balance_coef": float("nan")}, "`balance_coef` must be at least 0 and finite, got nan"),
     (
         {"placement": "final", "expert_width": 8},
@@ -39,8 +36,6 @@ BAD_VALUES = [
         {"router": "soft", "top_k": 2},
         r"`top_k`=2 needs `router` .* \['expert_choice', 'predict', 'top_k'\], got 'soft'",
     ),
-    ({"router": "task", "num_slots": 2}, r"`num_slots`=2 needs .*\['random', 'soft'\], got 'task'"),
-    ({"router": "task", "balance_coef": 0.1}, "`balance_coef`=0.1 needs `router` .* got 'task'"),
     (
         {"router": "task", "task_input": "experts"},
         "`task_input` must be 'both' or 'router' with `router`='task', .* got 'experts'",
@@ -54,10 +49,6 @@ BAD_VALUES = [
         {"router": "top_k", "router_kwargs": {"top_k": 2}},
         "`top_k` is an option of its own: give it beside `router_kwargs`, not within",
     ),
-    (
-        {"expert": "linear", "expert_width": 8},
-        "`expert_width` needs experts with a hidden layer, got `expert`='linear'",
-    ),
     ({"expert": "mlpp"}, r"`expert` must be one of \['mlp', .*did you mean 'mlp'"),
     (
         {"head_router": "soft"},
@@ -67,24 +58,11 @@ BAD_VALUES = [
         {"head_router": "task", "placement": "big"},
         "`head_router`='task' needs a head outside the experts, got `placement`='big'",
     ),
-    (
-        {"router": "soft", "freeze_idle": True},
-        r"`freeze_idle`=True needs a `router` that .*, \['top_k', 'task', 'predict'\], got",
-    ),
-    (
-        {"router": Tempered, "bias_rate": 0.1},
-        "`bias_rate`=0.1 needs `router` to be one of",
-    ),
-    (
-        {"router": Tempered, "z_coef": 0.1},
-        "`z_coef`=0.1 needs `router` to be one of",
-    ),
 ]
 WRONG_TYPES = [
     ({"num_experts": 2.5}, "`num_experts` must be an int, got 2.5"),
     ({"balance_coef": "0.1"}, "`balance_coef` must be a number, got '0.1'"),
     ({"normalize_router": 1}, "`normalize_router` must be a bool, got 1"),
-    ({"router_kwargs": [1]}, r"`router_kwargs` must be a dict of arguments, got \[1\]"),
     ({"router_kwargs": {"hiden": [4]}}, r"'soft', \[.*got 'hiden'; did you mean 'hidden'"),
     ({"expert_kwargs": {"depth": 2}}, r"`expert_kwargs` may hold .* of 'mlp', \[\], got 'depth'"),
     ({"router": nn.Linear}, "`router` must be a subclass of MoELayer, or name one, got"),
@@ -113,21 +91,14 @@ def test_an_option_under_none_is_still_checked():
 
 WITHOUT_EXPERTS = {
     "router": "top_k",
-    "router_kwargs": {"hidden": [4]},
     "num_experts": 3,
     "tokens": "conv",
     "combine": "orthogonal",
     "freeze_idle": False,
     "match_scale": True,
     "expert": "linear",
-    "expert_kwargs": {},
-    "expert_width": 8,
-    "normalize_router": True,
     "router_noise": 0.1,
-    "num_slots": 2,
     "balance_coef": 0.1,
-    "importance_coef": 0.1,
-    "z_coef": 0.1,
 }
 
 
@@ -188,20 +159,6 @@ def test_the_task_router_has_an_expert_per_task():
         options.check_tasks(0)
     with pytest.raises(ValueError, match=r"must be the number of tasks, 3, .* got 2"):
         MoEOptions(router="task", num_experts=2).resolve_num_experts(3)
-
-
-@pytest.mark.parametrize(
-    ("task_input", "experts", "router"),
-    [
-        ("both", True, True),
-        ("router", False, True),
-        ("experts", True, False),
-        ("none", False, False),
-    ],
-)
-def test_task_input_says_who_sees_the_id(task_input, experts, router):
-    options = MoEOptions(task_input=task_input)
-    assert (options.experts_see_task, options.router_sees_task) == (experts, router)
 
 
 def test_a_dict_gives_each_network_its_own_and_the_others_the_default():

@@ -62,34 +62,8 @@ def test_targets_start_as_copies_random_routers_too(algorithm):
             assert th.equal(buffer, frozen[name]), name
 
 
-def weights(modules):
-    return [{k: v.clone() for k, v in module.state_dict().items()} for module in modules]
-
-
-@pytest.mark.parametrize("algorithm", ["SAC", "DDPG", "DQN"])
-def test_targets_move_by_tau(algorithm):
-    model = make(algorithm, 0.25, router="top_k", placement="all")
-    arena.train(model, 8)
-    before = weights(target for _, target in networks(model))
-    model.train(gradient_steps=1, batch_size=8)
-    update_targets(model)
-    for old, (online, target) in zip(before, networks(model), strict=True):
-        now = target.state_dict()
-        for name, weight in online.named_parameters():
-            th.testing.assert_close(now[name], 0.75 * old[name] + 0.25 * weight)
-
-
 def norms_of(module):
     return [m for m in module.modules() if isinstance(m, BatchRenorm)]
-
-
-@pytest.mark.parametrize("placement", PLACEMENTS)
-def test_crossq_keeps_its_batch_renorm(placement):
-    dense = arena.make("CrossQ", "MlpPolicy", net_arch=[8, 8]).policy
-    policy = arena.make("CrossQ", placement=placement, net_arch=[8, 8]).policy
-    for name in ("actor", "critic"):
-        # Big experts' norms are stacked, so there are as many modules, but wider ones.
-        assert len(norms_of(getattr(policy, name))) == len(norms_of(getattr(dense, name)))
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)

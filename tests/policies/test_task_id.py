@@ -112,16 +112,6 @@ def test_dense_networks_see_the_id_only_as_experts_would(algorithm, task_input):
     assert outputs_differ(policy) == sees
 
 
-@pytest.mark.covering
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("placement", ["middle", "all", "big"])
-def test_with_no_task_input_nothing_depends_on_the_id(algorithm, placement):
-    policy = make(algorithm, placement=placement, task_input="none").policy
-    assert not outputs_differ(policy)
-    policy = make(algorithm, placement=placement, task_input="router").policy
-    assert outputs_differ(policy)
-
-
 def outputs_differ(policy):
     """Run a policy for each task and say whether what comes out differs."""
     outputs = []
@@ -200,14 +190,6 @@ def as_sb3_shows_them(space, obs):
         yield VecTransposeImage.transpose_space(space), np.moveaxis(obs, -1, 1)
 
 
-def test_planes_that_would_not_be_found_are_refused():
-    num_tasks = 6
-    picture = spaces.Box(0, 1, (4, 10, 10), np.float32)
-    message = rf"in the shape \({4 + num_tasks}, 10, 10\); use 'dict', got Box\(0.0, 1.0, \(4, 10"
-    with pytest.raises(ValueError, match=message):
-        Channels(picture, [*map(str, range(num_tasks))])
-
-
 def test_behind_vec_normalize_a_one_hot_still_sends_each_task_to_its_expert():
     env = arena.default_env("PPO", "MoeMlpPolicy", num_tasks=3)
     normalized = VecNormalize(DummyVecEnv([lambda: env]))
@@ -235,30 +217,6 @@ def test_the_lstm_sees_the_id_for_both_and_experts(placement):
 def test_an_lstm_can_not_show_the_id_to_one_network_only():
     with pytest.raises(ValueError, match="`task_input` must let the task id into the LSTM"):
         make("RecurrentPPO", task_input={"pi": "both", "vf": "router"})
-
-
-@pytest.mark.covering
-@pytest.mark.parametrize("task_input", TASK_INPUTS)
-@pytest.mark.parametrize(
-    "lstm",
-    [
-        {},
-        {"shared_lstm": True, "enable_critic_lstm": False},
-        {"enable_critic_lstm": False},
-        {"lstm_hidden_size": 12, "n_lstm_layers": 2},
-    ],
-    ids=["own", "shared", "no critic lstm", "two layers"],
-)
-def test_recurrent_policies_route_by_task_behind_every_kind_of_lstm(lstm, task_input):
-    model = make("RecurrentPPO", placement="middle", task_input=task_input, **lstm)
-    arena.train(model)
-    with inputs_of_layers(model.policy) as seen:
-        model.policy.routing(observations())
-    for _, router in seen.values():
-        width = model.policy.lstm_output_dim + (3 if task_input in ("both", "router") else 0)
-        assert router.shape == (3, width)
-        if task_input in ("both", "router"):
-            assert th.equal(router[:, -3:], th.eye(3))
 
 
 @pytest.mark.parametrize("placement", ["big", "none"])

@@ -71,37 +71,6 @@ def test_without_gradients_or_in_evaluation_nothing_is_learned():
     assert temperatures.log_K.grad is None
 
 
-@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "CrossQ"])
-def test_it_trains_saves_and_goes_on(algorithm, tmp_path):
-    if algorithm == "CrossQ":
-        env = arena.default_env("CrossQ", "MoeMlpPolicy", 3)
-        options = {"features_extractor_kwargs": {"num_tasks": 3}, "ent_coef_per_task": True}
-        model = arena.make(
-            "CrossQ", env=env, model={"ent_coef": 1.0}, net_arch=[8], placement="none", **options
-        )
-    else:
-        model = with_temperatures(algorithm)
-    arena.train(model, 24)
-    before = model.actor.temperatures.log_K.detach().clone()
-    assert before.unique().numel() > 1
-    model.save(tmp_path / "model")
-    sb3_moe.save(model, tmp_path / "model.moe")
-    loaded = type(model).load(tmp_path / "model", env=model.env)
-    for each in (loaded, sb3_moe.load(tmp_path / "model.moe")):
-        assert th.equal(each.actor.temperatures.log_K, before)
-    arena.train(loaded, 24)
-    assert not th.equal(loaded.actor.temperatures.log_K, before)
-
-
-def test_an_actor_saved_alone_keeps_its_temperatures(tmp_path):
-    model = with_temperatures()
-    with th.no_grad():
-        model.actor.temperatures.log_K += 0.5
-    model.actor.save(tmp_path / "actor")
-    loaded = type(model.actor).load(tmp_path / "actor")
-    assert th.equal(loaded.temperatures.log_K, model.actor.temperatures.log_K)
-
-
 def test_a_callback_logs_each_tasks_and_refuses_a_second_temperature():
     arguments = presets.with_policy(presets.TASK_TEMPERATURES, net_arch=[8], placement="none")
     policy_kwargs = arguments.pop("policy_kwargs")
@@ -120,8 +89,6 @@ def test_a_callback_logs_each_tasks_and_refuses_a_second_temperature():
     ("algorithm", "value", "text"),
     [
         ("TD3", True, "`ent_coef_per_task`=True needs the actor .* 'pi' of sb3_moe.policies.td3"),
-        ("DQN", True, "`ent_coef_per_task`=True needs the actor .* got it for 'qf'"),
-        ("PPO", True, "`ent_coef_per_task`=True needs the actor .* got it for 'pi'"),
         ("SAC", {"qf": True}, "`ent_coef_per_task`=True needs the actor .* got it for 'qf'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A hundred hostile files, and what comes of opening each."""
+"""Hostile files of every kind, and what comes of opening each."""
 
 from __future__ import annotations
 
@@ -13,66 +13,48 @@ import torch as th
 import sb3_moe
 
 CODE = (
-    "os:system", "os.system", "builtins:eval", "subprocess:Popen", "canary_in_a_mine:Canary",
-    "torch.hub:load", "torch:load", "SnapshotCallback", "",
+    "os:system", "builtins:eval", "canary_in_a_mine:Canary", "torch:load", "SnapshotCallback",
 )  # fmt: skip
 # Values that no model has, by the place in a PPO's file.
 VALUES: list[tuple[tuple[Any, ...], Any]] = [
     (("format_version",), 7),
     (("attributes",), {"predict": 1}),
     (("algorithm",), {"class": "os.system"}),
-    (("algorithm",), {"class": "Adam"}),
-    (("algorithm",), {"custom": "Mine"}),
     (("algorithm",), "ARS"),
     (("policy",), "os.system"),
-    (("policy",), {"custom": "__import__"}),
-    (("attributes", "train"), 1),
     (("attributes", "tensorboard_log"), "/etc"),
     (("attributes", "predict"), 1),
     (("observation_space",), {"Graph": []}),
-    (("observation_space",), {"Box": [], "Dict": []}),
     (("observation_space",), {"Box": [["low", 0], ["high", 1], ["shape", [10**9]]]}),
-    (("observation_space",), {"MultiBinary": [["n", 10**12]]}),
     (("observation_space",), {"MultiBinary": [["n", [10**6, 10**6]]]}),
     (("observation_space",), {"Discrete": [["n", 10**12], ["start", 0], ["dtype", None]]}),
     (("action_space",), {"Discrete": [["n", 0], ["start", 0], ["dtype", {"dtype": "int64"}]]}),
     (("action_space",), {"Discrete": [["n", 10**12], ["start", 0], ["dtype", None]]}),
-    (("attributes", "learning_rate"), {"LinearSchedule": [["start", 1]]}),
     (("attributes", "learning_rate"), {"array": "99"}),
-    (("attributes", "seed"), []),
     (("attributes", "policy_kwargs"), []),
     (("attributes", "n_steps"), 10**12),
-    (("attributes", "n_steps"), 1.5),
     (("attributes", "n_envs"), 10**12),
-    (("attributes", "n_envs"), 0),
     (("optimizers",), {}),
     (("optimizers", "policy.optimizer"), {"dict": [["state", {"dict": []}]]}),
     (("normalizer",), {"dict": [["class", "Evil"]]}),
-    (("normalizer",), {"class": "VecNormalize"}),
-    (("tasks",), 5),
 ]
 # Options of a policy that would take memory, or import something.
 OPTIONS: dict[str, list[tuple[str, Any]]] = {
     "PPO": [
         ("net_arch", [10**9]),
         ("net_arch", [4] * 150_000),
-        ("net_arch", [2000, 2000, 2000, 2000]),
         ("net_arch", {"eval": "1"}),
-        ("net_arch", {"tuple": 3}),
         ("num_experts", 10**9),
-        ("num_experts", 10**5),
         ("expert_width", 10**9),
         ("num_slots", 10**9),
-        ("num_exprts", 2),
         ("features_extractor_kwargs", {"dict": [["num_tasks", 10**12]]}),
         *(("router", f"canary_in_a_mine:{name}") for name in ("Canary", "sing")),
         ("expert", "canary_in_a_mine:Canary"),
         ("head_router", {"dict": [["pi", "canary_in_a_mine:Canary"]]}),
     ],
-    "SAC": [("n_critics", 10**9), ("n_critics", 10**4)],
+    "SAC": [("n_critics", 10**9)],
     "RecurrentPPO": [
         ("lstm_hidden_size", 10**9),
-        ("lstm_hidden_size", "x" * 1000),
         ("n_lstm_layers", 10**9),
     ],
 }
@@ -106,29 +88,23 @@ def bad_headers(data: bytes) -> dict[str, bytes]:
     empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     return {
         "empty": b"",
-        "short": data[:7],
         "a pickle": pickle.dumps(("x", 1)),
         "says more": forge.with_header(data, header, length=2**40),
         "says all": forge.with_header(data, header, length=2**63),
         "no JSON": forge.with_header(data, b"{"),
-        "no object": forge.with_header(data, []),
         "nothing": forge.with_header(data, {}),
         "nothing said": forge.with_header(data, header | {"__metadata__": {}}),
         "many": forge.with_header(data, header | {f"arrays/x{i}": empty for i in range(100_000)}),
         "dtype": with_entry(dtype="F9"),
         "shape": with_entry(shape=[2**40]),
-        "negative": with_entry(shape=[-1]),
         "offsets": with_entry(data_offsets=[0, 2**40]),
         "overlap": forge.with_header(data, header | {"more": entry}),
-        "turned": with_entry(shape=[1, *entry["shape"]]),
         "other numbers": with_entry(dtype="I32"),
         "more data": data + b"x",
-        "less data": data[:-1],
         "another number": data[:-1] + bytes([data[-1] ^ 1]),
         "nan": saying('{"a": NaN}'),
         "deep": saying("[" * 10**5 + "]" * 10**5),
         "no values": saying("import os"),
-        "a list": saying("[]"),
         "another package's": saying('{"format": "keras"}'),
     }
 

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_moe
-from sb3_moe import UnsafeFileError, make_multitask_vec_env
+from sb3_moe import UnsafeFileError
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.saving.values import Decoder, Encoder
-
-TASKS = ["CartPole-v1", "MountainCar-v0", "CartPole-v1"]
 
 
 def load(path, *args, **kwargs):
@@ -27,17 +25,6 @@ def load(path, *args, **kwargs):
 
 
 # Replay buffers.
-
-
-def multi_task_env(n_envs=3):
-    return make_multitask_vec_env(TASKS, n_envs=n_envs, seed=0)
-
-
-def test_arguments_that_no_file_could_be_opened_with_are_not_written(tmp_path):
-    model = arena.make("PPO", net_arch=[4])
-    model.policy_kwargs["features_extractor_kwargs"] = {"names": ["n" * 1024] * 2100}
-    with pytest.raises(ValueError, match=r"at most 2,097,152 bytes, and these take 2,"):
-        sb3_moe.save(model, tmp_path / "x.moe")
 
 
 class OwnBuffer(ReplayBuffer):
@@ -174,20 +161,6 @@ class OwnPolicy(PPO.policy_aliases["MoeMlpPolicy"]):
     pass
 
 
-class WithMore(OwnActivation):
-    def get_extra_state(self):
-        return {"anything": 1}
-
-    def set_extra_state(self, state):
-        pass
-
-
-def test_a_module_with_more_than_tensors_is_refused(tmp_path):
-    model = arena.make("PPO", net_arch=[4], placement="none", activation_fn=WithMore)
-    with pytest.raises(ValueError, match=r"_extra_state can't be saved: it is no tensor but"):
-        sb3_moe.save(model, tmp_path / "x.moe")
-
-
 class OwnPPO(PPO):
     pass
 
@@ -268,17 +241,6 @@ def test_a_wrong_argument_is_not_blamed_on_the_file(arguments, error, message, t
     assert not isinstance(caught.value, UnsafeFileError)
 
 
-@pytest.mark.parametrize("error", [MemoryError, th.OutOfMemoryError])
-def test_that_memory_ran_out_is_no_fault_of_the_files(error, tmp_path, monkeypatch):
-    def full(*_):
-        raise error("no room")
-
-    sb3_moe.save(arena.make("PPO", net_arch=[4]), tmp_path / "x.moe")
-    monkeypatch.setattr("sb3_moe.saving.model_parts.set_weights", full)
-    with pytest.raises(error, match=r"^no room$"):
-        load(tmp_path / "x.moe")
-
-
 # Values and spaces by themselves.
 
 
@@ -331,25 +293,6 @@ def test_values_come_back_with_their_types(value):
     found = through_json(value)
     assert found == value
     assert type(found) is type(value)
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "numbers"),
-    [
-        (PPO, {"n_steps": np.int64(16), "batch_size": 16, "ent_coef": np.float32(0.5)}),
-        (DQN, {"buffer_size": np.int32(90), "gamma": np.float64(0.5)}),
-    ],
-)
-def test_numbers_of_numpys_that_sb3_was_given_come_back_as_pythons(algorithm, numbers, tmp_path):
-    env = VecNormalize(make_vec_env("CartPole-v1", 1), clip_obs=np.float32(5), training=np.True_)
-    model = algorithm("MoeMlpPolicy", env, device="cpu", **numbers)
-    model.learn(np.int64(32))
-    sb3_moe.save(model, tmp_path / "x.moe", normalizer=True)
-    loaded = load(tmp_path / "x.moe", make_vec_env("CartPole-v1", 1))
-    for name, value in numbers.items():
-        assert type(getattr(loaded, name)) in (int, float, np.float64)
-        assert getattr(loaded, name) == value
-    assert loaded.get_vec_normalize_env().clip_obs == 5
 
 
 def test_nan_and_arrays_come_back():

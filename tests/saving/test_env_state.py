@@ -42,23 +42,6 @@ def cart_poles(*wrappers):
     return DummyVecEnv([make, make])
 
 
-def test_wrappers_that_are_defined_in_a_function_are_saved():
-    class Local(VecEnvWrapper):
-        def reset(self):
-            return self.venv.reset()
-
-        def step_wait(self):
-            obs, rewards, *rest = self.venv.step_wait()
-            return obs, rewards + 1, *rest
-
-    class Inner(gym.Wrapper):
-        def step(self, action):
-            obs, reward, *rest = self.env.step(action)
-            return obs, reward + 2, *rest
-
-    assert goes_on(Local(cart_poles(Inner)))
-
-
 def test_a_layer_that_points_at_another_points_at_the_new_one():
     class Looking(VecEnvWrapper):
         def __init__(self, venv):
@@ -83,15 +66,6 @@ def test_a_layer_that_points_at_another_points_at_the_new_one():
     other = load_env(save_env(env))[0]
     assert other.stacked is other.venv
     assert other.table["count"].__self__ is other
-
-
-def test_a_dummy_vec_env_of_ones_own_keeps_its_class():
-    class Doubling(DummyVecEnv):
-        def step_wait(self):
-            obs, rewards, *rest = super().step_wait()
-            return obs, rewards * 2, *rest
-
-    assert goes_on(Doubling([lambda: gym.make("CartPole-v1")]))
 
 
 class Rebuilding(gym.Wrapper, EzPickle):

@@ -13,8 +13,6 @@ from sb3_moe.saving.files import (
     check_writable,
     read_json,
     read_npz,
-    temporary_name,
-    write_json,
     write_npz,
 )
 from sb3_moe.saving.record import Record
@@ -57,13 +55,6 @@ def test_a_name_may_be_as_long_as_the_file_system_takes(name, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_temporary_name_is_hidden_and_begins_with_the_files(tmp_path):
-    one, two = (temporary_name(tmp_path / "step-16.zip") for _ in range(2))
-    assert one.parent == tmp_path
-    assert one.match(".step-16.zip.*.tmp")
-    assert one != two
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
 def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(error, tmp_path):
     file = tmp_path / "file"
@@ -80,27 +71,6 @@ def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(error, tmp_pat
         assert caught.value.filename == str(file)
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
-
-
-@pytest.mark.parametrize("stage", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(stage, tmp_path, monkeypatch):
-    file = tmp_path / "file"
-    file.write_text("old")
-
-    def full(*args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as context:
-        context.setattr(os, stage, full)
-        with pytest.raises(OSError, match=f"No space left on device: '{file}'"):
-            write(file, "new")
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_json_that_was_written_is_read(tmp_path):
-    write_json(tmp_path / "a.json", {"name": "Größe", "values": [1, None]})
-    assert read_json(tmp_path / "a.json") == {"name": "Größe", "values": [1, None]}
 
 
 @pytest.mark.parametrize("text", ["[" * 10**5, "{", "\xff", json.dumps([1])])

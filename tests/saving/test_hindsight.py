@@ -1,7 +1,6 @@
 """Models with SB3's HerReplayBuffer, which is built around its environments."""
 
 import arena
-import numpy as np
 import pytest
 from reach import Reach
 from stable_baselines3.common.env_util import make_vec_env
@@ -9,10 +8,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 
 import sb3_moe
-
-
-class OwnHindsight(HerReplayBuffer):
-    pass
 
 
 def make(algorithm="SAC", env=None, steps=40, alias="MoeMultiInputPolicy", **kwargs):
@@ -42,27 +37,9 @@ def test_a_model_is_built_around_the_environments_that_load_is_given(tmp_path):
     arena.train(loaded, 40)
 
 
-def test_without_environments_a_model_predicts_and_can_be_given_some(tmp_path):
-    model = make("DQN", alias="MultiInputPolicy")
-    loaded = round_trip(model, tmp_path)
-    obs = arena.observe(model)
-    np.testing.assert_array_equal(arena.predict(loaded, obs), arena.predict(model, obs))
-    loaded.set_env(Reach(discrete=True))
-    loaded.replay_buffer.set_env(loaded.get_env())
-    arena.train(loaded)
-
-
 @pytest.mark.parametrize("strategy", ["final", "episode", *GoalSelectionStrategy], ids=str)
 def test_the_choice_of_goals_is_kept(strategy, tmp_path):
     model = make(replay_buffer_kwargs={"goal_selection_strategy": strategy, "n_sampled_goal": 3})
     buffer = round_trip(model, tmp_path, Reach()).replay_buffer
     assert buffer.goal_selection_strategy is model.replay_buffer.goal_selection_strategy
     assert buffer.n_sampled_goal == 3
-
-
-def test_a_kind_of_the_users_own_is_built_around_the_environments_too(tmp_path):
-    model = make(replay_buffer_class=OwnHindsight)
-    own = {"OwnHindsight": OwnHindsight}
-    loaded = round_trip(model, tmp_path, Reach(), custom_objects=own)
-    assert type(loaded.replay_buffer) is OwnHindsight
-    assert loaded.replay_buffer.env is loaded.env

@@ -75,17 +75,6 @@ def test_sb3s_zip_refuses_its_tasks_in_another_order(tmp_path, task_id):
     assert tasks_known(PPO.load(tmp_path / "agent.zip")) == NAMES
 
 
-def test_what_is_loaded_and_saved_again_still_says_its_tasks(tmp_path):
-    sb3_moe.save(agent(world(TASKS)), tmp_path / "agent.moe")
-    model = sb3_moe.load(tmp_path / "agent.moe")
-    with pytest.raises(ValueError, match="Observation spaces do not match"):
-        model.set_env(world(TASKS[::-1]))
-    model.save(tmp_path / "agent.zip")
-    sb3_moe.save(PPO.load(tmp_path / "agent.zip"), tmp_path / "again.moe")
-    with pytest.raises(ValueError, match=SWAPPED):
-        sb3_moe.load(tmp_path / "again.moe", world(TASKS[::-1]))
-
-
 @pytest.mark.parametrize(
     "play",
     [
@@ -106,9 +95,3 @@ def test_who_never_sees_an_id_may_play_anything(tmp_path):
     model = sb3_moe.load(tmp_path / "agent.moe", world(TASKS[::-1], "none"))
     assert tasks_known(model) is None
     assert tasks_known(PPO("MlpPolicy", "CartPole-v1")) is None
-
-
-def test_the_id_among_one_says_nothing(tmp_path):
-    sb3_moe.save(agent(world(["CartPole-v1"])), tmp_path / "agent.moe")
-    alone = world([lambda: gym.make("CartPole-v1")])
-    assert sb3_moe.load(tmp_path / "agent.moe", alone).num_timesteps == 0

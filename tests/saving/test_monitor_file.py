@@ -48,13 +48,6 @@ def go_on(saved, steps):
     env.close()
 
 
-def test_a_run_that_is_only_looked_at_leaves_the_file_as_it_is(run):
-    saved, file = run
-    before = file.read_bytes()
-    go_on(saved, 0)
-    assert file.read_bytes() == before
-
-
 def test_what_was_written_after_the_snapshot_gives_way_to_what_is_written_now(run):
     saved, file = run
     before = episodes(file)

@@ -69,20 +69,6 @@ def test_classes_and_functions_of_ones_own_need_no_name(tmp_path):
     assert resume(tmp_path, device="cpu")[0].learning_rate(0.5) == 5e-4
 
 
-def test_a_schedule_that_a_callback_put_on_the_model_stays(tmp_path):
-    made = dqn().learn(8)
-    made.lr_schedule = own_schedule
-    save_snapshot(made, tmp_path / "s.zip")
-    assert resume(tmp_path / "s.zip", device="cpu")[0].lr_schedule is own_schedule
-
-
-def test_a_setting_of_the_buffer_that_was_changed_stays_so(tmp_path):
-    made = dqn(n_steps=3).learn(8)
-    made.replay_buffer.n_steps = 2
-    save_snapshot(made, tmp_path / "s.zip")
-    assert resume(tmp_path / "s.zip", device="cpu")[0].replay_buffer.n_steps == 2
-
-
 @pytest.mark.parametrize("kind", [None, DeviceReplayBuffer])
 def test_a_replay_buffer_takes_room_for_what_it_holds(kind, tmp_path):
     made = dqn(replay_buffer_class=kind, buffer_size=100_000).learn(48)

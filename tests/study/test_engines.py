@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -87,6 +86,7 @@ def command(study, out, *options):
     return list(map(str, words))
 
 
+@pytest.mark.full  # half a minute, most of it Ray's start
 def test_ray_gives_the_scores_of_the_local_engine(undisturbed, tmp_path):
     pytest.importorskip("ray", reason="needs the study extra")
     (tmp_path / "study.yaml").write_text(STUDY)
@@ -123,7 +123,10 @@ def running(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGKILL, -9, marks=pytest.mark.full), (signal.SIGTERM, 130)],
+)
 def test_a_study_that_is_stopped_takes_the_processes_of_its_runs_along(running, number, code):
     process, printed, job = running
     with pytest.raises(BusyError), held(job.folder.path):
@@ -134,20 +137,3 @@ def test_a_study_that_is_stopped_takes_the_processes_of_its_runs_along(running, 
     assert ("run again to go on" in printed.read_text()) == (number == signal.SIGTERM)
     with held(job.folder.path, patience=PATIENCE):
         assert job.folder.state().status == "interrupted"
-
-
-def test_a_process_that_is_about_to_let_go_is_waited_for(tmp_path):
-    inside, waited = threading.Event(), []
-
-    def other():
-        with held(tmp_path):
-            inside.set()
-            time.sleep(0.3)
-            waited.append(True)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    inside.wait()
-    with held(tmp_path, patience=PATIENCE):
-        assert waited
-    thread.join()

@@ -8,7 +8,7 @@ import pytest
 from made_up_study import GAMES, architecture, planned, run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from sb3_moe.study.figures import draw_curves, draw_experts, expert_weights
+from sb3_moe.study.figures import draw_curves, expert_weights
 from sb3_moe.study.judging import t_interval
 from sb3_moe.study.results import Results, as_table
 
@@ -109,23 +109,10 @@ def test_experts_are_matched_between_seeds_before_they_are_averaged():
     np.testing.assert_allclose(joined, [[[0.85, 0.15], [0.6, 0.4]]])
 
 
-def test_experts_that_differ_in_their_sign_alone_are_averaged_as_one():
-    one, turned = [[3.0, 0.5], [2.0, -1.0]], [[-3.0, 0.5], [-2.0, -1.0]]
-    np.testing.assert_allclose(weights(gated(one), gated(turned)), [one])
-    image = draw_experts(results([gated(one)])).axes[0].images[0]
-    assert (image.get_clim(), image.get_cmap().name) == ((-3.0, 3.0), "PuOr_r")
-
-
 def test_the_last_gates_that_were_measured_count():
     gates, missing = [[0.7, 0.3], [0.2, 0.8]], np.full((2, 2), np.nan)
     np.testing.assert_allclose(weights(gated(missing, gates, missing)), [gates])
     assert not weights(gated(missing, missing))
-
-
-def test_routers_that_never_change_are_not_drawn():
-    gates = [[1.0, 0.0], [0.0, 1.0]]
-    assert draw_experts(results([gated(gates, gates)])) is None
-    assert draw_experts(results([gated(np.full((2, 2), 0.5), gates)])) is not None
 
 
 def test_a_run_of_one_task_alone_has_a_row_of_that_task_only():

@@ -16,7 +16,7 @@ from sb3_moe.saving.files import read_json
 from sb3_moe.study import commands, engine, preparing
 from sb3_moe.study.config import Architecture, StartFrom, Tune
 from sb3_moe.study.engine import Engine, LocalEngine, run_jobs, unfinished
-from sb3_moe.study.folder import BusyError, RunFolder, State, held, survey
+from sb3_moe.study.folder import BusyError, held, survey
 from sb3_moe.study.preparing import beyond, chosen
 from sb3_moe.study.results import CHOICES
 
@@ -225,14 +225,6 @@ def test_a_run_that_fails_in_its_process_leaves_its_error_and_its_output(tmp_pat
     assert gone == {bad.name: ""}
     assert survey([bad], tmp_path)[0].state.status == "failed"
     assert (path / "log.txt").exists()
-
-
-def test_a_run_that_another_process_has_finished_is_not_trained_again(tmp_path):
-    (job,) = survey([planned()], tmp_path)
-    write_run(job, 5.0)
-    engine.work(job.run.to_dict(), str(job.folder.path))
-    assert job.folder.state() == State("done")
-    assert not list(RunFolder(job.folder.path).path.glob("progress-*"))
 
 
 def with_starts():

@@ -9,7 +9,6 @@ import pytest
 from made_up_study import GAMES, planned
 from scipy import stats
 
-from sb3_moe.study.config import PRESETS, load_study
 from sb3_moe.study.judging import (
     Claim,
     Claims,
@@ -29,7 +28,6 @@ from sb3_moe.study.judging import (
 )
 from sb3_moe.study.results import COLUMNS, WHOLE, imagined
 
-RANDOM = dict.fromkeys(GAMES, 1.0)
 ONE, OTHER = GAMES
 SEQUENCE, TURNED = " ".join(GAMES), " ".join(GAMES[::-1])
 WELCH = Rule(paired=False)
@@ -173,12 +171,6 @@ def test_a_seed_counts_once_it_has_every_order_of_the_study(paired):
     np.testing.assert_array_equal(list(found.values()), [] if paired else [[math.nan, 5.5]])
 
 
-def test_orders_that_a_claim_names_are_compared_with_each_other():
-    rows = [("crl", order, "dense", 0, ONE, v) for order, v in ((SEQUENCE, 5.0), (TURNED, 3.0))]
-    selectors = [Selector(architecture="dense", order=order) for order in (GAMES, GAMES[::-1])]
-    assert values_of_groups(table(*rows), selectors).to_numpy().tolist() == [[5.0, 3.0]]
-
-
 def test_a_difference_of_differences_by_hand():
     levels = {("crl", "soft-big"): 7, ("crl", "dense"): 4, ("mtrl", "soft-big"): 5}
     levels["mtrl", "dense"] = 3
@@ -212,16 +204,6 @@ def test_over_tasks_a_seed_has_one_value_if_it_has_every_task():
     assert compared(results, contrast(over="tasks")) == {WHOLE: [[4.5, 2.0], [5.0, 2.5]]}
 
 
-def test_over_tasks_one_that_says_nothing_of_success_has_none_to_give():
-    results = pd.concat(
-        [ends({"dense": [1.0], "soft-big": [2.0]}),
-         ends({"dense": [math.nan], "soft-big": [math.nan]}, OTHER)]
-    )  # fmt: skip
-    assert compared(results, contrast(over="tasks")) == {WHOLE: []}
-    spoken = results.assign(measure="success")
-    assert compared(spoken, contrast(measure="success", over="tasks")) == {WHOLE: [[2.0, 1.0]]}
-
-
 def test_units_put_returns_on_one_scale_before_their_mean_and_no_other_measure():
     results = pd.concat(
         [ends({"dense": [10.0], "soft-big": [30.0]}),
@@ -253,15 +235,6 @@ def test_a_claim_that_needs_all_holds_only_if_every_row_does_and_needs_no_correc
     # A network that wasn't run can't be passed over; one that is better contradicts all the same.
     assert set(as_good_as("soft-big", "random-big").claim_verdict) == {"undecided"}
     assert set(as_good_as("uniform-big", "random-big").claim_verdict) == {"contradicted"}
-
-
-def grid(seeds):
-    return [
-        planned("crl", order, name, seed)
-        for seed in range(seeds)
-        for order in (GAMES, GAMES[::-1])
-        for name in ("dense", "soft-big")
-    ]
 
 
 def test_students_interval_and_welchs_test_of_one_group_are_scipys():
@@ -316,14 +289,6 @@ def test_every_network_is_compared_with_the_first_on_each_task_and_over_all():
     assert found.loc["better", WHOLE].p_holm == pytest.approx(2 * found.loc["better", WHOLE].p)
     few = summarize(ends({"dense": [1, 2], "better": [11, 12.1]}), Claims())
     assert few.verdict.tolist() == ["", "undecided"]
-
-
-def test_claims_of_presets_name_networks_that_exist():
-    for preset in filter(None, (load_study(name) for name in PRESETS)):
-        found = load_claims(preset.claims, preset.games).claims
-        assert all(any(c.primary for c in claim.contrasts) for claim in found)
-        named = {g.architecture for claim in found for c in claim.contrasts for g in c.groups}
-        assert not named or "dense" in {a.name for a in preset.architectures} & named
 
 
 # A claim that can be read, for tests to spoil.

@@ -152,12 +152,6 @@ def test_the_resolved_configuration_is_a_table_at_the_end(page):
     assert ["command", "sb3-moe <b>"] in page.rows("To check this page")
 
 
-def test_the_same_folders_give_the_same_files(finished, written, tmp_path, no_drawing):
-    write_report(*finished, tmp_path)
-    for name in ("measures.csv", "summary.csv", "verdicts.csv"):
-        assert (tmp_path / name).read_bytes() == (written / name).read_bytes()
-
-
 def test_a_report_over_an_earlier_one_leaves_nothing_of_it_and_all_that_is_not_its_own(
     finished, written, tmp_path, no_drawing
 ):

@@ -17,21 +17,17 @@ from sb3_moe.saving.files import read_json
 from sb3_moe.saving.model_file import load
 from sb3_moe.study import training
 from sb3_moe.study.building import build
-from sb3_moe.study.config import Architecture, Evaluation, RunConfig, StartFrom
+from sb3_moe.study.config import Architecture, Evaluation, RunConfig, StartFrom, read_study
 from sb3_moe.study.entries import Named
 from sb3_moe.study.folder import RunFolder, steps_in
 from sb3_moe.study.preparing import check_networks
 from sb3_moe.study.training import begin_with, start_of, train_run
+from sb3_moe_envs import SUITES, Cycle, register_suite
 
 CLASSIC = tuple((name, {"max_episode_steps": 20}) for name in ("CartPole-v1", "Acrobot-v1"))
 PENDULUMS = (
     ("sb3_moe_envs:SB3MoE/Pendulum-v0", {"max_episode_steps": 20}),
     ("sb3_moe_envs:SB3MoE/Pendulum-v0", {"max_episode_steps": 20, "g": 3.7}),
-)
-# Single games, whose emulator can be copied; ale-py's own vector environment has no state to save.
-ATARI = tuple(
-    (f"ale_py:ALE/{game}-v5", {"obs_type": "ram", "max_num_frames_per_episode": 80})
-    for game in ("Pong", "Breakout")
 )
 SMALL = {"placement": "middle", "num_experts": 2, "net_arch": [8]}
 DENSE = {"placement": "none", "net_arch": [8]}
@@ -49,11 +45,6 @@ def config(tasks=CLASSIC, callbacks=(), policy_kwargs=SMALL, **values):
 
 RUNS = {
     "PPO": config(**ON_POLICY),
-    "DQN that explores": config(
-        algorithm="DQN", evaluation=Evaluation(points=4, episodes=8), arguments={
-            **STORED, "exploration_initial_eps": 0.5, "exploration_final_eps": 0.5,
-        },
-    ),
     "DQN with ReDo": config(
         callbacks=(Named(name="ReDoCallback", arguments={"every": 20, "tau": 0.5}),),
         algorithm="DQN", arguments={**STORED, "learning_rate": 1e-3},
@@ -68,7 +59,6 @@ RUNS = {
         schedule=Named(name="Adaptive", arguments={"rule": "steps>=48"}),
         normalize=Named(name="VecNormalize"),
     ),
-    "PPO on Atari": config(ATARI, evaluation=Evaluation(points=1, episodes=1), **ON_POLICY),
     "RecurrentPPO": config(
         algorithm="RecurrentPPO", arguments={"n_steps": 8, "batch_size": 8},
         policy_kwargs={**SMALL, "lstm_hidden_size": 4},
@@ -100,21 +90,28 @@ def assert_same(one, other):
                 np.testing.assert_array_equal(after[key], values, err_msg=key)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("whole") / "run")
+    train_run(RUNS["PPO"], folder)
+    return folder
+
+
 # The others take as long, and break seldom alone.
-OFTEN = ("PPO", "DQN with ReDo", "SAC normalized by task", "RecurrentPPO")
+OFTEN = ("PPO", "DQN with ReDo")
 
 
 @pytest.mark.parametrize(
     "name",
     [name if name in OFTEN else pytest.param(name, marks=pytest.mark.full) for name in RUNS],
 )
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(name, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(name, whole, tmp_path, monkeypatch):
     if RUNS[name].algorithm in ("MaskablePPO", "RecurrentPPO"):
         pytest.importorskip("sb3_contrib")
-    if RUNS[name].tasks == ATARI:
-        pytest.importorskip("ale_py")
-    whole, folder = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "stopped")
-    train_run(RUNS[name], whole)
+    folder = RunFolder(tmp_path / "stopped")
+    if name != "PPO":
+        whole = RunFolder(tmp_path / "whole")
+        train_run(RUNS[name], whole)
     assert whole.state() == ("done", "")
     assert RunConfig.from_dict(whole.config()["run"]) == RUNS[name]
     stopped(folder, RUNS[name], 80, monkeypatch)
@@ -123,13 +120,6 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(name, tmp_path, monkeyp
     assert folder.state() == ("done", "")
     assert len(list(folder.path.glob("progress-*.csv"))) == 2
     assert_same(whole, folder)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = RunFolder(tmp_path_factory.mktemp("whole") / "run")
-    train_run(RUNS["PPO"], folder)
-    return folder
 
 
 def test_a_run_leaves_what_the_contract_says(whole):
@@ -203,6 +193,24 @@ def test_a_callback_that_a_file_names_takes_the_place_of_the_studys_own(tmp_path
     measures = {name.split("/")[0] for name in folder.diagnostics()}
     assert "dormant@0.1" not in measures
     assert "dormant" in measures
+
+
+OF_ONES_OWN = """{name: own, tasks: Own/Two, preset: none, regimes: [mtrl], seeds: 1, n_envs: 2,
+arguments: {n_steps: 8, batch_size: 8}, steps_per_task: 32, evaluation: {points: 1, episodes: 1},
+callbacks: [{"own_parts:Marks": {every: 16}}],
+architectures: {soft: {placement: middle, num_experts: 2, net_arch: [8]}}}"""
+
+
+def test_a_suite_and_a_callback_of_ones_own_are_in_a_study(tmp_path, monkeypatch):
+    monkeypatch.setattr("sb3_moe_envs.suites.SUITES", dict(SUITES))
+    tasks = ["CartPole-v1", ("Acrobot-v1", {"max_episode_steps": 20})]
+    register_suite("Own/Two", tasks, Cycle(16))
+    (run,) = read_study(OF_ONES_OWN, Path()).runs()
+    folder = RunFolder(tmp_path)
+    train_run(run, folder)
+    assert folder.state() == ("done", "")
+    assert run.games == ("CartPole", "Acrobot")
+    assert "marks/count" in next(tmp_path.glob("progress-*.csv")).read_text().splitlines()[0]
 
 
 # Runs that begin with a trained model.
@@ -314,16 +322,3 @@ def test_a_pickled_model_brings_the_statistics_of_what_it_saw(tmp_path):
     with pytest.raises(ValueError, match=r"`start_from` can't load .*vec_normalize.pkl"):
         begin_with(model, two, path)
     env.close()
-
-
-def test_seeds_that_are_added_begin_with_the_file_that_the_others_began_with(tmp_path):
-    one, path = first(**ON_POLICY), tmp_path / "agent.moe"
-    model = saved(one, path)
-    begun = second(one, start=StartFrom(model=str(path)))
-    train_run(begun, RunFolder(tmp_path / "runs" / begun.name))
-    added = replace(begun, seed=7)
-    assert start_of(added, tmp_path / "runs") == path
-    model.policy.optimizer.param_groups[0]["lr"] = 0.5
-    sb3_moe.save(model, path)
-    with pytest.raises(ValueError, match=r"start_from` must be the file .*grown-s0 began wi"):
-        start_of(added, tmp_path / "runs")

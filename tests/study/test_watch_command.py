@@ -1,20 +1,13 @@
 import json
 import re
-import sys
 
 import gymnasium as gym
-import numpy as np
 import pytest
-from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_moe
 import sb3_moe_cli as cli
-from sb3_moe.study.building import read_tasks
 from sb3_moe.study.opened_agent import env_for
-from sb3_moe_envs import SUITES
-from sb3_moe_envs.spaces.interface import NamedId
 
 TASKS = ["CartPole-v1", "Acrobot-v1"]
 
@@ -95,22 +88,6 @@ def test_tasks_of_ones_own_are_named_on_the_command_line_as_in_a_studys_file(tmp
         assert names == [each.__name__ for each in tasks]
 
 
-def short_poles():
-    env = gym.make("CartPole-v1")
-    env.unwrapped.theta_threshold_radians = 1e-9  # which no id says: it ends at its first step
-    return env
-
-
-def test_what_ones_own_task_builds_is_played_for_an_agent_without_tasks_too(tmp_path):
-    model = PPO("MoeMlpPolicy", DummyVecEnv([short_poles]), 1e-3, 8, 8, seed=0)
-    sb3_moe.save(model, tmp_path / "own.moe")
-    command = [str(tmp_path / "own.moe"), "--tasks", f"{__name__}:short_poles"]
-    assert main([*command, "--out", str(tmp_path / "page.html")]) == 0
-    data = data_of((tmp_path / "page.html").read_text())
-    assert data["tasks"] == ["short_poles"]
-    assert [track["steps"] for track in data["runs"][0]["tracks"]] == [1]
-
-
 def test_tasks_are_played_in_the_models_order_whatever_the_lines(files, tmp_path):
     pages = []
     for tasks in (TASKS, TASKS[::-1]):
@@ -129,14 +106,11 @@ OTHERS = r"`--tasks` must be those that .* trained on, \['CartPole', 'Acrobot'\]
     [
         (["agent.moe", "--tasks", "CartPole-v1", "MountainCar-v0"], OTHERS),
         (["agent.moe", "--tasks", f"[{__name__}:cart_poles, {{length: 3}}]"], "`--tasks` must be"),
-        (["agent.moe"], "`--tasks` must name a suite or Gymnasium ids, got none"),
         (["agent.zip", "--tasks", *TASKS], "can run code when it is opened: say --trust"),
         (["agent.zip", "--tasks", *TASKS, "--trust", "--algorithm", "DQN"], "as a model of DQN"),
         (["agent.moe", "--tasks", *TASKS, "--out", "x.pdf"], "`--out` must end in .html, .gif or"),
         (["agent.moe", "--tasks", *TASKS, "--without", "pi:9"], "`expert` must be in .*, got 9"),
         (["page.moe", "--tasks", *TASKS], "page.moe"),
-        (["none.moe", "--tasks", *TASKS], "No such file"),
-        (["agent.moe", "--tasks", "None-v0"], "None"),
     ],
 )
 def test_a_wrong_word_is_one_line(files, capsys, words, message):
@@ -151,35 +125,3 @@ def test_a_wrong_word_is_one_line(files, capsys, words, message):
 def test_tasks_are_shown_as_the_model_saw_them(shown):
     seen = sb3_moe.make_multitask_vec_env(TASKS, task_id=shown).observation_space
     assert env_for(TASKS, seen).observation_space == seen
-
-
-def test_games_of_a_study_go_by_its_names_and_by_their_ids():
-    pytest.importorskip("gymnax", reason="needs the minatar extra")
-    games = ["SpaceInvaders", "Breakout"]
-    seen = sb3_moe.make_multitask_vec_env(read_tasks(games)).observation_space
-    for typed in (games[::-1], [f"SB3MoE/MinAtar-{game}-v1" for game in games]):
-        assert env_for(typed, seen).observation_space == seen
-
-
-def test_a_single_task_is_a_plain_environment():
-    env = env_for(["CartPole-v1"], gym.make("CartPole-v1").observation_space)
-    assert env.spec.id == "CartPole-v1"
-    with pytest.raises(ValueError, match="no way to show"):
-        env_for(["CartPole-v1"], spaces.Box(0, 1, (2,), np.float32))
-
-
-def test_a_world_that_cant_be_built_says_why(monkeypatch):
-    monkeypatch.setitem(sys.modules, "metaworld", None)  # as if it were not installed
-    names = [task.name for task in SUITES["MetaWorld/MT3"].tasks]
-    seen = spaces.Dict({"obs": spaces.Box(-1, 1, (39,)), "task_id": NamedId(names)})
-    with pytest.raises(ValueError, match=r"can't be built: .* pip install 'sb3-moe\[metaworld\]'"):
-        env_for(["MetaWorld/MT3"], seen)
-
-
-SHORT = [("CartPole-v1", {}), ("CartPole-v1", {"max_episode_steps": 50})]
-
-
-def test_tasks_that_differ_in_their_arguments_are_written_as_in_a_studys_file():
-    seen = sb3_moe.make_multitask_vec_env(SHORT).observation_space
-    env = env_for(["[CartPole-v1, {max_episode_steps: 50}]", "CartPole-v1"], seen)
-    assert env.get_attr("task_names")[0] == ["CartPole", "CartPole(max_episode_steps=50)"]

@@ -96,34 +96,6 @@ def test_gates_are_drawn_over_time_and_at_the_end(folder):
     assert texts(last) == [f"{gate:.2f}" for gate in GATES[-1].ravel()]
 
 
-def test_gates_of_an_expert_that_left_or_is_yet_to_come_leave_no_other_out(tmp_path):
-    gates = np.full((5, 2, 3), 0.5)
-    gates[[0, 4], :, 2] = np.nan
-    write(tmp_path, **{"gates/pi.big": gates})
-    assert texts(figures.draw_last_gates(tmp_path).axes[0]) == ["0.50"] * 4
-    mesh = figures.draw_gates_over_time(tmp_path).axes[0].collections[0]
-    assert np.ma.count(np.ma.masked_invalid(mesh.get_array())) == 13
-
-
-def overlaps(figure, extents):
-    """Say whether any of these lies upon the one before, or beyond the figure."""
-    inside = figure.bbox.padded(1)
-    return any(
-        one.y0 < other.y1 and other.y0 < one.y1
-        for one, other in zip(extents[1:], extents, strict=False)
-    ) or any(not inside.containsx(x) for each in extents for x in (each.x0, each.x1))
-
-
-@pytest.mark.parametrize(("experts", "numbers"), [(3, [0, 1, 2]), (24, [0, 4, 8, 12, 16, 20])])
-def test_numbers_of_many_experts_do_not_overlap(tmp_path, experts, numbers):
-    write(tmp_path, **{"gates/pi.middle": np.full((5, 2, experts), 1 / experts)})
-    figure = figures.draw_gates_over_time(tmp_path)
-    figure.draw_without_rendering()
-    axes = figure.axes[0]
-    assert axes.get_yticks().tolist() == numbers
-    assert not overlaps(figure, [each.get_window_extent() for each in axes.get_yticklabels()])
-
-
 @pytest.mark.parametrize("names", [[f"layer.{k}" * 4 for k in range(24)], ["a", "b" * 60]])
 def test_a_legend_is_whole_and_leaves_the_axes_free(names, tmp_path):
     write(tmp_path, **{f"dormant/{name}": np.zeros(5) for name in names})
@@ -176,16 +148,6 @@ def test_everything_a_folder_has_is_saved_alike_each_time(folder):
     assert (folder / "again" / last).read_bytes() == before[last]
 
 
-def test_a_figure_is_saved_in_every_format_alike_each_time(tmp_path):
-    written = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        figure = figures.draw_gates([[1.0]], ["a"])
-        written.append(figures.save_figure(figure, tmp_path / name / "figure"))
-    assert [path.suffix for path in written[0]] == [".png", ".svg", ".pdf"]
-    assert [a.read_bytes() == b.read_bytes() for a, b in zip(*written, strict=True)] == [True] * 3
-
-
 def test_an_empty_folder_says_which_call_fills_it(tmp_path):
     with pytest.raises(ValueError, match=r"no scores\.npz; train with MultiTaskEvalCallback"):
         figures.save_figures(tmp_path)
@@ -205,13 +167,6 @@ def test_steps_are_written_short():
     steps = (0, 500, 98_304, 163_840, 999_936, 999_960, 1_200_000, 1.5e9)
     written = ["0", "500", "98.3k", "163.8k", "999.9k", "1M", "1.2M", "1.5G"]
     assert [short(n) for n in steps] == written
-
-
-def test_weights_have_numbers_without_a_minus_zero_and_colors_of_both_signs():
-    axes = figures.draw_gates([[-0.001, -0.5, np.nan]], ["a"]).axes[0]
-    assert texts(axes) == ["0.00", "-0.50", "-"]
-    assert axes.images[0].get_clim() == (-0.5, 0.5)
-    assert figures.draw_gates([[0.5]], ["a"])._repr_png_().startswith(b"\x89PNG")
 
 
 def test_an_agents_routing_is_drawn_in_one_call():

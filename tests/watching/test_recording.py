@@ -1,8 +1,6 @@
 """A replay holds what the policy decided and what the environment gave."""
 
 import json
-import os
-import re
 
 import arena
 import gymnasium as gym
@@ -10,18 +8,16 @@ import numpy as np
 import pytest
 import shown
 import torch as th
-from gymnasium.wrappers import HumanRendering, RecordVideo
+from gymnasium.wrappers import RecordVideo
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
-from toy import Toy
 
 import sb3_moe
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_env.evaluating import OF_ATARI
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
-from sb3_moe.watching.recording import expert_named
 from sb3_moe_envs import Cycle, MultiTaskEnv
 
 
@@ -52,21 +48,6 @@ def model():
 def single():
     """An agent of one task without a Dict."""
     return shown.agent(shown.Shown(), "MoeMlpPolicy")
-
-
-@pytest.fixture
-def registered():
-    """Register environments for one test."""
-    names = []
-
-    def register(entry_point, name="Own-v0"):
-        gym.register(name, entry_point)
-        names.append(name)
-        return name
-
-    yield register
-    for name in names:
-        del gym.registry[name]
 
 
 def test_gates_rewards_and_values_are_those_of_the_policy_and_the_environment(single):
@@ -175,12 +156,6 @@ def test_a_lone_multi_task_environment_is_played_task_by_task(model):
     assert [len(track.returns) for track in tracks] == [3, 3]
 
 
-def test_an_environment_that_plays_other_tasks_than_it_is_told_is_refused():
-    model = PPO("MoeMultiInputPolicy", Toy((0,)), n_steps=16, batch_size=16)
-    with pytest.raises(ValueError, match=re.escape("but didn't play ['b']")):
-        sb3_moe.watch(model, Toy((0,)))
-
-
 @pytest.mark.parametrize("wanted", ["name", np.int64(1)], ids=str)
 def test_some_tasks_can_be_chosen_and_episodes_are_cut(model, wanted):
     names = model.get_env().get_attr("task_names")[0]
@@ -286,32 +261,6 @@ def test_a_model_without_an_environment_must_be_given_one_or_its_id(single, monk
     assert len(sb3_moe.watch(single, "Shown-v0", max_steps=3).runs[0].tracks[0]) == 3
 
 
-def test_images_need_no_sound_unless_a_driver_is_chosen(single, monkeypatch):
-    for name in ("SDL_AUDIODRIVER", "SDL_VIDEODRIVER"):
-        monkeypatch.delenv(name, raising=False)
-    sb3_moe.watch(single, shown.Shown(), max_steps=1, frames=False)
-    assert "SDL_AUDIODRIVER" not in os.environ
-    for chosen, found in ((None, "dummy"), ("pulseaudio", "pulseaudio")):
-        if chosen:
-            monkeypatch.setenv("SDL_AUDIODRIVER", chosen)
-        sb3_moe.watch(single, shown.Shown(), max_steps=1)
-        assert os.environ["SDL_AUDIODRIVER"] == found
-
-
-class Unseen(arena.Arena):
-    """Takes no render mode, and can't draw."""
-
-    def __init__(self):
-        super().__init__(arena.FLAT, arena.DISCRETE)
-
-
-@pytest.mark.filterwarnings("ignore:.*not in the possible render_modes")
-def test_a_registered_class_that_takes_no_render_mode_is_played_too(registered):
-    replay = sb3_moe.watch(PPO("MlpPolicy", registered(Unseen), seed=0))
-    assert "render_mode" in replay.no_frames
-    assert len(replay.runs[0].tracks[0]) == 6
-
-
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 
 
@@ -347,31 +296,6 @@ def test_what_cant_be_drawn_at_some_step_is_played_on_without_pictures(
         assert (run.tracks[0].frame_T >= 0).tolist() == [k < drawn for k in range(shown.LENGTH)]
 
 
-def test_what_draws_nothing_before_its_first_step_has_pictures_from_there_on(registered):
-    name = registered(lambda render_mode=None: draws(None, PICTURE))
-    replay = sb3_moe.watch(PPO("MlpPolicy", gym.make(name), seed=0))
-    assert replay.no_frames is None
-    assert replay.runs[0].tracks[0].frame_T.tolist() == [-1, *[0] * (shown.LENGTH - 1)]
-
-
-class ObservedAsDrawn(shown.Shown):
-    """Is observed as it is drawn."""
-
-    def __init__(self, render_mode):
-        super().__init__(render_mode=render_mode)
-
-    def _observe(self):
-        return np.full(3, 0.0 if self.render_mode is None else 1.0, np.float32)
-
-
-def test_what_is_observed_as_it_is_drawn_is_so_without_pictures_too(registered):
-    model = PPO("MlpPolicy", gym.make(registered(ObservedAsDrawn), render_mode="rgb_array"), seed=0)
-    with_pictures, without = (sb3_moe.watch(model, frames=each) for each in (True, False))
-    values = [each.runs[0].tracks[0].values_TV for each in (with_pictures, without)]
-    np.testing.assert_allclose(*values, rtol=1e-5)
-    np.testing.assert_allclose(values[0], values[0][0].item(), rtol=1e-5)
-
-
 def test_films_of_the_training_stay_as_they_are(tmp_path):
     drawn = gym.make("Shown-v0", render_mode="rgb_array", size=16)
     env = RecordVideo(drawn, tmp_path / "films", lambda episode: episode == 0, name_prefix="mine")
@@ -380,15 +304,6 @@ def test_films_of_the_training_stay_as_they_are(tmp_path):
     before = film.read_bytes()
     assert sb3_moe.watch(model).no_frames is None
     assert [each.read_bytes() for each in film.parent.iterdir()] == [before]
-
-
-@pytest.mark.filterwarnings("ignore:.*doesn't natively support it")
-def test_modes_that_gymnasium_adds_are_left_to_the_training(monkeypatch):
-    opened = []
-    monkeypatch.setattr(HumanRendering, "_render_frame", opened.append)
-    model = PPO("MlpPolicy", gym.make("Shown-v0", render_mode="human"), seed=0)
-    assert sb3_moe.watch(model).no_frames is None
-    assert not opened
 
 
 def normalized(**kwargs):
@@ -460,8 +375,3 @@ def test_an_expert_that_is_off_or_not_the_tasks_got_no_rows():
 def test_a_wrong_argument_is_named(kwargs, message, model):
     with pytest.raises(ValueError, match=message):
         sb3_moe.watch(model, **kwargs)
-
-
-def test_an_expert_may_be_named_by_its_mixture_or_as_numpy_counts():
-    assert expert_named("pi.all.1:3") == ("pi.all.1", 3)
-    assert expert_named(("pi", np.int64(1))) == ("pi", 1)

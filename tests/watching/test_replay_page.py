@@ -107,11 +107,6 @@ def test_pixel_art_is_kept_in_its_own_size_and_without_loss():
     assert shrunk(small) is small
 
 
-def test_a_photo_is_drawn_smaller():
-    photo = np.random.default_rng(0).integers(0, 256, (600, 900, 3), np.uint8)
-    assert pixels(data_of(photo)).shape == (320, 480, 3)
-
-
 @pytest.mark.parametrize(("kind", "white"), [("u1", 255), ("f4", 1.0), ("bool", True), ("i8", 300)])
 def test_white_is_white_in_whatever_numbers_an_environment_draws(kind, white):
     for channels in ((), (1,), (3,), (4,)):

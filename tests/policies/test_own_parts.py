@@ -1,0 +1,271 @@
+"""Routers, kinds of experts and placements of the user's own go everywhere that ours go, and those
+that can't work say why before anything is learned."""
+
+import arena
+import numpy as np
+import own_parts
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import CallbackList
+from torch import nn
+
+import sb3_moe
+from sb3_moe.callbacks import PlasticityCallback, RoutingCallback
+from sb3_moe.layers import MoELayer, Routing, register_router
+from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.measures import (
+    expert_outputs,
+    matching_net_arch,
+    measure_layers,
+    measure_weights,
+    redo,
+)
+from sb3_moe.policies.options import MoEOptions
+from sb3_moe.policies.placements import PLACEMENTS, Placement, register_placement
+from sb3_moe.watching.figures import draw_last_gates
+
+ROUTER = {"router": "own_parts:Tempered", "router_kwargs": {"temperature": 2.0}}
+EXPERT = {"expert": "own_parts:Skipping", "expert_kwargs": {"scale": 0.5}}
+PLACE = {"placement": own_parts.ENDS}
+CASES = {"router": ROUTER, "expert": EXPERT, "placement": PLACE, "all": ROUTER | EXPERT | PLACE}
+
+
+def make(algorithm="PPO", **options):
+    return arena.make(algorithm, **{"net_arch": [12, 8], "num_experts": 3} | options)
+
+
+@pytest.mark.covering
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC"])
+@pytest.mark.parametrize("case", CASES)
+def test_parts_of_ones_own_learn_and_are_looked_into(algorithm, case, tmp_path, capsys):
+    model = make(algorithm, **CASES[case])
+    policy, obs = model.policy, arena.observe(model, 32)
+    watch = [
+        RoutingCallback(25, probe=[obs], log_path=tmp_path),
+        PlasticityCallback(25, probe=[obs]),
+    ]
+    before = {name: p.clone() for name, p in policy.named_parameters()}
+    model.learn(64, callback=CallbackList(watch))
+    changed = {name for name, p in policy.named_parameters() if not th.equal(p, before[name])}
+    assert any("experts" in name for name in changed)
+    if case != "expert":
+        assert any("scores" in name or "router" in name for name in changed)
+
+    budget = sb3_moe.describe(model)
+    words = capsys.readouterr().out
+    assert budget.total.active == budget.total.parameters
+    assert ("tempered router" in words) == ("router" in CASES[case])
+    assert ("ends" in words) == ("placement" in CASES[case])
+
+    routings = policy.routing(obs)
+    assert set(routings) == set(policy.moe_layers())
+    assert all(routing.gates_BNE.shape == (32, 1, 3) for routing in routings.values())
+    assert len(expert_outputs(policy, obs)) == len(routings)
+    assert isinstance(policy.get_expert(next(iter(routings)).split(".")[0], 0), nn.Module)
+    measures = measure_layers(policy, [obs]) | measure_weights(policy)
+    assert all(np.isfinite(np.asarray(value)).all() for value in measures.values())
+    assert draw_last_gates(tmp_path).axes
+
+
+def test_a_matched_dense_network_of_a_policy_with_parts_of_ones_own_is_found():
+    policy = make(**CASES["all"]).policy
+    options = {"net_arch": [12, 8], "num_experts": 3} | CASES["all"]
+    found = matching_net_arch(type(policy), arena.FLAT, arena.DISCRETE, options)
+    assert found["pi"][0] > 12
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_redo_at_tau_zero_keeps_what_a_policy_with_parts_of_ones_own_computes(case):
+    policy = make(net_arch=[12, 10, 8], activation_fn=nn.ReLU, **CASES[case]).policy
+    with th.no_grad():
+        for dense in (0, 2):
+            policy.mlp_extractor.policy_net.blocks[dense].bias[:3] = -1e3
+    obs = arena.observe(policy, 32)
+    before = policy.get_distribution(policy.obs_to_tensor(obs)[0]).distribution.logits
+    counts = redo(policy, obs, tau=0.0)
+    after = policy.get_distribution(policy.obs_to_tensor(obs)[0]).distribution.logits
+    th.testing.assert_close(after, before)
+    # Nothing tells how an expert of one's own reads what comes before it.
+    assert counts["pi.0"] >= 3
+    assert ("pi.1" in counts) == ("expert" not in CASES[case])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"router": own_parts.Tempered, "router_kwargs": {"temprature": 2.0}},
+            TypeError,
+            r"`router_kwargs` .* 'tempered', \['temperature'\], got 't",
+        ),
+        (
+            {"router": "own_parts:Tempered", "top_k": 2},
+            ValueError,
+            "`top_k`=2 needs .*'tempered'",
+        ),
+        (
+            {"router": "own_parts:Skipping"},
+            TypeError,
+            "must be a subclass of MoELayer, .*S",
+        ),
+        (
+            {"router": "own_parts:Nothing"},
+            ValueError,
+            "must name a class .*Not",
+        ),
+        (
+            {"router": own_parts.Tempered, "z_coef": 0.1},
+            ValueError,
+            "`z_coef`=0.1 needs",
+        ),
+    ],
+)
+def test_options_of_ones_own_are_checked_by_their_names(options, error, message):
+    with pytest.raises(error, match=message):
+        MoEOptions(**options)
+
+
+class Zeroed(own_parts.Tempered):
+    """Scores that begin at 0, all gates even."""
+
+    def __init__(self, experts, sees, **options):
+        super().__init__(experts, sees, **options)
+        nn.init.zeros_(self.scores.weight)
+        nn.init.constant_(self.scores.bias, 0.5)
+
+
+def test_a_router_of_ones_own_begins_as_it_says_in_every_placement():
+    for placement in ("middle", "all", "final", "body", "big"):
+        for layer in make(router=Zeroed, placement=placement).policy.moe_layers().values():
+            assert not layer.scores.weight.any()
+            assert (layer.scores.bias == 0.5).all()
+
+
+def test_a_router_acts_once_between_two_updates_however_often_modes_are_set():
+    class Counting(own_parts.Tempered):
+        updates = 0
+
+        def between_updates(self):
+            self.updates += 1
+
+    model = make(router=Counting)
+    layer = model.policy.moe_layers()["pi.middle"]
+    for mode in (False, False, True, False, False, True, True, False):
+        model.policy.set_training_mode(mode)
+    assert layer.updates == 3  # one before the first
+
+
+def test_a_router_learns_from_the_auxiliary_losses_that_its_class_names():
+    layer = make(router=own_parts.Tempered, balance_coef=0.1).policy.moe_layers()["pi.middle"]
+    x = th.randn(8, 1, 12)
+    layer(x)[0].sum().backward()
+    layer.aux = None
+    with_loss = layer.scores.weight.grad.clone()
+    layer.scores.weight.grad = None
+    layer(x)[0].sum().backward()
+    assert not th.equal(layer.scores.weight.grad, with_loss)
+
+
+def test_a_registered_router_and_placement_go_by_their_names(monkeypatch):
+    config = pytest.importorskip("sb3_moe.study.config", reason="needs the cli extra")
+    monkeypatch.setattr(ROUTERS, "_classes", dict(ROUTERS._classes))
+    register_router(own_parts.Tempered)
+    register_placement(own_parts.ENDS)
+    try:
+        named = config.named_architecture("tempered-ends-pi").policy_kwargs
+        assert (named["router"], named["placement"]) == ("tempered", {"pi": "ends", "vf": "none"})
+        with pytest.raises(ValueError, match=r"`router` 'tempered' is Tempered of own_parts alr"):
+            register_router(type("Tempered2", (MoELayer,), {"name": "tempered"}))
+        with pytest.raises(ValueError, match=r"`placement` 'ends' is .* already"):
+            register_placement(Placement(name="ends", meaning="", head="own"))
+    finally:
+        PLACEMENTS.pop("ends")
+
+
+def test_a_placement_without_its_hidden_layer_is_refused():
+    third = Placement(name="third", meaning="", hidden=2)
+    message = r"`placement`='third' replaces hidden layer 2, .* 2: give"
+    with pytest.raises(ValueError, match=message):
+        make(placement=third)
+
+
+@pytest.mark.covering
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC"])
+@pytest.mark.parametrize("placement", ["none", "middle", "final", "all", "body", own_parts.ENDS])
+def test_each_task_has_its_own_head_with_any_placement(algorithm, placement):
+    space = spaces.Dict({"obs": arena.FLAT, "task_id": spaces.Discrete(2)})
+    env = arena.Arena(space, arena.actions_of(algorithm))
+    options = {"placement": placement, "head_router": "task", "net_arch": [12, 8]}
+    model = arena.train(arena.make(algorithm, "MoeMultiInputPolicy", env, **options), 24)
+    obs = arena.observe(model, 6) | {"task_id": np.arange(6) % 2}
+    network = model.policy.network_names[0]
+    routings = model.policy.routing(obs).items()
+    last = [routing for name, routing in routings if name.startswith(network)][-1]
+    assert last.experts_BNk.flatten().tolist() == [0, 1] * 3
+
+
+# What can't work.
+
+
+class Routed(MoELayer):
+    """Even gates, and whatever a test changes."""
+
+    def __init__(self, experts, sees):
+        super().__init__(experts)
+
+    def route(self, x, router_x):
+        return self.combine(x, self.gates(x))
+
+    def gates(self, x):
+        return th.full((*x.shape[:-1], self.num_experts), 1 / self.num_experts)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 4, 4)])
+def test_gates_of_another_shape_are_refused_by_the_routers_name(shape):
+    class Off(Routed):
+        def route(self, x, router_x):
+            return x, Routing(th.ones(shape))
+
+    with pytest.raises(ValueError, match=r"`router`='Off' .* gates \(2, 1, 4\), got"):
+        arena.make("PPO", router=Off)
+
+
+def test_a_route_that_gives_the_gates_alone_is_told_of_combine():
+    class Gates(Routed):
+        def route(self, x, router_x):
+            return self.gates(x)
+
+    message = r"`route` of the router 'Gates' must return .*combine.*, got Tensor"
+    with pytest.raises(TypeError, match=message):
+        arena.make("PPO", router=Gates)
+
+
+def test_a_router_without_route_is_refused():
+    class Idle(MoELayer):
+        def __init__(self, experts, sees):
+            super().__init__(experts)
+
+    with pytest.raises(NotImplementedError, match="Idle must have a method `route`"):
+        arena.make("PPO", router=Idle)
+
+
+def test_a_routers_option_without_a_default_must_be_given():
+    class Needy(Routed):
+        def __init__(self, experts, sees, *, sharpness):
+            super().__init__(experts, sees)
+            self.sharpness = sharpness
+
+    with pytest.raises(TypeError, match="required keyword-only argument: 'sharpness'"):
+        arena.make("PPO", router=Needy)
+    model = arena.make("PPO", router=Needy, router_kwargs={"sharpness": 2.0})
+    assert model.policy.moe_layers()["pi.middle"].sharpness == 2.0
+
+
+def test_an_expert_that_returns_other_rows_is_refused():
+    class Wrong(nn.Linear):
+        def __init__(self, in_features, width, out_features, activation):
+            super().__init__(in_features, out_features + 1)
+
+    with pytest.raises(ValueError, match=r"the output of \(2,\) rows must have the shape \(2, 8\)"):
+        make(expert=Wrong)

@@ -1,0 +1,247 @@
+"""Studies under ``examples`` and the scripts beside them: they can be read, built and run."""
+
+import csv
+import importlib.util
+import json
+import re
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sb3_moe.study.config import load_study, read_study
+from sb3_moe.study.judging import load_claims
+from sb3_moe.study.preparing import check_networks
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CONFLICT, PAPER = EXAMPLES / "conflict", EXAMPLES / "paper"
+TASKS = [f"CartPole{k}" for k in range(8)]
+# Studies that confirm, and those whose seeds they may not share.
+FRESH = {
+    ("conflict/interleaved", "conflict/sequence", "conflict/routing_confirmed"): (
+        *("conflict/rates", "conflict/rates_task", "conflict/rates_more", "conflict/routing"),
+        *("conflict/spread_interleaved", "conflict/spread_sequence"),
+    ),
+    ("conflict/images",): ("conflict/images_rates",),
+    ("paper/tier1", "paper/tier2"): ("paper/rates",),
+    ("paper/earlier/study",): ("paper/earlier/rates",),
+}
+WITH_CLAIMS = ("conflict/interleaved", "conflict/sequence", "paper/tier1")
+
+
+def study(name):
+    return load_study(str(EXAMPLES / f"{name}.yaml"))
+
+
+def script(name):
+    path = EXAMPLES / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(name, monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+    found = script(name)
+    found.main()
+    return found
+
+
+def seeds_of(names):
+    return {seed for name in names for seed in study(name).seeds}
+
+
+def test_confirming_studies_use_seeds_that_no_development_run_has_seen():
+    for confirming, development in FRESH.items():
+        assert not seeds_of(confirming) & seeds_of(development), confirming
+
+
+@pytest.mark.parametrize("name", [*next(iter(FRESH)), "plasticity/permuted_breakout"])
+def test_the_networks_of_a_study_can_be_built(name):
+    if "breakout" in name:
+        pytest.importorskip("gymnax", reason="needs the minatar extra")
+    loaded = study(name)
+    check_networks(loaded.runs()[:: len(loaded.seeds)])
+
+
+def test_a_study_says_how_to_run_it():
+    for path in [*CONFLICT.glob("*.yaml"), *(EXAMPLES / "plasticity").glob("*.yaml")]:
+        text = path.read_text()
+        if "architectures:" in text:
+            name = path.relative_to(EXAMPLES).with_suffix("")
+            assert f"sb3-moe study run examples/{name}.yaml --out runs/{name}" in text
+
+
+@pytest.mark.parametrize("name", WITH_CLAIMS)
+def test_claims_name_networks_that_the_study_has(name):
+    loaded = study(name)
+    claims = load_claims(loaded.claims or PAPER / "claims.yaml", loaded.games).claims
+    named = {s.architecture for c in claims for k in c.contrasts for s in k.plus + k.minus}
+    assert named <= {each.name for each in loaded.architectures}
+
+
+def test_a_study_of_the_paper_has_the_runs_that_the_protocol_counts():
+    for name in ("rates", "tier1", "tier2"):
+        runs = len(study(f"paper/{name}").runs())
+        assert re.search(rf"\| `{name}.yaml` \| {runs} \|", (PAPER / "protocol.md").read_text())
+
+
+def test_the_preset_for_a_cluster_has_the_networks_and_contrasts_of_both_tiers():
+    full, tiers = load_study("paper-full"), [study(f"paper/tier{k}") for k in (1, 2)]
+    assert {a.name: a for a in full.architectures} == {
+        a.name: a for tier in tiers for a in tier.architectures
+    }
+    ours = load_claims(PAPER / "claims.yaml", tiers[0].games)
+    theirs, free = load_claims(full.claims, ()), {"gain": "plasticity", "area": "relative_area"}
+    assert theirs.rule == ours.rule
+    for claim, other in zip(theirs.claims, ours.claims, strict=True):
+        assert claim.contrasts == tuple(
+            replace(each, measure=free.get(each.measure, each.measure)) for each in other.contrasts
+        )
+
+
+def report(folder, values, tasks=TASKS, regime="mtrl", measure="final", units=(1.0,), orders=None):
+    """Write what a report says of networks whose seeds end at the same return on all tasks."""
+    orders = orders or (tasks if regime == "scratch" else [""])
+    rows = [
+        {"regime": regime, "order": order, "architecture": network, "seed": seed,
+         "measure": measure, "task": task,
+         "value": value * units[k % len(units)] if order in ("", task) or " " in order else -99.0}
+        for network, seeds in values.items()
+        for seed, value in seeds.items()
+        for order in orders
+        for k, task in enumerate(tasks)
+    ]  # fmt: skip
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(folder / "measures.csv", index=False)
+
+
+def test_figures_of_conflicting_tasks_are_drawn_from_reports_alone(tmp_path, monkeypatch):
+    for name in ("interleaved", "about", "claims_interleaved"):
+        shutil.copy(CONFLICT / f"{name}.yaml", tmp_path)
+    dense, big = {0: 100, 1: 110, 2: 120}, {0: 300, 1: 300}
+    report(tmp_path / "interleaved", {"dense": dense, "task-big": big})
+    report(tmp_path / "tasks1", {"dense": {0: 400, 1: 400, 2: 400}}, ["CartPole0"])
+    report(tmp_path / "alone", {"dense": {0: 390, 1: 410}}, regime="scratch")
+    run("conflict/figures", monkeypatch, tmp_path)
+    rows = pd.read_csv(tmp_path / "against.csv").set_index(["against", "network", "x"])["value"]
+    assert rows.to_dict() == {
+        ("tasks", "dense", 1): 400,
+        ("tasks", "dense", 8): 110,
+        ("flops", "dense", 688): 110,
+        ("flops", "task-big", 688): 300,
+        ("flops", "separate", 688): 400,
+    }
+    for name in ("against_tasks", "against_flops"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_development_runs_settle_rates_margins_and_what_is_confirmed(tmp_path, monkeypatch, capsys):
+    rates = {
+        "dense-0.003": {100: 100, 101: 100, 102: 100},
+        "dense-0.01": {100: 180, 101: 200, 102: 220},
+        "task-big-0.003": {100: 300, 101: 300, 102: 300},
+        "task-big-0.01": {100: 390, 101: 400, 102: 410},
+    }
+    report(tmp_path / "rates" / "report", rates)
+    spread = {"dense": {103: 190, 104: 210}, "task-big": {103: 395, 104: 405}}
+    report(tmp_path / "spread_interleaved" / "report", spread)
+    report(tmp_path / "routing" / "report", {"top1-big": {110: 200}, "top1-id": {110: 300}})
+    run("conflict/development", monkeypatch, tmp_path)
+    said = capsys.readouterr().out
+    assert "| dense | 0.003: 100.0 (3 seeds), 0.01: 200.0 (3 seeds) | 0.01 (an end" in said
+    assert "| interleaved: task-big - dense | 5 seeds, 12.5 | 13 | 1.00 |" in said
+    assert "| sequence: task-big - dense-wide | 0 seeds: too few" in said
+    assert "| top1-id | 300.0 | confirm |" in said
+
+
+@pytest.mark.full
+def test_the_table_of_interventions_has_a_row_for_each_expert(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["interventions.py", "--steps", "1", "--episodes", "2"])
+    script("conflict/interventions")
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head == f"|  | {' | '.join(TASKS)} |"
+    names = [row.split(" | ")[0] for row in rows]
+    assert names == ["| all experts", *(f"| without {k}" for k in range(8))]
+
+
+GAMES = ("SpaceInvaders", "Breakout")
+
+
+def reached(folder, levels):
+    """Write what a report says of networks that gain a level of units on both games."""
+    values = {name: {0: level} for name, level in levels.items()}
+    orders = [" ".join(GAMES), " ".join(GAMES[::-1])]
+    report(folder / "report", values, GAMES, "crl", "area", (9.0, 3.0), orders)
+    returns = {"returns": {game: [0] for game in GAMES}}
+    (folder / "random.json").write_text(json.dumps(returns))
+
+
+def test_the_two_best_rates_run_again_and_the_better_is_picked_inside_the_grid(
+    tmp_path, monkeypatch, capsys
+):
+    rates = script("paper/rates")
+    levels = {"dense-0.001": 1.0, "dense-0.002": 2.0, "dense-0.004": 1.5, "dense-0.008": 0.5}
+    reached(tmp_path / "rates", levels)
+    dense = rates.rows_of(tmp_path)
+    assert rates.levels(dense)[0.004] == pytest.approx(1.5)
+    assert rates.verdict(dense) == "second seed for 0.002, 0.004"
+    reached(tmp_path / "rates_second", {"dense-0.002": 1.0, "dense-0.004": 1.7})
+    dense = rates.rows_of(tmp_path)
+    assert rates.verdict(dense) == "0.004"
+    assert rates.units(dense) == pytest.approx({"SpaceInvaders": 1.6 * 9, "Breakout": 1.6 * 3})
+    names = [each.name for each in study("paper/rates").architectures]
+    levels = {name: float(name.rpartition("-")[2]) for name in names}
+    reached(tmp_path / "runs" / "rates", levels | {"soft-big-0.00025": 9.0})
+    run("paper/rates", monkeypatch, tmp_path / "runs", "--second")
+    shutil.copy(PAPER / "about.yaml", tmp_path)
+    second = read_study(capsys.readouterr().out, tmp_path)
+    assert (second.name, second.seeds) == ("paper-rates-second", (101,))
+    again = {a.name for a in second.architectures}
+    assert len(again) == 2 * 5
+    assert {"dense-0.001", "dense-0.0025", "soft-big-0.00025", "soft-big-0.0025"} <= again
+
+
+def blocks(folder, network, seed, returns):
+    """Write a run whose blocks of 100 steps have some returns before a switch cuts episodes."""
+    folder = folder / "runs" / f"{network}-{seed}"
+    folder.mkdir(parents=True)
+    games = [f"Breakout{k}" for k in range(len(returns))]
+    config = {"steps_per_task": 100, "games": games, "seed": seed}
+    config["architecture"] = {"name": network}
+    (folder / "config.json").write_text(json.dumps({"run": config}))
+    with (folder / "progress-000000000.csv").open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["time/total_timesteps", "rollout/ep_rew_mean"])
+        for k, value in enumerate(returns):
+            end = 100 * k + 100
+            writer.writerows([[end - 60, 0.0], [end - 20, value], [end - 10, ""], [end, 0.5]])
+
+
+def test_plasticity_fades_where_later_blocks_are_learned_worse(tmp_path, monkeypatch, capsys):
+    for seed in range(3):
+        blocks(tmp_path / "fades", "dense", seed, [10 + seed, 10, 6, 5, 5])
+        blocks(tmp_path / "fades", "sphere-0", seed, [8, 8, 8, 8, 8 + seed])
+        blocks(tmp_path / "stays", "dense", seed, [10, 10, 9, 10, 10 + seed])
+    run("plasticity/fading", monkeypatch, tmp_path / "fades")
+    text = capsys.readouterr().out
+    assert "| dense | 3 | 11.0 | 10.0 | 6.0 | 5.0 | 5.0 | -5.50 " in text
+    assert "| sphere-0 - dense | 6.00 " in text
+    assert text.rstrip().endswith("plasticity fades: the dense network learns later orders worse")
+    run("plasticity/fading", monkeypatch, tmp_path / "stays")
+    assert "untestable here: the dense network does not lose" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("plasticity/fading", monkeypatch, tmp_path)
+    assert "must hold a run that went through all of its blocks" in capsys.readouterr().err
+
+
+def test_a_simulated_interval_covers_about_as_often_as_it_says(monkeypatch):
+    coverage = script("coverage")
+    monkeypatch.setattr(coverage, "REPEATS", 200)
+    shares = coverage.covered((coverage.bounded(260, 30),) * 2, 0.5)
+    assert 0.9 <= shares["paired t"] <= 1
+    assert shares["bootstrap"] <= shares["paired t"]
