@@ -21,6 +21,7 @@ StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 #: Extra by module. :mod:`sb3_moe.extras` has those of the policies and the study.
 EXTRAS = {
     "ale_py": "atari",
+    "envpool": "envpool",
     "gymnax": "minatar",
     "jax": "minatar",
     "metaworld": "metaworld",

@@ -32,6 +32,7 @@ ATARI_GAMES = (
     "Boxing", "Jamesbond", "Kangaroo", "UpNDown", "Gopher", "Hero",
 )  # fmt: skip
 _OURS = "sb3_moe_envs:SB3MoE"
+_ROBOTS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,23 @@ def _gravities(robot: str) -> tuple[Task, ...]:
     )
 
 
-def _metaworld(reward: str, ending: str) -> dict[str, Suite]:
-    """Return Meta-World's suites with one of its rewards, which each task's name says."""
+def _metaworld(version: str, ending: str) -> dict[str, Suite]:
+    """Return Meta-World's suites.
+
+    :param version: one of its rewards, or ``"EnvPool"``; each task's name says it
+    :param ending: of the suites' names
+    """
+
+    def task(name: str) -> Task:
+        if version == "EnvPool":
+            written = "".join(word.capitalize() for word in name.split("-"))
+            options = {"env_id": f"MetaWorld/{written}-v3", "partially_observable": False}
+            return Task(f"{name}(EnvPool)", f"{_OURS}/EnvPool-v0", options)
+        options = {"task": name, "reward": version}
+        return Task(f"{name}({version})", f"{_OURS}/MetaWorld-v0", options)
 
     def tasks(names: Sequence[str]) -> tuple[Task, ...]:
-        return tuple(
-            Task(f"{name}({reward})", f"{_OURS}/MetaWorld-v0", {"task": name, "reward": reward})
-            for name in names
-        )
+        return tuple(task(name) for name in names)
 
     suites = {
         "MT3": Suite(tasks(metaworld.EASY)),
@@ -138,17 +148,21 @@ SUITES: dict[str, Suite] = {
     "Plasticity/Breakout10": Suite(
         tuple(shuffled_breakouts(10)), Cycle(steps_per_task=131_072, num_cycles=1)
     ),
-    "MuJoCo/Four": Suite(tuple(as_tasks(["Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5"]))),
+    "MuJoCo/Four": Suite(tuple(as_tasks(list(_ROBOTS)))),
+    "MuJoCo/Four-EnvPool": Suite(
+        tuple(Task(robot, f"{_OURS}/EnvPool-v0", {"env_id": robot}) for robot in _ROBOTS)
+    ),
     "MuJoCo/HopperGravity4": Suite(_gravities("Hopper")),
     "MuJoCo/HalfCheetahGravity4": Suite(_gravities("HalfCheetah")),
     **_metaworld("V2", ""),
     **_metaworld("V1", "-V1"),
+    **_metaworld("EnvPool", "-EnvPool"),
 }
 
 
 def suite_names() -> list[str]:
     """Return the suites' names, those of single tasks of Meta-World as `MetaWorld/MT1-<task>`."""
-    return sorted({re.sub("(?<=/MT1-).*?(?=-V1$|$)", "<task>", name) for name in SUITES})
+    return sorted({re.sub("(?<=/MT1-).*?(?=-V1$|-EnvPool$|$)", "<task>", name) for name in SUITES})
 
 
 def get_suite(name: str) -> list[Task]:
@@ -243,6 +257,11 @@ IDS: dict[str, dict[str, Any]] = {
     "ShuffledBreakout-v0": _conflicting("Breakout"),
     "Hopper-v0": _robot("Hopper"),
     "HalfCheetah-v0": _robot("HalfCheetah"),
+    "EnvPool-v0": {
+        "entry_point": "sb3_moe_envs.vector.envpool:EnvPoolEnv",
+        "vector_entry_point": "sb3_moe_envs.vector.envpool:EnvPoolVectorEnv",
+        "kwargs": {"env_id": "MetaWorld/Reach-v3"},
+    },
     "MetaWorld-v0": {"entry_point": "sb3_moe_envs.metaworld:MetaWorldEnv"},
     **{f"{name.replace('/', '-')}-v0": _suite(name) for name in SUITES},
 }

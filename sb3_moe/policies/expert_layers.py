@@ -181,12 +181,13 @@ class ExpertLayers:
         if not self.options.match_scale:
             return
         with own_generator():
-            drawn = [self._dense_span(hidden, dim, head) for _ in range(DRAWS)]
-        self.dense_spans[layer] = [
-            each if activated or head is not None else each[:-1] for each in drawn
-        ]
+            self.dense_spans[layer] = [
+                self._dense_span(hidden, dim, head, activated) for _ in range(DRAWS)
+            ]
 
-    def _dense_span(self, hidden: Sequence[Stage], dim: int, head: Stage | None) -> nn.Sequential:
+    def _dense_span(
+        self, hidden: Sequence[Stage], dim: int, head: Stage | None, activated: bool
+    ) -> nn.Sequential:
         layers: list[nn.Module] = []
         if self.options.place.whole:
             layers, dim = self._encoder(dim)
@@ -201,6 +202,8 @@ class ExpertLayers:
             wide = nn.Linear(dim, max(head.width, min(dim, MEASURED_WIDTH)))
             self.init_head(wide)
             layers.append(wide)
+        elif not activated:
+            layers.pop()
         return nn.Sequential(*layers)
 
     def _hidden_layers(self, stages: Sequence[Stage], dim: int) -> tuple[list[nn.Module], int]:

@@ -136,7 +136,7 @@ class MoEActorCritic(_Policy):
 
     def forward(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
         """Choose actions as SB3's policy does; values are in rewards."""
-        found = super().forward(obs, *args, **kwargs)
+        found = super().forward(obs, *args, **kwargs)  # type: ignore[arg-type]  # SB3's says less
         if self.popart is None:
             return found
         actions, outputs, *rest = found

@@ -164,10 +164,11 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
         if self._next_start is not None:
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
         observations, rewards, terminated, truncated, infos = self._vector.step(np.array([action]))
-        observation, info = observations[0], {}
+        observation = observations[0]
         if "final_obs" in infos:
             self._next_start, observation = observation, infos["final_obs"][0]
-            info = {k: v[0] for k, v in infos["final_info"].items() if not k.startswith("_")}
+            infos = infos["final_info"]
+        info = {key: each[0] for key, each in infos.items() if not key.startswith("_")}
         self._observation = observation
         return observation, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
 
