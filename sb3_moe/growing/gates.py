@@ -184,8 +184,8 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
         bias_K.copy_(_shared_biases(_last(before), old.num_experts, heirs))
     else:
         raise ValueError(
-            f"`router`={new.name!r} can't share out gates: it needs an option `bias` for its "
-            "scores, or a method `share_out` of its own"
+            f"`router`={new.name!r} can't share out gates: one of your own needs a method "
+            "`share_out(heirs, old)`, one of this package scores with a bias"
         )
 
 

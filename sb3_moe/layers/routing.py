@@ -76,7 +76,9 @@ class Routing(NamedTuple):
         """
         logits = self.logits_BNE
         if logits is None:
-            raise ValueError("this needs a router with scores to learn, and this routing has none")
+            raise ValueError(
+                "an auxiliary loss needs the router's scores: pass `logits=` to `combine`"
+            )
         return logits
 
 

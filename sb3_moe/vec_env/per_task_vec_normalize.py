@@ -10,6 +10,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.vec_env.task_ids import TASK_KEY, Tail, has_task_key
 from sb3_moe.vec_env.tasks import names_on
 
@@ -70,7 +71,7 @@ class PerTaskVecNormalize(VecNormalize):
 
     :param venv: environments with ``num_tasks`` and ``get_task``, such as make_multitask_vec_env's
     :param norm_obs_keys: of a Dict observation, those to normalize, none if it is empty, as in
-        VecNormalize; None: every Box key but the id
+        VecNormalize; None: every Box key but the id and images
     :param task_id: how observations show the task: ``"dict"`` (in a Dict observation, under
         ``"task_id"``), ``"onehot"`` (the last ``num_tasks`` features), ``"channels"`` (the last
         ``num_tasks`` channels, wherever images have them) or ``"hidden"``; None: ``"dict"``
@@ -99,8 +100,11 @@ class PerTaskVecNormalize(VecNormalize):
             raise ValueError(
                 f"`norm_obs` must be False for images, whose policies scale them, got {space}"
             )
-        if norm_obs and norm_obs_keys is None and isinstance(space, spaces.Dict):
-            norm_obs_keys = box_keys(space)
+        if norm_obs and isinstance(space, spaces.Dict):
+            norm_obs_keys = box_keys(space) if norm_obs_keys is None else norm_obs_keys
+            for key in {*norm_obs_keys} - {*space.spaces}:
+                hint = did_you_mean(key, space.spaces)
+                raise ValueError(f"`norm_obs_keys` must be of {[*space.spaces]}, got {key!r}{hint}")
         # Where a Box shows the id; None where it stands beside the observation, or is hidden.
         self._tail: Tail | None = None
         if self.task_id_mode in ("onehot", "channels"):
@@ -247,8 +251,12 @@ class PerTaskVecNormalize(VecNormalize):
 
 
 def box_keys(space: spaces.Dict) -> list[str]:
-    """List the keys that can be normalized: numbers, and neither the id nor a history."""
-    boxes = (key for key, entry in space.spaces.items() if isinstance(entry, spaces.Box))
+    """List the keys to normalize: numbers, and neither the id, a history, nor images."""
+    boxes = (
+        key
+        for key, entry in space.spaces.items()
+        if isinstance(entry, spaces.Box) and not (entry.dtype == np.uint8 and len(entry.shape) == 3)
+    )
     return [key for key in boxes if key not in (TASK_KEY, "history")]
 
 

@@ -67,7 +67,7 @@ def test_the_total_is_the_weighted_sum_and_leaves_zeros_out():
 
 def test_a_routing_without_scores_is_an_error():
     for loss in (balance_loss, importance_loss, z_loss):
-        with pytest.raises(ValueError, match="needs a router with scores to learn"):
+        with pytest.raises(ValueError, match="pass `logits=` to `combine`"):
             loss(Routing(th.full((1, 1, 2), 0.5)))
 
 

@@ -152,7 +152,7 @@ def test_a_routing_without_scores_says_so():
     routing = make(UniformMoE)(th.zeros(1, 1, 5))[1]
     assert routing.logits_BNE is None
     assert routing.gates_BNE.tolist() == [[[0.25] * 4]]
-    with pytest.raises(ValueError, match="needs a router with scores to learn"):
+    with pytest.raises(ValueError, match="pass `logits=` to `combine`"):
         _ = routing.probs_BNE
 
 
