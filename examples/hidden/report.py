@@ -1,6 +1,7 @@
 """The tables and the figure of `compare.py`'s results, with Student's and Welch's 95% intervals.
 
 python examples/hidden/report.py examples/hidden/results.csv --figure examples/hidden/curves.png
+python examples/hidden/report.py examples/hidden/in_turn.csv --figure examples/hidden/in_turn.png
 python examples/hidden/report.py examples/hidden/development.csv --rates
 """
 
@@ -31,15 +32,26 @@ LOOKS = {
     "dense-frame": ("#777777", "<"),
 }
 PANELS = {
-    "Against the belief as an input, and the oracle": ("predict", "dense-belief", "oracle"),
-    "Against networks without a belief": (
-        "predict",
-        "soft",
-        "uniform",
-        "dense-h",
-        "dense-f",
-    ),
+    "interleaved": {
+        "Against the belief as an input, and the oracle": ("predict", "dense-belief", "oracle"),
+        "Against networks without a belief": (
+            "predict",
+            "soft",
+            "uniform",
+            "dense-h",
+            "dense-f",
+        ),
+    },
+    "in_turn": {
+        "Experts by prediction, and the oracle": ("predict", "oracle"),
+        "Against the other networks": ("predict-16", "dense", "uniform"),
+    },
 }
+OURS = {
+    "interleaved": ("predict-8", "predict-16"),
+    "in_turn": ("predict-16", "predict-grow", "predict-8"),
+}
+TASKS = [f"task_{k}" for k in range(8)]
 
 
 def load(path: Path) -> pd.DataFrame:
@@ -89,18 +101,40 @@ def print_levels(results: pd.DataFrame) -> None:
         )
 
 
-def print_differences(results: pd.DataFrame) -> None:
+def print_differences(results: pd.DataFrame, experiment: str) -> None:
     """Print what gates by prediction have more than each other network."""
     areas, ends = areas_and_ends(results)
-    print("\n| difference | seeds | area | p | end |\n|---|---|---|---|---|")
-    for ours in ("predict-8", "predict-16"):
+    print("\n| difference | seeds | area | p | end | p |\n|---|---|---|---|---|---|")
+    told = set()
+    for ours in OURS[experiment]:
         for name in areas:
             enough = min(len(areas[name]), len(areas.get(ours, ()))) > 1
-            if name != ours and enough and (ours, name) != ("predict-8", "predict-16"):
-                cells = [welch(values[ours], values[name]) for values in (areas, ends)]
-                seeds = f"{len(areas[ours])}, {len(areas[name])}"
-                (area, p), (end, _) = cells
-                print(f"| `{ours}` - `{name}` | {seeds} | {area} | {p:.2g} | {end} |")
+            if name == ours or not enough or {ours, name} in told:
+                continue
+            told.add(frozenset({ours, name}))
+            seeds = f"{len(areas[ours])}, {len(areas[name])}"
+            cells = [welch(values[ours], values[name]) for values in (areas, ends)]
+            said = " | ".join(f"{difference} | {p:.2g}" for difference, p in cells)
+            print(f"| `{ours}` - `{name}` | {seeds} | {said} |")
+
+
+def print_rounds(results: pd.DataFrame) -> None:
+    """Print what a network knows after all tasks were visited once, and what it has forgotten."""
+    print("\n| network | after the first visits | forgotten in them | in the second | new tasks |")
+    print("|---|---|---|---|---|")
+    for name in [name for name in LOOKS if name in set(results["network"])]:
+        firsts, lost, noticed = [], ([], []), []
+        for _, run in results[results["network"] == name].groupby("seed"):
+            if len(run) < 2 * len(TASKS):
+                continue
+            firsts.append(run["mean"].iloc[len(TASKS) - 1])
+            rounds = run[TASKS].to_numpy().reshape(2, len(TASKS), len(TASKS))
+            for each, returns in zip(lost, rounds, strict=True):
+                each.append((returns.diagonal() - returns[-1]).mean())
+            noticed.append(run["new_tasks"].iloc[0])
+        cells = [interval(np.array(each)) for each in (firsts, *lost)]
+        new = "" if np.isnan(noticed).any() else ", ".join(f"{each:.0f}" for each in noticed)
+        print(f"| `{name}` | {' | '.join(cells)} | {new} |")
 
 
 def welch(ours: np.ndarray, theirs: np.ndarray) -> tuple[str, float]:
@@ -121,11 +155,12 @@ def print_rates(results: pd.DataFrame) -> None:
             print(f"| `{name}` | {', '.join(cells)} | {means[name].idxmax():g} |")
 
 
-def draw(results: pd.DataFrame) -> Figure:
+def draw(results: pd.DataFrame, experiment: str) -> Figure:
     """Draw the mean return against steps, in bands of 95% t intervals."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
-    axes = figure.subplots(1, len(PANELS), sharey=True)
-    for ax, (title, shown) in zip(axes, PANELS.items(), strict=True):
+    panels = PANELS[experiment]
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for ax, (title, shown) in zip(axes, panels.items(), strict=True):
         for name, (color, marker) in LOOKS.items():
             own = results[(results["network"] == name) & name.startswith(shown)]
             if len(own):
@@ -137,6 +172,8 @@ def draw(results: pd.DataFrame) -> Figure:
                 ax.fill_between(x, mean - half, mean + half, color=color, alpha=0.15, lw=0)
         ax.set(title=title, xlabel="environment steps (thousands)")
         ax.set(xlim=(0, None), ylim=(0, 500))
+        if experiment == "in_turn":
+            ax.axvline(results["steps"].max() / 2000, color="gray", ls=":")
         ax.legend(loc="upper left", fontsize=8, ncols=2)
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("return per episode, mean over 8 tasks (at most 500)")
@@ -157,9 +194,11 @@ def main() -> None:
     for experiment, own in results.groupby("experiment", sort=False):
         print(f"\n{experiment}\n")
         print_levels(own)
-        print_differences(own)
-    if args.figure:
-        draw(results[results["experiment"] == "interleaved"]).savefig(args.figure, dpi=120)
+        print_differences(own, experiment)
+        if experiment == "in_turn":
+            print_rounds(own)
+        if args.figure:
+            draw(own, experiment).savefig(args.figure, dpi=120)
 
 
 if __name__ == "__main__":

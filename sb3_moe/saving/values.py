@@ -53,7 +53,7 @@ _OF_ROLES = {
     "replay_buffer_class": {
         f"{_SB3}.common.buffers": "DictReplayBuffer NStepReplayBuffer ReplayBuffer",
         f"{_SB3}.her": "HerReplayBuffer",
-        "sb3_moe.vec_env": "DeviceReplayBuffer MultiTaskReplayBuffer",
+        "sb3_moe.vec_env": "DeviceReplayBuffer MultiTaskReplayBuffer ReturnScaledReplayBuffer",
     },
     "rollout_buffer_class": {
         f"{_SB3}.common.buffers": "DictRolloutBuffer RolloutBuffer",
