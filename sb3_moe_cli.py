@@ -167,6 +167,7 @@ Study = Plan | Run | Status | Report | Schema
 COMMANDS: dict[str, Any] = {"study": Study, "watch": Watch, "card": Card, "suites": Suites}
 #: The extra that a suite needs, by a word in its name or in the ids of its tasks.
 EXTRAS = {
+    "EnvPool": "envpool",
     "Atari-": "atari",
     "MinAtar": "minatar",
     "Breakout": "minatar",

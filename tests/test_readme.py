@@ -52,16 +52,10 @@ def test_addresses_are_left_as_they_are_and_paths_get_one():
     )
 
 
-def test_the_speed_table_is_the_measured_one():
+def test_the_speeds_of_layers_are_the_measured_ones():
     results = ROOT / "benchmarks" / "results" / "layers-cpu-1-threads.json"
     ratios = {row["name"]: row["ratio"] for row in json.loads(results.read_text())["rows"]}
     page = (ROOT / "docs" / "speed.md").read_text()
-    table = re.findall(r"\| (\d+x\d+x\d+, H=.*?) \| (.*?) / (.*?) \| (.*?) / (.*?) \|", page)
-    assert len(table) == 6
-    for shape, *quoted in table:
-        measured = [
-            ratios[f"{peer}, {direction}, {shape}"]
-            for peer in ("soft-moe-pytorch / SoftMoE with GELU", "ModuleList loop / SoftMoE")
-            for direction in ("forward", "forward+backward")
-        ]
-        assert quoted == [f"{ratio:.2f}" for ratio in measured]
+    for peer in ("soft-moe-pytorch / SoftMoE with GELU", "ModuleList loop / SoftMoE"):
+        found = [ratio for name, ratio in ratios.items() if name.startswith(f"{peer}, forward")]
+        assert f"{min(found):.2f} to {max(found):.2f} times" in page

@@ -1,4 +1,4 @@
-"""What docs/integrations.md says of trackers: offline logs, read back by the trackers' own code."""
+"""What examples/trackers.md says of trackers: offline logs, read back by the trackers' own code."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.full
-PAGE = Path(__file__).parents[1] / "docs" / "integrations.md"
+PAGE = Path(__file__).parents[1] / "examples" / "trackers.md"
 GROUPS = {"rollout", "time", "train", "eval", "moe", "plasticity"}
 
 

@@ -52,6 +52,9 @@ ROWS = [
     ("MetaWorld/MT1-<task>`, `MetaWorld/MT10`, `MetaWorld/MT50`, `MetaWorld/CW10`, "
      "`MetaWorld/MT1-<task>-V1`, `MetaWorld/MT10-V1`, `MetaWorld/MT50-V1`, `MetaWorld/CW10-V1",
      None, "one, ten and fifty tasks; `CW10`: ten in turn, a million steps each", "metaworld"),
+    ("MetaWorld/MT1-<task>-EnvPool`, `MetaWorld/MT3-EnvPool`, `MetaWorld/MT10-EnvPool`, "
+     "`MetaWorld/MT50-EnvPool`, `MetaWorld/CW3-EnvPool`, `MetaWorld/CW10-EnvPool`, "
+     "`MuJoCo/Four-EnvPool", None, "the same tasks in C++", "envpool"),
 ]  # fmt: skip
 NOT_DRAWN = ("MuJoCo", "MetaWorld")  # they need a screen, or EGL
 
