@@ -104,6 +104,7 @@ docs: $(VENV)/.docs  ## the site, in build/site; its notebooks are run
 
 gif: $(VENV)/.run  ## the film at the top of the README
 	$(PY) examples/12_watch.py --gif docs/watch.gif
+	$(PY) docs/_ext/draw_routing.py
 
 bench: $(VENV)/.dev  ## ratios against peers, measured in one run
 	$(PY) -m benchmarks $(ARGS)
