@@ -25,7 +25,7 @@ _NO_IMAGES = (None, "human", "ansi")
 def drawn_size(env: Any) -> tuple[int, int]:
     """Return height and width of what an environment, or a vector environment, draws at its start.
 
-    Its first seeded reset must come later, since this one draws random numbers.
+    This resets it, which draws random numbers: reset it with its seed afterwards.
     """
     if env.render_mode in _NO_IMAGES:
         return 0, 0

@@ -144,10 +144,9 @@ def merge_experts(
 ) -> None:
     """Make one expert of several: the average of their weights, with all their gates.
 
-    It takes the place of the first: the router's weights are averaged as the experts' are, and
-    masses of the softmax are summed. Experts that are alike, and have like scores, are one without
-    a trace (but under ``"top_k"`` with fewer than all experts, which chose one of them). If all of
-    them are frozen, so is the one.
+    It takes the place of the first. The router's weights are averaged too, and the merged expert
+    gets the sum of the gates. Merging experts that are alike changes nothing, except under
+    ``"top_k"``, which had chosen only some of them. If all of them are frozen, so is the merged one.
 
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers, two or more, in every mixture of the network

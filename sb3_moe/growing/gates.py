@@ -46,7 +46,7 @@ class Heir:
 
     @property
     def is_new(self) -> bool:
-        """Whether it has nothing of an old one."""
+        """Whether it starts anew, with nothing of an old expert."""
         return not self.weights
 
     @property

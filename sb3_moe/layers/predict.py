@@ -124,7 +124,7 @@ class Belief(nn.Module):
     def log_likelihood(
         self, history_BKW: th.Tensor, models_EP: th.Tensor | None = None
     ) -> tuple[th.Tensor, th.Tensor]:
-        """Return how well models explain each transition, but for a constant.
+        """Return the log-likelihood of each transition under each model, up to a constant.
 
         :param history_BKW: rows of histories
         :param models_EP: None: those that the belief comes from

@@ -21,9 +21,9 @@ from sb3_moe.layers.scores import ScoredMoE
 class SparseMoE(ScoredMoE):
     """Send each token to the k experts it scores highest (arXiv 1701.06538), dropping none.
 
-    The gates are the softmax over all experts: renormalized over the chosen ones, a gate would
-    always be 1 with k = 1, and the router learn nothing. Of equal scores the first count, except
-    in exported files.
+    The gates are the softmax over all experts. If they were made to sum to 1 over the chosen ones,
+    a single gate would always be 1, and the router could not learn. If scores are equal, the first
+    experts are chosen, except in exported files.
 
     :param experts: the experts
     :param router_input: what the router is built for

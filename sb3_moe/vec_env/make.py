@@ -137,8 +137,8 @@ def make_pinned_env(
 def mode_again(render_mode: str | None) -> str | None:
     """Give the ``render_mode`` in which an environment is built once more.
 
-    No second window opens where the first shows what humans see. Any other mode stays, since what
-    an environment draws may be what is observed.
+    ``"human"`` becomes None, so that no second window opens. Any other mode stays: what an
+    environment draws may be its observation.
     """
     return None if render_mode == "human" else render_mode
 

@@ -159,9 +159,9 @@ class MultiTaskRolloutBuffer(PerTaskAdvantages, DeviceRolloutBuffer):
     """SB3's rollout buffer, on the training device, with advantages normalized by task.
 
     For PPO, A2C and TRPO: ``rollout_buffer_class=MultiTaskRolloutBuffer`` with
-    ``normalize_advantage=False``; with True PPO normalizes each minibatch over all tasks once more,
-    whose mean is near 0 and deviation near 1 already. A buffer isn't told which:
-    :class:`~sb3_moe.callbacks.TaskAdvantageCallback` warns of it.
+    ``normalize_advantage=False``. With True, PPO normalizes each minibatch over all tasks once more,
+    which changes little. The buffer cannot see that argument;
+    :class:`~sb3_moe.callbacks.TaskAdvantageCallback` does, and warns.
 
     :param args: as SB3's RolloutBuffer; takes Dict observations too
     :param num_tasks: for a Box observation that ends in a one-hot of so many tasks
