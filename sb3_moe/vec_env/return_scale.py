@@ -12,10 +12,10 @@ from sb3_moe.vec_env.replay_buffers import MultiTaskReplayBuffer
 class ReturnScaledReplayBuffer(MultiTaskReplayBuffer):
     """Divide rewards, when they are drawn, by what their task's returns come to.
 
-    The divisor is max |G| / ``scale``, where G is the discounted return of each finished episode of
-    the task. An episode that a time limit has cut goes on with its mean reward. Until a task's
-    first episode ends its rewards stay as they are. BRC adds to max |G| what entropy may bring,
-    which is left out here.
+    The divisor is the largest abs(G) / ``scale``, where G is the discounted return of each finished
+    episode of the task. An episode that a time limit has cut goes on with its mean reward. Until a
+    task's first episode ends its rewards stay as they are. BRC adds what entropy may bring, which
+    is left out here.
 
     :param args: as of :class:`~sb3_moe.vec_env.MultiTaskReplayBuffer`
     :param gamma: discount factor of the returns: the algorithm's own
@@ -31,7 +31,7 @@ class ReturnScaledReplayBuffer(MultiTaskReplayBuffer):
         if not scale > 0.0:
             raise ValueError(f"`scale` must be greater than 0, got {scale}")
         self.gamma, self.scale = gamma, scale
-        #: Largest |G| by task.
+        #: Largest abs(G) by task.
         self.largest: dict[int, float] = {}
         self._return_n, self._sum_n, self._steps_n = np.zeros((3, self.n_envs))
 
