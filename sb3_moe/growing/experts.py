@@ -146,7 +146,7 @@ def merge_experts(
 
     It takes the place of the first. The router's weights are averaged too, and the merged expert
     gets the sum of the gates. Merging experts that are alike changes nothing, except under
-    ``"top_k"``, which had chosen only some of them. If all of them are frozen, so is the merged one.
+    ``"top_k"``, which had chosen only some of them. If all are frozen, so is the merged one.
 
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers, two or more, in every mixture of the network

@@ -91,7 +91,7 @@ class SavedNormalizer:
                 raise UnsafeFileError("its normalizer's statistics must be float64 of one shape")
 
     def wrap(self, venv: VecEnv) -> VecEnv:
-        """Put a new normalizer with the file's settings around environments, where the old one was."""
+        """Put a new normalizer with the file's settings where the old one was."""
         if isinstance(venv, VecHistory) and not self._sees_history:
             return VecHistory(self.wrap(venv.venv), venv.length)
         return self._kind(venv, **self._settings)

@@ -159,8 +159,8 @@ class MultiTaskRolloutBuffer(PerTaskAdvantages, DeviceRolloutBuffer):
     """SB3's rollout buffer, on the training device, with advantages normalized by task.
 
     For PPO, A2C and TRPO: ``rollout_buffer_class=MultiTaskRolloutBuffer`` with
-    ``normalize_advantage=False``. With True, PPO normalizes each minibatch over all tasks once more,
-    which changes little. The buffer cannot see that argument;
+    ``normalize_advantage=False``. With True, PPO normalizes each minibatch over all tasks once
+    more, which changes little. The buffer cannot see that argument;
     :class:`~sb3_moe.callbacks.TaskAdvantageCallback` does, and warns.
 
     :param args: as SB3's RolloutBuffer; takes Dict observations too
