@@ -131,6 +131,7 @@ def test_every_claim_is_on_the_page_with_its_verdict(page, written):
         _, *shown = page.rows(text)
         assert [row[1:3] for row in shown] == rows[["measure", "task"]].to_numpy().tolist()
         assert [row[-1] for row in shown] == rows["verdict"].tolist()
+    assert re.search("<td>[^<]* is (better|higher)</td>", page.text)
     # Routing, and the actor against the critic, were not run.
     whole = verdicts.groupby("claim").claim_verdict.first()
     assert (len(whole), (whole == "not tested").sum()) == (6, 2)
@@ -299,6 +300,7 @@ def test_a_report_links_a_page_of_each_network_at_play(tmp_path, capsys, no_draw
     page = Page(tmp_path / "report" / "index.html")
     for name, line in zip(("dense", "soft-middle"), said, strict=False):
         assert f"replays/{name}.html" in page.targets
+        assert re.search(rf"<th>{name}<br>[\d,]+ parameters<br>[\d,]+ FLOPs</th>", page.text)
         path = tmp_path / "report" / "replays" / f"{name}.html"
         assert line == f"replay: {path}"
         text = path.read_text()

@@ -253,6 +253,10 @@ def loaded_with_three(tmp_path):
     ("build", "message"),
     [
         (lambda _: images(), "`norm_obs` must be False for images"),
+        (
+            lambda _: wrapped("dict", norm_obs_keys=["ob"]),
+            r"`norm_obs_keys` must be of \['obs', 'task_id'\], got 'ob'; did you mean 'obs'",
+        ),
         (loaded_with_three, "`venv` must have num_tasks=2, got 3"),
         (lambda _: wrapped("dict", task_id="onehot"), "must be 'dict' exactly if.*got 'onehot'"),
         (lambda _: wrapped(task_id="magic"), "`task_id` must be 'dict', 'onehot'.*got 'magic'"),
