@@ -39,7 +39,9 @@ class CheckedCallback(EventCallback):
         super().init_callback(model)
 
     def log_scalars(self, kinds: Mapping[str, Mapping[str, float]]) -> None:
-        """Record values of several kinds; a printed table gets the first of them that is short.
+        """Record values of several kinds.
+
+        Only the first kind that has few values is printed; trackers get all of them.
 
         :param kinds: values by place, for each kind's key, such as ``"plasticity/dormant/{}"``
         """

@@ -147,7 +147,7 @@ def check_defaults(options: Mapping[str, MoEOptions], names: Sequence[str], why:
 
 
 def changed_kwargs(model: BaseAlgorithm, net_arch: Any, kind: type[Any], kwargs: Any) -> Any:
-    """Return a model's arguments of the policy, without our options, for another class of policies.
+    """Return a model's ``policy_kwargs`` for a policy of SB3, which does not know our options.
 
     :param model: whose arguments they are
     :param net_arch: hidden layers
@@ -216,7 +216,7 @@ def build_dense(model: BaseAlgorithm, old: Any, net_arch: Any) -> Any:
 
 
 def as_sb3s(new: Any, model: BaseAlgorithm) -> Any:
-    """Finish a dense model; its file names no space of ours, which its reader need not have.
+    """Finish a dense model so that its file can be read without this package.
 
     :param new: of :func:`build_dense`
     :param model: the old one

@@ -135,12 +135,14 @@ class HiddenLayer(NamedTuple):
 
 
 def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
-    """List every hidden layer: each activation but an actor's squashed output, and a router's.
+    """List every hidden layer, one for each activation; a squashed action is no hidden layer.
 
-    ``readers`` is empty where not all of them are known: next to a normalization (except CrossQ's,
-    which is over the batch and behind the activation), a residual block or an LSTM; where feature
-    maps are tokens of a mixture (``tokens="feature"``); at the end of a features extractor that
-    joins several networks; and in a class of the user's own.
+    The hidden layers of routers count too. ``readers`` is empty where not all of them are known:
+
+    - next to a normalization (except CrossQ's batch normalization), a residual block or an LSTM
+    - where feature maps are tokens of a mixture (``tokens="feature"``)
+    - at the end of a features extractor that joins several networks
+    - in a class of the user's own
 
     :param policy: of any algorithm
     """

@@ -16,7 +16,7 @@ from sb3_moe.policies.moe_policy import MoEPolicy
 
 
 def model_of_sb3(value: object) -> None:
-    """Raise unless a value is a model; a file's name or a policy is not one yet."""
+    """Raise TypeError unless a value is an SB3 model, such as the name of a model's file."""
     if not isinstance(value, BaseAlgorithm):
         if isinstance(value, str | Path):
             got = f"{str(value)!r}: open a file by sb3_moe.load first"

@@ -302,7 +302,7 @@ class _SavedModel:
         return model
 
     def with_environment(self, model: Any) -> Any:
-        """Give a model that is built its environments, and these the file's statistics."""
+        """Connect a model with environments, and give their normalizer the file's statistics."""
         if self._venv is not None:
             model.set_env(self._venv)
             if model.seed is not None:

@@ -47,7 +47,7 @@ def argument_names(model: BaseAlgorithm) -> list[str]:
 
 
 def makes_own_buffer(model: Any) -> bool:
-    """Tell SB3's choice of a buffer for n-step returns from the user's own, which it warns of."""
+    """Say whether SB3 itself chose the buffer for n-step returns; it warns of a user's choice."""
     chosen = getattr(model, "replay_buffer_class", None)
     is_dict = isinstance(model.observation_space, spaces.Dict)
     return chosen is NStepReplayBuffer and model.n_steps > 1 and not is_dict
