@@ -179,11 +179,6 @@ def test_it_learns_with_goals_and_goes_on_from_a_file(algorithm, placement, tmp_
     loaded.learn(24, reset_num_timesteps=False)
 
 
-@over("HER of images", WITH_GOALS)
-def test_it_learns_from_goals_that_are_images(algorithm, placement):
-    assert_learns(with_goals(algorithm, placement, images=True), 24)
-
-
 @over("normalized")
 def test_it_learns_under_one_normalizer_and_another(algorithm, placement):
     env, other = (

@@ -130,16 +130,3 @@ def test_gates_are_the_belief_at_a_temperature_and_of_the_likeliest_experts():
     _, two = layer_of(3, top_k=2).route(x, belief)
     th.testing.assert_close(two.weights, th.tensor([[0.0, 1 / 3, 2 / 3]]))
     assert two.experts.tolist() == [[2, 1]]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"predicts": "obs"}, "`predicts` must be one of"),
-        ({"prior_floor": 0.0}, "`prior_floor` must be greater than 0"),
-        ({"min_variance": -1.0}, "`min_variance` must be greater than 0"),
-    ],
-)
-def test_options_out_of_range_name_the_bound(options, said):
-    with pytest.raises(ValueError, match=said):
-        Belief(D, A, 2, **options)

@@ -7,8 +7,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
 
-from sb3_moe.policies.networks import networks_of
-
 SB3_SPACES = {
     "Mlp": arena.FLAT,
     "Cnn": arena.SB3_IMAGE,
@@ -74,15 +72,6 @@ def test_another_optimizer_and_its_arguments_are_left_alone():
     assert given.policy.optimizer.defaults["weight_decay"] == 0.1
     other = arena.make("PPO", optimizer_class=th.optim.SGD)
     assert type(other.policy.optimizer) is th.optim.SGD
-
-
-def test_one_dense_network_beside_one_with_experts_keeps_the_dense_weights_shape():
-    model = arena.make("SAC", placement={"pi": "none", "qf": "middle"}, net_arch=[8])
-    dense = arena.make("SAC", "MlpPolicy", net_arch=[8])
-    ours, theirs = model.policy.actor.state_dict(), dense.policy.actor.state_dict()
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
-    assert list(model.policy.moe_layers()) == ["qf0.middle", "qf1.middle"]
-    np.testing.assert_array_equal(networks_of(model.policy).modules()["pi"][0][0].in_features, 5)
 
 
 def test_a_misspelt_argument_of_our_extractor_is_named_with_what_was_meant():

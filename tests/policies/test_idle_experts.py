@@ -219,21 +219,6 @@ def test_experts_that_are_idle_are_not_held_because_another_is_frozen():
         assert moved == [True, True, False]
 
 
-@pytest.mark.parametrize("kind", [stacked, apart])
-def test_a_thawed_expert_goes_on_as_with_an_optimizer_of_its_own(kind):
-    th.manual_seed(0)
-    experts = kind()
-    ours, theirs = held("adam", experts)
-    for frozen in (set(), {1}, {1, 2}, set()):
-        ours.set_experts([ExpertLayer(experts.shares(), frozen=frozen)])
-        for _ in range(3):
-            gradients(experts, {0, 1, 2})
-            theirs.step({0, 1, 2} - frozen)
-            ours.step()
-    for found, expected in theirs.pairs():
-        th.testing.assert_close(found, expected, atol=1e-6, rtol=0.0)
-
-
 def test_a_gradient_that_is_no_number_is_no_reason_to_stay_still():
     experts = stacked()
     optimizer, _ = held("adam", experts)

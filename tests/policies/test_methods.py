@@ -209,20 +209,6 @@ def test_a_task_embedding_stands_where_the_one_hot_would(placement):
     assert moved.tolist() == (tasks == 1).tolist()
 
 
-def test_a_dense_network_with_task_embeddings_is_the_slow_version():
-    model = make("DQN", placement="none", task_embedding=2)
-    x, tasks, obs = observations()
-    (network,) = network_of(model, "qf")
-    weight_KW = network.task_embedding.weight_KW
-    rows = []
-    for row, task in zip(x, tasks.tolist(), strict=True):
-        seen = th.cat([row, weight_KW[task]])
-        for block in network.blocks:
-            seen = block.weight @ seen + block.bias if isinstance(block, nn.Linear) else block(seen)
-        rows.append(seen)
-    assert_same(outputs(model, obs), th.stack(rows), [network])
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_says_what_it_is(name, capsys):
     budget = sb3_moe.describe(make(**getattr(presets, name)))

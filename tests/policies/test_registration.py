@@ -16,13 +16,6 @@ def algorithm(name):
     return getattr(import_module(module), class_name)
 
 
-def test_every_algorithm_of_the_table_is_there():
-    assert list(TABLE) == [
-        *("PPO", "A2C", "DQN", "SAC", "TD3", "DDPG"),
-        *("TRPO", "MaskablePPO", "RecurrentPPO", "QRDQN", "TQC", "CrossQ"),
-    ]
-
-
 @pytest.mark.parametrize(("name", "alias"), ROWS)
 def test_a_name_stands_for_the_class_of_that_name(name, alias):
     policy = algorithm(name).policy_aliases[alias]

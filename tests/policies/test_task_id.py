@@ -150,20 +150,6 @@ def test_a_one_hot_at_the_end_of_a_box_serves_as_the_id():
     arena.train(model)
 
 
-@pytest.mark.parametrize("alias", ["MoeMlpPolicy", "MoeCnnPolicy"])
-def test_planes_at_the_end_of_an_image_serve_as_the_id(alias):
-    env = arena.default_env("PPO", "MoeCnnPolicy", num_tasks=3)
-    kwargs = {"num_tasks": 3}
-    model = arena.make(
-        "PPO", alias, env, router="task", net_arch=[8], features_extractor_kwargs=kwargs
-    )
-    obs = np.zeros((2, 10, 10, 7), np.uint8)
-    obs[0, ..., 4] = obs[1, ..., 6] = 1
-    gates = model.policy.routing(obs)["vf.middle"].gates_BNE
-    assert gates[:, 0].tolist() == [[1, 0, 0], [0, 0, 1]]
-    arena.train(model)
-
-
 SHAPES = [(4, 10, 10), (8, 10, 10), (10, 10, 4), (3, 4, 40), (12, 14, 3), (20, 6, 3), (3, 3, 3)]
 
 

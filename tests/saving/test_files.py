@@ -49,12 +49,6 @@ def test_a_file_that_is_read_only_stays_and_nothing_is_written(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("name", ["n" * 255, "a" + "🙂" * 63])
-def test_a_name_may_be_as_long_as_the_file_system_takes(name, tmp_path):
-    write(tmp_path / name, "new")
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
 def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(error, tmp_path):
     file = tmp_path / "file"

@@ -17,7 +17,6 @@ from sb3_moe.study.entries import Named
 from sb3_moe.study.folder import survey
 from sb3_moe.study.preparing import measure_random_policy
 from sb3_moe.study.report import write_replays, write_report
-from sb3_moe.study.report import written as number_of
 from sb3_moe.study.results import MEASURES, WHOLE, as_table, load_results
 from sb3_moe.study.training import train_run
 
@@ -262,12 +261,6 @@ def test_no_text_is_read_as_markup(tmp_path, no_drawing):
     readme = (tmp_path / "report" / "README.md").read_text()
     assert "<script>" not in readme
     assert "<svg" not in readme
-
-
-def test_numbers_have_as_many_digits_as_one_can_read():
-    values = (0.01234, 1.234, 12.34, 1234.56, np.nan)
-    assert [number_of(each) for each in values] == ["0.0123", "1.23", "12.3", "1,234.6", "-"]
-    assert number_of(0.5, 0.04, 1.96) == "0.50 [0.04, 1.96]"
 
 
 TASKS = tuple((name, {"max_episode_steps": 5}) for name in ("CartPole-v1", "Acrobot-v1"))

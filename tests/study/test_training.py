@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DQN
-from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 import sb3_moe
@@ -301,24 +300,3 @@ def test_each_seed_draws_its_own_actions_whatever_the_seed_of_the_file_was(tmp_p
     assert drawn[0] == drawn[2]
     assert drawn[0][0] != drawn[1][0]
     assert drawn[0][1] != drawn[1][1]
-
-
-def test_a_pickled_model_brings_the_statistics_of_what_it_saw(tmp_path):
-    own = {"router": "own_parts:Tempered", "net_arch": [8], "num_experts": 2}
-    one = first(**ON_POLICY, normalize=Named(name="PerTaskVecNormalize"))
-    one = replace(one, architecture=replace(one.architecture, policy_kwargs=own))
-    train_run(one, RunFolder(tmp_path / one.name))
-    two = second(one, own)
-    path = start_of(two, tmp_path)
-    assert path.name == "model.zip"
-    model, env = build(two)
-    begin_with(model, two, path)
-    statistics = path.with_name("vec_normalize.pkl")
-    kept = VecNormalize.load(str(statistics), env.venv)
-    np.testing.assert_equal(env.ret_rms.of(np.arange(2)), kept.ret_rms.of(np.arange(2)))
-    obs = VecNormalize.load(str(statistics), env.venv).reset()
-    np.testing.assert_equal(env.normalize_obs(obs), kept.normalize_obs(obs))
-    statistics.unlink()
-    with pytest.raises(ValueError, match=r"`start_from` can't load .*vec_normalize.pkl"):
-        begin_with(model, two, path)
-    env.close()

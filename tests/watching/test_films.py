@@ -1,7 +1,5 @@
 """Films have the gates drawn in, whatever the size of the tasks' pictures."""
 
-import sys
-
 import numpy as np
 import pytest
 import shown
@@ -50,13 +48,3 @@ def test_an_mp4_is_one(replay, tmp_path):
     path = replay.to_video(tmp_path / "replay.mp4", size=64)
     assert path.read_bytes()[4:8] == b"ftyp"
     assert [each.name for each in tmp_path.iterdir()] == ["replay.mp4"]
-
-
-def test_what_an_mp4_needs_and_another_kind_are_named(replay, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    monkeypatch.setattr("sb3_moe.extras.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'sb3-moe\[(cli|video)\]'"):
-        replay.to_video(tmp_path / "replay.mp4")
-    with pytest.raises(ValueError, match=r"`path` must end in one of \('.gif', '.mp4'\), got 'x.a"):
-        replay.to_video(tmp_path / "x.avi")
-    assert not list(tmp_path.iterdir())
