@@ -309,12 +309,7 @@ def test_expert_axes_name_every_tensor_of_a_router_that_has_entries_for_experts(
         (SparseMoE, {"top_k": 1.5}, TypeError, "`top_k` must be an int, got 1.5"),
         (SparseMoE, {"top_k": 5}, ValueError, r"`top_k` must be in \[1, num_experts=4\], got 5"),
         (SparseMoE, {"bias_rate": -0.1}, ValueError, "`bias_rate` must be at least 0 and finite"),
-        (
-            SparseMoE,
-            {"bias_rate": math.nan},
-            ValueError,
-            "`bias_rate` must be at least 0 and finit",
-        ),
+        (SparseMoE, {"bias_rate": math.nan}, ValueError, "`bias_rate` must be at least 0 and"),
         (SparseMoE, {"renormalize": True}, ValueError, "`renormalize`=True needs `top_k` of at l"),
         (ExpertChoiceMoE, {"top_k": 5}, ValueError, r"`top_k` must be in \[1, num_experts=4\]"),
         (ExpertChoiceMoE, {"num_tokens": 1}, ValueError, "chooses among the tokens of one sample"),

@@ -282,15 +282,8 @@ def test_a_head_for_each_task_is_held_while_the_body_learns():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"router": "soft", "freeze_idle": True},
-            r"`freeze_idle`=True needs a `router` that leaves experts out, "
-            r"\['top_k', 'task', 'predict'\], got 'soft'",
-        ),
-        (
-            {"freeze_idle": True, "optimizer_class": th.optim.Adamax},
-            "`freeze_idle` needs `optimizer_class` Adam or AdamW.*, got Adamax",
-        ),
+        ({"router": "soft", "freeze_idle": True}, "`freeze_idle`=True needs a `router` .* 'soft'"),
+        ({"freeze_idle": True, "optimizer_class": th.optim.Adamax}, "`freeze_idle` .* got Adamax"),
     ],
 )
 def test_what_cannot_hold_them_is_refused(options, message):

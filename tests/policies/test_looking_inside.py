@@ -140,10 +140,7 @@ def test_no_such_expert_or_network_is_an_error():
     ("argument", "hint"),
     [
         ({"num_expert": 4}, "'num_expert'; did you mean 'num_experts'"),
-        (
-            {"encoder": "impala"},
-            "'encoder'; it belongs in features_extractor_kwargs",
-        ),
+        ({"encoder": "impala"}, "'encoder'; it belongs in features_extractor_kwargs"),
     ],
 )
 def test_a_misspelt_argument_is_named_with_a_cure(argument, hint):

@@ -228,20 +228,11 @@ def test_a_preset_says_what_it_is(name, capsys):
 
 WRONG = [
     ({"combine": "sum2"}, r"`combine` must be one of \['sum', 'orthogonal'\], got 'sum2'"),
-    (
-        {"combine": "orthogonal", "num_experts": 9},
-        "`combine`='orthogonal' needs experts with at least as many outputs .* 9, got 8",
-    ),
-    (
-        {"combine": "orthogonal", "match_scale": True},
-        "`match_scale`=True needs experts whose output grows .*, and `combine`='sum'; with",
-    ),
+    ({"combine": "orthogonal", "num_experts": 9}, "`combine`='orthogonal' needs experts .* got 8"),
+    ({"combine": "orthogonal", "match_scale": True}, "`match_scale`=True .* `combine`='sum'; with"),
     ({"block": "resnet"}, r"`block` must be one of \['mlp', 'layer_norm', 'simba'\], got"),
     ({"block": "simba", "match_scale": True}, "`match_scale` must be False, for it compares with"),
-    (
-        {"block": "simba", "net_arch": [8]},
-        "`block`='simba' needs a hidden layer that isn't replaced by experts, .*'middle'",
-    ),
+    ({"block": "simba", "net_arch": [8]}, "`block`='simba' needs a hidden .* experts, .*'middle'"),
     (
         {"task_embedding": 4, "task_input": "router", "router": "embedding"},
         "`task_embedding`=4 needs someone who sees it, .* `router`='embedding'",

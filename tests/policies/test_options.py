@@ -16,48 +16,24 @@ from sb3_moe.policies.options import MoEOptions, per_network
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS
 
 BAD_VALUES = [
-    (
-        {"placement": "midle"},
-        r"`placement` must be one of \['none', .*'big'\], got 'midle'",
-    ),
+    ({"placement": "midle"}, r"`placement` must be one of \['none', .*'big'\], got 'midle'"),
     ({"router": "hard"}, r"`router` must be one of \['soft', .*'random'\], got 'hard'"),
     ({"tokens": "pixel"}, r"`tokens` must be one of \['sample', 'conv', 'feature'\], got 'pixel'"),
     ({"num_experts": 0}, "`num_experts` must be at least 1, got 0"),
     ({"balance_coef": float("nan")}, "`balance_coef` must be at least 0 and finite, got nan"),
-    (
-        {"placement": "final", "expert_width": 8},
-        "`expert_width` needs experts with a hidden layer, got `placement`='final'",
-    ),
-    (
-        {"tokens": "conv", "placement": "big"},
-        "`tokens`='conv' needs a layer whose input is the feature map, .* got 'big'",
-    ),
-    (
-        {"router": "soft", "top_k": 2},
-        r"`top_k`=2 needs `router` .* \['expert_choice', 'predict', 'top_k'\], got 'soft'",
-    ),
-    (
-        {"router": "task", "task_input": "experts"},
-        "`task_input` must be 'both' or 'router' with `router`='task', .* got 'experts'",
-    ),
+    ({"placement": "final", "expert_width": 8}, "`expert_width` .* layer, got `placement`='final'"),
+    ({"tokens": "conv", "placement": "big"}, "`tokens`='conv' .* is the feature map, .* got 'big'"),
+    ({"router": "soft", "top_k": 2}, r"`top_k`=2 needs `router` .* \['expert_choice', .* 'soft'"),
+    ({"router": "task", "task_input": "experts"}, "`task_input` must be 'both' .* got 'experts'"),
     ({"router": "soft", "bias_rate": 0.1}, r"`bias_rate`=0.1 needs .*\['top_k'\], got 'soft'"),
     (
         {"num_experts": MOST_EXPERTS + 1},
         f"`num_experts` must be at most {MOST_EXPERTS}, got {MOST_EXPERTS + 1}",
     ),
-    (
-        {"router": "top_k", "router_kwargs": {"top_k": 2}},
-        "`top_k` is an option of its own: give it beside `router_kwargs`, not within",
-    ),
+    ({"router": "top_k", "router_kwargs": {"top_k": 2}}, "`top_k` is an option of its .* within"),
     ({"expert": "mlpp"}, r"`expert` must be one of \['mlp', .*did you mean 'mlp'"),
-    (
-        {"head_router": "soft"},
-        "`head_router` must be 'task', or None, got 'soft'",
-    ),
-    (
-        {"head_router": "task", "placement": "big"},
-        "`head_router`='task' needs a head outside the experts, got `placement`='big'",
-    ),
+    ({"head_router": "soft"}, "`head_router` must be 'task', or None, got 'soft'"),
+    ({"head_router": "task", "placement": "big"}, "`head_router`='task' .* got `placement`='big'"),
 ]
 WRONG_TYPES = [
     ({"num_experts": 2.5}, "`num_experts` must be an int, got 2.5"),
@@ -133,11 +109,7 @@ def test_which_combinations_are_built_and_which_are_refused():
     [
         ({"net_arch": [8, 0]}, ValueError, "`net_arch` must be at least 1, got 0"),
         ({"net_arch": 8}, TypeError, "`net_arch` must be a list of widths, or a dict"),
-        (
-            {"net_arch": {"foo": [8]}},
-            ValueError,
-            r"`net_arch` must be a list .* a dict with one for each of \['pi', 'vf'\], got",
-        ),
+        ({"net_arch": {"foo": [8]}}, ValueError, r"`net_arch` must be a .* of \['pi', 'vf'\], got"),
         ({"activation_fn": nn.ReLU()}, TypeError, "`activation_fn` must be a module's class, such"),
     ],
 )

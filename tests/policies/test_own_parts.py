@@ -99,21 +99,9 @@ def test_redo_at_tau_zero_keeps_what_a_policy_with_parts_of_ones_own_computes(ca
             TypeError,
             r"`router_kwargs` .* 'tempered', \['temperature'\], got 't",
         ),
-        (
-            {"router": "own_parts:Tempered", "top_k": 2},
-            ValueError,
-            "`top_k`=2 needs .*'tempered'",
-        ),
-        (
-            {"router": "own_parts:Skipping"},
-            TypeError,
-            "must be a subclass of MoELayer, .*S",
-        ),
-        (
-            {"router": "own_parts:Nothing"},
-            ValueError,
-            "must name a class .*Not",
-        ),
+        ({"router": "own_parts:Tempered", "top_k": 2}, ValueError, "`top_k`=2 needs .*'tempered'"),
+        ({"router": "own_parts:Skipping"}, TypeError, "must be a subclass of MoELayer, .*S"),
+        ({"router": "own_parts:Nothing"}, ValueError, "must name a class .*Not"),
         (
             {"router": own_parts.Tempered, "z_coef": 0.1},
             ValueError,

@@ -170,11 +170,7 @@ def test_what_cannot_be_penalized_is_named(options, text):
 @pytest.mark.parametrize(
     ("algorithm", "options", "text"),
     [
-        (
-            "PPO",
-            {"alias": "MoeCnnPolicy", "tokens": "conv"},
-            r"needs `tokens`='sample'.*got 'conv'",
-        ),
+        ("PPO", {"alias": "MoeCnnPolicy", "tokens": "conv"}, "needs `tokens`='sample'.*got 'conv'"),
         ("CrossQ", {"placement": "big"}, "without statistics over the batch"),
     ],
 )

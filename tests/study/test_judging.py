@@ -311,10 +311,7 @@ claims:
         ("units: {x: 1}" + SOUND, r"`units` must name A, got x"),
         (SOUND + SOUND.partition("claims:")[2], r"`name` of claims must be different from each"),
         (SOUND.replace("[{architecture: x}]", "[]"), r"plus` .*at least 1 item"),
-        (
-            SOUND.replace("x}", "densee}"),
-            r"network of the study, got `densee`; did you mean `dense`",
-        ),
+        (SOUND.replace("x}", "densee}"), "network of the study, got `densee`; did you mean"),
         (SOUND.replace("final", "luck"), r"`measure` must be one of .*, got luck"),
         (SOUND.replace("greater", "more"), r"expects` must be 'greater', .*, got 'more'"),
     ],
