@@ -98,9 +98,7 @@ def test_statistics_can_be_left_where_they_are(saved, tmp_path):
 
 def test_statistics_that_nothing_takes_are_said_to_be_left_out(saved, tmp_path):
     _, path = saved
-    with pytest.warns(
-        NormalizerLeftOutWarning, match=r"x.moe has the statistics by which obs.*env"
-    ):
+    with pytest.warns(NormalizerLeftOutWarning, match="x.moe has the statistics by which obs.*env"):
         load(path)
     load(path, normalizer=False)  # no warning: they are not wanted
     rewards = normalized(norm_obs=False)
@@ -116,10 +114,7 @@ def test_an_environment_with_another_normalizer_is_refused(saved, tmp_path):
     _, path = saved
     with pytest.raises(ValueError, match=r"normalized by OwnNormalize .* those of VecNormal"):
         load(path, OwnNormalize(normalized().venv))
-    with pytest.raises(
-        ValueError,
-        match=r"normalized by VecNormalize .*'return': .* keep your own",
-    ):
+    with pytest.raises(ValueError, match="normalized by VecNormalize .*'return': .* keep your own"):
         load(path, normalized(norm_obs=False))
     own = arena.make("PPO", env=OwnNormalize(normalized().venv), net_arch=[4])
     with pytest.raises(ValueError, match="`normalizer` must be False for a OwnNormalize"):

@@ -97,8 +97,6 @@ def test_a_part_that_cannot_be_pickled_is_refused(tmp_path):
     env = cart_poles()
     env.envs[0].unwrapped.stream = (each for each in "ab")
     model = PPO("MlpPolicy", env, device="cpu")
-    with pytest.raises(
-        ValueError, match=r"environment can't be .* pickled \(TypeError: .*generator"
-    ):
+    with pytest.raises(ValueError, match=r"environment can't .* pickled \(TypeError: .*generator"):
         save_snapshot(model, tmp_path / "snapshot.zip")
     assert not list(tmp_path.iterdir())
