@@ -65,5 +65,5 @@ def test_a_policy_of_no_known_family_is_refused_and_told_what_to_do():
     policy = PPO("MlpPolicy", "CartPole-v1", device="cpu").policy
     # SB3 asks a user's own hidden layers for two methods only, so they may be called anything.
     policy.mlp_extractor = nn.Linear(4, 4)
-    with pytest.raises(TypeError, match="`policy` must be of a .* register_networks adds one"):
+    with pytest.raises(TypeError, match=r"`policy` must be .* register_networks adds one"):
         networks_of(policy)

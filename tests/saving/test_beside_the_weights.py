@@ -114,7 +114,7 @@ def test_an_environment_with_another_normalizer_is_refused(saved, tmp_path):
     _, path = saved
     with pytest.raises(ValueError, match=r"normalized by OwnNormalize .* those of VecNormal"):
         load(path, OwnNormalize(normalized().venv))
-    with pytest.raises(ValueError, match="normalized by VecNormalize .*'return': .* keep your own"):
+    with pytest.raises(ValueError, match=r"by VecNormalize .*'return': .* keep your own"):
         load(path, normalized(norm_obs=False))
     own = arena.make("PPO", env=OwnNormalize(normalized().venv), net_arch=[4])
     with pytest.raises(ValueError, match="`normalizer` must be False for a OwnNormalize"):
