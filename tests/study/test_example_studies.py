@@ -46,9 +46,7 @@ def script(name):
 
 def run(name, monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
-    found = script(name)
-    found.main()
-    return found
+    script(name).main()
 
 
 def seeds_of(names):
@@ -65,7 +63,7 @@ def test_the_networks_of_a_study_can_be_built(name):
     if "breakout" in name:
         pytest.importorskip("gymnax", reason="needs the minatar extra")
     loaded = study(name)
-    check_networks(loaded.runs()[:: len(loaded.seeds)])
+    check_networks([each for each in loaded.runs() if each.seed == loaded.seeds[0]])
 
 
 def test_a_study_says_how_to_run_it():
