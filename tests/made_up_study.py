@@ -86,5 +86,5 @@ def write_run(job, level, seconds=10.0, random=1.0):
     job.folder.start({"run": job.run.to_dict(), "arguments": arguments})
     write_npz(job.folder.path / "scores.npz", made.scores)
     write_npz(job.folder.path / "diagnostics.npz", made.diagnostics)
-    attempt = {"start": 0, "seconds": seconds}
+    attempt = {"start": job.run.total_steps // 2, "seconds": seconds}
     job.folder.finish({"steps": job.run.total_steps, "last_attempt": attempt})

@@ -244,8 +244,16 @@ def test_a_routers_option_without_a_default_must_be_given():
             super().__init__(experts, sees)
             self.sharpness = sharpness
 
+    class Positional(Routed):
+        def __init__(self, experts, sees, sharpness=1.0):
+            super().__init__(experts, sees)
+
     with pytest.raises(TypeError, match="required keyword-only argument: 'sharpness'"):
         arena.make("PPO", router=Needy)
+    with pytest.raises(
+        TypeError, match=r"`\*,` before 'sharpness' in its constructor makes it one"
+    ):
+        arena.make("PPO", router=Positional, router_kwargs={"sharpness": 2.0})
     model = arena.make("PPO", router=Needy, router_kwargs={"sharpness": 2.0})
     assert model.policy.moe_layers()["pi.middle"].sharpness == 2.0
 

@@ -135,7 +135,7 @@ def test_the_random_policy_is_measured_unless_it_has_been(tmp_path, monkeypatch)
 def test_a_plan_takes_speeds_from_runs_that_are_done_and_rehearses_the_others(
     tmp_path, capsys, monkeypatch
 ):
-    write(tmp_path, study(1, ("dense",)), lambda run: 5.0, seconds=16.384)
+    write(tmp_path, study(1, ("dense",)), lambda run: 5.0, seconds=8.192)
     rehearsed = []
     monkeypatch.setattr(commands, "read", lambda options: (study(2), tmp_path))
     monkeypatch.setattr(preparing, "seconds_to_start", lambda: 2.0)
@@ -148,7 +148,8 @@ def test_a_plan_takes_speeds_from_runs_that_are_done_and_rehearses_the_others(
     assert "dense: 3 runs left, 10,000 steps/s, one process, as in runs that are done" in text
     assert "soft-big: 6 runs left, 20,000 steps/s, one process, measured now" in text
     assert rehearsed == ["soft-big"]
-    # 163,840 steps each: 3 at 10,000 a second, and 6 at 20,000; and 9 processes to start.
+    # 163,840 steps each, of which the last attempt took half: 3 at 10,000 a second, and 6 at
+    # 20,000; and 9 processes to start.
     assert "about 0:01:56 with 1 processes" in text
 
 

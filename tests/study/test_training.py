@@ -285,6 +285,11 @@ def test_a_start_that_is_not_there_or_does_not_fit_is_named(tmp_path):
         start = StartFrom(model=str(tmp_path / "other.moe"))
         with pytest.raises(ValueError, match=f"start_from` {said}"):
             check_networks([second(one, start=start)])
+    # Whose observations were normalized, as those of the study are not.
+    saved(first(**ON_POLICY, normalize=Named(name="VecNormalize")), tmp_path / "normalized.moe")
+    start = StartFrom(model=str(tmp_path / "normalized.moe"))
+    with pytest.raises(ValueError, match=r"`start_from` can't load .*NormalizerLeftOutWarning"):
+        check_networks([second(one, start=start)])
 
 
 def test_each_seed_draws_its_own_actions_whatever_the_seed_of_the_file_was(tmp_path):

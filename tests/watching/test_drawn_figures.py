@@ -92,6 +92,7 @@ def test_gates_are_drawn_over_time_and_at_the_end(folder):
     assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["Breakout", "Asterix"]
     drawn = figure.axes[1].collections[0].get_array()
     np.testing.assert_array_equal(drawn.reshape(3, 5), GATES[:, 1].T)
+    assert figure.axes[0].get_yticks().tolist() == [0, 1, 2]
     last = figures.draw_last_gates(folder).axes[0]
     assert texts(last) == [f"{gate:.2f}" for gate in GATES[-1].ravel()]
 

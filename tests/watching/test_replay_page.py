@@ -105,6 +105,8 @@ def test_pixel_art_is_kept_in_its_own_size_and_without_loss():
     np.testing.assert_array_equal(pixels(data), small)
     assert len(data) < 300  # a thousand steps stay small
     assert shrunk(small) is small
+    odd = small.repeat(16, 0).repeat(16, 1)[:, :-1]  # no longer whole pixels
+    assert shrunk(odd) is odd
 
 
 @pytest.mark.parametrize(("kind", "white"), [("u1", 255), ("f4", 1.0), ("bool", True), ("i8", 300)])
