@@ -112,23 +112,14 @@ def test_a_base_install_says_in_one_line_what_its_parts_need():
 
 
 @pytest.mark.parametrize(
-    ("env_id", "kwargs", "module", "message"),
+    ("env_id", "module", "message"),
     [
-        ("MinAtar-Breakout-v1", {}, "gymnax", "a gymnax environment needs gymnax: .*[minatar]"),
-        ("Atari-Pong-v0", {}, "ale_py", "an Atari game needs ale_py: .*[atari]"),
-        ("Hopper-v0", {}, "mujoco", "a MuJoCo environment needs mujoco: .*[mujoco]"),
-        *(
-            (
-                env_id,
-                {"render_mode": "rgb_array"},
-                "pygame",
-                "an image of classic control needs pygame: .*[classic-control]",
-            )
-            for env_id in ("CartPole-v0", "Pendulum-v0")
-        ),
+        ("MinAtar-Breakout-v1", "gymnax", r"a gymnax environment needs gymnax: .*\[minatar\]"),
+        ("Atari-Pong-v0", "ale_py", r"an Atari game needs ale_py: .*\[atari\]"),
+        ("Hopper-v0", "mujoco", r"a MuJoCo environment needs mujoco: .*\[mujoco\]"),
     ],
 )
-def test_a_task_says_which_extra_it_needs(env_id, kwargs, module, message, monkeypatch):
+def test_a_task_says_which_extra_it_needs(env_id, module, message, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=message.replace("[", r"\[").replace("]", r"\]")):
-        gym.make(f"sb3_moe_envs:SB3MoE/{env_id}", **kwargs)
+    with pytest.raises(ImportError, match=message):
+        gym.make(f"sb3_moe_envs:SB3MoE/{env_id}")
