@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import math
-import operator
 import re
 from bisect import bisect_right
 from collections import abc
+from collections.abc import Callable
 from itertools import accumulate
-from typing import Any, Literal
+from operator import eq, ge, gt, le, lt
+from typing import Literal
 
 import numpy as np
 
@@ -176,64 +176,35 @@ class Sequence(Schedule):
 
 
 MEASURES = ("return", "success")
-_COMPARISONS: dict[type[ast.cmpop], Any] = {
-    ast.GtE: operator.ge,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.Lt: operator.lt,
-    ast.Eq: operator.eq,
-}
+_COMPARISONS = {">=": ge, "<=": le, "==": eq, ">": gt, "<": lt}
+_COMPARISON = re.compile(r"\s*(steps|episodes|return|success)\s*(>=|<=|==|>|<)\s*(\S+)\s*")
+# A name, a comparison and a number.
+Condition = tuple[str, Callable[[float, float], bool], float]
 
 
-class Rule:
-    """A condition on named numbers; a number that isn't known yet (nan) fails its comparison.
+def conditions_of(rule: str) -> list[list[Condition]]:
+    """Read a rule: it holds if all conditions of one of these lists do.
 
-    It is parsed and checked, never run as code.
-
-    :param text: comparisons of a name with a number, joined by `and`, `or` and parentheses
-    :param names: the names that may occur
-    :raises ValueError: if the text can't be read or has another name
+    :raises ValueError: if it can't be read
     """
-
-    def __init__(self, text: str, names: abc.Sequence[str]) -> None:
-        # `return` is a keyword of Python, and its `&` binds more tightly than a comparison.
-        source = re.sub(r"\breturn\b", "return_", str(text).strip())
-        try:
-            tree = ast.parse(source.replace("&", " and ").replace("|", " or "), mode="eval")
-            self._test = _read(tree.body, names)
-        except (SyntaxError, ValueError) as error:
-            raise ValueError(
-                "`rule` must be comparisons such as 'steps>=1e5 and return>=200', of one of "
-                f"{list(names)} with a finite number, got {text!r}"
-            ) from error
-
-    def __call__(self, values: abc.Mapping[str, float]) -> bool:
-        """Return whether the condition holds."""
-        return _holds(self._test, values)
+    try:
+        return [
+            [_condition(each) for each in re.split(r"\band\b", alternative)]
+            for alternative in re.split(r"\bor\b", rule)
+        ]
+    except ValueError as error:
+        raise ValueError(
+            "`rule` must be comparisons such as 'steps>=1e5 and return>=200' of steps, episodes, "
+            f"return or success with a number, joined by `and` and `or`, got {rule!r}"
+        ) from error
 
 
-# A comparison (operator, name, number), or (any or all, conditions).
-_Test = tuple[Any, ...]
-
-
-def _read(node: ast.expr, names: abc.Sequence[str]) -> _Test:
-    if isinstance(node, ast.BoolOp):
-        kind = any if isinstance(node.op, ast.Or) else all
-        return kind, [_read(each, names) for each in node.values]
-    if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and len(node.ops) == 1:
-        name, compare = node.left.id.removesuffix("_"), _COMPARISONS.get(type(node.ops[0]))
-        number = finite("rule", ast.literal_eval(node.comparators[0]))
-        if name in names and compare is not None:
-            return compare, name, number
-    raise ValueError(f"it is neither a comparison nor several: {ast.unparse(node)}")
-
-
-def _holds(test: _Test, values: abc.Mapping[str, float]) -> bool:
-    if len(test) == 3:
-        compare, name, number = test
-        return bool(compare(values[name], number))
-    kind, tests = test
-    return bool(kind(_holds(each, values) for each in tests))
+def _condition(text: str) -> Condition:
+    match = _COMPARISON.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no comparison")
+    name, sign, number = match.groups()
+    return name, _COMPARISONS[sign], finite("rule", float(number))
 
 
 class Adaptive(Turns):
@@ -245,7 +216,8 @@ class Adaptive(Turns):
     `info["success"]` of any of its steps is true; one that says nothing is none if another of the
     window says something.
 
-    :param rule: such as `"steps>=1e5 and return>=200"`; `and`, `or`, parentheses and comparisons
+    :param rule: such as `"steps>=1e5 and return>=200 or steps>=1e6"`: comparisons, `and` and `or`,
+        where `and` binds more tightly
     :param window: over how many finished episodes to average
     :param num_cycles: how often to go through all tasks; None: without end
     :param order: the tasks' indices or names in the order to play; None: as they come
@@ -268,7 +240,7 @@ class Adaptive(Turns):
     ) -> None:
         super().__init__(num_cycles=num_cycles, order=order, shuffle_seed=shuffle_seed)
         self.rule, self.window = rule, whole("window", window)
-        self._rule = Rule(rule, ("steps", "episodes", "return", "success"))
+        self._conditions = conditions_of(rule)
 
     @property
     def turn(self) -> int:
@@ -305,7 +277,12 @@ class Adaptive(Turns):
             "return": self._mean(self._returns),
             "success": self._mean(self._successes),
         }
-        if self._rule(values) and self._held(self._turn + 1) > self._turn:
+        # What isn't known yet is NaN, which fails every comparison.
+        holds = any(
+            all(compare(values[name], number) for name, compare, number in alternative)
+            for alternative in self._conditions
+        )
+        if holds and self._held(self._turn + 1) > self._turn:
             self._turn += 1
             self._clear()
 
