@@ -1,4 +1,4 @@
-"""A task's own action masks reach MaskablePPO, together with those of the common space."""
+"""A task's own action masks and names of actions, together with those of the common space."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import TransformAction
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_moe import make_multitask_vec_env
+from sb3_moe.vec_env.tasks import action_meanings
 from sb3_moe_envs import (
     Interleave,
     MultiTaskEnv,
@@ -19,6 +21,9 @@ from sb3_moe_envs import (
     Task,
     TaskError,
 )
+from sb3_moe_envs.conflicts import Conflicting, ConflictingVectorEnv
+from sb3_moe_envs.methods import meanings_of
+from sb3_moe_envs.vector.gymnax import MinAtarVectorEnv
 
 
 class Forbidding(gym.Env[np.ndarray, Any]):
@@ -187,3 +192,51 @@ def test_maskable_ppo_never_plays_what_a_task_forbids():
     model = maskable("MultiInputPolicy", env, n_steps=16, batch_size=32, n_epochs=1, seed=0)
     model.learn(64)
     env.close()
+
+
+class Named(gym.Env):
+    observation_space = spaces.Box(-1, 1, (2,))
+    action_space = spaces.Discrete(2)
+
+    def get_action_meanings(self):
+        return ("stay", "go")
+
+
+class Nameless(gym.Env):
+    observation_space, action_space = Named.observation_space, spaces.Discrete(3)
+
+
+NAMES = {0: ["stay", "go"]}
+
+
+def test_a_vector_environment_of_several_tasks_knows_each_ones_names():
+    env = make_multitask_vec_env([Named, Nameless], n_envs=3)
+    assert action_meanings(env) == NAMES
+    env.close()
+
+
+def test_so_does_one_that_plays_a_task_at_a_time():
+    assert MultiTaskEnv([Named, Nameless]).action_meanings() == NAMES
+
+
+@pytest.mark.parametrize(("make", "found"), [(Named, NAMES), (Nameless, {})])
+def test_an_environment_without_tasks_is_asked_itself(make, found):
+    assert action_meanings(make_multitask_vec_env([make])) == found
+    assert action_meanings(DummyVecEnv([make])) == found
+
+
+def test_where_actions_are_exchanged_their_names_are_too():
+    world = MinAtarVectorEnv("Breakout", 2, use_minimal_action_set=True)
+    assert meanings_of(world) == ["nothing", "left", "right"]
+    exchanged = ConflictingVectorEnv(world, actions=(2, 0, 1))
+    assert meanings_of(exchanged) == ["right", "nothing", "left"]
+    assert meanings_of(Conflicting(Named(), actions=(1, 0))) == ["go", "stay"]
+    assert meanings_of(Conflicting(Nameless(), actions=(1, 0, 2))) is None
+
+
+def test_behind_a_wrapper_that_changes_actions_nothing_has_a_name():
+    def changed():
+        return gym.wrappers.TransformAction(Named(), lambda action: 1 - action, Named.action_space)
+
+    assert meanings_of(changed()) is None
+    assert action_meanings(DummyVecEnv([changed])) == {}
