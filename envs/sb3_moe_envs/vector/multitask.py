@@ -131,7 +131,10 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         restored, self._restored = self._restored, False
         # Loading a model seeds its environments once more; a restored state outlives that.
         if not self._seeds.started or (seed is not None and not restored):
-            self._rewind(seed)
+            super().reset(seed=seed if isinstance(seed, int) else None)
+            self._seeds.rewind(seed)  # type: ignore[arg-type]  # None in a sequence is refused
+            self.schedule.start(self.task_names, seed=self._seeds.schedule)
+            self.action_space.seed(self._seeds.actions)
         options = dict(options or {})
         self._chosen = self._chosen_by(options.pop("task_id", None))
         obs, infos = self._play(options or None)
@@ -143,7 +146,11 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         :raises ValueError: if there are not as many actions as slots
         """
         self._restored = False
-        step = self._pool.step(self._parts, self._own_actions(actions))
+        array = np.asarray(actions)
+        if array.shape[:1] != (self.num_envs,):
+            raise ValueError(f"`actions` must hold num_envs={self.num_envs} actions, got {array}")
+        own = [self._interface.decode(part.task, array[part.rows]) for part in self._parts]
+        step = self._pool.step(self._parts, own)
         obs = self._interface.encode_batch(step.observations, self._tasks)
         infos, done = step.infos, step.terminated | step.truncated
         finals = {
@@ -246,12 +253,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         size = 1 if self._shares is None else int((self._shares == task).sum())
         return self._pool.groups(task, size)[0].ask(function, *args)
 
-    def _rewind(self, seed: Any) -> None:
-        super().reset(seed=seed if isinstance(seed, int) else None)
-        self._seeds.rewind(seed)
-        self.schedule.start(self.task_names, seed=self._seeds.schedule)
-        self.action_space.seed(self._seeds.actions)
-
     def _chosen_by(self, task: Any) -> np.ndarray:
         if task is None:
             return np.full(self.num_envs, -1)
@@ -297,13 +298,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         own = {"task_id": self._tasks.copy(), "_task_id": np.ones(self.num_envs, dtype=bool)}
         return stack(infos, self.num_envs) | own
 
-    def _own_actions(self, actions: Any) -> list[Any]:
-        """Return the actions of each part."""
-        array = np.asarray(actions)
-        if array.shape[:1] != (self.num_envs,):
-            raise ValueError(f"`actions` must hold num_envs={self.num_envs} actions, got {array}")
-        return [self._interface.decode(part.task, array[part.rows]) for part in self._parts]
-
     def _follow(
         self, rewards: np.ndarray, done: np.ndarray, infos: dict[int, Info], finals: dict[int, Any]
     ) -> bool:
@@ -323,10 +317,15 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self._returns += rewards
         self._lengths += 1
         counted = ~self._by_hand
+        before = self.schedule.task, self.schedule.turn
         if counted.any():
-            before = self.schedule.task, self.schedule.turn
             self.schedule.count(int(counted.sum()))
-            self._end_episodes(np.flatnonzero(done & counted), before)
+        slots = np.flatnonzero(done & counted).tolist()
+        # Once the turn is over, what else ended in this step doesn't count for the next.
+        while slots and (self.schedule.task, self.schedule.turn) == before:
+            slot = slots.pop(0)
+            played = self._tasks, self._lengths, self._returns, self._successes
+            self.schedule.end(Episode(*(each[slot].item() for each in played)))
         if done.any():
             self._forget(done)
 
@@ -334,20 +333,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         """Forget the episodes of these slots, which are over; others begin."""
         self._returns[slots], self._lengths[slots], self._successes[slots] = 0, 0, UNKNOWN
         self._by_hand[slots] = self._picked()[slots]
-
-    def _end_episodes(self, slots: np.ndarray, turn: tuple[int, int]) -> None:
-        for slot in slots.tolist():
-            if (self.schedule.task, self.schedule.turn) != turn:
-                # It is over; what else ended in this step doesn't count for the next.
-                return
-            self.schedule.end(
-                Episode(
-                    int(self._tasks[slot]),
-                    int(self._lengths[slot]),
-                    float(self._returns[slot]),
-                    float(self._successes[slot]),
-                )
-            )
 
 
 class MultiTaskSyncVectorEnv(InTurnVectorEnv):
