@@ -48,13 +48,6 @@ def is_activation(module: nn.Module) -> bool:
     return isinstance(module, ACTIVATIONS)
 
 
-def bias_of(layer: nn.Module) -> th.Tensor | None:
-    """Return a layer's bias as it is stored, None where it has none."""
-    bias = getattr(layer, "bias_EO" if hasattr(layer, "bias_EO") else "bias", None)
-    assert isinstance(bias, th.Tensor | None)
-    return bias
-
-
 def weight_of(layer: nn.Module) -> th.Tensor:
     """Return a layer's weight as it is stored."""
     names = ("weight_EOIhw", "weight_RK", "weight")

@@ -17,7 +17,7 @@ from sb3_moe.measures import (
     reset_heads,
 )
 from sb3_moe.measures.redo import treatable_layers
-from sb3_moe.measures.weights import bias_of, heads
+from sb3_moe.measures.weights import heads
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.registration import TABLE
 
@@ -91,7 +91,8 @@ def test_every_layer_and_every_network_is_measured(algorithm, prefix):
 def silence(policy, units=3):
     """Silence the first units of every hidden layer by a bias that nothing overcomes."""
     for layer in treatable_layers(policy):
-        bias_of(layer.feeder).data[..., :units] = -1e4
+        (bias,) = (each for name, each in layer.feeder.named_parameters() if "bias" in name)
+        bias.data[..., :units] = -1e4
 
 
 @pytest.mark.covering

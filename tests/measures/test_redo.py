@@ -22,7 +22,7 @@ from sb3_moe.measures import (
 )
 from sb3_moe.measures.redo import treatable_layers
 from sb3_moe.measures.resets import fresh_copy, moments
-from sb3_moe.measures.weights import bias_of, heads
+from sb3_moe.measures.weights import heads
 from sb3_moe.policies.networks import networks_of
 
 KINDS = [
@@ -83,7 +83,8 @@ def outputs(policy, obs):
 def kill(policy, units=3):
     """Silence some units of every hidden layer by a bias that no input overcomes."""
     for layer in treatable_layers(policy):
-        bias_of(layer.feeder).data[..., :units] = -1e4
+        (bias,) = (each for name, each in layer.feeder.named_parameters() if "bias" in name)
+        bias.data[..., :units] = -1e4
 
 
 @pytest.mark.parametrize(("policy", "kwargs"), [*KINDS, *CONV_KINDS], ids=str)
