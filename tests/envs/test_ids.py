@@ -26,17 +26,11 @@ IMAGES = (
     "Plasticity",
 )
 SUITE_IDS = {f"{name.replace('/', '-')}-v0": name for name in SUITES}
-# Twenty games take a while; `make test-full` checks them all.
-LONG = ("Atari-MoE20-v0", "Atari-Five-v0", "MinAtar-All5-v0", "Conflict-Breakout4-v0",
-        "Conflict-Breakout8-v0", "Conflict-CartPole16-v0",
-        # As compiling games does.
-        "MinAtar-Asterix-v1", "MinAtar-Freeway-v1", "MinAtar-Seaquest-v1",
-        "MinAtar-SpaceInvaders-v1", "MinAtar-CRL3-v0", "MinAtar-MTRL3-v0",
-        "Conflict-CartPole1-v0", "Conflict-CartPole4-v0", "Conflict-CartPole8-v0",
-        "Plasticity-Breakout10-v0", "MuJoCo-HalfCheetahGravity4-v0")  # fmt: skip
-# These are checked in each way to show the task.
+# These are checked in each way to show the task; `make test-full` checks all ids.
 IN_EACH_WAY = ("Classic-Mixed3-v0", "Conflict-Breakout2-v0")
-QUICK_GAMES = ("Atari-Pong-v0", "Atari-Two-v0")
+QUICK = ("CartPole-v0", "Pendulum-v0", "MinAtar-Breakout-v1", "Atari-Pong-v0", "Atari-Two-v0",
+         "Hopper-v0", "ConflictingCartPole-v0", "ShuffledBreakout-v0", "MuJoCo-Four-v0",
+         "Physics-Pendulum4-v0", "Goal-CartPole4-v0", "MinAtar-CRL3-v0", "MetaWorld-MT3-v0")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -52,19 +46,16 @@ def need_extra(name):
             pytest.skip(f"{name} needs {module}, which isn't installed")
 
 
+def marks(name):
+    return [] if name in (*IN_EACH_WAY, *QUICK) else [pytest.mark.full]
+
+
 def cases():
     found = []
     for name in IDS:
-        images = name.startswith(IMAGES)
-        shown = "channels" if images else "onehot"
+        shown = "channels" if name.startswith(IMAGES) else "onehot"
         modes = ("dict", shown, "info", "none") if name in IN_EACH_WAY else (None,)
-        slow = (
-            name in LONG
-            or name.startswith("MetaWorld-")
-            or (name.startswith("Atari") and name not in QUICK_GAMES)
-        )
-        marks = [pytest.mark.full] if slow else []
-        found += [pytest.param(name, mode, marks=marks) for mode in modes]
+        found += [pytest.param(name, mode, marks=marks(name)) for mode in modes]
     return found
 
 
@@ -85,10 +76,7 @@ def test_each_id_passes_the_checkers_of_gymnasium_and_sb3(name, task_id):
     env.close()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name for name in SUITE_IDS if name not in LONG and not name.startswith("MetaWorld-MT1-")],
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in SUITE_IDS])
 def test_each_suite_builds_as_a_vector_environment_by_its_id(name):
     need_extra(name)
     num_envs = len(get_suite(SUITE_IDS[name]))

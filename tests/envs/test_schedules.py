@@ -49,24 +49,27 @@ def tasks_by_episode(schedule, num_episodes, length=lambda task: 1):
     return tasks
 
 
-def test_a_cycle_plays_each_task_for_its_steps_and_then_holds_the_last():
-    schedule = started(Cycle(2, num_cycles=2))
-    assert tasks_by_step(schedule, 15) == [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2, 2, 2, 2]
-
-
-def test_a_cycle_counts_the_steps_of_all_environments_and_does_not_drift():
-    # 3 environments, turns of 4 steps: boundaries at 4, 8, ... are reached by counts 6, 9, 12.
-    assert tasks_by_step(started(Cycle(4, num_cycles=None)), 6, stride=3) == [0, 0, 1, 2, 0, 0]
+@pytest.mark.parametrize(
+    ("schedule", "stride", "expected"),
+    [
+        (Cycle(2, num_cycles=2), 1, [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2, 2, 2, 2]),
+        # 3 environments, turns of 4 steps: boundaries at 4, 8, ... are reached by counts 6, 9, 12.
+        (Cycle(4, num_cycles=None), 3, [0, 0, 1, 2, 0, 0]),
+        (Cycle(1, order=["c", "a", 2]), 1, [2, 0, 2, 2]),
+        (Sequence([("b", 2), (0, 1), ("b", 1)]), 1, [1, 1, 0, 1, 1, 1]),
+    ],
+    ids=repr,
+)
+def test_turns_of_steps_are_played_one_after_the_other_and_the_last_is_held(
+    schedule, stride, expected
+):
+    assert tasks_by_step(started(schedule), len(expected), stride) == expected
 
 
 def test_a_cycle_of_episodes_counts_finished_ones_only():
     schedule = started(Cycle(episodes_per_task=2))
     schedule.end(Episode(0, 3, 0.0, finished=False))
     assert tasks_by_episode(schedule, 6) == [0, 0, 1, 1, 2, 2]
-
-
-def test_an_order_may_name_tasks_and_repeat_them():
-    assert tasks_by_step(started(Cycle(1, order=["c", "a", 2])), 4) == [2, 0, 2, 2]
 
 
 def test_a_shuffled_order_depends_on_its_own_seed_alone():
@@ -82,12 +85,7 @@ def test_steps_per_task_round_up_to_whole_rollouts():
     schedule = Cycle(1000, round_to=256, num_cycles=2)
     assert schedule.steps_per_task == 1024
     assert schedule.total_steps(3) == 6 * 1024
-
-
-def test_a_sequence_plays_its_blocks_and_holds_the_last():
-    schedule = started(Sequence([("b", 2), (0, 1), ("b", 1)]))
-    assert schedule.total_steps() == 4
-    assert tasks_by_step(schedule, 6) == [1, 1, 0, 1, 1, 1]
+    assert Sequence([("b", 2), (0, 1)]).total_steps() == 3
 
 
 def test_round_robin_keeps_the_shares_and_environment_i_starts_with_task_i():
@@ -163,13 +161,9 @@ def test_learning_progress_goes_to_the_task_that_changed_most_whichever_way():
     results = {0: [0.2, 0.2], 1: [0.1, 0.6, 0.7], 2: [0.9, 0.6, 0.6]}
     assert played_turns(schedule, results) == [0, 1, 2, 0, 1, 2, 1, 2]
     assert schedule.task == 1  # c's last turn changed nothing, b's changed .1
-
-
-def test_learning_progress_compares_returns_of_other_scales():
     schedule = started(LearningProgress("episodes>=1", explore=0.0))
-    results = {0: [1000.0, 1100.0], 1: [-1.0, -0.5], 2: [0.0, 0.0]}
-    played_turns(schedule, results)
-    assert schedule.task == 1  # half of its largest, where a gained a tenth
+    played_turns(schedule, {0: [1000.0, 1100.0], 1: [-1.0, -0.5], 2: [0.0, 0.0]})
+    assert schedule.task == 1  # half of its largest return, where a gained a tenth
 
 
 def test_learning_progress_explores_by_its_seed_and_goes_on_from_a_state():

@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from sb3_moe import make_multitask_vec_env
 from sb3_moe.callbacks import evaluate_tasks, make_pinned_env
-from sb3_moe.vec_env import GymnasiumVecEnv, PerTaskVecNormalize
+from sb3_moe.vec_env import GymnasiumVecEnv
 from sb3_moe_envs import Interleave, Task
 
 
@@ -78,17 +78,6 @@ def test_rows_that_say_nothing_keep_their_task():
     for _ in range(7):
         infos = env.step(np.zeros(2, int))[3]
         assert [info["task_id"] for info in infos] == [1, 2]
-
-
-def test_a_normalizer_from_a_file_refuses_its_tasks_in_another_order(tmp_path):
-    tasks = ["CartPole-v1", "Acrobot-v1"]
-    env = PerTaskVecNormalize(make_multitask_vec_env(tasks, 2))
-    env.save(str(tmp_path / "n.pkl"))
-    PerTaskVecNormalize.load(str(tmp_path / "n.pkl"), make_multitask_vec_env(tasks, 2))
-    with pytest.raises(
-        ValueError, match=r"`venv` must have the tasks in the order .*Acrobot'\], g"
-    ):
-        PerTaskVecNormalize.load(str(tmp_path / "n.pkl"), make_multitask_vec_env(tasks[::-1], 2))
 
 
 def test_a_builder_that_gives_one_environment_twice_is_refused():

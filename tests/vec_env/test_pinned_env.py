@@ -84,16 +84,6 @@ def test_normalizers_of_two_kinds_are_refused_by_name():
         model.learn(48, callback)
 
 
-def test_evaluation_does_not_move_the_training_schedule():
-    env = make_env(schedule=Cycle(steps_per_task=96))
-    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, n_epochs=1, device="cpu")
-    callback = MultiTaskEvalCallback(48, 1)
-    model.learn(288, callback=callback)
-    # The first evaluation tells what is about to be trained; block ends tell the block they end.
-    assert callback.scores["trained"].tolist() == [0, 0, 0, 1, 1, 2, 2]
-    assert callback.scores["steps"].tolist() == [0, 48, 96, 144, 192, 240, 288]
-
-
 def in_turn(steps_per_task=96):
     env = make_env(schedule=Cycle(steps_per_task=steps_per_task))
     return PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, n_epochs=1, device="cpu")
@@ -231,15 +221,3 @@ def test_copies_are_no_more_than_episodes_and_stepped_singly_no_more_than_in_tra
 ):
     env = make_multitask_vec_env(tasks, n_envs, seed=0, **options)
     assert evaluation_copies(env, episodes) == expected
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"n_eval_envs": 0}, "`n_eval_envs` must be at least 1, got 0"),
-        ({"n_eval_envs": 2, "eval_env": 1}, "`n_eval_envs` must be None with an `eval_env`.*got 2"),
-    ],
-)
-def test_a_number_of_copies_that_can_not_be_is_refused(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        MultiTaskEvalCallback(48, **kwargs)

@@ -227,15 +227,6 @@ def test_hidden_tasks_of_observations_are_refused_off_policy():
     SAC("MlpPolicy", wrapped("info", norm_obs=False), learning_starts=4, **arguments).learn(12)
 
 
-def test_sb3s_own_normalizer_leaves_the_id_out_by_its_keys():
-    with pytest.raises(ValueError, match=r"only supports `gym\.spaces\.Box`"):
-        VecNormalize(GymnasiumVecEnv(Scales()))
-    raw, env = (GymnasiumVecEnv(Scales()) for _ in range(2))
-    seen = VecNormalize(env, norm_obs_keys=["obs"]).reset()
-    np.testing.assert_array_equal(seen["task_id"], raw.reset()["task_id"])
-    assert "norm_obs_keys" in make_multitask_vec_env.__doc__
-
-
 def images():
     base = Scales("channels")
     base.single_observation_space = spaces.Box(0, 255, (2, 2, 5), np.uint8)
@@ -249,6 +240,13 @@ def loaded_with_three(tmp_path):
     return PerTaskVecNormalize.load(tmp_path / "normalize.pkl", GymnasiumVecEnv(three))
 
 
+def loaded_in_another_order(tmp_path):
+    tasks, path = ["CartPole-v1", "Acrobot-v1"], str(tmp_path / "normalize.pkl")
+    PerTaskVecNormalize(make_multitask_vec_env(tasks, 2)).save(path)
+    PerTaskVecNormalize.load(path, make_multitask_vec_env(tasks, 2))
+    return PerTaskVecNormalize.load(path, make_multitask_vec_env(tasks[::-1], 2))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -258,6 +256,7 @@ def loaded_with_three(tmp_path):
             r"`norm_obs_keys` must be of \['obs', 'task_id'\], got 'ob'; did you mean 'obs'",
         ),
         (loaded_with_three, "`venv` must have num_tasks=2, got 3"),
+        (loaded_in_another_order, r"`venv` must have the tasks in the order .*Acrobot'\], got"),
         (lambda _: wrapped("dict", task_id="onehot"), "must be 'dict' exactly if.*got 'onehot'"),
         (lambda _: wrapped(task_id="magic"), "`task_id` must be 'dict', 'onehot'.*got 'magic'"),
         (
