@@ -30,7 +30,8 @@ SUITE_IDS = {f"{name.replace('/', '-')}-v0": name for name in SUITES}
 IN_EACH_WAY = ("Classic-Mixed3-v0", "Conflict-Breakout2-v0")
 QUICK = ("CartPole-v0", "Pendulum-v0", "MinAtar-Breakout-v1", "Atari-Pong-v0", "Atari-Two-v0",
          "Hopper-v0", "ConflictingCartPole-v0", "ShuffledBreakout-v0", "MuJoCo-Four-v0",
-         "Physics-Pendulum4-v0", "Goal-CartPole4-v0", "MinAtar-CRL3-v0", "MetaWorld-MT3-v0")  # fmt: skip
+         "Physics-Pendulum4-v0", "Goal-CartPole4-v0", "MinAtar-CRL3-v0",
+         "MetaWorld-MT3-v0")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
