@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -41,11 +41,8 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         """Add up two parts of a network."""
-        return Cost(
-            self.parameters + other.parameters,
-            self.active + other.active,
-            self.flops + other.flops,
-        )
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Cost(*(ours + theirs for ours, theirs in pairs))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from sb3_moe_envs import (
     make_multitask_vector,
 )
 from sb3_moe_envs.schedules import Slots
-from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
+from sb3_moe_envs.vector.groups import InTurnVectorEnv
 from sb3_moe_envs.vector.infos import stack, unstack
 
 SAME_STEP = {"autoreset_mode": AutoresetMode.SAME_STEP}

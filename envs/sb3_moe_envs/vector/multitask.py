@@ -27,8 +27,7 @@ from sb3_moe_envs.spaces.observations import row_of
 from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.task_set import TaskSet, as_schedule, framed
 from sb3_moe_envs.tasks import called
-from sb3_moe_envs.vector.groups import about, images_of
-from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
+from sb3_moe_envs.vector.groups import InTurnVectorEnv, about, images_of
 from sb3_moe_envs.vector.infos import Info, stack, stack_final
 from sb3_moe_envs.vector.parts import Part, Pool
 

@@ -12,8 +12,14 @@ from gymnasium.vector import AutoresetMode
 
 from sb3_moe_envs.checks import CheckedTask
 from sb3_moe_envs.tasks import Task, built, called, close_all
-from sb3_moe_envs.vector.groups import Group, Vector, restore_states, start, states_of
-from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
+from sb3_moe_envs.vector.groups import (
+    Group,
+    InTurnVectorEnv,
+    Vector,
+    restore_states,
+    start,
+    states_of,
+)
 from sb3_moe_envs.vector.infos import Info, Rows
 from sb3_moe_envs.vector.workers import WorkerGroup, Workers
 

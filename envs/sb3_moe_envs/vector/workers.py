@@ -21,8 +21,7 @@ import numpy as np
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from sb3_moe_envs.tasks import close_all
-from sb3_moe_envs.vector.groups import Group
-from sb3_moe_envs.vector.in_turn import InTurnVectorEnv
+from sb3_moe_envs.vector.groups import Group, InTurnVectorEnv
 from sb3_moe_envs.vector.infos import Rows
 
 # A function of one of a process's vector environments, and its arguments.
