@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_moe.layers.classes import did_you_mean
-from sb3_moe.vec_env.task_ids import TASK_KEY, Tail, has_task_key
+from sb3_moe.vec_env.task_ids import TASK_KEY, TaskIds, has_task_key
 from sb3_moe.vec_env.tasks import names_on
 
 NEED_TASKS = (
@@ -105,12 +105,11 @@ class PerTaskVecNormalize(VecNormalize):
             for key in {*norm_obs_keys} - {*space.spaces}:
                 hint = did_you_mean(key, space.spaces)
                 raise ValueError(f"`norm_obs_keys` must be of {[*space.spaces]}, got {key!r}{hint}")
+        is_hidden = self.task_id_mode == "hidden"
+        what = "normalizing by task"
+        self._shown = None if is_hidden else TaskIds(space, self.num_tasks, what)
         # Where a Box shows the id; None where it stands beside the observation, or is hidden.
-        self._tail: Tail | None = None
-        if self.task_id_mode in ("onehot", "channels"):
-            assert isinstance(space, spaces.Box)
-            planes = self.task_id_mode == "channels"
-            self._tail = Tail.of_space(space, self.num_tasks, planes=planes)
+        self._tail = None if self._shown is None else self._shown.tail
         super().__init__(venv, norm_obs=norm_obs, norm_obs_keys=norm_obs_keys, **kwargs)
         if norm_obs:
             self.obs_rms = self._new_statistics()
@@ -213,23 +212,20 @@ class PerTaskVecNormalize(VecNormalize):
             self.obs_rms.update(x, self._task_ids)
 
     def _current_tasks(self, obs: Any) -> np.ndarray:
-        if self.task_id_mode == "hidden":
+        if self._shown is None:
             return np.array(self.venv.env_method("get_task"), dtype=np.int64)
-        return self._shown(obs)
-
-    def _shown(self, obs: Any) -> np.ndarray:
-        if self._tail is not None:
-            return np.asarray(self._tail.ids(obs))
-        if self.task_id_mode == "hidden":
-            raise ValueError(NEED_TASKS)
-        ids = np.asarray(obs[TASK_KEY])
-        # A replay buffer keeps a Discrete id as (n, 1).
-        return ids[:, 0] if ids.ndim == 2 else ids
+        return np.asarray(self._shown(obs))
 
     def _each_key(self, function: Any, obs: Any, task_ids: Any) -> Any:
         if not self.norm_obs:
             return obs
-        task_ids = self._shown(obs) if task_ids is None else np.asarray(task_ids)
+        if task_ids is None:
+            if self._shown is None:
+                raise ValueError(NEED_TASKS)
+            task_ids = self._shown(obs)
+        task_ids = np.asarray(task_ids)
+        # A replay buffer keeps a Discrete id as (n, 1).
+        task_ids = task_ids[:, 0] if task_ids.ndim == 2 else task_ids
         if isinstance(obs, dict):
             changed = {
                 key: function(obs[key], *statistics.of(task_ids))

@@ -134,7 +134,8 @@ class TaskIds:
     """
 
     def __init__(self, space: spaces.Space[Any], num_tasks: int | None, what: str) -> None:
-        self._tail: Tail | None = None
+        #: tells an observation from the id behind it; None where a Dict holds the id
+        self.tail: Tail | None = None
         check_num_tasks(space, num_tasks)
         if has_task_key(space):
             self.num_tasks = int(space[TASK_KEY].n)  # type: ignore[index]  # a Dict, then
@@ -154,8 +155,8 @@ class TaskIds:
         if not planes and not num_tasks < space.shape[-1]:
             raise ValueError(f"`num_tasks` must leave something of {space}, got {num_tasks}")
         self.num_tasks = num_tasks
-        self._tail = Tail.of_space(space, num_tasks, planes=planes)
+        self.tail = Tail.of_space(space, num_tasks, planes=planes)
 
     def __call__(self, obs: Any) -> Any:
         """Return the task of each observation; a Dict's as it stands, with an axis more or not."""
-        return obs[TASK_KEY] if self._tail is None else self._tail.ids(obs)
+        return obs[TASK_KEY] if self.tail is None else self.tail.ids(obs)
