@@ -7,6 +7,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
+from watched import batch, outputs, silence
 
 from sb3_moe.callbacks import ReDoCallback, ResetHeadsCallback, ShrinkAndPerturbCallback
 from sb3_moe.measures import (
@@ -16,9 +17,7 @@ from sb3_moe.measures import (
     redo,
     reset_heads,
 )
-from sb3_moe.measures.redo import treatable_layers
 from sb3_moe.measures.weights import heads
-from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.registration import TABLE
 
 ACTOR_AND_VALUE, ACTOR_AND_CRITICS = {"pi", "vf"}, {"pi", "qf0", "qf1"}
@@ -63,16 +62,6 @@ def learn(model, steps=32, callback=None):
     return model.learn(steps, callback=callback, log_interval=10**6, **unmasked)
 
 
-def batch(model, n=32):
-    model.observation_space.seed(1)
-    return np.stack([model.observation_space.sample().clip(-3, 3) for _ in range(n)])
-
-
-def outputs(policy, obs):
-    with th.no_grad():
-        return networks_of(policy).outputs(policy.obs_to_tensor(obs)[0])
-
-
 @every_algorithm
 @dense_or_moe
 def test_every_layer_and_every_network_is_measured(algorithm, prefix):
@@ -86,13 +75,6 @@ def test_every_layer_and_every_network_is_measured(algorithm, prefix):
     assert set(ranks) == {f"ntk_rank/{network}" for network in NETWORKS[algorithm]}
     # The batches are alike, so of 8 samples 4 differ.
     assert all(1 <= rank <= 4.01 for rank in ranks.values())
-
-
-def silence(policy, units=3):
-    """Silence the first units of every hidden layer by a bias that nothing overcomes."""
-    for layer in treatable_layers(policy):
-        (bias,) = (each for name, each in layer.feeder.named_parameters() if "bias" in name)
-        bias.data[..., :units] = -1e4
 
 
 @pytest.mark.covering

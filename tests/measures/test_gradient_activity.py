@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
+from watched import batch
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import PlasticityCallback
@@ -22,11 +23,6 @@ def trained(algo=PPO, policy="MlpPolicy", callback=None, **kwargs):
     policy_kwargs = {"net_arch": [8, 6], "activation_fn": nn.ReLU} | kwargs
     model = algo(policy, env, policy_kwargs=policy_kwargs, device="cpu", seed=0, **options)
     return model.learn(32, callback, log_interval=10**6)
-
-
-def batch(model, n=8):
-    model.observation_space.seed(1)
-    return np.stack([model.observation_space.sample().clip(-3, 3) for _ in range(n)])
 
 
 def test_scores_are_those_of_the_slow_version():

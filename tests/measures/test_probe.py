@@ -9,6 +9,7 @@ import torch as th
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
+from watched import batch, outputs
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.layers import (
@@ -25,15 +26,6 @@ from sb3_moe.measures import (
     redo,
 )
 from sb3_moe.measures.activations import as_ETHP, recording, row_gates
-from sb3_moe.policies.networks import networks_of
-
-
-def outputs(policy, obs):
-    return networks_of(policy).outputs(policy.obs_to_tensor(obs)[0])
-
-
-def batch(model, n=5):
-    return np.stack([model.observation_space.sample() for _ in range(n)])
 
 
 def test_what_is_read_is_what_the_network_computes():
@@ -127,7 +119,7 @@ def test_an_actor_of_several_discrete_actions_is_measured_by_their_probability(s
     env = gym.make("CartPole-v1")
     env.action_space = space
     model = PPO("MlpPolicy", env, device="cpu")
-    obs = batch(model).clip(-3, 3)
+    obs = batch(model)
     distribution = model.policy.get_distribution(model.policy.obs_to_tensor(obs)[0])
     log_prob_T = distribution.log_prob(distribution.mode())
     th.testing.assert_close(outputs(model.policy, obs)["pi"], log_prob_T)

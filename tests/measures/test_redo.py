@@ -9,6 +9,7 @@ import torch as th
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import DQN, PPO, SAC
 from torch import nn
+from watched import batch, outputs, silence
 
 import sb3_moe
 from sb3_moe.callbacks.freeze_router import hold_router
@@ -61,41 +62,14 @@ def clone(policy):
     return other
 
 
-def batch(model, n=64):
-    model.observation_space.seed(1)
-    return np.stack([model.observation_space.sample() for _ in range(n)])
-
-
-def outputs(policy, obs):
-    tensors, _ = policy.obs_to_tensor(obs)
-    with th.no_grad():
-        if hasattr(policy, "q_net"):
-            return [policy.q_net(tensors)]
-        if hasattr(policy, "critic"):
-            actions = policy._predict(tensors, deterministic=True)
-            return [actions, *policy.critic(tensors, actions)]
-        return [
-            policy.get_distribution(tensors).distribution.logits,
-            policy.predict_values(tensors),
-        ]
-
-
-def kill(policy, units=3):
-    """Silence some units of every hidden layer by a bias that no input overcomes."""
-    for layer in treatable_layers(policy):
-        (bias,) = (each for name, each in layer.feeder.named_parameters() if "bias" in name)
-        bias.data[..., :units] = -1e4
-
-
 @pytest.mark.parametrize(("policy", "kwargs"), [*KINDS, *CONV_KINDS], ids=str)
 def test_at_tau_zero_only_dormant_units_change_and_the_function_does_not(policy, kwargs):
     model = trained(policy, kwargs)
-    kill(model.policy)
-    obs, before = batch(model), clone(model.policy)
+    silence(model.policy)
+    obs, before = batch(model, 64), clone(model.policy)
     counts = redo(model.policy, obs, tau=0.0)
     assert all(count >= 3 for count in counts.values())
-    for one, other in zip(outputs(before, obs), outputs(model.policy, obs), strict=True):
-        th.testing.assert_close(one, other)
+    th.testing.assert_close(outputs(model.policy, obs), outputs(before, obs))
     activations = policy_activations(before, obs)
     for was, now in zip(treatable_layers(before), treatable_layers(model.policy), strict=True):
         assert was.name == now.name
