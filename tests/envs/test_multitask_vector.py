@@ -115,10 +115,8 @@ def test_set_task_moves_the_slots_meant_and_the_schedule_stands_still():
     assert env.schedule.state_dict() == before
     env.set_task(None)
     assert step(env)[4]["task_id"].tolist() == [0, 0, 0, 0]
-    assert repr(env) == (
-        "MultiTaskVectorEnv(4 slots, Cycle(steps_per_task=1000): t0 x 4 [InTurnVectorEnv] then "
-        "t1 x 4 [InTurnVectorEnv] then t2 x 4 [InTurnVectorEnv])"
-    )
+    said = "MultiTaskVectorEnv(4 slots, Cycle(steps_per_task=1000): t0 then t1 then t2)"
+    assert repr(env) == said
 
 
 class Shared(Schedule):

@@ -87,7 +87,6 @@ class InTurnVectorEnv(SyncVectorEnv):
 class About(NamedTuple):
     """What is to be known of a vector environment, wherever it is."""
 
-    kind: str
     observation_space: Space[Any]
     action_space: Space[Any]
     render_fps: int
@@ -95,9 +94,8 @@ class About(NamedTuple):
 
 def about(env: Vector) -> About:
     """Describe a vector environment."""
-    spaces = env.single_observation_space, env.single_action_space
     fps = env.metadata.get("render_fps", 30)
-    return About(type(env.unwrapped).__name__, *spaces, fps)
+    return About(env.single_observation_space, env.single_action_space, fps)
 
 
 class Group:

@@ -110,13 +110,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self._stale = False
 
     def __repr__(self) -> str:
-        shares = self._shares
-        sizes = [self.num_envs] * self.num_tasks if shares is None else np.bincount(shares).tolist()
-        kinds = [self._ask(task, about).kind for task in range(self.num_tasks)]
-        parts = zip(self.task_names, sizes, kinds, strict=True)
-        tasks = [f"{name} x {size} [{kind}]" for name, size, kind in parts]
-        joined = (" then " if shares is None else ", ").join(tasks)
-        return f"MultiTaskVectorEnv({self.num_envs} slots, {self.schedule!r}: {joined})"
+        names = (", " if self._shares is not None else " then ").join(self.task_names)
+        return f"MultiTaskVectorEnv({self.num_envs} slots, {self.schedule!r}: {names})"
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every slot.
