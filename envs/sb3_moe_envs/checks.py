@@ -26,6 +26,7 @@ EXTRAS = {
     "jax": "minatar",
     "metaworld": "metaworld",
     "mujoco": "mujoco",
+    "pygame": "classic-control",
     "six": "minatar",
 }
 
