@@ -53,9 +53,12 @@ class TaskRolloutCallback(CheckedCallback):
         super().init_callback(model)
         self.task_names = task_names(self.training_env)
         self._ended = False
-        if model.num_timesteps == 0 or before != [model, self.task_names]:
+        is_new = model.num_timesteps == 0 or before != [model, self.task_names]
+        if is_new:
             self._episodes = [deque[Any](maxlen=self.window) for _ in self.task_names]
-            self._successes = Successes(self.training_env.num_envs)  # of running episodes too
+        if is_new or self._env is not self.training_env:  # whose episodes begin
+            self._env = self.training_env
+            self._successes = Successes(self._env.num_envs)
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
