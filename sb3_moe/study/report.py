@@ -203,8 +203,7 @@ def _claims(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "comparison": rows["contrast"] + np.where(rows["primary"], "", " (secondary)"),
             "measure": rows["measure"],
             "task": rows["task"],
-            "difference": [written(*each) for each in rows[["difference", "low", "high"]].values],
-            "what came out": [_in_words(row) for row in rows.to_dict("records")],
+            "difference": [_in_words(row) for row in rows.to_dict("records")],
             "expected": rows["expects"].str.replace("_", " ")
             + rows["smallest_effect"].map(", {}".format),
             "p": rows["p"].map(_chance),
@@ -217,19 +216,14 @@ def _claims(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _in_words(row: Mapping[Any, Any]) -> str:
-    """Say which side of a comparison is ahead, as far as its interval shows."""
-    word = "better" if row["measure"] in _MORE_IS_BETTER else "higher"
+    """Write a difference, and below it which side is ahead, as far as the interval shows."""
+    number = written(row["difference"], row["low"], row["high"])
     if not row["seeds"] or np.isnan(row["low"]):
-        return "-"
-    plus, minus = row["plus"], row["minus"]
-    if not minus:
-        sign = "above 0" if row["low"] > 0 else "below 0" if row["high"] < 0 else "about 0"
-        return f"{plus} is {sign}"
-    if row["low"] > 0:
-        return f"{plus} is {word}"
-    if row["high"] < 0:
-        return f"{minus} is {word}"
-    return "either may be " + word
+        return number
+    plus, minus = row["plus"], row["minus"] or "0"
+    word = "better" if row["measure"] in _MORE_IS_BETTER and row["minus"] else "higher"
+    ahead = plus if row["low"] > 0 else minus if row["high"] < 0 else "either"
+    return f"{number}\n{ahead} {'may be' if ahead == 'either' else 'is'} {word}"
 
 
 def _tuned(choices: Mapping[str, Any]) -> pd.DataFrame:
