@@ -266,6 +266,9 @@ class NewTaskCallback(BaseCallback):
         self.policy: Any = policy_of(model)
         if self.policy.belief is None:
             raise ValueError("the policy must have a belief, as `router`='predict' gives it")
+        if self.add_expert:
+            self.policy.check_followed()
+            check_room(model, 1)
 
     def _on_step(self) -> bool:
         self._seen.append(self.locals["new_obs"][HISTORY_KEY])
@@ -279,7 +282,8 @@ class NewTaskCallback(BaseCallback):
         score_Sn, best_Sn = self._explained(histories)
         score_n = score_Sn.nanmean(0)
         surprised_n = self._surprised(score_n)
-        self._usual.append(score_n[~surprised_n].cpu().numpy())
+        if not surprised_n.all():
+            self._usual.append(score_n[~surprised_n].cpu().numpy())
         share = float(surprised_n.float().mean())
         if self._starts_alarm(share):
             self.noticed += 1

@@ -96,6 +96,8 @@ class Belief(nn.Module):
         dims = [obs_dim + action_dim, *hidden, end - first]
         # The last column of each weight is the bias.
         self.shapes = [(o, i + 1) for i, o in pairwise(dims)]
+        # Where a model has its part of the log-variances, which are the mean of all.
+        self._variances = slice(-1 - dims[-1], -1)
         models_EP = th.stack([self._drawn() for _ in range(num_models)])
         for name in ("acting_EP", "learning_EP"):
             self.register_buffer(name, models_EP.clone())
@@ -192,13 +194,18 @@ class Belief(nn.Module):
         :param history_BKW: rows of histories
         :param steps: how many steps it takes
         """
+        own = self._variances
+        before, acting = (each[:, own].mean(0) for each in (self.learning_EP, self.acting_EP))
         for name in BY_MODEL:
             getattr(self, name)[k] = 0.0
         self.learning_EP[k, :-1] = self._drawn()[:-1].to(self.learning_EP)
+        self.learning_EP[k, own] = before
         self.learning_EP[k, -1] = self.learning_EP[:, -1].logsumexp(0) - math.log(self.num_models)
         for _ in range(steps):
             self.learn(history_BKW, only=k)
         self.acting_EP[k] = self.learning_EP[k]
+        # What the others say of their tasks stays as it was.
+        self.learning_EP[k, own], self.acting_EP[k, own] = before, acting
 
     @th.no_grad()
     def _step(self, grad_EP: th.Tensor, active_E: th.Tensor) -> None:
@@ -244,6 +251,7 @@ class Belief(nn.Module):
                     scores = [old[k, -1] + math.log(share) for k, share in taken.items()]
                     mean = old[:, -1].logsumexp(0) - math.log(len(old))
                     row[-1] = th.stack(scores).logsumexp(0) if scores else mean
+                    row[self._variances] = old[:, self._variances].mean(0)
                 rows.append(row)
             setattr(self, name, th.stack(rows))
 

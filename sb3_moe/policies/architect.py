@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from sb3_moe.layers import MoELayer
-from sb3_moe.layers.encoder import ImageEncoder, Residual
+from sb3_moe.layers.encoder import ImageEncoder
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.policies.dense_layers import DenseLayers, Init, Stage, read_stages
 from sb3_moe.policies.expert_layers import ExpertLayers
@@ -47,7 +47,7 @@ class Architect:
         #: As given, and behind the encoder that the network itself may begin with.
         self.given_layout = self.layout = layout
         self.init_hidden, self.init_head = init_hidden, init_head
-        options.check_tasks(layout.num_tasks)
+        options.check_tasks(layout.num_tasks if layout.tells_task else 0)
         self.experts_see_task = options.experts_see_task and not after_lstm
         self.task_embedding: TaskEmbedding | None = None
         self.encoder: nn.Module | None = None
@@ -108,7 +108,7 @@ class Architect:
         width = self._width(blocks)
         if self.options.routes_head:
             norms = self.dense_layers.norms(head, width) if hidden else []
-            block = self.expert_layers.head(head, width, first=not hidden)
+            block = self.expert_layers.head(hidden, head, width, first=not hidden)
             blocks += [*norms, block, *head.after]
         else:
             blocks += self.dense_layers.plain(head, width, first=not hidden)
@@ -116,6 +116,7 @@ class Architect:
 
     def _big(self, stages: list[Stage]) -> MoENetwork:
         *hidden, head = stages
+        _check_block(self.options, len(hidden))
         # The tanh of TD3's actor comes after the experts are combined.
         return self._assembled([*self.expert_layers.span(hidden, head), *head.after], stages)
 
@@ -152,7 +153,7 @@ class Architect:
         if not self.options.routes_head:
             return linear
         width = linear.in_features - self.layout.num_tasks
-        block = self.expert_layers.head(Stage(linear), width, first=False)
+        block = self.expert_layers.head(hidden, Stage(linear), width, first=False)
         return MoENetwork(
             [block],
             Layout(x_dim=width, num_tasks=self.layout.num_tasks),
@@ -182,6 +183,7 @@ class Architect:
 
     def _hidden(self, stages: list[Stage]) -> list[nn.Module]:
         _check_depth(self.options, len(stages))
+        _check_block(self.options, len(stages))
         if self.place.hidden == "one":
             return self.expert_layers.span(stages)
         blocks: list[nn.Module] = []
@@ -195,12 +197,6 @@ class Architect:
                 blocks += self.dense_layers.simba(stage, width, first=first, last=last)
             else:
                 blocks += self.dense_layers.plain(stage, width, first=first)
-        if self.options.block == "simba" and not any(isinstance(b, Residual) for b in blocks):
-            raise ValueError(
-                "`block`='simba' needs a hidden layer that isn't replaced by experts, and "
-                f"`net_arch` has none with `placement`={self.place.name!r}: give it one more, or "
-                "use `expert`='simba'"
-            )
         return blocks
 
     def _width(self, blocks: Sequence[nn.Module]) -> int:
@@ -242,6 +238,23 @@ def _check_depth(options: MoEOptions, depth: int) -> None:
         raise ValueError(
             f"`tokens`={tokens!r} with `placement`={place.name!r} needs exactly one hidden "
             f"layer, whose input is the feature map; `net_arch` has {depth}"
+        )
+
+
+def _check_block(options: MoEOptions, depth: int) -> None:
+    """Raise if there is no hidden layer that a block could change.
+
+    :param depth: number of hidden layers
+    :raises ValueError: naming the option
+    """
+    place = options.place
+    inside = place.hidden == "one" or options.block == "layer_norm"
+    left = depth if inside else sum(not place.takes(i, depth) for i in range(depth))
+    if options.block != MoEOptions.default("block") and not left and not options.names_expert:
+        raise ValueError(
+            f"`block`={options.block!r} needs a hidden layer that isn't replaced by experts, and "
+            f"`net_arch` has none with `placement`={place.name!r}: give it one more, or use "
+            "`expert`='simba'"
         )
 
 

@@ -80,9 +80,10 @@ class ExpertLayers:
         self._remember(layer, [stage], dim, activated=inside)
         return [*([] if first else self.dense.norms(stage, width)), layer, *after]
 
-    def head(self, stage: Stage, width: int, *, first: bool) -> MoELayer:
+    def head(self, hidden: Sequence[Stage], stage: Stage, width: int, *, first: bool) -> MoELayer:
         """Return experts in place of the head.
 
+        :param hidden: the dense hidden layers before it
         :param stage: the dense head
         :param width: of the rows, but for what the first layer sees beside them
         :param first: whether it sees what the first layer does
@@ -92,7 +93,8 @@ class ExpertLayers:
         experts: Experts
         only_head = router is None and self.options.place.hidden is None
         if only_head and self.options.names_expert:
-            experts = self._of_kind(stage, in_features, stage.width, is_head=True)
+            like = _like(hidden[-1:], in_features)
+            experts = self._of_kind(like, in_features, stage.width, is_head=True)
         else:
             num_experts = self.num_experts if router is None else self.layout.num_tasks
             experts = StackedNetwork([self._last(in_features, stage) for _ in range(num_experts)])
@@ -137,7 +139,7 @@ class ExpertLayers:
         encoder, dim = ([], dim) if head is None else self._encoder(dim)
         if self.options.names_expert:
             out = hidden[-1].width if head is None else head.width
-            like = hidden[0] if hidden or head is None else head
+            like = _like(hidden, dim)
             own: list[nn.Module] = [self._one(like, dim, out, is_head=head is not None)]
         else:
             layers, dim = self._hidden_layers(hidden, dim)
@@ -308,6 +310,11 @@ class ExpertLayers:
             self.shared = self.shared or layer
             layer.task_weights = self.shared.task_weights
         return layer
+
+
+def _like(hidden: Sequence[Stage], dim: int) -> Stage:
+    """Return what an expert of a kind is made like; without hidden layers it is as its input."""
+    return hidden[0] if hidden else Stage(nn.Linear(dim, dim, device="meta"))
 
 
 def _stacks(kind: type[nn.Module]) -> bool:

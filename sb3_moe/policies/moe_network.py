@@ -26,6 +26,7 @@ class Layout:
     :param map_shape: (C, H, W) where x is a flattened feature map
     :param image_shape: (C, H, W) where x starts with an image that the network itself encodes
     :param encoder: name of the encoder for that image
+    :param tells_task: whether the one-hot is the task's id, and no belief in its place
     """
 
     x_dim: int
@@ -34,6 +35,7 @@ class Layout:
     map_shape: tuple[int, int, int] | None = None
     image_shape: tuple[int, int, int] | None = None
     encoder: str = "flat"
+    tells_task: bool = True
 
     @property
     def features_dim(self) -> int:

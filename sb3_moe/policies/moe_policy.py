@@ -311,19 +311,23 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
 
         :param origins: how much of which old expert each new one is
         :param shares: which share of whose gates it takes over
-        :raises ValueError: if a network sees the belief as an input
+        :raises ValueError: as :meth:`check_followed`
         """
+        self.check_followed()
         if self.belief is None or not self._networks_by_belief:
             return
-        if len(self._networks_by_belief) < len(self.moe):
-            raise ValueError(
-                "experts can join or leave only if all networks have `router`='predict': others "
-                "see the belief as an input, whose width would change"
-            )
         self.belief.make_of(origins, shares)
         for module in self.modules():
             if isinstance(module, BeliefExtractor):
                 module.follow_belief()
+
+    def check_followed(self) -> None:
+        """Raise ValueError if experts can't join or leave, since a network sees the belief."""
+        if 0 < len(self._networks_by_belief) < len(self.moe):
+            raise ValueError(
+                "experts can join or leave only if all networks have `router`='predict': others "
+                "see the belief as an input, whose width would change"
+            )
 
     @property
     def _networks_by_belief(self) -> list[MoEOptions]:
@@ -414,6 +418,7 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
             map_shape=extractor.map_shape,
             image_shape=extractor.image_shape,
             encoder=extractor.encoder,
+            tells_task=extractor.tells_task,
         )
 
     def uses_sb3_network(self, network: str, layout: Layout) -> bool:

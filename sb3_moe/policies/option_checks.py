@@ -208,11 +208,13 @@ def _check_task_input(options: MoEOptions) -> None:
     if not options.place.has_experts:
         return
     router = options.router_class
-    if router.sees == "belief" and options.task_input != options.default("task_input"):
-        raise ValueError(
-            f"`task_input` must be 'both', the default, with `router`={router.name!r}, for there "
-            f"is no task id, got {options.task_input!r}"
-        )
+    for name in ("task_input", "task_embedding"):
+        value, default = getattr(options, name), options.default(name)
+        if router.sees == "belief" and value != default:
+            raise ValueError(
+                f"`{name}` must be {default!r}, the default, with `router`={router.name!r}, for "
+                f"there is no task id, got {value!r}"
+            )
     if router.sees == "task" and not options.router_sees_task:
         raise ValueError(
             f"`task_input` must be 'both' or 'router' with `router`={router.name!r}, which "

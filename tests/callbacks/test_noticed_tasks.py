@@ -96,6 +96,26 @@ def test_an_alarm_needs_patience_to_start_and_to_end():
     assert alarms == [3, 10]
 
 
+def test_environments_whose_tasks_are_known_stay_calm_when_an_expert_joins():
+    steps, shares = 4 * WINDOW, []
+
+    class Shares(NewTaskCallback):
+        def _on_rollout_end(self):
+            super()._on_rollout_end()
+            shares.append(self.logger.name_to_value["moe/surprised"])
+
+    callback = Shares(window=WINDOW, share=0.25, add_expert=True, fit_steps=50)
+    train(drifts(), [Change(30 * steps, 5.0), callback], 36 * steps)
+    assert callback.noticed == 1
+    assert max(shares[30:]) == 0.5
+
+
+def test_an_expert_that_could_not_join_is_refused_at_the_start():
+    networks = {"placement": {"pi": "big", "vf": "none"}}
+    with pytest.raises(ValueError, match="only if all networks have `router`='predict'"):
+        train(drifts(), NewTaskCallback(add_expert=True), 8, **networks)
+
+
 def test_a_policy_without_a_belief_and_values_out_of_range_are_refused():
     model = sb3.PPO("MoeMultiInputPolicy", pinned(), n_steps=8, batch_size=8)
     with pytest.raises(ValueError, match="must have a belief"):

@@ -210,3 +210,24 @@ def test_what_does_not_fit_the_input_is_an_error():
         network(MAP, hidden=(8, 8), tokens="conv")
     with pytest.raises(ValueError, match="`task_input`='none' needs a task id in the observation"):
         network(task_input="none")
+
+
+def test_an_expert_in_place_of_a_head_is_as_wide_as_the_hidden_layer_before_it():
+    made = network(placement="final", expert="simba")
+    (layer,) = layers(made)
+    linears = [m for m in layer.experts.expert(0).modules() if isinstance(m, nn.Linear)]
+    assert linears[0].out_features == 6
+    assert any(isinstance(m, nn.ReLU) for m in layer.experts.modules())
+
+
+@pytest.mark.parametrize(
+    ("options", "hidden"),
+    [
+        ({"block": "layer_norm", "placement": "final"}, []),
+        ({"block": "layer_norm", "placement": "big"}, []),
+        ({"block": "simba", "placement": "middle"}, [8]),
+    ],
+)
+def test_a_block_that_would_stand_nowhere_is_refused(options, hidden):
+    with pytest.raises(ValueError, match="`block`=.* needs a hidden layer that isn't replaced"):
+        network(hidden=hidden, **options)

@@ -179,3 +179,33 @@ def test_experts_share_the_weight_of_one_that_is_switched_off_even_if_the_belief
 def test_wrong_options_of_the_belief_are_named(options, error, text):
     with pytest.raises(error, match=text):
         build(features_extractor_kwargs=options)
+
+
+def test_models_that_join_leave_what_the_others_say_of_their_tasks():
+    model = build().learn(512)
+    obs, *_ = [model.env.step([0] * model.n_envs) for _ in range(3)][-1]
+    history = model.policy.obs_to_tensor(obs)[0]["history"]
+    belief = model.policy.belief
+
+    def said():
+        models = (belief.acting_EP, belief.learning_EP)
+        return th.stack([belief.log_likelihood(history, each)[0][:3] for each in models])
+
+    before = said()
+    sb3_moe.add_experts(model, like=0, perturb=0.0)
+    th.testing.assert_close(said(), before)
+    belief.fit(3, history + 1.0, 20)
+    th.testing.assert_close(said(), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"head_router": "task"}, "`head_router`='task' needs a task id"),
+        ({"router": {"pi": "predict", "vf": "task"}}, "`router`='task' needs a task id"),
+        ({"task_embedding": 2}, "`task_embedding` must be None, the default, with `router`='predi"),
+    ],
+)
+def test_a_belief_is_no_task_id(options, text):
+    with pytest.raises(ValueError, match=text):
+        build(**{"placement": "middle"} | options)
