@@ -229,5 +229,5 @@ def test_an_expert_in_place_of_a_head_is_as_wide_as_the_hidden_layer_before_it()
     ],
 )
 def test_a_block_that_would_stand_nowhere_is_refused(options, hidden):
-    with pytest.raises(ValueError, match="`block`=.* needs a hidden layer that isn't replaced"):
+    with pytest.raises(ValueError, match=r"`block`=.* needs a hidden layer that isn't replaced"):
         network(hidden=hidden, **options)
