@@ -191,8 +191,7 @@ def _field(row: Mapping[Any, Any]) -> str:
     if row["verdict"]:
         values = (row["difference"], row["difference_low"], row["difference_high"])
         mark = {"higher": "▲ ", "lower": "▼ "}.get(row["verdict"], "")
-        p = "" if np.isnan(row["p_holm"]) else f", p (Holm) {_chance(row['p_holm'])}"
-        lines += [written(*values), f"{mark}{row['verdict']}{p}"]
+        lines += [written(*values), f"{mark}{row['verdict']}", f"p (Holm) {_chance(row['p_holm'])}"]
     return "\n".join(lines)
 
 

@@ -117,9 +117,9 @@ def test_the_first_table_of_the_page_compares_networks_on_every_task_and_over_al
     assert head == ["network", WHOLE, *GAMES]
     assert [each[0] for each in (dense, soft, random)] == ["dense", "soft-big", "random policy"]
     assert dense[1] == "4.92 [4.90, 4.94]\nIQM 4.92, n 5"
-    mean, iqm, difference, verdict = soft[1].splitlines()
+    mean, iqm, difference, verdict, p = soft[1].splitlines()
     assert (mean, iqm) == ("8.82 [8.80, 8.84]", "IQM 8.82, n 5")
-    assert (difference, verdict) == ("3.90 [3.90, 3.90]", "▲ higher, p (Holm) < 0.001")
+    assert (difference, verdict, p) == ("3.90 [3.90, 3.90]", "▲ higher", "p (Holm) < 0.001")
     assert random[1:] == ["1.00", "1.00"]
 
 
