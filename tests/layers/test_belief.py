@@ -109,7 +109,9 @@ def test_models_can_be_made_of_others_or_anew():
     assert th.equal(belief.learning_EP[1, :-1], old[1, :-1])
     odds = old[:, -1].exp() @ th.tensor([[1.0, 0.0], [0.5, 0.5]])
     th.testing.assert_close(belief.learning_EP[:2, -1].exp(), odds)
-    assert th.equal(belief.learning_EP[2, :-1], belief.acting_EP[2, :-1])
+    assert th.equal(belief.learning_EP[2, :-3], belief.acting_EP[2, :-3])
+    for models_EP in (belief.learning_EP, belief.acting_EP):  # one log-variance for all
+        assert th.equal(models_EP[2, -3:-1], models_EP[0, -3:-1])
     assert belief.steps_E.tolist() == [1.0, 1.0, 0.0]
 
 
