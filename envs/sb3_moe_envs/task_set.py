@@ -125,7 +125,7 @@ class TaskSet:
     render_mode: str | None
 
     def _take(self, tasks: Any, schedule: ScheduleLike, interface: dict[str, str]) -> None:
-        """Read the arguments, before anything is built, which would have to be closed.
+        """Read the arguments, before anything is built.
 
         :param interface: options of an :class:`Interface`
         """
