@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_moe.callbacks.periodic import PeriodicCallback, refuse_trpo
+from sb3_moe.callbacks.periodic import PeriodicCallback, refuse_trpo, remembered
 from sb3_moe.layers.checks import not_negative, one_of, whole
 from sb3_moe.measures.gradients import CriticGradients, gradient_activity
 from sb3_moe.measures.redo import redo, treatable_layers
@@ -33,7 +33,7 @@ class InterventionCallback(PeriodicCallback):
     """
 
     def _resume(self, step: int) -> int | None:
-        self._asked: dict[str, int] = vars(self.model).setdefault("remedies", {})
+        self._asked: dict[str, int] = remembered(self.model, "remedies")
         return min(self._asked.get(type(self).__name__, step), step)
 
     def _on_rollout_start(self) -> None:

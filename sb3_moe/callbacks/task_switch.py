@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her import HerReplayBuffer
 
@@ -206,7 +205,7 @@ class TaskSwitchCallback(CheckedCallback):
 CALM_WINDOWS = 5
 
 
-class NewTaskCallback(BaseCallback):
+class NewTaskCallback(CheckedCallback):
     """Say when several environments play something that no model of the belief explains.
 
     Before an update, each environment's last histories are read: the log-likelihood for a
@@ -260,11 +259,9 @@ class NewTaskCallback(BaseCallback):
         # Windows in a row that were surprising, or calm again; whether a new task is on already.
         self._in_row, self._alarmed = 0, False
 
-    def init_callback(self, model: BaseAlgorithm) -> None:
-        """Check that there is a belief."""
-        super().init_callback(model)
-        self.policy: Any = policy_of(model)
-        if self.policy.belief is None:
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless there is a belief."""
+        if policy_of(model).belief is None:
             raise ValueError("the policy must have a belief, as `router`='predict' gives it")
         if self.add_expert:
             self.policy.check_followed()
@@ -302,7 +299,7 @@ class NewTaskCallback(BaseCallback):
         :param histories: (S, n, K, W); one without a transition is not a number
         """
         with th.no_grad():
-            log_ETM, real_TM = self.policy.belief.log_likelihood(histories.flatten(0, 1))
+            log_ETM, real_TM = self.model.policy.belief.log_likelihood(histories.flatten(0, 1))
         score_M, best_M = (log_ETM.sum(1) / real_TM.sum(0)).max(0)
         return score_M.view(histories.shape[:2]), best_M.view(histories.shape[:2])
 
@@ -325,5 +322,5 @@ class NewTaskCallback(BaseCallback):
         """Add an expert to every network, whose model explains what surprised."""
         # A copy at first: in the update that follows the policy is what it was.
         add_experts(self.model, like=likeliest, perturb=0.0)
-        belief = self.policy.belief
+        belief: Any = self.model.policy.belief
         belief.fit(belief.num_models - 1, histories, self.fit_steps)

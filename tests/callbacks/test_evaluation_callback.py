@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from learners import learner
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
-from stable_baselines3.common.logger import Logger
 from toy import pinned, toy_vec_env
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback
@@ -16,14 +16,12 @@ from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback
 
 def make_ppo(env=None, **kwargs):
     env = toy_vec_env((0, 1, 2), (1, 2, 0)) if env is None else env
-    options = {"n_steps": 32, "batch_size": 32, "n_epochs": 1, "device": "cpu", "seed": 3}
-    return PPO("MultiInputPolicy", env, **(options | kwargs))
+    return learner(PPO, env, "MultiInputPolicy", **kwargs)
 
 
 def test_scores_are_kept_before_during_and_after_training_and_logged_by_name(tmp_path):
     model, rows = make_ppo(), []
-    model.set_logger(logger := Logger(None, []))
-    logger.dump = lambda step: rows.append(dict(logger.name_to_value))
+    model.logger.dump = lambda step: rows.append(dict(model.logger.name_to_value))
     model.learn(256, MultiTaskEvalCallback(128, 2, eval_env=pinned(), log_path=tmp_path))
     with np.load(tmp_path / "scores.npz") as saved:
         scores = dict(saved)
@@ -140,7 +138,7 @@ def test_training_episodes_count_on_where_a_run_goes_on_and_begin_again_with_ano
 def test_training_episodes_are_averaged_by_task():
     callback = TaskRolloutCallback(window=3)
     model = make_ppo(toy_vec_env((0, 1)))
-    model.learn(32, callback=callback, log_interval=1000)
+    model.learn(32, callback=callback)
     logged = model.logger.name_to_value
     assert logged["rollout/a/ep_len_mean"] == 5.0
     assert logged["rollout/b/ep_len_mean"] == 6.0

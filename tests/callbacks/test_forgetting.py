@@ -4,8 +4,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from learners import learner
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
-from toy import toy_vec_env
 
 from sb3_moe.callbacks import EWCCallback, L2AnchorCallback
 from sb3_moe.measures.gradients import fisher_information
@@ -77,7 +77,7 @@ def moved_since(model, callback):
 
 
 def test_ewc_adds_coef_times_fisher_times_distance_to_the_gradient_of_the_loss():
-    model = make(DQN, policy="MultiInputPolicy")
+    model = learner(DQN, policy="MultiInputPolicy")
     callback = start(model, EWCCallback(4.0))
     model.policy.q_net.q_net[0].weight.data.zero_()
     fisher = {name: np.full(p.shape, 3.0, "f4") for name, p in callback.parameters().items()}
@@ -95,28 +95,6 @@ def test_ewc_adds_coef_times_fisher_times_distance_to_the_gradient_of_the_loss()
     assert logged == pytest.approx(4.0 / 2 * 3.0 * 0.25 * count)
 
 
-def make(algo=PPO, env=None, policy="MoeMultiInputPolicy", **kwargs):
-    env = pinned_sequence() if env is None else env
-    options = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
-    if algo is A2C:
-        options = {"n_steps": 16}
-    elif algo is not PPO:
-        options = {"learning_starts": 20, "buffer_size": 300}
-    model = algo(policy, env, **(options | {"device": "cpu", "seed": 3} | kwargs))
-    model.set_logger(sb3_logger())
-    return model
-
-
-def sb3_logger():
-    from stable_baselines3.common.logger import Logger
-
-    return Logger(None, [])
-
-
-def pinned_sequence():
-    return toy_vec_env((0,) * 10 + (1,) * 200, (0,) * 10 + (1,) * 200)
-
-
 def weights(model):
     return th.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
 
@@ -129,7 +107,7 @@ def small(algo, tasks=TASKS, policy="MultiInputPolicy", n_envs=2):
     options = {"policy_kwargs": {"net_arch": [8]}, "learning_rate": 1e-3}
     if algo not in (PPO, A2C):
         options |= {"batch_size": 16, "train_freq": 4}
-    return make(algo, in_blocks(tasks, n_envs), policy, **options)
+    return learner(algo, in_blocks(tasks, n_envs), policy, **options)
 
 
 def drift(model, key):

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch as th
+from learners import LONG, SHORT, learner
 from stable_baselines3 import DQN, PPO
 from test_probe_callbacks import probe
 from toy import toy_vec_env
@@ -13,16 +14,10 @@ from sb3_moe.callbacks import FreezeRouterCallback
 from sb3_moe.callbacks.freeze_router import hold_router, router_parameters
 from sb3_moe.measures.resets import reset_heads, reset_optimizers, shrink_and_perturb
 
-TASKS = ((0,) * 10 + (1,) * 200,) * 2
-TWO = ["CartPole-v1", "Acrobot-v1"]
 
-
-def make(algo=PPO, policy="MoeMultiInputPolicy", tasks=TASKS, **policy_kwargs):
-    options = {"n_steps": 16, "batch_size": 32, "n_epochs": 1}
-    if algo is DQN:
-        options = {"learning_starts": 20, "buffer_size": 300}
+def make(algo=PPO, tasks=SHORT, **policy_kwargs):
     kwargs = {"router": "soft", "num_experts": 3} | policy_kwargs
-    return algo(policy, toy_vec_env(*tasks), **options, seed=3, policy_kwargs=kwargs)
+    return learner(algo, toy_vec_env(*tasks), n_steps=16, policy_kwargs=kwargs)
 
 
 def states(model):
@@ -115,7 +110,7 @@ def test_a_router_that_has_not_learned_yet_has_not_settled():
 def test_a_new_task_wakes_routers_and_steps_count_from_there():
     # 10 episodes of 5 steps, then the other task: a rollout of 16 steps begins with it at 64.
     callback = Watch(32, bound=None, at_step=96, thaw_at_switch=True, probe=probe())
-    model = make(tasks=((0,) * 20 + (1,) * 200,) * 2)
+    model = make(tasks=LONG)
     model.learn(352, callback)
     frozen = [bool(seen[0]) for seen in callback.seen]
     woke = frozen.index(False, frozen.index(True))
@@ -154,7 +149,7 @@ def test_policies_without_a_router_that_learns_are_refused():
         make(router="task", num_experts=None).learn(32, callback)
     with pytest.raises(ValueError, match=f"{rule} no mixture of experts"):
         make(placement="none", num_experts=None).learn(32, callback)
-    dense = PPO("MultiInputPolicy", toy_vec_env(*TASKS), n_steps=16, batch_size=32)
+    dense = PPO("MultiInputPolicy", toy_vec_env(*SHORT), n_steps=16, batch_size=32)
     with pytest.raises(ValueError, match=f"{rule} no mixture of experts"):
         dense.learn(32, callback)
     plain = PPO("MoeMlpPolicy", "CartPole-v1", n_steps=16, batch_size=16)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
+from learners import learner
 from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -21,17 +22,10 @@ from sb3_moe.saving.record import Record
 from sb3_moe.vec_env import MultiTaskReplayBuffer
 from sb3_moe.vec_env.kept_rows import Reservoir
 
-SEQUENCE = (0,) * 20 + (1,) * 200
-
 
 def make(algo=PPO, env=None, policy="MoeMultiInputPolicy", **kwargs):
-    env = toy_vec_env(SEQUENCE, SEQUENCE) if env is None else env
-    options = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
-    if algo is DQN:
-        options = {"learning_starts": 20, "buffer_size": 300, "exploration_fraction": 0.5}
-    if algo is A2C:
-        options = {"n_steps": 16}
-    return algo(policy, env, **(options | {"device": "cpu", "seed": 3} | kwargs))
+    exploration = {"exploration_fraction": 0.5} if algo is DQN else {}
+    return learner(algo, env, policy, **exploration, **kwargs)
 
 
 class Weights(ResetHeadsCallback):
@@ -80,7 +74,7 @@ def test_redo_restarts_what_sleeps_and_logs_how_many(algo, policy):
     first = next(m for m in net.modules() if isinstance(m, th.nn.Linear))
     first.bias.data[:5] = -1e4 if algo is DQN else 0.0
     first.weight.data[:5] = 0.0
-    model.learn(128, callback=ReDoCallback(64, tau=0.0), log_interval=10**6)
+    model.learn(128, callback=ReDoCallback(64, tau=0.0))
     assert model.logger.name_to_value[f"plasticity/redo/{'qf' if algo is DQN else 'pi'}.0"] >= 0
     assert first.weight.data[:5].abs().sum() > 0
 
@@ -89,16 +83,15 @@ def test_redo_waits_for_the_first_episode_that_hindsight_can_look_back_on():
     hindsight = {"replay_buffer_class": HerReplayBuffer, "policy": "MultiInputPolicy"}
     env = DummyVecEnv([lambda: BitFlippingEnv(n_bits=12, max_steps=40)])
     model = make(DQN, env, learning_starts=60, batch_size=8, **hindsight)
-    model.learn(20, callback=ReDoCallback(8), log_interval=10**6)
+    model.learn(20, callback=ReDoCallback(8))
     assert not any("redo" in name for name in model.logger.name_to_value)
-    more = {"reset_num_timesteps": False, "log_interval": 10**6}
-    model.learn(30, callback=ReDoCallback(24), **more)
+    model.learn(30, callback=ReDoCallback(24), reset_num_timesteps=False)
     assert any("redo" in name for name in model.logger.name_to_value)
 
 
 def test_a_switch_is_noticed_once_and_logged(capsys):
     model, callback = make(), TaskSwitchCallback(verbose=1)
-    model.learn(512, callback=callback, log_interval=10**6)
+    model.learn(512, callback=callback)
     assert callback.switches == 1
     assert model.logger.name_to_value["continual/task"] == 1
     assert "Task b begins at 256 steps" in capsys.readouterr().out
@@ -178,7 +171,7 @@ def test_the_learning_rate_starts_again_at_a_switch():
 def test_every_tasks_advantages_and_gradient_are_measured(algo, tmp_path):
     model = make(algo, pinned(), **({"batch_size": 96} if algo is PPO else {}))
     callback = TaskGradientCallback(96, log_path=tmp_path, batch_size=8)
-    model.learn(192, callback=callback, log_interval=10**6)
+    model.learn(192, callback=callback)
     with np.load(tmp_path / "diagnostics.npz") as saved:
         assert saved["advantage_variance"].shape == (2, 3)
         assert (saved["gradient_norm_per_task"] > 0).all()

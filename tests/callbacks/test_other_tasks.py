@@ -5,6 +5,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch as th
+from learners import learner
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from toy import Toy, toy_vec_env
@@ -32,8 +33,7 @@ def world(*names):
 
 
 def make(env, policy="MultiInputPolicy", **kwargs):
-    options = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "device": "cpu", "seed": 3}
-    return PPO(policy, env, **options, policy_kwargs=kwargs)
+    return learner(PPO, env, policy, n_steps=16, policy_kwargs=kwargs)
 
 
 def goes_on(model, env, callback):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from learners import learner
 from stable_baselines3 import PPO
 from toy import pinned, toy_vec_env
 
@@ -15,8 +16,7 @@ from sb3_moe.policies.on_policy import MoeMultiInputPolicy
 
 
 def make_ppo(policy=MoeMultiInputPolicy, **kwargs):
-    options = {"n_steps": 32, "batch_size": 32, "n_epochs": 1, "device": "cpu", "seed": 3}
-    return PPO(policy, toy_vec_env((0, 1, 2)), **(options | kwargs))
+    return learner(PPO, toy_vec_env((0, 1, 2)), policy, **kwargs)
 
 
 def probe(size=12):

@@ -3,7 +3,8 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from stable_baselines3 import A2C, PPO
+from learners import learner
+from stable_baselines3 import PPO
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnv, SimpleMultiObsEnv
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -33,11 +34,8 @@ def cartpoles(n_envs=2):
     return VecMonitor(DummyVecEnv([ENVS["box"][1]] * n_envs))
 
 
-def make_ppo(env, policy="MlpPolicy", algo=PPO, **kwargs):
-    options = {"n_steps": 16, "device": "cpu", "seed": 0}
-    if algo is not A2C:
-        options |= {"batch_size": 16, "n_epochs": 1}
-    return algo(policy, env, **(options | kwargs))
+def make_ppo(env, policy="MlpPolicy"):
+    return learner(PPO, env, policy, n_steps=16)
 
 
 @pytest.mark.covering
@@ -82,7 +80,7 @@ def test_remedies_and_returns_work_without_tasks(kind):
         TaskGradientCallback(32),
     ]
     model = make_ppo(env, policy)
-    model.learn(96, callback=callbacks, log_interval=100)
+    model.learn(96, callback=callbacks)
     assert model.logger.name_to_value["plasticity/gradient_norm/task"] > 0
     if kind != "dict":  # whose episodes are longer
         assert "rollout/task/ep_rew_mean" in model.logger.name_to_value
@@ -99,7 +97,7 @@ class Named(gym.Wrapper):
 def test_what_a_plain_environment_calls_its_task_is_no_place_among_ours():
     env = VecMonitor(DummyVecEnv([lambda: Named(gym.make("CartPole-v1"))] * 2))
     model = make_ppo(env, "MlpPolicy")
-    model.learn(96, [TaskRolloutCallback(), TaskGradientCallback(32)], log_interval=100)
+    model.learn(96, [TaskRolloutCallback(), TaskGradientCallback(32)])
     assert model.logger.name_to_value["plasticity/gradient_norm/task"] > 0
     assert "rollout/task/ep_rew_mean" in model.logger.name_to_value
 
