@@ -16,6 +16,7 @@ from dense_models import (
 )
 from gymnasium import spaces
 from reach import Reach
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.her import HerReplayBuffer
 from torch import nn
 
@@ -111,14 +112,10 @@ def test_what_has_no_dense_counterpart_starts_without_averages():
 
 
 @pytest.mark.parametrize("algorithm", ["DQN", "TD3"])
-def test_target_networks_lag_behind_as_they_did(algorithm):
+def test_target_networks_lag_behind_as_they_did_and_the_replay_buffer_is_a_copy(algorithm):
     old = dense(algorithm)
-    assert_targets_alike(upcycle(old, placement="all", router="uniform"), old)
-
-
-def test_the_replay_buffer_goes_along_as_a_copy():
-    old = dense("DQN")
-    new = upcycle(old, placement="final")
+    new = upcycle(old, placement="all", router="uniform")
+    assert_targets_alike(new, old)
     assert new.replay_buffer is not old.replay_buffer
     assert new.replay_buffer.pos == old.replay_buffer.pos > 0
     assert np.array_equal(new.replay_buffer.observations, old.replay_buffer.observations)
@@ -139,20 +136,16 @@ def test_rewards_of_n_steps_end_where_the_new_models_episodes_begin():
     np.testing.assert_allclose(rows.rewards[:, 0], [before + old.gamma * end, end], rtol=1e-5)
 
 
-def test_what_sac_learns_of_its_entropy_goes_along():
-    old = dense("SAC")
-    new = upcycle(old, placement="final")
-    assert th.equal(new.log_ent_coef, old.log_ent_coef)
-    assert new.log_ent_coef is not old.log_ent_coef
-    ours, theirs = (m.ent_coef_optimizer.state_dict()["state"][0] for m in (new, old))
-    assert th.equal(ours["exp_avg"], theirs["exp_avg"])
-
-
-def test_the_dense_model_stays_as_it_is():
+def test_what_sac_learns_of_its_entropy_goes_along_and_the_dense_model_stays_as_it_is():
     old = make("SAC")
     before = state_of(old)
-    upcycle(old, placement="big").learn(32, reset_num_timesteps=False)
+    new = upcycle(old, placement="big")
+    assert th.equal(new.log_ent_coef, old.log_ent_coef)
+    ours, theirs = (m.ent_coef_optimizer.state_dict()["state"][0] for m in (new, old))
+    assert th.equal(ours["exp_avg"], theirs["exp_avg"])
+    new.learn(32, reset_num_timesteps=False)
     assert_unchanged(old, before)
+    assert not th.equal(new.log_ent_coef, old.log_ent_coef)
 
 
 # A task id that joins.
@@ -251,15 +244,12 @@ def test_a_model_with_experts_is_not_upcycled():
         upcycle(upcycle(dense("PPO"), placement="final"), placement="middle")
 
 
+class Mine(ActorCriticPolicy):
+    """A class of the user's own."""
+
+
 def test_a_policy_class_of_the_users_own_is_refused():
-    from stable_baselines3.common.policies import ActorCriticPolicy
-
-    class Mine(ActorCriticPolicy):
-        pass
-
-    with pytest.raises(
-        TypeError, match=r"`model` must have a policy that PPO has a name.*got Mine"
-    ):
+    with pytest.raises(TypeError, match=r"`model` must have a policy that PPO has a name.*Mine"):
         upcycle(make("PPO", Mine))
 
 
