@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from learners import learner
+from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -104,20 +105,14 @@ class Stop(TaskSwitchCallback):
         return self.switches == 0
 
 
-def test_at_a_switch_the_replay_buffer_is_cleared():
+@pytest.mark.parametrize(("kind", "size"), [("clear", 0), ("reservoir", 60)])
+def test_at_a_switch_the_replay_buffer_is_cleared_or_a_sample_of_it_stays(kind, size):
     model = make(DQN)
-    model.learn(600, callback=Stop(replay_buffer="clear"))
+    model.learn(600, callback=Stop(replay_buffer=kind, reservoir_share=0.2))
     assert 0 < model.num_timesteps < 600
-    assert model.replay_buffer.pos <= 2
-    assert not model.replay_buffer.full
-
-
-def test_at_a_switch_a_sample_of_the_replay_buffer_stays():
-    model = make(DQN)
-    model.learn(600, callback=Stop(replay_buffer="reservoir", reservoir_share=0.2))
-    size = int(0.2 * model.replay_buffer.buffer_size)
     assert size <= model.replay_buffer.pos <= size + 2
     assert (model.replay_buffer.observations["task_id"][:size] == 0).all()
+    assert not model.replay_buffer.full
 
 
 def filled(values, buffer):
@@ -198,6 +193,15 @@ def test_a_task_that_a_rollout_lacks_has_no_gradient():
     callback = TaskGradientCallback(64)
     make(env=toy_vec_env((0,), (1,))).learn(64, callback=callback)
     assert np.isnan(callback.record.rows["gradient_norm_per_task"][0]).tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("algo", [TRPO, MaskablePPO, RecurrentPPO])
+def test_gradients_of_an_algorithm_with_another_loss_are_refused_by_name(algo):
+    policy = "MultiInputLstmPolicy" if algo is RecurrentPPO else "MultiInputPolicy"
+    model = algo(policy, pinned(), n_steps=8, batch_size=24, device="cpu")
+    message = f"must have PPO's or A2C's loss and no memory, got {algo.__name__}"
+    with pytest.raises(ValueError, match=message):
+        TaskGradientCallback(24).init_callback(model)
 
 
 def test_the_gradient_is_that_of_ppos_loss():
