@@ -98,17 +98,16 @@ def _with_more(
     for name, layer in changeable(model, network).items():
         heirs = [kept(k) for k in range(layer.num_experts)]
         part = min(SHARE, 0.5 / n) if share is None else share
-        if like is None:
-            heirs += [Heir(share=part) for _ in range(n)]
-        else:
+        joins = Heir(share=part)
+        if like is not None:
             numbers_below("like", [like], layer.num_experts, name)
             _check_sums("like", name, layer)
             # Where some are chosen it is one of original and copies that is left out.
             if share is None and meets_all(layer):
                 part = 1.0 / (n + 1)
             heirs[like] = kept(like, 1.0 - n * part)
-            heirs += [Heir({like: 1.0}, {like: part}, stays=False) for _ in range(n)]
-        found[name] = heirs
+            joins = Heir({like: 1.0}, {like: part}, stays=False)
+        found[name] = heirs + [joins] * n
     return found
 
 
