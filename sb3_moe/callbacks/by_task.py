@@ -83,8 +83,7 @@ class TaskRolloutCallback(CheckedCallback):
                 returns, lengths, successes = np.array(episodes).T
                 found = (returns.mean(), success_rate(successes), lengths.mean())
                 for kind, value in zip(kinds.values(), found, strict=True):
-                    if not np.isnan(value):
-                        kind[key] = float(value)
+                    kind[key] = float(value)
         self.log_scalars(kinds)
 
 
@@ -158,13 +157,8 @@ class TaskGradientCallback(RecordingCallback):
         # gradient_norm/<network> is what PlasticityCallback logs.
         networks = short_names(list(online_parameters(self.model.policy)), LAYER)
         keys = short_names(self.task_names, PRINTED - len("advantage_variance/"), taken=networks)
-        found = np.flatnonzero(~np.isnan(norms))
-        self.log_scalars(
-            {
-                f"plasticity/{kind}/{{}}": {keys[k]: float(v[k]) for k in found}
-                for kind, v in row.items()
-            }
-        )
+        by_kind = {kind: dict(zip(keys, v.tolist(), strict=True)) for kind, v in row.items()}
+        self.log_scalars({f"plasticity/{kind}/{{}}": each for kind, each in by_kind.items()})
         row["gradient_norm_per_task"] = row.pop("gradient_norm")
         # Of the rollout's start, where others that write to the file measure.
         self.record.add(self._last or 0, row)

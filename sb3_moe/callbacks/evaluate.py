@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -180,18 +181,15 @@ class MultiTaskEvalCallback(RecordingCallback):
         # The only task of a plain environment is called "task".
         taken = OVER_ALL if len(self.task_names) > 1 else ()
         keys = short_names(self.task_names, taken=taken)
-        rates = {key: success_rate(episodes.successes[k]) for k, key in enumerate(keys)}
         means, lengths = episodes.returns.mean(1), episodes.lengths.mean(1)
-        lost = self._forgotten()
+        columns = {
+            "eval/{}/mean_reward": means.tolist(),
+            "eval/{}/success_rate": [success_rate(each) for each in episodes.successes],
+            "eval/{}/mean_ep_length": lengths.tolist(),
+            "continual/{}/forgotten": self._forgotten(),
+        }
         self.log_scalars(
-            {
-                "eval/{}/mean_reward": dict(zip(keys, means.tolist(), strict=True)),
-                "eval/{}/success_rate": {
-                    k: rate for k, rate in rates.items() if not np.isnan(rate)
-                },
-                "eval/{}/mean_ep_length": dict(zip(keys, lengths.tolist(), strict=True)),
-                "continual/{}/forgotten": {keys[k]: value for k, value in lost.items()},
-            }
+            {kind: dict(zip(keys, column, strict=True)) for kind, column in columns.items()}
         )
         self.last_mean_reward = float(episodes.returns.mean())
         self.logger.record("eval/mean_reward", self.last_mean_reward)
@@ -202,15 +200,16 @@ class MultiTaskEvalCallback(RecordingCallback):
             scores = ", ".join(f"{name} {mean:.2f}" for name, mean in pairs)
             print(f"Evaluation at {step} steps: {scores}")
 
-    def _forgotten(self) -> dict[int, float]:
-        """Return what each task has lost since its last block, if that is over, by its number."""
+    def _forgotten(self) -> list[float]:
+        """Return what each task has lost since its last block; NaN if that isn't over."""
         score, trained = self.record.rows["score"], self.record.rows["trained"]
-        lost = {}
-        for k in range(len(self.task_names)):
-            ends = np.flatnonzero(trained == k)
-            if len(ends) and ends[-1] < len(score) - 1:
-                lost[k] = float(score[ends[-1], k] - score[-1, k])
-        return lost
+        blocks = [np.flatnonzero(trained == k) for k in range(len(self.task_names))]
+        return [
+            float(score[ends[-1], k] - score[-1, k])
+            if len(ends) and ends[-1] < len(score) - 1
+            else math.nan
+            for k, ends in enumerate(blocks)
+        ]
 
     def _keep_best(self) -> bool:
         if self.last_mean_reward <= self.best_mean_reward:

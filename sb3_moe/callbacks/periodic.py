@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,15 +42,16 @@ class CheckedCallback(EventCallback):
     def log_scalars(self, kinds: Mapping[str, Mapping[str, float]]) -> None:
         """Record values of several kinds.
 
-        Only the first kind that has few values is printed; trackers get all of them.
+        Only the first kind that has few values is printed; trackers get all that are numbers.
 
         :param kinds: values by place, for each kind's key, such as ``"plasticity/dormant/{}"``
         """
         shown = next((key for key, values in kinds.items() if 0 < len(values) <= ROWS), None)
         for key, values in kinds.items():
             for place, value in values.items():
-                exclude = None if key == shown else ("stdout", "log")
-                self.logger.record(key.format(place), value, exclude=exclude)
+                if not math.isnan(value):
+                    exclude = None if key == shown else ("stdout", "log")
+                    self.logger.record(key.format(place), value, exclude=exclude)
 
 
 class PeriodicCallback(CheckedCallback):
