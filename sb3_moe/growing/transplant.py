@@ -26,7 +26,6 @@ from sb3_moe.growing.copy_map import (
 from sb3_moe.growing.gates import Heir, kept, share_out, takes_bias
 from sb3_moe.layers import MoELayer, SoftMoE
 from sb3_moe.layers.stacked import flat
-from sb3_moe.policies.moe_network import MoENetwork
 from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import DEFAULTS
@@ -69,13 +68,14 @@ class Transplant:
         theirs, ours = networks_of(self.policy), networks_of(self.built)
         self.map.write_weights(ours, theirs)
         self.layers = {old[name]: new[name] for name in heirs}
-        #: The new layer of each that goes, in target networks too.
-        self.pairs: dict[nn.Module, MoELayer] = {}
-        for (online, successor), own in zip(self.layers.items(), heirs.values(), strict=True):
-            lagging = theirs.follower(online), ours.follower(successor)
-            for before, after in ((online, successor), lagging):
-                if isinstance(before, MoELayer) and isinstance(after, MoELayer):
-                    self.pairs[before] = after
+        places = {module: name for name, module in self.policy.named_modules()}
+        #: Each layer that goes and the one that comes, by their place, in target networks too.
+        self.pairs: dict[str, tuple[MoELayer, MoELayer]] = {}
+        for name, own in heirs.items():
+            for before in (old[name], theirs.follower(old[name])):
+                if isinstance(before, MoELayer):
+                    after: Any = self.built.get_submodule(places[before])
+                    self.pairs[places[before]] = (before, after)
                     if shares:
                         share_out(after, before, own)
                     _hold_alike(after, before)
@@ -157,14 +157,13 @@ class Transplant:
         heirs = next(iter(self.heirs.values()))
         self.policy.follow_experts([h.weights for h in heirs], [h.gates for h in heirs])
         self._move_anchors()
-        for network in [m for m in self.policy.modules() if isinstance(m, MoENetwork)]:
-            for i, block in enumerate(network.blocks):
-                network.blocks[i] = self.pairs.get(block, block)
+        for place, (_, after) in self.pairs.items():
+            self.policy.set_submodule(place, after)
         for optimizer, network in optimizers.items():
             self._change_optimizer(optimizer, network)
         buffers = {
             old.get_buffer(name).data_ptr(): buffer.detach()
-            for old, new in self.pairs.items()
+            for old, new in self.pairs.values()
             for name, buffer in new.named_buffers()
             if name in dict(old.named_buffers())
         }
