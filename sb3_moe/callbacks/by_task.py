@@ -19,13 +19,14 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch.nn import functional as F
 
 from sb3_moe.callbacks.periodic import CheckedCallback, RecordingCallback
-from sb3_moe.layers.checks import whole
+from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.temperatures import TaskTemperatures
 from sb3_moe.measures.activations import online_parameters
 from sb3_moe.vec_env.evaluating import Successes, success_rate
 from sb3_moe.vec_env.observations import stored_obs
-from sb3_moe.vec_env.rollout_buffers import PerTaskAdvantages, per_task
+from sb3_moe.vec_env.rollout_buffers import normalized_by_task, tasks_of
+from sb3_moe.vec_env.task_ids import TaskIds
 from sb3_moe.vec_env.tasks import LAYER, PRINTED, TASK, short_names, task_names, tasks_stepped
 
 # What SB3 logs under rollout/ of all tasks at once.
@@ -242,13 +243,11 @@ class TaskTemperatureCallback(CheckedCallback):
 
 
 class TaskAdvantageCallback(CheckedCallback):
-    """Let any on-policy algorithm's rollout buffer normalize advantages by task.
+    """Normalize any on-policy algorithm's advantages by task, when a rollout is full.
 
-    RecurrentPPO has no ``rollout_buffer_class``, and MaskablePPO's must know of masks: their buffer
-    becomes one of the same kind that does what
-    :class:`~sb3_moe.vec_env.MultiTaskRolloutBuffer` does. Warns unless
-    ``normalize_advantage=False``. The model keeps that buffer, also where it trains on without the
-    callback; files have none, so that one loaded needs the callback again.
+    RecurrentPPO has no ``rollout_buffer_class``, and MaskablePPO's must know of masks: this does
+    for them what :class:`~sb3_moe.vec_env.MultiTaskRolloutBuffer` does. Warns unless
+    ``normalize_advantage=False``. Put it before callbacks that look at advantages.
 
     :param num_tasks: for a Box observation that ends in a one-hot of so many tasks; None: a Dict
         has the id under ``task_id``
@@ -257,19 +256,18 @@ class TaskAdvantageCallback(CheckedCallback):
 
     def __init__(self, num_tasks: int | None = None, verbose: int = 0) -> None:
         super().__init__(verbose)
+        whole_or_none("num_tasks", num_tasks)
         self.num_tasks = num_tasks
 
-    def init_callback(self, model: BaseAlgorithm) -> None:
-        """Swap the buffer."""
-        super().init_callback(model)
-        assert isinstance(model, OnPolicyAlgorithm)
-        buffer = model.rollout_buffer
-        if not isinstance(buffer, PerTaskAdvantages):
-            # With all that the old one was built with; both are empty until the next rollout.
-            swapped: Any = object.__new__(per_task(type(buffer)))
-            vars(swapped).update(vars(buffer))
-            swapped.find_tasks(self.num_tasks)
-            model.rollout_buffer = swapped
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless the algorithm has advantages, and observations the task."""
+        if not isinstance(model, OnPolicyAlgorithm):
+            raise ValueError(
+                "advantages by task need an on-policy algorithm, such as PPO, got "
+                f"{type(model).__name__}"
+            )
+        space = model.observation_space
+        self._task_ids = TaskIds(space, self.num_tasks, "normalizing by task")
         if getattr(model, "normalize_advantage", False):
             warnings.warn(
                 "advantages are normalized by task, and then by minibatch over all tasks: give "
@@ -277,10 +275,7 @@ class TaskAdvantageCallback(CheckedCallback):
                 stacklevel=2,
             )
 
-    def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless the algorithm has advantages."""
-        if not isinstance(model, OnPolicyAlgorithm):
-            raise ValueError(
-                "advantages by task need an on-policy algorithm, such as PPO, got "
-                f"{type(model).__name__}"
-            )
+    def _on_rollout_end(self) -> None:
+        buffer: Any = self.model.rollout_buffer  # type: ignore[attr-defined]  # it is on-policy
+        tasks_SB = tasks_of(buffer, self._task_ids)
+        buffer.advantages = normalized_by_task(buffer.advantages, tasks_SB)

@@ -5,7 +5,6 @@ Shapes: T steps, E environments, K tasks.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Generator
 from typing import Any
 
@@ -113,37 +112,29 @@ def _environment_by_environment(tensor: th.Tensor) -> th.Tensor:
     return tensor.transpose(0, 1).flatten(0, 1)
 
 
-class PerTaskAdvantages(RolloutBuffer):
-    """A mixin for a rollout buffer: normalize each task's advantages once a rollout is full.
+class MultiTaskRolloutBuffer(DeviceRolloutBuffer):
+    """SB3's rollout buffer, on the training device, with advantages normalized by task.
 
     A task whose rewards are a thousand times another's then moves the policy no more than that one.
     Each task's advantages get mean 0 and deviation 1, as SB3 gives them to a minibatch; a lone one
     becomes 0. Returns, which the critic learns, stay as they are.
 
-    :param args: as of the buffer
+    For PPO, A2C and TRPO: ``rollout_buffer_class=MultiTaskRolloutBuffer`` with
+    ``normalize_advantage=False``. With True, PPO normalizes each minibatch over all tasks once
+    more, which changes little. The buffer cannot see that argument;
+    :class:`~sb3_moe.callbacks.TaskAdvantageCallback` does, and warns.
+
+    :param args: as SB3's RolloutBuffer; takes Dict observations too
     :param num_tasks: K, where the id is a one-hot at the end of a Box observation, or planes of an
         image; None: a Dict has it under ``task_id``
-    :param kwargs: as of the buffer
+    :param kwargs: as SB3's RolloutBuffer
     :raises ValueError: if the observation holds no task id
     """
 
     def __init__(self, *args: Any, num_tasks: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.find_tasks(num_tasks)
-
-    def find_tasks(self, num_tasks: int | None) -> None:
-        """Find where observations hold the task id.
-
-        :raises ValueError: if they don't
-        """
         whole_or_none("num_tasks", num_tasks)
         self._task_ids = TaskIds(self.observation_space, num_tasks, "normalizing by task")
-
-    def tasks(self) -> np.ndarray:
-        """Return the task of each step, (T, E)."""
-        ids = self._task_ids(self.observations)
-        array = ids.cpu().numpy() if isinstance(ids, th.Tensor) else np.asarray(ids)
-        return array.reshape(self.buffer_size, self.n_envs)
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
         """Compute both as SB3 does, then normalize the advantages by task.
@@ -152,20 +143,18 @@ class PerTaskAdvantages(RolloutBuffer):
         :param dones: (E,)
         """
         super().compute_returns_and_advantage(last_values, dones)
-        self.advantages = normalized_by_task(self.advantages, self.tasks())
+        self.advantages = normalized_by_task(self.advantages, tasks_of(self, self._task_ids))
 
 
-class MultiTaskRolloutBuffer(PerTaskAdvantages, DeviceRolloutBuffer):
-    """SB3's rollout buffer, on the training device, with advantages normalized by task.
+def tasks_of(buffer: RolloutBuffer, task_ids: TaskIds) -> np.ndarray:
+    """Return the task of each step of a full rollout, (T, E).
 
-    For PPO, A2C and TRPO: ``rollout_buffer_class=MultiTaskRolloutBuffer`` with
-    ``normalize_advantage=False``. With True, PPO normalizes each minibatch over all tasks once
-    more, which changes little. The buffer cannot see that argument;
-    :class:`~sb3_moe.callbacks.TaskAdvantageCallback` does, and warns.
-
-    :param args: as SB3's RolloutBuffer; takes Dict observations too
-    :param num_tasks: for a Box observation that ends in a one-hot of so many tasks
+    :param buffer: any of SB3's or sb3-contrib's
+    :param task_ids: reads them
     """
+    ids = task_ids(buffer.observations)
+    array = ids.cpu().numpy() if isinstance(ids, th.Tensor) else np.asarray(ids)
+    return array.reshape(buffer.buffer_size, buffer.n_envs)
 
 
 def normalized_by_task(advantages_TE: np.ndarray, tasks_TE: np.ndarray) -> np.ndarray:
@@ -182,12 +171,3 @@ def normalized_by_task(advantages_TE: np.ndarray, tasks_TE: np.ndarray) -> np.nd
         deviation = own.std(ddof=1) if own.size > 1 else 0.0
         normalized[rows] = (own - own.mean()) / (deviation + 1e-8)
     return normalized
-
-
-@functools.cache
-def per_task(kind: type[RolloutBuffer]) -> type[RolloutBuffer]:
-    """Return a kind of rollout buffer whose advantages are normalized by task.
-
-    :param kind: any of SB3's or sb3-contrib's
-    """
-    return type(f"MultiTask{kind.__name__}", (PerTaskAdvantages, kind), {})
