@@ -42,5 +42,6 @@ def learner(
         options = {"n_steps": 16}
     env = toy_vec_env(*LONG) if env is None else env
     model = algo(policy, env, **(options | {"device": "cpu", "seed": 3} | kwargs))
-    model.set_logger(Kept())
+    if "tensorboard_log" not in kwargs:
+        model.set_logger(Kept())
     return model

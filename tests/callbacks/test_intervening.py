@@ -149,7 +149,7 @@ class Stop(TaskSwitchCallback):
         return self.switches == 0
 
 
-@pytest.mark.parametrize(("kind", "size"), [("clear", 0), ("reservoir", 60)])
+@pytest.mark.parametrize(("kind", "size"), [("clear", 0), ("reservoir", 30)])
 def test_at_a_switch_the_replay_buffer_is_cleared_or_a_sample_of_it_stays(kind, size):
     model = make(DQN)
     model.learn(600, callback=Stop(replay_buffer=kind, reservoir_share=0.2))
