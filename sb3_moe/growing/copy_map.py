@@ -11,7 +11,7 @@ Shapes: n experts that hold a tensor together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -39,7 +39,7 @@ POWERS: dict[str, Kind] = {
     "max_exp_avg_sq": 2,
     "square_avg": 2,
     "momentum_buffer": 1,
-} | dict.fromkeys(COUNTS, 0)
+}
 
 
 def tensors_of(module: nn.Module) -> list[th.Tensor]:
@@ -150,7 +150,7 @@ class CopyMap:
         self._weights = self.old.row(itself)
         layers = [module for module in new.modules() if isinstance(module, MoELayer)]
         shares = [share for layer in layers for share in layer.experts.shares()]
-        self._num_experts = {share.parameter: share.num_experts for share in shares}
+        self._num_experts: dict[th.Tensor, int] = {s.parameter: s.num_experts for s in shares}
 
     # Making it.
 
@@ -200,7 +200,7 @@ class CopyMap:
     # Copying along it.
 
     def follow(
-        self, new: th.Tensor, old: th.Tensor, kind: Kind = "weight", skip: Collection[Age] = ()
+        self, new: th.Tensor, old: th.Tensor, kind: Kind = "weight", skip: Sequence[Age] = ()
     ) -> th.Tensor:
         """Write numbers into the row of new networks, and return it.
 
@@ -244,8 +244,8 @@ class CopyMap:
         names = {name for state in states.values() for name in state}
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         found: dict[th.Tensor, dict[str, Any]] = {p: {} for p in parameters if p in self.new.starts}
-        for name in sorted(names) if names <= POWERS.keys() else ():
-            kind = POWERS[name]
+        for name in sorted(names) if names <= {*POWERS, *COUNTS} else ():
+            kind: Kind = POWERS.get(name, 0)
             old = self.old.row(partial(_as_row, states, name))
             row = self.follow(self.new.row(lambda tensor: None), old, kind, ("new",))
             for parameter, state in found.items():

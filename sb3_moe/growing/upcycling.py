@@ -126,8 +126,8 @@ def _map(map_: LayerMap, new: Any, old: Any, totals: dict[MoELayer, float], pert
     """Say where all that a dense policy has goes in one with experts."""
     cure = "let the head stay dense (`placement`, `head_router`)"
     for mine, other, at in map_.networks(new, old, cure):
-        hidden = leaves_of(*other.extractor.get_submodule("convs")) if encodes(mine) else []
-        hidden += leaves_of(other.hidden)
+        convs = other.extractor.get_submodule("convs").children() if encodes(mine) else ()
+        hidden = leaves_of(*convs, other.hidden)
         heads = leaves_of(*other.heads)
         linears = sum(isinstance(layer, nn.Linear) for layer in hidden)
         place = new.moe[kind_of(mine.name)].place
