@@ -260,11 +260,12 @@ class NewTaskCallback(CheckedCallback):
         self._in_row, self._alarmed = 0, False
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless there is a belief."""
-        if policy_of(model).belief is None:
+        """Raise ValueError unless there is a belief, and room for an expert where one may join."""
+        policy = policy_of(model)
+        if policy.belief is None:
             raise ValueError("the policy must have a belief, as `router`='predict' gives it")
         if self.add_expert:
-            self.policy.check_followed()
+            policy.check_followed()
             check_room(model, 1)
 
     def _on_step(self) -> bool:
