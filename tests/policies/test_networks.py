@@ -176,6 +176,16 @@ def test_the_tensors_of_noise_are_the_actors_or_a_part_of_their_own():
     assert networks_of(model.policy).parts()["log_std"] == [model.policy.log_std]
 
 
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+def test_a_shared_encoder_is_one_part_and_separate_ones_are_two(algorithm):
+    env = arena.Arena(arena.SB3_IMAGE, arena.actions_of(algorithm))
+    for shared, names in ((True, ["features"]), (False, ["features", "vf_features"])):
+        options = {"net_arch": [8], "share_features_extractor": shared}
+        policy = arena.make(algorithm, "MoeCnnPolicy", env, **options).policy
+        assert_every_parameter_is_in_one_part(policy)
+        assert list(networks_of(policy).extractors()) == names
+
+
 @every_policy
 def test_each_online_module_is_followed_by_the_one_at_its_targets_place(algorithm, alias):
     policy = made(algorithm, alias).policy
