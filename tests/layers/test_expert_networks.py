@@ -296,6 +296,7 @@ def test_batch_statistics_are_each_experts_own(build_one, warm):
     for k, module in enumerate(plain):
         th.testing.assert_close(network.expert(k).eval()(x), module(x))
     th.testing.assert_close(network.state_dict(), StackedNetwork(plain).state_dict())
+    assert {share.parameter for share in network.shares()} == set(network.parameters())
 
 
 def test_with_batch_statistics_every_expert_sees_every_row(monkeypatch):
