@@ -24,8 +24,8 @@ MAY_IMPORT = {
     "watching": "extras layers measures policies saving vec_env",
     "integrations": "extras measures policies saving vec_env watching",
     "callbacks": "growing layers measures policies saving vec_env watching",
-    "study": "callbacks extras growing integrations measures policies presets saving vec_env "
-    "watching",
+    "study": "callbacks extras growing integrations layers measures policies presets saving "
+    "vec_env watching",
     "__init__": "growing measures policies presets saving vec_env watching",
     "__main__": "",
 }

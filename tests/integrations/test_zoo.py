@@ -37,10 +37,12 @@ def kwargs_of(entry):
 
 
 def suites(algorithm):
-    """Name the suites that an algorithm can play; those of one task of Meta-World are left out."""
+    """Name the suites that an algorithm can play, without those of one task of Meta-World and those
+    that EnvPool steps, whose arguments are those of the suites of the same name."""
     for name in SUITES:
         plays = {"ppo": True, "dqn": not name.startswith(BOX), "sac": name.startswith(BOX)}
-        if plays[algorithm] and not name.startswith("MetaWorld/MT1-"):
+        left_out = name.startswith("MetaWorld/MT1-") or name.endswith("-EnvPool")
+        if plays[algorithm] and not left_out:
             yield f"SB3MoE/{name.replace('/', '-')}-v0"
 
 
