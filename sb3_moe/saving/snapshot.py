@@ -128,7 +128,7 @@ def _write(
         model.save(zipped)
         # Unlike pickle, cloudpickle takes what was defined in a function too.
         pickled = cloudpickle.dumps(state)
-    path.write_bytes(zipped.getbuffer())
+    path.write_bytes(zipped.getvalue())
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(_STATE, pickled)
         if isinstance(model, OffPolicyAlgorithm):

@@ -17,7 +17,7 @@ from sb3_moe_envs.tasks import Task
 
 EXTRAS = {"MinAtar": "gymnax", "Atari": "ale_py", "MuJoCo": "mujoco", "Hop": "mujoco",
           "HalfC": "mujoco", "MetaWorld": "metaworld", "Conflict-Breakout": "gymnax",
-          "ConflictingBreakout": "gymnax"}  # fmt: skip
+          "ConflictingBreakout": "gymnax", "ShuffledBreakout": "gymnax"}  # fmt: skip
 IMAGES = (
     "MinAtar",
     "Atari",
