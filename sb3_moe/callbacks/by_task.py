@@ -47,6 +47,7 @@ class TaskRolloutCallback(CheckedCallback):
         super().__init__(verbose)
         whole("window", window)
         self.window = window
+        self._played: Any = None
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Read the tasks' names, and go on with the episodes of the same run."""
@@ -57,9 +58,9 @@ class TaskRolloutCallback(CheckedCallback):
         is_new = model.num_timesteps == 0 or before != [model, self.task_names]
         if is_new:
             self._episodes = [deque[Any](maxlen=self.window) for _ in self.task_names]
-        if is_new or self._env is not self.training_env:  # whose episodes begin
-            self._env = self.training_env
-            self._successes = Successes(self._env.num_envs)
+        if is_new or self._played is not self.training_env:  # whose episodes begin
+            self._played = self.training_env
+            self._successes = Successes(self._played.num_envs)
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]

@@ -99,7 +99,8 @@ def pad_actions(
                 f"got {name!r}: {box}; wrap the tasks (gymnasium.wrappers: TransformAction, "
                 "RescaleAction)"
             )
-    unit = spaces.Box(-1, 1, common.shape, common.dtype.type)
+    dtype: Any = common.dtype
+    unit = spaces.Box(-1, 1, common.shape, dtype.type)
     return unit, [BoxFit(box, maps=True) for box in task_spaces]
 
 
