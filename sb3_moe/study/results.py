@@ -481,8 +481,8 @@ def _values(
     """Give measure, task, step and value of all that is known of a run."""
     for name, measure in MEASURES.items():
         for task in measure.tasks(config):
-            is_done = run is not None and run.is_done
-            yield name, task, None, measure.value(run, task, references) if is_done else NAN
+            value = measure.value(run, task, references) if run and run.is_done else NAN
+            yield name, task, None, value
     if run is None:
         return
     for task in config.games:
