@@ -19,7 +19,7 @@ from scipy import stats
 LOOKS = {
     "predict-8": ("#0072B2", "o"),
     "predict-16": ("#009E73", "s"),
-    "predict-grow": ("#F0E442", "h"),
+    "predict-grow": ("#882255", "h"),
     "dense-belief-8": ("#D55E00", "D"),
     "dense-belief-16": ("#D55E00", "D"),
     "dense-belief-128": ("#D55E00", "D"),
@@ -44,7 +44,7 @@ PANELS = {
     },
     "in_turn": {
         "Experts by prediction, and the oracle": ("predict", "oracle"),
-        "Against the other networks": ("predict-16", "dense", "uniform"),
+        "Against the other networks": ("predict-16", "predict-grow", "dense", "uniform"),
     },
 }
 OURS = {
