@@ -36,7 +36,8 @@ class GymnasiumVecEnv(VecEnv):
 
     :param env: the vector environment; its autoreset mode must be SAME_STEP
     :raises TypeError: if ``env`` isn't a vector environment
-    :raises ValueError: if its autoreset mode isn't SAME_STEP
+    :raises ValueError: if its autoreset mode isn't SAME_STEP; at a step, if a reward is too large
+        for float32
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -100,7 +101,7 @@ class GymnasiumVecEnv(VecEnv):
             infos[i]["terminal_observation"] = self._kept(_row(vector_infos["final_obs"], i))
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         self._note_tasks(vector_infos)
-        return self._observations, np.asarray(rewards, np.float32), dones, infos
+        return self._observations, _as_float32(rewards), dones, infos
 
     def close(self) -> None:
         """Close the vector environment."""
@@ -282,6 +283,18 @@ class GymnasiumVecEnv(VecEnv):
                 f"`indices` of {what} must be None: the environments of {self.env} can only be "
                 f"reached all at once, got {list(chosen)}"
             )
+
+
+def _as_float32(rewards: Any) -> np.ndarray:
+    """Return rewards as SB3 keeps them, unless one would become infinite."""
+    with np.errstate(over="ignore"):
+        kept = np.asarray(rewards, np.float32)
+    if (np.isinf(kept) & np.isfinite(rewards)).any():
+        raise ValueError(
+            f"rewards must be within float32, as which algorithms keep them, got {rewards}: scale "
+            "them (gymnasium.wrappers.vector.TransformReward)"
+        )
+    return kept
 
 
 def _row(batch: Any, index: int) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
@@ -77,8 +79,9 @@ class PerTaskVecNormalize(VecNormalize):
         ``num_tasks`` channels, wherever images have them) or ``"hidden"``; None: ``"dict"``
         where there is such a key, else what the environments' attribute ``task_id`` says
     :param kwargs: as of VecNormalize
-    :raises ValueError: if the environments aren't multi-task or don't show the id so; at the first
-        update, if an off-policy algorithm's replay buffer doesn't keep the tasks that are needed
+    :raises ValueError: if the environments aren't multi-task, don't show the id so, or their
+        observations are whole numbers and are to be normalized; when ``learn`` starts, if an
+        off-policy algorithm's replay buffer doesn't keep the tasks that are needed
     """
 
     obs_rms: Any
@@ -111,6 +114,7 @@ class PerTaskVecNormalize(VecNormalize):
         # Where a Box shows the id; None where it stands beside the observation, or is hidden.
         self._tail = None if self._shown is None else self._shown.tail
         super().__init__(venv, norm_obs=norm_obs, norm_obs_keys=norm_obs_keys, **kwargs)
+        refuse_whole_numbers(self)
         if norm_obs:
             self.obs_rms = self._new_statistics()
         self.ret_rms = PerTaskMeanStd(self.num_tasks)
@@ -155,6 +159,20 @@ class PerTaskVecNormalize(VecNormalize):
         self.returns[dones] = 0
         normalized: Any = self.normalize_obs(obs, self._task_ids)
         return normalized, self.normalize_reward(rewards, played), dones, infos
+
+    def get_original_obs(self) -> Any:
+        """Return the latest observations as they were before they were normalized.
+
+        :raises ValueError: if an off-policy algorithm asks that can't undo it without the tasks
+        """
+        # Nothing tells a wrapper of its model, but this is what SB3 calls when `learn` starts.
+        caller = sys._getframe(1).f_locals.get("self")
+        if isinstance(caller, OffPolicyAlgorithm):
+            if self.norm_obs and self._shown is None:
+                raise ValueError(NEED_TASKS)
+            if self.norm_reward and not hasattr(caller.replay_buffer, "task_ids"):
+                raise ValueError(NEED_BUFFER)
+        return super().get_original_obs()
 
     def normalize_obs(self, obs: Any, task_ids: Any = None) -> Any:
         """Normalize a batch of observations, or a single one.
@@ -244,6 +262,28 @@ class PerTaskVecNormalize(VecNormalize):
 
     def _unnormalized(self, obs: Any, mean: np.ndarray, variance: np.ndarray) -> Any:
         return obs * np.sqrt(variance + self.epsilon) + mean
+
+
+def refuse_whole_numbers(normalizer: VecNormalize) -> None:
+    """Raise if a normalizer's observations are stored as whole numbers, which cuts them off.
+
+    :raises ValueError: naming the space
+    """
+    if not normalizer.norm_obs:
+        return
+    space = normalizer.observation_space
+    named = (
+        {f"{key!r} of them": space[key] for key in normalizer.norm_obs_keys or ()}
+        if isinstance(space, spaces.Dict)
+        else {"their space": space}
+    )
+    # SB3 has made images of 0 to 255 a space of floats already.
+    for what, box in named.items():
+        if not np.issubdtype(box.dtype, np.floating):
+            raise ValueError(
+                "`norm_obs` must be False for observations of whole numbers, as which buffers "
+                f"would store them: {what} is {box}; or leave it out of `norm_obs_keys`"
+            )
 
 
 def box_keys(space: spaces.Dict) -> list[str]:

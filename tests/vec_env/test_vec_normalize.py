@@ -213,14 +213,26 @@ def test_off_policy_rewards_are_normalized_by_the_stored_task():
     assert 0.7 < small / large < 1.4
 
 
-def test_a_buffer_that_keeps_no_tasks_is_refused_at_the_first_update():
-    model = TD3("MultiInputPolicy", wrapped(), buffer_size=100, learning_starts=4, device="cpu")
+def test_a_buffer_that_keeps_no_tasks_is_refused_when_learning_starts():
+    model = TD3("MultiInputPolicy", wrapped(), buffer_size=100, device="cpu")
     message = r"rewards .* SB3's own replay buffers don't keep: use sb3_moe\.vec_env\.MultiTask"
     with pytest.raises(ValueError, match=message):
-        model.learn(20)
+        model.learn(20)  # long before the first gradient step
+    assert model.num_timesteps == model.replay_buffer.size() == 0
 
 
-def test_hidden_tasks_of_observations_are_refused_off_policy():
+def test_whole_numbers_are_not_normalized_since_buffers_would_cut_them_off():
+    base = Scales()
+    base.single_observation_space = spaces.Dict(
+        base.single_observation_space.spaces | {"obs": spaces.Box(0, 9, (4,), np.int64)}
+    )
+    message = "`norm_obs` must be False for observations of whole numbers, as which buffers would"
+    with pytest.raises(ValueError, match=message):
+        PerTaskVecNormalize(GymnasiumVecEnv(base))
+    PerTaskVecNormalize(GymnasiumVecEnv(base), norm_obs=False)
+
+
+def test_hidden_tasks_of_observations_are_refused_off_policy_when_learning_starts():
     arguments = {"replay_buffer_class": MultiTaskReplayBuffer, "buffer_size": 100, "device": "cpu"}
     with pytest.raises(ValueError, match=r"need `task_ids` .* off-policy .*: norm_obs=False, or"):
         SAC("MlpPolicy", wrapped("info"), **arguments).learn(20)
