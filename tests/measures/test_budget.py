@@ -7,8 +7,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 import sb3_moe
+from sb3_moe.layers import RouterInput, StackedNetwork, UniformMoE
+from sb3_moe.layers.orthonormal import gram_schmidt
 from sb3_moe.measures import matching_net_arch, measure
-from sb3_moe.measures.flops import counting
+from sb3_moe.measures.flops import counting, mixture_flops
 from sb3_moe.policies.on_policy import MoeMlpPolicy
 
 OBS, ACT = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
@@ -137,3 +139,18 @@ def test_a_layer_counts_as_often_as_it_is_used_and_its_weights_once(shared):
     assert budget.parts["features"].parameters == number * (16 + 4 + 4)
     assert budget.parts["features"].flops == number * 3 * 2 * 16
     assert budget.total.parameters == sum(each.numel() for each in it.parameters())
+
+
+def test_orthonormal_outputs_cost_two_products_a_pair_and_a_norm_for_each():
+    layer = UniformMoE(
+        StackedNetwork([nn.Linear(5, 4) for _ in range(3)]), RouterInput(features=5, num_experts=3)
+    )
+    x = th.randn(7, 5)
+    _, routing = layer(x)
+    experts = 3 * (2 * 5 * 4)
+    assert mixture_flops(layer, x, routing) == 7 * experts
+    layer.experts.combination = gram_schmidt
+    # Three pairs: a product of two rows of four numbers, and as much to subtract its share. Three
+    # norms: a product of each row with itself, and four divisions.
+    pairs, norms = 3 * (2 * 4 + 2 * 4), 3 * (2 * 4 + 4)
+    assert mixture_flops(layer, x, routing) == 7 * (experts + pairs + norms)
