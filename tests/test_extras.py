@@ -10,7 +10,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
-from sb3_moe import extras
+from sb3_moe.layers import extras
 from sb3_moe_envs import checks as env_extras
 
 ROOT = Path(__file__).parent.parent

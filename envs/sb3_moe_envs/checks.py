@@ -18,7 +18,7 @@ ResetResult = tuple[Any, dict[str, Any]]
 Seed = int | Sequence[int | None] | None
 StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
-#: Extra by module. :mod:`sb3_moe.extras` has those of the policies and the study.
+#: Extra by module. :mod:`sb3_moe.layers.extras` has those of the policies and the study.
 EXTRAS = {
     "ale_py": "atari",
     "envpool": "envpool",

@@ -17,7 +17,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_moe.extras import require
+from sb3_moe.layers.extras import require
 from sb3_moe.measures import measure
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import model_of_sb3

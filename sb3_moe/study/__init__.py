@@ -2,7 +2,7 @@
 
 # ruff: noqa: E402  what is missing is said before it is imported
 
-from sb3_moe.extras import require
+from sb3_moe.layers.extras import require
 
 _NEEDED = "filelock jinja2 matplotlib pandas pydantic rich scipy tyro yaml"
 require("sb3_moe.study", *_NEEDED.split())

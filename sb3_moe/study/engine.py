@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sb3_moe.extras import require
+from sb3_moe.layers.extras import require
 from sb3_moe.study.config import RunConfig
 from sb3_moe.study.folder import LOG, PATIENCE, Job, RunFolder, State, held, steps_in
 

@@ -73,10 +73,7 @@ def make_multitask_vec_env(
     """
     from sb3_moe_envs import make_multitask_vector
 
-    for name in kwargs:
-        if name not in PASSED_ON:
-            known = (*signature(make_multitask_vec_env).parameters, *PASSED_ON)
-            raise TypeError(f"there is no argument {name!r}{did_you_mean(name, known)}")
+    _check_passed_on(kwargs)
     whole_or_none("n_envs", n_envs)
     seed = None if seed is None else int(seed)
     recipe = {
@@ -103,6 +100,14 @@ def make_multitask_vec_env(
     keywords = dict.fromkeys(("task_id", "task_name", *options.pop("info_keywords", ())))
     monitored = VecMonitor(env, file, info_keywords=tuple(keywords), **options)
     return monitored if history is None else VecHistory(monitored, history)
+
+
+def _check_passed_on(kwargs: dict[str, Any]) -> None:
+    """Raise TypeError if there is no such argument."""
+    for name in kwargs:
+        if name not in PASSED_ON:
+            known = (*signature(make_multitask_vec_env).parameters, *PASSED_ON)
+            raise TypeError(f"there is no argument {name!r}{did_you_mean(name, known)}")
 
 
 def make_pinned_env(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.extras import require
+from sb3_moe.layers.extras import require
 
 require("sb3_moe.watching.figures", "matplotlib")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_moe.extras import require
+from sb3_moe.layers.extras import require
 from sb3_moe.saving.files import atomic
 from sb3_moe.watching.frames import Frame, shrunk
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sb3_moe.extras import require
+from sb3_moe.layers.extras import require
 
 Frame = npt.NDArray[np.uint8]
 # Photos are drawn no larger than this, in pixels, and without loss up to so many colors.

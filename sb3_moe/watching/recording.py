@@ -107,13 +107,19 @@ def watch(
         player.no_frames = player.no_frames or NO_MODE
     title = f"{type(model).__name__} with {type(model.policy).__name__}"
     kind, critics = player.decision.kind, list(player.decision.values)
-    space, bounds = model.action_space, list[float]()
-    if kind == "mean" and isinstance(space, gym.spaces.Box):
-        sizes_D = np.maximum(np.abs(space.low), np.abs(space.high)).reshape(-1)
-        bounds = np.where(np.isfinite(sizes_D), sizes_D, 0.0).tolist()
+    bounds = _bounds(model.action_space) if kind == "mean" else []
     return Replay(
         title, watched.names, kind, critics, mixtures, runs, player.no_frames, bounds=bounds
     )
+
+
+def _bounds(space: gym.Space[Any]) -> list[float]:
+    """Return how far each part of an action can be from 0; 0: as far as it likes."""
+    if not isinstance(space, gym.spaces.Box):
+        return []
+    sizes_D = np.maximum(np.abs(space.low), np.abs(space.high)).reshape(-1)
+    bounds: list[float] = np.where(np.isfinite(sizes_D), sizes_D, 0.0).tolist()
+    return bounds
 
 
 def expert_named(expert: Any) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sb3_moe
 import sb3_moe_envs
-from sb3_moe.extras import EXTRAS
+from sb3_moe.layers.extras import EXTRAS
 from sb3_moe_envs.checks import EXTRAS as ENVS_EXTRAS
 
 SHIPPED = {

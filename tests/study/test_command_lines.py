@@ -126,7 +126,7 @@ def test_the_console_script_finds_a_policy_in_the_working_directory(capsys, tmp_
 def test_an_engine_that_is_not_installed_is_an_error_that_names_the_extra(
     engine, extra, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("sb3_moe.extras.find_spec", lambda module: None)
+    monkeypatch.setattr("sb3_moe.layers.extras.find_spec", lambda module: None)
     with pytest.raises(ImportError, match=rf"{extra}: pip install 'sb3-moe\["):
         commands.make_engine(cli.Run(engine=engine), load_study("smoke"), tmp_path)
 
