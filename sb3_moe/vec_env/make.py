@@ -75,7 +75,6 @@ def make_multitask_vec_env(
 
     _check_passed_on(kwargs)
     whole_or_none("n_envs", n_envs)
-    seed = None if seed is None else int(seed)
     recipe = {
         "tasks": tasks,
         "n_envs": n_envs,
@@ -85,19 +84,18 @@ def make_multitask_vec_env(
         "monitor_kwargs": monitor_kwargs,
         **kwargs,
     }
-    file = None
     if monitor_dir is not None:
         os.makedirs(monitor_dir, exist_ok=True)
-        file = os.fspath(monitor_dir)  # SB3 takes no Path
     env = GymnasiumVecEnv(
         make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
     )
     env.recipe = recipe
-    env.seed(seed)
-    env.action_space.seed(seed)
+    for seeded in (env, env.action_space):
+        seeded.seed(None if seed is None else int(seed))
     options = dict(monitor_kwargs or {})
     # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
     keywords = dict.fromkeys(("task_id", "task_name", *options.pop("info_keywords", ())))
+    file = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
     monitored = VecMonitor(env, file, info_keywords=tuple(keywords), **options)
     return monitored if history is None else VecHistory(monitored, history)
 

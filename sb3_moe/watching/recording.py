@@ -89,11 +89,7 @@ def watch(
     model_of_sb3(model)
     whole("episodes", episodes)
     whole("max_steps", max_steps)
-    named = [without] if isinstance(without, str) else without
-    experts = [expert_named(each) for each in named]
-    for each in experts:
-        with without_expert(model, *each):  # raises for what isn't there
-            pass
+    experts = _experts_of(model, without)
     with watched_env(model, env, frames) as watched:
         chosen = _chosen(watched.names, tasks)
         player = _Player(model, watched, chosen, episodes, max_steps, deterministic)
@@ -111,6 +107,15 @@ def watch(
     return Replay(
         title, watched.names, kind, critics, mixtures, runs, player.no_frames, bounds=bounds
     )
+
+
+def _experts_of(model: BaseAlgorithm, without: str | Sequence[Expert]) -> list[tuple[str, int]]:
+    """Return the experts that are to be switched off, if they are there."""
+    experts = [expert_named(each) for each in ([without] if isinstance(without, str) else without)]
+    for each in experts:
+        with without_expert(model, *each):  # raises for what isn't there
+            pass
+    return experts
 
 
 def _bounds(space: gym.Space[Any]) -> list[float]:
