@@ -1,6 +1,7 @@
 """Eight conflicting CartPoles that nobody names: train networks, each with several seeds.
 
     python examples/hidden/compare.py interleaved results.csv --seeds 10 11 12
+    python examples/hidden/compare.py long results.csv --seeds 30 31 32
     python examples/hidden/compare.py in_turn results.csv --seeds 10 11 12
 
 Each evaluation of a run is a row of the table; runs that the table has are not run again.
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from controls import PredictingExtractor
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -41,10 +44,25 @@ def dense_belief(width: int, models: int) -> dict[str, Any]:
     return {**dense(width), **extractor, "features_extractor_kwargs": {"num_models": models}}
 
 
+def dense_predicting(width: int) -> dict[str, Any]:
+    """Return a dense network whose first layer also learns to predict the next observation."""
+    extractor = {"features_extractor_class": PredictingExtractor, "share_features_extractor": False}
+    return {"net_arch": [width], **extractor, "features_extractor_kwargs": {"width": width}}
+
+
 # A network's options, and what it sees beside the frame.
 NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
     "predict-8": ({**BIG, "router": "predict", "num_experts": 8}, "history"),
     "predict-16": ({**BIG, "router": "predict", "num_experts": 16}, "history"),
+    "predict-8-both": (
+        {
+            **BIG,
+            "router": "predict",
+            "num_experts": 8,
+            "features_extractor_kwargs": {"shown": "both"},
+        },
+        "history",
+    ),
     "predict-grow": ({**BIG, "router": "predict", "num_experts": 2, "top_k": 1}, "history"),
     "dense-belief-8": (dense_belief(48, 8), "history"),
     "dense-belief-16": (dense_belief(67, 16), "history"),
@@ -52,10 +70,19 @@ NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
     "dense-history": (dense(30), "history"),
     "dense-history-wide": (dense(50), "history"),
     "dense-history-128": (dense(128), "history"),
+    "dense-predicting": (dense_predicting(50), "history"),
+    # One step of history is the action and the reward that led to the frame.
+    "lstm": ({"net_arch": [32], "lstm_hidden_size": 32}, "last step"),
     "soft": ({**BIG, "router": "soft", "num_experts": 8}, "history"),
     "uniform": ({**BIG, "router": "uniform", "num_experts": 8}, "history"),
     "oracle": ({**BIG, "router": "task", "task_input": "router"}, "id"),
-    "dense-frame": (dense(51), "nothing"),
+    "dense-frame": ({"net_arch": [51, 51]}, "nothing"),
+}
+# Those without a policy of this package.
+POLICIES = {
+    "dense-predicting": "MultiInputPolicy",
+    "lstm": "MultiInputLstmPolicy",
+    "dense-frame": "MlpPolicy",
 }
 # The learning rates that the development runs chose.
 RATES = {
@@ -81,7 +108,7 @@ RATES = {
     },
 }
 # Steps between two evaluations, and how many of these parts a run has.
-PARTS = {"interleaved": (40_960, 6), "in_turn": (32_768, 2 * TASKS)}
+PARTS = {"interleaved": (40_960, 6), "long": (122_880, 8), "in_turn": (32_768, 2 * TASKS)}
 FIELDS = ["experiment", "network", "rate", "seed", "parameters", "steps_per_second"]
 FIELDS += ["information", "told_apart", "new_tasks", "steps", *(f"task_{k}" for k in range(TASKS))]
 
@@ -90,22 +117,24 @@ def make(experiment: str, network: str, rate: float, seed: int, visit: int = 1) 
     """Build a network and its environments; in turn, each visit of a task takes so many steps."""
     options, sees = NETWORKS[network]
     in_turn = Cycle(steps_per_task=visit, num_cycles=2)
+    length = {"history": 8, "last step": 1}.get(sees)
     env = sb3_moe.make_multitask_vec_env(
         "Conflict/CartPole8",
         n_envs=64,
         seed=seed,
         schedule=in_turn if experiment == "in_turn" else None,
         task_id="dict" if sees == "id" else "info",
-        history=8 if sees == "history" else None,
+        history=length,
     )
-    return PPO(
-        "MlpPolicy" if sees == "nothing" else "MoeMultiInputPolicy",
+    policy = POLICIES.get(network, "MoeMultiInputPolicy")
+    return (RecurrentPPO if network == "lstm" else PPO)(
+        policy,
         env,
-        n_steps=32,
+        n_steps=128 if network == "lstm" else 32,
         batch_size=512,
         n_epochs=4,
         learning_rate=rate,
-        policy_kwargs={"net_arch": options["net_arch"]} if sees == "nothing" else options,
+        policy_kwargs=options,
         seed=seed,
         device="cpu",
     )
