@@ -1,8 +1,10 @@
-"""Eight conflicting CartPoles that nobody names: train networks, each with several seeds.
+"""Tasks that nobody names: train networks, each with several seeds.
 
     python examples/hidden/compare.py interleaved results.csv --seeds 10 11 12
     python examples/hidden/compare.py long results.csv --seeds 30 31 32
     python examples/hidden/compare.py in_turn results.csv --seeds 10 11 12
+    python examples/hidden/compare.py goals results.csv --seeds 10 11 12
+    python examples/hidden/compare.py physics results.csv --seeds 10 11 12
 
 Each evaluation of a run is a row of the table; runs that the table has are not run again.
 """
@@ -14,13 +16,14 @@ import csv
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from controls import PredictingExtractor
 from sb3_contrib import RecurrentPPO
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_moe
@@ -29,8 +32,35 @@ from sb3_moe.policies.belief import BeliefExtractor
 from sb3_moe.vec_env import evaluate_tasks
 from sb3_moe_envs.schedules import Cycle
 
-TASKS, EPISODES = 8, 5
+EPISODES, MOST_TASKS = 5, 8
 BIG = {"placement": "big", "net_arch": [16, 16]}
+PPO_SETTINGS = {"n_steps": 32, "batch_size": 512, "n_epochs": 4}
+
+
+class Setting(NamedTuple):
+    """Where networks are compared.
+
+    :param suite: of tasks
+    :param num_tasks: how many they are
+    :param part: steps between two evaluations; in turn, of a visit of a task
+    :param parts: how many of these a run has
+    :param predicts: what the models of a belief predict
+    """
+
+    suite: str
+    num_tasks: int
+    part: int
+    parts: int
+    predicts: str = "transition"
+
+
+SETTINGS = {
+    "interleaved": Setting("Conflict/CartPole8", 8, 40_960, 6),
+    "long": Setting("Conflict/CartPole8", 8, 122_880, 8),
+    "in_turn": Setting("Conflict/CartPole8", 8, 32_768, 16),
+    "goals": Setting("Goal/CartPole4", 4, 40_960, 6, predicts="reward"),
+    "physics": Setting("Physics/Pendulum4", 4, 5_120, 6),
+}
 
 
 def dense(width: int) -> dict[str, Any]:
@@ -78,6 +108,16 @@ NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
     "oracle": ({**BIG, "router": "task", "task_input": "router"}, "id"),
     "dense-frame": ({"net_arch": [51, 51]}, "nothing"),
 }
+# For SAC on a Pendulum, with about 10,000 parameters in each network where all see one frame.
+_WIDE = {"placement": "big", "net_arch": [32, 32]}
+PENDULUM_NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
+    "predict-8": ({**_WIDE, "router": "predict", "num_experts": 8}, "history"),
+    "dense-belief-8": (dense_belief(94, 8), "history"),
+    "dense-history": (dense(78), "history"),
+    "uniform": ({**_WIDE, "router": "uniform", "num_experts": 8}, "history"),
+    "oracle": ({**_WIDE, "router": "task", "task_input": "router"}, "id"),
+    "dense-frame": ({"net_arch": [98, 98]}, "nothing"),
+}
 # Those without a policy of this package.
 POLICIES = {
     "dense-predicting": "MultiInputPolicy",
@@ -96,6 +136,7 @@ RATES = {
         "oracle": 0.01,
         "dense-frame": 0.003,
     },
+    "physics": dict.fromkeys(PENDULUM_NETWORKS, 0.001),
     "in_turn": {
         "predict-8": 0.01,
         "predict-16": 0.003,
@@ -107,37 +148,47 @@ RATES = {
         "dense-frame": 0.003,
     },
 }
-# Steps between two evaluations, and how many of these parts a run has.
-PARTS = {"interleaved": (40_960, 6), "long": (122_880, 8), "in_turn": (32_768, 2 * TASKS)}
 FIELDS = ["experiment", "network", "rate", "seed", "parameters", "steps_per_second"]
-FIELDS += ["information", "told_apart", "new_tasks", "steps", *(f"task_{k}" for k in range(TASKS))]
+FIELDS += [
+    "information",
+    "told_apart",
+    "new_tasks",
+    "steps",
+    *(f"task_{k}" for k in range(MOST_TASKS)),
+]
 
 
-def make(experiment: str, network: str, rate: float, seed: int, visit: int = 1) -> PPO:
+def make(experiment: str, network: str, rate: float, seed: int, visit: int = 1) -> BaseAlgorithm:
     """Build a network and its environments; in turn, each visit of a task takes so many steps."""
-    options, sees = NETWORKS[network]
+    setting = SETTINGS[experiment]
+    options, sees = (PENDULUM_NETWORKS if experiment == "physics" else NETWORKS)[network]
+    if has_belief(options):
+        own = {"predicts": setting.predicts, **options.get("features_extractor_kwargs", {})}
+        options = {**options, "features_extractor_kwargs": own}
     in_turn = Cycle(steps_per_task=visit, num_cycles=2)
     length = {"history": 8, "last step": 1}.get(sees)
     env = sb3_moe.make_multitask_vec_env(
-        "Conflict/CartPole8",
-        n_envs=64,
+        setting.suite,
+        n_envs=8 if experiment == "physics" else 64,
         seed=seed,
         schedule=in_turn if experiment == "in_turn" else None,
         task_id="dict" if sees == "id" else "info",
         history=length,
     )
     policy = POLICIES.get(network, "MoeMultiInputPolicy")
-    return (RecurrentPPO if network == "lstm" else PPO)(
-        policy,
-        env,
-        n_steps=128 if network == "lstm" else 32,
-        batch_size=512,
-        n_epochs=4,
-        learning_rate=rate,
-        policy_kwargs=options,
-        seed=seed,
-        device="cpu",
-    )
+    shared: dict[str, Any] = {"policy_kwargs": options, "learning_rate": rate}
+    shared |= {"seed": seed, "device": "cpu"}
+    if experiment == "physics":  # half as many updates as transitions
+        return SAC(policy, env, learning_starts=1000, gradient_steps=4, **shared)
+    if network == "lstm":
+        return RecurrentPPO(policy, env, **{**PPO_SETTINGS, "n_steps": 128}, **shared)
+    return PPO(policy, env, **PPO_SETTINGS, **shared)
+
+
+def has_belief(options: dict[str, Any]) -> bool:
+    """Say whether a network infers the task by models."""
+    extractor = options.get("features_extractor_class")
+    return options.get("router") == "predict" or extractor is BeliefExtractor
 
 
 def run(
@@ -162,19 +213,21 @@ def run(
         rows.append({"steps": model.num_timesteps, **tasks})
     row["steps_per_second"] = round(steps * parts / seconds)
     if getattr(model.policy, "belief", None) is not None:
-        row["information"], row["told_apart"] = said_of_tasks(model, played_env)
+        row["information"], row["told_apart"] = said_of_tasks(
+            model, played_env, SETTINGS[experiment].num_tasks
+        )
     if callback is not None:
         row["new_tasks"] = callback.noticed
     return [row | each for each in rows]
 
 
 @th.no_grad()
-def said_of_tasks(model: PPO, env: VecEnv) -> tuple[float, int]:
+def said_of_tasks(model: BaseAlgorithm, env: VecEnv, num_tasks: int) -> tuple[float, int]:
     """Return what the belief says of the task, and how many tasks have a likeliest model alone.
 
     The first is the mutual information of model and task, as a share of its maximum.
     """
-    joint_KE = np.zeros((TASKS, model.policy.belief.num_models))
+    joint_KE = np.zeros((num_tasks, model.policy.belief.num_models))
     obs = env.reset()
     for _ in range(64):
         obs, _, _, infos = env.step(model.predict(obs)[0])
@@ -182,18 +235,18 @@ def said_of_tasks(model: PPO, env: VecEnv) -> tuple[float, int]:
         tasks_B = np.array([info["task_id"] for info in infos])
         whole = obs["history"][:, 0, -1] > 0
         np.add.at(joint_KE, tasks_B[whole], belief_BE[whole])
-    joint_KE /= joint_KE.sum(1, keepdims=True) * TASKS
+    joint_KE /= joint_KE.sum(1, keepdims=True) * num_tasks
     likeliest = joint_KE.argmax(1).tolist()
     even_KE = joint_KE.sum(0) * joint_KE.sum(1, keepdims=True)
     shares_KE = joint_KE * np.log(np.maximum(joint_KE, 1e-12) / np.maximum(even_KE, 1e-12))
     alone = sum(likeliest.count(each) == 1 for each in likeliest)
-    return round(float(shares_KE.sum() / math.log(TASKS)), 3), alone
+    return round(float(shares_KE.sum() / math.log(num_tasks)), 3), alone
 
 
 def main() -> None:
     """Train what the table does not have."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", choices=PARTS)
+    parser.add_argument("experiment", choices=SETTINGS)
     parser.add_argument("table", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="default: those compared")
@@ -211,8 +264,8 @@ def main() -> None:
                     done = [[r[f] for f in FIELDS[:4]] for r in csv.DictReader(file)]
                 if [args.experiment, network, str(rate), str(seed)] in done:
                     continue
-                steps, parts = PARTS[args.experiment]
-                steps, parts = args.steps or steps, args.parts or parts
+                setting = SETTINGS[args.experiment]
+                steps, parts = args.steps or setting.part, args.parts or setting.parts
                 rows = run(args.experiment, network, rate, seed, steps, parts)
                 with args.table.open("a", newline="") as file:
                     csv.DictWriter(file, FIELDS, lineterminator="\n").writerows(rows)

@@ -1,7 +1,10 @@
 """The tables and the figure of `compare.py`'s results, with Student's and Welch's 95% intervals.
 
 python examples/hidden/report.py examples/hidden/results.csv --figure examples/hidden/curves.png
+python examples/hidden/report.py examples/hidden/long.csv --figure examples/hidden/long.png
 python examples/hidden/report.py examples/hidden/in_turn.csv --figure examples/hidden/in_turn.png
+python examples/hidden/report.py examples/hidden/goals.csv --figure examples/hidden/goals.png
+python examples/hidden/report.py examples/hidden/physics.csv --figure examples/hidden/physics.png
 python examples/hidden/report.py examples/hidden/development.csv --rates
 """
 
@@ -19,6 +22,7 @@ from scipy import stats
 LOOKS = {
     "predict-8": ("#0072B2", "o"),
     "predict-16": ("#009E73", "s"),
+    "predict-8-both": ("#332288", "*"),
     "predict-grow": ("#882255", "h"),
     "dense-belief-8": ("#D55E00", "D"),
     "dense-belief-16": ("#D55E00", "D"),
@@ -26,6 +30,8 @@ LOOKS = {
     "dense-history": ("#CC79A7", "^"),
     "dense-history-wide": ("#CC79A7", "^"),
     "dense-history-128": ("#CC79A7", "^"),
+    "dense-predicting": ("#44AA99", "d"),
+    "lstm": ("#AA4499", "p"),
     "soft": ("#56B4E9", "v"),
     "uniform": ("#E69F00", "P"),
     "oracle": ("#000000", "X"),
@@ -42,6 +48,19 @@ PANELS = {
             "dense-f",
         ),
     },
+    "long": {
+        "Against the belief as an input, and the oracle": ("predict", "dense-belief", "oracle"),
+        "Against networks without a belief": (
+            "predict-16",
+            "soft",
+            "uniform",
+            "dense-h",
+            "dense-p",
+            "dense-f",
+        ),
+    },
+    "goals": {"Only rewards tell the tasks apart": ("",)},
+    "physics": {"Transitions tell the tasks apart": ("",)},
     "in_turn": {
         "Experts by prediction, and the oracle": ("predict", "oracle"),
         "Against the other networks": ("predict-16", "predict-grow", "dense", "uniform"),
@@ -49,7 +68,10 @@ PANELS = {
 }
 OURS = {
     "interleaved": ("predict-8", "predict-16"),
+    "long": ("predict-8", "predict-16"),
     "in_turn": ("predict-16", "predict-grow", "predict-8"),
+    "goals": ("predict-8",),
+    "physics": ("predict-8",),
 }
 TASKS = [f"task_{k}" for k in range(8)]
 
@@ -157,9 +179,9 @@ def print_rates(results: pd.DataFrame) -> None:
 
 def draw(results: pd.DataFrame, experiment: str) -> Figure:
     """Draw the mean return against steps, in bands of 95% t intervals."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
     panels = PANELS[experiment]
-    axes = figure.subplots(1, len(panels), sharey=True)
+    figure = Figure(figsize=(5.5 * len(panels), 4.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (title, shown) in zip(axes, panels.items(), strict=True):
         for name, (color, marker) in LOOKS.items():
             own = results[(results["network"] == name) & name.startswith(shown)]
@@ -171,12 +193,14 @@ def draw(results: pd.DataFrame, experiment: str) -> Figure:
                 ax.plot(x, mean, color=color, marker=marker, label=label)
                 ax.fill_between(x, mean - half, mean + half, color=color, alpha=0.15, lw=0)
         ax.set(title=title, xlabel="environment steps (thousands)")
-        ax.set(xlim=(0, None), ylim=(0, 500))
+        ax.set(xlim=(0, None))
+        if experiment not in ("goals", "physics"):
+            ax.set(ylim=(0, 500))
         if experiment == "in_turn":
             ax.axvline(results["steps"].max() / 2000, color="gray", ls=":")
-        ax.legend(loc="upper left", fontsize=8, ncols=2)
+        ax.legend(loc="best", fontsize=8, ncols=2)
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("return per episode, mean over 8 tasks (at most 500)")
+    axes[0].set_ylabel("return per episode, mean over all tasks")
     return figure
 
 
