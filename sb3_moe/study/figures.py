@@ -6,13 +6,14 @@ Shapes: S seeds, K evaluations, N tasks, E experts.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.optimize import linear_sum_assignment
 
 from sb3_moe.study.judging import t_interval
 from sb3_moe.study.results import INSIDES, WHOLE, Array, Results, planned_blocks
@@ -29,23 +30,35 @@ REGIMES = {
     "scratch": "alone",
     "schedule": "as the schedule chooses",
 }
-#: What can be drawn against steps.
-CURVES = ("return", "success", *INSIDES)
+#: What can be drawn against steps, and what the vertical axis says.
+CURVES = {"return": "return per episode", "success": "share of episodes that succeed", **INSIDES}
+MEAN = "mean over tasks"
 
 
-def figures(results: Results) -> dict[str, Figure]:
-    """Draw all that there is something to draw of, by name."""
-    drawn = {name: draw_curves(results, name) for name in CURVES}
+def figures(results: Results, units: Mapping[str, float] | None = None) -> dict[str, Figure]:
+    """Draw all that there is something to draw of, by name.
+
+    :param units: as of :func:`draw_curves`
+    """
+    drawn = {name: draw_curves(results, name, units) for name in CURVES}
     drawn["expert_weights"] = draw_experts(results)
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def draw_curves(results: Results, measure: str) -> Figure | None:
-    """Draw a measure against steps: a panel for each task, and for each way to mix the tasks.
+def draw_curves(
+    results: Results,
+    measure: str,
+    units: Mapping[str, float] | None = None,
+    looks: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Figure | None:
+    """Draw a measure against steps: first the mean over tasks, then each of them.
 
-    Lines are means over seeds, bands are Student's 95% intervals, shading marks the steps in which
-    the task was trained, and the dotted line is the random policy.
+    Each way to mix the tasks has panels of its own. Lines are means over seeds, bands are Student's
+    95% intervals, shading marks the steps in which the task was trained, and the dotted line is the
+    random policy.
 
+    :param units: what a task's return is divided by before the mean over tasks, as the claims do
+    :param looks: of :func:`sb3_moe.watching.figures.look_of` by network; None: by the study's order
     :return: None if no run has measured it
     """
     rows = results.table[results.table["measure"] == measure].dropna(subset=["step", "value"])
@@ -54,51 +67,74 @@ def draw_curves(results: Results, measure: str) -> Figure | None:
     rows = rows[~alone | (rows["order"] == rows["task"])]
     if rows.empty:
         return None
-    panels: list[Any] = list(rows.groupby(["regime", "order", "task"], sort=False))
-    figure, axes = _panels(len(panels), 2.5)
-    limits = rows.groupby("task")["value"].agg(["min", "max"])
-    looks = {each.name: plots.look_of(k) for k, each in enumerate(results.study.architectures)}
+    units, levels = (units or {}, results.random) if measure == "return" else ({}, {})
+    above = [level / units.get(task, 1.0) for task, level in levels.items()]
+    levels = {**levels, MEAN: sum(above) / len(above)} if above else levels
+    rows = pd.concat([_means(rows, units), rows])
+    names = [each.name for each in results.study.architectures]
+    looks = {name: plots.look_of(k) for k, name in enumerate(names)} | dict(looks or {})
+    parts = plots.shared_out([name for name in names if (rows["architecture"] == name).any()])
+    panels: list[Any] = [
+        (*key, curves[there], f", {k} of {len(parts)}" if len(parts) > 1 else "")
+        for key, curves in rows.groupby(["regime", "order", "task"], sort=False)
+        for k, part in enumerate(parts, 1)
+        if (there := curves["architecture"].isin(part)).any()
+    ]
+    # Parts of one panel stand side by side.
+    across = ACROSS // len(parts) * len(parts) or ACROSS
+    figure, axes = plots.panels(len(panels), 2.5, across)
+    orders = rows.groupby("regime")["order"].nunique()
     runs: Any = {(r.config.regime, " ".join(r.config.order)): r.config for r in results.runs}
-    for ax, ((regime, order, task), curves) in zip(axes, panels, strict=True):
-        title = REGIMES[regime] if regime == "scratch" else f"{REGIMES[regime]} {order}".strip()
-        title = title if task == WHOLE else f"{task}, {title}"
-        ax.set_title(plots.as_written(_wrapped(title)), fontsize="medium")
-        for name, seeds in curves.groupby("architecture", sort=False):
-            # At the steps that all seeds have.
-            wide = seeds.pivot_table(index="step", columns="seed", values="value").dropna()
-            steps, values_SK = wide.index.to_numpy(float), wide.to_numpy().T
-            mean, interval = values_SK.mean(0), t_interval(values_SK)
-            plots.plot_mean(ax, steps, mean, interval, str(name), looks[str(name)])
-        low, high = limits.loc[task]
-        if measure == "return":
-            level = results.random[task]
-            low, high = min(low, level), max(high, level)
-            ax.axhline(level, color="0.35", linewidth=1, linestyle=":", label="random policy")
-        # Intervals of few seeds would leave no room for the curves.
-        margin = 0.05 * (high - low) or 1.0
-        ax.set_ylim(low - margin, high + margin)
+    for ax, (regime, order, task, curves, part) in zip(axes, panels, strict=True):
+        # Where all runs have the same order, shading shows it.
+        is_one = regime == "scratch" or orders[regime] == 1
+        where = REGIMES[regime] if is_one else f"{REGIMES[regime]}: {order}"
+        unit = " in units" if task == MEAN and units else ""
+        title = where if task == WHOLE else f"{task}{unit}, {where}"
+        ax.set_title(plots.as_written(_wrapped(title + part)), fontsize="medium")
+        _draw_panel(ax, curves, rows.loc[rows["task"] == task, "value"], looks, levels.get(task))
         for block in planned_blocks(runs[regime, order], task):
             ax.axvspan(*block, color="0.93", zorder=0)
-        ax.xaxis.set_major_formatter(lambda step, _: plots.short(step))
-    figure.supxlabel("steps of all tasks together", fontsize="medium")
-    figure.supylabel(measure.replace("_", " "), fontsize="medium")
+    figure.supxlabel("environment steps of all tasks", fontsize="medium")
+    figure.supylabel(_wrapped(CURVES[measure]), fontsize="medium")
     plots.add_legend(figure)
     return figure
 
 
-def _panels(number: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Make a figure with so many panels, at most :data:`ACROSS` side by side.
+def _means(rows: pd.DataFrame, units: Mapping[str, float]) -> pd.DataFrame:
+    """Give the rows of the mean over tasks, of runs that have several."""
+    values = rows["value"] / rows["task"].map(units).fillna(1.0)
+    keys = ["regime", "order", "architecture", "seed", "step"]
+    groups = rows.assign(value=values).groupby(keys, sort=False)["value"]
+    return groups.mean()[groups.size() > 1].reset_index().assign(task=MEAN)
 
-    :param height: of a panel, in inches
+
+def _draw_panel(
+    ax: Axes,
+    curves: pd.DataFrame,
+    values: pd.Series,
+    looks: Mapping[str, Mapping[str, Any]],
+    level: float | None,
+) -> None:
+    """Draw the means over seeds of some networks.
+
+    :param values: all that the vertical axis must have room for
+    :param level: of the random policy
     """
-    columns = min(ACROSS, number)
-    rows = -(-number // columns)
-    figure = Figure(figsize=(3.4 * columns, height * rows), layout="constrained")
-    with rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for ax in axes[number:]:
-        ax.remove()
-    return figure, axes[:number]
+    for name, seeds in curves.groupby("architecture", sort=False):
+        # At the steps that all seeds have.
+        wide = seeds.pivot_table(index="step", columns="seed", values="value").dropna()
+        steps, values_SK = wide.index.to_numpy(float), wide.to_numpy().T
+        mean, interval = values_SK.mean(0), t_interval(values_SK)
+        plots.plot_mean(ax, steps, mean, interval, str(name), looks[str(name)])
+    ends = [values.min(), values.max()]
+    if level is not None:
+        ends.append(level)
+        ax.axhline(level, color="0.35", linewidth=1, linestyle=":", label="random policy")
+    # Intervals of few seeds would leave no room for the curves.
+    margin = 0.05 * (max(ends) - min(ends)) or 1.0
+    ax.set_ylim(min(ends) - margin, max(ends) + margin)
+    ax.xaxis.set_major_formatter(lambda step, _: plots.short(step))
 
 
 def draw_experts(results: Results) -> Figure | None:
@@ -112,7 +148,7 @@ def draw_experts(results: Results) -> Figure | None:
     if not panels:
         return None
     most = max(len(tasks) for _, tasks in panels)
-    figure, axes = _panels(len(panels), 1.5 + 0.25 * most)
+    figure, axes = plots.panels(len(panels), 1.5 + 0.25 * most, ACROSS)
     colors = plots.colors_of_gates(np.concatenate([w.ravel() for w in panels.values()]))
     for ax, ((caption, tasks), weights_NE) in zip(axes, panels.items(), strict=True):
         image = ax.imshow(weights_NE, aspect="auto", **colors)
@@ -122,7 +158,7 @@ def draw_experts(results: Results) -> Figure | None:
         ax.set_title(plots.as_written(_wrapped(caption)), fontsize="small")
         ax.set_yticks(range(len(tasks)), map(plots.as_written, tasks), fontsize="small")
         ax.set_xticks(range(0, experts, -(-experts // MOST_WRITTEN)))
-        ax.set_xlabel(plots.as_written(f"experts, sorted by {tasks[0]}"), fontsize="small")
+        ax.set_xlabel("experts, matched between seeds", fontsize="small")
     figure.colorbar(image, ax=axes, label="mean weight", shrink=0.8)
     return figure
 
@@ -130,12 +166,9 @@ def draw_experts(results: Results) -> Figure | None:
 def expert_weights(results: Results) -> dict[tuple[str, tuple[str, ...]], Array]:
     """Average the last gates over seeds, by caption and tasks, (N, E) each.
 
-    An expert's number is chance, and so is its sign where weights have both. So each seed's experts
-    are sorted by the size of their weight for the first task, and turned to have it above zero.
-    Where experts join at a new task a seed may have more of them: what another lacks counts as 0.
     Gates that never changed are left out: their routers don't learn.
     """
-    found: dict[tuple[str, tuple[str, ...]], list[pd.DataFrame]] = {}
+    found: dict[tuple[str, tuple[str, ...]], list[Array]] = {}
     for run in [run for run in results.runs if run.is_done]:
         config = run.config
         tasks = config.order if config.regime == "scratch" else config.games
@@ -146,17 +179,32 @@ def expert_weights(results: Results) -> dict[tuple[str, tuple[str, ...]], Array]
             unchanged = np.allclose(gates_KNE[:1], gates_KNE[-1:], equal_nan=True)
             if len(gates_KNE) == 0 or (len(gates_KNE) > 1 and unchanged):
                 continue
-            last_NE = gates_KNE[-1]
-            last_NE = last_NE[[config.games.index(task) for task in tasks]]
+            last_NE = gates_KNE[-1][[config.games.index(task) for task in tasks]]
             last_NE = last_NE[:, np.isfinite(last_NE).all(axis=0)]
-            turned_NE = last_NE * np.where(last_NE[0] < 0, -1.0, 1.0)
-            sorted_NE = pd.DataFrame(turned_NE[:, np.argsort(-turned_NE[0])])
             caption = f"{config.architecture.name} {name.removeprefix('gates/')}, {where}"
-            found.setdefault((caption, tasks), []).append(sorted_NE)
-    return {
-        key: pd.concat(each, keys=range(len(each))).fillna(0).groupby(level=1).mean().to_numpy()
-        for key, each in found.items()
-    }
+            found.setdefault((caption, tasks), []).append(last_NE)
+    return {key: matched_mean(seeds) for key, seeds in found.items()}
+
+
+def matched_mean(seeds: Sequence[Array]) -> Array:
+    """Average gates over seeds, (N, E) each, after their experts were matched.
+
+    An expert's number is chance, and so is its sign where weights have both. So each seed's experts
+    are assigned to those of the mean so far (Hungarian method) and turned to its sign, three times.
+    Where experts join at a new task a seed may have more of them: what another lacks counts as 0.
+    Experts are in the order of the task for which they weigh most.
+    """
+    most = max(each.shape[1] for each in seeds)
+    padded = [np.pad(each, ((0, 0), (0, most - each.shape[1]))) for each in seeds]
+    mean_NE = padded[0] * np.where(padded[0].sum(axis=0) < 0, -1.0, 1.0)
+    for _ in range(3):
+        turned = []
+        for each_NE in padded:
+            alike_EE = mean_NE.T @ each_NE
+            of_mean, order = linear_sum_assignment(-np.abs(alike_EE))
+            turned.append(each_NE[:, order] * np.where(alike_EE[of_mean, order] < 0, -1.0, 1.0))
+        mean_NE = np.mean(turned, axis=0)
+    return mean_NE[:, np.lexsort((-mean_NE.max(axis=0), mean_NE.argmax(axis=0)))]
 
 
 def _wrapped(text: str) -> str:

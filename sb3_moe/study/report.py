@@ -71,7 +71,7 @@ def write_report(
     if find_spec("pyarrow"):
         results.table.to_parquet(folder / "measures.parquet")
     drawn = {}
-    for name, figure in figures(results).items():
+    for name, figure in figures(results, claims.units).items():
         save_figure(figure, folder / name, dpi=130)
         drawn[name] = base64.b64encode((folder / f"{name}.svg").read_bytes()).decode()
     played = [name for name in results.arguments if (folder / REPLAYS / f"{name}.html").is_file()]

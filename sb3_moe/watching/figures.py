@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -26,7 +26,6 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
 from sb3_moe.measures import block_ends, load_scores
 from sb3_moe.measures.statistics import decimals
@@ -34,8 +33,6 @@ from sb3_moe.saving.files import atomic, read_npz
 from sb3_moe.watching.recording import watch
 
 __all__ = [
-    "Point",
-    "draw_against",
     "draw_dormant",
     "draw_gates",
     "draw_gates_over_time",
@@ -50,7 +47,7 @@ __all__ = [
 
 # Okabe and Ito's colors, which all readers can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^v"
+MARKERS = "osD^vPX<"
 #: Networks in a panel, at most: more lines, and bands upon each other, can't be told apart.
 MOST_LINES = 6
 #: For screens, for pages, and for papers.
@@ -60,58 +57,6 @@ _METADATA = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"Creation
 # Experts that have their number beside one task's row, at most: for more there is no room.
 _MOST_NUMBERED = 6
 Array = npt.NDArray[np.float64]
-
-
-class Point(NamedTuple):
-    """A value with its interval, at a place on the horizontal axis."""
-
-    x: float
-    value: float
-    low: float
-    high: float
-
-
-def draw_against(
-    points: Mapping[str, Sequence[Point]],
-    xlabel: str,
-    ylabel: str = "return",
-    *,
-    doubling: bool = False,
-    networks: Sequence[str] = (),
-) -> Figure:
-    """Draw values with their intervals: a line with a band for each name, or a dot with a bar.
-
-    :param points: by name, in the order of a line; each ``x`` above zero, for the axis is
-        logarithmic
-    :param xlabel: what the horizontal axis shows, with its unit
-    :param ylabel: what the values are, with their unit
-    :param doubling: mark the horizontal axis where points are, not at round numbers
-    :param networks: all names of a study, so that each looks the same in all its figures; empty:
-        those of ``points``
-    """
-    looks = {name: look_of(k) for k, name in enumerate(dict.fromkeys([*networks, *points]))}
-    places = sorted({point.x for each in points.values() for point in each})
-    drawn = list(points)
-    parts = [drawn[k : k + MOST_LINES] for k in range(0, len(drawn), MOST_LINES)]
-    figure = Picture(figsize=(6.4 * len(parts), 4.0), layout="constrained")
-    panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, names in zip(panels, parts, strict=True):
-        for name in names:
-            xs, values, lows, highs = np.array(points[name]).T
-            if len(xs) > 1:
-                plot_mean(axes, xs, values, (lows, highs), name, looks[name])
-                continue
-            ends = values - lows, highs - values
-            axes.errorbar(xs, values, ends, label=as_written(name), linestyle="", **looks[name])
-        axes.set_xscale("log")
-        ticks = FixedLocator(places) if doubling else LogLocator(10, (1.0, 2.0, 5.0))
-        axes.xaxis.set_major_locator(ticks)
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel(xlabel)
-    figure.supylabel(ylabel, fontsize="medium")
-    add_legend(figure)
-    return figure
 
 
 def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None = None) -> Figure:
@@ -367,8 +312,26 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
+def shared_out(names: Sequence[str]) -> list[list[str]]:
+    """Share networks out to as few panels as have room for them, about as many to each."""
+    parts = -(-len(names) // MOST_LINES)
+    return [list(each) for each in np.array_split(np.array(names, dtype=object), parts)]
+
+
+def panels(number: int, height: float, across: int) -> tuple[Figure, list[Axes]]:
+    """Make a figure with so many panels.
+
+    :param height: of a panel, in inches
+    :param across: panels side by side, at most
+    """
+    columns = min(across, number)
+    rows = -(-number // columns)
+    figure = Picture(figsize=(3.4 * columns, height * rows), layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, k + 1) for k in range(number)]
+
+
 def look_of(index: int) -> dict[str, Any]:
-    """Return the color and marker of a network, as matplotlib takes them: 35 different pairs.
+    """Return the color and marker of a network, as matplotlib takes them: 56 different pairs.
 
     :param index: of the network in its study, so that it looks the same in every figure
     """
@@ -387,10 +350,10 @@ def plot_mean(
     :param label: of the legend
     :param look: of :func:`look_of`
     """
-    # Eight markers tell lines apart in print; more would hide the lines.
-    every = max(len(x) // 8, 1)
-    label = as_written(label)
-    axes.plot(x, mean, label=label, linewidth=1.6, markersize=4, markevery=every, **look)
+    # A few markers tell lines apart in print; at other steps than those of the line before.
+    every = max(len(x) // 4, 1)
+    style = {"linewidth": 1.6, "markersize": 4, "markevery": (len(axes.lines) % every, every)}
+    axes.plot(x, mean, label=as_written(label), **style, **look)
     if interval is not None:
         axes.fill_between(x, *interval, color=look["color"], alpha=0.15, linewidth=0)
 

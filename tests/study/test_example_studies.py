@@ -118,14 +118,14 @@ def report(folder, values, tasks=TASKS, regime="mtrl", measure="final", units=(1
     pd.DataFrame(rows).to_csv(folder / "measures.csv", index=False)
 
 
-def test_figures_of_conflicting_tasks_are_drawn_from_reports_alone(tmp_path, monkeypatch):
+def test_figures_of_conflicting_tasks_are_drawn_from_reports_alone(tmp_path):
     for name in ("interleaved", "about", "claims_interleaved"):
         shutil.copy(CONFLICT / f"{name}.yaml", tmp_path)
     dense, big = {0: 100, 1: 110, 2: 120}, {0: 300, 1: 300}
     report(tmp_path / "interleaved", {"dense": dense, "task-big": big})
     report(tmp_path / "tasks1", {"dense": {0: 400, 1: 400, 2: 400}}, ["CartPole0"])
     report(tmp_path / "alone", {"dense": {0: 390, 1: 410}}, regime="scratch")
-    run("conflict/figures", monkeypatch, tmp_path)
+    script("redraw").draw_conflict(tmp_path)
     rows = pd.read_csv(tmp_path / "against.csv").set_index(["against", "network", "x"])["value"]
     assert rows.to_dict() == {
         ("tasks", "dense", 1): 400,

@@ -51,17 +51,39 @@ def test_curves_end_where_the_first_seed_does_and_skip_steps_that_one_lacks():
 def test_each_way_to_mix_tasks_has_a_panel_for_each_task_shaded_while_it_is_trained():
     runs = [run(planned("mtrl")), run(planned("crl", GAMES)), run(planned("crl", GAMES[::-1]))]
     figure = draw_curves(results(runs), "return")
-    assert titles(figure)[:3] == [
+    assert titles(figure)[:6] == [
+        "mean over tasks, interleaved",
+        "mean over tasks, one after the other: SpaceInvaders Breakout",
+        "mean over tasks, one after the other: Breakout SpaceInvaders",
         "SpaceInvaders, interleaved",
         "Breakout, interleaved",
-        "SpaceInvaders, one after the other SpaceInvaders Breakout",
+        "SpaceInvaders, one after the other: SpaceInvaders Breakout",
     ]
-    first, _, third, *_ = figure.axes
+    *_, first, _, third = figure.axes[:6]
     assert len(first.patches) == 0
     (block,) = third.patches
     assert (block.get_x(), block.get_width()) == (0, runs[1].config.steps_per_task)
     of_one_task = [ax.get_ylim() for ax in (first, third)]
     assert of_one_task[0] == of_one_task[1]
+
+
+def test_the_first_panel_is_the_mean_over_tasks_each_in_its_unit():
+    found = results([run(planned("mtrl"), level) for level in (6.0,)])
+    plain = draw_curves(found, "return").axes
+    assert plain[0].lines[0].get_ydata().tolist() == plain[1].lines[0].get_ydata().tolist()
+    first = draw_curves(found, "return", dict(zip(GAMES, (2.0, 3.0), strict=True))).axes[0]
+    assert titles(first.figure)[0] == "mean over tasks in units, interleaved"
+    assert first.lines[0].get_ydata()[-1] == pytest.approx(6.0 * (1 / 2 + 1 / 3) / 2)
+    assert first.lines[1].get_ydata()[0] == pytest.approx((1 / 2 + 1 / 3) / 2)  # random
+
+
+def test_seven_networks_have_two_panels_side_by_side_and_looks_that_are_given():
+    runs = [run(planned("mtrl", name=f"net-{k}")) for k in range(7)]
+    look = {"net-6": {"color": "#123456", "marker": "s"}}
+    figure = draw_curves(results(runs), "return", looks=look)
+    assert titles(figure)[:2] == [f"mean over tasks, interleaved, {k} of 2" for k in (1, 2)]
+    assert [len(ax.get_legend_handles_labels()[1]) for ax in figure.axes[:2]] == [5, 4]
+    assert figure.axes[1].lines[2].get_color() == "#123456"
 
 
 def test_runs_of_a_task_alone_are_drawn_for_that_task_only():
@@ -106,7 +128,13 @@ def test_experts_are_matched_between_seeds_before_they_are_averaged():
     np.testing.assert_allclose(weights(gated(one), gated(renamed)), [one])
     # One seed may have an expert more.
     joined = weights(gated([[0.7, 0.3], [0.2, 0.8]]), gated([[1.0], [1.0]]))
-    np.testing.assert_allclose(joined, [[[0.85, 0.15], [0.6, 0.4]]])
+    np.testing.assert_allclose(joined, [[[0.35, 0.65], [0.1, 0.9]]])
+    # A first task that all experts serve alike says nothing of which is which.
+    alike = [[0.5, 0.5], [0.9, 0.1]], [[0.5, 0.5], [0.1, 0.9]]
+    np.testing.assert_allclose(weights(*map(gated, alike)), [[[0.5, 0.5], [0.1, 0.9]]])
+    # The sign of an expert is chance too.
+    signed = [[2.0, -1.0], [0.0, 3.0]], [[1.0, -2.0], [-3.0, 0.0]]
+    np.testing.assert_allclose(weights(*map(gated, signed)), [[[2.0, -1.0], [0.0, 3.0]]])
 
 
 def test_the_last_gates_that_were_measured_count():

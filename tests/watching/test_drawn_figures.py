@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.cbook import is_math_text
-from matplotlib.colors import to_hex
 from stable_baselines3 import PPO
 
 from sb3_moe.watching import figures
@@ -81,9 +80,8 @@ def test_names_are_drawn_as_they_are(tmp_path):
     title = figures.draw_learning_curves(tmp_path).axes[0].get_title(loc="left")
     assert not is_math_text(title)
     assert title.replace("\\$", "$") == "$x_$"
-    point = [figures.Point(1, 1.0, 0.0, 2.0)]
-    figure = figures.draw_against({"_a": point, "$b$": point}, "tasks")
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    write(tmp_path, **{"dormant/_a": DORMANT, "dormant/$b$": DORMANT})
+    labels = [text.get_text() for text in figures.draw_dormant(tmp_path).legends[0].get_texts()]
     assert [label.strip("\u200b") for label in labels] == ["_a", r"\$b\$"]
 
 
@@ -110,30 +108,11 @@ def test_a_legend_is_whole_and_leaves_the_axes_free(names, tmp_path):
     assert figure.axes[0].get_window_extent().height > 2 * figure.dpi
 
 
-def test_values_against_something_have_a_line_or_a_dot_and_their_intervals():
-    points = {
-        "dense": [figures.Point(1, 5.0, 4.0, 6.0), figures.Point(8, 2.0, 1.0, 2.5)],
-        "task_big": [figures.Point(8, 4.0, 3.0, 5.0)],
-    }
-    axes = figures.draw_against(points, "tasks", doubling=True).axes[0]
-    assert axes.get_legend_handles_labels()[1] == ["dense", "task_big"]
-    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [5.0, 2.0])
-    band, bar = axes.collections[0].get_paths()[0].vertices, axes.collections[1].get_segments()[0]
-    assert {tuple(end) for end in band} == {(1, 4), (1, 6), (8, 1), (8, 2.5)}
-    assert bar.tolist() == [[8, 3], [8, 5]]
-    np.testing.assert_array_equal(axes.get_xticks(), [1, 8])
-
-
-def test_a_network_looks_the_same_in_all_figures_and_six_share_a_panel():
+def test_six_networks_share_a_panel_and_each_has_a_look_of_its_own():
+    assert len({tuple(look_of(k).values()) for k in range(56)}) == 56
     names = [f"network {k}" for k in range(10)]
-    assert len({tuple(look_of(k).values()) for k in range(35)}) == 35
-    point = [figures.Point(1, 1.0, 0.0, 2.0)]
-    every = figures.draw_against(dict.fromkeys(names, point), "FLOPs", networks=names)
-    assert [len(axes.containers) for axes in every.axes] == [6, 4]
-    some = figures.draw_against({names[8]: point}, "FLOPs", networks=names)
-    line, there = some.axes[0].containers[0].lines[0], every.axes[1].containers[2].lines[0]
-    assert to_hex(line.get_color()) == to_hex(there.get_color()) == look_of(8)["color"].lower()
-    assert line.get_marker() == there.get_marker() == look_of(8)["marker"]
+    assert figures.shared_out(names) == [names[:5], names[5:]]
+    assert figures.shared_out(names[:6]) == [names[:6]]
 
 
 def test_everything_a_folder_has_is_saved_alike_each_time(folder):
