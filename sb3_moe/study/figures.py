@@ -75,7 +75,7 @@ def draw_curves(
     looks = {name: plots.look_of(k) for k, name in enumerate(names)} | dict(looks or {})
     parts = plots.shared_out([name for name in names if (rows["architecture"] == name).any()])
     panels: list[Any] = [
-        (*key, curves[there], f", {k} of {len(parts)}" if len(parts) > 1 else "")
+        (*key, curves[there], f" ({k} of {len(parts)})" if len(parts) > 1 else "")
         for key, curves in rows.groupby(["regime", "order", "task"], sort=False)
         for k, part in enumerate(parts, 1)
         if (there := curves["architecture"].isin(part)).any()

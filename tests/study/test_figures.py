@@ -81,7 +81,7 @@ def test_seven_networks_have_two_panels_side_by_side_and_looks_that_are_given():
     runs = [run(planned("mtrl", name=f"net-{k}")) for k in range(7)]
     look = {"net-6": {"color": "#123456", "marker": "s"}}
     figure = draw_curves(results(runs), "return", looks=look)
-    assert titles(figure)[:2] == [f"mean over tasks, interleaved, {k} of 2" for k in (1, 2)]
+    assert titles(figure)[:2] == [f"mean over tasks, interleaved ({k} of 2)" for k in (1, 2)]
     assert [len(ax.get_legend_handles_labels()[1]) for ax in figure.axes[:2]] == [5, 4]
     assert figure.axes[1].lines[2].get_color() == "#123456"
 
