@@ -126,6 +126,18 @@ POLICIES = {
 }
 # The learning rates that the development runs chose.
 RATES = {
+    "long": {
+        "predict-8": 0.01,
+        "predict-16": 0.003,
+        "dense-belief-8": 0.003,
+        "oracle": 0.01,
+        "dense-history-wide": 0.003,
+        "dense-predicting": 0.01,
+        "uniform": 0.003,
+        "soft": 0.003,
+        "dense-frame": 0.01,
+        "predict-8-both": 0.003,
+    },
     "interleaved": {
         "predict-8": 0.03,
         "predict-16": 0.03,
