@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import runpy
 import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +31,7 @@ from sb3_moe.measures.budget import measure
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
 from sb3_moe.study.config import StudyConfig, load_study
 from sb3_moe.study.figures import draw_curves, draw_experts
-from sb3_moe.study.judging import load_claims, t_interval
+from sb3_moe.study.judging import t_interval
 from sb3_moe.study.results import WHOLE, Results, Run
 from sb3_moe.watching import figures as plots
 from sb3_moe_envs import get_suite
@@ -74,12 +76,23 @@ LOOKS = {
 }
 #: The file of a study, where it isn't the report's folder with `.yaml`.
 FILES = {"metaworld/mt3": "studies/metaworld_mt3", "paper/earlier/results": "paper/earlier/study"}
-#: How the paper's learning rates were picked: the reports, and what each game's area was divided
-#: by there.
+#: The reports from which the paper's learning rates were picked.
 RATES = {
     "paper/rates": ["paper/rates", "paper/rates_second", "paper/rates_second_rest"],
     "paper/earlier/rates": ["paper/earlier/rates"],
 }
+#: Tables of `recompute.py`, the reports that they belong to, and their unit.
+EFFECTS = {
+    "interleaved": ("conflict/interleaved", "return per episode"),
+    "in_turn": ("conflict/sequence", "return per episode"),
+    "forgetting": ("grow/sequence", "return per episode"),
+    "upcycled": ("grow/upcycled", "return per episode"),
+    "mt3": ("metaworld/mt3", "area under success (share of episodes)"),
+    "minatar": ("paper/tier1", "return in units of 16.47 (SpaceInvaders) and 4.05 (Breakout)"),
+}
+#: What a dense network gains from scratch, as `paper/claims.yaml` fixed it.
+UNITS = {"SpaceInvaders": 16.47, "Breakout": 4.05}
+#: By what areas were divided while rates were picked.
 PROVISIONAL = {"SpaceInvaders": 9.0, "Breakout": 3.0}
 #: Reports by the number of conflicting tasks.
 COUNTS = {1: "tasks1", 2: "tasks2", 4: "tasks4", 8: "interleaved", 16: "tasks16"}
@@ -152,13 +165,35 @@ def draw_report(folder: Path) -> None:
     """Draw a report's curves and weights of experts; success where it was measured."""
     results = results_of(folder)
     study, found = results.study, set(results.table["measure"])
-    units = load_claims(study.claims, study.games, study.networks).units
+    units = UNITS if {*study.games} == {*UNITS} else {}
     curves = "success" if "success" in found else "return"
     drawn = {each: draw_curves(results, each, units, looks()) for each in (curves, "dormant")}
     drawn["expert_weights"] = draw_experts(results)
     for name, figure in drawn.items():
         if figure is not None:
             plots.save_figure(figure, folder / name, ("png",), dpi=140)
+
+
+def draw_effects(table: str) -> None:
+    """Draw the differences of a table of `recompute.py`, with what is too small to matter."""
+    folder, unit = EFFECTS[table]
+    script = runpy.run_path(str(HERE / "recompute.py"))
+    effects = script["effects_of"](script["specifications"]()[table])
+    figure = Figure(figsize=(8, 1 + 0.3 * len(effects)), layout="constrained")
+    axes = figure.subplots()
+    for row, effect in enumerate(effects.values()):
+        mean, low, high, _ = script["estimate"](effect.terms)
+        axes.plot([low, high], [row, row], color=BLUE)
+        axes.plot(mean, row, "o", color=BLUE)
+        axes.barh(row, 2 * (effect.margin or 0), left=-(effect.margin or 0), color="0.88")
+    axes.axvline(0, color="0.35", linewidth=1)
+    axes.set_yticks(range(len(effects)), ["\n".join(wrap(words, 52)) for words in effects])
+    axes.use_sticky_edges = False
+    axes.margins(0.03)
+    axes.invert_yaxis()
+    label = f"difference with its 95% interval, {unit}"
+    figure.supxlabel(f"{label}\ngray: smaller than the margin", fontsize="medium")
+    plots.save_figure(figure, HERE / folder / "differences", ("png",))
 
 
 # ---------------------------------------------------------------------------------- against a value
@@ -176,14 +211,14 @@ class Point(NamedTuple):
 def draw_against(points: Mapping[str, list[Point]], xlabel: str, ylabel: str) -> Figure:
     """Draw values with their intervals: a line with a band for each name, or a dot with a bar."""
     places, names = sorted({p.x for each in points.values() for p in each}), [*points]
-    parts = plots.shared_out(names)
+    parts, every = plots.shared_out(names), {"markevery": 1, "markersize": 6}
     figure = Figure(figsize=(6.4 * len(parts), 4.4), layout="constrained")
     panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
     for axes, part in zip(panels, parts, strict=True):
         for name in part:
             xs, values, lows, highs = np.array(points[name]).T
             if len(xs) > 1:
-                plots.plot_mean(axes, xs, values, (lows, highs), name, looks()[name])
+                plots.plot_mean(axes, xs, values, (lows, highs), name, looks()[name] | every)
             else:
                 ends = values - lows, highs - values
                 axes.errorbar(xs, values, ends, label=name, ls="", ms=8, **looks()[name])
@@ -297,7 +332,9 @@ def tasks() -> Mapping[str, Callable[[], None]]:
     found: dict[str, Callable[[], None]] = {
         name: partial(draw_report, HERE / name) for name in names if name not in rated
     }
-    return found | {name: partial(draw_rates, name) for name in RATES} | {"conflict": draw_conflict}
+    found |= {name: partial(draw_rates, name) for name in RATES}
+    found |= {f"{table} differences": partial(draw_effects, table) for table in EFFECTS}
+    return found | {"conflict": draw_conflict}
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import re
 import runpy
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 pytest.importorskip("scipy", reason="needs the cli extra")
@@ -97,3 +98,23 @@ def test_claims_have_the_numbers_and_verdicts_of_the_studys_own_report(name):
         assert (mean, low, high, effect.margin) == pytest.approx(found, abs=2e-3)
         assert verdict.startswith(("**" + numbers[found], numbers[found]))
     assert len(effects) == len(reported)
+
+
+def test_a_folder_of_a_study_takes_at_most_three_megabytes():
+    folders = {path.parent for path in (ROOT / "examples").rglob("measures.csv")}
+    sizes = {f: sum(path.stat().st_size for path in f.rglob("*")) for f in folders}
+    assert sizes
+    assert not {name_of(folder) for folder, size in sizes.items() if size > 3_000_000}
+
+
+def test_networks_look_different_and_the_same_in_all_figures():
+    pytest.importorskip("matplotlib", reason="needs the cli extra")
+    redraw = runpy.run_path(str(ROOT / "examples" / "redraw.py"))
+    assert len(set(redraw["LOOKS"].values())) == len(redraw["LOOKS"])
+    drawn = {name for name in redraw["tasks"]() if (ROOT / "examples" / name).is_dir()}
+    networks = {
+        network.partition("-0.")[0]
+        for name in drawn - {"conflict"}
+        for network in pd.read_csv(ROOT / "examples" / name / "measures.csv")["architecture"]
+    }
+    assert networks <= {*redraw["LOOKS"]}

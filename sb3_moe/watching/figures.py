@@ -350,10 +350,10 @@ def plot_mean(
     :param label: of the legend
     :param look: of :func:`look_of`
     """
-    # A few markers tell lines apart in print; at other steps than those of the line before.
-    every = max(len(x) // 4, 1)
+    # A few markers tell lines apart in print; at other steps than those of the lines before.
+    every = max(len(x) // 4, min(MOST_LINES, len(x) // 2), 1)
     style = {"linewidth": 1.6, "markersize": 4, "markevery": (len(axes.lines) % every, every)}
-    axes.plot(x, mean, label=as_written(label), **style, **look)
+    axes.plot(x, mean, label=as_written(label), **(style | look))
     if interval is not None:
         axes.fill_between(x, *interval, color=look["color"], alpha=0.15, linewidth=0)
 
