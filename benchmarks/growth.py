@@ -1,8 +1,8 @@
-"""How time and memory grow with experts, tasks, copies, tokens and width.
+"""How time and memory grow with experts, tasks, environments, tokens and width.
 
 ``python -m benchmarks --only growth`` measures, fits and draws. Experts, tokens and width: a layer,
-forward and backward. Tasks: a step of the world of all tasks, and an update of a policy that gives
-each of them an expert. Copies: a step of the world, and choosing its actions.
+forward and backward. Tasks: a step of the environments of all tasks, and an update of a policy that
+gives each of them an expert. Environments: a step of them, and choosing their actions.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def series() -> Iterator[Series]:
         yield Series("experts", name, EXPERTS, lambda n, layer=layer: layer(256, 1, 64, n))
         yield Series("tokens", name, TOKENS, lambda n, layer=layer: layer(64, n, 64, 8))
         yield Series("width", name, WIDTH, lambda n, layer=layer: layer(256, 1, n, 4))
-    yield Series("tasks", "a step of the world, 100 copies", TASKS, step_of_tasks)
+    yield Series("tasks", "a step of 100 environments", TASKS, step_of_tasks)
     yield Series("tasks", "an update, an expert for each task", TASKS, update_of_tasks)
-    yield Series("copies", "a step of the world, 4 tasks", COPIES, step_of_copies)
-    yield Series("copies", "choosing actions, 4 experts", COPIES, actions_of_copies)
+    yield Series("environments", "a step of 4 tasks", COPIES, step_of_copies)
+    yield Series("environments", "choosing actions, 4 experts", COPIES, actions_of_copies)
 
 
 def soft(rows: int, tokens: int, width: int, experts: int) -> Function:
@@ -206,6 +206,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw time and memory of every series against its size, on logarithmic axes."""
     from matplotlib.figure import Figure
 
+    from sb3_moe.watching.figures import look_of
+
     axes_names = list(dict.fromkeys(row["name"].split(", ")[0] for row in rows))
     figure = Figure(figsize=(3 * len(axes_names), 5), layout="constrained")
     panels = figure.subplots(2, len(axes_names), sharex="col", squeeze=False)
@@ -213,15 +215,18 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis, name = row["name"].split(", ", 1)
         column = panels[:, axes_names.index(axis)]
         label = f"{name}: {row['exponent']:.2f}, {row['at_the_end']:.2f}"
-        column[0].loglog(row["sizes"], row["ms"], "o-", markersize=3, label=label)
+        look = look_of(len(column[0].lines))
+        column[0].loglog(row["sizes"], row["ms"], label=label, **look)
         # Less than a page or two is nothing.
-        column[1].loglog(row["sizes"], np.maximum(row["peak_mb"], 0.1), "o-", markersize=3)
+        column[1].loglog(row["sizes"], np.maximum(row["peak_mb"], 0.1), **look)
         column[1].set_xlabel(axis)
-        column[1].set_xticks(row["sizes"], row["sizes"])
+        column[1].set_xticks(row["sizes"], row["sizes"], rotation=45)
     for panel in panels.flat:
         panel.minorticks_off()
     for panel in panels[0]:
-        panel.legend(fontsize=6, title="exponent, at the end", title_fontsize=6)
-    panels[0, 0].set_ylabel("ms, one thread")
-    panels[1, 0].set_ylabel("peak memory, MB")
-    figure.savefig(path, dpi=80)
+        # Above the panel, where no line is.
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+        panel.legend(fontsize=7, title="exponent, at the end", title_fontsize=7, **place)
+    panels[0, 0].set_ylabel("time (ms, one thread)")
+    panels[1, 0].set_ylabel("peak memory (MB)")
+    figure.savefig(path, dpi=100)
