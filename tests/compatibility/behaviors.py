@@ -76,17 +76,11 @@ CANNOT = (
         r"`use_sde`=True needs the latent of the actor's last layer, .* `placement`='big'",
         {name: partial(models.with_gsde, name, "big") for name in models.WITH_GSDE},
     ),
-    *(
-        Cannot(
-            behavior,
-            "big",
-            r"`placement`='big' holds the encoder inside each expert, .* got Whitening",
-            attempts(algorithms, "big", features_extractor_class=models.Whitening),
-        )
-        for behavior, algorithms in (
-            ("own extractor", ENCODING),
-            ("batch norm in targets", ENCODING[1:]),
-        )
+    Cannot(
+        "own extractor",
+        "big",
+        r"`placement`='big' holds the encoder inside each expert, .* got Whitening",
+        attempts(ENCODING, "big", features_extractor_class=models.Whitening),
     ),
     Cannot(
         "HER of images",

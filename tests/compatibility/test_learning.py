@@ -7,7 +7,6 @@ import models
 import numpy as np
 import torch as th
 from behaviors import over
-from gymnasium import spaces
 from models import assert_learns
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import (
@@ -28,7 +27,6 @@ from stable_baselines3.common.envs import (
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 NOISE = NormalActionNoise(np.zeros(2), np.full(2, 0.1))
 SETTINGS = {
@@ -179,30 +177,6 @@ def test_it_learns_with_goals_and_goes_on_from_a_file(algorithm, placement, tmp_
     loaded.learn(24, reset_num_timesteps=False)
 
 
-@over("normalized")
-def test_it_learns_under_one_normalizer_and_another(algorithm, placement):
-    env, other = (
-        VecNormalize(DummyVecEnv([lambda: models.env_of(algorithm)]), **kwargs)
-        for kwargs in ({}, {"training": False, "norm_reward": False})
-    )
-    model = models.make(algorithm, placement, env=env)
-    model.set_env(other)
-    assert model.get_vec_normalize_env() is other
-    arena.train(model)
-    model.set_env(env)
-    arena.train(model)
-    assert env.obs_rms.count > 16 > other.obs_rms.count
-    assert np.isfinite(arena.predict(model, arena.observe(model))).all()
-
-
-class Kept(arena.Arena):
-    """Keeps every action that it was given."""
-
-    def step(self, action):
-        self.actions = [*getattr(self, "actions", []), action]
-        return super().step(action)
-
-
 def noise_of(policy):
     return next(v for name, v in policy.state_dict().items() if name.endswith("log_std"))
 
@@ -221,19 +195,6 @@ def test_it_learns_with_gsde_and_draws_its_noise_anew(algorithm, placement):
     th.testing.assert_close(model.policy._predict(obs), first)
     model.policy.reset_noise()
     assert not th.equal(model.policy._predict(obs), first)
-
-
-@over("gSDE", ["A2C", "PPO", "SAC"], squash=[True, False])
-def test_actions_with_gsde_are_squashed_or_clipped_into_their_bounds(algorithm, placement, squash):
-    env = Kept(arena.FLAT, spaces.Box(-2, 2, (2,), np.float32))
-    off_policy = algorithm == "SAC"  # which squashes always
-    options = {"use_expln": True} | ({} if off_policy else {"squash_output": squash})
-    model = arena.train(models.with_gsde(algorithm, placement, env, **options), 24)
-    buffer = model.replay_buffer if off_policy else model.rollout_buffer
-    given = np.stack(env.actions)[-(len(env.actions) if off_policy else model.n_steps) :]
-    stored = buffer.actions.reshape(-1, 2)[: len(given)]
-    expected = 2 * stored if squash or off_policy else np.clip(stored, -2, 2)
-    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)
 
 
 OPTIMIZERS = {
@@ -291,23 +252,6 @@ def test_an_own_extractor_learns_in_training_and_stays_as_it_is_in_play(
     model.save(tmp_path / "model")
     loaded = type(model).load(tmp_path / "model", device="cpu")
     np.testing.assert_array_equal(arena.predict(loaded, obs), arena.predict(model, obs))
-
-
-@over("batch norm in targets", [name for name in models.OFF_POLICY if name != "CrossQ"])
-def test_targets_take_running_statistics_and_at_tau_0_nothing_else(algorithm, placement):
-    interval = {"target_update_interval": 1} if algorithm in (*models.WITH_Q, "SAC", "TQC") else {}
-    model = whitened(algorithm, placement, tau=0.0, learning_starts=0, **interval)
-    before = norms(model)
-    arena.train(model)
-    if algorithm in models.WITH_Q:
-        model._on_step()  # which moves their target, before they learn
-    after = norms(model)
-    targets = [name for name in after if "_target" in name and "num_batches" not in name]
-    assert targets
-    for name in targets:
-        online = after[name.replace("_target", "")]
-        assert th.equal(after[name], online if "running_" in name else before[name]), name
-        assert "running_" in name or not th.equal(after[name], online), name
 
 
 @over("targets", [name for name in models.OFF_POLICY if name != "CrossQ"])

@@ -4,10 +4,7 @@ import arena
 import models
 import numpy as np
 import pytest
-import torch as th
 from behaviors import over
-from gymnasium import spaces
-from sb3_contrib import MaskablePPO
 from sb3_contrib.common.envs import (
     InvalidActionEnvDiscrete,
     InvalidActionEnvMultiBinary,
@@ -16,11 +13,8 @@ from sb3_contrib.common.envs import (
 from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_with_masks
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.envs import IdentityEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
-
-from sb3_moe.policies import on_policy
 
 # Each leaves no action except the right one.
 CERTAIN = {
@@ -66,57 +60,6 @@ def test_several_environments_at_once_have_masks(kind):
     model = arena.train(models.make("MaskablePPO", "big", env=env), 64)
     assert 0 <= score(model, env) <= 100
     env.close()
-
-
-@over("no masks", ["MaskablePPO"])
-def test_without_masks_it_learns_and_is_evaluated_if_told_so(algorithm, placement):
-    env = IdentityEnv(dim=2)
-    model = models.make(algorithm, placement, env=env)
-    for use in (model.learn, lambda _: score(model, env)):
-        with pytest.raises(ValueError, match="does not support action masking"):
-            use(16)
-    model.learn(16, use_masking=False)
-    assert 0 <= score(model, env, use_masking=False) <= 100
-
-
-def test_policies_without_masks_are_refused():
-    with pytest.raises(ValueError, match="Policy must subclass MaskableActorCriticPolicy"):
-        MaskablePPO(on_policy.MoeMlpPolicy, some())
-
-
-ACTIONS = {
-    "discrete": (spaces.Discrete(4), [True, False, True, True]),
-    "multidiscrete": (spaces.MultiDiscrete([3, 2]), [True, False, True, True, False]),
-    "multibinary": (spaces.MultiBinary(2), [True, True, False, True]),
-}
-
-
-def choices(distribution):
-    """Return one Categorical for each choice."""
-    inner = getattr(distribution, "distributions", None)
-    return list(inner) if inner else [distribution.distribution]
-
-
-@over("distribution", ["MaskablePPO"], actions=ACTIONS)
-def test_masks_scale_up_what_is_left_and_come_off_again(algorithm, placement, actions):
-    space, allowed = actions
-    env = arena.Arena(arena.FLAT, space)
-    policy = models.make(algorithm, placement, env=env, ortho_init=False).policy
-    obs = policy.obs_to_tensor(arena.observe(policy))[0]
-    masks = np.array([allowed] * 3)
-    free = [each.probs.clone() for each in choices(policy.get_distribution(obs))]
-    distribution = policy.get_distribution(obs, masks)
-    kept = th.as_tensor(masks).float().split([each.shape[1] for each in free], dim=1)
-    for whole, keep, masked in zip(free, kept, choices(distribution), strict=True):
-        left = whole * keep
-        th.testing.assert_close(masked.probs, left / left.sum(1, keepdim=True))
-    sampled = distribution.sample()
-    _, log_prob, entropy = policy.evaluate_actions(obs, sampled.reshape(3, *space.shape), masks)
-    th.testing.assert_close(log_prob, distribution.log_prob(sampled))
-    th.testing.assert_close(entropy, distribution.entropy())
-    distribution.apply_masking(None)
-    for whole, bare in zip(free, choices(distribution), strict=True):
-        th.testing.assert_close(bare.probs, whole)
 
 
 LSTMS = {

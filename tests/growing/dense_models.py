@@ -8,7 +8,6 @@ from typing import Any
 from unittest.mock import patch
 
 import arena
-import numpy as np
 import torch as th
 
 from sb3_moe.growing.models import raw_outputs, sampled
@@ -95,18 +94,6 @@ def gap(new: Any, old: Any, obs: Any = None) -> float:
         float((ours[name] - y).abs().max() / y.abs().max().clamp_min(1.0))
         for name, y in theirs.items()
     )
-
-
-def state_of(model: Any) -> dict[str, Any]:
-    """Return a copy of all weights, optimizers and generators that a model could lose."""
-    weights = {name: t.clone() for name, t in model.policy.state_dict().items()}
-    return weights | {"steps": model.num_timesteps}
-
-
-def assert_unchanged(model: Any, before: dict[str, Any]) -> None:
-    """Compare a model with what :func:`state_of` returned before."""
-    after = state_of(model)
-    assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def assert_targets_alike(new: Any, old: Any) -> None:

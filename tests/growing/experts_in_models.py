@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import io
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch as th
 from dense_models import NUM_TASKS, make
 
-from sb3_moe.growing.copy_map import Numbers
 from sb3_moe.policies.networks import networks_of
 
 ROUTERS: dict[str, dict[str, Any]] = {
@@ -46,35 +44,13 @@ def of_expert(model: Any, name: str, k: int) -> dict[str, th.Tensor]:
     """Return copies of what one expert has: weights, buffers and averages."""
     experts = model.policy.moe_layers()[name].experts
     optimizer = networks_of(model.policy).optimizers()[name.split(".")[0]]
-    numbers = Numbers(experts)
-    states = {p: s for p, s in optimizer.state.items() if p in numbers.starts}
-    rows = {"": numbers.row(lambda tensor: tensor)}
-    for kind in sorted({kind for state in states.values() for kind in state}):
-        rows[f"/{kind}"] = numbers.row(partial(_kept, states, kind))
-    return {
-        f"{key}{kind}": row[places]
-        for key, places in places_of(experts, k).items()
-        for kind, row in rows.items()
-        if places.dim() and not row[places].isnan().all()  # else a count of all experts' norms
-    }
-
-
-def places_of(experts: Any, k: int) -> dict[str, th.Tensor]:
-    """Return where an expert's numbers stand among those of all, by the name of its tensor."""
-    with Numbers(experts).shown():
-        return {key: tensor.long() for key, tensor in experts.expert(k).state_dict().items()}
-
-
-def _kept(states: Any, kind: str, tensor: th.Tensor) -> Any:
-    """Return an average of a tensor, or the experts' counts of steps where they have some."""
-    value = states.get(tensor, {}).get(kind)
-    if value is None or (value.shape != tensor.shape and value.dim() == 0):
-        return None
-    return (
-        value
-        if value.shape == tensor.shape
-        else value.repeat_interleave(tensor.numel() // value.numel())
-    )
+    found = {key: each for key, each in experts.expert(k).state_dict().items() if each.dim()}
+    own = [share for share in experts.shares() if share.first <= k < share.first + share[2]]
+    for i, (parameter, first, num_experts) in enumerate(own):
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            if value.dim():  # else a count for all experts together
+                found[f"{i}/{kind}"] = value.reshape(num_experts, -1)[k - first].clone()
+    return found
 
 
 def assert_same(found: dict[str, th.Tensor], expected: dict[str, th.Tensor]) -> None:
@@ -87,10 +63,11 @@ def all_of(model: Any) -> dict[str, Any]:
     """Return a copy of all that a failed change could lose."""
     policy = model.policy
     optimizers = list(dict.fromkeys(networks_of(policy).optimizers().values()))
+    own = [getattr(policy, name, None) for name in ("moe_options", "frozen_experts")]
     return {
         "weights": {name: tensor.clone() for name, tensor in policy.state_dict().items()},
         "optimizers": copy.deepcopy([each.state_dict() for each in optimizers]),
-        "options": copy.deepcopy((policy.moe_options, model.policy_kwargs, policy.frozen_experts)),
+        "options": copy.deepcopy([*own, model.policy_kwargs, model.num_timesteps]),
         "log": list(getattr(model, "expert_log", [])),
     }
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from dense_models import NUM_TASKS, PLACES, dense, gap, make, outputs
+from dense_models import NUM_TASKS, PLACES, dense, gap, outputs
 from dense_models import ROUTERS as OF_DENSE
 from experts_in_models import ROUTERS, SHARED, assert_same, loaded, moe, of_expert
 from stable_baselines3 import PPO
@@ -110,12 +110,6 @@ ONE = {
 LINEAR = {"middle": "linear", "final": "mlp", "all": "linear"}
 
 
-def with_experts(algorithm, place, **options):
-    alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
-    tasks = {"num_tasks": NUM_TASKS}
-    return make(algorithm, alias, placement=place, features_extractor_kwargs=tasks, **options)
-
-
 def of_task(model):
     obs = sampled(model.observation_space, 32)
     obs[:, -NUM_TASKS:] = 0
@@ -133,7 +127,7 @@ def is_possible(algorithm, place):
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("algorithm", TABLE)
 def test_a_mixture_that_is_one_network_becomes_sb3s_own(algorithm, place, kind):
-    model = with_experts(algorithm, place, **ONE[kind])
+    model = moe(algorithm, placement=place, **ONE[kind])
     task = TASK if kind == "task" else None
     if not is_possible(algorithm, place):
         with pytest.raises(ValueError, match="an activation behind each hidden layer"):
@@ -149,24 +143,8 @@ def test_a_mixture_that_is_one_network_becomes_sb3s_own(algorithm, place, kind):
 @pytest.mark.parametrize("place", LINEAR)
 @pytest.mark.parametrize("algorithm", TABLE)
 def test_uniform_linear_experts_are_one_linear_layer(algorithm, place):
-    model = with_experts(algorithm, place, router="uniform", expert=LINEAR[place])
+    model = moe(algorithm, placement=place, router="uniform", expert=LINEAR[place])
     assert gap(to_dense(model), model) < 1e-5
-
-
-@pytest.mark.parametrize("router", ["soft", "uniform"])
-def test_gates_that_differ_by_sample_are_no_dense_network(router):
-    model = with_experts("PPO", "all", router=router)
-    with pytest.raises(
-        ValueError, match=f"mixtures that are one network.*`router`='{router}' with 4 experts"
-    ):
-        to_dense(model)
-
-
-def test_the_task_routers_dense_model_needs_its_task():
-    with pytest.raises(
-        ValueError, match=r"`task` must be one of 0 to 2 with `router`='task'.*None"
-    ):
-        to_dense(with_experts("PPO", "middle", router="task"))
 
 
 def test_a_dense_model_is_loaded_without_this_package(tmp_path):

@@ -2,38 +2,29 @@
 
 import numpy as np
 import pytest
-import torch as th
-from experts_in_models import moe, places_of
+from experts_in_models import moe
 from own_parts import Skipping
 from stable_baselines3 import DQN, PPO
 from toy import toy_vec_env
 
 from sb3_moe import add_experts, merge_experts, remove_experts
 from sb3_moe.callbacks import EWCCallback, L2AnchorCallback, L2InitCallback
-from sb3_moe.growing.copy_map import Numbers
 
 
 def rows_of(model, arrays, name="pi.middle"):
     """Return what arrays by parameter say of each expert, as one vector each, by hand."""
     names = {p: key for key, p in model.policy.named_parameters()}
     experts = model.policy.moe_layers()[name].experts
-    numbers = Numbers(experts)
-    row = numbers.row(lambda tensor: th.as_tensor(arrays[names[tensor]]))
-    return [
-        np.concatenate([row[places].flatten() for places in places_of(experts, k).values()])
-        for k in range(experts.num_experts)
-    ]
+    rows = [[] for _ in range(experts.num_experts)]
+    for parameter, first, num_experts in experts.shares():
+        by_expert = np.reshape(arrays[names[parameter]], (num_experts, -1))
+        for k, numbers in enumerate(by_expert, first):
+            rows[k].append(numbers)
+    return [np.concatenate(each) for each in rows]
 
 
 def now(model):
     return {name: p.detach().clone() for name, p in model.policy.named_parameters()}
-
-
-def scores_of(model, arrays):
-    """Return what arrays say of each expert's row of the router."""
-    layer = model.policy.moe_layers()["pi.middle"]
-    (name,) = [name for name, p in model.policy.named_parameters() if p is layer.router.weight_RK]
-    return list(np.asarray(arrays[name]).T)
 
 
 def apart(a, b):
@@ -55,19 +46,6 @@ def test_experts_that_stay_are_drawn_to_their_own_start_and_new_ones_to_theirs(a
     for mine, own in zip(after, [*start[1:], joined], strict=True):
         np.testing.assert_array_equal(mine, own)
     assert apart(rows_of(model, now(model))[3], joined) > 0
-
-
-def test_the_routers_scores_are_drawn_to_where_they_started_too():
-    model = moe(router="top_k", top_k=2)
-    model.learn(16, L2InitCallback(0.0), reset_num_timesteps=False)
-    start = scores_of(model, model.initial_weights)
-    remove_experts(model, [1])
-    add_experts(model)
-    joined = scores_of(model, now(model))[3]
-    for mine, own in zip(
-        scores_of(model, model.initial_weights), [start[0], *start[2:], joined], strict=True
-    ):
-        np.testing.assert_array_equal(mine, own)
 
 
 def test_a_copy_is_drawn_to_the_start_of_its_original_and_one_made_of_two_to_their_mean():

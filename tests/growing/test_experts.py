@@ -12,7 +12,6 @@ import sb3_moe
 from sb3_moe import add_experts, merge_experts, remove_experts
 from sb3_moe.growing import expert_log
 from sb3_moe.growing.models import raw_outputs, sampled
-from sb3_moe.layers import SoftMoE
 from sb3_moe.policies.networks import networks_of
 
 
@@ -285,15 +284,6 @@ def test_options_say_how_many_experts_each_network_has():
 # What is refused.
 
 
-class Told(SoftMoE):
-    """Scores, and no way to add a number to them."""
-
-    name = "told"
-
-    def __init__(self, experts, sees, *, num_slots=None):
-        super().__init__(experts, sees, num_slots=num_slots)
-
-
 REFUSED = {
     "n": ({}, lambda m: add_experts(m, 0), ValueError, "`n` must be at least 1, got 0"),
     "like": (
@@ -320,7 +310,6 @@ REFUSED = {
     "uniform": (
         {"router": "uniform"}, add_experts, ValueError, "`router`='uniform' can't share out gates",
     ),
-    "told": ({"router": Told}, add_experts, ValueError, "`router`='told' can't share out gates"),
     "orthogonal": (
         {"router": "embedding", "combine": "orthogonal"}, lambda m: add_experts(m, like=0),
         ValueError, "`like` needs experts whose outputs are summed as they are",
@@ -356,12 +345,6 @@ def test_rows_by_task_are_shared_out_too(kwargs):
     th.testing.assert_close(gates(model, "pi.head")[:, 5], 0.1 * total)
     th.testing.assert_close(gates(model, "pi.head").sum(1), total)
     assert gap(loaded(model), model) == 0
-    model.learn(16, reset_num_timesteps=False)
-
-
-def test_experts_made_orthogonal_are_added_too():
-    model = moe(router="embedding", combine="orthogonal")
-    add_experts(model)
     model.learn(16, reset_num_timesteps=False)
 
 

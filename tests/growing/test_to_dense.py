@@ -3,15 +3,8 @@
 import arena
 import pytest
 import torch as th
-from dense_models import (
-    NUM_TASKS,
-    assert_targets_alike,
-    assert_unchanged,
-    dense,
-    gap,
-    make,
-    state_of,
-)
+from dense_models import assert_targets_alike, dense, gap, make
+from experts_in_models import all_of, assert_unchanged, moe
 from gymnasium import spaces
 from torch import nn
 
@@ -20,11 +13,6 @@ from sb3_moe.growing.densifying import in_one
 from sb3_moe.growing.models import sampled
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.networks import networks_of
-
-
-def flat(**options):
-    tasks = {"num_tasks": NUM_TASKS}
-    return make("PPO", "MoeMlpPolicy", features_extractor_kwargs=tasks, **options)
 
 
 def test_two_linear_layers_in_one_by_hand():
@@ -46,7 +34,7 @@ def test_there_and_back_is_the_dense_model():
 
 
 def test_a_head_for_each_task_becomes_that_tasks_head():
-    model = flat(placement="none", head_router="task")
+    model = moe(placement="none", head_router="task")
     obs = sampled(model.observation_space, 32)
     obs[:, -3:] = [0, 0, 1]
     new = to_dense(model, 2)
@@ -120,6 +108,7 @@ def test_what_remains_is_the_distance_as_a_share_of_the_spread():
 
 REFUSED = {
     "task": ({"router": "task"}, {"task": 3}, "`task` must be None, or one of the 3 .* got 3"),
+    "which task": ({"router": "task"}, {}, "`task` must be one of 0 to 2 .*`router`='task'.*None"),
     "no task": ({"num_experts": 1}, {"task": 1}, "`task` must be None, or one of the 0 .* got 1"),
     "mixture": ({"router": "soft"}, {}, "`model` must have mixtures that are one"),
 }
@@ -128,8 +117,8 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
     options, kwargs, text = REFUSED[name]
-    model = flat(**options)
-    before = state_of(model)
+    model = moe(**options)
+    before = all_of(model)
     with pytest.raises(ValueError, match=text):
         to_dense(model, **kwargs)
     assert_unchanged(model, before)
@@ -148,16 +137,14 @@ def test_an_encoder_that_sb3_has_not_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "placement"),
-    [("SAC", "final"), ("TQC", "none"), ("PPO", "none")],
+    ("algorithm", "options"),
+    [
+        ("SAC", {"placement": "final", "num_experts": 1}),
+        ("SAC", {"placement": "none", "use_sde": True}),  # whose head clips behind it
+        ("TQC", {"placement": "none"}),
+        ("PPO", {"placement": "none"}),
+    ],
 )
-def test_heads_with_no_hidden_layer_before_them_stay_as_many_as_they_are(algorithm, placement):
-    options = {} if placement == "none" else {"router": "soft", "num_experts": 1}
-    model = make(algorithm, "MoeMlpPolicy", net_arch=[], placement=placement, **options)
-    assert gap(to_dense(model), model) < 1e-5
-
-
-def test_the_clipping_of_gsdes_head_is_not_taken_for_the_head():
-    options = {"net_arch": [], "placement": "none", "use_sde": True}
-    model = make("SAC", "MoeMlpPolicy", **options)
+def test_heads_with_no_hidden_layer_before_them_stay_as_many_as_they_are(algorithm, options):
+    model = make(algorithm, "MoeMlpPolicy", net_arch=[], **options)
     assert gap(to_dense(model), model) < 1e-5

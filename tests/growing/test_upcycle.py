@@ -4,16 +4,8 @@ import arena
 import numpy as np
 import pytest
 import torch as th
-from dense_models import (
-    NUM_TASKS,
-    assert_targets_alike,
-    assert_unchanged,
-    dense,
-    flat_env,
-    gap,
-    make,
-    state_of,
-)
+from dense_models import NUM_TASKS, assert_targets_alike, dense, flat_env, gap, make
+from experts_in_models import all_of, assert_unchanged
 from gymnasium import spaces
 from reach import Reach
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -138,7 +130,7 @@ def test_rewards_of_n_steps_end_where_the_new_models_episodes_begin():
 
 def test_what_sac_learns_of_its_entropy_goes_along_and_the_dense_model_stays_as_it_is():
     old = make("SAC")
-    before = state_of(old)
+    before = all_of(old)
     new = upcycle(old, placement="big")
     assert th.equal(new.log_ent_coef, old.log_ent_coef)
     ours, theirs = (m.ent_coef_optimizer.state_dict()["state"][0] for m in (new, old))
@@ -212,16 +204,10 @@ class Halving(SoftMoE):
         return y_BNO / 2, Routing(routing.gates_BNE / 2)
 
 
-class Opaque(nn.Linear):
-    def __init__(self, in_features, width, out_features, activation):
-        super().__init__(in_features, out_features)
-
-
 OTHER = arena.Arena(spaces.Box(-1, 1, (4,)))
 REFUSED = {
     "unknown": ({"net_arch": [3]}, TypeError, "unknown option 'net_arch'; the options are"),
     "router": ({"router": Halving}, ValueError, "`router` and `expert` must be of kinds that do"),
-    "expert": ({"expert": Opaque}, ValueError, "`router` and `expert` must be of kinds"),
     "width": ({"expert_width": 2}, ValueError, r"or wider \(`expert_width`\)"),
     "env": ({"env": OTHER}, ValueError, "`env` must have the model's spaces, Box.*got Box"),
     "actions": ({"env": flat_env("SAC")}, ValueError, "and Discrete.*got Box.* and Box"),
@@ -233,7 +219,7 @@ REFUSED = {
 def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
     kwargs, error, text = REFUSED[name]
     model = make("PPO")
-    before = state_of(model)
+    before = all_of(model)
     with pytest.raises(error, match=text):
         upcycle(model, **{"placement": "middle", **kwargs})
     assert_unchanged(model, before)

@@ -118,20 +118,3 @@ def test_the_loss_is_left_out_on_request_and_in_evaluation():
     th.testing.assert_close(router_gradient(layer, aux=False), expected)
     layer.eval()
     th.testing.assert_close(router_gradient(layer), expected)
-
-
-@pytest.mark.parametrize("name", ["balance", "importance"])
-def test_gradient_descent_on_the_loss_evens_out_a_router_skewed_on_purpose(name):
-    layer = make(SparseMoE, AuxCoefs(**{name: 1.0}))
-    x = th.randn(256, 1, 5, dtype=th.float64)
-    x[..., 0] = 1.0
-    with th.no_grad():
-        layer.router.weight_RK[0, 1] = 3.0
-    optimizer = th.optim.Adam(layer.router.parameters(), lr=0.05)
-    before = layer(x)[1].load_E.max()
-    for _ in range(150):
-        optimizer.zero_grad()
-        (0.0 * layer(x)[0].sum()).backward()
-        optimizer.step()
-    assert before > 0.9
-    assert layer(x)[1].load_E.max() < 0.5

@@ -251,15 +251,6 @@ def test_an_expert_taken_out_shares_no_memory_and_leaves_the_random_stream_alone
     assert network.state_dict()["last.weight"].equal(before)
 
 
-def test_modules_of_a_users_own_may_share_weights_which_are_then_nobodys():
-    made = [Skipping(5, 7, 3, nn.Tanh()) for _ in range(3)]
-    for each in made:
-        each.around = made[0].around
-    shares = SeparateNetworks(made, 3).shares()
-    assert not {share.parameter for share in shares} & set(made[0].around.parameters())
-    assert sorted({share.first for share in shares}) == [0, 1, 2]
-
-
 # Statistics over the batch.
 
 

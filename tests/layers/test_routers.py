@@ -1,7 +1,5 @@
 """What each router decides: scores, gates, choices, balancing, and gates that someone edits."""
 
-import math
-
 import pytest
 import reference
 import torch as th
@@ -301,20 +299,15 @@ def test_expert_axes_name_every_tensor_of_a_router_that_has_entries_for_experts(
     [
         (SoftMoE, {"num_slots": 0}, ValueError, "`num_slots` must be at least 1, got 0"),
         (SoftMoE, {"hidden": [0]}, ValueError, "`hidden` must be at least 1, got 0"),
-        (SoftMoE, {"hidden": "64"}, TypeError, "`hidden` must be a list of widths, got '64'"),
         (SoftMoE, {"bias": 1}, TypeError, "`bias` must be a bool, got 1"),
-        (SoftMoE, {"normalize_router": 1}, TypeError, "`normalize_router` must be a bool, got 1"),
         (SoftMoE, {"router_noise": -0.1}, ValueError, "`router_noise` must be at least 0 and fini"),
         (SparseMoE, {"top_k": 0}, ValueError, "`top_k` must be at least 1, got 0"),
-        (SparseMoE, {"top_k": 1.5}, TypeError, "`top_k` must be an int, got 1.5"),
         (SparseMoE, {"top_k": 5}, ValueError, r"`top_k` must be in \[1, num_experts=4\], got 5"),
         (SparseMoE, {"bias_rate": -0.1}, ValueError, "`bias_rate` must be at least 0 and finite"),
-        (SparseMoE, {"bias_rate": math.nan}, ValueError, "`bias_rate` must be at least 0 and"),
         (SparseMoE, {"renormalize": True}, ValueError, "`renormalize`=True needs `top_k` of at l"),
         (ExpertChoiceMoE, {"top_k": 5}, ValueError, r"`top_k` must be in \[1, num_experts=4\]"),
         (ExpertChoiceMoE, {"num_tokens": 1}, ValueError, "chooses among the tokens of one sample"),
         (EmbeddingMoE, {"weights": "none"}, ValueError, r"must be one of \['linear', 'softmax'\]"),
-        (EmbeddingMoE, {"shared": 1}, TypeError, "`shared` must be a bool, got 1"),
     ],
 )
 def test_options_out_of_range_are_named(cls, options, error, message):

@@ -159,12 +159,6 @@ def test_simba_is_its_formula_row_by_row():
     assert [m.out_features for m in inside] == [4, 16, 4, 16, 4, 2]
 
 
-@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (1.5, TypeError), (True, TypeError)])
-def test_a_number_of_blocks_that_is_none_is_named(value, error):
-    with pytest.raises(error, match="`num_blocks` must be"):
-        SimbaExpert(5, 4, 2, nn.ReLU(), num_blocks=value)
-
-
 # Orthonormal outputs.
 
 

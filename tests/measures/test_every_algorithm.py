@@ -1,11 +1,9 @@
 """Measures and remedies on the policies of every algorithm, dense and with experts."""
 
-from importlib import import_module
-
+import arena
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 from watched import batch, outputs, silence
 
@@ -18,7 +16,6 @@ from sb3_moe.measures import (
     reset_heads,
 )
 from sb3_moe.measures.weights import heads
-from sb3_moe.policies.registration import TABLE
 
 ACTOR_AND_VALUE, ACTOR_AND_CRITICS = {"pi", "vf"}, {"pi", "qf0", "qf1"}
 NETWORKS = {
@@ -39,27 +36,11 @@ dense_or_moe = pytest.mark.parametrize("prefix", ["", "Moe"], ids=["dense", "moe
 
 
 def make(algorithm, prefix, **kwargs):
-    module, name = TABLE[algorithm].algorithm.split(":")
-    pytest.importorskip(module.split(".")[0])
-    algo = getattr(import_module(module), name)
-    env_id = "Pendulum-v1" if NETWORKS[algorithm] == ACTOR_AND_CRITICS else "CartPole-v1"
-    alias = "MlpLstmPolicy" if algorithm == "RecurrentPPO" else "MlpPolicy"
-    options = {"n_steps": 16}
-    if not issubclass(algo, OnPolicyAlgorithm):
-        options = {"learning_starts": 8, "batch_size": 8, "buffer_size": 64}
-    elif algorithm != "A2C":
-        options |= {"batch_size": 16}
-    policy_kwargs = {"net_arch": [12, 10], "activation_fn": nn.ReLU} | kwargs
-    if algorithm == "RecurrentPPO":
-        policy_kwargs |= {"lstm_hidden_size": 8}
-    return algo(
-        prefix + alias, env_id, policy_kwargs=policy_kwargs, device="cpu", seed=0, **options
-    )
-
-
-def learn(model, steps=32, callback=None):
-    unmasked = {"use_masking": False} if "Maskable" in type(model).__name__ else {}
-    return model.learn(steps, callback=callback, log_interval=10**6, **unmasked)
+    lstm = {"lstm_hidden_size": 8} if algorithm == "RecurrentPPO" else {}
+    alias = prefix + ("MlpLstmPolicy" if lstm else "MlpPolicy")
+    env = arena.Arena(arena.FLAT, arena.actions_of(algorithm))
+    options = {"net_arch": [12, 10], "activation_fn": nn.ReLU, **lstm, **kwargs}
+    return arena.make(algorithm, alias, env, **options)
 
 
 @every_algorithm
@@ -81,7 +62,7 @@ def test_every_layer_and_every_network_is_measured(algorithm, prefix):
 @every_algorithm
 @dense_or_moe
 def test_dormant_neurons_of_every_network_start_anew_and_its_output_stays(algorithm, prefix):
-    model = learn(make(algorithm, prefix))
+    model = arena.train(make(algorithm, prefix), 32)
     silence(model.policy)
     obs = batch(model)
     before = outputs(model.policy, obs)
@@ -100,7 +81,7 @@ def test_dormant_neurons_of_every_network_start_anew_and_its_output_stays(algori
     ids=["dense", "moe", "big"],
 )
 def test_the_head_of_every_network_starts_anew(algorithm, prefix, kwargs):
-    model = learn(make(algorithm, prefix, **kwargs))
+    model = arena.train(make(algorithm, prefix, **kwargs), 32)
     weights = [p for head in heads(model.policy) for p in head.parameters() if p.dim() > 1]
     assert len(weights) >= len(NETWORKS[algorithm])
     old = [weight.clone() for weight in weights]
@@ -117,6 +98,6 @@ def test_training_goes_on_after_every_remedy(algorithm, prefix):
         ResetHeadsCallback(16),
         ShrinkAndPerturbCallback(16),
     ]
-    model = learn(make(algorithm, prefix), 64, remedies)
+    model = make(algorithm, prefix).learn(64, remedies, log_interval=10**6)
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
     assert any(name.startswith("plasticity/redo/") for name in model.logger.name_to_value)

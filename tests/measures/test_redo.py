@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from sb3_contrib import MaskablePPO, RecurrentPPO
-from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3 import PPO, SAC
 from torch import nn
 from watched import batch, outputs, silence
 
@@ -135,15 +135,6 @@ def test_an_expert_that_no_row_reached_stays_as_it_is(router):
     assert measure_layers(model.policy, [obs])["dormant/pi.0"] >= 0.5
 
 
-def test_a_policy_without_two_known_layers_around_a_hidden_one_is_refused():
-    model = trained("MlpPolicy", {"net_arch": [8]})
-    model.policy.mlp_extractor.policy_net[0] = nn.BatchNorm1d(4)
-    model.policy.mlp_extractor.value_net[0] = nn.BatchNorm1d(4)
-    model.policy.action_net, model.policy.value_net = nn.Linear(4, 2), nn.Linear(4, 1)
-    with pytest.raises(ValueError, match="a hidden layer between two linear or convolutional ones"):
-        redo(model.policy, batch(model))
-
-
 @pytest.mark.parametrize(("policy", "kwargs"), KINDS, ids=str)
 def test_heads_start_anew_and_all_else_stays(policy, kwargs):
     model = trained(policy, kwargs)
@@ -163,13 +154,10 @@ def test_heads_start_anew_and_all_else_stays(policy, kwargs):
     assert not {id(p) for p in known} & {id(p) for p in weights}
 
 
-@pytest.mark.parametrize("algo", [PPO, DQN])
-def test_new_heads_leave_a_map_alone_that_all_layers_share(algo):
+def test_new_heads_leave_a_map_alone_that_all_layers_share():
     kwargs = {"placement": "all", "router": "embedding", "router_kwargs": {"shared": True}}
-    options = {"n_steps": 16, "batch_size": 16} if algo is PPO else {"learning_starts": 8}
-    policy_kwargs = {"net_arch": [8], **kwargs}
-    model = algo("MoeMultiInputPolicy", TwoTasks(), policy_kwargs=policy_kwargs, **options)
-    policy = model.learn(16).policy
+    options = {"n_steps": 16, "batch_size": 16, "policy_kwargs": {"net_arch": [8], **kwargs}}
+    policy = PPO("MoeMultiInputPolicy", TwoTasks(), **options).learn(16).policy
     before = {name: each.clone() for name, each in policy.state_dict().items()}
     stored = {p: [m.clone() for m in averages] for p, averages in moments(policy).items()}
     reset_heads(policy)

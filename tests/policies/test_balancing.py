@@ -32,21 +32,6 @@ def assert_same(a, b):
         assert th.equal(tensor, b[name]), name
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_predict_leaves_the_policy_as_it_is(algorithm, tmp_path):
-    model = arena.train(make(algorithm))
-    before = state(model)
-    assert any(tensor.any() for name, tensor in before.items() if "running_count" in name)
-    obs = arena.observe(model)
-    first = arena.predict(model, obs)
-    np.testing.assert_array_equal(arena.predict(model, obs), first)
-    assert_same(state(model), before)
-    model.save(tmp_path / "model")
-    loaded = type(model).load(tmp_path / "model", device="cpu")
-    np.testing.assert_array_equal(arena.predict(loaded, obs), first)
-    assert_same(state(loaded), before)
-
-
 @pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC"])
 def test_a_look_between_two_calls_of_learn_changes_nothing(algorithm):
     states = []

@@ -56,24 +56,6 @@ def test_without_experts_there_is_nothing_to_look_into():
     assert policy.routing(np.zeros((2, 5), np.float32)) == {}
 
 
-def test_eps_and_betas_are_those_that_sb3_sets_itself():
-    defaults = {
-        name: optimizers(arena.make(name, "MoeMlpPolicy").policy)[0].defaults
-        for name in ("PPO", "TRPO", "DQN", "SAC", "CrossQ")
-    }
-    eps = {name: each["eps"] for name, each in defaults.items()}
-    assert eps == {"PPO": 1e-5, "TRPO": 1e-5, "DQN": 1e-8, "SAC": 1e-8, "CrossQ": 1e-8}
-    assert defaults["CrossQ"]["betas"] == (0.5, 0.999)
-
-
-def test_another_optimizer_and_its_arguments_are_left_alone():
-    assert type(arena.make("A2C").policy.optimizer) is th.optim.RMSprop
-    given = arena.make("PPO", optimizer_kwargs={"weight_decay": 0.1})
-    assert given.policy.optimizer.defaults["weight_decay"] == 0.1
-    other = arena.make("PPO", optimizer_class=th.optim.SGD)
-    assert type(other.policy.optimizer) is th.optim.SGD
-
-
 def test_a_misspelt_argument_of_our_extractor_is_named_with_what_was_meant():
     told = r"`features_extractor_kwargs` .* 'num_task'; did you mean 'num_tasks'\?"
     with pytest.raises(TypeError, match=told):

@@ -133,12 +133,6 @@ def test_an_onnx_file_says_the_same(case):
     check(case, in_onnxruntime)
 
 
-def test_checked_distributions_stop_an_export_of_sb3s_own_policy():
-    th.distributions.Distribution.set_default_validate_args(True)
-    with pytest.raises(RuntimeError, match=NO_BRANCHES):
-        exported(Deployed(arena.make("PPO", "MlpPolicy")).eval())
-
-
 @pytest.mark.parametrize("alias", ["MlpLstmPolicy", "MoeMlpLstmPolicy"])
 def test_a_recurrent_policy_cannot_be_exported_nor_can_sb3_contribs_own(alias):
     model = arena.make("RecurrentPPO", alias, lstm_hidden_size=HIDDEN)

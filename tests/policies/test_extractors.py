@@ -98,19 +98,6 @@ def test_the_map_shape_is_what_the_convolutions_give(encoder, size):
     assert TaskExtractor(spaces.Box(0, 255, shape, np.uint8), encoder=encoder).map_shape == given
 
 
-def test_of_several_keys_images_are_encoded_and_the_rest_flattened():
-    space = dict_space(camera=MINATAR, joints=FLAT, task_id=TASK)
-    extractor = TaskExtractor(space, encoder="minatar")
-    space.seed(0)
-    out = features(
-        extractor,
-        {"camera": np.zeros((10, 10, 4), np.uint8), "joints": np.ones(5, np.float32), "task_id": 0},
-    )
-    assert extractor.map_shape is None
-    assert extractor.features_dim == 1024 + 5 + 3
-    assert out[0, 1024:].tolist() == [1, 1, 1, 1, 1, 1, 0, 0]
-
-
 def test_raw_hands_on_the_flattened_image_channels_first():
     extractor = TaskExtractor(dict_space(obs=MINATAR, task_id=TASK), encoder="minatar", raw=True)
     image = np.zeros((10, 10, 4), np.uint8)
@@ -130,11 +117,9 @@ def test_raw_hands_on_the_flattened_image_channels_first():
         (ATARI, "nature"),
         (spaces.Box(0, 255, (3, 36, 36), np.uint8), "nature"),
         (spaces.Box(0, 255, (3, 35, 84), np.uint8), "minatar"),
-        (dict_space(obs=FLAT, task_id=TASK), "flat"),
-        (dict_space(a=FLAT, obs=MINATAR), "minatar"),
-        (dict_space(a=MINATAR, b=MINATAR), "minatar"),
-        (dict_space(a=MINATAR, b=ATARI), "auto"),
         (spaces.Box(-1, 1, (2, 2, 2), np.float32), "flat"),
+        (dict_space(a=MINATAR, b=MINATAR, c=FLAT), "minatar"),
+        (dict_space(a=MINATAR, b=ATARI), "auto"),
         (dict_space(a=spaces.Box(-1, 1, (4, 2, 2), np.float32), b=ATARI), "auto"),
     ],
     ids=str,
@@ -171,7 +156,6 @@ def test_a_policy_for_images_takes_a_tiny_one_with_the_encoder_that_is_asked_for
     [
         (spaces.Box(0, 1, (3, 40, 42), np.float32), 3),
         (spaces.Box(0, 1, (40, 42, 3), np.float32), 3),
-        (spaces.Box(0, 1, (3, 20, 20), np.uint8), 3),
         (spaces.Box(0, 255, (3, 20, 20), np.uint8), 3),
         (spaces.Box(0, 1, (10, 10, 10), np.uint8), 10),
         (spaces.Box(0, 1, (10, 10, 12), np.uint8), 12),

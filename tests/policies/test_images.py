@@ -56,13 +56,11 @@ def test_the_mlp_policy_flattens_images():
 
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
 def test_conv_tokens_are_the_positions_of_the_map(algorithm):
-    model = arena.make(algorithm, "MoeCnnPolicy", tokens="conv", num_slots=2)
-    arena.train(model)
+    model = arena.train(arena.make(algorithm, "MoeCnnPolicy", tokens="conv", num_slots=2))
     for routing in model.policy.routing(arena.observe(model, 3)).values():
         assert routing.gates_BNE.shape == (3, 64, 4)
         assert routing.logits_BNE.shape == (3, 64, 4, 2)
-    features = model.policy.routing(arena.observe(model, 3))
-    assert all(routing.load_E.sum().item() == pytest.approx(1) for routing in features.values())
+        assert routing.load_E.sum().item() == pytest.approx(1)
 
 
 def test_feature_tokens_are_the_channels():
@@ -117,12 +115,6 @@ def test_a_middle_critic_beside_a_big_actor_encodes_for_itself():
     assert isinstance(value_net, MoENetwork)
     assert len(convs_of(value_net.encoder)) == 1
     assert model.policy.moe_layers().keys() == {"pi.big", "vf.middle"}
-
-
-def test_a_big_policy_takes_no_other_extractor():
-    for extractor in (NatureCNN, FlattenExtractor):
-        with pytest.raises(ValueError, match=f"must be TaskExtractor .*, got {extractor.__name__}"):
-            arena.make("PPO", "MoeCnnPolicy", placement="big", features_extractor_class=extractor)
 
 
 def test_an_extractor_that_says_nothing_of_tasks_or_maps_has_neither():

@@ -127,18 +127,12 @@ def test_what_is_lacking_is_zero_in_actions(name):
         ({"action_dims": [1, 4, 2]}, ValueError, "must be at most the 3 dimensions of Box"),
         ({"action_dims": [1, 0, 2]}, ValueError, "`action_dims` must be at least 1"),
         ({"action_dims": [1, 2.0, 2]}, TypeError, "`action_dims` must be an int, got 2.0"),
-        ({"action_dims": 3}, TypeError, "`action_dims` must be a list with a number for each task"),
-        ({"action_dims": "all"}, TypeError, "`action_dims` must be a list"),
+        ({"model": {"use_sde": True}}, ValueError, "`use_sde` must be False with `action_dims`"),
     ],
 )
 def test_dimensions_that_do_not_fit_are_refused(kwargs, error, message):
     with pytest.raises(error, match=message):
         make("PPO", **kwargs)
-
-
-def test_gsde_is_refused():
-    with pytest.raises(ValueError, match="`use_sde` must be False with `action_dims`, got True"):
-        make("PPO", model={"use_sde": True})
 
 
 def test_dimensions_need_a_box_and_a_task_id():

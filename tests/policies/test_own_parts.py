@@ -209,59 +209,54 @@ class Routed(MoELayer):
         return th.full((*x.shape[:-1], self.num_experts), 1 / self.num_experts)
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (2, 4, 4)])
-def test_gates_of_another_shape_are_refused_by_the_routers_name(shape):
-    class Off(Routed):
-        def route(self, x, router_x):
-            return x, Routing(th.ones(shape))
-
-    with pytest.raises(ValueError, match=r"`router`='Off' .* gates \(2, 1, 4\), got"):
-        arena.make("PPO", router=Off)
+class Off(Routed):
+    def route(self, x, router_x):
+        return x, Routing(th.ones(2, 3))
 
 
-def test_a_route_that_gives_the_gates_alone_is_told_of_combine():
-    class Gates(Routed):
-        def route(self, x, router_x):
-            return self.gates(x)
-
-    message = r"`route` of the router 'Gates' must return .*combine.*, got Tensor"
-    with pytest.raises(TypeError, match=message):
-        arena.make("PPO", router=Gates)
+class Gates(Routed):
+    def route(self, x, router_x):
+        return self.gates(x)
 
 
-def test_a_router_without_route_is_refused():
-    class Idle(MoELayer):
-        def __init__(self, experts, sees):
-            super().__init__(experts)
-
-    with pytest.raises(NotImplementedError, match="Idle must have a method `route`"):
-        arena.make("PPO", router=Idle)
+class Idle(MoELayer):
+    def __init__(self, experts, sees):
+        super().__init__(experts)
 
 
-def test_a_routers_option_without_a_default_must_be_given():
-    class Needy(Routed):
-        def __init__(self, experts, sees, *, sharpness):
-            super().__init__(experts, sees)
-            self.sharpness = sharpness
-
-    class Positional(Routed):
-        def __init__(self, experts, sees, sharpness=1.0):
-            super().__init__(experts, sees)
-
-    with pytest.raises(TypeError, match="required keyword-only argument: 'sharpness'"):
-        arena.make("PPO", router=Needy)
-    with pytest.raises(
-        TypeError, match=r"`\*,` before 'sharpness' in its constructor makes it one"
-    ):
-        arena.make("PPO", router=Positional, router_kwargs={"sharpness": 2.0})
-    model = arena.make("PPO", router=Needy, router_kwargs={"sharpness": 2.0})
-    assert model.policy.moe_layers()["pi.middle"].sharpness == 2.0
+class Needy(Routed):
+    def __init__(self, experts, sees, *, sharpness):
+        super().__init__(experts, sees)
+        self.sharpness = sharpness
 
 
-def test_an_expert_that_returns_other_rows_is_refused():
-    class Wrong(nn.Linear):
-        def __init__(self, in_features, width, out_features, activation):
-            super().__init__(in_features, out_features + 1)
+class Positional(Routed):
+    def __init__(self, experts, sees, sharpness=1.0):
+        super().__init__(experts, sees)
 
-    with pytest.raises(ValueError, match=r"the output of \(2,\) rows must have the shape \(2, 8\)"):
-        make(expert=Wrong)
+
+class Wide(nn.Linear):
+    def __init__(self, in_features, width, out_features, activation):
+        super().__init__(in_features, out_features + 1)
+
+
+SHARP = {"router_kwargs": {"sharpness": 2.0}}
+WRONG = [
+    ({"router": Off}, ValueError, r"`router`='Off' .* gates \(2, 1, 3\), got"),
+    ({"router": Gates}, TypeError, r"`route` of the router 'Gates' must .*combine.*, got Tensor"),
+    ({"router": Idle}, NotImplementedError, "Idle must have a method `route`"),
+    ({"router": Needy}, TypeError, "required keyword-only argument: 'sharpness'"),
+    ({"router": Positional, **SHARP}, TypeError, r"`\*,` before 'sharpness' in its constructor"),
+    ({"expert": Wide}, ValueError, r"the output of \(2,\) rows must have the shape \(2, 8\)"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), WRONG)
+def test_a_part_of_ones_own_that_cannot_work_is_refused_with_what_to_write(options, error, message):
+    with pytest.raises(error, match=message):
+        make(**options)
+
+
+def test_a_routers_option_without_a_default_is_taken():
+    layers = make(router=Needy, **SHARP).policy.moe_layers()
+    assert layers["pi.middle"].sharpness == 2.0

@@ -8,16 +8,13 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.maskable.distributions import (
-    MaskableBernoulliDistribution,
     MaskableCategoricalDistribution,
-    MaskableMultiCategoricalDistribution,
     make_masked_proba_distribution,
 )
 from stable_baselines3 import SAC
 from stable_baselines3.common import distributions as sb3
 from stable_baselines3.common.distributions import kl_divergence, make_proba_distribution
 
-from sb3_moe.policies import on_policy
 from sb3_moe.policies.plain_distributions import plain
 
 SPACES = {
@@ -104,41 +101,16 @@ def test_the_actor_of_sac_acts_and_learns_as_sb3s_does(deterministic):
         th.testing.assert_close(mine, other)
 
 
-class Own(sb3.CategoricalDistribution):
-    """A user's distribution, that always takes the first action."""
-
-    def sample(self):
-        return super().sample() * 0
-
-
-class OwnPolicy(on_policy.MoeMlpPolicy):
-    """A user's policy."""
-
-    def _build(self, lr_schedule):
-        self.action_dist = Own(4)
-        super()._build(lr_schedule)
-
-
-def test_a_distribution_of_the_users_own_stays():
-    model = arena.make("PPO", OwnPolicy, arena.Arena(arena.FLAT))
-    assert type(model.policy.action_dist) is Own
-    assert not arena.train(model).policy(observations())[0].any()
-
-
 def test_gsde_stays_that_of_sb3():
     actor = SAC("MoeMlpPolicy", arena.default_env("SAC", "MoeMlpPolicy"), use_sde=True).actor
     assert type(actor.action_dist) is sb3.StateDependentNoiseDistribution
 
 
 DISTRIBUTIONS = [
-    sb3.CategoricalDistribution(4),
     sb3.MultiCategoricalDistribution([2, 2]),
     sb3.BernoulliDistribution(4),
-    sb3.DiagGaussianDistribution(4),
     sb3.SquashedDiagGaussianDistribution(4),
     MaskableCategoricalDistribution(4),
-    MaskableMultiCategoricalDistribution([2, 2]),
-    MaskableBernoulliDistribution(2),
 ]
 
 

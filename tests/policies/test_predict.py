@@ -103,11 +103,20 @@ def test_a_dense_network_can_see_the_belief():
         ({"features_extractor_class": CombinedExtractor}, "BeliefExtr"),
         ({"balance_coef": 0.1}, "`balance_coef`=0.1 needs `router` to be one of"),
         ({"top_k": 4}, "must be in"),
+        ({"features_extractor_kwargs": {"num_models": 5}}, "`num_models` is the .* got 5"),
+        ({"placement": "middle", "head_router": "task"}, "`head_router`='task' needs a task id"),
+        ({"router": {"pi": "predict", "vf": "task"}}, "`router`='task' needs a task id"),
+        ({"task_embedding": 2}, "`task_embedding` must be None, the default, with `router`='predi"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         build(**options)
+
+
+def test_a_misspelt_option_of_the_belief_is_named_with_what_was_meant():
+    with pytest.raises(TypeError, match="'predict'; did you mean 'predicts'"):
+        build(features_extractor_kwargs={"predict": "reward"})
 
 
 def test_observations_without_a_history_are_refused_with_the_cure():
@@ -169,18 +178,6 @@ def test_experts_share_the_weight_of_one_that_is_switched_off_even_if_the_belief
     th.testing.assert_close(routing.weights, th.tensor([[0.5, 0.0, 0.5]]))
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "text"),
-    [
-        ({"num_models": 5}, ValueError, "`num_models` is the number of experts .* got 5"),
-        ({"predict": "reward"}, TypeError, "'predict'; did you mean 'predicts'"),
-    ],
-)
-def test_wrong_options_of_the_belief_are_named(options, error, text):
-    with pytest.raises(error, match=text):
-        build(features_extractor_kwargs=options)
-
-
 def test_models_that_join_leave_what_the_others_say_of_their_tasks():
     model = build().learn(512)
     obs, *_ = [model.env.step([0] * model.n_envs) for _ in range(3)][-1]
@@ -196,16 +193,3 @@ def test_models_that_join_leave_what_the_others_say_of_their_tasks():
     th.testing.assert_close(said(), before)
     belief.fit(3, history + 1.0, 20)
     th.testing.assert_close(said(), before)
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"head_router": "task"}, "`head_router`='task' needs a task id"),
-        ({"router": {"pi": "predict", "vf": "task"}}, "`router`='task' needs a task id"),
-        ({"task_embedding": 2}, "`task_embedding` must be None, the default, with `router`='predi"),
-    ],
-)
-def test_a_belief_is_no_task_id(options, text):
-    with pytest.raises(ValueError, match=text):
-        build(**{"placement": "middle"} | options)

@@ -3,17 +3,13 @@
 from importlib import import_module
 
 import pytest
+from arena import algorithm_class as algorithm
 from stable_baselines3 import PPO
 
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.registration import TABLE, register
 
 ROWS = [(name, alias) for name, entry in TABLE.items() for alias in entry.aliases]
-
-
-def algorithm(name):
-    module, class_name = TABLE[name].algorithm.split(":")
-    return getattr(import_module(module), class_name)
 
 
 @pytest.mark.parametrize(("name", "alias"), ROWS)

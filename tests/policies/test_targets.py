@@ -49,19 +49,6 @@ def test_at_tau_1_targets_are_copies_with_the_bias_too(algorithm, placement):
         arena.assert_same_weights(online, target)
 
 
-@pytest.mark.parametrize("algorithm", NETWORKS)
-def test_targets_start_as_copies_random_routers_too(algorithm):
-    model = make(algorithm, 0.5, router="random", placement="all")
-    for online, target in networks(model):
-        assert any(name.endswith("router.weight_RK") for name, _ in target.named_buffers())
-        arena.assert_same_weights(online, target)
-    arena.train(model, 24)
-    for online, target in networks(model):
-        frozen = dict(target.named_buffers())
-        for name, buffer in online.named_buffers():
-            assert th.equal(buffer, frozen[name]), name
-
-
 def norms_of(module):
     return [m for m in module.modules() if isinstance(m, BatchRenorm)]
 

@@ -88,46 +88,13 @@ def test_the_id_enters_the_experts_and_the_routers_that_are_to_see_it(algorithm,
 
 @pytest.mark.covering
 @pytest.mark.parametrize("task_input", TASK_INPUTS)
-@pytest.mark.parametrize("placement", ["all", "final"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_every_router_on_the_way_gets_the_one_hot_again(algorithm, placement, task_input):
-    policy = make(algorithm, placement=placement, task_input=task_input).policy
-    with inputs_of_layers(policy) as seen:
-        policy.routing(observations())
-    for name, (experts, router) in seen.items():
-        if name.endswith((".all", ".all.0")):
-            continue  # the first layer's experts see the id themselves
-        extra = router.shape[1] - experts.shape[1]
-        assert extra == (3 if task_input in ("both", "router") else 0)
-        if extra:
-            assert th.equal(router[:, -3:], th.eye(3))
-
-
-@pytest.mark.covering
-@pytest.mark.parametrize("task_input", TASK_INPUTS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_dense_networks_see_the_id_only_as_experts_would(algorithm, task_input):
     policy = make(algorithm, placement="none", task_input=task_input).policy
-    sees = task_input in ("both", "experts")
-    assert outputs_differ(policy) == sees
-
-
-def outputs_differ(policy):
-    """Run a policy for each task and say whether what comes out differs."""
-    outputs = []
-    networks = networks_of(policy).modules()
-    handles = [
-        module.register_forward_hook(lambda m, args, out: outputs.append(out.detach()))
-        for *_, module in networks.values()
-    ]
-    policy.set_training_mode(False)
     with th.no_grad():
-        tensors, _ = policy.obs_to_tensor(observations())
-        networks_of(policy).run(tensors, th.zeros(3, 2) if "qf0" in networks else None)
-    for handle in handles:
-        handle.remove()
-    assert outputs
-    return any(tells_tasks_apart(out) for out in outputs)
+        outputs = networks_of(policy).outputs(policy.obs_to_tensor(observations())[0])
+    for output_B in outputs.values():
+        assert tells_tasks_apart(output_B) == (task_input in ("both", "experts"))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -136,18 +103,6 @@ def test_the_task_router_sends_each_task_to_its_expert(algorithm):
     for routing in policy.routing(observations()).values():
         assert th.equal(routing.gates_BNE[:, 0], th.eye(3))
         assert routing.load_E.tolist() == pytest.approx([1 / 3] * 3)
-
-
-def test_a_one_hot_at_the_end_of_a_box_serves_as_the_id():
-    env = arena.default_env("PPO", "MoeMlpPolicy", num_tasks=3)
-    model = arena.make(
-        "PPO", "MoeMlpPolicy", env, router="task", features_extractor_kwargs={"num_tasks": 3}
-    )
-    obs = np.zeros((2, 8), np.float32)
-    obs[0, 5] = obs[1, 7] = 1
-    gates = model.policy.routing(obs)["pi.middle"].gates_BNE
-    assert gates[:, 0].tolist() == [[1, 0, 0], [0, 0, 1]]
-    arena.train(model)
 
 
 SHAPES = [(4, 10, 10), (8, 10, 10), (10, 10, 4), (3, 4, 40), (12, 14, 3), (20, 6, 3), (3, 3, 3)]

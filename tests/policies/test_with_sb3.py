@@ -57,17 +57,16 @@ def test_orthogonal_initialization_reaches_each_expert_with_sb3s_gains():
     [
         ("PPO", {"router_noise": 0.3}, "`router_noise` must be 0 for on-policy algorithms, .* 0.3"),
         ("TRPO", {"balance_coef": 0.3}, "`balance_coef` must be 0 for TRPO, .* got 0.3"),
+        (
+            "RecurrentPPO",
+            {"alias": "MoeCnnLstmPolicy", "tokens": "conv"},
+            "`tokens` must be .sam",
+        ),
     ],
 )
 def test_a_bad_option_fails_in_the_constructor(algorithm, options, message):
     with pytest.raises(ValueError, match=message):
-        arena.make(algorithm, **options)
-
-
-@pytest.mark.parametrize("tokens", ["conv", "feature"])
-def test_recurrent_policies_take_sample_tokens_only(tokens):
-    with pytest.raises(ValueError, match=f"`tokens` must be 'sample' .* got '{tokens}'"):
-        arena.make("RecurrentPPO", "MoeCnnLstmPolicy", tokens=tokens, net_arch=[8])
+        arena.make(algorithm, **{"net_arch": [8], **options})
 
 
 @pytest.mark.parametrize(

@@ -124,20 +124,6 @@ def test_an_environment_with_another_normalizer_is_refused(saved, tmp_path):
 # The caller's own.
 
 
-def test_what_the_caller_has_stays_as_it_was_when_loading_fails(saved, tmp_path):
-    _, path = saved
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    env = normalized()
-    env.reset()
-    before, attributes = statistics(env), dict(vars(env))
-    with pytest.raises(UnsafeFileError, match=r"it is damaged"):
-        load(path, env)
-    assert all(map(np.array_equal, statistics(env), before))
-    assert all(vars(env)[name] is value for name, value in attributes.items())
-
-
 def test_an_environment_with_other_spaces_is_refused_as_sb3_does(saved):
     _, path = saved
     with pytest.raises(ValueError, match="Observation spaces do not match"):

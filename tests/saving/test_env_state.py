@@ -8,8 +8,6 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
-    VecEnvWrapper,
-    VecFrameStack,
 )
 
 from sb3_moe.callbacks import save_snapshot
@@ -39,32 +37,6 @@ def cart_poles(*wrappers):
         return env
 
     return DummyVecEnv([make, make])
-
-
-def test_a_layer_that_points_at_another_points_at_the_new_one():
-    class Looking(VecEnvWrapper):
-        def __init__(self, venv):
-            super().__init__(venv)
-            self.stacked, self.table = venv, {"count": self.count}
-            self.counted = 0
-
-        def count(self):
-            self.counted += 1
-            return self.counted
-
-        def reset(self):
-            return self.venv.reset()
-
-        def step_wait(self):
-            obs, rewards, *rest = self.venv.step_wait()
-            self.table["count"]()
-            return obs, rewards + self.counted + self.stacked.stacked_obs.stacked_obs.sum(), *rest
-
-    env = Looking(VecFrameStack(cart_poles(), 2))
-    assert goes_on(env)
-    other = load_env(save_env(env))[0]
-    assert other.stacked is other.venv
-    assert other.table["count"].__self__ is other
 
 
 class Rebuilding(gym.Wrapper, EzPickle):

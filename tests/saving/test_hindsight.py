@@ -10,27 +10,17 @@ from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 import sb3_moe
 
 
-def make(algorithm="SAC", env=None, steps=40, alias="MoeMultiInputPolicy", **kwargs):
-    settings = {"n_sampled_goal": 2, **kwargs.pop("replay_buffer_kwargs", {})}
-    arguments = {
-        "replay_buffer_class": HerReplayBuffer,
-        "replay_buffer_kwargs": settings,
-        "learning_starts": 16,
-        **kwargs,
-    }
-    env = env or Reach(discrete=algorithm not in arena.BOX_ACTIONS)
-    model = arena.make(algorithm, alias, env, model=arguments, net_arch=[4])
-    return arena.train(model, steps)
-
-
-def round_trip(model, tmp_path, env=None, **kwargs):
-    sb3_moe.save(model, tmp_path / "x.moe")
-    return sb3_moe.load(tmp_path / "x.moe", env, device="cpu", **kwargs)
+def round_trip(path, env, other, **goals):
+    """Train in an environment, and return the model and what comes out of its file in another."""
+    arguments = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": goals}
+    model = arena.make("SAC", "MoeMultiInputPolicy", env, model=arguments, net_arch=[4])
+    sb3_moe.save(arena.train(model, 48), path)
+    return model, sb3_moe.load(path, other, device="cpu")
 
 
 def test_a_model_is_built_around_the_environments_that_load_is_given(tmp_path):
-    model = make(env=VecNormalize(make_vec_env(Reach, n_envs=3, seed=0)), steps=96)
-    loaded = round_trip(model, tmp_path, make_vec_env(Reach, n_envs=2, seed=0))
+    env = VecNormalize(make_vec_env(Reach, n_envs=3, seed=0))
+    model, loaded = round_trip(tmp_path / "x.moe", env, make_vec_env(Reach, n_envs=2, seed=0))
     arena.assert_same_weights(model.policy, loaded.policy)
     buffer = loaded.replay_buffer
     assert (buffer.env, buffer.n_envs, buffer.size()) == (loaded.env, 2, 0)
@@ -39,7 +29,8 @@ def test_a_model_is_built_around_the_environments_that_load_is_given(tmp_path):
 
 @pytest.mark.parametrize("strategy", ["final", "episode", *GoalSelectionStrategy], ids=str)
 def test_the_choice_of_goals_is_kept(strategy, tmp_path):
-    model = make(replay_buffer_kwargs={"goal_selection_strategy": strategy, "n_sampled_goal": 3})
-    buffer = round_trip(model, tmp_path, Reach()).replay_buffer
+    goals = {"goal_selection_strategy": strategy, "n_sampled_goal": 3}
+    model, loaded = round_trip(tmp_path / "x.moe", Reach(), Reach(), **goals)
+    buffer = loaded.replay_buffer
     assert buffer.goal_selection_strategy is model.replay_buffer.goal_selection_strategy
     assert buffer.n_sampled_goal == 3

@@ -64,14 +64,13 @@ def test_a_model_that_is_given_other_tasks_knows_them_from_then_on(tmp_path):
     assert tasks_known(sb3_moe.load(tmp_path / "agent.moe")) == ["task0", "task1"]
 
 
-@pytest.mark.parametrize("task_id", ["onehot"])
-def test_sb3s_zip_refuses_its_tasks_in_another_order(tmp_path, task_id):
-    agent(world(TASKS, task_id)).save(tmp_path / "agent.zip")
+def test_sb3s_zip_refuses_its_tasks_in_another_order(tmp_path):
+    agent(world(TASKS, "onehot")).save(tmp_path / "agent.zip")
     with pytest.raises(ValueError, match=r"(?s)spaces do not match: .*'Acrobot', 'CartPole'"):
-        PPO.load(tmp_path / "agent.zip", world(TASKS[::-1], task_id))
-    model = PPO.load(tmp_path / "agent.zip", world(TASKS, task_id))
+        PPO.load(tmp_path / "agent.zip", world(TASKS[::-1], "onehot"))
+    model = PPO.load(tmp_path / "agent.zip", world(TASKS, "onehot"))
     with pytest.raises(ValueError, match="Observation spaces do not match"):
-        model.set_env(world(TASKS[::-1], task_id))
+        model.set_env(world(TASKS[::-1], "onehot"))
     assert tasks_known(PPO.load(tmp_path / "agent.zip")) == NAMES
 
 

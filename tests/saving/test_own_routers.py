@@ -40,13 +40,6 @@ def test_a_router_of_ones_own_is_given_to_load(algorithm, router, by_network, tm
         th.testing.assert_close(old, new, rtol=0, atol=0)
 
 
-def test_two_classes_of_one_name_are_refused_when_they_are_saved(tmp_path):
-    other = type("Halves", (Halves,), {"__module__": "elsewhere"})
-    model = arena.make("PPO", net_arch=[4], num_experts=2, router={"pi": Halves, "vf": other})
-    with pytest.raises(ValueError, match=r"`router` can't be saved: .* has the name of .*rename"):
-        sb3_moe.save(model, tmp_path / "x.moe")
-
-
 LAST = Placement(name="last", meaning="experts in the last hidden layer", hidden=-1)
 
 

@@ -223,17 +223,6 @@ def test_where_the_latest_snapshot_is_damaged_the_run_goes_on_from_the_one_befor
         resume(tmp_path)
 
 
-def test_what_else_lies_among_the_snapshots_is_left_alone(tmp_path):
-    others = [tmp_path / "checkpoints" / name for name in ("step-16 (copy).zip", "step-x.zip")]
-    others[0].parent.mkdir()
-    for other in others:
-        other.write_text("")
-    model = PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, device="cpu")
-    model.learn(32, callback=SnapshotCallback(16, tmp_path, keep=1))
-    assert all(other.exists() for other in others)
-    assert resume(tmp_path)[0].num_timesteps == 32
-
-
 if __name__ == "__main__":
     import torch as th
 

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from stable_baselines3 import DQN, PPO
 
-import sb3_moe
 from sb3_moe.callbacks import SnapshotCallback, save_snapshot
 from sb3_moe.saving import DamagedError, resume
-from sb3_moe.saving.model_file import write_model
 from sb3_moe.vec_env.replay_buffers import DeviceReplayBuffer
 
 
@@ -88,23 +86,6 @@ def room_for(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def fixed_rate(remaining):
-    return 1e-3
-
-
-@pytest.mark.parametrize("kind", ["snapshot", "model.moe", "model.zip", "save"])
-def test_what_the_disk_has_no_room_for_is_named(kind, tmp_path):
-    model = dqn(learning_rate=fixed_rate if kind == "model.zip" else 1e-3)
-    writes = {
-        "snapshot": lambda: save_snapshot(model, tmp_path / "s.zip"),
-        "save": lambda: sb3_moe.save(dqn(), tmp_path / "x.moe"),
-    }
-    with room_for(1000), pytest.raises(OSError, match="File too large") as caught:
-        writes.get(kind, lambda: write_model(model, tmp_path))()
-    names = {"snapshot": "s.zip", "save": "x.moe"}
-    assert caught.value.filename.endswith(names.get(kind, kind))
 
 
 def test_a_folder_that_has_no_room_is_told_before_training(tmp_path):
