@@ -21,17 +21,6 @@ class OwnBox(spaces.Box):
     """A Box by another name."""
 
 
-@over("predict")
-def test_it_predicts_for_one_observation_and_for_several(algorithm, placement):
-    env = models.env_of(algorithm)
-    model = models.make(algorithm, placement, env=env)
-    obs, _ = env.reset()
-    for deterministic in (True, False):
-        assert env.action_space.contains(model.predict(obs, deterministic=deterministic)[0])
-    several = model.predict(np.stack([obs, obs]))[0]
-    assert several.shape == (2, *env.action_space.shape)
-
-
 OBSERVATIONS = {
     "number": spaces.Discrete(6),
     "choices": spaces.MultiDiscrete([4, 3]),

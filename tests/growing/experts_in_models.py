@@ -45,7 +45,8 @@ def of_expert(model: Any, name: str, k: int) -> dict[str, th.Tensor]:
     experts = model.policy.moe_layers()[name].experts
     optimizer = networks_of(model.policy).optimizers()[name.split(".")[0]]
     found = {key: each for key, each in experts.expert(k).state_dict().items() if each.dim()}
-    own = [share for share in experts.shares() if share.first <= k < share.first + share[2]]
+    shares = experts.shares()
+    own = [each for each in shares if each.first <= k < each.first + each.num_experts]
     for i, (parameter, first, num_experts) in enumerate(own):
         for kind, value in optimizer.state.get(parameter, {}).items():
             if value.dim():  # else a count for all experts together

@@ -13,39 +13,25 @@ def make(**options):
     return arena.make("PPO", "MoeMultiInputPolicy", env, **{"net_arch": [8, 8], **options})
 
 
-def dense(**options):
-    return make(placement="none", **options)
+DENSE, BLOCKS = {"placement": "none"}, {"placement": "none", "block": "simba"}
+ORTHOGONAL, SIMBA = {"combine": "orthogonal"}, {"expert": "simba"}
 
 
 @pytest.mark.parametrize(
-    ("options", "text"),
+    ("grow", "model", "arguments", "text"),
     [
-        ({"combine": "orthogonal"}, "`combine` must be 'sum': a dense"),
-        ({"expert": "simba"}, "`expert` must have as many linear layers"),
-        ({"router": "embedding"}, "'embedding' with linear weights can't"),
+        (sb3_moe.upcycle, DENSE, ORTHOGONAL, "`combine` must be 'sum': a dense"),
+        (sb3_moe.upcycle, DENSE, SIMBA, "`expert` must have as many linear layers"),
+        (sb3_moe.upcycle, DENSE, {"router": "embedding"}, "'embedding' with linear weights can't"),
+        (sb3_moe.upcycle, BLOCKS, {}, "`block` must be 'mlp': SB3's dense models"),
+        (sb3_moe.to_dense, BLOCKS, {}, "`block` must be 'mlp': SB3's dense models"),
+        (sb3_moe.to_dense, presets.MOORE, {"task": 1}, "`model` must have mixtures that are one n"),
+        (sb3_moe.to_dense, {**SIMBA, "num_experts": 1}, {}, "`model` must have layers as SB3 has"),
     ],
 )
-def test_upcycling_says_what_it_cannot_keep(options, text):
+def test_what_cannot_be_kept_is_said(grow, model, arguments, text):
     with pytest.raises(ValueError, match=text):
-        sb3_moe.upcycle(dense(), **options)
-
-
-@pytest.mark.parametrize("grow", [sb3_moe.upcycle, sb3_moe.to_dense])
-def test_blocks_that_sb3_has_not_are_refused(grow):
-    with pytest.raises(ValueError, match="`block` must be 'mlp': SB3's dense models"):
-        grow(dense(block="simba"))
-
-
-@pytest.mark.parametrize(
-    ("options", "task", "text"),
-    [
-        (presets.MOORE, 1, "`model` must have mixtures that are one network"),
-        ({"expert": "simba", "num_experts": 1}, None, "`model` must have layers as SB3 has"),
-    ],
-)
-def test_becoming_dense_says_what_it_cannot_keep(options, task, text):
-    with pytest.raises(ValueError, match=text):
-        sb3_moe.to_dense(make(**options), task=task)
+        grow(make(**model), **arguments)
 
 
 def test_a_network_of_pacos_parameters_is_dense_for_a_task():
@@ -58,7 +44,5 @@ def test_a_network_of_pacos_parameters_is_dense_for_a_task():
 
 
 def test_a_dense_model_goes_on_with_experts_weighed_by_the_task():
-    grown = sb3_moe.upcycle(
-        dense(), router="embedding", router_kwargs={"weights": "softmax"}, num_experts=2
-    )
-    arena.train(grown)
+    softmax = {"router_kwargs": {"weights": "softmax"}, "num_experts": 2}
+    arena.train(sb3_moe.upcycle(make(**DENSE), router="embedding", **softmax))

@@ -65,10 +65,6 @@ def prelu():
     return nn.Sequential(nn.Linear(5, 7), one, nn.Linear(7, 6), many, nn.Linear(6, 3))
 
 
-def learned():
-    return nn.Sequential(nn.Linear(5, 7), Swish(), nn.Linear(7, 3))
-
-
 def activations_with_a_dim():
     softmax = nn.Softmax(dim=1), nn.Linear(7, 6), nn.LogSoftmax(dim=1)
     return nn.Sequential(nn.Linear(5, 7), *softmax, nn.Linear(6, 3))

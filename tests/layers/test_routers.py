@@ -268,17 +268,6 @@ def test_the_bias_chooses_but_is_no_part_of_the_gate():
     reference.assert_same(layer, x, x)
 
 
-def test_the_bias_and_its_counts_are_persistent_float_buffers_changed_in_place():
-    layer = make(SparseMoE, bias_rate=0.1)
-    buffers = dict(layer.named_buffers())
-    assert set(buffers) == {"running_bias_E", "running_count_E"} <= set(layer.state_dict())
-    pointers = {name: tensor.data_ptr() for name, tensor in buffers.items()}
-    layer(th.randn(16, 1, 5))
-    layer.between_updates()
-    assert {name: tensor.data_ptr() for name, tensor in layer.named_buffers()} == pointers
-    assert all(tensor.dtype == th.float32 for tensor in buffers.values())
-
-
 # What others rely on.
 
 

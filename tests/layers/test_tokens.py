@@ -21,8 +21,3 @@ def test_a_feature_token_is_a_channel_across_positions():
 def test_the_same_features_are_appended_to_every_token():
     tokens = append_to_each(tokenize("feature", FLAT, MAP), th.tensor([[7.0]]))
     assert tokens.tolist() == [[[0, 1, 2, 7], [3, 4, 5, 7]]]
-
-
-def test_nothing_to_append_leaves_the_tokens_alone():
-    tokens = tokenize("conv", FLAT, MAP)
-    assert append_to_each(tokens, None) is tokens

@@ -17,19 +17,10 @@ from sb3_moe.measures import (
 )
 from sb3_moe.measures.weights import heads
 
-ACTOR_AND_VALUE, ACTOR_AND_CRITICS = {"pi", "vf"}, {"pi", "qf0", "qf1"}
 NETWORKS = {
-    "PPO": ACTOR_AND_VALUE,
-    "A2C": ACTOR_AND_VALUE,
-    "MaskablePPO": ACTOR_AND_VALUE,
-    "RecurrentPPO": ACTOR_AND_VALUE,
-    "TRPO": ACTOR_AND_VALUE,
-    "DQN": {"qf"},
-    "QRDQN": {"qf"},
-    "SAC": ACTOR_AND_CRITICS,
-    "TD3": ACTOR_AND_CRITICS,
-    "TQC": ACTOR_AND_CRITICS,
-    "CrossQ": ACTOR_AND_CRITICS,
+    **dict.fromkeys(arena.ON_POLICY, ("pi", "vf")),
+    **dict.fromkeys(("DQN", "QRDQN"), ("qf",)),
+    **dict.fromkeys(("SAC", "TD3", "TQC", "CrossQ"), ("pi", "qf0", "qf1")),
 }
 every_algorithm = pytest.mark.parametrize("algorithm", NETWORKS)
 dense_or_moe = pytest.mark.parametrize("prefix", ["", "Moe"], ids=["dense", "moe"])

@@ -1,28 +1,23 @@
 """Neurons that no gradient reaches: the measure, and ReDo by it."""
 
+import arena
 import numpy as np
 import pytest
 import reference
 import torch as th
-from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 from watched import batch
 
-import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import PlasticityCallback
 from sb3_moe.measures import gradient_activity, hidden_layers, measure_gradients, redo
 from sb3_moe.measures.plasticity import dormant_scores
 
 
-def trained(algo=PPO, policy="MlpPolicy", callback=None, **kwargs):
-    options = {"n_steps": 16, "batch_size": 16, "n_epochs": 1}
-    if algo is not PPO:
-        options = {"learning_starts": 8, "buffer_size": 64, "batch_size": 8}
-    env = "Pendulum-v1" if algo is SAC else "CartPole-v1"
-    policy_kwargs = {"net_arch": [8, 6], "activation_fn": nn.ReLU} | kwargs
-    model = algo(policy, env, policy_kwargs=policy_kwargs, device="cpu", seed=0, **options)
-    return model.learn(32, callback, log_interval=10**6)
+def trained(algorithm="PPO", policy="MlpPolicy", **kwargs):
+    env = arena.Arena(arena.FLAT, arena.actions_of(algorithm))
+    options = {"net_arch": [8, 6], "activation_fn": nn.ReLU, **kwargs}
+    return arena.train(arena.make(algorithm, policy, env, **options), 32)
 
 
 def test_scores_are_those_of_the_slow_version():
@@ -36,7 +31,7 @@ def test_scores_are_those_of_the_slow_version():
 
 @pytest.mark.parametrize(
     ("algo", "placement"),
-    [(PPO, "big"), (PPO, "final"), (DQN, "middle"), (SAC, "all")],
+    [("PPO", "big"), ("PPO", "final"), ("DQN", "middle"), ("SAC", "all")],
 )
 def test_every_hidden_layer_that_linear_weights_lead_into_has_a_measure(algo, placement):
     model = trained(algo, "MoeMlpPolicy", placement=placement, num_experts=2)
@@ -51,7 +46,7 @@ class Normed(BaseFeaturesExtractor):
 
     def __init__(self, space):
         super().__init__(space, 5)
-        self.net = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.ReLU())
+        self.net = nn.Sequential(nn.Linear(5, 5), nn.LayerNorm(5), nn.ReLU())
 
     def forward(self, obs):
         return self.net(obs)
@@ -79,9 +74,9 @@ def test_the_share_of_inactive_units_is_counted_at_every_threshold():
 def test_a_critics_gradient_is_that_of_its_own_step():
     """The actor's loss leaves its own in ``.grad`` of the critics."""
     callback = PlasticityCallback(
-        10**6, ntk_size=0, probe=[np.zeros((4, 3), np.float32)], by_gradient=True
+        10**6, ntk_size=0, probe=[np.zeros((4, 5), np.float32)], by_gradient=True
     )
-    model = trained(SAC)
+    model = trained("SAC")
     seen = {}
 
     def note(optimizer, *args):

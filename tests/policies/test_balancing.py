@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch as th
 
-ALGORITHMS = ("PPO", "DQN", "TD3", "RecurrentPPO")
-
 
 def make(algorithm):
     lstm = "Lstm" if algorithm == "RecurrentPPO" else ""

@@ -7,7 +7,6 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import nn
 
 from sb3_moe.policies.extractors import TaskExtractor
-from sb3_moe.policies.moe_network import MoENetwork
 
 MULTI_CNN = [
     ("PPO", "MoeMultiInputPolicy"),
@@ -105,16 +104,6 @@ def test_a_big_actor_equals_the_gated_sum_of_plain_networks(encoder):
     gates = (features @ policy.moe_layers()["pi.big"].router.weight_RK).softmax(-1)
     expected = (gates.unsqueeze(-1) * experts).sum(1)
     th.testing.assert_close(policy.action_net(features), expected)
-
-
-def test_a_middle_critic_beside_a_big_actor_encodes_for_itself():
-    placement = {"pi": "big", "vf": "middle"}
-    model = arena.make("PPO", "MoeCnnPolicy", placement=placement, net_arch=[8])
-    arena.train(model)
-    value_net = model.policy.mlp_extractor.value_net
-    assert isinstance(value_net, MoENetwork)
-    assert len(convs_of(value_net.encoder)) == 1
-    assert model.policy.moe_layers().keys() == {"pi.big", "vf.middle"}
 
 
 def test_an_extractor_that_says_nothing_of_tasks_or_maps_has_neither():

@@ -14,9 +14,7 @@ from sb3_moe.policies.networks import networks_of
 NAMES = {
     ("PPO", "middle"): ["pi.middle", "vf.middle"],
     ("PPO", "all"): ["pi.all.0", "pi.all.1", "pi.head", "vf.all.0", "vf.all.1", "vf.head"],
-    ("PPO", "final"): ["pi.final", "vf.final"],
     ("PPO", "big"): ["pi.big", "vf.big"],
-    ("DQN", "middle"): ["qf.middle"],
     ("DQN", "all"): ["qf.all.0", "qf.all.1", "qf.head"],
     ("QRDQN", "big"): ["qf.big"],
     ("TD3", "middle"): ["pi.middle", "qf0.middle", "qf1.middle"],

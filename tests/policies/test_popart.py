@@ -35,20 +35,6 @@ def test_statistics_are_those_of_the_returns_by_task():
     assert popart.deviation_K[0].item() == pytest.approx((square - popart.mean_K[0] ** 2) ** 0.5)
 
 
-def test_they_are_running_averages_that_begin_with_the_first_return():
-    popart = make(**HEADS).policy.popart
-    returns = th.randn(40, generator=th.Generator().manual_seed(0)).double()
-    total, mean, square = 0.0, 0.0, 0.0
-    for value in returns.tolist():
-        total = 0.9 * total + 0.1
-        mean, square = 0.9 * mean + 0.1 * value, 0.9 * square + 0.1 * value**2
-    for value in returns.float():
-        follow(popart, [value], [1], rate=0.1)
-    assert popart.mean_K[1].item() == pytest.approx(mean / total, abs=1e-5)
-    deviation = (square / total - (mean / total) ** 2) ** 0.5
-    assert popart.deviation_K[1].item() == pytest.approx(deviation, abs=1e-5)
-
-
 @pytest.mark.parametrize(
     "options",
     [HEADS, {"placement": "big", "router": "task", "popart": True}],

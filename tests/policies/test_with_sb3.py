@@ -8,15 +8,6 @@ import torch as th
 from torch import nn
 
 
-def test_td3_judges_with_its_first_critic():
-    policy = arena.make("TD3", placement="big").policy
-    obs = th.randn(4, 5)
-    actions = th.rand(4, 2)
-    with th.no_grad():
-        first = policy.critic(obs, actions)[0]
-        th.testing.assert_close(policy.critic.q1_forward(obs, actions), first)
-
-
 @pytest.mark.parametrize(
     ("algorithm", "net_arch", "widths"),
     [

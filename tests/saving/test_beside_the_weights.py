@@ -3,7 +3,6 @@
 import json
 
 import arena
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -124,12 +123,6 @@ def test_an_environment_with_another_normalizer_is_refused(saved, tmp_path):
 # The caller's own.
 
 
-def test_an_environment_with_other_spaces_is_refused_as_sb3_does(saved):
-    _, path = saved
-    with pytest.raises(ValueError, match="Observation spaces do not match"):
-        load(path, gym.make("CartPole-v1"))
-
-
 class OwnExtractor(FlattenExtractor):
     pass
 
@@ -204,22 +197,12 @@ def test_an_algorithm_that_is_not_installed_is_named(tmp_path, monkeypatch):
 # What `load` is given wrongly, or lacks, is not blamed on the file.
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"device": "gpu"}, RuntimeError, r"^Expected one of cpu, cuda.*: gpu$"),
-        (
-            {"custom_objects": {"learning_rate": 1e-5}},
-            TypeError,
-            r"^`custom_objects` must hold classes and functions, .*, got 'learning_rate'; ",
-        ),
-    ],
-)
-def test_a_wrong_argument_is_not_blamed_on_the_file(arguments, error, message, tmp_path):
+def test_a_wrong_argument_is_not_blamed_on_the_file(tmp_path):
     sb3_moe.save(arena.make("PPO", net_arch=[4]), tmp_path / "x.moe")
-    with pytest.raises(error, match=message) as caught:
-        sb3_moe.load(tmp_path / "x.moe", **arguments)
-    assert not isinstance(caught.value, UnsafeFileError)
+    with pytest.raises(RuntimeError, match=r"^Expected one of cpu, cuda.*: gpu$"):
+        sb3_moe.load(tmp_path / "x.moe", device="gpu")
+    with pytest.raises(TypeError, match=r"^`custom_objects` must hold classes .*'learning_rate'; "):
+        load(tmp_path / "x.moe", custom_objects={"learning_rate": 1e-5})
 
 
 # Values and spaces by themselves.

@@ -31,14 +31,10 @@ def agent(env):
     return PPO(policy, env, n_steps=8, batch_size=8, seed=0, policy_kwargs=options)
 
 
-def lone(tasks):
-    return DummyVecEnv([lambda: MultiTaskEnv(tasks)])
-
-
 BUILDERS = {
     "dict": world,
     "a normalized one-hot": lambda tasks: VecNormalize(world(tasks, "onehot")),
-    "one at a time": lone,
+    "one at a time": lambda tasks: DummyVecEnv([lambda: MultiTaskEnv(tasks)]),
     "statistics of each": lambda tasks: PerTaskVecNormalize(world(tasks, "info")),
 }
 

@@ -103,16 +103,15 @@ def in_turn():
     return ppo(make_multitask_vec_env(CLASSIC, 4, seed=0, schedule=Cycle(steps_per_task=128)))
 
 
-@pytest.mark.parametrize("stop", [128, pytest.param(192, marks=pytest.mark.full)])
-def test_a_run_resumed_at_a_switch_or_after_it_evaluates_the_switch_once(stop, tmp_path):
+def test_a_run_resumed_at_a_switch_evaluates_the_switch_once(tmp_path):
     def callbacks():
         evaluation = MultiTaskEvalCallback(1000, 1, log_path=tmp_path)
         return [evaluation, SnapshotCallback(64, tmp_path, keep=9)]
 
     in_turn().learn(TOTAL, callback=callbacks())
-    model, _ = resume(tmp_path / "checkpoints" / f"step-{stop:012d}.zip")
+    model, _ = resume(tmp_path / "checkpoints" / "step-000000000128.zip")
     again = callbacks()
-    model.learn(TOTAL - stop, callback=again, reset_num_timesteps=False)
+    model.learn(TOTAL - 128, callback=again, reset_num_timesteps=False)
     assert again[0].scores["steps"].tolist() == [0, 128, 256]
     assert again[0].scores["trained"].tolist() == [0, 0, 1]
 
