@@ -18,6 +18,8 @@ from sb3_moe.watching.interventions import without_expert
 
 SMALL = {"net_arch": [8], "placement": "big", "router": "predict", "num_experts": 3}
 
+MIDDLE = {"placement": "middle"}
+
 
 def build(algorithm="PPO", **options):
     alias = "MoeMultiInputLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMultiInputPolicy"
@@ -104,9 +106,9 @@ def test_a_dense_network_can_see_the_belief():
         ({"balance_coef": 0.1}, "`balance_coef`=0.1 needs `router` to be one of"),
         ({"top_k": 4}, "must be in"),
         ({"features_extractor_kwargs": {"num_models": 5}}, "`num_models` is the .* got 5"),
-        ({"placement": "middle", "head_router": "task"}, "`head_router`='task' needs a task id"),
-        ({"router": {"pi": "predict", "vf": "task"}}, "`router`='task' needs a task id"),
-        ({"task_embedding": 2}, "`task_embedding` must be None, the default, with `router`='predi"),
+        (MIDDLE | {"head_router": "task"}, "`head_router`='task' needs a task id"),
+        (MIDDLE | {"router": {"pi": "predict", "vf": "task"}}, "`router`='task' needs a task id"),
+        (MIDDLE | {"task_embedding": 2}, "`task_embedding` must be None, .* `router`='predict'"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(options, said):

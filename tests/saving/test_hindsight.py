@@ -12,8 +12,9 @@ import sb3_moe
 
 def round_trip(path, env, other, **goals):
     """Train in an environment, and return the model and what comes out of its file in another."""
-    arguments = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": goals}
-    model = arena.make("SAC", "MoeMultiInputPolicy", env, model=arguments, net_arch=[4])
+    her = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": goals}
+    her["learning_starts"] = 32  # when the first episodes have ended
+    model = arena.make("SAC", "MoeMultiInputPolicy", env, model=her, net_arch=[4])
     sb3_moe.save(arena.train(model, 48), path)
     return model, sb3_moe.load(path, other, device="cpu")
 
