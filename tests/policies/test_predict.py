@@ -17,7 +17,6 @@ from sb3_moe.policies.registration import TABLE
 from sb3_moe.watching.interventions import without_expert
 
 SMALL = {"net_arch": [8], "placement": "big", "router": "predict", "num_experts": 3}
-
 MIDDLE = {"placement": "middle"}
 
 
