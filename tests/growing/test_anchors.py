@@ -17,7 +17,7 @@ def rows_of(model, arrays, name="pi.middle"):
     experts = model.policy.moe_layers()[name].experts
     rows = [[] for _ in range(experts.num_experts)]
     for parameter, first, num_experts in experts.shares():
-        by_expert = np.reshape(arrays[names[parameter]], (num_experts, -1))
+        by_expert = np.asarray(arrays[names[parameter]]).reshape(num_experts, -1)
         for k, numbers in enumerate(by_expert, first):
             rows[k].append(numbers)
     return [np.concatenate(each) for each in rows]
