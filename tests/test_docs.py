@@ -20,8 +20,9 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("contributing/*.md")])
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
 OTHERS = [
-    ROOT / name for name in ("README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md")
+    ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CODE_OF_CONDUCT", "CONTRIBUTING")
 ]
+OTHERS.append(ROOT / "SECURITY.md")
 EXAMPLES = sorted((ROOT / "examples").rglob("*.md"))
 REPORTS = sorted((ROOT / "examples").rglob("index.html"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

@@ -85,6 +85,8 @@ for part in {parts}:
         importlib.import_module(part)
     except ImportError as error:
         print(error)
+from stable_baselines3 import PPO
+print("MoeMultiInputPolicy" in PPO.policy_aliases)
 sys.argv = ["sb3-moe", "--help"]
 importlib.import_module("sb3_moe_cli").console_script()
 """
@@ -105,6 +107,7 @@ def test_a_base_install_says_in_one_line_what_its_parts_need():
         "sb3_moe.study needs filelock, jinja2, matplotlib, pandas, pydantic, rich, scipy, tyro, "
         "yaml: pip install 'sb3-moe[cli]'",
         "sb3_moe.policies.contrib needs sb3_contrib: pip install 'sb3-moe[contrib]'",
+        "True",
     ]
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -116,6 +119,7 @@ def test_a_base_install_says_in_one_line_what_its_parts_need():
     [
         ("MinAtar-Breakout-v1", "gymnax", r"a gymnax environment needs gymnax: .*\[minatar\]"),
         ("Atari-Pong-v0", "ale_py", r"an Atari game needs ale_py: .*\[atari\]"),
+        ("MetaWorld-v0", "metaworld", r"a Meta-World task needs metaworld: .*\[metaworld\]"),
         ("Hopper-v0", "mujoco", r"a MuJoCo environment needs mujoco: .*\[mujoco\]"),
     ],
 )

@@ -84,15 +84,6 @@ def test_a_tag_is_compared_with_the_packages_version():
     assert done.stdout.strip() == __version__ == PROJECT["version"]
 
 
-def test_addresses_are_those_of_the_project():
-    repository = PROJECT["urls"]["Repository"]
-    for path in [*ROOT.glob("*.*"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/**/*.yml")]:
-        if path.is_file() and path.suffix in (".md", ".yml", ".toml", ".cff"):
-            ours = re.findall(r"https://github\.com/sb3.moe[^\s)\"'>]*", path.read_text())
-            assert all(each.startswith(repository) for each in ours), path
-    assert all(each.startswith("https://") for each in PROJECT["urls"].values())
-
-
 def test_what_a_source_distribution_needs_is_named():
     named = (ROOT / "MANIFEST.in").read_text().split()
     assert {"benchmarks", "docs", "examples", "tests", "CHANGELOG.md", "Makefile"} <= set(named)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch as th
 from learners import learner
+from own_parts import Marks
 from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
@@ -16,7 +17,6 @@ from sb3_moe import presets
 from sb3_moe.callbacks import (
     LinearPerBlock,
     ReDoCallback,
-    ResetHeadsCallback,
     ShrinkAndPerturbCallback,
     TaskGradientCallback,
     TaskSwitchCallback,
@@ -31,20 +31,8 @@ def make(algo=PPO, env=None, policy="MoeMultiInputPolicy", **kwargs):
     return learner(algo, env, policy, **exploration, **kwargs)
 
 
-class Weights(ResetHeadsCallback):
-    """Note the steps at which a remedy acts."""
-
-    def __init__(self, every):
-        super().__init__(every)
-        self.steps = []
-
-    def act(self, step):
-        self.steps.append(step)
-        return super().act(step)
-
-
 def test_a_remedy_acts_every_so_many_steps_but_neither_before_training_nor_at_its_end():
-    callback = Weights(128)
+    callback = Marks(128)
     make().learn(512, callback=callback)
     assert callback.steps == [128, 256, 384]
 
@@ -52,9 +40,9 @@ def test_a_remedy_acts_every_so_many_steps_but_neither_before_training_nor_at_it
 @pytest.mark.covering
 @pytest.mark.parametrize(("new", "through"), [(False, None), (True, "zip"), (True, "moe")])
 def test_what_falls_due_as_a_run_ends_is_done_as_the_next_goes_on(new, through, tmp_path):
-    model, callback, steps = make(), Weights(64), []
+    model, callback, steps = make(), Marks(64), []
     for _ in range(3):
-        callback = Weights(64) if new else callback
+        callback = Marks(64) if new else callback
         model.learn(64, callback=callback, reset_num_timesteps=False)
         steps += callback.steps if new else []
         if through == "zip":
@@ -64,7 +52,7 @@ def test_what_falls_due_as_a_run_ends_is_done_as_the_next_goes_on(new, through, 
             sb3_moe.save(model, tmp_path / "a")
             model = sb3_moe.load(tmp_path / "a", model.get_env(), device="cpu")
     assert (steps or callback.steps) == [64, 128]
-    model.learn(128, callback=(again := Weights(32)))  # a run from its beginning
+    model.learn(128, callback=(again := Marks(32)))  # a run from its beginning
     assert again.steps == [64]
 
 
@@ -258,15 +246,13 @@ def test_the_gradient_is_that_of_ppos_loss():
     assert callback.record.rows["gradient_norm_per_task"][0, 0] == pytest.approx(norm, rel=1e-4)
 
 
-def learn_with(callback, algo=PPO, **kwargs):
-    make(algo, **kwargs).learn(64, callback=callback)
-
-
 REFUSED = [
     (lambda: ReDoCallback(0), "`every` must be at least 1 global step, got 0"),
     (lambda: ShrinkAndPerturbCallback(1, shrink=2), r"`shrink` must be in \[0, 1\], got 2"),
     (lambda: TaskSwitchCallback(replay_buffer="burn"), "one of .*'clear', 'reservoir'"),
     (lambda: LinearPerBlock(0, 1), "`initial` must be above 0, got 0"),
+    (lambda: LinearPerBlock(float("nan"), 2), "`initial` must be finite, got nan"),
+    (lambda: LinearPerBlock(1e-3, 0), "`num_blocks` must be at least 1, got 0"),
 ]
 # Callback, algorithm, its arguments, message.
 UNFIT = [

@@ -1,12 +1,12 @@
 """Plasticity and routing, followed on a fixed batch of every task."""
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from learners import learner
 from stable_baselines3 import PPO
+from tiny import Steps
 from toy import pinned, toy_vec_env
 
 import sb3_moe
@@ -122,19 +122,14 @@ def test_a_probe_of_other_tasks_is_refused():
         make_ppo().learn(32, callback=PlasticityCallback(32, probe=probe()[:2]))
 
 
-class Strict(gym.Env):
+class Strict(Steps):
     """Takes nothing but the second of its actions."""
 
-    observation_space = spaces.Box(-1, 1, (2,))
     action_space = spaces.Discrete(3)
 
-    def reset(self, *, seed=None, options=None):
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        if action != 1:
-            raise RuntimeError(f"forbidden: {action}")
-        return np.zeros(2, np.float32), 0.0, False, False, {}
+    def reward(self, action):
+        assert action == 1, f"forbidden: {action}"
+        return 0.0
 
     def action_masks(self):
         return np.array([False, True, False])

@@ -1,14 +1,12 @@
 """Networks most of whose weights are zero, from the first step to the last, through every file."""
 
 import arena
-import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from toy import toy_vec_env
 
-import sb3_moe
 from sb3_moe.callbacks import (
     ReDoCallback,
     ResetHeadsCallback,
@@ -52,7 +50,7 @@ def sparse(method="static", sparsity=0.8, **kwargs):
 
 
 def followers(model):
-    networks = sb3_moe.policies.networks.networks_of(model.policy)
+    networks = networks_of(model.policy)
     return {
         mine: theirs
         for online, target in networks.targets().items()
@@ -156,15 +154,9 @@ def test_rigl_grows_where_the_gradient_of_the_whole_network_is_largest():
     (old, old_mask), (_, mask) = seen.before, seen.after
     number = int(seen.share * int(old_mask.sum()))
     assert number >= 3
-    sizes = [size if alive else np.inf for size, alive in zip(*flat(old, old_mask), strict=True)]
-    dropped = set(np.argsort(sizes)[:number].tolist())
-    kept = {i for i, alive in enumerate(old_mask.flatten()) if alive} - dropped
-    wanted = [i for i in np.argsort(-seen.gradient.abs().flatten().numpy()) if i not in kept]
-    assert set(mask.flatten().nonzero().flatten().tolist()) == kept | set(wanted[:number])
-
-
-def flat(weight, mask):
-    return weight.abs().flatten().tolist(), mask.flatten().tolist()
+    before = (old.flatten().tolist(), old_mask.flatten().tolist())
+    grown = slow_regrown(*before, number, seen.gradient.abs().flatten().tolist())
+    assert mask.flatten().tolist() == grown
 
 
 def test_dead_weights_dont_count_where_gradients_are_clipped():
@@ -200,11 +192,7 @@ def test_an_expert_without_rows_keeps_weights_masks_and_moments():
 
 @pytest.mark.parametrize(("algo", "first"), [(PPO, True), (DQN, False)])
 def test_interventions_beside_it_leave_dead_weights_dead(algo, first):
-    others = [
-        ReDoCallback(64, tau=0.9),
-        ResetHeadsCallback(64),
-        ShrinkAndPerturbCallback(64),
-    ]
+    others = [ReDoCallback(64, tau=0.9), ResetHeadsCallback(64), ShrinkAndPerturbCallback(64)]
     callbacks = [sparse("set"), *others] if first else [*others, sparse("set")]
     make(algo).learn(130, [*callbacks, Watch()])
 
@@ -277,7 +265,7 @@ def test_all_layers_together_are_as_sparse_as_asked_for(densities, sparsity):
 
 
 def model_of(**kwargs):
-    return PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=kwargs, device="cpu")
+    return make(policy="MoeMlpPolicy", policy_kwargs=kwargs)
 
 
 def policy(**kwargs):
@@ -387,9 +375,7 @@ def test_target_networks_start_with_the_same_zeros_and_weights(rescale):
 
 @pytest.mark.parametrize(("algo", "policy"), [(PPO, "MlpPolicy"), (SAC, "MoeMlpPolicy")])
 def test_dropped_masks_leave_weights_as_they_are_and_hold_none_from_then_on(algo, policy, tmp_path):
-    env = "Pendulum-v1" if algo is SAC else "CartPole-v1"
-    options = {"n_steps": 32, "batch_size": 32} if algo is PPO else {"learning_starts": 8}
-    model = algo(policy, env, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **options)
+    model = make(algo, policy, policy_kwargs={"net_arch": [8]})
     model.learn(32, SparseTrainingCallback(0.8))
     dead = {layer.weight: layer.weight == 0 for layer in sparse_layers(model.policy)}
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}

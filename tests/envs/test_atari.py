@@ -121,17 +121,9 @@ def test_a_game_that_a_limit_of_steps_cuts_counts_with_its_score_so_far():
     assert game_return(infos[0]) == score > 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"game": "pacman3"}, r"`game` must be one of \[.*'breakout'.*\], got 'pacman3'"),
-        ({"num_envs": 0}, "`num_envs` must be at least 1, got 0"),
-        ({"render_mode": "human"}, "`render_mode` must be None or 'rgb_array', got 'human'"),
-    ],
-)
-def test_a_bad_argument_is_named_with_its_rule_and_value(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        AtariVectorEnv(**({"game": "pong"} | arguments))
+def test_a_game_that_there_is_not_is_named_with_those_that_there_are():
+    with pytest.raises(ValueError, match=r"`game` must be one of \[.*'breakout'.*, got 'pacman3'"):
+        AtariVectorEnv("pacman3")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +131,6 @@ def test_a_bad_argument_is_named_with_its_rule_and_value(arguments, message):
     [
         ([18, 0], r"actions must be in \[0, 18\), got \[18  0\]"),
         ([0, np.nan], r"actions must be in \[0, 18\), got \[ 0. nan\]"),
-        ([0, 0, 0], r"actions must have shape \(2,\), got \(3,\)"),
     ],
 )
 def test_an_action_that_no_game_has_is_refused_before_ale_py_hangs_on_it(wrong, message):

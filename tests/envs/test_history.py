@@ -10,31 +10,26 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from tiny import Steps
 
 from sb3_moe_envs import AddHistory, History, MultiTaskEnv
 from sb3_moe_envs.snapshot import restore, snapshot
 
 
-class Counter(gym.Env):
+class Counter(Steps):
     """Observe the step and its negative; the reward is ten times the step; three steps."""
 
     observation_space = spaces.Box(-9, 9, (2,), np.float32)
 
     def __init__(self, action_space=None, length=3):
+        super().__init__(length)
         self.action_space = action_space or spaces.Discrete(2)
-        self.length = length
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.time = 0
-        return self._observation(), {}
+    def observe(self):
+        return np.array([self.steps, -self.steps], np.float32)
 
-    def step(self, action):
-        self.time += 1
-        return self._observation(), 10.0 * self.time, self.time == self.length, False, {}
-
-    def _observation(self):
-        return np.array([self.time, -self.time], np.float32)
+    def reward(self, action):
+        return 10.0 * self.steps
 
 
 # Observation (2), action (2), reward, and whether the row is real.
@@ -92,7 +87,8 @@ def test_last_observations_carry_the_finished_episodes_history(dictionary):
 
 
 def test_without_an_environment_a_history_is_kept_by_hand():
-    env, history = AddHistory(Counter(), 3), History(*spaces_of(Counter()), 3)
+    env = AddHistory(plain := Counter(), 3)
+    history = History(plain.observation_space, plain.action_space, 3)
     shown = history.start(np.zeros(2))["history"]
     np.testing.assert_array_equal(shown, env.reset()[0]["history"])
     for action in (1, 0):
@@ -100,10 +96,6 @@ def test_without_an_environment_a_history_is_kept_by_hand():
         np.testing.assert_array_equal(
             history.step(action, obs["obs"], reward)["history"], obs["history"]
         )
-
-
-def spaces_of(env):
-    return env.observation_space, env.action_space
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # that it is wrapped, and has no bounds

@@ -12,8 +12,9 @@ import pytest
 from sb3_moe_envs import get_suite, make_multitask_vector, metaworld
 from sb3_moe_envs.suites import suite_names
 
-HERE = importlib.util.find_spec("metaworld") is not None
-needed = pytest.mark.skipif(not HERE, reason="needs the metaworld extra")
+needed = pytest.mark.skipif(
+    importlib.util.find_spec("metaworld") is None, reason="needs the metaworld extra"
+)
 
 
 def played(env, steps=8, seed=None):
@@ -21,13 +22,6 @@ def played(env, steps=8, seed=None):
     frames = [env.reset(seed=seed)[0]]
     actions = np.random.default_rng(0).uniform(-1, 1, (steps, 4)).astype(np.float32)
     return np.stack([*frames, *(env.step(action)[0] for action in actions)])
-
-
-@pytest.mark.skipif(HERE, reason="the metaworld extra is here")
-def test_without_the_extra_one_line_names_it():
-    message = r"^a Meta-World task needs metaworld: pip install 'sb3-moe\[metaworld\]'$"
-    with pytest.raises(ImportError, match=message):
-        gym.make("sb3_moe_envs:SB3MoE/MetaWorld-v0", task="push")
 
 
 def test_an_unknown_suite_is_answered_with_a_list_that_can_be_read():

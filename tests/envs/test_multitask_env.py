@@ -40,10 +40,12 @@ def test_a_switch_truncates_with_the_old_tasks_terminal_observation():
     assert (terminated, truncated) == (False, True)
     assert type(truncated) is bool
     assert obs["task_id"] == info["task_id"] == 0
+    assert info["task_name"] == "t0"
     assert obs["obs"][:2].tolist() == [1, 3]  # the old task's tag and its third step
     assert obs["obs"][2] == 0  # padding, as in all its observations
     obs, info = env.reset()
     assert obs["task_id"] == info["task_id"] == 1
+    assert info["task_name"] == "t1"
 
 
 def test_schedules_and_tasks_draw_from_streams_of_their_own():
@@ -121,17 +123,6 @@ def test_options_choose_the_task_of_one_episode_and_pass_the_rest_on():
     assert env.reset()[1]["task_id"] == 0
 
 
-def test_every_info_names_the_task():
-    env = MultiTaskEnv(
-        [lambda: CountingEnv(num_actions=2), lambda: CountingEnv(num_actions=4)],
-        schedule=Interleave("episodes"),
-    )
-    _, info = env.reset(seed=0)
-    assert (info["task_id"], info["task_name"]) == (0, "task0")
-    assert env.step(1)[4]["task_name"] == "task0"
-    assert env.action_masks().tolist() == [True, True, False, False]
-
-
 def test_a_hidden_id_shows_in_no_observation_and_no_mask():
     tasks = [lambda: CountingEnv(tag=1), lambda: CountingEnv(tag=1, num_actions=3)]
     env = MultiTaskEnv(tasks, task_id="none", schedule=Interleave("episodes"))
@@ -144,29 +135,25 @@ def test_a_hidden_id_shows_in_no_observation_and_no_mask():
 
 
 @pytest.mark.parametrize(
-    ("build", "error", "message"),
+    ("tasks", "options", "error", "message"),
     [
-        (lambda: MultiTaskEnv([]), ValueError, "`tasks` must hold at least one task"),
-        (lambda: MultiTaskEnv(3), TypeError, "`tasks` must be a suite's name or a list"),
-        (lambda: MultiTaskEnv([3]), TypeError, r"`tasks\[0\]` must be a Gymnasium id"),
-        (
-            lambda: MultiTaskEnv(["NoSuchEnv-v0"]),
-            ValueError,
-            r"`tasks\[0\]` \('NoSuchEnv'\) can't be built: NameNotFound",
-        ),
-        (lambda: MultiTaskEnv([CountingEnv], schedule=3), TypeError, "`schedule` must be"),
-        (
-            lambda: MultiTaskEnv([CountingEnv]).set_task("other"),
-            ValueError,
-            r"`task` must name a task of \['CountingEnv'\], got 'other'",
-        ),
-        (
-            lambda: MultiTaskEnv([CountingEnv]).reset(options={"task_id": 1}),
-            ValueError,
-            r"`task_id` must be in \[0, num_tasks=1\), got 1",
-        ),
+        ([], {}, ValueError, "`tasks` must hold at least one task"),
+        (3, {}, TypeError, "`tasks` must be a suite's name or a list"),
+        ([3], {}, TypeError, r"`tasks\[0\]` must be a Gymnasium id"),
+        (["NoSuchEnv-v0"], {}, ValueError, r"`tasks\[0\]` \('NoSuchEnv'\) can't .*: NameNotFound"),
+        ([CountingEnv], {"schedule": 3}, TypeError, "`schedule` must be"),
     ],
-)  # fmt: skip
-def test_bad_input_is_refused_with_the_argument_the_rule_and_the_value(build, error, message):
+)
+def test_bad_input_is_refused_with_the_argument_the_rule_and_the_value(
+    tasks, options, error, message
+):
     with pytest.raises(error, match=message):
-        build()
+        MultiTaskEnv(tasks, **options)
+
+
+def test_a_task_that_there_is_not_is_refused():
+    env = MultiTaskEnv([CountingEnv])
+    with pytest.raises(ValueError, match=r"`task` must name a task of \['Count.*, got 'other'"):
+        env.set_task("other")
+    with pytest.raises(ValueError, match=r"`task_id` must be in \[0, num_tasks=1\), got 1"):
+        env.reset(options={"task_id": 1})

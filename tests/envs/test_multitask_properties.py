@@ -26,6 +26,11 @@ def random_actions(shape, seed):
     return np.random.default_rng(seed).integers(0, 4, shape)
 
 
+def clipped(tasks, actions):
+    """Leave actions that the common space has."""
+    return np.minimum(actions, max(int(task.make().action_space.n) for task in tasks) - 1)
+
+
 def as_rows(result, tasks):
     """One row per slot, with the last observation of an episode that ended."""
     obs, rewards, terminated, truncated, infos = result
@@ -80,13 +85,12 @@ def test_a_cycled_vector_plays_what_each_task_plays_alone(
     assume(steps_per_task >= num_slots)  # shorter turns are refused
     tasks = counting_tasks(num_tasks)
     actions = random_actions((30, num_slots), seed)
-    top = max(int(task.make().action_space.n) for task in tasks) - 1
     env = MultiTaskVectorEnv(
         tasks, num_slots, schedule=Cycle(steps_per_task, num_cycles=num_cycles)
     )
     blocks = [(task, steps_per_task) for task in range(num_tasks)] * num_cycles
     expected = play_blocks(
-        tasks, blocks, num_slots, seed, np.minimum(actions, top), key=(num_slots,)
+        tasks, blocks, num_slots, seed, clipped(tasks, actions), key=(num_slots,)
     )
     for rows, wanted in zip(play_vector(env, seed, actions), expected, strict=True):
         assert_same(rows, wanted)
@@ -116,8 +120,7 @@ def test_an_interleaved_environment_plays_what_each_task_plays_alone(
     weights, unit, env_index, seed
 ):
     tasks = counting_tasks(len(weights))
-    top = max(int(task.make().action_space.n) for task in tasks) - 1
-    actions = np.minimum(random_actions(40, seed), top).tolist()
+    actions = clipped(tasks, random_actions(40, seed)).tolist()
     env = MultiTaskEnv(tasks, schedule=Interleave(unit, weights=weights), env_index=env_index)
     shares = [weight / sum(weights) for weight in weights]
     expected = play_interleaved(tasks, shares, unit, env_index, seed, actions)
@@ -132,14 +135,13 @@ def test_fixed_slots_play_what_each_task_plays_alone_and_add_up_to_the_total(
     tasks = counting_tasks(num_tasks)
     num_slots = num_tasks + extra
     actions = random_actions((25, num_slots), seed)
-    top = max(int(task.make().action_space.n) for task in tasks) - 1
     env = make_multitask_vector(tasks, num_slots)
     rows = play_vector(env, seed, actions)
     slots = env.get_task()
     for task in range(num_tasks):
         own = np.flatnonzero(slots == task)
         alone = play_blocks(
-            tasks, [(task, 10_000)], len(own), seed, np.minimum(actions[:, own], top),
+            tasks, [(task, 10_000)], len(own), seed, clipped(tasks, actions[:, own]),
             key=(len(own),),
         )  # fmt: skip
         for step, wanted in enumerate(alone):

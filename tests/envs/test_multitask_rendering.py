@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 import pytest
 from counting import CountingEnv
-from stable_baselines3.common.vec_env import VecVideoRecorder
 
-from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import (
     Cycle,
     Interleave,
@@ -78,15 +75,3 @@ def test_a_task_that_cannot_be_drawn_is_named_when_built():
         with pytest.raises(ValueError, match=r"`tasks\[0\]` \('blank'\) can't .* no pencil"):
             world(tasks, render_mode="rgb_array")
     MultiTaskEnv(tasks)
-
-
-@pytest.mark.filterwarnings("ignore")  # moviepy's own
-def test_sb3_records_tasks_of_different_sizes_side_by_side(tmp_path):
-    pytest.importorskip("moviepy", reason="needs moviepy")
-    venv = make_multitask_vec_env(tagged("rgb_array"), 2, seed=0, render_mode="rgb_array")
-    env = VecVideoRecorder(venv, str(tmp_path), lambda step: step == 0, video_length=5)
-    env.reset()
-    for _ in range(6):
-        env.step(np.zeros(2, np.int64))
-    env.close()
-    assert [path.stat().st_size > 0 for path in tmp_path.glob("*.mp4")] == [True]

@@ -12,25 +12,15 @@ from counting import CountingEnv, counting_tasks
 from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sb3_moe_envs import (
     Adaptive,
     Cycle,
-    Interleave,
     MultiTaskEnv,
     MultiTaskVectorEnv,
     Task,
     make_multitask_vector,
 )
-
-SCHEDULES = [
-    Interleave(),
-    Interleave("episodes", order="random"),
-    Cycle(7, num_cycles=None),
-    Adaptive("episodes>=4", window=2, num_cycles=None),
-]
 
 
 def play(env, num_steps):
@@ -46,19 +36,15 @@ def play(env, num_steps):
     return repr(seen)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-@settings(max_examples=8, deadline=None, derandomize=True)
-@given(before=st.integers(0, 30), seed=st.integers(0, 99), by_hand=st.booleans())
-def test_a_restored_environment_goes_on_as_the_original_does(schedule, before, seed, by_hand):
-    env = make_multitask_vector(counting_tasks(3), 4, schedule=schedule)
-    env.reset(seed=seed)
-    if by_hand:
-        env.set_task(2, indices=[0, 2])
-    play(env, before)
+def test_a_restored_environment_goes_on_as_the_original_does_with_tasks_chosen_by_hand():
+    schedule = Adaptive("episodes>=4", window=2, num_cycles=None)
+    env, other = (make_multitask_vector(counting_tasks(3), 4, schedule=schedule) for _ in range(2))
+    env.reset(seed=3)
+    env.set_task(2, indices=[0, 2])
+    play(env, 17)
     state = pickle.loads(pickle.dumps(env.state_dict()))
     assert state["exact"]
     expected = play(env, 40)
-    other = make_multitask_vector(counting_tasks(3), 4, schedule=schedule)
     other.load_state_dict(state)
     assert play(other, 40) == expected
 

@@ -14,11 +14,9 @@ from sb3_moe_envs import (
     Cycle,
     Interleave,
     MultiTaskVectorEnv,
-    Schedule,
     Task,
     make_multitask_vector,
 )
-from sb3_moe_envs.schedules import Slots
 from sb3_moe_envs.vector.groups import InTurnVectorEnv
 from sb3_moe_envs.vector.infos import stack, unstack
 
@@ -74,6 +72,27 @@ def test_infos_are_taken_apart_and_stacked_with_masks_for_those_who_have_a_key()
     assert stacked["_b"].tolist() == [False, False, True]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "column"),
+    [
+        (1, 0.75, [1, 0.75]),
+        (1, "fell", [1, "fell"]),
+        (2.0, {"x": 1.0}, [2.0, {"x": 1.0}]),
+        (np.zeros(2, np.int8), np.full(2, 300), [[0, 0], [300, 300]]),
+    ],
+    ids=str,
+)
+def test_infos_of_other_kinds_are_kept_as_they_are(first, second, column):
+    found = stack({0: {"v": first}, 1: {"v": second}}, 2)
+    assert found["v"].tolist() == column
+    assert found["_v"].tolist() == [True, True]
+
+
+def test_arrays_of_other_shapes_stand_beside_each_other():
+    found = stack({0: {"v": np.zeros(1)}, 1: {"v": np.ones(2)}}, 2)
+    assert [value.tolist() for value in found["v"]] == [[0], [1, 1]]
+
+
 def test_an_adaptive_schedule_sees_the_episodes_of_all_slots():
     class Short(CountingEnv):
         def step(self, action):
@@ -117,22 +136,6 @@ def test_set_task_moves_the_slots_meant_and_the_schedule_stands_still():
     assert step(env)[4]["task_id"].tolist() == [0, 0, 0, 0]
     said = "MultiTaskVectorEnv(4 slots, Cycle(steps_per_task=1000): t0 then t1 then t2)"
     assert repr(env) == said
-
-
-class Shared(Schedule):
-    """Task 0 for good, which says that slots are shared."""
-
-    task = 0
-    slots = Slots.SHARED
-
-    def _start(self, task_names):
-        pass
-
-
-def step_of(num_actions):
-    env = MultiTaskVectorEnv(counting_tasks(2), 2)
-    env.reset(seed=0)
-    env.step([0] * num_actions)
 
 
 def test_options_choose_tasks_until_the_next_reset():
@@ -191,31 +194,28 @@ def test_a_schedule_per_slot_answers_for_its_slots():
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("num_envs", "options", "message"),
     [
-        (lambda: MultiTaskVectorEnv(counting_tasks(3), 2), "`num_envs` must be at least the"),
+        (2, {}, "`num_envs` must be at least the"),
         (
-            lambda: MultiTaskVectorEnv(counting_tasks(3), 3, schedule=Shared()),
-            "`schedule` must be an Interleave of steps, or switch all slots together, got",
+            3,
+            {"schedule": Interleave("episodes")},
+            r"an Interleave of steps, or switch all .*, got I",
         ),
-        (
-            lambda: MultiTaskVectorEnv(counting_tasks(3), 3, schedule=Interleave("episodes")),
-            r"`schedule` must be an Interleave of steps, .*, got Interleave\(unit='episodes'\)",
-        ),
-        (lambda: MultiTaskVectorEnv(counting_tasks(1), vectorization="x"), "`vectorization` must"),
-        (lambda: step_of(3), r"`actions` must hold num_envs=2 actions, got \[0 0 0\]"),
-        (
-            lambda: make_multitask_vector(
-                counting_tasks(1), schedule=lambda p: 0, vectorization="async"
-            ),
-            "`vectorization` must be 'sync' under Chosen",
-        ),
-        (
-            lambda: MultiTaskVectorEnv(counting_tasks(1)).reset(options={"task_id": [0, 0]}),
-            "`task_id` must be one task or one per slot, 1, got 2",
-        ),
+        (3, {"vectorization": "x"}, "`vectorization` must"),
     ],
-)  # fmt: skip
-def test_bad_input_is_refused_with_the_rule_and_the_value(build, message):
+)
+def test_bad_input_is_refused_with_the_rule_and_the_value(num_envs, options, message):
     with pytest.raises(ValueError, match=message):
-        build()
+        MultiTaskVectorEnv(counting_tasks(3), num_envs, **options)
+
+
+def test_a_bad_call_is_refused():
+    env = MultiTaskVectorEnv(counting_tasks(2), 2)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"`actions` must hold num_envs=2 actions, got \[0 0 0\]"):
+        env.step([0] * 3)
+    with pytest.raises(ValueError, match="`task_id` must be one task or one per slot, 2, got 3"):
+        env.reset(options={"task_id": [0, 0, 0]})
+    with pytest.raises(ValueError, match="`vectorization` must be 'sync' under Chosen"):
+        make_multitask_vector(counting_tasks(1), schedule=lambda p: 0, vectorization="async")

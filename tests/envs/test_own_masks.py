@@ -11,6 +11,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import TransformAction
 from stable_baselines3.common.vec_env import DummyVecEnv
+from tiny import Steps
 
 from sb3_moe import make_multitask_vec_env
 from sb3_moe.vec_env.tasks import action_meanings
@@ -26,25 +27,20 @@ from sb3_moe_envs.methods import meanings_of
 from sb3_moe_envs.vector.gymnax import MinAtarVectorEnv
 
 
-class Forbidding(gym.Env[np.ndarray, Any]):
+class Forbidding(Steps):
     """Forbids a choice that changes with each step, and refuses it; three steps a game."""
 
-    def __init__(self, space: spaces.Space[Any], length: int = 3) -> None:
-        self.action_space, self.length = space, length
-        self.observation_space = spaces.Box(0, 9, (1,), np.float32)
+    length = 3
 
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.steps = 0
-        return self._observe(), {}
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.action_space = space
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Any:
         mask, start = self.action_masks(), 0
         for choice, size in zip(np.ravel(action), self._sizes(), strict=True):
             assert mask[start + int(choice)], f"illegal: {action}"
             start += size
-        self.steps += 1
-        return self._observe(), 1.0, self.steps == self.length, False, {}
+        return super().step(action)
 
     def action_masks(self) -> np.ndarray:
         """Forbid one choice in each dimension: that of the step's number."""
@@ -55,18 +51,12 @@ class Forbidding(gym.Env[np.ndarray, Any]):
             return [int(self.action_space.n)]
         return [int(n) for n in self.action_space.nvec]  # type: ignore[attr-defined]
 
-    def _observe(self) -> np.ndarray:
-        return np.array([self.steps], np.float32)
-
 
 class Free(Forbidding):
     """Allows everything, and has no masks to say so."""
 
     action_masks = property()  # type: ignore[assignment]  # hasattr is False
-
-    def step(self, action: Any) -> Any:
-        self.steps += 1
-        return self._observe(), 1.0, self.steps == self.length, False, {}
+    step = Steps.step
 
 
 def pair(space: spaces.Space[Any], other: spaces.Space[Any]) -> list[Task]:
@@ -130,13 +120,7 @@ class Turned(gym.ActionWrapper):
         return self.env.action_masks()[::-1]
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        MultiTaskEnv,
-        partial(MultiTaskVectorEnv, num_envs=1),
-    ],
-)
+@pytest.mark.parametrize("build", [MultiTaskEnv, partial(MultiTaskVectorEnv, num_envs=1)])
 def test_masks_behind_other_actions_are_none_unless_the_wrapper_gives_its_own(build):
     for task, expected in (
         (other_way_round, [1, 1, 1]),
@@ -194,29 +178,22 @@ def test_maskable_ppo_never_plays_what_a_task_forbids():
     env.close()
 
 
-class Named(gym.Env):
-    observation_space = spaces.Box(-1, 1, (2,))
-    action_space = spaces.Discrete(2)
-
+class Named(Steps):
     def get_action_meanings(self):
         return ("stay", "go")
 
 
-class Nameless(gym.Env):
-    observation_space, action_space = Named.observation_space, spaces.Discrete(3)
+class Nameless(Steps):
+    action_space = spaces.Discrete(3)
 
 
 NAMES = {0: ["stay", "go"]}
 
 
-def test_a_vector_environment_of_several_tasks_knows_each_ones_names():
+def test_environments_of_several_tasks_know_each_ones_names():
     env = make_multitask_vec_env([Named, Nameless], n_envs=3)
-    assert action_meanings(env) == NAMES
+    assert action_meanings(env) == MultiTaskEnv([Named, Nameless]).action_meanings() == NAMES
     env.close()
-
-
-def test_so_does_one_that_plays_a_task_at_a_time():
-    assert MultiTaskEnv([Named, Nameless]).action_meanings() == NAMES
 
 
 @pytest.mark.parametrize(("make", "found"), [(Named, NAMES), (Nameless, {})])

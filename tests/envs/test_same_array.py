@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import DummyVecEnv
+from tiny import Steps
 
 from sb3_moe.vec_env import GymnasiumVecEnv
 from sb3_moe_envs import (
@@ -21,24 +22,18 @@ from sb3_moe_envs import (
 )
 
 
-class SameArray(gym.Env):
+class SameArray(Steps):
     """Returns one array every step: how many steps there were."""
 
-    observation_space = gym.spaces.Box(-1, 9, (2,), np.float32)
-    action_space = gym.spaces.Discrete(2)
+    observation_space = spaces.Box(-1, 9, (2,), np.float32)
 
-    def __init__(self, length=3, reward=0.0):
-        self.length, self.reward = length, reward
+    def __init__(self, length=3):
+        super().__init__(length)
         self.array = np.zeros(2, np.float32)
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.array[:] = -1
-        return self.array, {}
-
-    def step(self, action):
-        self.array += 1
-        return self.array, self.reward, False, self.array[0] == self.length - 1, {}
+    def observe(self):
+        self.array[:] = self.steps
+        return self.array
 
 
 def lone(tasks, schedule, **kwargs):
@@ -65,7 +60,7 @@ def test_a_final_observation_is_not_overwritten_by_the_next_episodes_start(arran
     build, schedule = ARRANGEMENTS[arrangement]
     env = build([SameArray, SameArray], schedule, task_id="none")
     env.reset()
-    last = 1.0 if "switched" in arrangement else 2.0
+    last = 2.0 if "switched" in arrangement else 3.0
     infos = [env.step(np.zeros(env.num_envs, np.int64))[3] for _ in range(6)]
     seen = [info["terminal_observation"].tolist() for step in infos for info in step
             if "terminal_observation" in info]  # fmt: skip

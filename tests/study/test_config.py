@@ -8,8 +8,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from made_up_study import GAMES, ROLLOUT, planned, study
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_moe.callbacks import MultiTaskEvalCallback
+from sb3_moe.layers import UniformMoE
 from sb3_moe.policies.learning_rates import LinearPerBlock
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study.building import (
@@ -32,6 +35,7 @@ from sb3_moe.study.config import (
     read_study,
     schema,
 )
+from sb3_moe.study.judging import load_claims
 from sb3_moe.study.preparing import check_networks
 from sb3_moe.vec_env import MultiTaskReplayBuffer, VecHistory
 
@@ -85,7 +89,10 @@ STUDIES = [
 
 @pytest.mark.parametrize("name", [*PRESETS, *map(str, STUDIES)], ids=lambda name: Path(name).stem)
 def test_every_study_of_the_repository_can_be_read(name):
-    assert load_study(name).runs()
+    study = load_study(name)
+    assert study.runs()
+    if study.claims:
+        assert load_claims(study.claims, study.games, study.networks).claims
 
 
 def test_a_run_comes_back_from_its_plain_values():
@@ -162,6 +169,8 @@ def test_a_rate_is_annealed_over_the_run_or_each_block():
     assert isinstance(rate, LinearPerBlock)
     assert [rate(left) for left in (0.75, 0.5, 0.25, 0.0)] == [0.5, 0.0, 0.5, 0.0]
     assert arguments_of(planned(annealing="run"))["learning_rate"](0.0) == 0.0
+    # What a division gave is a whole number.
+    assert repr(LinearPerBlock(1e-3, 600 / 200).num_blocks) == "3"
 
 
 def test_a_normalizer_by_task_brings_a_buffer_that_knows_tasks():
@@ -289,59 +298,47 @@ def test_a_run_that_another_begins_with_joins_the_grid_and_comes_first(tmp_path)
         read_study(STARTS.replace("start_from: old.moe", "start_from: other"), tmp_path)
 
 
-PARTS = """
-from stable_baselines3.common.torch_layers import FlattenExtractor
-from stable_baselines3.common.vec_env import VecNormalize
-from sb3_moe.callbacks import MultiTaskEvalCallback, PlasticityCallback
-from sb3_moe.layers import UniformMoE
-
 class Mine(UniformMoE):
     name = "mine"
+
     def __init__(self, experts, sees, *, kernel_fn=max):
         super().__init__(experts, sees)
         if not callable(kernel_fn):
             raise TypeError("`kernel_fn` must be a function")
 
+
 class Eyes(FlattenExtractor):
     pass
+
 
 class Norm(VecNormalize):
     def __init__(self, venv, clip=10.0):
         super().__init__(venv, norm_obs=False, clip_reward=clip)
 
-class Evaluation(MultiTaskEvalCallback):
+
+class OwnEvaluation(MultiTaskEvalCallback):
     pass
-"""
 
 
-@pytest.fixture
-def parts(tmp_path, monkeypatch, request):
-    """Write a module of the user's own, which nothing has imported yet, and give its name."""
-    name = f"parts_{abs(hash(request.node.name))}"
-    (tmp_path / f"{name}.py").write_text(PARTS)
-    monkeypatch.syspath_prepend(tmp_path)
-    return name
-
-
-def test_classes_of_ones_own_are_named_by_their_module(parts, tmp_path):
-    router = f"router: '{parts}:Mine', router_kwargs: {{kernel_fn: 'math:hypot'}}"
-    eyes = f"features_extractor_class: '{parts}:Eyes', placement: middle, net_arch: [4]"
+def test_classes_of_ones_own_are_named_by_their_module():
+    router = f"router: '{__name__}:Mine', router_kwargs: {{kernel_fn: 'math:hypot'}}"
+    eyes = f"features_extractor_class: '{__name__}:Eyes', placement: middle, net_arch: [4]"
     networks = f"{{mine: {{{router}, placement: middle}}, eyes: {{{eyes}}}}}"
-    normalize = f"{{'{parts}:Norm': {{clip: 5.0}}}}"
+    normalize = f"{{'{__name__}:Norm': {{clip: 5.0}}}}"
     mine = read(architectures=networks, normalize=normalize, env="{task_id: onehot}")
     check_networks(mine.runs())
     assert "features_extractor_kwargs" not in arguments_of(mine.runs()[1])["policy_kwargs"]
 
 
-def test_an_evaluation_of_ones_own_would_write_into_the_studys(parts, tmp_path):
-    for name in (f"{parts}:Evaluation", "MultiTaskEvalCallback", "SnapshotCallback"):
+def test_an_evaluation_of_ones_own_would_write_into_the_studys(tmp_path):
+    for name in (f"{__name__}:OwnEvaluation", "MultiTaskEvalCallback", "SnapshotCallback"):
         (run, *_) = read(callbacks=f"[{{'{name}': {{every: 100}}}}]").runs()
         with pytest.raises(ValueError, match=r"`callbacks` can't have .*: every run evaluates"):
             build_callbacks(run.callbacks, tmp_path)
-    elsewhere = f"[{{'{parts}:Evaluation': {{every: 100, log_path: elsewhere}}}}]"
+    elsewhere = f"[{{'{__name__}:OwnEvaluation': {{every: 100, log_path: elsewhere}}}}]"
     (run, *_) = read(callbacks=elsewhere).runs()
     (built,) = build_callbacks(run.callbacks, tmp_path)
-    assert type(built).__name__ == "Evaluation"
+    assert type(built).__name__ == "OwnEvaluation"
 
 
 @pytest.mark.parametrize(("algorithm", "outermost"), [("PPO", VecHistory), ("DQN", VecNormalize)])

@@ -58,12 +58,6 @@ def undisturbed(tmp_path_factory):
     return folder.scores()
 
 
-def assert_same(scores, others):
-    assert set(scores) == set(others)
-    for name, values in scores.items():
-        np.testing.assert_array_equal(values, others[name], err_msg=name)
-
-
 def test_a_process_that_is_killed_goes_on_from_its_snapshot_as_if_nothing_had_happened(
     undisturbed, tmp_path
 ):
@@ -75,7 +69,7 @@ def test_a_process_that_is_killed_goes_on_from_its_snapshot_as_if_nothing_had_ha
         time.sleep(0.01)
     assert "was ended by SIGKILL, as when memory runs out" in ended[RUN.name]
     assert folder.state().status == "interrupted"
-    assert_same(finished(engine, folder), undisturbed)
+    np.testing.assert_equal(finished(engine, folder), undisturbed)
     starts = sorted(int(path.stem.split("-")[1]) for path in folder.path.glob("progress-*.csv"))
     assert starts[0] == 0
     assert starts[1] > 0
@@ -95,13 +89,13 @@ def test_ray_gives_the_scores_of_the_local_engine(undisturbed, tmp_path):
     line = command(tmp_path / "study.yaml", tmp_path / "out", *options)
     ended = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert_same(RunFolder(tmp_path / "out" / "runs" / RUN.name).scores(), undisturbed)
+    np.testing.assert_equal(RunFolder(tmp_path / "out" / "runs" / RUN.name).scores(), undisturbed)
 
 
 def test_submitit_gives_the_scores_of_the_local_engine(undisturbed, tmp_path):
     pytest.importorskip("submitit", reason="needs the slurm extra")
     engine = SlurmEngine(tmp_path, cluster="local", timeout_min=10)
-    assert_same(finished(engine, RunFolder(tmp_path / RUN.name)), undisturbed)
+    np.testing.assert_equal(finished(engine, RunFolder(tmp_path / RUN.name)), undisturbed)
 
 
 @pytest.fixture

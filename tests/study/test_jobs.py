@@ -52,25 +52,7 @@ def at_once(monkeypatch):
     monkeypatch.setattr(engine, "POLL_SECONDS", 0)
     monkeypatch.setattr(preparing, "check_networks", lambda runs: None)
     monkeypatch.setattr(commands, "write", lambda study, root, **options: None)
-    returns = np.ones((2, 64))
-    monkeypatch.setattr("sb3_moe.study.preparing.make_pinned_env", Pinned)
-    monkeypatch.setattr("sb3_moe.study.preparing.plain_env", Pinned)
-    monkeypatch.setattr("sb3_moe.study.preparing.evaluation_copies", lambda *_: 1)
-    Played = type("Played", (), {"returns": returns})
-    monkeypatch.setattr("sb3_moe.study.preparing.evaluate_tasks", lambda *_: Played)
-
-
-class Pinned:
-    action_space = type("Space", (), {"seed": lambda self, seed: None})()
-
-    def __init__(self, *_, **__):
-        pass
-
-    def close(self):
-        pass
-
-    def has_attr(self, name):
-        return False
+    monkeypatch.setattr(preparing, "measure_random_policy", lambda study, root: None)
 
 
 def go(the_jobs, fake):
@@ -117,19 +99,6 @@ def test_status_names_what_is_damaged_interrupted_or_being_trained(tmp_path, cap
     assert f"{trained.folder.path}: being trained: at 8,192 of" in text
     assert "1 damaged, 1 interrupted, 1 being trained, 3 done" in text
     assert "run --retry" in text
-
-
-def test_the_random_policy_is_measured_unless_it_has_been(tmp_path, monkeypatch):
-    the_study, path = study(random_episodes=64), tmp_path / "random.json"
-    preparing.measure_random_policy(the_study, tmp_path)
-    assert read_json(path)["returns"] == {game: [1.0] * 64 for game in the_study.games}
-    path.write_text(path.read_text().replace("1.0", "2.0"))
-    preparing.measure_random_policy(the_study, tmp_path)
-    assert read_json(path)["returns"]["Breakout"] == [2.0] * 64
-    for other in (replace(the_study, random_episodes=21), replace(the_study, no_op_max=30)):
-        preparing.measure_random_policy(other, tmp_path)
-        assert read_json(path)["returns"]["Breakout"] == [1.0] * 64
-        path.write_text(path.read_text()[:-9])  # damaged
 
 
 def test_a_plan_takes_speeds_from_runs_that_are_done_and_rehearses_the_others(

@@ -180,6 +180,16 @@ def test_whole_games_count_with_their_score_and_each_run_is_the_same(tmp_path):
     assert random_returns(tmp_path, f"{__name__}:lives", "CartPole-v1") == found
 
 
+def test_the_random_policy_is_measured_unless_it_has_been(tmp_path):
+    path, task = tmp_path / "random.json", f"{__name__}:lives"
+    random_returns(tmp_path, task)
+    path.write_text(path.read_text().replace("60.0", "61.0"))
+    assert random_returns(tmp_path, task)["lives"] == [61.0] * 20
+    for other in ({"random_episodes": 21}, {"no_op_max": 30}):
+        assert set(random_returns(tmp_path, task, **other)["lives"]) == {60.0}
+        path.write_text(path.read_text()[:-9])  # damaged
+
+
 @pytest.mark.parametrize(("algorithm", "is_lost"), [("PPO", True), ("MaskablePPO", False)])
 def test_what_is_forbidden_is_drawn_only_where_the_algorithm_would(algorithm, is_lost, tmp_path):
     pytest.importorskip("sb3_contrib")

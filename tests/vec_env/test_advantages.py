@@ -13,7 +13,6 @@ import sb3_moe
 from sb3_moe.callbacks import TaskAdvantageCallback
 from sb3_moe.vec_env import MultiTaskRolloutBuffer
 from sb3_moe.vec_env.rollout_buffers import normalized_by_task, tasks_of
-from sb3_moe.vec_env.task_ids import TaskIds
 from sb3_moe_envs import Cycle
 from sb3_moe_envs.spaces.interface import NamedBox
 
@@ -32,11 +31,6 @@ def test_each_task_gets_mean_0_and_deviation_1_by_hand():
     found = normalized_by_task(advantages, tasks)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert found.dtype == np.float32
-
-
-def test_a_one_hot_behind_rows_of_numbers_is_refused():
-    with pytest.raises(ValueError, match="a test needs a one-hot at the end of a flat Box"):
-        TaskIds(spaces.Box(-1, 1, (4, 5)), 2, "a test")
 
 
 def filled(buffer, scales=(1.0, 1000.0, 0.0)):
@@ -78,18 +72,6 @@ def test_only_advantages_change_and_only_within_their_task(kind):
     np.testing.assert_allclose(first.returns, second.returns)
 
 
-def test_tasks_are_read_from_planes_of_pictures_with_channels_first_or_last():
-    for axis in (-1, -3):
-        picture = np.zeros((STEPS, N_ENVS, 8, 8, 5), np.uint8)
-        tasks = np.arange(STEPS * N_ENVS).reshape(STEPS, N_ENVS) % 3
-        picture[..., 2:] = np.eye(3, dtype=np.uint8)[tasks][:, :, None, None]
-        picture = np.moveaxis(picture, -1, axis)
-        box = spaces.Box(0, 255, picture.shape[2:], np.uint8)
-        buffer = MultiTaskRolloutBuffer(STEPS, box, ACTIONS, "cpu", n_envs=N_ENVS, num_tasks=3)
-        buffer.observations = th.from_numpy(np.ascontiguousarray(picture))
-        np.testing.assert_array_equal(tasks_of(buffer, buffer._task_ids), tasks)
-
-
 @pytest.mark.parametrize(
     ("space", "num_tasks", "message"),
     [
@@ -99,6 +81,7 @@ def test_tasks_are_read_from_planes_of_pictures_with_channels_first_or_last():
             "needs a task id in the observation: a Dict with `task_id`",
         ),
         (spaces.Box(-1, 1, (4,)), 4, "`num_tasks` must leave something of Box.*got 4"),
+        (spaces.Box(-1, 1, (4, 5)), 2, "needs a one-hot at the end of a flat Box"),
         (DICT, 2, "`num_tasks` must agree with the task_id space, 3, got 2"),
         (spaces.Box(-1, 1, (4,)), 0, "`num_tasks` must be at least 1"),
         (NAMED, 3, "`num_tasks` must agree with the tasks in the observation space, 2, got 3"),

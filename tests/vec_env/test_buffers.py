@@ -1,8 +1,8 @@
 """The device-resident buffers against SB3's own, and the balance of the multi-task one."""
 
 import pickle
+from functools import partial
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -18,6 +18,7 @@ from stable_baselines3.common.buffers import (
 )
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tiny import Sampled
 
 from sb3_moe.vec_env import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
 
@@ -108,6 +109,19 @@ def transitions(observation_space, action_space, count, task=None):
         )
 
 
+def sb3s(space):
+    return DictReplayBuffer if space is DICT else ReplayBuffer
+
+
+def filled(kinds, space, count, size=10, action_space=ACTIONS[0], device="cpu", **options):
+    """Build a buffer of each kind, all with the same transitions."""
+    buffers = [kind(size, space, action_space, device, N_ENVS, **options) for kind in kinds]
+    for buffer in buffers:
+        for transition in transitions(space, action_space, count):
+            buffer.add(*transition)
+    return buffers
+
+
 def samples(buffer, env=None):
     np.random.seed(1)
     return [buffer.sample(7, env) for _ in range(2)]
@@ -119,14 +133,8 @@ def samples(buffer, env=None):
 def test_a_replay_on_the_device_has_sb3s_content_in_sb3s_order(
     observation_space, action_space, count
 ):
-    plain = DictReplayBuffer if observation_space is DICT else ReplayBuffer
-    ours, theirs = (
-        kind(5 * N_ENVS + 1, observation_space, action_space, "cpu", N_ENVS)
-        for kind in (DeviceReplayBuffer, plain)
-    )
-    for buffer in (ours, theirs):
-        for transition in transitions(observation_space, action_space, count):
-            buffer.add(*transition)
+    kinds = DeviceReplayBuffer, sb3s(observation_space)
+    ours, theirs = filled(kinds, observation_space, count, 5 * N_ENVS + 1, action_space)
     assert (ours.pos, ours.full, ours.size()) == (theirs.pos, theirs.full, theirs.size())
     assert_same(samples(ours), samples(theirs))
 
@@ -134,48 +142,21 @@ def test_a_replay_on_the_device_has_sb3s_content_in_sb3s_order(
 @pytest.mark.parametrize("count", [3, 8])
 def test_keeping_each_observation_once_gives_sb3s_samples(count):
     options = {"optimize_memory_usage": True, "handle_timeout_termination": False}
-    ours, theirs = (
-        kind(10, IMAGE, spaces.Discrete(2), "cpu", N_ENVS, **options)
-        for kind in (DeviceReplayBuffer, ReplayBuffer)
-    )
-    for buffer in (ours, theirs):
-        for transition in transitions(IMAGE, spaces.Discrete(2), count):
-            buffer.add(*transition)
+    ours, theirs = filled((DeviceReplayBuffer, ReplayBuffer), IMAGE, count, **options)
     assert_same(samples(ours), samples(theirs))
 
 
 @pytest.mark.parametrize("observation_space", [OBSERVATIONS[1], DICT], ids=str)
 def test_vec_normalize_normalizes_a_batch_as_it_does_sb3s(observation_space):
     env = VecNormalize(
-        DummyVecEnv([lambda: Fixed(observation_space)]),
+        DummyVecEnv([lambda: Sampled(observation_space)]),
         norm_obs_keys=["obs"] if observation_space is DICT else None,
     )
     env.reset()
     for _ in range(5):
         env.step(np.zeros(1, int))
-    plain = DictReplayBuffer if observation_space is DICT else ReplayBuffer
-    ours, theirs = (
-        kind(8, observation_space, spaces.Discrete(2), "cpu", N_ENVS)
-        for kind in (DeviceReplayBuffer, plain)
-    )
-    for buffer in (ours, theirs):
-        for transition in transitions(observation_space, spaces.Discrete(2), 3):
-            buffer.add(*transition)
+    ours, theirs = filled((DeviceReplayBuffer, sb3s(observation_space)), observation_space, 3, 8)
     assert_same(samples(ours, env), samples(theirs, env))
-
-
-class Fixed(gym.Env):
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, observation_space):
-        self.observation_space = observation_space
-        self.render_mode = None
-
-    def reset(self, *, seed=None, options=None):
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        return self.observation_space.sample(), 2.0, False, False, {}
 
 
 @pytest.mark.parametrize(
@@ -202,11 +183,7 @@ def test_off_policy_training_on_it_gives_the_same_weights(algorithm, env_id):
 @pytest.mark.cuda
 @pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_batches_are_there_and_equal_sb3s():
-    ours = DeviceReplayBuffer(10, DICT, spaces.Discrete(2), "cuda", N_ENVS)
-    theirs = DictReplayBuffer(10, DICT, spaces.Discrete(2), "cuda", N_ENVS)
-    for buffer in (ours, theirs):
-        for transition in transitions(DICT, spaces.Discrete(2), 4):
-            buffer.add(*transition)
+    ours, theirs = filled((DeviceReplayBuffer, DictReplayBuffer), DICT, 4, device="cuda")
     assert ours.observations["obs"].is_cuda
     assert_same(samples(ours), samples(theirs))
     assert_same(samples(pickle.loads(pickle.dumps(ours))), samples(theirs))
@@ -231,11 +208,9 @@ def test_each_stored_task_is_drawn_equally_often():
 
 
 def test_without_balance_it_samples_as_sb3_does():
-    ours = MultiTaskReplayBuffer(10, DICT, spaces.Discrete(2), "cpu", N_ENVS, balance=False)
-    theirs = DictReplayBuffer(10, DICT, spaces.Discrete(2), "cpu", N_ENVS)
-    for buffer in (ours, theirs):
-        for transition in transitions(DICT, spaces.Discrete(2), 4):
-            buffer.add(*transition)
+    ours, theirs = filled(
+        (partial(MultiTaskReplayBuffer, balance=False), DictReplayBuffer), DICT, 4
+    )
     assert_same(samples(ours), samples(theirs))
 
 

@@ -1,41 +1,18 @@
 """Episodes that never end are an error rather than played for ever."""
 
 import gymnasium as gym
-import numpy as np
 import pytest
-from gymnasium import spaces
 from stable_baselines3 import PPO
+from tiny import Steps
 
 import sb3_moe
 from sb3_moe.callbacks import MultiTaskEvalCallback
 from sb3_moe.vec_env.evaluating import evaluate_tasks
 from sb3_moe.watching import expert_importance
 
-
-class Lasting(gym.Env):
-    """Ends after so many steps, or never.
-
-    :param length: None: never
-    """
-
-    def __init__(self, length=None):
-        self.length = length
-        self.observation_space = spaces.Box(-1, 1, (2,), np.float32)
-        self.action_space = spaces.Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.count = 0
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        self.count += 1
-        return np.zeros(2, np.float32), 1.0, self.count == self.length, False, {}
-
-
 for name, length in (("Ten", 10), ("Endless", None)):
     if f"{name}-v0" not in gym.registry:
-        gym.register(f"{name}-v0", entry_point=Lasting, kwargs={"length": length})
+        gym.register(f"{name}-v0", entry_point=Steps, kwargs={"length": length})
 
 
 def agent(*tasks):
@@ -67,7 +44,7 @@ def test_an_episode_may_take_as_many_steps_as_the_limit_and_no_more():
 
 
 def test_a_copy_that_has_its_episodes_may_go_on():
-    class LongerEachTime(Lasting):
+    class LongerEachTime(Steps):
         def reset(self, *, seed=None, options=None):
             self.length = 3 if self.length is None else 10**9
             return super().reset(seed=seed)

@@ -108,26 +108,27 @@ def tasks(discrete=False):
 
 
 WORLDS = {
-    "side by side": lambda discrete: make_multitask_vec_env(tasks(discrete), 4, seed=0),
-    "in turn": lambda discrete: make_multitask_vec_env(
-        tasks(discrete), 2, seed=0, schedule=Cycle(episodes_per_task=1)
-    ),
-    "each its own": lambda discrete: make_multitask_vec_env(
-        tasks(discrete), 2, seed=0, schedule=Interleave(unit="episodes")
-    ),
-    "in processes": lambda discrete: make_multitask_vec_env(
-        tasks(discrete), 2, seed=0, vectorization="async"
-    ),
-    "alone": lambda discrete: DummyVecEnv([lambda: MultiTaskEnv(tasks(discrete), num_envs=1)]),
+    "side by side": (4, {}),
+    "in turn": (2, {"schedule": Cycle(episodes_per_task=1)}),
+    "each its own": (2, {"schedule": Interleave(unit="episodes")}),
+    "in processes": (2, {"vectorization": "async"}),
 }
+
+
+def world_of(name, discrete=False):
+    if name == "alone":
+        return DummyVecEnv([lambda: MultiTaskEnv(tasks(discrete), num_envs=1)])
+    n_envs, options = WORLDS[name]
+    return make_multitask_vec_env(tasks(discrete), n_envs, seed=0, **options)
 
 
 @pytest.mark.covering
 @pytest.mark.parametrize(
-    ("algorithm", "world"), [("SAC", world) for world in WORLDS] + [("DQN", "side by side")]
+    ("algorithm", "world"),
+    [*(("SAC", world) for world in (*WORLDS, "alone")), ("DQN", "side by side")],
 )
 def test_worlds_of_several_tasks_of_goals_are_learned_from_in_hindsight(algorithm, world):
-    env = WORLDS[world](algorithm == "DQN")
+    env = world_of(world, algorithm == "DQN")
     arguments = {
         "replay_buffer_class": HerReplayBuffer,
         "replay_buffer_kwargs": {"copy_info_dict": True, "n_sampled_goal": 20},
@@ -147,7 +148,7 @@ def test_worlds_of_several_tasks_of_goals_are_learned_from_in_hindsight(algorith
 
 
 def test_one_batch_may_be_as_large_as_there_are_environments():
-    env = WORLDS["side by side"](False)
+    env = world_of("side by side")
     goals = np.zeros((4, 3)), np.zeros((4, 3))
     infos = [{"task_id": task} for task in (0, 0, 1, 1)]
     (rewards,) = env.env_method("compute_reward", *goals, infos, indices=[0])

@@ -1,6 +1,5 @@
 """What an episode comes to, success or the score of a whole game; actions drawn at random."""
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -9,6 +8,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from tiny import Steps
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
 from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
@@ -16,24 +16,16 @@ from sb3_moe.vec_env.evaluating import is_lost_life, random_actions
 from sb3_moe_envs import Interleave, Task
 
 
-class Passing(gym.Env):
+class Passing(Steps):
     """Four steps, of which the second alone reports what it is told to."""
 
-    observation_space = spaces.Box(-1, 1, (2,))
-    action_space = spaces.Discrete(2)
+    length = 4
 
     def __init__(self, **report):
         self.report = report
 
-    def reset(self, *, seed=None, options=None):
-        self.steps = 0
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        self.steps += 1
-        silent = dict.fromkeys(self.report, False)
-        info = self.report if self.steps == 2 else silent
-        return np.zeros(2, np.float32), 1.0, self.steps == 4, False, dict(info)
+    def info(self):
+        return dict(self.report if self.steps == 2 else dict.fromkeys(self.report, False))
 
 
 class Fixed:
@@ -76,14 +68,11 @@ def test_a_copy_that_goes_on_to_another_task_is_refused():
 def test_success_rates_of_training_and_evaluation_are_logged_and_kept(tmp_path):
     model = PPO("MultiInputPolicy", make_env(), n_steps=16, batch_size=80, n_epochs=1)
     callback = MultiTaskEvalCallback(10_000, 2, log_path=tmp_path)
-    rows = []
     model.learn(0)
-    logger = model.logger
-    dump = logger.dump
-    logger.dump = lambda step: (rows.append(dict(logger.name_to_value)), dump(step))
-    model.set_logger(logger)
+    model.logger.dump = lambda step: None  # a log that is never written keeps what it is told
+    model.set_logger(model.logger)
     model.learn(80, callback=[callback, TaskRolloutCallback()])
-    logged = {key: value for row in rows for key, value in row.items()}
+    logged = model.logger.name_to_value
     for name, rate in zip(("success", "is_success", "both", "never"), RATES, strict=False):
         assert logged[f"eval/{name}/success_rate"] == rate
         assert logged[f"rollout/{name}/success_rate"] == rate
@@ -139,6 +128,8 @@ def test_an_atari_game_counts_with_its_own_score_over_all_lives():
 class ThreeLives(Passing):
     """Twelve steps, of which every fourth costs a life; the first step of all succeeds."""
 
+    length = 12
+
     @property
     def ale(self):
         return self
@@ -146,10 +137,8 @@ class ThreeLives(Passing):
     def lives(self):
         return 3 - self.steps // 4
 
-    def step(self, action):
-        self.steps += 1
-        info = {"is_success": self.steps == 1}
-        return np.zeros(2, np.float32), 1.0, self.steps == 12, False, info
+    def info(self):
+        return {"is_success": self.steps == 1}
 
 
 def test_a_game_in_sb3s_own_atari_wrappers_is_played_over_all_lives():
@@ -183,19 +172,13 @@ def drawn(space, *masks, times=60):
     return [sorted({tuple(np.ravel(action).tolist()) for action in actions[:, k]}) for k in (0, 1)]
 
 
-def test_each_copy_draws_what_its_own_mask_allows():
+def test_each_copy_draws_what_its_own_mask_allows_in_every_entry():
     found = drawn(spaces.Discrete(4), [0, 1, 0, 1], [1, 0, 0, 0])
     assert found == [[(1,), (3,)], [(0,)]]
-
-
-def test_every_entry_of_several_has_its_own_part_of_the_mask():
     found = drawn(spaces.MultiDiscrete([2, 3]), [0, 1, 1, 0, 1], [1, 0, 0, 1, 0])
     assert found == [[(1, 0), (1, 2)], [(0, 1)]]
-
-
-def test_where_nothing_is_allowed_everything_is_drawn_as_sb3_contribs_policies_do():
-    found = drawn(spaces.Discrete(2), [0, 0], [0, 1])
-    assert found == [[(0,), (1,)], [(1,)]]
+    # Where nothing is allowed everything is drawn, as sb3-contrib's policies do.
+    assert drawn(spaces.Discrete(2), [0, 0], [0, 1]) == [[(0,), (1,)], [(1,)]]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -212,9 +195,8 @@ def test_the_generator_of_the_action_space_says_what_is_drawn(masked):
 
 def test_a_reward_that_float32_cannot_hold_is_refused_without_tasks_too():
     class Rich(Passing):
-        def step(self, action):
-            obs, _, *rest = super().step(action)
-            return obs, 1e39, *rest
+        def reward(self, action):
+            return 1e39
 
     env = GymnasiumVecEnv(SyncVectorEnv([Rich], autoreset_mode=AutoresetMode.SAME_STEP))
     env.reset()

@@ -1,6 +1,5 @@
 """VecHistory: the history of SB3's environments, above and below what normalizes them."""
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -8,6 +7,7 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from tiny import Steps
 
 import sb3_moe
 from sb3_moe.callbacks import make_pinned_env, save_snapshot
@@ -17,20 +17,17 @@ from sb3_moe.vec_env import PerTaskVecNormalize, VecHistory, evaluate_tasks, mak
 TASKS = ["CartPole-v1", "SB3MoE/ConflictingCartPole-v0"]
 
 
-class Counter(gym.Env):
+class Counter(Steps):
     """Observe the step; the reward is ten times the step; two steps."""
 
     observation_space = spaces.Box(-9, 9, (1,), np.float32)
-    action_space = spaces.Discrete(2)
+    length = 2
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.time = 0
-        return np.zeros(1, np.float32), {}
+    def observe(self):
+        return np.float32([self.steps])
 
-    def step(self, action):
-        self.time += 1
-        return np.float32([self.time]), 10.0 * self.time, self.time == 2, False, {}
+    def reward(self, action):
+        return 10.0 * self.steps
 
 
 def hidden(n_envs=4, **kwargs):

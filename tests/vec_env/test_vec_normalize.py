@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import (
     sync_envs_normalization,
     unwrap_vec_normalize,
 )
+from tiny import Steps
 
 from sb3_moe.vec_env import GymnasiumVecEnv, MultiTaskReplayBuffer, make_multitask_vec_env
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
@@ -297,34 +298,6 @@ def test_hidden_tasks_are_asked_for(schedule):
     assert env.observation_space.shape == (6,)
 
 
-def atari_like(shape, dtype=np.uint8, high=255):
-    """Return four slots of two tasks whose id is planes of a picture, written by MultiTask."""
-    return make_multitask_vec_env(
-        [lambda: StillPicture(shape, dtype, high), lambda: StillPicture(shape, dtype, high)],
-        n_envs=4,
-        task_id="channels",
-        seed=0,
-    )
-
-
-class StillPicture(gym.Env):
-    """A black picture, ten steps an episode."""
-
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, shape, dtype, high):
-        self.observation_space = spaces.Box(0, high, shape, dtype)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.time = 0
-        return np.zeros_like(self.observation_space.low), {}
-
-    def step(self, action):
-        self.time += 1
-        return np.zeros_like(self.observation_space.low), 1.0, False, self.time == 10, {}
-
-
 PICTURES = {
     "SB3's, channels first": ((4, 36, 40), np.uint8, 255),
     "SB3's, channels last": ((36, 40, 4), np.uint8, 255),
@@ -335,7 +308,13 @@ PICTURES = {
 
 @pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES)
 def test_the_id_in_planes_is_read_where_the_world_wrote_it(picture):
-    env = PerTaskVecNormalize(atari_like(*picture), norm_obs=False)
+    shape, dtype, high = picture
+
+    class Still(Steps):
+        observation_space = spaces.Box(0, high, shape, dtype)
+
+    venv = make_multitask_vec_env([Still, Still], 4, seed=0, task_id="channels")
+    env = PerTaskVecNormalize(venv, norm_obs=False)
     env.reset()
     *_, infos = env.step(np.zeros(4, np.int64))
     assert env._task_ids.tolist() == [info["task_id"] for info in infos]

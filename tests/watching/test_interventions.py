@@ -55,28 +55,24 @@ def test_one_expert_alone_and_swapped_experts_have_their_gates(model):
 def test_a_network_of_several_mixtures_is_changed_in_each_or_in_one():
     model = model_of(placement="all", net_arch=[6, 6])
     with sb3_moe.without_expert(model, "pi", 1):
-        assert [gates(model, f"pi.{name}")[1].item() for name in ("all.0", "all.1", "head")] == [
-            0,
-            0,
-            0,
-        ]
+        for name in ("all.0", "all.1", "head"):
+            assert gates(model, f"pi.{name}")[1] == 0
     with sb3_moe.without_expert(model, "pi", 1, layer=-1):
         assert gates(model, "pi.all.0")[1] > 0
         assert gates(model, "pi.head")[1] == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("arguments", "message"),
     [
-        (("q", 0), ValueError, r"must be one of \['pi', 'vf'\], which have experts, got 'q'"),
-        (("pi", 4), ValueError, r"`expert` must be in \[0, num_experts=4\) of pi.middle, got 4"),
-        (("pi", -1), ValueError, r"`expert` must be in \[0, num_experts=4\) of pi.middle, got -1"),
-        (("pi", 0, 1), ValueError, r"`layer` must be in \[-1, 1\), got 1"),
-        (("pi", "1"), ValueError, r"`expert` must be in \[0, num_experts=4\) of pi.middle, got 1"),
+        (("q", 0), r"must be one of \['pi', 'vf'\], which have experts, got 'q'"),
+        (("pi", 4), r"`expert` must be in \[0, num_experts=4\) of pi.middle, got 4"),
+        (("pi", -1), r"`expert` must be in \[0, num_experts=4\) of pi.middle, got -1"),
+        (("pi", 0, 1), r"`layer` must be in \[-1, 1\), got 1"),
     ],
 )
-def test_a_wrong_network_expert_or_layer_is_named(model, arguments, error, message):
-    with pytest.raises(error, match=message), sb3_moe.without_expert(model, *arguments):
+def test_a_wrong_network_expert_or_layer_is_named(model, arguments, message):
+    with pytest.raises(ValueError, match=message), sb3_moe.without_expert(model, *arguments):
         pass
 
 

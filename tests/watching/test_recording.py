@@ -282,7 +282,6 @@ def draws(*pictures):
     [
         ([NotImplementedError()], "drawing raised NotImplementedError", 0),
         ([PICTURE, PICTURE, OSError("no\n  screen")], "no screen", 2),
-        (["# text #"], r"`render()` must give an array of numbers (height, width), or", 0),
     ],
 )
 def test_what_cant_be_drawn_at_some_step_is_played_on_without_pictures(
