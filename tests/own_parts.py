@@ -1,6 +1,5 @@
 """A router, a kind of expert, a placement and a callback, as a user would write them."""
 
-from stable_baselines3.common.buffers import ReplayBuffer
 from torch import nn
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
@@ -55,7 +54,3 @@ class Marks(PeriodicCallback):
         self.steps.append(step)
         self.logger.record("marks/count", len(self.steps))
         return True
-
-
-class OwnReplayBuffer(ReplayBuffer):
-    """One of a user's own."""

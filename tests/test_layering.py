@@ -78,32 +78,6 @@ def test_the_table_has_no_cycle():
         assert set(allowed.split()) <= set(areas[: areas.index(area)]), area
 
 
-def module_of(path):
-    root = ROOT / "envs" if path in ENVS else ROOT
-    parts = path.relative_to(root).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def graph():
-    """Return which of our modules names which, by whatever import."""
-    modules = {module_of(path): path for path in [*OURS, *ENVS]}
-    found = {module: set() for module in modules}
-    for module, path in modules.items():
-        for package, name, _ in IMPORTS[path]:
-            found[module] |= {f"{package}.{name}", package} & set(modules)
-            if f"{package}.{name}" in modules:
-                found[module].discard(package)  # the face of a room, to reach what is in it
-    return found
-
-
-def test_no_module_comes_back_to_itself_by_imports():
-    edges = graph()
-    while leaves := [module for module, to in edges.items() if not to & edges.keys() - {module}]:
-        for module in leaves:
-            del edges[module]
-    assert not edges, "in, or above, a circle"
-
-
 def test_what_is_private_stays_in_its_module():
     wrong = [
         (name_of(path), module, name)

@@ -88,20 +88,28 @@ def test_a_world_of_another_task_is_a_switch():
     assert {each.num_experts for each in model.policy.moe_layers().values()} == {4}
 
 
-def test_a_penalty_ends_with_a_training_that_was_interrupted_in_an_update():
-    class Stop(BaseCallback):
-        def _on_step(self):
-            return True
+class Interrupt(BaseCallback):
+    """Interrupt the training at the end of a rollout."""
 
-        def _on_rollout_end(self):
+    def __init__(self, after=0):
+        super().__init__()
+        self.after = after
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        if self.num_timesteps > self.after:
             raise KeyboardInterrupt
 
+
+def test_a_penalty_ends_with_a_training_that_was_interrupted_in_an_update():
     trained = []
     for interrupted in (True, False):
         model = make(toy_vec_env((0,)))
         if interrupted:
             with suppress(KeyboardInterrupt):
-                model.learn(STEPS, [WeightNormDecayCallback(10.0), Stop()])
+                model.learn(STEPS, [WeightNormDecayCallback(10.0), Interrupt()])
             assert any(each._post_accumulate_grad_hooks for each in model.policy.parameters())
         model.set_random_seed(0)
         model.learn(STEPS)
@@ -111,16 +119,10 @@ def test_a_penalty_ends_with_a_training_that_was_interrupted_in_an_update():
 
 @pytest.mark.parametrize("method", ["static", "rigl"])
 def test_masks_end_with_a_training_that_was_interrupted(method):
-    class Stop(BaseCallback):
-        def _on_step(self):
-            if self.num_timesteps > STEPS // 2:
-                raise KeyboardInterrupt
-            return True
-
     changes = {"interval": 2} if method == "rigl" else {}
     model = make(toy_vec_env((0,)))
     with suppress(KeyboardInterrupt):
-        model.learn(STEPS, [SparseTrainingCallback(0.9, method, **changes), Stop()])
+        model.learn(STEPS, [SparseTrainingCallback(0.9, method, **changes), Interrupt(STEPS // 2)])
     weights = [each for each in model.policy.parameters() if each.dim() == 2]
     assert sum(int((each == 0).sum()) for each in weights) > 1000
     model.learn(STEPS, reset_num_timesteps=False)

@@ -6,10 +6,7 @@ import pytest
 from learners import learner
 from stable_baselines3 import PPO
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnv, SimpleMultiObsEnv
-from stable_baselines3.common.vec_env import (
-    DummyVecEnv,
-    VecMonitor,
-)
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from toy import toy_vec_env
 
 from sb3_moe.callbacks import (

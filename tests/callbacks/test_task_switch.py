@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from learners import learner
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.her import HerReplayBuffer
@@ -28,12 +29,11 @@ GOALS = spaces.Dict(
 
 
 def ppo(env, **kwargs):
-    return PPO("MoeMultiInputPolicy", env, n_steps=16, batch_size=32, seed=1, **kwargs)
+    return learner(PPO, env, n_steps=16, **kwargs)
 
 
 def dqn(env, **kwargs):
-    options = {"learning_starts": 20, "buffer_size": 200, "train_freq": 8} | kwargs
-    return DQN("MoeMultiInputPolicy", env, **options, device="cpu", seed=1)
+    return learner(DQN, env, train_freq=8, **kwargs)
 
 
 def in_blocks():
@@ -115,9 +115,7 @@ def three():
 def small(env, **options):
     experts = {} if options.get("placement") == "none" else {"num_experts": 2}
     kwargs = {"net_arch": [4], **experts, **options}
-    steps = {"n_steps": SHORT // 2, "batch_size": SHORT // 2, "n_epochs": 2}
-    policy = "MoeMultiInputPolicy"
-    return PPO(policy, env, seed=1, policy_kwargs=kwargs, device="cpu", **steps)
+    return learner(PPO, env, n_steps=SHORT // 2, policy_kwargs=kwargs)
 
 
 def numbers(model):

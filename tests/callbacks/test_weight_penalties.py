@@ -8,11 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from toy import toy_vec_env
 
 import sb3_moe
-from sb3_moe.callbacks import (
-    L2InitCallback,
-    SparseTrainingCallback,
-    WeightNormDecayCallback,
-)
+from sb3_moe.callbacks import L2InitCallback, SparseTrainingCallback, WeightNormDecayCallback
 from sb3_moe.policies.masks import masks_in
 from sb3_moe.policies.networks import networks_of
 

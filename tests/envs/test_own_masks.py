@@ -15,13 +15,7 @@ from tiny import Steps
 
 from sb3_moe import make_multitask_vec_env
 from sb3_moe.vec_env.tasks import action_meanings
-from sb3_moe_envs import (
-    Interleave,
-    MultiTaskEnv,
-    MultiTaskVectorEnv,
-    Task,
-    TaskError,
-)
+from sb3_moe_envs import Interleave, MultiTaskEnv, MultiTaskVectorEnv, Task, TaskError
 from sb3_moe_envs.conflicts import Conflicting, ConflictingVectorEnv
 from sb3_moe_envs.methods import meanings_of
 from sb3_moe_envs.vector.gymnax import MinAtarVectorEnv
@@ -32,24 +26,20 @@ class Forbidding(Steps):
 
     length = 3
 
-    def __init__(self, space: spaces.Space[Any]) -> None:
+    def __init__(self, space: Any) -> None:
         self.action_space = space
+        self.sizes = [space.n] if isinstance(space, spaces.Discrete) else space.nvec.tolist()
 
     def step(self, action: Any) -> Any:
         mask, start = self.action_masks(), 0
-        for choice, size in zip(np.ravel(action), self._sizes(), strict=True):
+        for choice, size in zip(np.ravel(action), self.sizes, strict=True):
             assert mask[start + int(choice)], f"illegal: {action}"
             start += size
         return super().step(action)
 
     def action_masks(self) -> np.ndarray:
         """Forbid one choice in each dimension: that of the step's number."""
-        return np.concatenate([np.arange(n) != self.steps % n for n in self._sizes()])
-
-    def _sizes(self) -> list[int]:
-        if isinstance(self.action_space, spaces.Discrete):
-            return [int(self.action_space.n)]
-        return [int(n) for n in self.action_space.nvec]  # type: ignore[attr-defined]
+        return np.concatenate([np.arange(n) != self.steps % n for n in self.sizes])
 
 
 class Free(Forbidding):

@@ -8,13 +8,7 @@ from counting import CountingEnv
 from gymnasium import spaces
 from tiny import Steps
 
-from sb3_moe_envs import (
-    Interleave,
-    MultiTaskEnv,
-    MultiTaskVectorEnv,
-    Task,
-    TaskError,
-)
+from sb3_moe_envs import Interleave, MultiTaskEnv, MultiTaskVectorEnv, Task, TaskError
 
 
 class Faulty(CountingEnv):

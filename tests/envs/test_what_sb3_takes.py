@@ -7,7 +7,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from sb3_moe import make_multitask_vec_env
-from sb3_moe.callbacks import evaluate_tasks, make_pinned_env
+from sb3_moe.callbacks import make_pinned_env
 from sb3_moe.vec_env import GymnasiumVecEnv
 from sb3_moe_envs import Interleave, Task
 
@@ -18,9 +18,6 @@ class Simple(gym.Env):
     observation_space = spaces.Box(-1, 1, (2,))
     action_space = spaces.Discrete(2)
 
-    def __init__(self, **last):
-        self.last = last
-
     def reset(self, seed=None):
         super().reset(seed=seed)
         self.steps = 0
@@ -29,14 +26,7 @@ class Simple(gym.Env):
     def step(self, action):
         self.steps += 1
         over = self.steps == 3
-        return np.zeros(2, np.float32), np.all(over), over, False, self.last if over else {}
-
-
-class Policy:
-    """Any action."""
-
-    def predict(self, obs, **kwargs):
-        return np.zeros(len(obs["task_id"]), int), None
+        return np.zeros(2, np.float32), np.all(over), over, False, {}
 
 
 @pytest.mark.parametrize("schedule", [None, Interleave("episodes")], ids=["joined", "by slot"])
@@ -48,19 +38,10 @@ def test_a_reset_without_options_and_a_bool_for_a_reward_do(schedule):
     env.close()
 
 
-@pytest.mark.parametrize("over", [True, False])
-def test_a_score_of_the_users_own_is_not_taken_for_a_game_of_atari(over):
-    env = make_multitask_vec_env([lambda: Simple(score=7.0, game_over=over)], 1)
-    episodes = evaluate_tasks(Policy(), env, 2)
-    assert episodes.returns.tolist() == [[1.0, 1.0]]
-    assert episodes.lengths.tolist() == [[3.0, 3.0]]
-
-
 class Named(Simple):
     """Names its task at a start alone."""
 
     def __init__(self, task):
-        super().__init__()
         self.task = task
 
     def reset(self, seed=None, options=None):

@@ -4,6 +4,7 @@ import json
 import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import own_parts
@@ -148,28 +149,17 @@ def test_a_card_and_uploading_say_what_they_need(model, tmp_path, monkeypatch):
 
 
 def test_the_whole_folder_is_uploaded_by_the_hubs_own_library(tmp_path, monkeypatch):
-    calls = []
-
-    class HfApi:
-        def __init__(self, token=None):
-            calls.append(("token", token))
-
-        def create_repo(self, repo_id, **kwargs):
-            calls.append((repo_id, kwargs))
-
-        def upload_folder(self, **kwargs):
-            calls.append(kwargs)
-            return "where it is"
-
-    stub = SimpleNamespace(HfApi=HfApi, __spec__=SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "huggingface_hub", stub)
+    hub = mock.Mock(__spec__=SimpleNamespace())
+    hub.HfApi.return_value.upload_folder.return_value = "where it is"
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     (tmp_path / "README.md").write_text("")
     assert push(tmp_path, "me/agent", private=True, token="secret") == "where it is"
-    uploaded = {"repo_id": "me/agent", "folder_path": str(tmp_path)}
-    assert calls == [
-        ("token", "secret"),
-        ("me/agent", {"private": True, "exist_ok": True}),
-        {**uploaded, "commit_message": "Upload an agent"},
+    assert hub.mock_calls == [
+        mock.call.HfApi(token="secret"),
+        mock.call.HfApi().create_repo("me/agent", private=True, exist_ok=True),
+        mock.call.HfApi().upload_folder(
+            repo_id="me/agent", folder_path=str(tmp_path), commit_message="Upload an agent"
+        ),
     ]
 
 

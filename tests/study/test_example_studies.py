@@ -148,16 +148,6 @@ def test_development_runs_settle_rates_margins_and_what_is_confirmed(tmp_path, m
     assert "| top1-id | 300.0 | confirm |" in said
 
 
-@pytest.mark.full
-def test_the_table_of_interventions_has_a_row_for_each_expert(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["interventions.py", "--steps", "1", "--episodes", "2"])
-    script("conflict/interventions")
-    head, _, *rows = capsys.readouterr().out.splitlines()
-    assert head == f"|  | {' | '.join(TASKS)} |"
-    names = [row.split(" | ")[0] for row in rows]
-    assert names == ["| all experts", *(f"| without {k}" for k in range(8))]
-
-
 GAMES = ("SpaceInvaders", "Breakout")
 
 
@@ -226,11 +216,3 @@ def test_plasticity_fades_where_later_blocks_are_learned_worse(tmp_path, monkeyp
     with pytest.raises(SystemExit):
         run("plasticity/fading", monkeypatch, tmp_path)
     assert "must hold a run that went through all of its blocks" in capsys.readouterr().err
-
-
-def test_a_simulated_interval_covers_about_as_often_as_it_says(monkeypatch):
-    coverage = script("coverage")
-    monkeypatch.setattr(coverage, "REPEATS", 200)
-    shares = coverage.covered((coverage.bounded(260, 30),) * 2, 0.5)
-    assert 0.9 <= shares["paired t"] <= 1
-    assert shares["bootstrap"] <= shares["paired t"]

@@ -8,14 +8,7 @@ from made_up_study import ROLLOUT, planned, run, study, write
 
 from sb3_moe.saving.files import read_json, write_npz
 from sb3_moe.study.engine import unfinished
-from sb3_moe.study.folder import (
-    BusyError,
-    RunFolder,
-    differences,
-    held,
-    refuse_changes,
-    survey,
-)
+from sb3_moe.study.folder import BusyError, RunFolder, differences, held, refuse_changes, survey
 
 
 @pytest.fixture

@@ -73,27 +73,7 @@ def groups(results, *names, paired=True):
     return {key: list(row) for key, row in zip(found.index, found.to_numpy(), strict=True)}
 
 
-def judged(effect, seeds=5, expects="greater", noise=0.02):
-    """Judge a made-up study in which soft-big ends higher than dense."""
-    rng = np.random.default_rng(0)
-    levels = {"dense": 1 + noise * rng.normal(size=seeds)}
-    levels["soft-big"] = 1 + effect + noise * rng.normal(size=seeds)
-    return judge(claims(contrast(expects)), ends(levels)).iloc[0]
-
-
-def test_a_known_effect_gets_its_verdict():
-    for effect, noise, verdict in (
-        (0.5, 0.02, "supported"),
-        (0.0, 0.02, "contradicted"),
-        (0.1, 0.5, "undecided"),
-    ):
-        row = judged(effect, noise=noise)
-        assert (row.verdict, row.claim_verdict) == (verdict, verdict)
-        assert row.difference == pytest.approx(effect, abs=2 * noise)
-
-
-def test_few_seeds_are_undecided_and_none_not_tested():
-    assert judged(0.5, seeds=4).verdict == "undecided"
+def test_what_no_run_tells_is_not_tested():
     found = judge(claims(contrast(plus=networks("task-big"))), ends({"dense": [1]}))
     (row,) = found.itertuples()
     assert (row.verdict, row.claim_verdict, row.seeds) == ("not tested", "not tested", 0)

@@ -164,17 +164,9 @@ def test_vec_normalize_normalizes_a_batch_as_it_does_sb3s(observation_space):
 )
 def test_off_policy_training_on_it_gives_the_same_weights(algorithm, env_id):
     def train(replay_buffer_class):
-        model = algorithm(
-            "MlpPolicy",
-            make_vec_env(env_id, 2, seed=0),
-            buffer_size=60,
-            learning_starts=20,
-            batch_size=8,
-            seed=0,
-            device="cpu",
-            policy_kwargs={"net_arch": [8]},
-            replay_buffer_class=replay_buffer_class,
-        )
+        env, options = make_vec_env(env_id, 2, seed=0), {"learning_starts": 20, "batch_size": 8}
+        options |= {"policy_kwargs": {"net_arch": [8]}, "replay_buffer_class": replay_buffer_class}
+        model = algorithm("MlpPolicy", env, buffer_size=60, seed=0, device="cpu", **options)
         return list(model.learn(100).policy.parameters())
 
     assert_same(train(DeviceReplayBuffer), train(ReplayBuffer))
@@ -235,24 +227,17 @@ def test_an_info_without_a_task_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments", "message"),
+    ("kind", "space", "handle_timeouts", "message"),
     [
-        (DeviceReplayBuffer, (DICT, False), "`optimize_memory_usage` must be False with"),
-        (DeviceReplayBuffer, (IMAGE, True), "`optimize_memory_usage` must be False with"),
-        (MultiTaskReplayBuffer, (IMAGE, False), "`optimize_memory_usage` must be False here"),
+        (DeviceReplayBuffer, DICT, False, "`optimize_memory_usage` must be False with"),
+        (DeviceReplayBuffer, IMAGE, True, "`optimize_memory_usage` must be False with"),
+        (MultiTaskReplayBuffer, IMAGE, False, "`optimize_memory_usage` must be False here"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(kind, arguments, message):
-    space, handle_timeouts = arguments
+def test_options_that_do_not_go_together_are_refused(kind, space, handle_timeouts, message):
+    options = {"optimize_memory_usage": True, "handle_timeout_termination": handle_timeouts}
     with pytest.raises(ValueError, match=message):
-        kind(
-            10,
-            space,
-            spaces.Discrete(2),
-            "cpu",
-            optimize_memory_usage=True,
-            handle_timeout_termination=handle_timeouts,
-        )
+        kind(10, space, spaces.Discrete(2), "cpu", **options)
 
 
 def test_a_model_saves_and_loads_its_device_buffer(tmp_path):

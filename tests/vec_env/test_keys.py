@@ -97,14 +97,9 @@ def every_callback(pinned, batches):
 def test_keys_of_every_callback_are_printed_apart_and_taken_by_trackers(kind):
     names = NAMES[kind]
     pinned = toy_vec_env((0,), (1,), (2,), names=names)
-    model = PPO(
-        "MoeMultiInputPolicy",
-        toy_vec_env((0, 1, 2), names=names),
-        n_steps=32,
-        batch_size=32,
-        n_epochs=1,
-        policy_kwargs={"placement": "all", "num_experts": 11, "net_arch": [4, 4]},
-    )
+    sizes = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
+    sizes["policy_kwargs"] = {"placement": "all", "num_experts": 11, "net_arch": [4, 4]}
+    model = PPO("MoeMultiInputPolicy", toy_vec_env((0, 1, 2), names=names), **sizes)
     callbacks = every_callback(pinned, collect_probe(pinned, 12))
     callbacks += [TaskGradientCallback(64), TaskSwitchCallback(reset_heads=True)]
     rows = train(model, 96, callbacks)

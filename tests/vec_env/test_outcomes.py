@@ -12,7 +12,7 @@ from tiny import Steps
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
 from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
-from sb3_moe.vec_env.evaluating import is_lost_life, random_actions
+from sb3_moe.vec_env.evaluating import game_return, is_lost_life, random_actions
 from sb3_moe_envs import Interleave, Task
 
 
@@ -109,6 +109,8 @@ def test_an_environment_that_is_put_in_has_no_success_of_the_episode_before():
 )
 def test_only_what_reports_a_score_and_no_end_is_a_lost_life(info, expected):
     assert is_lost_life(info) == expected
+    # A score of the user's own is none of Atari's.
+    assert game_return({**info, "episode": {"r": 1.0}}) == (3.0 if "of_atari" in info else 1.0)
 
 
 def atari_env(**kwargs):

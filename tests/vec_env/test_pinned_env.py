@@ -14,11 +14,7 @@ from stable_baselines3.common.vec_env import (
 )
 from tiny import Sampled
 
-from sb3_moe.callbacks import (
-    MultiTaskEvalCallback,
-    PlasticityCallback,
-    make_pinned_env,
-)
+from sb3_moe.callbacks import MultiTaskEvalCallback, PlasticityCallback, make_pinned_env
 from sb3_moe.measures import load_scores
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_env.make import are_interleaved, evaluation_copies

@@ -50,15 +50,9 @@ def test_rewards_are_divided_by_the_largest_return_of_their_task():
 def test_a_model_trains_and_goes_on_with_it(tmp_path):
     env = sb3_moe.make_multitask_vec_env("Classic/Pendulum4", n_envs=4, seed=0)
     options = presets.BRC_LIKE | {"net_arch": [8, 8], "task_embedding": 2}
-    model = sb3.SAC(
-        "MoeMultiInputPolicy",
-        env,
-        learning_starts=8,
-        buffer_size=2_000,
-        batch_size=8,
-        replay_buffer_class=ReturnScaledReplayBuffer,
-        policy_kwargs=options,
-    )
+    sizes = {"learning_starts": 8, "buffer_size": 2_000, "batch_size": 8}
+    sizes["replay_buffer_class"] = ReturnScaledReplayBuffer
+    model = sb3.SAC("MoeMultiInputPolicy", env, policy_kwargs=options, **sizes)
     model.learn(820)  # an episode of each task
     assert set(model.replay_buffer.largest) == {0, 1, 2, 3}
     model.save_replay_buffer(tmp_path / "buffer.pkl")

@@ -191,16 +191,9 @@ def test_sb3_finds_saves_loads_and_synchronizes_it(tmp_path):
 
 def test_off_policy_rewards_are_normalized_by_the_stored_task():
     env = wrapped("dict", norm_obs=True)
-    model = SAC(
-        "MultiInputPolicy",
-        env,
-        buffer_size=400,
-        learning_starts=20,
-        batch_size=64,
-        seed=0,
-        device="cpu",
-        replay_buffer_class=MultiTaskReplayBuffer,
-    )
+    sizes = {"buffer_size": 400, "learning_starts": 20, "batch_size": 64}
+    kept = {"replay_buffer_class": MultiTaskReplayBuffer}
+    model = SAC("MultiInputPolicy", env, seed=0, device="cpu", **sizes, **kept)
     model.learn(120)
     buffer = model.replay_buffer
     stored = buffer.rewards.flatten().numpy()

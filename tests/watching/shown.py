@@ -59,12 +59,6 @@ def two_tasks(n_envs: int = 2, **kwargs: Any) -> Any:
 def agent(env: Any = None, policy: str = "MoeMultiInputPolicy", **kwargs: Any) -> PPO:
     """Build an agent that has learned nothing."""
     options = {"net_arch": [6], "num_experts": 3, **kwargs}
-    return PPO(
-        policy,
-        two_tasks() if env is None else env,
-        n_steps=32,
-        batch_size=32,
-        n_epochs=1,
-        seed=0,
-        policy_kwargs=options,
-    )
+    sizes = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
+    env = two_tasks() if env is None else env
+    return PPO(policy, env, seed=0, policy_kwargs=options, **sizes)
