@@ -21,16 +21,12 @@ def make(algo=PPO, tasks=SHORT, **policy_kwargs):
 
 
 def states(model):
-    """Copy every router's weights and bias, and what the optimizer knows of them."""
-    state, layers = model.policy.optimizer.state, model.policy.moe_layers().values()
-    return [
-        *([value.clone() for value in layer.buffers()] for layer in layers),
-        *(
-            [value.clone() for value in (each.data, *state[each].values())]
-            for layer in layers
-            for each in router_parameters(layer)
-        ),
-    ]
+    """Copy every router's weights, what the optimizer knows of them, and the routers' biases."""
+    state, found = model.policy.optimizer.state, []
+    for layer in model.policy.moe_layers().values():
+        found += [[each.data, *state[each].values()] for each in router_parameters(layer)]
+        found.append([each for name, each in layer.named_buffers() if name == "running_bias_E"])
+    return [[value.clone() for value in values] for values in found]
 
 
 class Watch(FreezeRouterCallback):

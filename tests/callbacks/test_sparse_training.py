@@ -359,7 +359,7 @@ def test_what_units_read_stays_as_large(kwargs):
         before, after = (incoming(la.layer)(la.weight.detach()).flatten(2) for la in (one, other))
         if before.shape[2] > 100:
             ratio = after.square().sum() / before.square().sum()
-            assert ratio == pytest.approx(1.0, abs=0.1)
+            assert ratio == pytest.approx(1.0, abs=0.2)  # one without the scale is 0.5
         alive = (after != 0).sum(2, keepdim=True).clamp(min=1)
         expected = before * (before.shape[2] / alive).sqrt() * (after != 0)
         th.testing.assert_close(after, expected)

@@ -60,12 +60,6 @@ def test_schedules_and_tasks_draw_from_streams_of_their_own():
     assert noise_of_first_episodes(Interleave("episodes")) == by_turns
 
 
-def test_a_lone_environment_counts_each_step_for_all_of_its_kind():
-    env = MultiTaskEnv(never_ending(), schedule=Cycle(12), num_envs=4)
-    env.reset(seed=0)
-    assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
-
-
 def suite_id(**kwargs):
     return partial(gym.make, ID, schedule=Cycle(40), **kwargs)
 

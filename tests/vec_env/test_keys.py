@@ -81,11 +81,11 @@ def check(rows):
         assert not {parent for key in row for parent in parents(key)} & row
 
 
-def every_callback(pinned, batches):
+def every_callback(pinned, batches, folder):
     return [
-        MultiTaskEvalCallback(64, 1, eval_env=pinned),
+        MultiTaskEvalCallback(64, 1, eval_env=pinned, log_path=folder),
         TaskRolloutCallback(),
-        PlasticityCallback(64, probe=batches, taus=TAUS, ntk_size=3),
+        PlasticityCallback(64, probe=batches, taus=TAUS, ntk_size=3, log_path=folder),
         RoutingCallback(64, probe=batches),
         ReDoCallback(64),
         ResetHeadsCallback(64),
@@ -94,13 +94,13 @@ def every_callback(pinned, batches):
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_keys_of_every_callback_are_printed_apart_and_taken_by_trackers(kind):
+def test_keys_of_every_callback_are_printed_apart_and_taken_by_trackers(kind, tmp_path):
     names = NAMES[kind]
     pinned = toy_vec_env((0,), (1,), (2,), names=names)
     sizes = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
     sizes["policy_kwargs"] = {"placement": "all", "num_experts": 11, "net_arch": [4, 4]}
     model = PPO("MoeMultiInputPolicy", toy_vec_env((0, 1, 2), names=names), **sizes)
-    callbacks = every_callback(pinned, collect_probe(pinned, 12))
+    callbacks = every_callback(pinned, collect_probe(pinned, 12), tmp_path)
     callbacks += [TaskGradientCallback(64), TaskSwitchCallback(reset_heads=True)]
     rows = train(model, 96, callbacks)
     check(rows)
@@ -111,6 +111,10 @@ def test_keys_of_every_callback_are_printed_apart_and_taken_by_trackers(kind):
         assert sum(re.fullmatch(kinds, key) is not None for key in logged) == parts
     # Gradients of three tasks beside those of the networks.
     assert sum(key.startswith("plasticity/advantage_variance/") for key in logged) == 3
+    for file in ("scores.npz", "diagnostics.npz"):  # which have the names and numbers in full
+        with np.load(tmp_path / file) as saved:
+            assert saved["task_names"].tolist() == list(names)
+            assert file == "scores.npz" or "dormant@0.0/pi.0" in saved
 
 
 def test_what_tasks_have_forgotten_is_logged_beside_the_running_task():
@@ -137,19 +141,3 @@ def test_names_that_fit_stay_and_the_others_keep_their_ends():
         "a_b",
     ]
     assert short_names(["a_b", "a/b", "c"], taken=["c"]) == ["a_b", "a_b-2", "c-2"]
-
-
-def test_full_names_stay_in_the_files(tmp_path):
-    names = NAMES["arguments"]
-    pinned = toy_vec_env((0,), (1,), (2,), names=names)
-    model = PPO("MultiInputPolicy", toy_vec_env((0, 1, 2), names=names), n_steps=32, batch_size=32)
-    callbacks = [
-        MultiTaskEvalCallback(64, 1, eval_env=pinned, log_path=tmp_path),
-        PlasticityCallback(64, probe=collect_probe(pinned, 6), log_path=tmp_path),
-    ]
-    model.learn(32, callback=callbacks)
-    for file in ("scores.npz", "diagnostics.npz"):
-        with np.load(tmp_path / file) as saved:
-            assert saved["task_names"].tolist() == list(names)
-    with np.load(tmp_path / "diagnostics.npz") as saved:
-        assert "dormant@0.0/pi.0" in saved
