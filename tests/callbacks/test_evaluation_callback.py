@@ -108,9 +108,9 @@ def test_an_environment_that_cannot_be_rebuilt_asks_for_one():
 
 
 def test_the_best_model_is_kept_and_a_threshold_can_stop_the_run(tmp_path):
-    stop = {"callback_on_new_best": StopTrainingOnRewardThreshold(0.0)}
+    stop = StopTrainingOnRewardThreshold(0.0)
     callback = MultiTaskEvalCallback(
-        64, 1, eval_env=pinned(), best_model_save_path=tmp_path, **stop
+        64, 1, eval_env=pinned(), best_model_save_path=tmp_path, callback_on_new_best=stop
     )
     model = make_ppo().learn(10_000, callback=callback)
     assert (tmp_path / "best_model.zip").exists()

@@ -200,7 +200,7 @@ def test_a_schedule_per_slot_answers_for_its_slots():
         (
             3,
             {"schedule": Interleave("episodes")},
-            r"an Interleave of steps, or switch all .*, got I",
+            r"`schedule` must be an Interleave of steps, .*, got Interleave\(unit='episodes'\)",
         ),
         (3, {"vectorization": "x"}, "`vectorization` must"),
     ],
