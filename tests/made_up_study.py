@@ -74,9 +74,14 @@ def write(root: Path, the_study, level, seconds=10.0, random=1.0):
     for job in survey(the_study.runs(), root):
         write_run(job, level(job.run), seconds, random)
     write_json(root / "study.json", {"study": the_study.to_dict(), "command": "sb3-moe <b>"})
+    write_random(the_study, root)
+    return the_study
+
+
+def write_random(the_study, root: Path):
+    """Write the returns of a policy that plays at random."""
     returns = {game: [0.5, 1.5] * 32 for game in the_study.games}
     write_json(root / "random.json", {"of": random_of(the_study), "returns": returns})
-    return the_study
 
 
 def write_run(job, level, seconds=10.0, random=1.0):

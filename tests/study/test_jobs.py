@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from made_up_study import planned, study, write, write_run
+from made_up_study import planned, study, write, write_random, write_run
 from rich.console import Console
 
 import sb3_moe_cli as cli
@@ -52,7 +52,7 @@ def at_once(monkeypatch):
     monkeypatch.setattr(engine, "POLL_SECONDS", 0)
     monkeypatch.setattr(preparing, "check_networks", lambda runs: None)
     monkeypatch.setattr(commands, "write", lambda study, root, **options: None)
-    monkeypatch.setattr(preparing, "measure_random_policy", lambda study, root: None)
+    monkeypatch.setattr(preparing, "measure_random_policy", write_random)
 
 
 def go(the_jobs, fake):
