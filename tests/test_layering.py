@@ -129,6 +129,17 @@ def run(code):
     return done.stdout.split()
 
 
+def test_without_sb3_contrib_the_rest_works():
+    code = """
+import sys
+sys.modules["sb3_contrib"] = None  # as if it were not installed
+import sb3_moe
+from stable_baselines3 import PPO
+print(*PPO.policy_aliases)
+"""
+    assert {"MoeMlpPolicy", "MoeCnnPolicy", "MoeMultiInputPolicy"} <= set(run(code))
+
+
 ADDED = """
 import sys
 sys.path.insert(0, "envs")

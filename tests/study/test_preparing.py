@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from made_up_study import study
 from pydantic import TypeAdapter
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -16,7 +17,7 @@ from sb3_moe.study.building import arguments_of
 from sb3_moe.study.config import Architecture, Evaluation, StudyConfig, named_architecture
 from sb3_moe.study.entries import Named, NamedEntry
 from sb3_moe.study.preparing import check_networks, measure_random_policy, rehearsed_rate
-from sb3_moe.study.results import random_means
+from sb3_moe.study.results import random_means, random_of
 
 VALUES = {
     "name": "two",
@@ -185,9 +186,10 @@ def test_the_random_policy_is_measured_unless_it_has_been(tmp_path):
     random_returns(tmp_path, task)
     path.write_text(path.read_text().replace("60.0", "61.0"))
     assert random_returns(tmp_path, task)["lives"] == [61.0] * 20
-    for other in ({"random_episodes": 21}, {"no_op_max": 30}):
-        assert set(random_returns(tmp_path, task, **other)["lives"]) == {60.0}
-        path.write_text(path.read_text()[:-9])  # damaged
+    assert random_returns(tmp_path, task, random_episodes=21)["lives"] == [60.0] * 21
+    path.write_text(path.read_text()[:-9])  # damaged
+    assert random_returns(tmp_path, task)["lives"] == [60.0] * 20
+    assert random_of(study(no_op_max=30)) != random_of(study())
 
 
 @pytest.mark.parametrize(("algorithm", "is_lost"), [("PPO", True), ("MaskablePPO", False)])
