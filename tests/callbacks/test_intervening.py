@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch as th
 from learners import learner
-from own_parts import Marks
 from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
@@ -17,6 +16,7 @@ from sb3_moe import presets
 from sb3_moe.callbacks import (
     LinearPerBlock,
     ReDoCallback,
+    ResetHeadsCallback,
     ShrinkAndPerturbCallback,
     TaskGradientCallback,
     TaskSwitchCallback,
@@ -31,8 +31,20 @@ def make(algo=PPO, env=None, policy="MoeMultiInputPolicy", **kwargs):
     return learner(algo, env, policy, **exploration, **kwargs)
 
 
+class Weights(ResetHeadsCallback):
+    """Note the steps at which a remedy acts."""
+
+    def __init__(self, every):
+        super().__init__(every)
+        self.steps = []
+
+    def act(self, step):
+        self.steps.append(step)
+        return super().act(step)
+
+
 def test_a_remedy_acts_every_so_many_steps_but_neither_before_training_nor_at_its_end():
-    callback = Marks(128)
+    callback = Weights(128)
     make().learn(512, callback=callback)
     assert callback.steps == [128, 256, 384]
 
@@ -40,9 +52,9 @@ def test_a_remedy_acts_every_so_many_steps_but_neither_before_training_nor_at_it
 @pytest.mark.covering
 @pytest.mark.parametrize(("new", "through"), [(False, None), (True, "zip"), (True, "moe")])
 def test_what_falls_due_as_a_run_ends_is_done_as_the_next_goes_on(new, through, tmp_path):
-    model, callback, steps = make(), Marks(64), []
+    model, callback, steps = make(), Weights(64), []
     for _ in range(3):
-        callback = Marks(64) if new else callback
+        callback = Weights(64) if new else callback
         model.learn(64, callback=callback, reset_num_timesteps=False)
         steps += callback.steps if new else []
         if through == "zip":
@@ -52,7 +64,7 @@ def test_what_falls_due_as_a_run_ends_is_done_as_the_next_goes_on(new, through, 
             sb3_moe.save(model, tmp_path / "a")
             model = sb3_moe.load(tmp_path / "a", model.get_env(), device="cpu")
     assert (steps or callback.steps) == [64, 128]
-    model.learn(128, callback=(again := Marks(32)))  # a run from its beginning
+    model.learn(128, callback=(again := Weights(32)))  # a run from its beginning
     assert again.steps == [64]
 
 
