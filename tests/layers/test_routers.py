@@ -1,5 +1,8 @@
 """What each router decides: scores, gates, choices, balancing, and gates that someone edits."""
 
+import re
+from pathlib import Path
+
 import pytest
 import reference
 import torch as th
@@ -309,3 +312,23 @@ def test_two_tokens_of_one_load_by_hand():
     chosen = th.tensor([[[0], [0]], [[1], [0]]])
     assert Routing(gates, None, chosen).load_E.tolist() == [0.75, 0.25]
     assert Routing(gates).load_E.tolist() == pytest.approx([0.9, 0.1])
+
+
+def test_the_shared_expert_of_the_docs_always_acts_and_the_best_of_the_others_are_added():
+    page = (Path(__file__).parents[2] / "docs" / "your_own_router.md").read_text()
+    (code,) = re.findall(r"```python\n(# shared\.py\n.*?)```", page, re.DOTALL)
+    exec(code, own := {"__name__": "shared"})
+    layer, x = make(own["Shared"], top_k=2), th.randn(8, 5)
+    y, _ = layer(x)
+    slow = []
+    for row in x:
+        probs = layer.scores(row).softmax(-1)
+        best = sorted(range(3), key=lambda k: -probs[k].item())[:2]
+        outputs = [reference.expert(layer.experts, k)(row) for k in range(4)]
+        slow.append(outputs[0] + sum(probs[k] * outputs[k + 1] for k in best))
+    slow = th.stack(slow)
+    assert th.allclose(y, slow, atol=1e-5)
+    fast_ones = th.autograd.grad(y.square().sum(), list(layer.parameters()))
+    slow_ones = th.autograd.grad(slow.square().sum(), list(layer.parameters()))
+    for fast, by_hand in zip(fast_ones, slow_ones, strict=True):
+        assert th.allclose(fast, by_hand, atol=1e-4)
