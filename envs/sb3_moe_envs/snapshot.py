@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import types
 from typing import Any
 
@@ -46,7 +47,7 @@ def restore(env: Env, state: dict[str, Any]) -> Env:
         else:
             clone, base.np_random = pickle.loads(state["base"])
             base.restore_state(clone)
-    restored: Env = _Loader(state["env"], base).load()
+    restored: Env = _Loader(state["env"], env).load()
     return restored
 
 
@@ -86,11 +87,26 @@ class _Saver(cloudpickle.Pickler):
 
 
 class _Loader(pickle.Unpickler):
-    """Load an environment around this innermost one."""
+    """Load an environment around the innermost one of another, which was built in the same way."""
 
-    def __init__(self, saved: bytes, base: Env) -> None:
+    def __init__(self, saved: bytes, built: Env) -> None:
         super().__init__(io.BytesIO(saved))
-        self._base = base
+        self._base: Env = built.unwrapped
+        layers = [built]
+        while isinstance(layers[-1], gym.Wrapper):
+            layers.append(layers[-1].env)
+        self._classes = {each.__qualname__: each for env in layers for each in type(env).__mro__}
 
     def persistent_load(self, pid: str) -> Env:
         return self._base
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a class; of a script that isn't run now, the one that `built` is of."""
+        if module != "__main__" or hasattr(sys.modules[module], name.partition(".")[0]):
+            return super().find_class(module, name)
+        if name not in self._classes:
+            raise pickle.UnpicklingError(
+                f"{name!r} was part of the script that saved this environment: put such classes "
+                "and functions into a module of their own, which every script can import"
+            )
+        return self._classes[name]

@@ -48,14 +48,13 @@ class MultiTaskEvalCallback(RecordingCallback):
     :param every: global steps between evaluations; those at task switches come on top
     :param n_eval_episodes: episodes of each task
     :param eval_env: a multi-task environment with the training tasks, each in an environment of
-        its own; an id's, or one that is in no VecEnv, gets the wrappers that SB3's models give
-        theirs; None builds one like the training environment, wrappers of the VecEnv included. If
-        it is in a VecNormalize, that takes over the training one's statistics and stops learning
-        its own
-    :param n_eval_envs: how many environments of each task to build, each of which plays its share
-        of the episodes: another number plays other episodes. None: as many as episodes, up to ten;
-        where they are stepped one by one no more than in training, and with
-        ``vectorization="async"`` no more in all than there are cores, but one of each task
+        its own; an id, or an environment that is no VecEnv, is wrapped as SB3's models wrap theirs;
+        None builds one like the training environment, wrappers of the VecEnv included. If it is in
+        a VecNormalize, that takes over the training one's statistics and stops learning its own
+    :param n_eval_envs: how many environments of each task to build. They share its episodes, so
+        another number plays other episodes. None: as many as episodes, and at most ten. If they are
+        stepped one by one, at most as many as in training. With ``vectorization="async"``, at most
+        as many in all as there are cores, but one of each task
     :param deterministic: whether actions are the most likely ones
     :param max_episode_steps: an evaluation's episode that takes more steps is an error, or one
         without an end would be played for ever; None: wait for its end

@@ -35,7 +35,7 @@ class FreezeRouterCallback(ProbeCallback):
 
     :param every: global steps between measurements
     :param bound: gates that have moved less have settled, in (0, 1]; None: only ``at_step`` counts
-    :param patience: measurements in a row in which they must have
+    :param patience: in how many measurements in a row they must have moved less
     :param at_step: freeze every router at the first measurement so many global steps after training
         began, or after the last thaw; None: only ``bound`` counts
     :param thaw_at_switch: let them learn again whenever the task changes

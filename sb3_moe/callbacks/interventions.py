@@ -97,7 +97,7 @@ class ReDoCallback(InterventionCallback):
         self._obs: Obs | None = None
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless there is a layer to treat, by what the algorithm has."""
+        """Raise ValueError unless the algorithm has networks with a layer to treat."""
         if self.criterion == "gradient":
             refuse_trpo(model, "ReDoCallback(criterion='gradient')")
         treatable_layers(model.policy)

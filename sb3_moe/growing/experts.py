@@ -39,15 +39,15 @@ def add_experts(
     A new expert begins as one of a new policy does (``like=None``), or as a copy of another.
 
     - A copy has the router's weights of its original, and a share of its gates: what both say is
-      what one said. The last layers of the two start apart so that it cancels (``perturb``), or
-      else they would stay alike; where the original is frozen it stays as it is, and they part.
+      what one said. So that the two don't stay alike, opposite noise, which cancels, is added to
+      their last layers (``perturb``). A frozen original stays as it is, and the copy moves away.
       Under ``"top_k"`` only one of the two may be chosen, with less weight.
     - A new one has the mean of the others' scores, and so at most its share of the gates of any
       sample, which the others lose evenly. ``"top_k"`` does
       not choose it before its score has grown; a large ``share``, ``bias_rate`` or
       ``balance_coef`` makes that soon.
 
-    Routers with scores get a number to add to each (``router_kwargs=dict(bias=True)``) for it,
+    For that, routers with scores get a number to add to each (``router_kwargs=dict(bias=True)``),
     learned from then on; gates of ``"uniform"`` are all 1/E and can't be shared out. Averages of
     the optimizers follow the gates, a new expert counts its own steps, and target networks get what
     follows the new experts.

@@ -35,7 +35,7 @@ def gradient_activity(policy: BasePolicy, gradients: Gradients = NOT_KEPT) -> di
 
     It takes the place of activities in ``dormant_scores``. The gradient is
     that of the last update, as in the authors' code: nothing is computed for it. Layers next to a
-    normalization and in residual blocks have one too.
+    normalization and in residual blocks have an entry too.
 
     :param policy: of any algorithm; layers without gradient are left out
     :param gradients: of some parameters, in place of what their ``.grad`` holds; see

@@ -102,7 +102,7 @@ def paired_difference(
     :param confidence: between 0 and 1
     :param resamples: B
     :param seed: the same seed gives the same interval
-    :return: with NaN for both ends of a single seed's interval
+    :return: the difference; with a single seed, both ends of its interval are NaN
     :raises ValueError: if the numbers of seeds differ, or as :func:`bootstrap_interval`
     """
     ours_S, theirs_S = (_checked(v, 1, "values", "(seeds,)") for v in (ours, theirs))

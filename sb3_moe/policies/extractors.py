@@ -292,6 +292,12 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
 
     def _encode(self, i: int, image: th.Tensor) -> th.Tensor:
         if self.raw:
+            # Flattened, the experts' convolutions could not tell any more.
+            if image.shape[1:] != self.image_shape:
+                raise ValueError(
+                    f"images must have the shape {self.image_shape}, channels first, got "
+                    f"{tuple(image.shape[1:])}"
+                )
             return image.flatten(1)
         encoded = self.convs[i](image).flatten(1)
         return self.linears[i](encoded) if len(self.linears) else encoded

@@ -26,9 +26,9 @@ class VecHistory(VecEnvWrapper):
     the current step last. Actions of Discrete and MultiDiscrete spaces are one-hots.
 
     VecNormalize goes below it. Rewards in the history are the environment's own even then, so that
-    an evaluation, which normalizes none, shows what training does. Off-policy algorithms keep what
-    was not normalized: for them put ``VecNormalize(..., norm_obs_keys=["obs"])`` above, which
-    leaves the history alone.
+    an evaluation, which normalizes none, shows what training does. Off-policy, where
+    replay buffers hold raw observations, put ``VecNormalize(..., norm_obs_keys=["obs"])`` above:
+    it leaves the history alone.
 
     :param venv: with flat Box observations, alone or as ``"obs"`` beside ``"task_id"``
     :param length: how many rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from functools import partial
 
 import gymnasium as gym
@@ -11,7 +12,9 @@ import pytest
 from counting import CountingEnv, counting_tasks
 from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from tiny import Steps
 
 from sb3_moe_envs import (
     Adaptive,
@@ -21,6 +24,7 @@ from sb3_moe_envs import (
     Task,
     make_multitask_vector,
 )
+from sb3_moe_envs.snapshot import restore, snapshot
 
 
 def play(env, num_steps):
@@ -158,3 +162,35 @@ def test_a_single_atari_game_is_restored_by_cloning():
     assert state["exact"]
     other.load_state_dict(state)
     assert play(other, 40) == play(env, 40)
+
+
+class OfTheScript(Steps):
+    """As one that stands in the script that is run; it holds what may be of the script too."""
+
+    held = None
+
+
+@pytest.fixture
+def saved_by_a_script(monkeypatch):
+    """Return what saves an environment that holds something while a script is run."""
+
+    def save(held):
+        with monkeypatch.context() as script:
+            for cls in (OfTheScript, CountingEnv):
+                script.setattr(sys.modules["__main__"], cls.__name__, cls, raising=False)
+                monkeypatch.setattr(cls, "__module__", "__main__")
+            env = TimeLimit(OfTheScript(), 10)
+            env.reset(seed=0)
+            env.step(1)
+            env.unwrapped.held = held
+            return snapshot(env)
+
+    return save
+
+
+def test_an_environment_of_a_script_goes_on_where_that_script_is_not_run(saved_by_a_script):
+    restored = restore(TimeLimit(OfTheScript(), 10), saved_by_a_script(None))
+    assert type(restored.unwrapped) is OfTheScript
+    assert restored.unwrapped.steps == 1
+    with pytest.raises(pickle.UnpicklingError, match="into a module of their own"):
+        restore(TimeLimit(OfTheScript(), 10), saved_by_a_script(CountingEnv))

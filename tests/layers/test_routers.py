@@ -315,7 +315,7 @@ def test_two_tokens_of_one_load_by_hand():
 
 
 def test_the_shared_expert_of_the_docs_always_acts_and_the_best_of_the_others_are_added():
-    page = (Path(__file__).parents[2] / "docs" / "your_own_router.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "routers.md").read_text()
     (code,) = re.findall(r"```python\n(# shared\.py\n.*?)```", page, re.DOTALL)
     exec(code, own := {"__name__": "shared"})
     layer, x = make(own["Shared"], top_k=2), th.randn(8, 5)

@@ -269,6 +269,10 @@ def loaded_in_another_order(tmp_path):
             lambda _: wrapped("info").normalize_obs(np.zeros((2, 3))),
             "observations that don't show their task need `task_ids`",
         ),
+        (
+            lambda _: wrapped("dict").normalize_obs({"obs": np.zeros((2, 3))}),
+            r"must have `task_id`, the number of its task, got \['obs'\]",
+        ),
     ],
 )
 def test_what_cannot_be_normalized_is_refused_with_the_rule(build, message, tmp_path):

@@ -121,7 +121,7 @@ class Cycle(Turns):
         return self._held(self._done // self._length)
 
     def count(self, steps: int) -> None:
-        """Follow steps, if turns are counted in them."""
+        """Count these steps, if turns are counted in steps."""
         if self.steps_per_task is not None:
             self._done += steps
 
@@ -167,7 +167,7 @@ class Sequence(Schedule):
         return self._tasks[min(bisect_right(self._ends, self._steps), len(self._tasks) - 1)]
 
     def count(self, steps: int) -> None:
-        """Follow steps."""
+        """Count these steps."""
         self._steps += steps
 
     def _start(self, task_names: abc.Sequence[str]) -> None:
@@ -248,7 +248,7 @@ class Adaptive(Turns):
         return self._turn
 
     def count(self, steps: int) -> None:
-        """Follow steps, and move on if the rule holds."""
+        """Count these steps, and move on if the rule holds."""
         self._steps += steps
         self._move_on()
 
