@@ -96,7 +96,7 @@ def draw_curves(
         for block in planned_blocks(runs[regime, order], task):
             ax.axvspan(*block, color="0.93", zorder=0)
     figure.supxlabel("environment steps of all tasks", fontsize="medium")
-    figure.supylabel(_wrapped(CURVES[measure]), fontsize="medium")
+    figure.supylabel(_wrapped(CURVES[measure], 26), fontsize="medium")
     plots.add_legend(figure)
     return figure
 
@@ -207,6 +207,6 @@ def matched_mean(seeds: Sequence[Array]) -> Array:
     return mean_NE[:, np.lexsort((-mean_NE.max(axis=0), mean_NE.argmax(axis=0)))]
 
 
-def _wrapped(text: str) -> str:
+def _wrapped(text: str, width: int = 36) -> str:
     # Names of many tasks would leave a panel no room.
-    return "\n".join(textwrap.wrap(text, 36, max_lines=5, placeholder=" …"))
+    return "\n".join(textwrap.wrap(text, width, max_lines=5, placeholder=" …"))

@@ -277,7 +277,10 @@ def _replay(job: Job) -> Replay:
     """
     run, path = job.run, job.folder.path / SAFE
     if not path.exists():
-        raise ValueError(f"{run.name} has no {SAFE}, since code of your own is in its model")
+        raise ValueError(
+            f"{run.name} has no {SAFE}, since code of your own is in its model; `sb3-moe watch "
+            ".../model.zip --trust --custom MODULE:CLASS` makes one"
+        )
     with closing(plain_env(run, len(run.games), run.seed, Interleave())) as env:
         # One's own model may be of any size.
         model = load(path, env, device="cpu", max_bytes=sys.maxsize)

@@ -38,10 +38,10 @@ WHOLE = "all tasks"
 INSIDES = {
     "dormant": "dormant neurons: share of neurons that are hardly ever active",
     "effective_rank": "effective rank: how many directions a layer's outputs really use",
-    "stable_rank": "stable rank: the same, but directions with small outputs hardly count",
+    "stable_rank": "stable rank: how many directions hold most of a layer's outputs",
     "weight_norm": "weight norm: size of all weights of a network together",
     "weight_change": "weight change: how far the weights moved since the measurement before",
-    "gradient_norm": "gradient norm: size of the last update's gradient",
+    "gradient_norm": "gradient norm: size of the last update's gradient, after clipping",
     "zero_gradients": "zero gradients: share of weights whose gradient was exactly 0",
 }
 

@@ -116,6 +116,8 @@ def seed_everything(model: BaseAlgorithm, env: VecEnv, seed: int) -> None:
 
 def in_one_line(error: Exception) -> str:
     """Say why there are no images."""
+    if isinstance(error, NotImplementedError):
+        return "the environment draws nothing with render_mode='rgb_array'"
     return " ".join(str(error).split()) or f"drawing raised {type(error).__name__}"
 
 

@@ -280,7 +280,7 @@ def draws(*pictures):
 @pytest.mark.parametrize(
     ("pictures", "why", "drawn"),
     [
-        ([NotImplementedError()], "drawing raised NotImplementedError", 0),
+        ([NotImplementedError()], "the environment draws nothing with render_mode='rgb_array'", 0),
         ([PICTURE, PICTURE, OSError("no\n  screen")], "no screen", 2),
     ],
 )
