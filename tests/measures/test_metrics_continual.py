@@ -79,10 +79,10 @@ def test_the_interleaved_area_is_the_mean_over_time_and_tasks():
 
 def test_later_visits_are_compared_with_the_first():
     steps = [0, 10, 20, 30, 40]
-    score = np.array([[0.0], [1.0], [0.0], [0.5], [0.0]])
+    score = np.array([[0.0], [1.0], [0.0], [0.5], [0.3]])
     blocks = [Block(0, 0, 20), Block(0, 20, 40)]
-    np.testing.assert_allclose(measures.area_ratios(score, steps, blocks, 0), [1.0, 0.5])
-    assert measures.plasticity_loss(score, steps, blocks, 0) == pytest.approx(0.5)
+    np.testing.assert_allclose(measures.area_ratios(score, steps, blocks, 0), [1.0, 0.65])
+    assert measures.plasticity_loss(score, steps, blocks, 0) == pytest.approx(0.35)
     assert np.isnan(measures.final_ratios(score, steps, blocks, 0)).all()
 
 
