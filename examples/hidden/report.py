@@ -22,10 +22,10 @@ from scipy import stats
 LOOKS = {
     "predict-8": ("#0072B2", "o"),
     "predict-16": ("#009E73", "s"),
-    "predict-8-both": ("#332288", "*"),
+    "predict-8-both": ("#332288", ">"),
     "predict-grow": ("#882255", "h"),
     "dense-belief-8": ("#D55E00", "D"),
-    "dense-belief-16": ("#D55E00", "D"),
+    "dense-belief-16": ("#A6761D", "X"),
     "dense-belief-128": ("#D55E00", "D"),
     "dense-history": ("#CC79A7", "^"),
     "dense-history-wide": ("#CC79A7", "^"),
@@ -34,9 +34,11 @@ LOOKS = {
     "lstm": ("#AA4499", "p"),
     "soft": ("#56B4E9", "v"),
     "uniform": ("#E69F00", "P"),
-    "oracle": ("#000000", "X"),
+    "oracle": ("#000000", "*"),
     "dense-frame": ("#777777", "<"),
 }
+# The panel whose horizontal axis is the processor time of training, by each network's own speed.
+TIMED = "The same runs against processor time"
 PANELS = {
     "interleaved": {
         "Against the belief as an input, and the oracle": ("predict", "dense-belief", "oracle"),
@@ -49,7 +51,12 @@ PANELS = {
         ),
     },
     "long": {
-        "Against the belief as an input, and the oracle": ("predict", "dense-belief", "oracle"),
+        "Against the belief as an input, and the oracle": (
+            "predict-8",
+            "predict-16",
+            "dense-belief",
+            "oracle",
+        ),
         "Against networks without a belief": (
             "predict-16",
             "soft",
@@ -58,6 +65,7 @@ PANELS = {
             "dense-p",
             "dense-f",
         ),
+        TIMED: ("predict-16", "dense-belief", "dense-history-wide", "uniform", "oracle"),
     },
     "goals": {"Only rewards tell the tasks apart": ("",)},
     "physics": {"Transitions tell the tasks apart": ("",)},
@@ -188,11 +196,13 @@ def draw(results: pd.DataFrame, experiment: str) -> Figure:
             if len(own):
                 by_step = own.groupby("steps")["mean"]
                 half = by_step.apply(lambda values: half_width(values.to_numpy())).fillna(0.0)
-                mean, x = by_step.mean(), by_step.mean().index / 1000
+                per_unit = own["steps_per_second"].median() if title == TIMED else 1000
+                mean, x = by_step.mean(), by_step.mean().index / per_unit
                 label = f"{name} ({own['seed'].nunique()} seeds)"
                 ax.plot(x, mean, color=color, marker=marker, label=label)
                 ax.fill_between(x, mean - half, mean + half, color=color, alpha=0.15, lw=0)
-        ax.set(title=title, xlabel="environment steps (thousands)")
+        unit = "seconds of one core" if title == TIMED else "environment steps (thousands)"
+        ax.set(title=title, xlabel=unit)
         ax.set(xlim=(0, None))
         if experiment not in ("goals", "physics"):
             ax.set(ylim=(0, 500))
