@@ -18,6 +18,7 @@ from sb3_moe.watching.interventions import without_expert
 
 SMALL = {"net_arch": [8], "placement": "big", "router": "predict", "num_experts": 3}
 MIDDLE = {"placement": "middle"}
+DENSE = {"placement": "none", "router": "soft", "features_extractor_class": BeliefExtractor}
 
 
 def build(algorithm="PPO", **options):
@@ -105,6 +106,7 @@ def test_a_dense_network_can_see_the_belief():
         ({"balance_coef": 0.1}, "`balance_coef`=0.1 needs `router` to be one of"),
         ({"top_k": 4}, "must be in"),
         ({"features_extractor_kwargs": {"num_models": 5}}, "`num_models` is the .* got 5"),
+        (DENSE | {"features_extractor_kwargs": {"num_models": 0}}, "`num_models` must .* got 0"),
         (MIDDLE | {"head_router": "task"}, "`head_router`='task' needs a task id"),
         (MIDDLE | {"router": {"pi": "predict", "vf": "task"}}, "`router`='task' needs a task id"),
         (MIDDLE | {"task_embedding": 2}, "`task_embedding` must be None, .* `router`='predict'"),
