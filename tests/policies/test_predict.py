@@ -18,7 +18,8 @@ from sb3_moe.watching.interventions import without_expert
 
 SMALL = {"net_arch": [8], "placement": "big", "router": "predict", "num_experts": 3}
 MIDDLE = {"placement": "middle"}
-DENSE = {"placement": "none", "router": "soft", "features_extractor_class": BeliefExtractor}
+DENSE = {"placement": "none", "router": "soft", "num_experts": None}
+DENSE |= {"features_extractor_class": BeliefExtractor}
 
 
 def build(algorithm="PPO", **options):
