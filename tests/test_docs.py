@@ -170,3 +170,13 @@ def test_the_files_that_contributing_names_are_there():
     named = re.findall(r"`((?:sb3_moe|envs|tests|docs|examples)/[\w/.-]+)`", text)
     assert len(named) >= 15
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_every_behavior_in_the_tables_of_the_docs_has_a_test_that_exists():
+    tests = ROOT / "tests"
+    text = (tests / "behaviors.md").read_text()
+    assert not re.findall(r"^\|[^|]+\|\s*\|$", text, re.MULTILINE), "a behavior without a test"
+    named = set(re.findall(r"([\w/]+\.py)::(\w+)", text))
+    assert len(named) > 100
+    gone = [(f, test) for f, test in named if f"def {test}(" not in (tests / f).read_text()]
+    assert not gone
