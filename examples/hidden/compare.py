@@ -68,10 +68,11 @@ def dense(width: int) -> dict[str, Any]:
     return {"placement": "none", "net_arch": [width, width]}
 
 
-def dense_belief(width: int, models: int) -> dict[str, Any]:
+def dense_belief(width: int, models: int, **options: Any) -> dict[str, Any]:
     """Return a dense network that sees the belief of a number of models as an input."""
     extractor = {"features_extractor_class": BeliefExtractor}
-    return {**dense(width), **extractor, "features_extractor_kwargs": {"num_models": models}}
+    kwargs = {"num_models": models, **options}
+    return {**dense(width), **extractor, "features_extractor_kwargs": kwargs}
 
 
 def dense_predicting(width: int) -> dict[str, Any]:
@@ -93,8 +94,18 @@ NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
         },
         "history",
     ),
+    "predict-8-hidden": (
+        {
+            **BIG,
+            "router": "predict",
+            "num_experts": 8,
+            "features_extractor_kwargs": {"hidden": [16]},
+        },
+        "history",
+    ),
     "predict-grow": ({**BIG, "router": "predict", "num_experts": 2, "top_k": 1}, "history"),
     "dense-belief-8": (dense_belief(48, 8), "history"),
+    "dense-belief-8-hidden": (dense_belief(48, 8, hidden=[16]), "history"),
     "dense-belief-16": (dense_belief(67, 16), "history"),
     "dense-belief-128": (dense_belief(128, 16), "history"),
     "dense-history": (dense(30), "history"),
@@ -146,6 +157,15 @@ RATES = {
         "soft": 0.003,
         "uniform": 0.003,
         "oracle": 0.01,
+        "dense-frame": 0.003,
+    },
+    "goals": {
+        "predict-8": 0.01,
+        "predict-8-hidden": 0.01,
+        "dense-belief-8": 0.01,
+        "oracle": 0.01,
+        "dense-history-wide": 0.01,
+        "uniform": 0.01,
         "dense-frame": 0.003,
     },
     "physics": dict.fromkeys(PENDULUM_NETWORKS, 0.001),
