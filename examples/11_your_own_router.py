@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import gymnasium as gym
+import torch as th
 from stable_baselines3 import DQN, PPO
 from torch import nn
 
@@ -34,9 +35,30 @@ class Tempered(MoELayer):
         return self.combine(x, (self.scores(router_x) / self.temperature).softmax(-1))
 
 
+class Shared(MoELayer):
+    """Let expert 0 always act, and add the best k others (DeepSeekMoE, arXiv 2401.06066, eq. 4)."""
+
+    leaves_out = True  # experts that were not chosen don't run
+
+    def __init__(self, experts, sees, *, top_k=1):
+        super().__init__(experts)
+        self.scores = nn.Linear(sees.features, sees.num_experts - 1)
+        self.top_k = top_k
+
+    def route(self, x, router_x):
+        """Give expert 0 a gate of 1, and the chosen ones their probabilities."""
+        probs = self.scores(router_x).softmax(-1)
+        kept, chosen = probs.topk(self.top_k)
+        others = th.zeros_like(probs).scatter(-1, chosen, kept)
+        gates = th.cat([th.ones_like(probs[..., :1]), others], -1)
+        numbers = th.cat([th.zeros_like(chosen[..., :1]), chosen + 1], -1)
+        return self.combine(x, gates, experts=numbers)
+
+
 NAME = f"{Path(__file__).stem}:Tempered"
 STUDY = f"""{{name: own-router, games: [Breakout], regimes: [mtrl], seeds: 1,
-architectures: {{soft-big: , mine: {{router: "{NAME}", router_kwargs: {{temperature: 2.0}}}}}},
+architectures: {{soft-big: , mine: {{router: "{NAME}", router_kwargs: {{temperature: 2.0}}}},
+  shared: {{router: "{Path(__file__).stem}:Shared", top_k: 2}}}},
 evaluation: {{points: 1, episodes: 1}}, steps_per_task: """
 LOAD = "import sb3_moe, stable_baselines3 as sb3; print(sb3.{0}.load({1!r}).policy.moe['{2}'])"
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The tables and the figure of `compare.py`'s results, with Student's and Welch's 95% intervals.
 
-python examples/hidden/report.py examples/hidden/results.csv --figure examples/hidden/curves.png
 python examples/hidden/report.py examples/hidden/long.csv --figure examples/hidden/long.png
 python examples/hidden/report.py examples/hidden/in_turn.csv --figure examples/hidden/in_turn.png
 python examples/hidden/report.py examples/hidden/goals.csv --figure examples/hidden/goals.png

@@ -1,6 +1,6 @@
 """What each router decides: scores, gates, choices, balancing, and gates that someone edits."""
 
-import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -314,11 +314,9 @@ def test_two_tokens_of_one_load_by_hand():
     assert Routing(gates).load_E.tolist() == pytest.approx([0.9, 0.1])
 
 
-def test_the_shared_expert_of_the_docs_always_acts_and_the_best_of_the_others_are_added():
-    page = (Path(__file__).parents[2] / "docs" / "routers.md").read_text()
-    (code,) = re.findall(r"```python\n(# shared\.py\n.*?)```", page, re.DOTALL)
-    exec(code, own := {"__name__": "shared"})
-    layer, x = make(own["Shared"], top_k=2), th.randn(8, 5)
+def test_the_shared_expert_of_the_example_always_acts_and_the_best_of_the_others_are_added():
+    example = Path(__file__).parents[2] / "examples" / "11_your_own_router.py"
+    layer, x = make(runpy.run_path(str(example))["Shared"], top_k=2), th.randn(8, 5)
     y, _ = layer(x)
     slow = []
     for row in x:
