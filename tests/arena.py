@@ -159,6 +159,21 @@ def train(model: Any, steps: int = 16) -> Any:
     return model.learn(steps, log_interval=10**6)
 
 
+def gradients_of_training(model: Any, module: Any, **arguments: Any) -> dict[str, th.Tensor]:
+    """Train once and return the gradients with which a module's optimizer stepped last."""
+    found = {}
+
+    def keep(*_: Any) -> None:
+        named = module.named_parameters()
+        found.update({name: p.grad.clone() for name, p in named if p.grad is not None})
+
+    handle = module.optimizer.register_step_pre_hook(keep)
+    model.train(**arguments)
+    handle.remove()
+    assert found
+    return found
+
+
 def observe(model_or_policy: Any, n: int = 3) -> Any:
     """Return a batch of observations as the policy takes them."""
     policy = getattr(model_or_policy, "policy", model_or_policy)

@@ -165,32 +165,19 @@ def test_a_single_atari_game_is_restored_by_cloning():
 
 
 class OfTheScript(Steps):
-    """As one that stands in the script that is run; it holds what may be of the script too."""
-
-    held = None
+    """As one that stands in the script that is run."""
 
 
-@pytest.fixture
-def saved_by_a_script(monkeypatch):
-    """Return what saves an environment that holds something while a script is run."""
-
-    def save(held):
-        with monkeypatch.context() as script:
-            for cls in (OfTheScript, CountingEnv):
-                script.setattr(sys.modules["__main__"], cls.__name__, cls, raising=False)
-                monkeypatch.setattr(cls, "__module__", "__main__")
-            env = TimeLimit(OfTheScript(), 10)
-            env.reset(seed=0)
-            env.step(1)
-            env.unwrapped.held = held
-            return snapshot(env)
-
-    return save
-
-
-def test_an_environment_of_a_script_goes_on_where_that_script_is_not_run(saved_by_a_script):
-    restored = restore(TimeLimit(OfTheScript(), 10), saved_by_a_script(None))
+def test_an_environment_of_a_script_goes_on_where_that_script_is_not_run(monkeypatch):
+    monkeypatch.setattr(OfTheScript, "__module__", "__main__")
+    env = TimeLimit(OfTheScript(), 10)
+    env.reset(seed=0)
+    env.step(1)
+    with monkeypatch.context() as script:
+        script.setattr(sys.modules["__main__"], "OfTheScript", OfTheScript, raising=False)
+        state = snapshot(env)
+    restored = restore(TimeLimit(OfTheScript(), 10), state)
     assert type(restored.unwrapped) is OfTheScript
     assert restored.unwrapped.steps == 1
     with pytest.raises(pickle.UnpicklingError, match="into a module of their own"):
-        restore(TimeLimit(OfTheScript(), 10), saved_by_a_script(CountingEnv))
+        restore(TimeLimit(Steps(), 10), state)

@@ -12,21 +12,6 @@ AUX = AuxCoefs(0.3, 0.2, 0.1)
 ROUTERS = ("soft", "top_k")
 
 
-def gradients_of_training(model, module, **train_arguments):
-    """Train once and return the gradients with which a module's optimizer stepped last."""
-    found = {}
-
-    def keep(optimizer, args, kwargs):
-        named = module.named_parameters()
-        found.update({n: p.grad.clone() for n, p in named if p.grad is not None})
-
-    handle = module.optimizer.register_step_pre_hook(keep)
-    model.train(**train_arguments)
-    handle.remove()
-    assert found
-    return found
-
-
 def gradients_of_the_loss(policy, module, forward):
     """Return the gradients of the losses of all layers of a module, added up by hand."""
     inside = {id(m) for m in module.modules()}
@@ -70,7 +55,7 @@ def test_ppos_gradient_is_that_of_adding_the_losses_to_its_own(placement, router
         by_hand = gradients_of_the_loss(
             policy, policy, lambda p=policy, o=obs, a=actions: p.evaluate_actions(o, a)
         )
-        gradients.append(gradients_of_training(model, policy))
+        gradients.append(arena.gradients_of_training(model, policy))
     assert_difference(*gradients, by_hand)
 
 
@@ -98,7 +83,8 @@ def test_sacs_gradient_is_that_of_adding_the_losses_to_its_own(part, placement, 
         inputs = (batch.observations, batch.actions)[: 1 if part == "actor" else 2]
         by_hand = gradients_of_the_loss(model.policy, module, lambda m=module, i=inputs: m(*i))
         th.manual_seed(0)
-        gradients.append(gradients_of_training(model, module, gradient_steps=1, batch_size=8))
+        once = {"gradient_steps": 1, "batch_size": 8}
+        gradients.append(arena.gradients_of_training(model, module, **once))
     assert_difference(*gradients, by_hand)
 
 
@@ -112,7 +98,8 @@ def test_a_loss_in_the_critic_leaves_the_actors_gradient_as_it_is(algorithm, pla
         for part, found in (("actor", actors), ("critic", critics)):
             model, _ = trained_off_policy(algorithm, **options)
             module = getattr(model.policy, part)
-            found.append(gradients_of_training(model, module, gradient_steps=6, batch_size=8))
+            six = {"gradient_steps": 6, "batch_size": 8}
+            found.append(arena.gradients_of_training(model, module, **six))
     assert all(th.equal(actors[0][name], actors[1][name]) for name in actors[0])
     assert not all(th.equal(critics[0][name], critics[1][name]) for name in critics[0])
 

@@ -30,18 +30,12 @@ def network_parameters(policy, network="pi"):
     return [p for each in modules for p in each.parameters()]
 
 
-def gradients_of_training(model, module=None, network="pi", **train_arguments):
-    """Train once and return the gradients with which the network was stepped last."""
-    found = []
+def gradients_of_training(model, module=None, network="pi", **arguments):
+    """Return the gradients with which a network was stepped last, zeros where there were none."""
+    found = arena.gradients_of_training(model, module or model.policy, **arguments)
+    names = {id(p): name for name, p in (module or model.policy).named_parameters()}
     parameters = network_parameters(model.policy, network)
-
-    def keep(optimizer, args, kwargs):
-        found[:] = [th.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
-
-    handle = (module or model.policy).optimizer.register_step_pre_hook(keep)
-    model.train(**train_arguments)
-    handle.remove()
-    return found
+    return [found.get(names[id(p)], th.zeros_like(p)) for p in parameters]
 
 
 def penalties_gradient(policy, network, forward):
