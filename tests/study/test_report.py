@@ -305,5 +305,5 @@ def test_a_report_links_a_page_of_each_network_at_play(tmp_path, capsys, no_draw
     done[0].folder.finish({"steps": 64, "last_attempt": {"start": 0, "seconds": 1.0}})
     lines = list(write_replays(SEEN, tmp_path, tmp_path / "again"))
     assert lines[0].startswith("no replay of dense: ")
-    assert lines[0].endswith("has no model.moe, since code of your own is in its model")
+    assert "has no model.moe, since code of your own is in its model; `sb3-moe watch" in lines[0]
     assert [path.name for path in (tmp_path / "again/replays").iterdir()] == ["soft-middle.html"]
