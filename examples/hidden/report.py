@@ -2,8 +2,7 @@
 
 python examples/hidden/report.py examples/hidden/long.csv --figure examples/hidden/long.png
 python examples/hidden/report.py examples/hidden/in_turn.csv --figure examples/hidden/in_turn.png
-python examples/hidden/report.py examples/hidden/goals.csv --figure examples/hidden/goals.png
-python examples/hidden/report.py examples/hidden/physics.csv --figure examples/hidden/physics.png
+python examples/hidden/report.py examples/hidden/goals.csv
 python examples/hidden/report.py examples/hidden/development.csv --rates
 """
 
@@ -22,6 +21,7 @@ LOOKS = {
     "predict-8": ("#0072B2", "o"),
     "predict-16": ("#009E73", "s"),
     "predict-8-both": ("#332288", ">"),
+    "predict-8-hidden": ("#661100", "<"),
     "predict-grow": ("#882255", "h"),
     "dense-belief-8": ("#D55E00", "D"),
     "dense-belief-16": ("#A6761D", "X"),
