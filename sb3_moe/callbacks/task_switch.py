@@ -300,9 +300,7 @@ class NewTaskCallback(CheckedCallback):
         :param histories: (S, n, K, W); one without a transition is not a number
         """
         belief: Any = self.model.policy.belief
-        with th.no_grad():
-            log_ETM, real_TM = belief.log_likelihood(histories.flatten(0, 1))
-        score_M, best_M = (log_ETM.sum(1) / real_TM.sum(0)).max(0)
+        score_M, best_M = belief.explained(histories.flatten(0, 1)).max(1)
         return score_M.view(histories.shape[:2]), best_M.view(histories.shape[:2])
 
     def _surprised(self, score_n: th.Tensor) -> th.Tensor:

@@ -148,6 +148,17 @@ class Belief(nn.Module):
         log_ETB = log_EN.view(-1, *real_TB.shape) - 0.5 * variance_O.log().sum()
         return log_ETB * real_TB, real_TB
 
+    @th.no_grad()
+    def explained(self, history_BKW: th.Tensor) -> th.Tensor:
+        """Return each model's mean log-likelihood over the transitions of a history, (B, E).
+
+        It is up to a constant that all models share, and not a number with no transition yet.
+
+        :param history_BKW: rows of histories
+        """
+        log_ETB, real_TB = self.log_likelihood(history_BKW)
+        return (log_ETB.sum(1) / real_TB.sum(0)).t()
+
     def _parts(self, models_EP: th.Tensor) -> list[th.Tensor]:
         """Return the models' weights by layer, (E, O, I + 1), and the log-variance of them all."""
         sizes = [math.prod(shape) for shape in self.shapes]

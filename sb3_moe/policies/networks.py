@@ -36,13 +36,11 @@ class Decision(NamedTuple):
         continuous action
     :param preferences: (B, A) for each choice that makes up an action, or one (B, D)
     :param values: (B,) by network
-    :param spread: standard deviation of a continuous action, (B, D), where there is one
     """
 
     kind: Kind
     preferences: tuple[th.Tensor, ...]
     values: dict[str, th.Tensor]
-    spread: th.Tensor | None = None
 
 
 def of_distribution(found: Any, values: dict[str, th.Tensor]) -> Decision:
@@ -62,8 +60,7 @@ def of_distribution(found: Any, values: dict[str, th.Tensor]) -> Decision:
         # As choices between no and yes.
         pairs = tuple(th.stack([1 - yes_B, yes_B], -1) for yes_B in yes_BD.unbind(-1))
         return Decision("probability", pairs, values)
-    spread_BD = several[0].stddev if isinstance(several[0], distributions.Normal) else None
-    return Decision("mean", (found.mode(),), values, spread_BD)
+    return Decision("mean", (found.mode(),), values)
 
 
 TARGET = "_target"

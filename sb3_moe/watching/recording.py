@@ -25,6 +25,7 @@ from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.measures.activations import policy_activations, recording
 from sb3_moe.measures.plasticity import TAUS, dormant_fraction, dormant_fraction_per_expert
 from sb3_moe.measures.weights import hidden_layers
+from sb3_moe.policies.belief import HISTORY_KEY
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Decision, networks_of
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
@@ -216,6 +217,7 @@ class _Player:
             images, playing = self._images(), tasks_played(env)
             masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
             decision, gates, memory = self._look(obs, memory, starts, masks)
+            explained = self._explained(obs)
             actions, states = self.model.predict(
                 obs,
                 state=states,
@@ -225,7 +227,7 @@ class _Player:
             )
             after, rewards, dones, infos = env.step(actions)
             for row in running:
-                notes[row].add_thought(row, obs, images, decision, gates)
+                notes[row].add_thought(row, obs, images, decision, gates, explained)
                 notes[row].add_step(
                     actions[row], playing[row], rewards[row], dones[row], infos[row]
                 )
@@ -277,13 +279,20 @@ class _Player:
         with evaluating(policy), recording(self.layers) as outputs:
             decision, memory = self._networks.decide(tensors, memory, starts_B, **masks)
         if decision.kind == "mean" and policy.squash_output:
-            # As the environment gets them; the spread is that before the squashing.
+            # As the environment gets them.
             (mean_BD,) = decision.preferences
             played = policy.unscale_action(mean_BD.cpu().numpy())
-            decision = decision._replace(preferences=(th.as_tensor(played),), spread=None)
+            decision = decision._replace(preferences=(th.as_tensor(played),))
         self.decision = decision
         gates = {name: calls[-1][1].gates_BNE.mean(1).cpu() for name, calls in outputs.items()}
         return decision, gates, memory
+
+    def _explained(self, obs: Any) -> th.Tensor | None:
+        """Return how well each model of a belief explains the last steps, (B, E)."""
+        policy = self.model.policy
+        if not isinstance(policy, MoEPolicy) or policy.belief is None:
+            return None
+        return policy.belief.explained(policy.obs_to_tensor(obs)[0][HISTORY_KEY])
 
 
 class _Notes:
@@ -312,6 +321,7 @@ class _Notes:
         images: Sequence[Frame | None],
         decision: Decision,
         gates: Mapping[str, th.Tensor],
+        explained_BE: th.Tensor | None,
     ) -> None:
         """Record what the agent sees and prefers.
 
@@ -320,12 +330,13 @@ class _Notes:
         :param images: of all environments
         :param decision: of all environments
         :param gates: of all environments, by mixture
+        :param explained_BE: of all environments, where there is a belief
         """
         self.seen.append(select(obs, np.array([row])))
         self._steps["frame_T"].append(self._number_of(images[row]))
         self._steps["values_TV"].append([float(each[row]) for each in decision.values.values()])
-        if decision.spread is not None:
-            self._steps["spread_TD"].append(decision.spread[row].cpu().numpy())
+        if explained_BE is not None:
+            self._steps["explained_TE"].append(explained_BE[row].cpu().numpy())
         for i, each in enumerate(decision.preferences):
             self._preferences[i].append(each[row].cpu().numpy())
         for name, gates_BE in gates.items():

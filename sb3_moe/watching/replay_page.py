@@ -117,6 +117,7 @@ def _track(track: Track, pictures: dict[str, int]) -> dict[str, Any]:
         "starts": track.starts_T,
         "tasks": track.tasks_T,
         "gates": track.gates,
+        "explained": track.explained_TE,
         "returns": np.array(track.returns),
         "names": track.actions,
         "dormant": [

@@ -73,7 +73,8 @@ class Track:
     :param starts_T: whether an episode begins with the step
     :param tasks_T: the task that made the step
     :param gates: (T, E) by mixture, the mean over tokens
-    :param spread_TD: standard deviations of a continuous action, or None
+    :param explained_TE: how well each model of a belief explains the last steps, as
+        :meth:`sb3_moe.layers.Belief.explained` says it; None without a belief
     :param returns: of the episodes that ended
     :param dormant: how much of each hidden layer is dormant
     :param actions: what the task calls its choices, if it says so
@@ -89,7 +90,7 @@ class Track:
     starts_T: npt.NDArray[np.bool_]
     tasks_T: npt.NDArray[np.int64]
     gates: dict[str, Floats]
-    spread_TD: Floats | None = None
+    explained_TE: Floats | None = None
     returns: list[float] = field(default_factory=list)
     dormant: list[DormantUnits] = field(default_factory=list)
     actions: list[str] = field(default_factory=list)

@@ -85,13 +85,8 @@ def test_actor_and_critics_route_by_one_belief_and_experts_do_not_see_it(trained
 
 
 def test_a_dense_network_can_see_the_belief():
-    model = build(
-        placement="none",
-        router="soft",
-        num_experts=None,
-        features_extractor_class=BeliefExtractor,
-        features_extractor_kwargs={"num_models": 5, "predicts": "both", "hidden": [4]},
-    )
+    models = {"num_models": 5, "predicts": "both", "hidden": [4]}
+    model = build(**DENSE, features_extractor_kwargs=models)
     before = model.policy.belief.acting_EP.clone()
     model.learn(128)
     assert model.policy.mlp_extractor.policy_net[0].in_features == 1 + 5
@@ -123,15 +118,20 @@ def test_a_misspelt_option_of_the_belief_is_named_with_what_was_meant():
         build(features_extractor_kwargs={"predict": "reward"})
 
 
-def test_observations_without_a_history_are_refused_with_the_cure():
-    with pytest.raises(ValueError, match=r"no `task_id`.*history=8"):
-        PPO("MoeMultiInputPolicy", pinned(), policy_kwargs=SMALL)
+def test_observations_without_a_transition_are_refused_with_the_cure():
+    short = sb3_moe.make_multitask_vec_env("Conflict/CartPole2", task_id="info", history=1)
+    for env in (pinned(), short):
+        with pytest.raises(ValueError, match=r"at least 2 steps and no `task_id`.*history=8"):
+            PPO("MoeMultiInputPolicy", env, policy_kwargs=SMALL)
 
 
-def test_a_history_without_a_transition_is_refused():
-    env = sb3_moe.make_multitask_vec_env("Conflict/CartPole2", task_id="info", history=1)
-    with pytest.raises(ValueError, match="at least 2 steps"):
-        PPO("MoeMultiInputPolicy", env, policy_kwargs=SMALL)
+def test_a_replay_shows_how_well_models_explain_the_steps_of_which_gates_are_the_posterior(trained):
+    [track] = sb3_moe.watch(trained, drifts(), max_steps=4).runs[0].tracks
+    assert np.isnan(track.explained_TE[0]).all()
+    prior = trained.policy.belief.log_prior().numpy()
+    for step, explained in enumerate(track.explained_TE[1:], start=1):
+        weights = np.exp(step * explained + prior)  # a transition a step
+        np.testing.assert_allclose(track.gates["pi.big"][step], weights / weights.sum(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC", "RecurrentPPO"])
