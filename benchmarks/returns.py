@@ -20,7 +20,7 @@ from gymnasium.spaces import Discrete
 
 from benchmarks.recipes import RECIPES, recipe_for
 from sb3_moe.callbacks import evaluate_tasks, make_pinned_env
-from sb3_moe.measures.curves import FILE, Agent, Measured
+from sb3_moe.measures.curves import FILE, Agent
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import SUITES
 from sb3_moe_envs.schedules import Interleave, Sequence
@@ -47,7 +47,7 @@ class RandomAgent:
         return self.rng.uniform(space.low, space.high, (count, *space.shape)), state
 
 
-def measure_random(suite: str, seed: int = 0) -> dict[str, Measured]:
+def measure_random(suite: str, seed: int = 0) -> dict[str, Any]:
     """Play every task of a suite, in the spaces that its agents see."""
     names = _tasks(suite)
     env = make_multitask_vec_env(suite, COPIES * len(names), seed=seed, schedule=Interleave())
@@ -55,25 +55,16 @@ def measure_random(suite: str, seed: int = 0) -> dict[str, Measured]:
     agent: Any = RandomAgent(env, seed)
     returns = evaluate_tasks(agent, env, episodes).returns
     env.close()
-    return {
-        name: Measured(_rounded(row.mean()), _standard_error(row), episodes)
-        for name, row in zip(names, returns, strict=True)
-    }
+    return {name: _measured(row, episodes) for name, row in zip(names, returns, strict=True)}
 
 
-def measure_reference(suite: str, pool: ProcessPoolExecutor) -> dict[str, Measured]:
+def measure_reference(suite: str, pool: ProcessPoolExecutor) -> dict[str, Any]:
     """Train agents on every task of a suite alone, and play it with each of them."""
     names = _tasks(suite)
     runs = [(suite, name, seed) for name in names for seed in range(SEEDS)]
     means = np.array(list(pool.map(train_one, runs))).reshape(len(names), SEEDS)
     return {
-        name: Measured(
-            _rounded(row.mean()),
-            _standard_error(row),
-            REFERENCE_EPISODES,
-            SEEDS,
-            recipe_for(suite, name).label,
-        )
+        name: _measured(row, REFERENCE_EPISODES, SEEDS, recipe_for(suite, name).label)
         for name, row in zip(names, means, strict=True)
     }
 
@@ -101,18 +92,23 @@ def _tasks(suite: str) -> list[str]:
     return [task.name for task in SUITES[suite].tasks]
 
 
-def _standard_error(values: np.ndarray) -> float:
-    return _rounded(values.std(ddof=1) / np.sqrt(len(values)))
+def _measured(
+    values: np.ndarray, episodes: int, agents: int = 1, agent: str = "uniformly random actions"
+) -> dict[str, Any]:
+    """Say what was measured: over episodes for one agent, over agents for several."""
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    found = {"mean": _rounded(values.mean()), "standard_error": _rounded(error)}
+    return found | {"episodes": episodes, "agents": agents, "agent": agent}
 
 
 def _rounded(value: float) -> float:
     return round(float(value), 3)
 
 
-def keep(agent: Agent, suite: str, measured: dict[str, Measured]) -> None:
+def keep(agent: Agent, suite: str, measured: dict[str, Any]) -> None:
     """Put the numbers of a suite into the file that holds them, in the suites' order."""
     data = json.loads(FILE.read_text())
-    data[agent][suite] = {name: each._asdict() for name, each in measured.items()}
+    data[agent][suite] = measured
     data[agent] = {name: data[agent][name] for name in SUITES if name in data[agent]}
     temporary = FILE.with_suffix(".tmp")
     temporary.write_text(json.dumps(data, indent=1) + "\n")
@@ -131,13 +127,13 @@ def main() -> None:
     if unknown:
         parser.error(f"suites must be among {', '.join(known_suites)}, got {unknown}")
     with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
-        known: dict[str, dict[str, Measured]] = {}
+        known: dict[str, dict[str, Any]] = {}
         for suite in arguments.suites or known_suites:
             tasks = repr(SUITES[suite].tasks)  # two suites may differ in their schedule only
             if tasks not in known:
                 known[tasks] = measure_random(suite) if random else measure_reference(suite, pool)
             keep(arguments.agent, suite, known[tasks])
-            print(suite, {name: each.mean for name, each in known[tasks].items()}, flush=True)
+            print(suite, {name: each["mean"] for name, each in known[tasks].items()}, flush=True)
 
 
 if __name__ == "__main__":

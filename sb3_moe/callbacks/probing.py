@@ -18,8 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from sb3_moe.callbacks.periodic import RecordingCallback
 from sb3_moe.layers.checks import not_negative, whole
-from sb3_moe.measures.activations import online_parameters, some_hidden_layers
-from sb3_moe.measures.experts import agreement, expert_outputs, load_entropy, specialisation
+from sb3_moe.measures.activations import expert_outputs, online_parameters, some_hidden_layers
 from sb3_moe.measures.gradients import (
     CriticGradients,
     joint_norm,
@@ -28,6 +27,7 @@ from sb3_moe.measures.gradients import (
 )
 from sb3_moe.measures.plasticity import TAUS, measure_layers, measure_ntk
 from sb3_moe.measures.resets import router_parameters
+from sb3_moe.measures.statistics import agreement, load_entropy, specialisation
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.generators import preserved_generators

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,8 @@ from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
-from torch import nn
 
-from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.layers.evaluating import evaluating, recording
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.options import ARGUMENTS, DEFAULTS, MoEOptions
@@ -240,20 +238,15 @@ def raw_outputs(policy: Any, obs: Any, actions: th.Tensor | None = None) -> dict
     :param obs: a batch of observations as tensors on its device
     :param actions: for critics of actions; None: the actor's own
     """
-    found: dict[str, th.Tensor] = {}
-
-    def keep(name: str, module: nn.Module, args: Any, output: th.Tensor) -> None:
-        found[name] = output
-
     networks = networks_of(policy)
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(policy))
-        for network in networks.networks():
-            for i, module in enumerate(network.heads or (network.hidden,)):
-                handle = module.register_forward_hook(partial(keep, f"{network.name}.{i}"))
-                stack.callback(handle.remove)
+    heads = {
+        f"{network.name}.{i}": module
+        for network in networks.networks()
+        for i, module in enumerate(network.heads or (network.hidden,))
+    }
+    with evaluating(policy), recording(heads) as calls:
         networks.run(obs, actions)
-    return found
+    return {name: each[-1].output for name, each in calls.items()}
 
 
 @th.no_grad()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -24,3 +25,29 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before.items():
             module.training = training
+
+
+class Call(NamedTuple):
+    """What a module was given in one call, and what it returned."""
+
+    args: tuple[Any, ...]
+    output: Any
+
+
+@contextmanager
+def recording(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Call]]]:
+    """Keep the calls of each module while the block runs.
+
+    :param modules: name to module
+    """
+    calls: dict[str, list[Call]] = {name: [] for name in modules}
+
+    def hook(name: str) -> Any:
+        return lambda module, args, output: calls[name].append(Call(args, output))
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,6 +1,6 @@
 """What a policy costs, whether it can still learn, and what its scores say."""
 
-from sb3_moe.measures.activations import policy_activations
+from sb3_moe.measures.activations import expert_outputs, policy_activations
 from sb3_moe.measures.budget import (
     Budget,
     Cost,
@@ -12,14 +12,9 @@ from sb3_moe.measures.continual import (
     area_ratios,
     average_performance,
     backward_transfer_gem,
-    final_ratios,
-    forgetting_coom,
-    forgetting_cw,
     forgetting_isolated,
     forgetting_per_task,
-    forward_transfer,
     forward_transfer_per_task,
-    interleaved_area,
     plasticity_loss,
     zero_shot_transfer_gem,
 )
@@ -35,7 +30,6 @@ from sb3_moe.measures.curves import (
     reference_returns,
     score_at,
 )
-from sb3_moe.measures.experts import agreement, expert_outputs, load_entropy, specialisation
 from sb3_moe.measures.gradients import gradient_activity, measure_gradients, measure_weights
 from sb3_moe.measures.plasticity import (
     TAUS,
@@ -51,12 +45,12 @@ from sb3_moe.measures.redo import redo
 from sb3_moe.measures.resets import reset_heads, reset_optimizers, shrink_and_perturb
 from sb3_moe.measures.statistics import (
     Estimate,
+    agreement,
     bootstrap_interval,
     holm,
     iqm,
-    paired_difference,
-    performance_profile,
-    probability_of_improvement,
+    load_entropy,
+    specialisation,
 )
 from sb3_moe.measures.weights import hidden_layers
 
@@ -80,17 +74,12 @@ __all__ = [
     "dormant_fraction_per_expert",
     "effective_rank",
     "expert_outputs",
-    "final_ratios",
-    "forgetting_coom",
-    "forgetting_cw",
     "forgetting_isolated",
     "forgetting_per_task",
-    "forward_transfer",
     "forward_transfer_per_task",
     "gradient_activity",
     "hidden_layers",
     "holm",
-    "interleaved_area",
     "iqm",
     "load_entropy",
     "load_scores",
@@ -102,11 +91,8 @@ __all__ = [
     "measure_weights",
     "normalize",
     "ntk_rank",
-    "paired_difference",
-    "performance_profile",
     "plasticity_loss",
     "policy_activations",
-    "probability_of_improvement",
     "random_returns",
     "redo",
     "reference_returns",

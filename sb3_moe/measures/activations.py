@@ -1,7 +1,7 @@
 """What every hidden layer of a policy computes, read with forward hooks that are taken off again.
 
 Shapes: E experts (1 for a dense layer), T rows, H units (feature maps of a convolution), P
-positions (1 without a convolution).
+positions (1 without a convolution), I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.layers import ExpertChoiceMoE, Experts, MoELayer, Routing, SoftMoE
-from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.layers.evaluating import Call, evaluating, recording
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.measures.weights import ACTIVATIONS, HiddenLayer, hidden_layers
 from sb3_moe.policies.networks import networks_of
@@ -79,25 +79,6 @@ def as_ETHP(values: th.Tensor, num_experts: int = 1) -> th.Tensor:
     return values.flatten(3) if values.dim() == 5 else values.unsqueeze(-1)
 
 
-@contextmanager
-def recording(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
-    """Keep what each module returned, call by call, while the block runs.
-
-    :param modules: name to module
-    """
-    outputs: dict[str, list[Any]] = {name: [] for name in modules}
-
-    def hook(name: str) -> Any:
-        return lambda module, args, output: outputs[name].append(output)
-
-    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def online_parameters(policy: BasePolicy) -> dict[str, list[nn.Parameter]]:
     """Return the parameters of every network, without those of target networks and temperatures.
 
@@ -126,9 +107,9 @@ def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
     layers = some_hidden_layers(policy)
     watched = {layer.name: layer.module for layer in layers}
     watched |= {f"{la.name} mixture": la.mixture for la in layers if la.mixture is not None}
-    with evaluating(policy), every_row_in_every_expert(policy), recording(watched) as outputs:
+    with evaluating(policy), every_row_in_every_expert(policy), recording(watched) as calls:
         networks_of(policy).run(policy.obs_to_tensor(obs)[0])
-    found = {layer.name: _activations(layer, outputs) for layer in layers}
+    found = {layer.name: _activations(layer, calls) for layer in layers}
     return {name: each for name, each in found.items() if each is not None}
 
 
@@ -161,19 +142,19 @@ def every_row_in_every_expert(policy: BasePolicy) -> Iterator[None]:
             network.needs_all_rows = value
 
 
-def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activations | None:
+def _activations(layer: HiddenLayer, calls: Mapping[str, list[Call]]) -> Activations | None:
     """Return what a layer computed, if it ran, and if it is known which axis its units are on.
 
     Of three axes it isn't: a convolution over time has them before positions, a layer that is
     applied to each of several things behind.
     """
     try:
-        values_ETHP = as_ETHP(outputs[layer.name][-1], layer.num_experts)
+        values_ETHP = as_ETHP(calls[layer.name][-1].output, layer.num_experts)
     except (IndexError, ValueError):
         return None
     if layer.mixture is None:
         return Activations(values_ETHP)
-    routing: Routing = outputs[f"{layer.name} mixture"][-1][1]
+    routing: Routing = calls[f"{layer.name} mixture"][-1].output[1]
     # An expert that is not stacked with the others has layers of its own.
     mine = slice(None) if layer.expert is None else slice(layer.expert, layer.expert + 1)
     gates_TE = row_gates(layer.mixture, routing)
@@ -204,3 +185,17 @@ def row_gates(layer: MoELayer, routing: Routing) -> th.Tensor:
         combine_BES = combine_BK.unflatten(1, (layer.num_experts, layer.num_slots))
         return combine_BES.transpose(1, 2).flatten(0, 1)
     return gates_BNE.flatten(0, 1)
+
+
+@th.no_grad()
+def expert_outputs(policy: Any, obs: Obs) -> dict[str, th.Tensor]:
+    """Return the output of every expert for every token, (E, T, O), by mixture.
+
+    :param policy: one of ours
+    :param obs: a batch of observations
+    """
+    layers = policy.moe_layers()
+    with evaluating(policy), recording(layers) as calls:
+        networks_of(policy).run(policy.obs_to_tensor(obs)[0])
+        seen = {name: each[-1].args[0].flatten(0, -2) for name, each in calls.items() if each}
+        return {name: layers[name].experts.every(x_TI) for name, x_TI in seen.items()}

@@ -38,37 +38,16 @@ def average_performance(score: ArrayLike, steps: ArrayLike, window: int = 1) -> 
     return float(score_KN[-window:].mean())
 
 
-def interleaved_area(score: ArrayLike, steps: ArrayLike) -> float:
-    """Return (1/T) times the integral of P(t): how well and how soon all tasks are learned.
-
-    :param score: (K, N), of at least two evaluations
-    :param steps: (K,)
-    """
-    _, steps_K = checked(score, steps)
-    return float(area(score, steps, float(steps_K[0]), float(steps_K[-1])).mean())
-
-
 def forgetting_per_task(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> Array:
-    """Return F_i = p_i(end of task i's last block) - p_i(T), (N,)."""
+    """Return F_i = p_i(end of task i's last block) - p_i(T), (N,).
+
+    Its mean is the forgetting of Continual World (arXiv 2105.10919); COOM's leaves out the task
+    that was trained last, ``blocks[-1].task``.
+    """
     score_KN, steps_K = checked(score, steps)
     ends = [visits(blocks, k)[-1].end for k in range(score_KN.shape[1])]
     at_end = [score_at(score_KN, steps_K, end)[k] for k, end in enumerate(ends)]
     return np.array(at_end) - score_KN[-1]
-
-
-def forgetting_cw(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> float:
-    """Return the mean of F_i over all tasks, the last one included (arXiv 2105.10919)."""
-    return float(forgetting_per_task(score, steps, blocks).mean())
-
-
-def forgetting_coom(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> float:
-    """Return the mean of F_i over all tasks but the one trained last, as COOM does.
-
-    NaN if there is only one task.
-    """
-    per_task = forgetting_per_task(score, steps, blocks)
-    others = np.delete(per_task, blocks[-1].task)
-    return float(others.mean()) if len(others) else float("nan")
 
 
 def forgetting_isolated(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> Array:
@@ -89,8 +68,8 @@ def forward_transfer_per_task(
 ) -> Array:
     """Return FT_i = (AUC_i - AUC_i^b) / (1 - AUC_i^b) over each task's first block, (N,).
 
-    NaN where the reference's area is 1 or more, which leaves no room to be better
-    (arXiv 2105.10919).
+    NaN where the reference's area is 1 or more, which leaves no room to be better. Its mean is the
+    forward transfer of Continual World (arXiv 2105.10919).
 
     :param score: (K, N)
     :param steps: (K,)
@@ -104,23 +83,15 @@ def forward_transfer_per_task(
     for task in range(score_KN.shape[1]):
         block = visits(blocks, task)[0]
         mine = area(score_KN, steps_K, block.start, block.end)[task]
-        alone = _reference_area(reference, task, block.end - block.start)
+        if reference is None or task not in reference:
+            raise ValueError(
+                f"`reference` must hold (score, steps) of a run on task {task} alone, normalized "
+                "as `score` is: load_scores(folder) reads what MultiTaskEvalCallback wrote"
+            )
+        scores, its_steps = reference[task]
+        alone = area(np.reshape(scores, (-1, 1)), its_steps, 0.0, block.end - block.start)[0]
         result.append((mine - alone) / (1.0 - alone) if alone < 1.0 else np.nan)
     return np.array(result)
-
-
-def forward_transfer(
-    score: ArrayLike, steps: ArrayLike, blocks: Blocks, reference: Reference | None
-) -> float:
-    """Return the mean of FT_i over tasks (arXiv 2105.10919).
-
-    :param score: (K, N)
-    :param steps: (K,)
-    :param blocks: of training
-    :param reference: as of :func:`forward_transfer_per_task`
-    :raises ValueError: if a reference is missing, or ends before the task's first block is over
-    """
-    return float(forward_transfer_per_task(score, steps, blocks, reference).mean())
 
 
 def backward_transfer_gem(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> float:
@@ -129,10 +100,12 @@ def backward_transfer_gem(score: ArrayLike, steps: ArrayLike, blocks: Blocks) ->
     Tasks count in the order in which they were trained last. NaN if there is only one.
     """
     score_KN, steps_K = checked(score, steps)
-    ends = block_ends(score_KN, steps_K, blocks)
-    earlier = set(range(score_KN.shape[1])) - {blocks[-1].task}
-    own = {task: score_at(score_KN, steps_K, visits(blocks, task)[-1].end) for task in earlier}
-    gains = [ends[-1][task] - own[task][task] for task in sorted(earlier)]
+    now_N = block_ends(score_KN, steps_K, blocks)[-1]
+    gains = [
+        now_N[k] - score_at(score_KN, steps_K, visits(blocks, k)[-1].end)[k]
+        for k in range(len(now_N))
+        if k != blocks[-1].task
+    ]
     return float(np.mean(gains)) if gains else float("nan")
 
 
@@ -160,28 +133,12 @@ def zero_shot_transfer_gem(
     return float(np.mean(gains)) if gains else float("nan")
 
 
-def _reference_area(reference: Reference | None, task: int, length: float) -> float:
-    if reference is None or task not in reference:
-        raise ValueError(
-            f"`reference` must hold (score, steps) of a run on task {task} alone, normalized as "
-            "`score` is: load_scores(folder) reads what MultiTaskEvalCallback wrote"
-        )
-    scores, steps = reference[task]
-    return float(area(np.reshape(scores, (-1, 1)), steps, 0.0, length)[0])
-
-
 def area_ratios(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: int) -> Array:
     """Return AUC_k / AUC_1 for each visit of a task, (V,); NaN if AUC_1 is not positive."""
     score_KN, steps_K = checked(score, steps)
-    areas = [area(score_KN, steps_K, b.start, b.end)[task] for b in visits(blocks, task)]
-    return _relative_to_first(np.array(areas))
-
-
-def final_ratios(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: int) -> Array:
-    """Return the score at the end of each visit over that of the first, (V,); NaN as above."""
-    score_KN, steps_K = checked(score, steps)
-    ends = [score_at(score_KN, steps_K, b.end)[task] for b in visits(blocks, task)]
-    return _relative_to_first(np.array(ends))
+    own = visits(blocks, task)
+    areas = np.array([area(score_KN, steps_K, b.start, b.end)[task] for b in own])
+    return areas / areas[0] if areas[0] > 0 else np.full(len(areas), np.nan)
 
 
 def plasticity_loss(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: int) -> float:
@@ -198,9 +155,3 @@ def plasticity_loss(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: in
             "Cycle(..., num_cycles=2)"
         )
     return float(np.maximum(0.0, 1.0 - ratios[1:]).mean())
-
-
-def _relative_to_first(values: Array) -> Array:
-    if len(values) == 0 or values[0] <= 0:
-        return np.full(len(values), np.nan)
-    return values / values[0]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -196,31 +196,10 @@ Agent = Literal["random", "reference"]
 FILE = Path(__file__).with_name("returns.json")
 
 
-class Measured(NamedTuple):
-    """A mean return.
-
-    :param mean: over all episodes
-    :param standard_error: of that mean: over episodes for one agent, over agents for several
-    :param episodes: of each agent
-    :param agents: how many agents, each trained with another seed
-    :param agent: what they are
-    """
-
-    mean: float
-    standard_error: float
-    episodes: int
-    agents: int = 1
-    agent: str = "uniformly random actions"
-
-
 @cache
-def load_measured(agent: Agent) -> dict[str, dict[str, Measured]]:
-    """Read what was measured, by suite and task."""
-    suites = json.loads(FILE.read_text())[agent]
-    return {
-        suite: {task: Measured(**values) for task, values in tasks.items()}
-        for suite, tasks in suites.items()
-    }
+def load_measured(agent: Agent) -> Any:
+    """Read what was measured, by suite and task: ``mean``, its ``standard_error``, and of what."""
+    return json.loads(FILE.read_text())[agent]
 
 
 def random_returns(suite: str) -> dict[str, float]:
@@ -262,4 +241,4 @@ def _means(agent: Agent, suite: str) -> dict[str, float]:
             f"`suite` must be one of {sorted(measured)}, got {suite!r}; measure others with "
             "sb3_moe.callbacks.evaluate_tasks, as help(sb3_moe.measures.random_returns) shows"
         )
-    return {task: each.mean for task, each in measured[suite].items()}
+    return {task: each["mean"] for task, each in measured[suite].items()}

@@ -1,6 +1,6 @@
 """Summaries over seeds and tasks, with intervals (Agarwal et al. 2021, arXiv 2108.13264).
 
-Shapes: S seeds, N tasks, B resamples.
+And over experts. Shapes: S seeds, N tasks, B resamples, E experts, T tokens, O outputs.
 """
 
 from __future__ import annotations
@@ -87,62 +87,6 @@ def bootstrap_interval(
     return Interval(float(low), float(high))
 
 
-def paired_difference(
-    ours: ArrayLike,
-    theirs: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 9_999,
-    seed: int = 0,
-) -> Estimate:
-    """Return the mean of ours - theirs over seeds, with its bootstrap interval.
-
-    :param ours: one value for each seed, (S,)
-    :param theirs: of the same seeds, in the same order
-    :param confidence: between 0 and 1
-    :param resamples: B
-    :param seed: the same seed gives the same interval
-    :return: the difference; with a single seed, both ends of its interval are NaN
-    :raises ValueError: if the numbers of seeds differ, or as :func:`bootstrap_interval`
-    """
-    ours_S, theirs_S = (_checked(v, 1, "values", "(seeds,)") for v in (ours, theirs))
-    if len(ours_S) != len(theirs_S):
-        raise ValueError(
-            f"`ours` and `theirs` must be of the same seeds, got {len(ours_S)} and {len(theirs_S)}"
-        )
-    difference_S = ours_S - theirs_S
-    interval = bootstrap_interval(
-        difference_S, confidence=confidence, resamples=resamples, seed=seed
-    )
-    return Estimate(float(difference_S.mean()), *interval)
-
-
-def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Array:
-    """Return the share of runs that score above each threshold, averaged over tasks.
-
-    :param scores: (S, N)
-    :param thresholds: (any number,)
-    :raises ValueError: if there are no scores, or one is not finite
-    """
-    scores_SN = _checked(scores, 2, "scores", "(seeds, tasks)")
-    return np.array([(scores_SN > each).mean() for each in np.asarray(thresholds, np.float64)])
-
-
-def probability_of_improvement(ours: ArrayLike, theirs: ArrayLike) -> float:
-    """Return the probability that a run of ours beats one of theirs, ties half, over tasks.
-
-    :param ours: (S, N)
-    :param theirs: (S', N)
-    :raises ValueError: if the numbers of tasks differ
-    """
-    ours_SN, theirs_SN = (_checked(v, 2, "scores", "(seeds, tasks)") for v in (ours, theirs))
-    if ours_SN.shape[1] != theirs_SN.shape[1]:
-        tasks = f"{ours_SN.shape[1]} and {theirs_SN.shape[1]}"
-        raise ValueError(f"`ours` and `theirs` must have the same tasks, got {tasks}")
-    difference = ours_SN[:, None] - theirs_SN[None]
-    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values by Holm's step-down method (Scandinavian J. of Statistics 6, 1979).
 
@@ -154,13 +98,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p))
     adjusted[order] = np.maximum.accumulate(steps)
     return [float(value) for value in adjusted]
-
-
-def _checked(values: ArrayLike, dim: int, name: str, shape: str) -> Array:
-    array = np.asarray(values, np.float64)
-    if array.ndim != dim or array.size == 0:
-        raise ValueError(f"`{name}` must be {shape} and not empty, got shape {array.shape}")
-    return _finite(array, name)
 
 
 def _finite(values: ArrayLike, name: str) -> Array:
@@ -181,3 +118,75 @@ def decimals(values: ArrayLike) -> int:
     sizes = np.abs(np.asarray(values, np.float64))
     largest = float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
     return min(max(2 - math.floor(math.log10(largest)), 1), 6) if largest else 1
+
+
+# What experts do, and for which task.
+
+
+def load_entropy(load_E: ArrayLike) -> float:
+    """Return the entropy of the experts' shares of the work, over its largest value, log E.
+
+    :param load_E: shares, of any sum
+    :return: 0 where one expert does everything, 1 where all do the same; 1 for a single expert; NaN
+        where there is no work, or a share is not finite
+    """
+    shares = _shares(load_E)
+    return float(_entropy(shares) / np.log(len(shares))) if len(shares) > 1 else 1.0
+
+
+def specialisation(gates_NE: ArrayLike) -> float:
+    """Return the mutual information between task and expert, over its largest value.
+
+    :param gates_NE: mean weight of each expert for each task; rows are scaled to sum to 1, and all
+        tasks count the same but those without any weight, which are left out
+    :return: 0 where all tasks use the experts alike, 1 where the expert tells the task (or, with
+        fewer experts than tasks, as far as it can); 0 with one task or one expert; NaN where there
+        is no task, or a weight is not finite
+    """
+    gates = np.atleast_2d(np.asarray(gates_NE, np.float64))
+    gates = gates[gates.any(1)]
+    if not gates.size or not np.isfinite(gates).all():
+        return float("nan")
+    rows_NE = np.stack([_shares(row) for row in gates])
+    smaller = min(rows_NE.shape)
+    if smaller == 1:
+        return 0.0
+    information = _entropy(rows_NE.mean(0)) - np.mean([_entropy(row) for row in rows_NE])
+    # Rounding may leave it a hair outside of its range.
+    return float(np.clip(information / np.log(smaller), 0.0, 1.0))
+
+
+def agreement(outputs_ETO: ArrayLike) -> float:
+    """Return the mean cosine similarity between the outputs of two experts for the same input.
+
+    :param outputs_ETO: every expert's output for every row
+    :return: 1 where all experts say the same, -1 at the least; 1 for a single expert; NaN where an
+        output is not finite
+    """
+    outputs = np.asarray(outputs_ETO, np.float64)
+    num_experts = len(outputs)
+    if not np.isfinite(outputs).all():
+        return float("nan")
+    if num_experts < 2:
+        return 1.0
+    norms = np.linalg.norm(outputs, axis=-1, keepdims=True)
+    units = np.divide(outputs, norms, out=np.zeros_like(outputs), where=norms != 0)
+    # The squared length of the sum holds every pair twice, and each expert with itself once.
+    total = np.square(units.sum(0)).sum(-1)
+    alone = np.square(units).sum((0, 2))
+    return float(np.mean((total - alone) / (num_experts * (num_experts - 1))))
+
+
+def _shares(values: ArrayLike) -> Array:
+    weights = np.asarray(values, np.float64)
+    if not weights.any() or not np.isfinite(weights).all():
+        return np.full_like(weights, np.nan)
+    return weights / weights.sum()
+
+
+def _entropy(shares: Array) -> float:
+    if np.isnan(shares).any():
+        return float("nan")
+    positive = shares[shares > 0]
+    # Not its negative, which is -0.0 where one has everything.
+    return float(0.0 - (positive * np.log(positive)).sum())

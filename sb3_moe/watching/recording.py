@@ -21,8 +21,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import whole
-from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.measures.activations import policy_activations, recording
+from sb3_moe.layers.evaluating import evaluating, recording
+from sb3_moe.measures.activations import policy_activations
 from sb3_moe.measures.plasticity import TAUS, dormant_fraction, dormant_fraction_per_expert
 from sb3_moe.measures.weights import hidden_layers
 from sb3_moe.policies.belief import HISTORY_KEY
@@ -276,7 +276,7 @@ class _Player:
         policy = self.model.policy
         tensors, _ = policy.obs_to_tensor(obs)
         starts_B = th.as_tensor(starts, dtype=th.float32, device=policy.device)
-        with evaluating(policy), recording(self.layers) as outputs:
+        with evaluating(policy), recording(self.layers) as calls:
             decision, memory = self._networks.decide(tensors, memory, starts_B, **masks)
         if decision.kind == "mean" and policy.squash_output:
             # As the environment gets them.
@@ -284,7 +284,7 @@ class _Player:
             played = policy.unscale_action(mean_BD.cpu().numpy())
             decision = decision._replace(preferences=(th.as_tensor(played),))
         self.decision = decision
-        gates = {name: calls[-1][1].gates_BNE.mean(1).cpu() for name, calls in outputs.items()}
+        gates = {n: each[-1].output[1].gates_BNE.mean(1).cpu() for n, each in calls.items()}
         return decision, gates, memory
 
     def _explained(self, obs: Any) -> th.Tensor | None:

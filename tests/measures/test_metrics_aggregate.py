@@ -32,32 +32,12 @@ def test_a_bootstrap_interval_is_scipys():
 def test_a_single_seed_has_no_interval_rather_than_one_of_no_width():
     assert np.isnan(measures.bootstrap_interval([3.0])).all()
     assert np.isnan(measures.bootstrap_interval([[3.0, 4.0]])).all()
-    value, low, high = measures.paired_difference([5.0], [3.0])
-    assert value == 2.0
-    assert np.isnan([low, high]).all()
 
 
 def test_a_stratified_interval_resamples_seeds_and_never_tasks():
     # Within each task all seeds agree, so that only resampled tasks could move the mean.
     scores = np.tile([0.0, 10.0], (5, 1))
     assert measures.bootstrap_interval(scores, np.mean, resamples=50) == (5.0, 5.0)
-
-
-def test_a_paired_difference_is_over_seeds():
-    estimate = measures.paired_difference(VALUES + 2.0, VALUES)
-    assert estimate == pytest.approx((2.0, 2.0, 2.0))
-
-
-def test_a_profile_counts_runs_above_each_threshold():
-    profile = measures.performance_profile([[0.0, 1.0], [2.0, 3.0]], [-1.0, 0.0, 1.5, 3.0])
-    assert profile.tolist() == [1.0, 0.75, 0.5, 0.0]
-
-
-def test_the_probability_of_improvement_is_mann_whitneys_u():
-    rng = np.random.default_rng(2)
-    ours, theirs = rng.integers(0, 5, (6, 2)), rng.integers(0, 5, (7, 2))
-    u = [stats.mannwhitneyu(ours[:, k], theirs[:, k]).statistic / 42 for k in range(2)]
-    assert measures.probability_of_improvement(ours, theirs) == pytest.approx(np.mean(u))
 
 
 def test_holms_adjustment_is_as_worked_out_by_hand():
@@ -100,11 +80,6 @@ def test_agreement_is_the_mean_cosine_over_pairs_of_experts():
     [
         (lambda: measures.iqm([np.nan, 1.0, 2.0, 3.0]), r"`scores` must be finite, got \[nan"),
         (lambda: measures.bootstrap_interval([np.nan]), "`values` must be finite"),
-        (lambda: measures.paired_difference([1.0], [1.0, 2.0]), "the same seeds, got 1 and 2"),
-        (
-            lambda: measures.probability_of_improvement([[1.0]], [[1.0, 2.0]]),
-            "the same tasks, got 1 and 2",
-        ),
     ],
 )
 def test_bad_input_says_what_is_wrong(call, message):

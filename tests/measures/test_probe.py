@@ -17,13 +17,14 @@ from sb3_moe.layers import (
     experts,
     mlp_experts,
 )
+from sb3_moe.layers.evaluating import recording
 from sb3_moe.measures import (
     measure_ntk,
     ntk_rank,
     policy_activations,
     redo,
 )
-from sb3_moe.measures.activations import as_ETHP, recording, row_gates
+from sb3_moe.measures.activations import as_ETHP, row_gates
 
 
 def test_what_is_read_is_what_the_network_computes():
@@ -35,9 +36,9 @@ def test_what_is_read_is_what_the_network_computes():
 
 def read_layer(layer, x):
     """Return (rows' hidden values, rows' outputs, layer's output, rows' gates)."""
-    with recording({"act": layer.experts.layers[1]}) as outputs, th.no_grad():
+    with recording({"act": layer.experts.layers[1]}) as calls, th.no_grad():
         y, routing = layer(x)
-    values_ETHP = as_ETHP(outputs["act"][0], layer.num_experts)
+    values_ETHP = as_ETHP(calls["act"][0].output, layer.num_experts)
     rows_ETO = layer.experts.last(values_ETHP[..., 0])
     return rows_ETO, y, row_gates(layer, routing)
 
