@@ -61,9 +61,9 @@ def yes_or_no(name: str, value: object) -> None:
 
 
 def widths(name: str, value: object) -> None:
-    """Raise unless a value is a sequence of whole numbers of at least 1."""
+    """Raise unless a value is a sequence of whole numbers of at least 1, as widths are."""
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"`{name}` must be a list of widths, got {value!r}")
+        raise TypeError(f"`{name}` must be a list of whole numbers, got {value!r}")
     for each in value:
         whole(name, each)
 

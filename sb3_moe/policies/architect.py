@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from torch import nn
 
 from sb3_moe.layers import MoELayer
-from sb3_moe.layers.encoder import ImageEncoder
 from sb3_moe.layers.fixed_moe import TaskEmbedding
-from sb3_moe.policies.dense_layers import DenseLayers, Init, Stage, read_stages
-from sb3_moe.policies.expert_layers import ExpertLayers
-from sb3_moe.policies.extractors import make_convs, map_shape_of
+from sb3_moe.policies.dense_layers import Init, Stage, read_stages
+from sb3_moe.policies.expert_layers import ExpertLayers, image_encoder
 from sb3_moe.policies.moe_network import Layout, MoENetwork
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.start_scale import match_sizes
@@ -52,7 +48,7 @@ class Architect:
         self.task_embedding: TaskEmbedding | None = None
         self.encoder: nn.Module | None = None
         if layout.image_shape is not None and not self.place.whole:
-            self._encode_first(layout.image_shape)
+            self.encoder, self.layout = image_encoder(layout, as_torch_does)
         if options.is_tokenized and self.layout.map_shape is None:
             raise ValueError(
                 f"`tokens`={options.tokens!r} needs a feature map, and the features extractor "
@@ -60,65 +56,53 @@ class Architect:
                 "'MoeMultiInputPolicy' one image key, an `encoder` other than 'flat' and no "
                 "`features_dim`"
             )
-        self.dense_layers = DenseLayers(
-            options, self.layout, init_hidden, sees_task=self.experts_see_task
-        )
-        self.expert_layers = ExpertLayers(options, self.layout, self.dense_layers, init_head)
-
-    def _encode_first(self, image_shape: tuple[int, int, int]) -> None:
-        self.encoder = ImageEncoder(make_convs(self.layout.encoder, image_shape), image_shape)
-        map_shape = map_shape_of(self.layout.encoder, image_shape)
-        rest = self.layout.x_dim - math.prod(image_shape)
-        self.layout = replace(
-            self.layout,
-            x_dim=math.prod(map_shape) + rest,
-            map_shape=None if rest else map_shape,
-        )
+        #: Features that the first layer sees beside x.
+        self.seen = layout.action_dim
+        if self.experts_see_task:
+            self.seen += options.task_embedding or layout.num_tasks
+        self.expert_layers = ExpertLayers(options, self.layout, self.seen, init_hidden, init_head)
+        self._stages: list[Stage] = []
 
     # Whole networks and their parts.
 
-    def _begin(self) -> None:
-        """Start a network that has nothing together with the one before."""
+    def _begin(self, dense: Iterable[nn.Module], *, heads: int) -> list[Stage]:
+        """Start a network that has nothing together with the one before, and read its layers.
+
+        :param heads: how many of the layers at the end are heads
+        """
         self.expert_layers.shared = None
         self.task_embedding = None
-        if self.options.embeds_task:
-            num_tasks = self.layout.num_tasks
-            self.task_embedding = TaskEmbedding(num_tasks, self.options.task_width(num_tasks))
+        if (width := self.options.task_embedding) is not None and self.options.embeds_task:
+            self.task_embedding = TaskEmbedding(self.layout.num_tasks, width)
+        stages = read_stages(dense)
+        for stage in stages[: len(stages) - heads]:
+            if self.options.block == "layer_norm":
+                stage.after.insert(0, nn.LayerNorm(stage.width))
+        return stages
 
     def network(self, dense: Iterable[nn.Module]) -> MoENetwork:
         """Return hidden layers and head as one network (Q networks, TD3's actor)."""
-        self._begin()
-        *hidden, head = read_stages(dense)
-        network = self._network([*self._normed(hidden), head])
+        *hidden, head = self._begin(dense, heads=1)
+        if self.place.whole:
+            network = self._big(hidden, head)
+        else:
+            blocks = self._hidden(hidden)
+            width = self._width(blocks)
+            if self.options.routes_head:
+                norms = head.norms_for(width) if hidden else []
+                block = self.expert_layers.head(hidden, head, width, first=not hidden)
+                blocks += [*norms, block, *head.after]
+            else:
+                blocks += self._dense(head, width, first=not hidden)
+            network = self._assembled(blocks, [*hidden, head])
         self.match(network)
         return network
 
-    def _normed(self, hidden: list[Stage]) -> list[Stage]:
-        """Return hidden layers with a normalization before each activation, where it is wanted."""
-        if self.options.block == "layer_norm":
-            for stage in hidden:
-                stage.after.insert(0, nn.LayerNorm(stage.width))
-        return hidden
-
-    def _network(self, stages: list[Stage]) -> MoENetwork:
-        if self.place.whole:
-            return self._big(stages)
-        *hidden, head = stages
-        blocks = self._hidden(hidden)
-        width = self._width(blocks)
-        if self.options.routes_head:
-            norms = self.dense_layers.norms(head, width) if hidden else []
-            block = self.expert_layers.head(hidden, head, width, first=not hidden)
-            blocks += [*norms, block, *head.after]
-        else:
-            blocks += self.dense_layers.plain(head, width, first=not hidden)
-        return self._assembled(blocks, stages)
-
-    def _big(self, stages: list[Stage]) -> MoENetwork:
-        *hidden, head = stages
+    def _big(self, hidden: list[Stage], head: Stage) -> MoENetwork:
         _check_block(self.options, len(hidden))
         # The tanh of TD3's actor comes after the experts are combined.
-        return self._assembled([*self.expert_layers.span(hidden, head), *head.after], stages)
+        blocks = [*self.expert_layers.span(hidden, head), *head.after]
+        return self._assembled(blocks, [*hidden, head])
 
     def hidden_network(self, dense: Iterable[nn.Module]) -> tuple[nn.Module, int]:
         """Return the hidden layers and their width, for policies that keep the head apart.
@@ -128,32 +112,34 @@ class Architect:
         :raises ValueError: if there is no hidden layer that the task id, which the head is not
             given, could enter
         """
-        self._begin()
+        self._stages = stages = self._begin(dense, heads=0)
         if self.place.whole:
             return nn.Sequential(), self.given_layout.features_dim
-        stages = self._normed(read_stages(dense))
         blocks = self._hidden(stages)
-        _check_seen(self.dense_layers.seen, len(stages))
+        if self.seen and not stages:
+            raise ValueError(
+                "`net_arch` must have a hidden layer for the task id to enter where the head is "
+                "apart, got none: give it one, or let only a routed head see it, with "
+                "`placement`='final' and `task_input`='router'"
+            )
         width = self._width(blocks)
         carry = self.options.routes_head
         network = self._assembled(blocks, stages, carry_task=carry)
         return network, width + (self.layout.num_tasks if carry else 0)
 
-    def head(self, linear: nn.Linear, dense: Iterable[nn.Module]) -> nn.Module:
-        """Return what stands for SB3's head behind ``hidden_network``, which is called before.
+    def head(self, linear: nn.Linear) -> nn.Module:
+        """Return what stands for SB3's head behind the last ``hidden_network``.
 
         Where the head is dense that is ``linear`` itself.
 
         :param linear: SB3's head, as wide as the output is to be
-        :param dense: the hidden layers that ``hidden_network`` was given
         """
-        hidden = self._normed(read_stages(dense))
         if self.place.whole:
-            return self._big([*hidden, Stage(linear)])
+            return self._big(self._stages, Stage(linear))
         if not self.options.routes_head:
             return linear
         width = linear.in_features - self.layout.num_tasks
-        block = self.expert_layers.head(hidden, Stage(linear), width, first=False)
+        block = self.expert_layers.head(self._stages, Stage(linear), width, first=False)
         return MoENetwork(
             [block],
             Layout(x_dim=width, num_tasks=self.layout.num_tasks),
@@ -165,7 +151,7 @@ class Architect:
     def _assembled(
         self, blocks: list[nn.Module], stages: list[Stage], *, carry_task: bool = False
     ) -> MoENetwork:
-        width = self.layout.x_dim + self.dense_layers.seen
+        width = self.layout.x_dim + self.seen
         return MoENetwork(
             blocks,
             self.given_layout,
@@ -174,7 +160,7 @@ class Architect:
             tokens=self.options.tokens if self.options.is_tokenized else "sample",
             map_shape=self.layout.map_shape,
             encoder=self.encoder,
-            norms=self.dense_layers.norms(stages[0], width) if stages else [],
+            norms=stages[0].norms_for(width) if stages else [],
             carry_task=carry_task,
             task_embedding=self.task_embedding,
         )
@@ -188,16 +174,32 @@ class Architect:
             return self.expert_layers.span(stages)
         blocks: list[nn.Module] = []
         for i, stage in enumerate(stages):
-            first = i == 0
             width = self._width(blocks)
             if self.place.takes(i, len(stages)):
                 blocks += self.expert_layers.hidden(stage, width, number=i)
             elif self.options.block == "simba":
+                dim = width + (0 if i else self.seen)
                 last = i + 1 == len(stages) or self.place.takes(i + 1, len(stages))
-                blocks += self.dense_layers.simba(stage, width, first=first, last=last)
+                layers = stage.simba(dim, stage.width, first=i == 0, last=last)
+                for layer in layers:
+                    self.init_hidden(layer)
+                blocks += [*(stage.norms_for(width) if i else []), *layers]
             else:
-                blocks += self.dense_layers.plain(stage, width, first=first)
+                blocks += self._dense(stage, width, first=i == 0)
         return blocks
+
+    def _dense(self, stage: Stage, width: int, *, first: bool) -> list[nn.Module]:
+        """Return a layer as SB3 made it, for rows of another width if need be.
+
+        :param stage: the dense layer
+        :param width: of the rows, but for what the first layer sees beside them
+        :param first: whether it is the first one
+        """
+        linear, dim = stage.linear, width + (self.seen if first else 0)
+        if linear.in_features != dim:
+            linear = nn.Linear(dim, stage.width)
+            self.init_hidden(linear)
+        return [*([] if first else stage.norms_for(width)), linear, *stage.after]
 
     def _width(self, blocks: Sequence[nn.Module]) -> int:
         """Return how wide the rows behind some of the hidden layers are."""
@@ -250,24 +252,9 @@ def _check_block(options: MoEOptions, depth: int) -> None:
     place = options.place
     inside = place.hidden == "one" or options.block == "layer_norm"
     left = depth if inside else sum(not place.takes(i, depth) for i in range(depth))
-    if options.block != MoEOptions.default("block") and not left and not options.names_expert:
+    if options.is_given("block") and not left and not options.is_given("expert"):
         raise ValueError(
             f"`block`={options.block!r} needs a hidden layer that isn't replaced by experts, and "
             f"`net_arch` has none with `placement`={place.name!r}: give it one more, or use "
             "`expert`='simba'"
-        )
-
-
-def _check_seen(num_seen: int, depth: int) -> None:
-    """Raise if the task id would be lost, since only the first hidden layer sees it.
-
-    :param num_seen: features that the first layer sees beside the observation
-    :param depth: number of hidden layers
-    :raises ValueError: naming the option
-    """
-    if num_seen and depth == 0:
-        raise ValueError(
-            "`net_arch` must have a hidden layer for the task id to enter where the head is apart, "
-            "got none: give it one, or let only a routed head see it, with `placement`='final' "
-            "and `task_input`='router'"
         )

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy, QNetwork
 
-from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.parts import MoEPart, make_part
-
-if TYPE_CHECKING:
-
-    class _Policy(MoEPolicy, DQNPolicy):
-        """What stands behind the mixin."""
-
-else:
-    _Policy = MoEPolicy
 
 
 class MoEQ(MoEPolicy):
@@ -24,25 +15,21 @@ class MoEQ(MoEPolicy):
 
     network_names: ClassVar[tuple[str, ...]] = ("qf",)
     on_policy: ClassVar[bool] = False
+    net_args: dict[str, Any]
 
 
 class MoEQNetwork(MoEPart, QNetwork):
     """DQN's network, with experts."""
 
-    dense_class: ClassVar[type[Any]] = QNetwork
-
-    def put_experts(self, architect: Architect) -> None:
-        """Replace the one network."""
-        self.q_net = architect.network(self.q_net)  # type: ignore[assignment]
+    layers: ClassVar[str] = "q_net"
 
 
-class MoEDQN(MoEQ, _Policy):
+class MoEDQN(MoEQ):
     """Give DQN's online and target networks experts."""
 
     def make_q_net(self) -> QNetwork:
         """Build the network, with experts where they are wanted."""
-        kwargs = self._update_features_extractor(self.net_args)
-        net: QNetwork = make_part(self, "qf", MoEQNetwork, kwargs)
+        net: QNetwork = make_part(self, "qf", MoEQNetwork, self.net_args)
         return net
 
 

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_moe.layers import MoELayer, Routing
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.policies.networks import kind_of, network_of, networks_of
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.policies import BaseModel as Base
-
-    from sb3_moe.policies.options import MoEOptions
-else:
-    Base = nn.Module  # SB3's policy stands behind
+from sb3_moe.policies.options import MoEOptions
 
 Array = np.ndarray[Any, Any]
 # An actor's output layers: the mean of its actions, and how widely they spread.
 HEADS = ("mu", "log_std")
 
 
-class LooksInside(Base):
+class LooksInside(BaseModel):
     """What a policy shows of its experts."""
 
     moe: dict[str, MoEOptions]

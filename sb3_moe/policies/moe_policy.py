@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import torch as th
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     FlattenExtractor,
@@ -20,13 +19,11 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_moe.layers import Belief, MoELayer
-from sb3_moe.layers.classes import check_names, did_you_mean, own_options
-from sb3_moe.policies.architect import Architect
+from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.policies.belief import BeliefExtractor
 from sb3_moe.policies.extractors import TaskExtractor, default_encoder
 from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.optimizers import ExpertAdam, ExpertAdamW
-from sb3_moe.policies.option_checks import check_activation_fn, check_net_arch
 from sb3_moe.policies.options import DEFAULTS, MoEOptions, per_network
 from sb3_moe.policies.teaches_optimizers import TeachesOptimizers
 from sb3_moe.vec_env.task_ids import TASK_KEY
@@ -38,7 +35,7 @@ EXPERT_ADAMS: dict[type[th.optim.Optimizer], type[ExpertAdam]] = {
 }
 
 
-class MoEPolicy(TeachesOptimizers, BaseModel):
+class MoEPolicy(TeachesOptimizers):
     """A mixin that stands before one of SB3's policy classes and gives its networks experts.
 
     Each of SB3's arguments keeps its meaning. Every option below may also be a dict from network to
@@ -118,12 +115,14 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         **kwargs: Any,
     ) -> None:
         _refuse_unknown(type(self), kwargs)
-        if net_arch is not None:
-            check_net_arch(net_arch, self.network_names)
-        if "activation_fn" in kwargs:
-            check_activation_fn(kwargs["activation_fn"])
+        names = self.network_names
+        if isinstance(net_arch, dict) and (len(names) == 1 or not {*net_arch} <= {*names}):
+            raise ValueError(
+                "`net_arch` must be a list of widths, or with several networks a dict with one for "
+                f"each, got {net_arch} for {list(names)}"
+            )
         self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}
-        self.moe = per_network(self.moe_options, self.network_names)
+        self.moe = per_network(self.moe_options, names)
         noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
         if self.on_policy and noise:
             raise ValueError(
@@ -139,12 +138,10 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
             features_extractor_kwargs,
             normalized=not kwargs.get("normalize_images", True),
         )
-        if (
-            net_arch is None
-            and self.encodes_in_experts
-            and self._ends_in_map(extractor, extractor_kwargs)
-        ):
-            net_arch = [512]
+        if net_arch is None and self.encodes_in_experts and issubclass(extractor, TaskExtractor):
+            ends_in_map = extractor_kwargs["encoder"] != "flat"
+            if ends_in_map and extractor_kwargs.get("features_dim") is None:
+                net_arch = [512]
         self._default_to_expert_adam(kwargs)
         self._check_gsde(kwargs)
         super().__init__(  # type: ignore[call-arg, misc]  # to the policy behind this mixin
@@ -175,11 +172,6 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
                 return found
         return FlattenExtractor
 
-    @classmethod
-    def encodes_images(cls) -> bool:
-        """Say whether images are encoded, and not flattened, if nothing else is asked for."""
-        return cls.dense_extractor() is not FlattenExtractor
-
     def _choose_extractor(
         self,
         space: gym.Space[Any],
@@ -188,10 +180,11 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         *,
         normalized: bool,
     ) -> tuple[type[BaseFeaturesExtractor], dict[str, Any]]:
-        kwargs = dict(kwargs or {})
+        kwargs, dense = dict(kwargs or {}), self.dense_extractor()
+        encodes_images = dense is not FlattenExtractor
         if given is None:
             # As SB3 tells its own extractors of images.
-            told = {"normalized_image": True} if normalized and self.encodes_images() else {}
+            told = {"normalized_image": True} if normalized and encodes_images else {}
             given = self._default_extractor(space, kwargs | told)
         if self._networks_by_belief and not issubclass(given, BeliefExtractor):
             raise ValueError(
@@ -203,17 +196,14 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
                 "`num_models` is the number of experts with `router`='predict': give it as "
                 f"`num_experts`, got {kwargs['num_models']}"
             )
-        asked = kwargs.get("encoder", "auto" if self.encodes_images() else "flat")
-        by_size = asked == "auto"
+        asked = kwargs.get("encoder", "auto" if encodes_images else "flat")
+        encoder = default_encoder(space, normalized=normalized) if asked == "auto" else asked
         if issubclass(given, TaskExtractor):
             if normalized:
                 kwargs["normalized_image"] = True
-            kwargs["encoder"] = default_encoder(space, normalized=normalized) if by_size else asked
+            kwargs["encoder"] = encoder
             if "cnn_output_dim" in kwargs:
                 kwargs["features_dim"] = kwargs.pop("cnn_output_dim")
-            if given is TaskExtractor:
-                known = list(own_options(given))
-                check_names("features_extractor_kwargs", kwargs, known, given.__name__, cls=given)
         elif self.raw_features:
             raise ValueError(
                 "`placement`='big' holds the encoder inside each expert, so "
@@ -221,18 +211,18 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
                 f"{given.__name__}; to name an encoder use "
                 "features_extractor_kwargs=dict(encoder=...)"
             )
-        if by_size and issubclass(given, TaskExtractor | NatureCNN):
-            self._check_images(space, default_encoder(space, normalized=normalized))
-        return given, kwargs
-
-    def _check_images(self, space: gym.Space[Any], encoder: str) -> None:
-        """Refuse to flatten in silence what a policy for images was given."""
-        if self.dense_extractor() is NatureCNN and encoder == "flat":
+        # What a policy for images was given is not to be flattened in silence.
+        flattens = issubclass(given, TaskExtractor | NatureCNN) and (asked, encoder) == (
+            "auto",
+            "flat",
+        )
+        if flattens and dense is NatureCNN:
             raise ValueError(
                 f"a policy for images, {type(self).__name__}, needs an image (a Box of three axes, "
                 f"at least 3x3) in the observation, got {space}; for others use 'MoeMlpPolicy', or "
                 "'MoeMultiInputPolicy' for a Dict"
             )
+        return given, kwargs
 
     def _default_extractor(
         self, space: gym.Space[Any], kwargs: dict[str, Any]
@@ -245,15 +235,9 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
             and not (each.embeds_task or each.ent_coef_per_task)
             for each in self.moe.values()
         )
-        plain = plain and not any(name in kwargs for name in OURS)
         dense = self.dense_extractor()
-        return dense if plain and _takes(dense, space, kwargs) else TaskExtractor
-
-    @staticmethod
-    def _ends_in_map(extractor: type[BaseFeaturesExtractor], kwargs: dict[str, Any]) -> bool:
-        if not issubclass(extractor, TaskExtractor):
-            return False
-        return kwargs["encoder"] != "flat" and kwargs.get("features_dim") is None
+        sb3s = plain and not {*OURS} & {*kwargs} and _takes(dense, space, kwargs)
+        return dense if sb3s else TaskExtractor
 
     def _default_to_expert_adam(self, kwargs: dict[str, Any]) -> None:
         """Let Adam and AdamW know the experts, where there are any."""
@@ -379,13 +363,8 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     def obs_to_tensor(self, observation: Any) -> Any:
         """Turn observations into tensors as SB3's policy does.
 
-        :raises ValueError: if a key is missing, or a task id out of range: torch would name neither
+        :raises ValueError: if a task id is out of range: torch would not name it
         """
-        if isinstance(self.observation_space, gym.spaces.Dict):
-            keys = [*self.observation_space.spaces]
-            found = [*observation] if isinstance(observation, dict) else type(observation).__name__
-            if not {*keys} <= {*found}:
-                raise ValueError(f"an observation must be a dict with {keys}, got {found}")
         if isinstance(observation, dict) and TASK_KEY in observation:
             space: Any = self.observation_space
             ids, num_tasks = np.asarray(observation[TASK_KEY]), int(space[TASK_KEY].n)
@@ -428,10 +407,6 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
             return False
         return options.experts_see_task or layout.num_tasks == 0
 
-    def architect(self, network: str, layout: Layout, **kwargs: Any) -> Architect:
-        """Return the builder of one network."""
-        return Architect(self.moe[network], layout, **kwargs)
-
 
 def _is_in_mode(module: nn.Module, mode: bool) -> bool:
     """Say whether a module and all within are in training mode, or all out of it."""
@@ -465,12 +440,11 @@ def _takes(
 def _refuse_unknown(policy: type[MoEPolicy], kwargs: dict[str, Any]) -> None:
     """Name a misspelt argument ourselves: SB3's class would be named in Python's own error."""
     known = {name for each in policy.__mro__ for name in signature(each).parameters} | {*DEFAULTS}
-    for name in kwargs:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            if not hint and {"router", "expert"} & kwargs.keys():
-                hint = "; options of a router or an expert of your own go into router_kwargs or "
-                hint += "expert_kwargs"
-            if name in OURS:
-                hint = f"; it belongs in features_extractor_kwargs=dict({name}=...)"
-            raise TypeError(f"{policy.__name__} got an unexpected keyword argument {name!r}{hint}")
+    for name in [name for name in kwargs if name not in known]:
+        hint = did_you_mean(name, known)
+        if name in OURS:
+            hint = f"; it belongs in features_extractor_kwargs=dict({name}=...)"
+        elif not hint:
+            hint = "; what a router or an expert of your own takes goes into router_kwargs or "
+            hint += "expert_kwargs"
+        raise TypeError(f"{policy.__name__} got an unexpected keyword argument {name!r}{hint}")

@@ -101,8 +101,8 @@ class Network(NamedTuple):
 class Networks(ABC):
     """The networks of one policy; a subclass knows where its family of policies keeps them.
 
-    A subclass answers ``fits``, ``networks``, ``run`` and ``outputs``, and overrides what else is
-    different in its family.
+    A subclass answers ``fits``, ``networks`` and ``decide``, and overrides what else is different
+    in its family.
 
     :param policy: SB3's, or one like it
     """
@@ -123,14 +123,25 @@ class Networks(ABC):
         """Return every online network, the actor first."""
 
     @abstractmethod
+    def decide(
+        self, obs: PyTorchObs, memory: Any = None, starts: th.Tensor | None = None, **masks: Any
+    ) -> tuple[Decision, Any]:
+        """Return what the policy thinks of its actions in one step, and its memory after it.
+
+        :param obs: a batch of observations on the policy's device
+        :param memory: what it returned in the step before; None at first
+        :param starts: 1 where an episode starts, (B,); None: all do
+        :param masks: ``action_masks`` where the policy takes them
+        """
+
     def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
         """Run every network once, at the start of an episode.
 
         :param obs: a batch of observations on the policy's device
         :param actions: for critics of actions; None: the actor's most likely ones
         """
+        self.decide(obs)
 
-    @abstractmethod
     def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
         """Return one scalar of each network's output for every sample, (B,), with a graph.
 
@@ -139,19 +150,13 @@ class Networks(ABC):
 
         :param obs: a batch of observations on the policy's device
         """
-
-    def decide(
-        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
-    ) -> tuple[Decision, Any]:
-        """Return what the policy thinks of its actions in one step, and its memory after it.
-
-        :param obs: a batch of observations on the policy's device
-        :param memory: what it returned in the step before; None at first
-        :param starts: 1 where an episode starts, (B,)
-        :param masks: ``action_masks`` where the policy takes them
-        :raises TypeError: if the family doesn't say
-        """
-        raise TypeError(f"{type(self).__name__} doesn't say what its policies think of actions")
+        decision, _ = self.decide(obs)
+        if decision.kind == "value":
+            return decision.values
+        if decision.kind == "mean":
+            return {"pi": decision.preferences[0].sum(-1), **decision.values}
+        logs = [probs_BA.max(-1).values.log() for probs_BA in decision.preferences]
+        return {"pi": th.stack(logs).sum(0), **decision.values}
 
     def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
         """Return what the policy says of actions that were taken, (B,) each, with a graph.
@@ -294,43 +299,21 @@ class ActorCriticNetworks(Networks):
             Network("vf", policy.vf_features_extractor, net.value_net, (policy.value_net,)),
         ]
 
-    def fresh_memory(self, obs: PyTorchObs) -> tuple[Any, ...]:
-        """Return what the policy needs besides observations at the start of an episode.
-
-        :param obs: a batch of observations
-        """
-        return ()
-
-    def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
-        """Run both networks."""
-        memory = self.fresh_memory(obs)
-        self.policy.get_distribution(obs, *memory)
-        self.policy.predict_values(obs, *memory)
-
-    def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
-        """Return what the actor prefers, and the value."""
-        memory = self.fresh_memory(obs)
-        distribution = self._distribution(obs, memory)
-        mode = distribution.mode()
-        continuous = isinstance(self.policy.action_space, spaces.Box)
-        actor_B = mode.sum(-1) if continuous else distribution.log_prob(mode)
-        return {"pi": actor_B, "vf": self.policy.predict_values(obs, *memory).flatten()}
-
     def decide(
-        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+        self, obs: PyTorchObs, memory: Any = None, starts: th.Tensor | None = None, **masks: Any
     ) -> tuple[Decision, Any]:
         """Return the actor's distribution and the value."""
-        values_B = self.policy.predict_values(obs).flatten()
-        return of_distribution(self.policy.get_distribution(obs, **masks), {"vf": values_B}), None
+        found = self.policy.get_distribution(obs, **masks)
+        return of_distribution(found, {"vf": self.policy.predict_values(obs).flatten()}), None
 
     def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
         """Return the log-probability of the actions, at the start of an episode."""
         if isinstance(self.policy.action_space, spaces.Discrete):
             actions = actions.long().flatten()  # buffers keep a column
-        return [self._distribution(obs, self.fresh_memory(obs)).log_prob(actions)]
+        return [self._distribution(obs).log_prob(actions)]
 
-    def _distribution(self, obs: PyTorchObs, memory: tuple[Any, ...]) -> Any:
-        return self.policy.get_distribution(obs, *memory)
+    def _distribution(self, obs: PyTorchObs) -> Any:
+        return self.policy.get_distribution(obs)
 
 
 class Memories(NamedTuple):
@@ -367,27 +350,31 @@ class RecurrentNetworks(ActorCriticNetworks):
         found = {name: getattr(self.policy, name) for name in names}
         return {name: module for name, module in found.items() if module is not None}
 
-    def fresh_memory(self, obs: PyTorchObs) -> tuple[Any, ...]:
-        """Return an empty memory and the sign that an episode starts."""
+    def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
+        """Run both networks, each once: ``decide`` runs the actor twice."""
+        self._distribution(obs)
+        self.policy.predict_values(obs, *self._fresh_memory(obs))
+
+    def decide(
+        self, obs: PyTorchObs, memory: Any = None, starts: th.Tensor | None = None, **masks: Any
+    ) -> tuple[Decision, Any]:
+        """Return the actor's distribution and the value, and move both memories on."""
+        fresh, all_start = self._fresh_memory(obs)
+        memory, starts = memory or Memories(fresh, fresh), all_start if starts is None else starts
+        found, _ = self.policy.get_distribution(obs, memory.pi, starts)
+        _, values_B, _, after = self.policy.forward(obs, memory, starts, deterministic=True)
+        return of_distribution(found, {"vf": values_B.flatten()}), after
+
+    def _fresh_memory(self, obs: PyTorchObs) -> tuple[Any, th.Tensor]:
+        """Return an LSTM's empty memory, and the sign that an episode starts."""
         batch = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         layers, _, width = self.policy.lstm_hidden_state_shape
         zeros = th.zeros(layers, batch, width, device=self.policy.device)
         return (zeros, zeros), th.ones(batch, device=self.policy.device)
 
-    def decide(
-        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
-    ) -> tuple[Decision, Any]:
-        """Return the actor's distribution and the value, and move both memories on."""
-        if memory is None:
-            (zeros, _), _ = self.fresh_memory(obs)
-            memory = Memories((zeros, zeros), (zeros, zeros))
-        found, _ = self.policy.get_distribution(obs, memory.pi, starts)
-        _, values_B, _, after = self.policy.forward(obs, memory, starts, deterministic=True)
-        return of_distribution(found, {"vf": values_B.flatten()}), after
-
-    def _distribution(self, obs: PyTorchObs, memory: tuple[Any, ...]) -> Any:
+    def _distribution(self, obs: PyTorchObs) -> Any:
         # The memory that comes with it is not needed.
-        return self.policy.get_distribution(obs, *memory)[0]
+        return self.policy.get_distribution(obs, *self._fresh_memory(obs))[0]
 
 
 class ActorWithCriticsNetworks(Networks):
@@ -439,11 +426,6 @@ class ActorWithCriticsNetworks(Networks):
         own_BA = self.policy._predict(obs, deterministic=True)
         self.policy.critic(obs, own_BA if actions is None else actions)
 
-    def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
-        """Return the sum of the actor's actions, and each critic's value of them."""
-        actions_BA = self.policy._predict(obs, deterministic=True)
-        return {"pi": actions_BA.sum(-1), **self._values(obs, actions_BA)}
-
     def _values(self, obs: PyTorchObs, actions_BA: th.Tensor) -> dict[str, th.Tensor]:
         q_values: Any = self.policy.critic(obs, actions_BA.detach())
         # TQC's critic returns one tensor for all.
@@ -451,7 +433,7 @@ class ActorWithCriticsNetworks(Networks):
         return {f"qf{i}": values.flatten(1).mean(1) for i, values in enumerate(critics)}
 
     def decide(
-        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+        self, obs: PyTorchObs, memory: Any = None, starts: th.Tensor | None = None, **masks: Any
     ) -> tuple[Decision, Any]:
         """Return the actor's most likely action, in [-1, 1], and the critics' values of it."""
         actions_BA = self.policy._predict(obs, deterministic=True)
@@ -503,16 +485,8 @@ class QNetworks(Networks):
         net = getattr(self.policy, self.name)
         return [Network("qf", net.features_extractor, getattr(net, self.name))]
 
-    def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
-        """Run the network, which values every action."""
-        self.values(obs)
-
-    def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
-        """Return the value of the best action."""
-        return {"qf": self.values(obs).max(dim=1).values}
-
     def decide(
-        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+        self, obs: PyTorchObs, memory: Any = None, starts: th.Tensor | None = None, **masks: Any
     ) -> tuple[Decision, Any]:
         """Return the value of each action, and of the best."""
         values_BA = self.values(obs)

@@ -29,6 +29,9 @@ from sb3_moe.policies.popart import PopArt
 from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
 
 HEAD_GAIN = {"pi": 0.01, "vf": 1.0}
+# Where SB3 keeps hidden layers and heads.
+HIDDEN = {"pi": "policy_net", "vf": "value_net"}
+HEADS = {"pi": "action_net", "vf": "value_net"}
 
 
 if TYPE_CHECKING:
@@ -66,13 +69,9 @@ class MoEActorCritic(_Policy):
         """Build SB3's networks and turn them into networks, before the heads are built on them."""
         super()._build_mlp_extractor()
         self._architects = self._make_architects()
-        self._dense = {
-            "pi": list(self.mlp_extractor.policy_net),
-            "vf": list(self.mlp_extractor.value_net),
-        }
         for network, architect in self._architects.items():
-            net, width = architect.hidden_network(self._dense[network])
-            name = "policy_net" if network == "pi" else "value_net"
+            name = HIDDEN[network]
+            net, width = architect.hidden_network(getattr(self.mlp_extractor, name))
             setattr(self.mlp_extractor, name, net)
             setattr(self.mlp_extractor, f"latent_dim_{network}", width)
 
@@ -96,15 +95,10 @@ class MoEActorCritic(_Policy):
         def orthogonal(gain: float, module: nn.Module) -> None:
             module.apply(partial(self.init_weights, gain=gain))
 
-        if not self.ortho_init:
-            return self.architect(network, layout, **kwargs)
-        return self.architect(
-            network,
-            layout,
-            init_hidden=partial(orthogonal, np.sqrt(2)),
-            init_head=partial(orthogonal, HEAD_GAIN[network]),
-            **kwargs,
-        )
+        if self.ortho_init:
+            kwargs["init_hidden"] = partial(orthogonal, np.sqrt(2))
+            kwargs["init_head"] = partial(orthogonal, HEAD_GAIN[network])
+        return Architect(self.moe[network], layout, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Build as SB3 does, then the heads with experts, then the optimizer over all of it."""
@@ -115,15 +109,17 @@ class MoEActorCritic(_Policy):
             self.moe["pi"].action_dims, self, self.pi_features_extractor
         )
         for network, architect in self._architects.items():
-            name = "action_net" if network == "pi" else "value_net"
-            linear, dense = getattr(self, name), self._dense[network]
-            setattr(self, name, architect.head(linear, dense))
+            name = HEADS[network]
+            setattr(self, name, architect.head(getattr(self, name)))
             # Only now: SB3 has initialized what it visits.
-            body = getattr(self.mlp_extractor, "policy_net" if network == "pi" else "value_net")
-            architect.match(body, getattr(self, name))
+            architect.match(getattr(self.mlp_extractor, HIDDEN[network]), getattr(self, name))
         if self._architects:
-            self._rebuild_optimizer(lr_schedule)
-        del self._architects, self._dense
+            self.optimizer = self.optimizer_class(
+                self.parameters(),
+                lr=lr_schedule(1),  # type: ignore[call-arg]  # as in SB3
+                **self.optimizer_kwargs,
+            )
+        del self._architects
 
     def extract_features(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
         """Extract features as SB3's policy does, and remember which dimensions tasks have.
@@ -172,13 +168,6 @@ class MoEActorCritic(_Policy):
             return super()._get_action_dist_from_latent(latent_pi, *args)
         distribution = OwnGaussian(self.action_dist.action_dim).of(own_BA)
         return distribution.proba_distribution(self.action_net(latent_pi), self.log_std)
-
-    def _rebuild_optimizer(self, lr_schedule: Schedule) -> None:
-        self.optimizer = self.optimizer_class(
-            self.parameters(),
-            lr=lr_schedule(1),  # type: ignore[call-arg]  # as in SB3
-            **self.optimizer_kwargs,
-        )
 
 
 class MoeMlpPolicy(MoEActorCritic, ActorCriticPolicy):

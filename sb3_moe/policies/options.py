@@ -1,4 +1,4 @@
-"""The mixture-of-experts options: names, defaults, and what they mean."""
+"""The mixture-of-experts options: names, defaults, what they mean, and which go together."""
 
 from __future__ import annotations
 
@@ -9,18 +9,45 @@ from typing import Any
 
 from torch import nn
 
-from sb3_moe.layers import AuxCoefs, MoELayer
-from sb3_moe.layers.classes import own_options
+from sb3_moe.layers import MoELayer, TaskMoE
+from sb3_moe.layers.checks import not_negative, one_of, whole, widths, yes_or_no
+from sb3_moe.layers.classes import check_names, of_this_package, own_options
 from sb3_moe.layers.registry import EXPERTS, ROUTERS
+from sb3_moe.layers.sparse_moe import check_top_k
 from sb3_moe.layers.tokens import TokenKind
-from sb3_moe.policies.option_checks import LOSS_OF, OF_ROUTERS, check_options
-from sb3_moe.policies.placements import Placement, find_placement
+from sb3_moe.policies.placements import PLACEMENTS, TOKENS, Placement, find_placement
 
 __all__ = ["MoEOptions"]
 
 DEFAULT_NUM_EXPERTS = 4
-# What any algorithm's networks are called.
-NETWORKS = ("pi", "vf", "qf")
+#: More experts than this are surely a slip, and would take minutes to build.
+MOST_EXPERTS = 4096
+# Options that are a router's own, as it calls them itself.
+OF_ROUTERS = (
+    "top_k",
+    "num_slots",
+    "normalize_router",
+    "renormalize",
+    "router_noise",
+    "bias_rate",
+)
+# Options that ask for an auxiliary loss.
+LOSS_OF = {"balance_coef": "balance", "importance_coef": "importance", "z_coef": "z"}
+# What values may be, where an option has one.
+CHOICES: dict[str, Sequence[str | None]] = {
+    "tokens": TOKENS,
+    "task_input": ("both", "router", "experts", "none"),
+    "combine": ("sum", "orthogonal"),
+    "block": ("mlp", "layer_norm", "simba"),
+    "head_router": ("task", None),
+}
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("num_experts", "expert_width", "task_embedding", "num_slots", "top_k"), whole),
+    **dict.fromkeys(("match_scale", "ent_coef_per_task", "freeze_idle"), yes_or_no),
+    **dict.fromkeys(("normalize_router", "renormalize"), yes_or_no),
+    **dict.fromkeys(("router_noise", "bias_rate", "spectral_coef", *LOSS_OF), not_negative),
+    "action_dims": widths,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +125,7 @@ class MoEOptions:
     expert_kwargs: Mapping[str, Any] | None = None
     expert_width: int | None = None
     block: str = "mlp"
-    head_router: str | type[MoELayer] | None = None
+    head_router: str | None = None
     normalize_router: bool = False
     router_noise: float = 0.0
     balance_coef: float = 0.0
@@ -114,19 +141,26 @@ class MoEOptions:
     action_dims: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        check_options(self)
+        # First what may be imported: a module may register a placement beside its router.
+        _ = self.router_class, self.expert_class, self.place
+        for name, allowed in CHOICES.items():
+            one_of(name, getattr(self, name), allowed)
+        for name, check in TYPES.items():
+            if not (getattr(self, name) is None and DEFAULTS[name] is None):
+                check(name, getattr(self, name))
+        self._check_router()
+        self._check_expert()
+        self._check_head()
+        if self.place.has_experts:
+            self._check_tokens()
+            self._check_task_input()
 
-    def by_name(self) -> dict[str, Any]:
-        """Return the options as they were given."""
-        return {name: getattr(self, name) for name in DEFAULTS}
-
-    @classmethod
-    def default(cls, name: str) -> Any:
-        """Return an option's default.
+    def is_given(self, name: str) -> bool:
+        """Say whether an option differs from its default.
 
         :param name: of the option
         """
-        return getattr(cls, name)
+        return bool(getattr(self, name) != DEFAULTS[name])
 
     # What the names mean.
 
@@ -143,9 +177,8 @@ class MoEOptions:
     @property
     def router_options(self) -> dict[str, Any]:
         """The router's own options: its defaults, and what is given."""
-        router = self.router_class
-        given = {name: v for name in OF_ROUTERS if (v := getattr(self, name)) != DEFAULTS[name]}
-        merged = own_options(router) | given | dict(self.router_kwargs or {})
+        given = {name: getattr(self, name) for name in OF_ROUTERS if self.is_given(name)}
+        merged = own_options(self.router_class) | given | dict(self.router_kwargs or {})
         return {name: value for name, value in merged.items() if value is not Parameter.empty}
 
     @property
@@ -154,19 +187,9 @@ class MoEOptions:
         return EXPERTS.find(self.expert)
 
     @property
-    def names_expert(self) -> bool:
-        """Whether experts are of a kind that was asked for, where else they are plain layers."""
-        return self.expert != DEFAULTS["expert"]
-
-    @property
     def head_router_class(self) -> type[MoELayer] | None:
         """What routes the head, where that is not the router of the rest."""
-        if self.head_router is None:
-            return None
-        try:
-            return ROUTERS.find(self.head_router)
-        except (TypeError, ValueError) as error:
-            raise type(error)(str(error).replace("`router`", "`head_router`", 1)) from error
+        return None if self.head_router is None else TaskMoE
 
     @property
     def is_moe(self) -> bool:
@@ -181,23 +204,15 @@ class MoEOptions:
     @property
     def is_sb3s(self) -> bool:
         """Whether SB3's own network will do, apart from who sees the task."""
-        sb3s = self.block == DEFAULTS["block"] and not self.ent_coef_per_task
-        return sb3s and not self.is_moe and not self.embeds_task
+        own = self.is_moe or self.embeds_task or self.ent_coef_per_task
+        return not own and not self.is_given("block")
 
     @property
     def embeds_task(self) -> bool:
         """Whether anyone sees a learned vector in place of the one-hot."""
-        router = self.router_class
-        asks = self.place.has_experts and router.sees == "tokens"
+        asks = self.place.has_experts and self.router_class.sees == "tokens"
         seen = self.experts_see_task or (asks and self.router_sees_task)
         return self.task_embedding is not None and seen
-
-    def task_width(self, num_tasks: int) -> int:
-        """Return how many features tell the task to those who see it.
-
-        :param num_tasks: length of the one-hot
-        """
-        return num_tasks if self.task_embedding is None else self.task_embedding
 
     @property
     def is_tokenized(self) -> bool:
@@ -219,21 +234,6 @@ class MoEOptions:
         """Whether the one-hot is part of every router's input."""
         return self.task_input in ("both", "router")
 
-    def resolve_freeze_idle(self, layer: MoELayer) -> bool:
-        """Say whether an expert of a layer is to stay as it is while it gets no row.
-
-        :param layer: of the network
-        """
-        return layer.leaves_out and (
-            layer.needs_tasks if self.freeze_idle is None else self.freeze_idle
-        )
-
-    @property
-    def aux(self) -> AuxCoefs | None:
-        """Coefficients of the auxiliary losses; None: there are none."""
-        coefs = AuxCoefs(self.balance_coef, self.importance_coef, self.z_coef)
-        return coefs if any(coefs) else None
-
     def resolve_num_experts(self, num_tasks: int) -> int:
         """Return the number of experts, once the number of tasks is known.
 
@@ -242,7 +242,7 @@ class MoEOptions:
         """
         by_task = self.router_class.needs_tasks or self.routes_by_belief
         if not (by_task and self.place.has_experts):
-            return DEFAULT_NUM_EXPERTS if self.num_experts is None else self.num_experts
+            return self.num_experts or DEFAULT_NUM_EXPERTS
         if self.num_experts not in (None, num_tasks):
             raise ValueError(
                 f"`num_experts` must be the number of tasks, {num_tasks}, with "
@@ -250,30 +250,129 @@ class MoEOptions:
             )
         return num_tasks
 
+    # Which go together.
+
     def check_tasks(self, num_tasks: int) -> None:
         """Raise ValueError if something is asked for that needs a task id, and there is none.
 
         :param num_tasks: 0 if the observation holds none
         """
-        router, head = self.router_class, self.head_router_class
         asked = {
-            f"`task_input`={self.task_input!r}": self.is_moe and self.task_input != "both",
-            f"`head_router`={'' if head is None else head.name!r}": head is not None,
-            f"`router`={router.name!r}": router.sees == "task" and self.place.has_experts,
-            f"`task_embedding`={self.task_embedding}": self.embeds_task,
-            "`ent_coef_per_task`=True": self.ent_coef_per_task,
+            "task_input": self.is_moe and self.task_input != "both",
+            "head_router": self.head_router is not None,
+            "router": self.router_class.sees == "task" and self.place.has_experts,
+            "task_embedding": self.embeds_task,
+            "ent_coef_per_task": self.ent_coef_per_task,
         }
         for name, is_asked in asked.items():
             if is_asked and num_tasks == 0:
                 raise ValueError(
-                    f"{name} needs a task id in the observation, got none: {TASK_ID_CURE}"
+                    f"`{name}`={getattr(self, name)!r} needs a task id in the observation, got "
+                    "none: use a Dict observation with a Discrete `task_id`, as "
+                    "make_multitask_vec_env gives, or features_extractor_kwargs=dict(num_tasks=N) "
+                    "for a one-hot at the end of the observation"
                 )
 
+    def _check_router(self) -> None:
+        """Refuse what the router doesn't take."""
+        router, kwargs = self.router_class, self.router_kwargs or {}
+        for name in (*OF_ROUTERS, *LOSS_OF):
+            if self.is_given(name) and not takes(router, name):
+                raise ValueError(
+                    f"`{name}`={getattr(self, name)!r} needs `router` to be one of "
+                    f"{sorted(key for key, each in ROUTERS.items() if takes(each, name))}, got "
+                    f"{router.name!r}"
+                )
+            # A user's own class may have another default, which only `router_kwargs` changes back.
+            if name in kwargs and (self.is_given(name) or of_this_package(router)):
+                raise ValueError(
+                    f"`{name}` is an option of its own: give it beside `router_kwargs`, not "
+                    f"within, got {dict(kwargs)}"
+                )
+        check_names("router_kwargs", kwargs, [*own_options(router)], f"{router.name!r}", cls=router)
+        if self.num_experts is None:
+            return
+        if self.num_experts > MOST_EXPERTS:
+            raise ValueError(
+                f"`num_experts` must be at most {MOST_EXPERTS}, got {self.num_experts}"
+            )
+        check_top_k(self.top_k or 1, self.num_experts)
 
-TASK_ID_CURE = (
-    "use a Dict observation with a Discrete `task_id`, as make_multitask_vec_env gives, or "
-    "features_extractor_kwargs=dict(num_tasks=N) for a one-hot at the end of the observation"
-)
+    def _check_expert(self) -> None:
+        """Refuse what the kind of expert doesn't take."""
+        kind, kwargs = self.expert_class, self.expert_kwargs or {}
+        called = getattr(kind, "name", kind.__name__)
+        check_names("expert_kwargs", kwargs, [*own_options(kind)], f"{called!r}", cls=kind)
+        only_linear = self.place.hidden is None and not self.is_given("expert")
+        has_width = getattr(kind, "uses_width", True) and not only_linear
+        if self.place.has_experts and self.expert_width is not None and not has_width:
+            raise ValueError(
+                f"`expert_width` needs experts with a hidden layer, got `placement`="
+                f"{self.place.name!r} with `expert`={called!r}"
+            )
+        if self.spectral_coef and not self.place.has_experts:
+            raise ValueError(
+                f"`spectral_coef`={self.spectral_coef} needs experts, got `placement`="
+                f"{self.placement!r}; a single number is the first network's, the actor's: name "
+                "another as in dict(vf=0.001)"
+            )
+        if self.is_given("block") and self.match_scale:
+            raise ValueError(
+                "`match_scale` must be False, for it compares with SB3's dense layers, with "
+                f"`block`={self.block!r}"
+            )
+
+    def _check_head(self) -> None:
+        """Refuse a head for each task within experts, and to hold experts that are never idle."""
+        if self.head_router is not None and self.place.whole:
+            raise ValueError(
+                f"`head_router`={self.head_router!r} needs a head outside the experts, got "
+                f"`placement`={self.place.name!r}, each of whose experts holds one: use 'body'"
+            )
+        leaves_out = self.router_class.leaves_out or self.head_router is not None
+        if self.freeze_idle and self.place.has_experts and not leaves_out:
+            able = [name for name, each in ROUTERS.items() if each.leaves_out]
+            raise ValueError(
+                f"`freeze_idle`=True needs a `router` that leaves experts out, {able}, got "
+                f"{self.router_class.name!r}"
+            )
+
+    def _check_tokens(self) -> None:
+        """Refuse tokens where there are none, and what is done with whole samples alone."""
+        if self.tokens not in self.place.tokens:
+            able = [name for name, row in PLACEMENTS.items() if self.tokens in row.tokens]
+            raise ValueError(
+                f"`tokens`={self.tokens!r} needs a layer whose input is the feature map, so "
+                f"`placement` of {able}, got {self.place.name!r}"
+            )
+        for name in ("combine", "spectral_coef"):
+            if self.is_tokenized and self.is_given(name):
+                raise ValueError(
+                    f"`{name}`={getattr(self, name)!r} needs `tokens`='sample', got {self.tokens!r}"
+                )
+
+    def _check_task_input(self) -> None:
+        """Refuse to hide the task from what goes by it, and an embedding that nobody would see."""
+        router = self.router_class
+        for name in ("task_input", "task_embedding"):
+            if router.sees == "belief" and self.is_given(name):
+                raise ValueError(
+                    f"`{name}` must be {DEFAULTS[name]!r}, the default, with `router`="
+                    f"{router.name!r}, for there is no task id, got {getattr(self, name)!r}"
+                )
+        if router.sees == "task" and not self.router_sees_task:
+            raise ValueError(
+                f"`task_input` must be 'both' or 'router' with `router`={router.name!r}, which "
+                f"goes by the task id, got {self.task_input!r}"
+            )
+        if self.task_embedding is not None and not self.embeds_task:
+            raise ValueError(
+                f"`task_embedding`={self.task_embedding} needs someone who sees it, got "
+                f"`task_input`={self.task_input!r} with `router`={router.name!r}: use "
+                "`task_input`='both', or 'experts'"
+            )
+
+
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MoEOptions)}
 # All arguments that our policies take and SB3's don't: options by network, and what is by mixture.
 ARGUMENTS = (*DEFAULTS, "frozen_experts", "popart")
@@ -302,40 +401,35 @@ def per_network(options: Mapping[str, Any], networks: Sequence[str]) -> dict[str
     for name, value in options.items():
         if name not in DEFAULTS:
             raise TypeError(f"unknown option {name!r}; the options are {sorted(DEFAULTS)}")
-        if isinstance(value, Mapping) and not is_by_network(name, value, networks):
-            if name in KWARGS:
-                continue
+        if isinstance(value, Mapping) and name not in KWARGS and not {*value} <= {*networks}:
             raise ValueError(f"`{name}` may name the networks {list(networks)}, got {list(value)}")
     found = {
         network: MoEOptions(**{n: _of_network(n, v, network, networks) for n, v in options.items()})
         for network in networks
     }
-    if not any(each.is_moe for each in found.values()):
-        _refuse_without_experts(found)
+    if any(each.is_moe for each in found.values()):
+        return found
+    for name in OF_EXPERTS:
+        if given := [each for each in found.values() if each.is_given(name)]:
+            raise ValueError(
+                f"`{name}`={getattr(given[0], name)!r} needs experts, got `placement`='none' and "
+                f"no `head_router` for {', '.join(found)}: leave it out, or choose a placement"
+            )
     return found
 
 
-def _refuse_without_experts(options: Mapping[str, MoEOptions]) -> None:
-    for own in options.values():
-        for name in OF_EXPERTS:
-            if getattr(own, name) != DEFAULTS[name]:
-                raise ValueError(
-                    f"`{name}`={getattr(own, name)!r} needs experts, got `placement`='none' and no "
-                    f"`head_router` for {', '.join(options)}: leave it out, or choose a placement"
-                )
-
-
-def is_by_network(name: str, value: Mapping[str, Any], networks: Sequence[str]) -> bool:
-    """Say whether an option's dict has a value for each network that it names.
-
-    :param name: of the option
-    :param value: the dict
-    :param networks: names of the networks
-    """
-    return set(value) <= set(networks) and not (name in KWARGS and not value)
-
-
 def _of_network(name: str, value: Any, network: str, networks: Sequence[str]) -> Any:
-    if isinstance(value, Mapping) and is_by_network(name, value, networks):
+    if isinstance(value, Mapping) and {*value} <= {*networks}:
         return value.get(network, DEFAULTS[name])
     return DEFAULTS[name] if name in OF_THE_FIRST and network != networks[0] else value
+
+
+def takes(router: type[MoELayer], option: str) -> bool:
+    """Say whether an option speaks to a router.
+
+    :param router: a router's class
+    :param option: any of ``MoEOptions``
+    """
+    if option in LOSS_OF:
+        return LOSS_OF[option] in router.losses
+    return option not in OF_ROUTERS or option in own_options(router)

@@ -9,7 +9,7 @@ Shapes: B batch, A dimensions of the common action, K tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
@@ -17,13 +17,8 @@ from stable_baselines3.common.distributions import TanhBijector
 from stable_baselines3.common.policies import BaseModel
 from torch import nn
 
-from sb3_moe.policies.plain_distributions import PlainGaussian, PlainSquashedGaussian
+from sb3_moe.policies.plain_distributions import Plain, PlainGaussian, PlainSquashedGaussian
 from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
-
-if TYPE_CHECKING:
-    _Gaussian = PlainGaussian
-else:
-    _Gaussian = object
 
 
 class TaskActionDims(nn.Module):
@@ -91,7 +86,7 @@ def task_action_dims(
     return TaskActionDims(action_dims, model.observation_space, model.action_space, num_tasks)
 
 
-class _Own(_Gaussian):
+class _Own(Plain):
     """A mixin before a Gaussian: it is a constant one in the other dimensions, as KL needs it."""
 
     own_BA: th.Tensor
@@ -101,7 +96,7 @@ class _Own(_Gaussian):
         self.own_BA = own_BA
         return self
 
-    def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:  # type: ignore[override]
+    def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:
         """Set the means, (B, A), and what is the log of the deviations, (A,) or (B, A)."""
         return super().proba_distribution(self._own(mean_actions), self._own(log_std))
 

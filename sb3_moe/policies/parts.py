@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.policies import BaseModel, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from sb3_moe.layers.temperatures import TaskTemperatures
@@ -21,19 +20,8 @@ from sb3_moe.policies.own_actions import OwnSquashedGaussian, TaskActionDims, ta
 from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.vec_env.task_ids import strongest
 
-if TYPE_CHECKING:
-    _Model = BaseModel
-    _Critic = ContinuousCritic
 
-    class _Policy(MoEPolicy, SACPolicy):
-        """What stands behind the mixin: SAC's policy, or one with the same methods."""
-
-else:
-    _Model = _Critic = object
-    _Policy = MoEPolicy
-
-
-class MoEPart(_Model):
+class MoEPart(BaseModel):
     """A mixin that stands before one of SB3's networks and puts experts into what that built.
 
     ``save`` keeps every argument, so that ``type(part).load`` builds the same part.
@@ -42,8 +30,9 @@ class MoEPart(_Model):
         (:class:`sb3_moe.policies.options.MoEOptions`)
     """
 
-    dense_class: ClassVar[type[Any]]
     judges_actions: ClassVar[bool] = False
+    #: Where SB3 keeps hidden layers and head, if they are one network.
+    layers: ClassVar[str]
     task_dims: TaskActionDims | None
 
     def __init__(self, **kwargs: Any) -> None:
@@ -58,8 +47,8 @@ class MoEPart(_Model):
         self.put_experts(Architect(moe, layout))
 
     def put_experts(self, architect: Architect) -> None:
-        """Replace layers of the network that SB3 built."""
-        raise NotImplementedError
+        """Replace layers of the network that SB3 built: here the one that holds them all."""
+        setattr(self, self.layers, architect.network(getattr(self, self.layers)))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """Return what ``load`` needs: SB3's actors name their own, its critics hardly any."""
@@ -68,78 +57,71 @@ class MoEPart(_Model):
 
 
 def make_part(
-    policy: MoEPolicy, network: str, part_class: type[MoEPart], kwargs: dict[str, Any]
+    policy: MoEPolicy,
+    network: str,
+    part_class: type[MoEPart],
+    net_kwargs: dict[str, Any],
+    features_extractor: BaseFeaturesExtractor | None = None,
 ) -> Any:
     """Build the part of a policy that holds a network, or SB3's own where it is to be dense.
 
     :param policy: whose part it is
     :param network: ``"pi"`` or ``"qf"``
-    :param part_class: with experts
-    :param kwargs: arguments of SB3's network, features extractor included
+    :param part_class: with experts; its last base is SB3's
+    :param net_kwargs: arguments of SB3's network
+    :param features_extractor: None: a new one
     """
+    kwargs = policy._update_features_extractor(net_kwargs, features_extractor)
     dense = policy.uses_sb3_network(network, policy.layout(kwargs["features_extractor"]))
     if dense and policy.moe[network].action_dims is None:
-        return part_class.dense_class(**kwargs).to(policy.device)
-    return part_class(**kwargs, **policy.moe[network].by_name()).to(policy.device)
+        *_, dense_class = part_class.__bases__
+        return dense_class(**kwargs).to(policy.device)
+    return part_class(**kwargs, **vars(policy.moe[network])).to(policy.device)
 
 
 class GaussianActor(MoEPart):
     """An actor with hidden layers and two heads: SAC's, and sb3-contrib's copies of it."""
 
     temperatures: TaskTemperatures | None
+    get_action_dist_params: Any
 
-    def put_experts(self, architect: Architect) -> None:
+    def put_experts(self: Any, architect: Architect) -> None:
         """Replace hidden layers and heads."""
-        actor: Any = self
-        actor.temperatures = None
+        self.temperatures = None
         if architect.options.ent_coef_per_task:
             every = [get_action_dim(self.action_space)] * architect.given_layout.num_tasks
             dims = architect.options.action_dims or every
-            actor.temperatures = TaskTemperatures([-float(each) for each in dims])
-        actor.action_dist = plain(actor.action_dist)
+            self.temperatures = TaskTemperatures([-float(each) for each in dims])
+        self.action_dist = plain(self.action_dist)
         if architect.place.whole:
-            self._put_big_experts(actor, architect)
+            # Each expert gives mean and log standard deviation together.
+            action_dim = self.mu.out_features
+            both = nn.Linear(self.mu.in_features, 2 * action_dim)
+            self.latent_pi = architect.network([*self.latent_pi, both])
+            self.mu = Columns(0, action_dim)
+            self.log_std = Columns(action_dim, 2 * action_dim)
             return
-        dense = list(actor.latent_pi)
-        actor.latent_pi, width = architect.hidden_network(dense)
-        if actor.use_sde:
-            self._put_sde_heads(actor, architect, dense, width)
-            return
-        for name in ("mu", "log_std"):
-            head = getattr(actor, name)
+        self.latent_pi, width = architect.hidden_network(self.latent_pi)
+        if self.use_sde:
+            self.mu, self.log_std = self.action_dist.proba_distribution_net(
+                latent_dim=width, latent_sde_dim=width, log_std_init=self.log_std_init
+            )
+        for name in ("mu",) if self.use_sde else ("mu", "log_std"):
+            head = getattr(self, name)
             if head.in_features != width:
                 head = nn.Linear(width, head.out_features)
-            setattr(actor, name, architect.head(head, dense))
-            architect.match(actor.latent_pi, getattr(actor, name))
-
-    @staticmethod
-    def _put_sde_heads(
-        actor: Any, architect: Architect, dense: list[nn.Module], width: int
-    ) -> None:
-        actor.mu, actor.log_std = actor.action_dist.proba_distribution_net(
-            latent_dim=width, latent_sde_dim=width, log_std_init=actor.log_std_init
-        )
-        actor.mu = architect.head(actor.mu, dense)
-        architect.match(actor.latent_pi, actor.mu)
-        if actor.clip_mean > 0.0:
+            setattr(self, name, architect.head(head))
+            architect.match(self.latent_pi, getattr(self, name))
+        if self.use_sde and self.clip_mean > 0.0:
             # As in SB3, against means too large for gSDE.
-            actor.mu = nn.Sequential(actor.mu, nn.Hardtanh(-actor.clip_mean, actor.clip_mean))
-
-    @staticmethod
-    def _put_big_experts(actor: Any, architect: Architect) -> None:
-        """Let each expert give mean and log standard deviation together."""
-        action_dim = actor.mu.out_features
-        both = nn.Linear(actor.mu.in_features, 2 * action_dim)
-        actor.latent_pi = architect.network([*actor.latent_pi, both])
-        actor.mu = Columns(0, action_dim)
-        actor.log_std = Columns(action_dim, 2 * action_dim)
+            self.mu = nn.Sequential(self.mu, nn.Hardtanh(-self.clip_mean, self.clip_mean))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Return actions, 0 where the task has none."""
-        actor: Any = super()
         if self.task_dims is None:
-            return actor.forward(obs, deterministic)
-        mean_actions, log_std, _ = self._get_params(obs)
+            actions: th.Tensor = super().forward(obs, deterministic)
+            return actions
+        mean_actions, log_std, _ = self.get_action_dist_params(obs)
         return self.own_distribution(obs).actions_from_params(mean_actions, log_std, deterministic)
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
@@ -149,25 +131,18 @@ class GaussianActor(MoEPart):
 
         :param obs: observations
         """
-        actions_BA, log_prob_B = self._drawn(obs)
+        if self.task_dims is None:
+            actions_BA, log_prob_B = super().action_log_prob(obs)  # type: ignore[misc]
+        else:
+            mean_actions, log_std, _ = self.get_action_dist_params(obs)
+            distribution = self.own_distribution(obs)
+            actions_BA, log_prob_B = distribution.log_prob_from_params(mean_actions, log_std)
         if self.temperatures is None:
             return actions_BA, log_prob_B
         with th.no_grad():
-            actor: Any = self
-            features_BF = actor.extract_features(obs, actor.features_extractor)
+            features_BF = self.extract_features(obs, self.features_extractor)
         tasks_B = strongest(features_BF[:, -len(self.temperatures.log_K) :])
         return actions_BA, self.temperatures(log_prob_B, tasks_B)
-
-    def _drawn(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
-        actor: Any = super()
-        if self.task_dims is None:
-            return actor.action_log_prob(obs)
-        mean_actions, log_std, _ = self._get_params(obs)
-        return self.own_distribution(obs).log_prob_from_params(mean_actions, log_std)
-
-    def _get_params(self, obs: PyTorchObs) -> Any:
-        actor: Any = self
-        return actor.get_action_dist_params(obs)
 
     def own_distribution(self, obs: PyTorchObs) -> OwnSquashedGaussian:
         """Return the distribution over each task's own dimensions, where tasks have such.
@@ -179,20 +154,21 @@ class GaussianActor(MoEPart):
         return distribution.of(self.task_dims(obs))
 
 
-class MoECritic(MoEPart, _Critic):
+class MoECritic(MoEPart):
     """A critic that hands features and actions to its networks apart.
 
     SB3's critics join the two first; a network has to tell whether the actions carry a gradient.
     """
 
     judges_actions: ClassVar[bool] = True
+    q_networks: list[Any]
+    share_features_extractor: bool
 
     def put_experts(self, architect: Architect) -> None:
         """Replace every Q network by a network."""
-        networks: list[Any] = self.q_networks
-        for i, dense in enumerate(networks):
-            networks[i] = architect.network(dense)
-            setattr(self, f"qf{i}", networks[i])
+        for i, dense in enumerate(self.q_networks):
+            self.q_networks[i] = architect.network(dense)
+            setattr(self, f"qf{i}", self.q_networks[i])
 
     def networks_forward(
         self, obs: PyTorchObs, actions: th.Tensor, *, grad: bool, only_first: bool = False
@@ -220,27 +196,25 @@ class MoECritic(MoEPart, _Critic):
 class MoEContinuousCritic(MoECritic, ContinuousCritic):
     """SB3's critic of SAC, TD3 and DDPG, with networks."""
 
-    dense_class: ClassVar[type[Any]] = ContinuousCritic
-
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """Return the Q values by the first network, as TD3's actor loss needs them."""
         return self.networks_forward(obs, actions, grad=False, only_first=True)[0]
 
 
-class MoEActorWithCritics(_Policy):
+class MoEActorWithCritics(MoEPolicy):
     """Give the actor, and each critic, experts."""
 
     network_names: ClassVar[tuple[str, ...]] = ("pi", "qf")
     on_policy: ClassVar[bool] = False
     actor_class: ClassVar[type[MoEPart]]
     critic_class: ClassVar[type[MoEPart]] = MoEContinuousCritic
+    actor_kwargs: dict[str, Any]
+    critic_kwargs: dict[str, Any]
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Build the actor, with experts where they are wanted."""
-        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
-        return make_part(self, "pi", self.actor_class, kwargs)
+        return make_part(self, "pi", self.actor_class, self.actor_kwargs, features_extractor)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Build the critics, with experts where they are wanted."""
-        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        return make_part(self, "qf", self.critic_class, kwargs)
+        return make_part(self, "qf", self.critic_class, self.critic_kwargs, features_extractor)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.distributions import (
@@ -28,10 +28,8 @@ from torch import distributions
 
 from sb3_moe.layers.experts import is_recorded
 
-if TYPE_CHECKING:
-    _Distribution = Distribution
-else:
-    _Distribution = object
+#: Ours by the class that SB3 makes. gSDE stays SB3's: its noise is what takes the time.
+PLAIN: dict[type[Any], type[Any]] = {}
 
 
 @contextmanager
@@ -45,7 +43,7 @@ def unchecked() -> Iterator[None]:
         distributions.Distribution.set_default_validate_args(before)
 
 
-class Plain(_Distribution):
+class Plain(Distribution):
     """A mixin before one of SB3's distributions: parameters are looked at once, for actions.
 
     :ivar given_BA: the parameters, logits or means
@@ -53,6 +51,11 @@ class Plain(_Distribution):
 
     parameter: ClassVar[str] = "logits"
     given_BA: th.Tensor
+
+    def __init_subclass__(cls) -> None:
+        first, *sb3s = cls.__bases__
+        if first is Plain and sb3s:
+            PLAIN[sb3s[0]] = cls
 
     def proba_distribution(self, *args: th.Tensor, **kwargs: th.Tensor) -> Any:
         """Set logits or means, (B, A), and what else SB3's distribution takes."""
@@ -139,16 +142,6 @@ class PlainSquashedGaussian(Plain, SquashedDiagGaussianDistribution):
     """For Box actions behind a tanh."""
 
     parameter: ClassVar[str] = "loc"
-
-
-# By the class that SB3 makes. gSDE stays SB3's: its noise is what takes the time.
-PLAIN: dict[type[Any], type[Any]] = {
-    CategoricalDistribution: PlainCategorical,
-    MultiCategoricalDistribution: PlainMultiCategorical,
-    BernoulliDistribution: PlainBernoulli,
-    DiagGaussianDistribution: PlainGaussian,
-    SquashedDiagGaussianDistribution: PlainSquashedGaussian,
-}
 
 
 def plain(distribution: Distribution) -> Distribution:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from stable_baselines3.sac.policies import Actor, CnnPolicy, MultiInputPolicy, SACPolicy
 
@@ -11,8 +11,6 @@ from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoEPart
 
 class MoEActor(GaussianActor, Actor):
     """SAC's actor, with experts."""
-
-    dense_class: ClassVar[type[Any]] = Actor
 
 
 class MoESAC(MoEActorWithCritics):

@@ -8,7 +8,7 @@ Shapes: T rows, E experts, H units of an expert's last hidden layer, D = E*H.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
@@ -16,10 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.layers import Experts, MoELayer, Routing
 from sb3_moe.layers.aux_loss import without_added_losses
+from sb3_moe.policies.looks_inside import LooksInside
 from sb3_moe.policies.networks import kind_of, networks_of
-
-if TYPE_CHECKING:
-    from sb3_moe.policies.looks_inside import LooksInside
 
 # Norms and penalties are divided by; features without any spread have a penalty of 0.
 TINY = 1e-12

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch as th
 from stable_baselines3.td3.policies import Actor, CnnPolicy, MultiInputPolicy, TD3Policy
 
-from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.parts import MoEActorWithCritics, MoEPart
 
 
 class MoEActor(MoEPart, Actor):
     """TD3's actor, one network that ends in a tanh, with experts."""
 
-    dense_class: ClassVar[type[Any]] = Actor
-
-    def put_experts(self, architect: Architect) -> None:
-        """Replace the one network."""
-        self.mu = architect.network(self.mu)  # type: ignore[assignment]
+    layers: ClassVar[str] = "mu"
 
     def forward(self, obs: th.Tensor) -> th.Tensor:
         """Return actions, 0 where the task has none."""

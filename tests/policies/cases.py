@@ -10,7 +10,7 @@ import arena
 from covering import fewest
 
 from sb3_moe.layers.registry import ROUTERS
-from sb3_moe.policies.option_checks import takes
+from sb3_moe.policies.options import takes
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS
 
 # One that predicts needs histories: test_predict.py has its cases.

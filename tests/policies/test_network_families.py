@@ -7,7 +7,14 @@ from torch import nn
 
 from sb3_moe.callbacks import PlasticityCallback
 from sb3_moe.measures import measure, measure_layers, measure_weights
-from sb3_moe.policies.networks import FAMILIES, Network, Networks, networks_of, register_networks
+from sb3_moe.policies.networks import (
+    FAMILIES,
+    Decision,
+    Network,
+    Networks,
+    networks_of,
+    register_networks,
+)
 
 
 class OneNetwork(ActorCriticPolicy):
@@ -36,11 +43,9 @@ def test_a_user_can_add_a_family_which_goes_before_those_there_are():
             policy = self.policy
             return [Network("both", policy.features_extractor, policy.mlp_extractor)]
 
-        def run(self, obs, actions=None):
-            self.policy(obs)
-
-        def outputs(self, obs):
-            return {"both": self.policy.predict_values(obs).flatten()}
+        def decide(self, obs, memory=None, starts=None, **masks):
+            values = {"both": self.policy.predict_values(obs).flatten()}
+            return Decision("value", (), values), None
 
     model = PPO(OneNetwork, "CartPole-v1", n_steps=64, n_epochs=1, device="cpu")
     networks = networks_of(model.policy)

@@ -14,13 +14,9 @@ from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoECritic
 class MoEActor(GaussianActor, Actor):
     """CrossQ's actor, with experts."""
 
-    dense_class: ClassVar[type[Any]] = Actor
-
 
 class MoECrossQCritic(MoECritic, CrossQCritic):
     """CrossQ's critic, with networks."""
-
-    dense_class: ClassVar[type[Any]] = CrossQCritic
 
 
 class MoeMlpPolicy(MoEActorWithCritics, CrossQPolicy):  # type: ignore[misc]  # alike, not related

@@ -14,7 +14,7 @@ from sb3_contrib.common.maskable.policies import (
 )
 
 from sb3_moe.policies.on_policy import MoEActorCritic
-from sb3_moe.policies.plain_distributions import PLAIN, Plain
+from sb3_moe.policies.plain_distributions import Plain
 
 
 class PlainMaskableCategorical(Plain, MaskableCategoricalDistribution):
@@ -27,15 +27,6 @@ class PlainMaskableMultiCategorical(Plain, MaskableMultiCategoricalDistribution)
 
 class PlainMaskableBernoulli(Plain, MaskableBernoulliDistribution):
     """For MultiBinary actions."""
-
-
-PLAIN.update(
-    {
-        MaskableCategoricalDistribution: PlainMaskableCategorical,
-        MaskableMultiCategoricalDistribution: PlainMaskableMultiCategorical,
-        MaskableBernoulliDistribution: PlainMaskableBernoulli,
-    }
-)
 
 
 class MoeMlpPolicy(MoEActorCritic, MaskableActorCriticPolicy):  # type: ignore[misc]  # alike

@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
-from sb3_contrib.qrdqn.policies import (
-    CnnPolicy,
-    MultiInputPolicy,
-    QRDQNPolicy,
-    QuantileNetwork,
-)
+from sb3_contrib.qrdqn.policies import CnnPolicy, MultiInputPolicy, QRDQNPolicy, QuantileNetwork
 
-from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.dqn import MoEQ
-from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.parts import MoEPart, make_part
-
-if TYPE_CHECKING:
-
-    class _Policy(MoEPolicy, QRDQNPolicy):
-        """What stands behind the mixin."""
-
-else:
-    _Policy = MoEPolicy
 
 
 class MoEQuantileNetwork(MoEPart, QuantileNetwork):
     """QR-DQN's network, with experts."""
 
-    dense_class: ClassVar[type[Any]] = QuantileNetwork
-
-    def put_experts(self, architect: Architect) -> None:
-        """Replace the one network."""
-        self.quantile_net = architect.network(self.quantile_net)  # type: ignore[assignment]
+    layers: ClassVar[str] = "quantile_net"
 
 
-class MoEQRDQN(MoEQ, _Policy):
+class MoEQRDQN(MoEQ):
     """Give QR-DQN's online and target networks experts."""
 
     def make_quantile_net(self) -> QuantileNetwork:
         """Build the network, with experts where they are wanted."""
-        kwargs = self._update_features_extractor(self.net_args)
-        net: QuantileNetwork = make_part(self, "qf", MoEQuantileNetwork, kwargs)
+        net: QuantileNetwork = make_part(self, "qf", MoEQuantileNetwork, self.net_args)
         return net
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch as th
 from sb3_contrib.tqc.policies import Actor, CnnPolicy, Critic, MultiInputPolicy, TQCPolicy
@@ -14,13 +14,9 @@ from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoECritic
 class MoEActor(GaussianActor, Actor):
     """TQC's actor, with experts."""
 
-    dense_class: ClassVar[type[Any]] = Actor
-
 
 class MoEQuantileCritic(MoECritic, Critic):  # type: ignore[misc]  # its output is one tensor
     """TQC's critic, with networks."""
-
-    dense_class: ClassVar[type[Any]] = Critic
 
     def forward(self, obs: PyTorchObs, action: th.Tensor) -> th.Tensor:  # type: ignore[override]
         """Return the quantiles by every network, (B, networks, quantiles)."""
