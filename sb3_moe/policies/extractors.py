@@ -25,8 +25,8 @@ from sb3_moe.vec_env.task_ids import (
     TASK_KEY,
     OneHotBehind,
     Tail,
+    TaskIds,
     as_one_hot,
-    check_num_tasks,
     has_task_key,
 )
 
@@ -170,27 +170,27 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         super().__init__(observation_space, features_dim=1)
         self.raw = raw
         parts = _parts(observation_space)
-        self._task_in_obs = self._find_task(observation_space, num_tasks)
-        self._task_in_planes = self._task_in_obs and is_image(observation_space)
+        self.num_tasks, self._tail = 0, None
+        if num_tasks is not None or has_task_key(observation_space):
+            task_ids = TaskIds(observation_space, num_tasks, "`num_tasks`")
+            self.num_tasks, self._tail = task_ids.num_tasks, task_ids.tail
+        # A flat Box that ends in the one-hot already is [x | one-hot].
+        self._planes = self._tail if self._tail is not None and self._tail.planes else None
         self.channel_axes = {
             key: channel_axis(each, normalized=normalized_image)
             for key, each in parts.items()
             if is_image(each)
         }
-        if self._task_in_planes:
-            parts = self._without_planes(observation_space)
+        if self._planes is not None:
+            parts = self._without_planes(observation_space, self._planes)
         self._choose_encoders(encoder, parts, features_dim)
         if raw and len(self.image_keys) > 1:
             raise ValueError(f"`placement`='big' takes one image key, got {self.image_keys}")
         self.map_shape: Shape | None = None
         self.image_shape: Shape | None = None
         flat_dim = sum(get_flattened_obs_dim(parts[key]) for key in self.flat_keys)
-        if self._task_in_obs and not self._task_in_planes:
+        if self._tail is not None and self._planes is None:
             flat_dim -= self.num_tasks
-            if flat_dim < 1:
-                raise ValueError(
-                    f"`num_tasks`={num_tasks} leaves no feature of {flat_dim + self.num_tasks}"
-                )
         image_dim = self._build_image_encoders(features_dim)
         self._features_dim = image_dim + flat_dim + self.num_tasks
 
@@ -224,32 +224,16 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         # Of the only picture that is encoded, its own.
         self.encoder = self.encoders[self.image_keys[0]] if len(self.image_keys) == 1 else encoder
 
-    def _find_task(self, space: gym.Space[Any], num_tasks: int | None) -> bool:
-        if has_task_key(space):
-            task_space = space[TASK_KEY]  # type: ignore[index]  # a Dict, then
-            if not isinstance(task_space, spaces.Discrete):
-                raise ValueError(f"`task_id` must be Discrete, got {task_space}")
-            check_num_tasks(space, num_tasks)
-            self.num_tasks = int(task_space.n)
-            return False
-        check_num_tasks(space, num_tasks)
-        self.num_tasks = num_tasks or 0
-        if num_tasks and not isinstance(space, spaces.Box):
-            raise ValueError(f"`num_tasks` needs a Box observation, got {space}")
-        return num_tasks is not None
-
-    def _without_planes(self, space: gym.Space[Any]) -> dict[str, spaces.Space[Any]]:
-        """Find the planes that show the task, and return the space of the picture without them."""
-        assert isinstance(space, spaces.Box)
-        self._planes = Tail.of_space(space, self.num_tasks, planes=True)
-        axis = self.channel_axes[""] = self._planes.axis + 3
+    def _without_planes(self, space: Any, planes: Tail) -> dict[str, spaces.Space[Any]]:
+        """Return the space of the picture without the planes that show the task."""
+        axis = self.channel_axes[""] = planes.axis + 3
         num_channels = space.shape[axis] - self.num_tasks
         if num_channels < 1:
             raise ValueError(
                 f"`num_tasks`={self.num_tasks} leaves no channel of {space.shape[axis]}"
             )
         low, high = (np.delete(b, np.s_[num_channels:], axis) for b in (space.low, space.high))
-        return {"": spaces.Box(low, high, dtype=space.dtype)}  # type: ignore[arg-type]  # as given
+        return {"": spaces.Box(low, high, dtype=space.dtype)}
 
     def _build_image_encoders(self, linear: int | None) -> int:
         self.convs, self.linears = nn.ModuleList(), nn.ModuleList()
@@ -275,16 +259,14 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         """Return the features (B, F)."""
         by_key = observations if isinstance(observations, dict) else {"": observations}
         task = by_key.get(TASK_KEY)
-        if self._task_in_planes:
+        if self._planes is not None:
             task = as_one_hot(self._planes.codes(by_key[""]))
             by_key = {"": self._planes.split(by_key[""])[0]}
         parts: list[th.Tensor] = []
         for i, key in enumerate(self.image_keys):
             image = by_key[key]
-            parts.append(
-                self._encode(i, image.permute(0, 3, 1, 2) if self.channel_axes[key] == 2 else image)
-            )
-        # A flat Box that ends in the one-hot already is [x | one-hot].
+            image = image.permute(0, 3, 1, 2) if self.channel_axes[key] == 2 else image
+            parts.append(self._encode(i, image))
         parts += [by_key[key].flatten(1) for key in self.flat_keys]
         if task is not None:
             parts.append(task.flatten(1))

@@ -20,12 +20,8 @@ class LinearPerBlock:
     """
 
     def __init__(self, initial: float, num_blocks: int) -> None:
-        if not math.isfinite(number("initial", initial)):
-            raise ValueError(f"`initial` must be finite, got {initial}")
-        if initial <= 0:
-            raise ValueError(f"`initial` must be above 0, got {initial}")
-        if isinstance(num_blocks, float) and num_blocks % 1 == 0:
-            num_blocks = int(num_blocks)  # what a division gives, and older files may hold
+        if not 0 < number("initial", initial) < math.inf:
+            raise ValueError(f"`initial` must be above 0 and finite, got {initial}")
         whole("num_blocks", num_blocks)
         self.initial = initial
         self.num_blocks = num_blocks

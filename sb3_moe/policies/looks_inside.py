@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.policies import BaseModel
@@ -17,6 +16,7 @@ from sb3_moe.layers import MoELayer, Routing
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.policies.networks import kind_of, network_of, networks_of
 from sb3_moe.policies.options import MoEOptions
+from sb3_moe.vec_env.observations import map_observation
 
 Array = np.ndarray[Any, Any]
 # An actor's output layers: the mean of its actions, and how widely they spread.
@@ -54,7 +54,6 @@ class LooksInside(BaseModel):
 
         :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name
         :param layer: which of them, in each critic; None: each
-        :raises TypeError: if ``layer`` is no whole number
         :raises ValueError: if there is none
         """
         layers = self.moe_layers()
@@ -70,7 +69,6 @@ class LooksInside(BaseModel):
             )
         if layer is None:
             return found
-        _check_number("layer", layer, "a mixture")
         of_each: dict[str, list[str]] = {}  # of several critics
         for name in found:
             of_each.setdefault(network_of(name), []).append(name)
@@ -85,10 +83,8 @@ class LooksInside(BaseModel):
         :param network: ``"pi"``, ``"vf"``, ``"qf"`` (of several critics the first), ``"qf1"``, ...
         :param k: which expert
         :param layer: which of its MoE layers
-        :raises TypeError: if a number isn't a whole one
         :raises ValueError: if there is no such network, layer or expert
         """
-        _check_number("k", k, "an expert")
         layer_of_first = next(iter(self.mixtures(network, layer).values()))
         num_experts = layer_of_first.num_experts
         if not 0 <= k < num_experts:
@@ -110,23 +106,16 @@ class LooksInside(BaseModel):
             gives them, with or without a batch axis, as many as observations; None: the actor's own
         :raises ValueError: if they have another shape
         """
-        tensors = self._as_tensors(obs)
-        with self._recorded() as routings, evaluating(self):
-            networks_of(self).run(tensors, None if actions is None else self._as_tensor(actions))
+        tensors, _ = self.obs_to_tensor(map_observation(_as_array, obs))
+        given = None if actions is None else self._as_tensor(actions)
+        routings: dict[str, Routing] = {}
+        with ExitStack() as stack:
+            for name, layer in self.moe_layers().items():
+                hook = partial(_keep, routings, name)
+                stack.callback(layer.register_forward_hook(hook).remove)
+            stack.enter_context(evaluating(self))
+            networks_of(self).run(tensors, given)
         return routings
-
-    def _as_tensors(self, obs: Any) -> PyTorchObs:
-        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
-        if isinstance(first, th.Tensor):
-            return self._in_rows(obs)
-        tensors, _ = self.obs_to_tensor(obs)
-        return tensors
-
-    def _in_rows(self, obs: PyTorchObs) -> PyTorchObs:
-        space: Any = self.observation_space
-        if isinstance(obs, dict):
-            return {key: _in_rows(each, space[key]) for key, each in obs.items()}
-        return _in_rows(obs, space)
 
     def _as_tensor(self, actions: Array | th.Tensor) -> th.Tensor:
         space: Any = self.action_space
@@ -142,34 +131,15 @@ class LooksInside(BaseModel):
             tensor = 2.0 * (tensor - low) / (high - low) - 1.0
         return tensor.reshape(-1, *shape)
 
-    @contextmanager
-    def _recorded(self) -> Iterator[dict[str, Routing]]:
-        routings: dict[str, Routing] = {}
 
-        def keep(name: str) -> Callable[..., None]:
-            def hook(module: nn.Module, args: Any, output: tuple[th.Tensor, Routing]) -> None:
-                routings[name] = output[1]
-
-            return hook
-
-        handles = [
-            layer.register_forward_hook(keep(name)) for name, layer in self.moe_layers().items()
-        ]
-        try:
-            yield routings
-        finally:
-            for handle in handles:
-                handle.remove()
+def _as_array(given: Any) -> Array:
+    return given.detach().cpu().numpy() if isinstance(given, th.Tensor) else np.asarray(given)
 
 
-def _in_rows(tensor: th.Tensor, space: gym.Space[Any]) -> th.Tensor:
-    """Give a tensor that is a single observation a batch axis."""
-    return tensor.unsqueeze(0) if tensor.ndim == len(space.shape or ()) else tensor
-
-
-def _check_number(name: str, value: object, of: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"`{name}` must be an int, the number of {of}, got {value!r}")
+def _keep(
+    routings: dict[str, Routing], name: str, layer: nn.Module, args: Any, output: Any
+) -> None:
+    routings[name] = output[1]
 
 
 def _called(name: str) -> tuple[str, str, str]:

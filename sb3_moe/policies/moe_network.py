@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -139,18 +140,12 @@ class MoENetwork(nn.Module):
             return first, first, routed
         return first, append_to_each(x, _join(routed, actions_BA)), routed
 
-    def _normalize(
-        self, x: th.Tensor, task: th.Tensor | None, actions: th.Tensor | None
-    ) -> tuple[th.Tensor, th.Tensor | None, th.Tensor | None]:
+    def _normalize(self, *parts: th.Tensor | None) -> list[Any]:
         """Normalize all that the first layer sees, as one vector, and take it apart again."""
         assert self.norms is not None
-        parts = [part for part in (x, task, actions) if part is not None]
-        normed = iter(self.norms(th.cat(parts, dim=1)).split([p.shape[1] for p in parts], dim=1))
-        return (
-            next(normed),
-            None if task is None else next(normed),
-            None if actions is None else next(normed),
-        )
+        given = [part for part in parts if part is not None]
+        normed = iter(self.norms(th.cat(given, dim=1)).split([p.shape[1] for p in given], dim=1))
+        return [None if part is None else next(normed) for part in parts]
 
 
 class Columns(nn.Module):

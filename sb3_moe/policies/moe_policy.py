@@ -165,8 +165,8 @@ class MoEPolicy(TeachesOptimizers):
     @classmethod
     def dense_extractor(cls) -> type[BaseFeaturesExtractor]:
         """Return the features extractor that SB3's policy behind ours takes if none is given."""
-        for each in cls.__mro__:
-            parameter = signature(each).parameters.get("features_extractor_class")
+        for init in [vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each)]:
+            parameter = signature(init).parameters.get("features_extractor_class")
             if parameter is not None and isinstance(parameter.default, type):
                 found: type[BaseFeaturesExtractor] = parameter.default
                 return found
@@ -273,14 +273,14 @@ class MoEPolicy(TeachesOptimizers):
         if not issubclass(self.features_extractor_class, TaskExtractor):
             return super().make_features_extractor()
         kwargs = {**self.features_extractor_kwargs, "raw": self.raw_features}
-        if not issubclass(self.features_extractor_class, BeliefExtractor):
-            return self.features_extractor_class(self.observation_space, **kwargs)
-        if (number := self._num_models()) is not None:
-            kwargs["num_models"] = number
-        extractor = self.features_extractor_class(
-            self.observation_space, belief=self.belief, **kwargs
-        )
-        self._belief = (extractor.belief,)  # not as a module: it is in the extractors
+        if issubclass(self.features_extractor_class, BeliefExtractor):
+            kwargs["belief"] = self.belief
+            for each in self._networks_by_belief:
+                if each.num_experts is not None:
+                    kwargs["num_models"] = each.num_experts
+        extractor = self.features_extractor_class(self.observation_space, **kwargs)
+        if isinstance(extractor, BeliefExtractor):
+            self._belief = (extractor.belief,)  # not as a module: it is in the extractors
         return extractor
 
     @property
@@ -316,16 +316,6 @@ class MoEPolicy(TeachesOptimizers):
     @property
     def _networks_by_belief(self) -> list[MoEOptions]:
         return [each for each in self.moe.values() if each.routes_by_belief]
-
-    def _num_models(self) -> int | None:
-        """Return how many experts each network is to have whose router predicts."""
-        numbers = {each.num_experts for each in self._networks_by_belief}
-        if len(numbers) > 1:
-            raise ValueError(
-                "`num_experts` must be the same in all networks with `router`='predict', which "
-                f"share one belief, got {numbers}"
-            )
-        return numbers.pop() if numbers else None
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """Return what ``load`` needs, with our options and what SB3 itself forgets."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from inspect import Parameter, signature
+from contextlib import suppress
+from inspect import signature
 from operator import attrgetter
 from string import digits
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -123,16 +124,26 @@ class Networks(ABC):
         """Return every online network, the actor first."""
 
     @abstractmethod
-    def decide(
-        self, obs: PyTorchObs, memory: Any = None, starts: th.Tensor | None = None, **masks: Any
+    def decide(self, obs: PyTorchObs, **masks: Any) -> Decision:
+        """Return what the policy thinks of its actions at the start of an episode.
+
+        It runs every network once.
+
+        :param obs: a batch of observations on the policy's device
+        :param masks: ``action_masks`` where the policy takes them
+        """
+
+    def step(
+        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
     ) -> tuple[Decision, Any]:
-        """Return what the policy thinks of its actions in one step, and its memory after it.
+        """Return what the policy thinks of its actions in any step, and its memory after it.
 
         :param obs: a batch of observations on the policy's device
         :param memory: what it returned in the step before; None at first
-        :param starts: 1 where an episode starts, (B,); None: all do
-        :param masks: ``action_masks`` where the policy takes them
+        :param starts: 1 where an episode starts, (B,)
+        :param masks: as of :meth:`decide`
         """
+        return self.decide(obs, **masks), None
 
     def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
         """Run every network once, at the start of an episode.
@@ -150,7 +161,7 @@ class Networks(ABC):
 
         :param obs: a batch of observations on the policy's device
         """
-        decision, _ = self.decide(obs)
+        decision = self.decide(obs)
         if decision.kind == "value":
             return decision.values
         if decision.kind == "mean":
@@ -178,12 +189,8 @@ class Networks(ABC):
 
     def extractors(self) -> dict[str, nn.Module]:
         """Return the online features extractors: ``"features"``, and the critic's own if any."""
-        first, *others = (net.extractor for net in self.networks())
-        found = {"features": first}
-        for extractor in others:
-            if extractor is not first:
-                found["vf_features"] = extractor
-        return found
+        found = dict.fromkeys(net.extractor for net in self.networks())
+        return dict(zip(("features", "vf_features"), found, strict=False))
 
     def memories(self) -> dict[str, nn.Module]:
         """Return what stands between the features extractors and the networks."""
@@ -213,11 +220,8 @@ class Networks(ABC):
         held += self.online().items()
         owners: dict[nn.Module | nn.Parameter, str] = {}
         for name, each in held:
-            if isinstance(each, nn.Parameter):
-                owners.setdefault(each, name)
-                continue
-            inside: list[nn.Module | nn.Parameter] = [*each.modules(), *each.parameters()]
-            for one in inside:
+            is_module = isinstance(each, nn.Module)
+            for one in (*each.modules(), *each.parameters()) if is_module else (each,):
                 owners.setdefault(one, name)
         return owners
 
@@ -268,14 +272,10 @@ class Networks(ABC):
         shared, the sizes of an LSTM), which stand in attributes.
         """
         given: dict[str, Any] = self.policy._get_constructor_parameters()
-        for parameter in signature(type(self.policy)).parameters.values():
-            name = parameter.name
-            if name in given or parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
-                continue
-            try:
+        for name in signature(type(self.policy)).parameters.keys() - given.keys():
+            # Another may be the class's own; whoever builds again checks whether it matters.
+            with suppress(AttributeError):
                 given[name] = attrgetter(self.kept_as.get(name, name))(self.policy)
-            except AttributeError:
-                continue  # The class's own; whoever builds again checks whether it matters.
         return given
 
 
@@ -299,12 +299,11 @@ class ActorCriticNetworks(Networks):
             Network("vf", policy.vf_features_extractor, net.value_net, (policy.value_net,)),
         ]
 
-    def decide(
-        self, obs: PyTorchObs, memory: Any = None, starts: th.Tensor | None = None, **masks: Any
-    ) -> tuple[Decision, Any]:
+    def decide(self, obs: PyTorchObs, **masks: Any) -> Decision:
         """Return the actor's distribution and the value."""
-        found = self.policy.get_distribution(obs, **masks)
-        return of_distribution(found, {"vf": self.policy.predict_values(obs).flatten()}), None
+        found = self._distribution(obs, **masks)
+        values_B = self.policy.predict_values(obs, *self._memory(obs)).flatten()
+        return of_distribution(found, {"vf": values_B})
 
     def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
         """Return the log-probability of the actions, at the start of an episode."""
@@ -312,8 +311,12 @@ class ActorCriticNetworks(Networks):
             actions = actions.long().flatten()  # buffers keep a column
         return [self._distribution(obs).log_prob(actions)]
 
-    def _distribution(self, obs: PyTorchObs) -> Any:
-        return self.policy.get_distribution(obs)
+    def _distribution(self, obs: PyTorchObs, **masks: Any) -> Any:
+        return self.policy.get_distribution(obs, *self._memory(obs), **masks)
+
+    def _memory(self, obs: PyTorchObs) -> tuple[Any, ...]:
+        """Return what the policy is given beside observations at the start of an episode."""
+        return ()
 
 
 class Memories(NamedTuple):
@@ -350,31 +353,26 @@ class RecurrentNetworks(ActorCriticNetworks):
         found = {name: getattr(self.policy, name) for name in names}
         return {name: module for name, module in found.items() if module is not None}
 
-    def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
-        """Run both networks, each once: ``decide`` runs the actor twice."""
-        self._distribution(obs)
-        self.policy.predict_values(obs, *self._fresh_memory(obs))
-
-    def decide(
-        self, obs: PyTorchObs, memory: Any = None, starts: th.Tensor | None = None, **masks: Any
+    def step(
+        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
     ) -> tuple[Decision, Any]:
         """Return the actor's distribution and the value, and move both memories on."""
-        fresh, all_start = self._fresh_memory(obs)
-        memory, starts = memory or Memories(fresh, fresh), all_start if starts is None else starts
+        fresh, _ = self._memory(obs)
+        memory = memory or Memories(fresh, fresh)
         found, _ = self.policy.get_distribution(obs, memory.pi, starts)
         _, values_B, _, after = self.policy.forward(obs, memory, starts, deterministic=True)
         return of_distribution(found, {"vf": values_B.flatten()}), after
 
-    def _fresh_memory(self, obs: PyTorchObs) -> tuple[Any, th.Tensor]:
+    def _distribution(self, obs: PyTorchObs, **masks: Any) -> Any:
+        # The memory that comes with it is not needed.
+        return super()._distribution(obs)[0]
+
+    def _memory(self, obs: PyTorchObs) -> tuple[Any, ...]:
         """Return an LSTM's empty memory, and the sign that an episode starts."""
         batch = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         layers, _, width = self.policy.lstm_hidden_state_shape
         zeros = th.zeros(layers, batch, width, device=self.policy.device)
         return (zeros, zeros), th.ones(batch, device=self.policy.device)
-
-    def _distribution(self, obs: PyTorchObs) -> Any:
-        # The memory that comes with it is not needed.
-        return self.policy.get_distribution(obs, *self._fresh_memory(obs))[0]
 
 
 class ActorWithCriticsNetworks(Networks):
@@ -432,12 +430,10 @@ class ActorWithCriticsNetworks(Networks):
         critics = q_values if isinstance(q_values, tuple) else q_values.unbind(1)
         return {f"qf{i}": values.flatten(1).mean(1) for i, values in enumerate(critics)}
 
-    def decide(
-        self, obs: PyTorchObs, memory: Any = None, starts: th.Tensor | None = None, **masks: Any
-    ) -> tuple[Decision, Any]:
+    def decide(self, obs: PyTorchObs, **masks: Any) -> Decision:
         """Return the actor's most likely action, in [-1, 1], and the critics' values of it."""
         actions_BA = self.policy._predict(obs, deterministic=True)
-        return Decision("mean", (actions_BA,), self._values(obs, actions_BA)), None
+        return Decision("mean", (actions_BA,), self._values(obs, actions_BA))
 
     def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
         """Return the log-probability of the actions, in [-1, 1], and each critic's value."""
@@ -485,12 +481,10 @@ class QNetworks(Networks):
         net = getattr(self.policy, self.name)
         return [Network("qf", net.features_extractor, getattr(net, self.name))]
 
-    def decide(
-        self, obs: PyTorchObs, memory: Any = None, starts: th.Tensor | None = None, **masks: Any
-    ) -> tuple[Decision, Any]:
+    def decide(self, obs: PyTorchObs, **masks: Any) -> Decision:
         """Return the value of each action, and of the best."""
         values_BA = self.values(obs)
-        return Decision("value", (values_BA,), {"qf": values_BA.max(dim=1).values}), None
+        return Decision("value", (values_BA,), {"qf": values_BA.max(dim=1).values})
 
     def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
         """Return the value of the actions."""
@@ -551,9 +545,6 @@ def register_networks(family: N) -> N:
     """Add a family of policies, which is asked before those there are; works as a decorator.
 
     :param family: a subclass of :class:`sb3_moe.policies.networks.Networks`
-    :raises TypeError: if it is none
     """
-    if not (isinstance(family, type) and issubclass(family, Networks)):
-        raise TypeError(f"`family` must be a subclass of Networks, got {family!r}")
     FAMILIES.insert(0, family)
     return family

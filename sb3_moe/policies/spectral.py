@@ -8,7 +8,7 @@ Shapes: T rows, E experts, H units of an expert's last hidden layer, D = E*H.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from sb3_moe.layers import Experts, MoELayer, Routing
 from sb3_moe.layers.aux_loss import without_added_losses
 from sb3_moe.policies.looks_inside import LooksInside
-from sb3_moe.policies.networks import kind_of, networks_of
+from sb3_moe.policies.networks import kind_of, network_of, networks_of
 
 # Norms and penalties are divided by; features without any spread have a penalty of 0.
 TINY = 1e-12
@@ -99,49 +99,36 @@ def total_norm(tensors: Sequence[th.Tensor]) -> th.Tensor:
     return th.stack(th._foreach_norm(list(tensors))).norm()
 
 
-class Penalties(NamedTuple):
-    """The penalties of a policy, and what takes them off again.
-
-    :param by_mixture: by the mixture's name
-    :param of_layers: hooks of the layers, which go along into a copy of the policy
-    :param of_steps: hooks of the optimizers, which don't
-    """
-
-    by_mixture: dict[str, FeaturePenalty]
-    of_layers: list[RemovableHandle]
-    of_steps: list[RemovableHandle]
+Hooks = list[RemovableHandle]
 
 
-def penalize(policy: LooksInside) -> Penalties:
+def penalize(policy: LooksInside) -> tuple[dict[str, FeaturePenalty], Hooks, Hooks]:
     """Give the layers that are to have a penalty one.
 
     :param policy: whole
+    :return: the penalties by mixture, hooks of the layers, which go along into a copy of the
+        policy, and hooks of the optimizers, which don't
     :raises ValueError: if a network's experts have no features that could be penalized
     """
-    networks, layers = networks_of(policy), policy.moe_layers()
-    optimizers, found = networks.optimizers(), Penalties({}, [], [])
+    networks = networks_of(policy)
+    optimizers = networks.optimizers()
+    penalties: dict[str, FeaturePenalty] = {}
+    of_layers: Hooks = []
+    of_steps: Hooks = []
     for network, modules in networks.modules().items():
-        options = policy.moe[kind_of(network)]
-        if not (options.spectral_coef and options.place.has_experts):
+        coef = policy.moe[kind_of(network)].spectral_coef
+        if not coef:
             continue
-        inside = {m for each in modules for m in each.modules() if isinstance(m, MoELayer)}
-        name = _last_with_features(
-            {k: each for k, each in layers.items() if each in inside}, network
-        )
-        parameters = (p for m in modules for p in m.parameters())
-        penalty = FeaturePenalty(options.spectral_coef, parameters)
-        found.of_steps.append(optimizers[network].register_step_pre_hook(penalty.before_step))
-        found.by_mixture[name] = penalty
-        found.of_layers.append(layers[name].register_forward_hook(penalty.hook, with_kwargs=True))
-    return found
-
-
-def _last_with_features(layers: Mapping[str, MoELayer], network: str) -> str:
-    able = [name for name, layer in layers.items() if layer.experts.hidden_width]
-    if not able:
-        kinds = [type(layer.experts).__name__ for layer in layers.values()]
-        raise ValueError(
-            "`spectral_coef` needs experts of torch's own layers in a row, a hidden one before the "
-            f"last, without statistics over the batch; {network!r} has none, got {kinds}"
-        )
-    return able[-1]
+        layers = {n: each for n, each in policy.moe_layers().items() if network_of(n) == network}
+        *_, last = [None, *(name for name, each in layers.items() if each.experts.hidden_width)]
+        if last is None:
+            kinds = [type(layer.experts).__name__ for layer in layers.values()]
+            raise ValueError(
+                "`spectral_coef` needs experts of torch's own layers in a row, a hidden one before "
+                f"the last, without statistics over the batch; {network!r} has none, got {kinds}"
+            )
+        penalty = FeaturePenalty(coef, (p for m in modules for p in m.parameters()))
+        penalties[last] = penalty
+        of_layers.append(layers[last].register_forward_hook(penalty.hook, with_kwargs=True))
+        of_steps.append(optimizers[network].register_step_pre_hook(penalty.before_step))
+    return penalties, of_layers, of_steps

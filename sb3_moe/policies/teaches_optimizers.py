@@ -35,9 +35,9 @@ class TeachesOptimizers(LooksInside):
         }
         told: dict[th.optim.Optimizer, list[ExpertLayer]] = {}
         for name, (optimizer, layer) in layers.items():
-            options = self.moe[kind_of(name)]
-            freeze_idle = options.resolve_freeze_idle(layer)
-            if layer.frozen or (freeze_idle and options.freeze_idle):
+            wanted = self.moe[kind_of(name)].freeze_idle
+            freeze_idle = layer.leaves_out and (layer.needs_tasks if wanted is None else wanted)
+            if layer.frozen or (freeze_idle and wanted):
                 check_optimizer(optimizer, "frozen_experts" if layer.frozen else "freeze_idle")
             known = ExpertLayer(layer.experts.shares(), freeze_idle, layer.frozen)
             told.setdefault(optimizer, []).append(known)
@@ -83,25 +83,15 @@ class TeachesOptimizers(LooksInside):
         :raises TypeError: as :meth:`set_frozen_experts`
         :raises ValueError: as :meth:`set_frozen_experts`
         """
-        if not isinstance(frozen, Mapping):
-            raise TypeError(
-                "`frozen_experts` must be a dict from networks or mixtures to numbers, got "
-                f"{frozen!r}"
-            )
         found: dict[str, set[int]] = {}
-        for network, numbers in frozen.items():
-            try:
-                mixtures = self.mixtures(network)
-            except ValueError as error:
-                raise ValueError(str(error).replace("`network`", "`frozen_experts`", 1)) from error
-            for name, layer in mixtures.items():
-                numbers_below("frozen_experts", numbers, layer.num_experts, name)
-                found.setdefault(name, set()).update(map(int, numbers))
         optimizers = networks_of(self).optimizers()
-        for name, own in found.items():
-            if own:
-                check_optimizer(optimizers[network_of(name)], "frozen_experts")
-        return {name: sorted(numbers) for name, numbers in found.items() if numbers}
+        for network, numbers in frozen.items():
+            for name, layer in self.mixtures(network).items():
+                numbers_below("frozen_experts", numbers, layer.num_experts, name)
+                if numbers:
+                    check_optimizer(optimizers[network_of(name)], "frozen_experts")
+                    found.setdefault(name, set()).update(map(int, numbers))
+        return {name: sorted(numbers) for name, numbers in found.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out hooks that copies of optimizers and tensors don't have."""

@@ -277,7 +277,7 @@ class _Player:
         tensors, _ = policy.obs_to_tensor(obs)
         starts_B = th.as_tensor(starts, dtype=th.float32, device=policy.device)
         with evaluating(policy), recording(self.layers) as calls:
-            decision, memory = self._networks.decide(tensors, memory, starts_B, **masks)
+            decision, memory = self._networks.step(tensors, memory, starts_B, **masks)
         if decision.kind == "mean" and policy.squash_output:
             # As the environment gets them.
             (mean_BD,) = decision.preferences

@@ -262,8 +262,8 @@ REFUSED = [
     (lambda: ReDoCallback(0), "`every` must be at least 1 global step, got 0"),
     (lambda: ShrinkAndPerturbCallback(1, shrink=2), r"`shrink` must be in \[0, 1\], got 2"),
     (lambda: TaskSwitchCallback(replay_buffer="burn"), "one of .*'clear', 'reservoir'"),
-    (lambda: LinearPerBlock(0, 1), "`initial` must be above 0, got 0"),
-    (lambda: LinearPerBlock(float("nan"), 2), "`initial` must be finite, got nan"),
+    (lambda: LinearPerBlock(0, 1), "`initial` must be above 0 and finite, got 0"),
+    (lambda: LinearPerBlock(float("nan"), 2), "`initial` must be above 0 and finite, got nan"),
     (lambda: LinearPerBlock(1e-3, 0), "`num_blocks` must be at least 1, got 0"),
 ]
 # Callback, algorithm, its arguments, message.

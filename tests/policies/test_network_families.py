@@ -43,9 +43,8 @@ def test_a_user_can_add_a_family_which_goes_before_those_there_are():
             policy = self.policy
             return [Network("both", policy.features_extractor, policy.mlp_extractor)]
 
-        def decide(self, obs, memory=None, starts=None, **masks):
-            values = {"both": self.policy.predict_values(obs).flatten()}
-            return Decision("value", (), values), None
+        def decide(self, obs, **masks):
+            return Decision("value", (), {"both": self.policy.predict_values(obs).flatten()})
 
     model = PPO(OneNetwork, "CartPole-v1", n_steps=64, n_epochs=1, device="cpu")
     networks = networks_of(model.policy)

@@ -18,6 +18,7 @@ from torch import nn
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.on_policy import MoEActorCritic
+from sb3_moe.policies.options import DEFAULTS
 
 if TYPE_CHECKING:
 
@@ -81,15 +82,11 @@ class MoERecurrent(_Policy):
 
     def _check(self, features: Layout) -> None:
         for network, options in self.moe.items():
-            if options.is_moe and options.tokens != "sample":
+            refused = {"tokens": options.is_tokenized, "task_embedding": options.embeds_task}
+            for name in [name for name, is_asked in refused.items() if is_asked]:
                 raise ValueError(
-                    f"`tokens` must be 'sample' behind an LSTM, got {options.tokens!r} for "
-                    f"{network!r}"
-                )
-            if options.embeds_task:
-                raise ValueError(
-                    "`task_embedding` must be None behind an LSTM, which reads the one-hot, got "
-                    f"{options.task_embedding} for {network!r}"
+                    f"`{name}` must be {DEFAULTS[name]!r} behind an LSTM, got "
+                    f"{getattr(options, name)!r} for {network!r}"
                 )
         seen = {network: options.experts_see_task for network, options in self.moe.items()}
         if features.num_tasks and len(set(seen.values())) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sb3_moe.policies import on_policy
-from sb3_moe.policies.option_checks import LOSS_OF
+from sb3_moe.policies.options import LOSS_OF
 
 
 class NoAuxLosses:
