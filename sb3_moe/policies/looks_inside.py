@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_moe.layers import MoELayer, Routing
-from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.layers.evaluating import evaluating, recording
 from sb3_moe.policies.networks import kind_of, network_of, networks_of
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.vec_env.observations import map_observation
@@ -108,14 +106,9 @@ class LooksInside(BaseModel):
         """
         tensors, _ = self.obs_to_tensor(map_observation(_as_array, obs))
         given = None if actions is None else self._as_tensor(actions)
-        routings: dict[str, Routing] = {}
-        with ExitStack() as stack:
-            for name, layer in self.moe_layers().items():
-                hook = partial(_keep, routings, name)
-                stack.callback(layer.register_forward_hook(hook).remove)
-            stack.enter_context(evaluating(self))
+        with evaluating(self), recording(self.moe_layers()) as calls:
             networks_of(self).run(tensors, given)
-        return routings
+        return {name: each[-1].output[1] for name, each in calls.items()}
 
     def _as_tensor(self, actions: Array | th.Tensor) -> th.Tensor:
         space: Any = self.action_space
@@ -134,12 +127,6 @@ class LooksInside(BaseModel):
 
 def _as_array(given: Any) -> Array:
     return given.detach().cpu().numpy() if isinstance(given, th.Tensor) else np.asarray(given)
-
-
-def _keep(
-    routings: dict[str, Routing], name: str, layer: nn.Module, args: Any, output: Any
-) -> None:
-    routings[name] = output[1]
 
 
 def _called(name: str) -> tuple[str, str, str]:
