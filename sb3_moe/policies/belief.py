@@ -5,7 +5,7 @@ Shapes: B batch, E models, K rows of a history, W numbers in a row.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import torch as th
@@ -38,7 +38,7 @@ class BeliefExtractor(TaskExtractor):
     """
 
     #: The belief is a guess: whoever needs to know the task does not find it here.
-    tells_task: ClassVar[bool] = False
+    tells_task = False
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy, QNetwork
 
@@ -13,15 +13,14 @@ from sb3_moe.policies.parts import MoEPart, make_part
 class MoEQ(MoEPolicy):
     """What policies with one Q network share: a single network, ``"qf"``."""
 
-    network_names: ClassVar[tuple[str, ...]] = ("qf",)
-    on_policy: ClassVar[bool] = False
+    network_names = ("qf",)
     net_args: dict[str, Any]
 
 
 class MoEQNetwork(MoEPart, QNetwork):
     """DQN's network, with experts."""
 
-    layers: ClassVar[str] = "q_net"
+    layers = "q_net"
 
 
 class MoEDQN(MoEQ):

@@ -93,11 +93,12 @@ class ExpertLayers:
             num_tokens, bare = token_shape(tokens, self.layout.map_shape)
             out = bare
         made = [self._named(stage, bare + seen, out) for _ in range(self.num_experts)]
-        layer = self._routed(self._together(made, out), bare, num_tokens, first=first)
+        experts = self._together(made, out)
+        layer = self._routed(experts, bare, num_tokens=num_tokens, first=first)
         # What the experts don't hold follows their sum: CrossQ's last norm, or the activation too.
         after = stage.last_norms if self.kind_activates else stage.after
         self._remember(layer, [stage], num_tokens * bare + seen, left=len(after))
-        total = num_tokens * layer.experts.out_features
+        total = num_tokens * out
         norms = [] if first else stage.norms_for(width)
         return [*norms, layer, *(fitted(m, total) for m in after)]
 
@@ -118,7 +119,7 @@ class ExpertLayers:
             experts = self._together(made, stage.width)
         else:
             experts = StackedNetwork([self._last(in_features, stage.width) for _ in range(number)])
-        layer = self._routed(experts, width, 1, first=first, router=router)
+        layer = self._routed(experts, width, first=first, router=router)
         self._remember(layer, [], in_features, stage)
         return layer
 
@@ -129,27 +130,36 @@ class ExpertLayers:
         :param head: then each is a whole network, which ends in it and begins with the image's
             encoder
         """
-        dim, last = self.layout.x_dim + self.seen, hidden[-1] if head is None else head
-        activates = self.is_named and self.kind_activates
-        left = last.last_norms if activates or self.options.block == "simba" else last.after
-        left = left if head is None else []
-
-        def one() -> nn.Module:
-            if not self.is_named:
-                layers = self._plain(
-                    hidden, dim, head, width=self.options.expert_width, left=len(left)
-                )
-            else:
-                encoder, inside = self._encoder(dim)
-                layers = [*encoder, self._named(_like(hidden, inside), inside, last.width, head)]
-            return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
-
-        experts = self._together([one() for _ in range(self.num_experts)], last.width)
-        layer = self._routed(experts, self.layout.x_dim, 1, first=True)
+        dim = self.layout.x_dim + self.seen
+        last = hidden[-1] if head is None else head
+        if head is not None:
+            left = []
+        elif self.options.block == "simba" or (self.is_named and self.kind_activates):
+            left = last.last_norms
+        else:
+            left = last.after
+        made = [self._deep(hidden, head, dim, len(left)) for _ in range(self.num_experts)]
+        layer = self._routed(self._together(made, last.width), self.layout.x_dim, first=True)
         self._remember(layer, hidden, dim, head, left=len(left))
-        return [layer, *(fitted(m, experts.out_features) for m in left)]
+        return [layer, *(fitted(m, last.width) for m in left)]
 
     # Single experts.
+
+    def _deep(self, hidden: Sequence[Stage], head: Stage | None, dim: int, left: int) -> nn.Module:
+        """Return one expert that is all hidden layers, or with the head a whole network.
+
+        :param hidden: the hidden layers
+        :param head: what follows them, if the expert holds it
+        :param dim: features that the expert sees
+        :param left: how many of the last modules are not its own
+        """
+        if self.is_named:
+            layers, dim = self._encoder(dim)
+            out = hidden[-1].width if head is None else head.width
+            layers.append(self._named(_like(hidden, dim), dim, out, head))
+        else:
+            layers = self._plain(hidden, dim, head, width=self.options.expert_width, left=left)
+        return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
     def _plain(
         self,
@@ -265,17 +275,17 @@ class ExpertLayers:
         self,
         experts: Experts,
         bare: int,
-        num_tokens: int,
         *,
         first: bool,
+        num_tokens: int = 1,
         router: type[MoELayer] | None = None,
     ) -> MoELayer:
         """Return experts with a router before them.
 
         :param experts: the experts
         :param bare: width of a token before anything is appended
-        :param num_tokens: tokens per sample
         :param first: whether the router sees what the first layer does
+        :param num_tokens: tokens per sample
         :param router: the head's own; None: that of the options, with its own options
         """
         options, num_tasks = self.options, self.layout.num_tasks

@@ -18,7 +18,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_moe.layers.checks import whole_or_none
+from sb3_moe.layers.checks import one_of, whole_or_none
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.vec_env.observations import Shape, channel_axis, image_shape_of, is_image
 from sb3_moe.vec_env.task_ids import (
@@ -156,17 +156,9 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         raw: bool = False,
         normalized_image: bool = False,
     ) -> None:
-        if encoder not in ENCODERS:
-            raise ValueError(f"`encoder` must be one of {list(ENCODERS)}, got {encoder!r}")
+        one_of("encoder", encoder, ENCODERS)
         whole_or_none("num_tasks", num_tasks)
         whole_or_none("features_dim", features_dim)
-        if features_dim is not None and (encoder == "flat" or raw):
-            reason = "`encoder`='flat' has none: leave it out"
-            if raw:
-                reason = "`placement`='big' takes the map: give it as the first of `net_arch`"
-            raise ValueError(
-                f"`features_dim`={features_dim} adds a layer behind convolutions, and {reason}"
-            )
         super().__init__(observation_space, features_dim=1)
         self.raw = raw
         parts = _parts(observation_space)
@@ -183,7 +175,14 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         }
         if self._planes is not None:
             parts = self._without_planes(observation_space, self._planes)
-        self._choose_encoders(encoder, parts, features_dim)
+        self._choose_encoders(encoder, parts)
+        if features_dim is not None and (raw or not self.encoders):
+            reason = f"`encoder`={encoder!r} has none here: leave it out"
+            if raw:
+                reason = "`placement`='big' takes the map: give it as the first of `net_arch`"
+            raise ValueError(
+                f"`features_dim`={features_dim} adds a layer behind convolutions, and {reason}"
+            )
         if raw and len(self.image_keys) > 1:
             raise ValueError(f"`placement`='big' takes one image key, got {self.image_keys}")
         self.map_shape: Shape | None = None
@@ -194,9 +193,7 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         image_dim = self._build_image_encoders(features_dim)
         self._features_dim = image_dim + flat_dim + self.num_tasks
 
-    def _choose_encoders(
-        self, encoder: str, parts: dict[str, spaces.Space[Any]], features_dim: int | None
-    ) -> None:
+    def _choose_encoders(self, encoder: str, parts: dict[str, spaces.Space[Any]]) -> None:
         """Share out what is seen among encoders, one for each picture, and what stays flat."""
         shapes = {
             key: image_shape_of(each, self.channel_axes[key])
@@ -213,11 +210,6 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
             for key, shape in shapes.items()
         }
         self.encoders = {key: name for key, name in by_key.items() if name != "flat"}
-        if features_dim is not None and not self.encoders:
-            raise ValueError(
-                f"`features_dim`={features_dim} adds a layer behind convolutions, and 'auto' has "
-                f"none for {self._observation_space}: leave it out"
-            )
         self.image_keys = list(self.encoders)
         self.image_shapes = {key: shapes[key] for key in self.image_keys}
         self.flat_keys = [key for key in parts if key not in self.encoders]
@@ -274,12 +266,6 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
 
     def _encode(self, i: int, image: th.Tensor) -> th.Tensor:
         if self.raw:
-            # Flattened, the experts' convolutions could not tell any more.
-            if image.shape[1:] != self.image_shape:
-                raise ValueError(
-                    f"images must have the shape {self.image_shape}, channels first, got "
-                    f"{tuple(image.shape[1:])}"
-                )
             return image.flatten(1)
         encoded = self.convs[i](image).flatten(1)
         return self.linears[i](encoded) if len(self.linears) else encoded

@@ -90,11 +90,8 @@ class MoEPolicy(TeachesOptimizers):
     """
 
     network_names: ClassVar[tuple[str, ...]] = ("pi", "vf")
-    on_policy: ClassVar[bool] = True
-    adam_kwargs: ClassVar[dict[str, Any]] = {}
-    adamw_kwargs: ClassVar[dict[str, Any]] = {}
+    optimizer_defaults: ClassVar[dict[type[th.optim.Optimizer], dict[str, Any]]] = {}
     encodes_in_experts: ClassVar[bool] = True
-    has_temperature: ClassVar[bool] = False
     _in_predict = False
     _has_experts = False
     _acts_between_updates = False
@@ -124,7 +121,7 @@ class MoEPolicy(TeachesOptimizers):
         self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}
         self.moe = per_network(self.moe_options, names)
         noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
-        if self.on_policy and noise:
+        if noise and "vf" in names:
             raise ValueError(
                 "`router_noise` must be 0 for on-policy algorithms, whose ratio of new to old "
                 f"policy it would move, got {noise}"
@@ -212,11 +209,8 @@ class MoEPolicy(TeachesOptimizers):
                 "features_extractor_kwargs=dict(encoder=...)"
             )
         # What a policy for images was given is not to be flattened in silence.
-        flattens = issubclass(given, TaskExtractor | NatureCNN) and (asked, encoder) == (
-            "auto",
-            "flat",
-        )
-        if flattens and dense is NatureCNN:
+        flattens = asked == "auto" and encoder == "flat"
+        if flattens and dense is NatureCNN and issubclass(given, TaskExtractor | NatureCNN):
             raise ValueError(
                 f"a policy for images, {type(self).__name__}, needs an image (a Box of three axes, "
                 f"at least 3x3) in the observation, got {space}; for others use 'MoeMlpPolicy', or "
@@ -245,13 +239,13 @@ class MoEPolicy(TeachesOptimizers):
         if optimizer not in EXPERT_ADAMS or not any(each.is_moe for each in self.moe.values()):
             return
         if kwargs.get("optimizer_kwargs") is None:  # then SB3 would ask which class it is
-            own = self.adam_kwargs if optimizer is th.optim.Adam else self.adamw_kwargs
-            kwargs["optimizer_kwargs"] = dict(own)
+            kwargs["optimizer_kwargs"] = dict(self.optimizer_defaults.get(optimizer, {}))
         kwargs["optimizer_class"] = EXPERT_ADAMS[optimizer]
 
     def _check_temperature(self) -> None:
+        has_temperature = hasattr(getattr(self, "actor_class", None), "action_log_prob")
         for network, options in self.moe.items():
-            if options.ent_coef_per_task and not (self.has_temperature and network == "pi"):
+            if options.ent_coef_per_task and not (has_temperature and network == "pi"):
                 raise ValueError(
                     "`ent_coef_per_task`=True needs the actor of an algorithm that weighs "
                     f"log-probabilities by a temperature (SAC, TQC, CrossQ), got it for "

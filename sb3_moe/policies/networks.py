@@ -469,7 +469,7 @@ class QNetworks(Networks):
     """The network of DQN: a single network, ``"qf"``."""
 
     # What the policy calls its network, and the network its layers.
-    name: ClassVar[str] = "q_net"
+    name = "q_net"
 
     @classmethod
     def fits(cls, policy: BaseModel) -> bool:
@@ -499,7 +499,7 @@ class QNetworks(Networks):
 class QuantileNetworks(QNetworks):
     """The network of QR-DQN."""
 
-    name: ClassVar[str] = "quantile_net"
+    name = "quantile_net"
 
     def values(self, obs: PyTorchObs) -> th.Tensor:
         """Return the mean of each action's quantiles, (B, A)."""

@@ -52,7 +52,8 @@ class MoEActorCritic(_Policy):
     :param kwargs: as of MoEPolicy
     """
 
-    adam_kwargs: ClassVar[dict[str, Any]] = {"eps": 1e-5}
+    # As SB3's policy sets it.
+    optimizer_defaults: ClassVar[dict[Any, Any]] = {th.optim.Adam: {"eps": 1e-5}}
     task_dims: TaskActionDims | None
     _has_BA: th.Tensor | None = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import is_
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
@@ -281,7 +281,7 @@ class FrozenGradient:
     :param rows: which of these are frozen
     """
 
-    masking: ClassVar[bool] = True
+    masking = True
 
     def __init__(self, parameter: nn.Parameter, num_experts: int, rows: Sequence[int]) -> None:
         self._parameter, self._num_experts, self._rows = parameter, num_experts, list(rows)

@@ -30,7 +30,7 @@ class MoEPart(BaseModel):
         (:class:`sb3_moe.policies.options.MoEOptions`)
     """
 
-    judges_actions: ClassVar[bool] = False
+    judges_actions = False
     #: Where SB3 keeps hidden layers and head, if they are one network.
     layers: ClassVar[str]
     task_dims: TaskActionDims | None
@@ -160,7 +160,7 @@ class MoECritic(MoEPart):
     SB3's critics join the two first; a network has to tell whether the actions carry a gradient.
     """
 
-    judges_actions: ClassVar[bool] = True
+    judges_actions = True
     q_networks: list[Any]
     share_features_extractor: bool
 
@@ -204,8 +204,7 @@ class MoEContinuousCritic(MoECritic, ContinuousCritic):
 class MoEActorWithCritics(MoEPolicy):
     """Give the actor, and each critic, experts."""
 
-    network_names: ClassVar[tuple[str, ...]] = ("pi", "qf")
-    on_policy: ClassVar[bool] = False
+    network_names = ("pi", "qf")
     actor_class: ClassVar[type[MoEPart]]
     critic_class: ClassVar[type[MoEPart]] = MoEContinuousCritic
     actor_kwargs: dict[str, Any]

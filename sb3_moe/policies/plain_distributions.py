@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.distributions import (
@@ -49,7 +49,7 @@ class Plain(Distribution):
     :ivar given_BA: the parameters, logits or means
     """
 
-    parameter: ClassVar[str] = "logits"
+    parameter = "logits"
     given_BA: th.Tensor
 
     def __init_subclass__(cls) -> None:
@@ -135,13 +135,13 @@ class PlainBernoulli(Plain, BernoulliDistribution):
 class PlainGaussian(Plain, DiagGaussianDistribution):
     """For Box actions."""
 
-    parameter: ClassVar[str] = "loc"
+    parameter = "loc"
 
 
 class PlainSquashedGaussian(Plain, SquashedDiagGaussianDistribution):
     """For Box actions behind a tanh."""
 
-    parameter: ClassVar[str] = "loc"
+    parameter = "loc"
 
 
 def plain(distribution: Distribution) -> Distribution:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from stable_baselines3.sac.policies import Actor, CnnPolicy, MultiInputPolicy, SACPolicy
 
-from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoEPart
+from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics
 
 
 class MoEActor(GaussianActor, Actor):
@@ -16,8 +14,7 @@ class MoEActor(GaussianActor, Actor):
 class MoESAC(MoEActorWithCritics):
     """Give SAC's actor and critics experts."""
 
-    has_temperature: ClassVar[bool] = True
-    actor_class: ClassVar[type[MoEPart]] = MoEActor
+    actor_class = MoEActor
 
 
 class MoeMlpPolicy(MoESAC, SACPolicy):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch as th
 from stable_baselines3.td3.policies import Actor, CnnPolicy, MultiInputPolicy, TD3Policy
 
@@ -13,7 +11,7 @@ from sb3_moe.policies.parts import MoEActorWithCritics, MoEPart
 class MoEActor(MoEPart, Actor):
     """TD3's actor, one network that ends in a tanh, with experts."""
 
-    layers: ClassVar[str] = "mu"
+    layers = "mu"
 
     def forward(self, obs: th.Tensor) -> th.Tensor:
         """Return actions, 0 where the task has none."""
@@ -24,7 +22,7 @@ class MoEActor(MoEPart, Actor):
 class MoETD3(MoEActorWithCritics):
     """Give TD3's actor and critics experts."""
 
-    actor_class: ClassVar[type[MoEPart]] = MoEActor
+    actor_class = MoEActor
 
 
 class MoeMlpPolicy(MoETD3, TD3Policy):  # type: ignore[misc]  # its actor is not SAC's

@@ -89,12 +89,6 @@ def test_the_nature_encoder_is_sb3s_nature_cnn_without_its_linear_layer():
     assert extractor.map_shape == (64, 7, 7)
 
 
-def test_a_picture_of_another_shape_is_refused_where_the_experts_encode_it():
-    extractor = TaskExtractor(ATARI, encoder="nature", raw=True)
-    with pytest.raises(ValueError, match=r"\(4, 84, 84\), channels first, got \(84, 84, 4\)"):
-        extractor(th.zeros(2, 84, 84, 4))
-
-
 @pytest.mark.parametrize("encoder", CONVS)
 @pytest.mark.parametrize("size", [36, 84, 40])
 def test_the_map_shape_is_what_the_convolutions_give(encoder, size):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import gymnasium as gym
+import torch as th
 from gymnasium import spaces
 from sb3_contrib.crossq.policies import Actor, CrossQCritic, CrossQPolicy
 
-from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoECritic, MoEPart
+from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoECritic
 
 
 class MoEActor(GaussianActor, Actor):
@@ -25,11 +26,12 @@ class MoeMlpPolicy(MoEActorWithCritics, CrossQPolicy):  # type: ignore[misc]  # 
     :raises ValueError: for Dict observations, which CrossQ can't learn from
     """
 
-    adam_kwargs: ClassVar[dict[str, Any]] = {"betas": (0.5, 0.999)}
-    adamw_kwargs = adam_kwargs
-    has_temperature: ClassVar[bool] = True
-    actor_class: ClassVar[type[MoEPart]] = MoEActor
-    critic_class: ClassVar[type[MoEPart]] = MoECrossQCritic
+    # As sb3-contrib's policy sets them.
+    optimizer_defaults: ClassVar[dict[Any, Any]] = {
+        each: {"betas": (0.5, 0.999)} for each in (th.optim.Adam, th.optim.AdamW)
+    }
+    actor_class = MoEActor
+    critic_class = MoECrossQCritic
 
     def __init__(self, observation_space: gym.Space[Any], *args: Any, **kwargs: Any) -> None:
         if isinstance(observation_space, spaces.Dict):

@@ -5,7 +5,7 @@ Shapes: B batch (sequences laid end to end), K tasks, L width of the LSTM.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch as th
 from sb3_contrib.common.recurrent.policies import (
@@ -55,7 +55,7 @@ class MoERecurrent(_Policy):
     """
 
     # The image is encoded before the LSTM, so nothing changes for big experts.
-    encodes_in_experts: ClassVar[bool] = False
+    encodes_in_experts = False
 
     def __init__(self, *args: Any, n_lstm_layers: int = 1, **kwargs: Any) -> None:
         self.n_lstm_layers = n_lstm_layers

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from sb3_contrib.qrdqn.policies import CnnPolicy, MultiInputPolicy, QRDQNPolicy, QuantileNetwork
 
 from sb3_moe.policies.dqn import MoEQ
@@ -13,7 +11,7 @@ from sb3_moe.policies.parts import MoEPart, make_part
 class MoEQuantileNetwork(MoEPart, QuantileNetwork):
     """QR-DQN's network, with experts."""
 
-    layers: ClassVar[str] = "quantile_net"
+    layers = "quantile_net"
 
 
 class MoEQRDQN(MoEQ):

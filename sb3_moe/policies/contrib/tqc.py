@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch as th
 from sb3_contrib.tqc.policies import Actor, CnnPolicy, Critic, MultiInputPolicy, TQCPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoECritic, MoEPart
+from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoECritic
 
 
 class MoEActor(GaussianActor, Actor):
@@ -27,9 +25,8 @@ class MoEQuantileCritic(MoECritic, Critic):  # type: ignore[misc]  # its output 
 class MoETQC(MoEActorWithCritics):
     """SAC's networks with quantile critics."""
 
-    has_temperature: ClassVar[bool] = True
-    actor_class: ClassVar[type[MoEPart]] = MoEActor
-    critic_class: ClassVar[type[MoEPart]] = MoEQuantileCritic
+    actor_class = MoEActor
+    critic_class = MoEQuantileCritic
 
 
 class MoeMlpPolicy(MoETQC, TQCPolicy):  # type: ignore[misc]  # its actor is a copy of SAC's
