@@ -44,7 +44,8 @@ def test_a_user_can_add_a_family_which_goes_before_those_there_are():
             return [Network("both", policy.features_extractor, policy.mlp_extractor)]
 
         def decide(self, obs, **masks):
-            return Decision("value", (), {"both": self.policy.predict_values(obs).flatten()})
+            _, values, _ = self.policy(obs)
+            return Decision("value", (), {"both": values.flatten()})
 
     model = PPO(OneNetwork, "CartPole-v1", n_steps=64, n_epochs=1, device="cpu")
     networks = networks_of(model.policy)
