@@ -203,11 +203,15 @@ class Architect:
 
     def _width(self, blocks: Sequence[nn.Module]) -> int:
         """Return how wide the rows behind some of the hidden layers are."""
-        *_, last = [None, *(each for each in blocks if isinstance(each, nn.Linear | MoELayer))]
-        # Tokens come out as wide as they are, and so does a map of them.
-        if last is None or (last is blocks[0] and self.options.is_tokenized):
-            return self.layout.x_dim
-        return last.out_features if isinstance(last, nn.Linear) else last.experts.out_features
+        for block in reversed(blocks):
+            if isinstance(block, nn.Linear):
+                return block.out_features
+            # Tokens come out as wide as they are, and so does a map of them.
+            if isinstance(block, MoELayer) and not (
+                block is blocks[0] and self.options.is_tokenized
+            ):
+                return block.experts.out_features
+        return self.layout.x_dim
 
     def match(self, *parts: nn.Module) -> None:
         """Scale the experts' initial weights to the size of the dense layers, if that is asked for.

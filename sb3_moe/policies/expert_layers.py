@@ -139,9 +139,10 @@ class ExpertLayers:
         else:
             left = last.after
         made = [self._deep(hidden, head, dim, len(left)) for _ in range(self.num_experts)]
-        layer = self._routed(self._together(made, last.width), self.layout.x_dim, first=True)
+        experts = self._together(made, last.width)
+        layer = self._routed(experts, self.layout.x_dim, first=True)
         self._remember(layer, hidden, dim, head, left=len(left))
-        return [layer, *(fitted(m, last.width) for m in left)]
+        return [layer, *(fitted(m, experts.out_features) for m in left)]
 
     # Single experts.
 

@@ -110,18 +110,16 @@ class LooksInside(BaseModel):
             networks_of(self).run(tensors, given)
         return {name: each[-1].output[1] for name, each in calls.items()}
 
-    def _as_tensor(self, actions: Array | th.Tensor) -> th.Tensor:
-        space: Any = self.action_space
-        shape = space.shape or ()
-        tensor = th.as_tensor(actions, dtype=th.float32, device=self.device)
-        if tuple(tensor.shape[tensor.ndim - len(shape) :]) != shape:
+    def _as_tensor(self: Any, given: Array | th.Tensor) -> th.Tensor:
+        shape, actions = self.action_space.shape or (), _as_array(given)
+        if actions.shape[actions.ndim - len(shape) :] != shape:
             raise ValueError(
                 f"`actions` must be of the shape {shape}, each alone or in rows, got "
-                f"{tuple(tensor.shape)}"
+                f"{actions.shape}"
             )
-        if getattr(self, "squash_output", False):  # critics learn from what the actor's tanh gives
-            low, high = (tensor.new_tensor(each) for each in (space.low, space.high))
-            tensor = 2.0 * (tensor - low) / (high - low) - 1.0
+        if self.squash_output:  # critics learn from what the actor's tanh gives
+            actions = self.scale_action(actions)
+        tensor = th.as_tensor(actions, dtype=th.float32, device=self.device)
         return tensor.reshape(-1, *shape)
 
 

@@ -202,11 +202,9 @@ class Networks(ABC):
 
     def parts(self) -> dict[str, list[nn.Module | nn.Parameter]]:
         """Return all that is online by name; every parameter is in exactly one part."""
-        parts: dict[str, list[nn.Module | nn.Parameter]] = {}
-        for named in (self.extractors(), self.memories()):
-            parts |= {name: [module] for name, module in named.items()}
-        for network, modules in self.modules().items():
-            parts[network] = list(modules)
+        alone = self.extractors() | self.memories()
+        parts: dict[str, list[Any]] = {name: [module] for name, module in alone.items()}
+        parts |= self.modules()
         for name, parameters in self.loose().items():
             parts.setdefault(name, []).extend(parameters)
         return parts
