@@ -223,12 +223,7 @@ class MoEPolicy(TeachesOptimizers):
     ) -> type[BaseFeaturesExtractor]:
         if self._networks_by_belief:
             return BeliefExtractor
-        plain = all(
-            not each.is_moe
-            and each.experts_see_task
-            and not (each.embeds_task or each.ent_coef_per_task)
-            for each in self.moe.values()
-        )
+        plain = all(each.is_sb3s and each.experts_see_task for each in self.moe.values())
         dense = self.dense_extractor()
         sb3s = plain and not {*OURS} & {*kwargs} and _takes(dense, space, kwargs)
         return dense if sb3s else TaskExtractor
@@ -392,9 +387,9 @@ class MoEPolicy(TeachesOptimizers):
     def uses_sb3_network(self, network: str, layout: Layout) -> bool:
         """Say whether SB3's own network serves as it is."""
         options = self.moe[network]
-        if not options.is_sb3s or layout.image_shape is not None:
-            return False
-        return options.experts_see_task or layout.num_tasks == 0
+        is_sb3s = options.is_sb3s and not options.is_given("block")
+        sees_task = options.experts_see_task or layout.num_tasks == 0
+        return is_sb3s and sees_task and layout.image_shape is None
 
 
 def _is_in_mode(module: nn.Module, mode: bool) -> bool:

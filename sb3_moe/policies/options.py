@@ -203,9 +203,8 @@ class MoEOptions:
 
     @property
     def is_sb3s(self) -> bool:
-        """Whether SB3's own network will do, apart from who sees the task."""
-        own = self.is_moe or self.embeds_task or self.ent_coef_per_task
-        return not own and not self.is_given("block")
+        """Whether SB3's own network will do, but for its blocks and who sees the task."""
+        return not (self.is_moe or self.embeds_task or self.ent_coef_per_task)
 
     @property
     def embeds_task(self) -> bool:
