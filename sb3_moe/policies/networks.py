@@ -214,12 +214,14 @@ class Networks(ABC):
 
         What a policy has beside its family's parts goes by its own name there.
         """
-        held = [(name, each) for name, part in self.parts().items() for each in part]
+        held: list[tuple[str, Any]] = [
+            (n, each) for n, part in self.parts().items() for each in part
+        ]
         held += self.online().items()
         owners: dict[nn.Module | nn.Parameter, str] = {}
         for name, each in held:
-            is_module = isinstance(each, nn.Module)
-            for one in (*each.modules(), *each.parameters()) if is_module else (each,):
+            alone = isinstance(each, nn.Parameter)
+            for one in (each,) if alone else (*each.modules(), *each.parameters()):
                 owners.setdefault(one, name)
         return owners
 

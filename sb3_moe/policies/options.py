@@ -34,7 +34,7 @@ OF_ROUTERS = (
 # Options that ask for an auxiliary loss.
 LOSS_OF = {"balance_coef": "balance", "importance_coef": "importance", "z_coef": "z"}
 # What values may be, where an option has one.
-CHOICES: dict[str, Sequence[str | None]] = {
+CHOICES: dict[str, Sequence[Any]] = {
     "tokens": TOKENS,
     "task_input": ("both", "router", "experts", "none"),
     "combine": ("sum", "orthogonal"),

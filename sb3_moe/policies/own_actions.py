@@ -96,7 +96,7 @@ class _Own(Plain):
         self.own_BA = own_BA
         return self
 
-    def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:
+    def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:  # type: ignore[override]
         """Set the means, (B, A), and what is the log of the deviations, (A,) or (B, A)."""
         return super().proba_distribution(self._own(mean_actions), self._own(log_std))
 

@@ -33,6 +33,7 @@ class MoEPart(BaseModel):
     judges_actions = False
     #: Where SB3 keeps hidden layers and head, if they are one network.
     layers: ClassVar[str]
+    features_extractor: BaseFeaturesExtractor
     task_dims: TaskActionDims | None
 
     def __init__(self, **kwargs: Any) -> None:
@@ -85,36 +86,37 @@ class GaussianActor(MoEPart):
     temperatures: TaskTemperatures | None
     get_action_dist_params: Any
 
-    def put_experts(self: Any, architect: Architect) -> None:
+    def put_experts(self, architect: Architect) -> None:
         """Replace hidden layers and heads."""
-        self.temperatures = None
+        actor: Any = self
+        actor.temperatures = None
         if architect.options.ent_coef_per_task:
-            every = [get_action_dim(self.action_space)] * architect.given_layout.num_tasks
+            every = [get_action_dim(actor.action_space)] * architect.given_layout.num_tasks
             dims = architect.options.action_dims or every
-            self.temperatures = TaskTemperatures([-float(each) for each in dims])
-        self.action_dist = plain(self.action_dist)
+            actor.temperatures = TaskTemperatures([-float(each) for each in dims])
+        actor.action_dist = plain(actor.action_dist)
         if architect.place.whole:
             # Each expert gives mean and log standard deviation together.
-            action_dim = self.mu.out_features
-            both = nn.Linear(self.mu.in_features, 2 * action_dim)
-            self.latent_pi = architect.network([*self.latent_pi, both])
-            self.mu = Columns(0, action_dim)
-            self.log_std = Columns(action_dim, 2 * action_dim)
+            action_dim = actor.mu.out_features
+            both = nn.Linear(actor.mu.in_features, 2 * action_dim)
+            actor.latent_pi = architect.network([*actor.latent_pi, both])
+            actor.mu = Columns(0, action_dim)
+            actor.log_std = Columns(action_dim, 2 * action_dim)
             return
-        self.latent_pi, width = architect.hidden_network(self.latent_pi)
-        if self.use_sde:
-            self.mu, self.log_std = self.action_dist.proba_distribution_net(
-                latent_dim=width, latent_sde_dim=width, log_std_init=self.log_std_init
+        actor.latent_pi, width = architect.hidden_network(actor.latent_pi)
+        if actor.use_sde:
+            actor.mu, actor.log_std = actor.action_dist.proba_distribution_net(
+                latent_dim=width, latent_sde_dim=width, log_std_init=actor.log_std_init
             )
-        for name in ("mu",) if self.use_sde else ("mu", "log_std"):
-            head = getattr(self, name)
+        for name in ("mu",) if actor.use_sde else ("mu", "log_std"):
+            head = getattr(actor, name)
             if head.in_features != width:
                 head = nn.Linear(width, head.out_features)
-            setattr(self, name, architect.head(head))
-            architect.match(self.latent_pi, getattr(self, name))
-        if self.use_sde and self.clip_mean > 0.0:
+            setattr(actor, name, architect.head(head))
+            architect.match(actor.latent_pi, getattr(actor, name))
+        if actor.use_sde and actor.clip_mean > 0.0:
             # As in SB3, against means too large for gSDE.
-            self.mu = nn.Sequential(self.mu, nn.Hardtanh(-self.clip_mean, self.clip_mean))
+            actor.mu = nn.Sequential(actor.mu, nn.Hardtanh(-actor.clip_mean, actor.clip_mean))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Return actions, 0 where the task has none."""

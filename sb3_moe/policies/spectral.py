@@ -120,15 +120,15 @@ def penalize(policy: LooksInside) -> tuple[dict[str, FeaturePenalty], Hooks, Hoo
         if not coef:
             continue
         layers = {n: each for n, each in policy.moe_layers().items() if network_of(n) == network}
-        *_, last = [None, *(name for name, each in layers.items() if each.experts.hidden_width)]
-        if last is None:
+        able = [name for name, each in layers.items() if each.experts.hidden_width]
+        if not able:
             kinds = [type(layer.experts).__name__ for layer in layers.values()]
             raise ValueError(
                 "`spectral_coef` needs experts of torch's own layers in a row, a hidden one before "
                 f"the last, without statistics over the batch; {network!r} has none, got {kinds}"
             )
         penalty = FeaturePenalty(coef, (p for m in modules for p in m.parameters()))
-        penalties[last] = penalty
-        of_layers.append(layers[last].register_forward_hook(penalty.hook, with_kwargs=True))
+        penalties[able[-1]] = penalty
+        of_layers.append(layers[able[-1]].register_forward_hook(penalty.hook, with_kwargs=True))
         of_steps.append(optimizers[network].register_step_pre_hook(penalty.before_step))
     return penalties, of_layers, of_steps

@@ -25,15 +25,15 @@ class MoETD3(MoEActorWithCritics):
     actor_class = MoEActor
 
 
-class MoeMlpPolicy(MoETD3, TD3Policy):  # type: ignore[misc]  # its actor is not SAC's
+class MoeMlpPolicy(MoETD3, TD3Policy):
     """MoE policy for flat observations (TD3, DDPG)."""
 
 
-class MoeCnnPolicy(MoETD3, CnnPolicy):  # type: ignore[misc]
+class MoeCnnPolicy(MoETD3, CnnPolicy):
     """MoE policy for images (TD3, DDPG)."""
 
 
-class MoeMultiInputPolicy(MoETD3, MultiInputPolicy):  # type: ignore[misc]
+class MoeMultiInputPolicy(MoETD3, MultiInputPolicy):
     """MoE policy for Dict observations (TD3, DDPG)."""
 
 

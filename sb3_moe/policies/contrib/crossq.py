@@ -20,7 +20,7 @@ class MoECrossQCritic(MoECritic, CrossQCritic):
     """CrossQ's critic, with networks."""
 
 
-class MoeMlpPolicy(MoEActorWithCritics, CrossQPolicy):  # type: ignore[misc]  # alike, not related
+class MoeMlpPolicy(MoEActorWithCritics, CrossQPolicy):
     """MoE policy for flat observations (CrossQ).
 
     :raises ValueError: for Dict observations, which CrossQ can't learn from

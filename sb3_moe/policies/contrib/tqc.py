@@ -13,7 +13,7 @@ class MoEActor(GaussianActor, Actor):
     """TQC's actor, with experts."""
 
 
-class MoEQuantileCritic(MoECritic, Critic):  # type: ignore[misc]  # its output is one tensor
+class MoEQuantileCritic(MoECritic, Critic):
     """TQC's critic, with networks."""
 
     def forward(self, obs: PyTorchObs, action: th.Tensor) -> th.Tensor:  # type: ignore[override]
@@ -29,15 +29,15 @@ class MoETQC(MoEActorWithCritics):
     critic_class = MoEQuantileCritic
 
 
-class MoeMlpPolicy(MoETQC, TQCPolicy):  # type: ignore[misc]  # its actor is a copy of SAC's
+class MoeMlpPolicy(MoETQC, TQCPolicy):
     """MoE policy for flat observations (TQC)."""
 
 
-class MoeCnnPolicy(MoETQC, CnnPolicy):  # type: ignore[misc]
+class MoeCnnPolicy(MoETQC, CnnPolicy):
     """MoE policy for images (TQC)."""
 
 
-class MoeMultiInputPolicy(MoETQC, MultiInputPolicy):  # type: ignore[misc]
+class MoeMultiInputPolicy(MoETQC, MultiInputPolicy):
     """MoE policy for Dict observations (TQC)."""
 
 
