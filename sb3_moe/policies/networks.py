@@ -214,15 +214,13 @@ class Networks(ABC):
 
         What a policy has beside its family's parts goes by its own name there.
         """
-        held: list[tuple[str, Any]] = [
-            (n, each) for n, part in self.parts().items() for each in part
-        ]
+        held: list[Any] = [(name, each) for name, part in self.parts().items() for each in part]
         held += self.online().items()
         owners: dict[nn.Module | nn.Parameter, str] = {}
         for name, each in held:
-            alone = isinstance(each, nn.Parameter)
-            for one in (each,) if alone else (*each.modules(), *each.parameters()):
-                owners.setdefault(one, name)
+            is_alone = isinstance(each, nn.Parameter)
+            inside: list[Any] = [each] if is_alone else [*each.modules(), *each.parameters()]
+            owners = dict.fromkeys(inside, name) | owners
         return owners
 
     def online(self) -> dict[str, nn.Module]:
