@@ -22,6 +22,8 @@ class LinearPerBlock:
     def __init__(self, initial: float, num_blocks: int) -> None:
         if not 0 < number("initial", initial) < math.inf:
             raise ValueError(f"`initial` must be above 0 and finite, got {initial}")
+        if isinstance(num_blocks, float) and num_blocks % 1 == 0:
+            num_blocks = int(num_blocks)  # what a division gives
         whole("num_blocks", num_blocks)
         self.initial = initial
         self.num_blocks = num_blocks
