@@ -20,7 +20,7 @@ from gymnasium.spaces import Discrete
 
 from benchmarks.recipes import RECIPES, recipe_for
 from sb3_moe.callbacks import evaluate_tasks, make_pinned_env
-from sb3_moe.measures.curves import FILE, Agent
+from sb3_moe.measures.scores import FILE, Agent
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import SUITES
 from sb3_moe_envs.schedules import Interleave, Sequence

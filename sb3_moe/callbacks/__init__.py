@@ -1,27 +1,29 @@
 """Callbacks for any algorithm of SB3: look at every task, and inside the networks."""
 
 from sb3_moe.callbacks.by_task import (
+    PopArtCallback,
     TaskAdvantageCallback,
     TaskGradientCallback,
     TaskRolloutCallback,
     TaskTemperatureCallback,
 )
 from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
-from sb3_moe.callbacks.freeze_router import FreezeRouterCallback
 from sb3_moe.callbacks.interventions import (
-    ReDoCallback,
-    ResetHeadsCallback,
-    ShrinkAndPerturbCallback,
-)
-from sb3_moe.callbacks.keeping import ReplayCallback, SnapshotCallback
-from sb3_moe.callbacks.penalties import (
     EWCCallback,
     L2AnchorCallback,
     L2InitCallback,
+    ReDoCallback,
+    ResetHeadsCallback,
+    ShrinkAndPerturbCallback,
     WeightNormDecayCallback,
 )
-from sb3_moe.callbacks.popart import PopArtCallback
-from sb3_moe.callbacks.probing import PlasticityCallback, RoutingCallback, collect_probe
+from sb3_moe.callbacks.keeping import ReplayCallback, SnapshotCallback
+from sb3_moe.callbacks.probing import (
+    FreezeRouterCallback,
+    PlasticityCallback,
+    RoutingCallback,
+    collect_probe,
+)
 from sb3_moe.callbacks.sparse import SparseTrainingCallback
 from sb3_moe.callbacks.task_switch import NewTaskCallback, TaskSwitchCallback
 from sb3_moe.policies.learning_rates import LinearPerBlock

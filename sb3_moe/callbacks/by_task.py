@@ -1,4 +1,4 @@
-"""Training seen task by task: episodes, gradients and temperatures, and advantages.
+"""Training seen task by task: episodes, gradients, temperatures, advantages and values.
 
 Shapes: S steps of a rollout, B environments, N tasks.
 """
@@ -21,10 +21,11 @@ from torch.nn import functional as F
 from sb3_moe.callbacks.periodic import CheckedCallback, RecordingCallback
 from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.layers.predict import positive
 from sb3_moe.layers.temperatures import TaskTemperatures
-from sb3_moe.measures.activations import online_parameters
+from sb3_moe.measures.hidden import online_parameters
 from sb3_moe.vec_env.evaluating import Successes, success_rate
-from sb3_moe.vec_env.observations import stored_obs
+from sb3_moe.vec_env.observations import map_observation, stored_obs
 from sb3_moe.vec_env.rollout_buffers import normalized_by_task, tasks_of
 from sb3_moe.vec_env.task_ids import TaskIds
 from sb3_moe.vec_env.tasks import LAYER, PRINTED, TASK, short_names, task_names, tasks_stepped
@@ -123,10 +124,7 @@ class TaskGradientCallback(RecordingCallback):
         """Raise ValueError unless the algorithm's loss is known."""
         # sb3-contrib's on-policy algorithms have the same attributes and other losses.
         if not isinstance(model, PPO | A2C):
-            raise ValueError(
-                "the algorithm must have PPO's or A2C's loss and no memory, got "
-                f"{type(model).__name__}"
-            )
+            raise ValueError(f"`model` must be of PPO or A2C, got {type(model).__name__}")
 
     def _resume(self, step: int) -> int | None:
         super()._resume(step)
@@ -136,22 +134,19 @@ class TaskGradientCallback(RecordingCallback):
         return int(steps[-1]) if len(steps) else None
 
     def _on_rollout_start(self) -> None:
-        self._is_measured = False
-        super()._on_rollout_start()
-
-    def act(self, step: int) -> bool:
-        """Measure at the end of the rollout that begins."""
-        self._is_measured, self._tasks = True, list[list[int]]()
-        return True
+        self._began, self._tasks = self.model.num_timesteps, list[list[int]]()
 
     def _on_step(self) -> bool:
-        if self._is_measured:
-            self._tasks.append(tasks_stepped(self.locals["infos"], self.task_names))
+        self._tasks.append(tasks_stepped(self.locals["infos"], self.task_names))
         return True
 
     def _on_rollout_end(self) -> None:
-        if not self._is_measured:
-            return
+        # A row is of the rollout's start, where others that write to the file measure.
+        if self._is_due(self._began):
+            self._do(self._began)
+
+    def act(self, step: int) -> bool:
+        """Measure what the rollout that ends has collected."""
         tasks_SB = np.array(self._tasks)
         measured = [self._measure(tasks_SB == k) for k in range(len(self.task_names))]
         variances, norms = (np.array(column) for column in zip(*measured, strict=True))
@@ -162,8 +157,8 @@ class TaskGradientCallback(RecordingCallback):
         by_kind = {kind: dict(zip(keys, v.tolist(), strict=True)) for kind, v in row.items()}
         self.log_scalars({f"plasticity/{kind}/{{}}": each for kind, each in by_kind.items()})
         row["gradient_norm_per_task"] = row.pop("gradient_norm")
-        # Of the rollout's start, where others that write to the file measure.
-        self.record.add(self._last or 0, row)
+        self.record.add(step, row)
+        return True
 
     def _on_training_end(self) -> None:
         """Measure nothing: no rollout ends here."""
@@ -222,16 +217,9 @@ class TaskTemperatureCallback(CheckedCallback):
         """Raise ValueError unless the model has the temperatures, and no other of its own."""
         found: Any = getattr(getattr(model, "actor", None), "temperatures", None)
         if not isinstance(found, TaskTemperatures):
-            raise ValueError(
-                "`model` must have a temperature for each task, policy_kwargs=dict("
-                f"ent_coef_per_task=True) of SAC, TQC or CrossQ, got {type(model.policy).__name__} "
-                "without"
-            )
+            raise ValueError("`model` must have a policy with `ent_coef_per_task`=True")
         if (own := getattr(model, "ent_coef", None)) != 1.0:
-            raise ValueError(
-                "`ent_coef` must be 1.0 with a temperature for each task, since the algorithm "
-                f"multiplies by it too, got {own!r}"
-            )
+            raise ValueError(f"`ent_coef` must be 1.0 beside temperatures by task, got {own!r}")
 
     def _on_rollout_end(self) -> None:
         model: Any = self.model
@@ -263,10 +251,7 @@ class TaskAdvantageCallback(CheckedCallback):
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless the algorithm has advantages, and observations the task."""
         if not isinstance(model, OnPolicyAlgorithm):
-            raise ValueError(
-                "advantages by task need an on-policy algorithm, such as PPO, got "
-                f"{type(model).__name__}"
-            )
+            raise ValueError(f"`model` must be on-policy, as PPO, got {type(model).__name__}")
         space = model.observation_space
         self._task_ids = TaskIds(space, self.num_tasks, "normalizing by task")
         if getattr(model, "normalize_advantage", False):
@@ -280,3 +265,45 @@ class TaskAdvantageCallback(CheckedCallback):
         buffer: Any = self.model.rollout_buffer  # type: ignore[attr-defined]  # it is on-policy
         tasks_SB = tasks_of(buffer, self._task_ids)
         buffer.advantages = normalized_by_task(buffer.advantages, tasks_SB)
+
+
+class PopArtCallback(CheckedCallback):
+    """Let a policy with ``popart=True`` learn values that are normalized for each task.
+
+    After each rollout the statistics of every task's returns move, the critic's heads are rescaled
+    so that all values stay, and the buffer's returns and old values are normalized for the update.
+    Values, and so advantages and truncated episodes, are in rewards all the same. Logs
+    ``popart/mean/<task number>`` and ``popart/deviation/<task number>``.
+
+    :param rate: of the statistics, for a single return (beta in arXiv 1809.04474)
+    :param verbose: 0 or 1
+    :raises ValueError: if the rate is not in (0, 1], or the policy was built without ``popart``
+    """
+
+    def __init__(self, rate: float = 3e-4, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        positive("rate", rate, at_most=1.0)
+        self.rate = rate
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless the policy's values can be normalized."""
+        if getattr(model.policy, "popart", None) is None:
+            raise ValueError("`model` must have a policy with `popart`=True, got one without")
+
+    def _on_rollout_end(self) -> None:
+        model: Any = self.model
+        buffer, popart = model.rollout_buffer, model.policy.popart
+        tasks_B = popart.tasks(_in_rows(buffer.observations, model.device))
+        popart.follow(_in_rows(buffer.returns, model.device), tasks_B, self.rate)
+        for name in ("returns", "values"):
+            rows: np.ndarray[Any, Any] = getattr(buffer, name)
+            normalized_B = popart.normalized(_in_rows(rows, model.device), tasks_B)
+            rows[:] = normalized_B.cpu().numpy().reshape(rows.shape)
+        for task, pair in enumerate(zip(popart.mean_K, popart.deviation_K, strict=True)):
+            for name, number in zip(("mean", "deviation"), pair, strict=True):
+                self.logger.record(f"popart/{name}/{task}", float(number), exclude="stdout")
+
+
+def _in_rows(steps: Any, device: th.device) -> Any:
+    """Return what a buffer holds by step and environment as a batch."""
+    return map_observation(lambda each: th.as_tensor(each, device=device).flatten(0, 1), steps)

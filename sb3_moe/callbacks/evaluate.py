@@ -90,10 +90,7 @@ class MultiTaskEvalCallback(RecordingCallback):
         whole_or_none("max_episode_steps", max_episode_steps)
         whole_or_none("n_eval_envs", n_eval_envs)
         if n_eval_envs is not None and eval_env is not None:
-            raise ValueError(
-                "`n_eval_envs` must be None with an `eval_env`, which has its own, got "
-                f"{n_eval_envs}"
-            )
+            raise ValueError(f"`n_eval_envs` must be None with an `eval_env`, got {n_eval_envs}")
         self.n_eval_episodes = n_eval_episodes
         self.n_eval_envs = n_eval_envs
         self.eval_env: Any = eval_env
@@ -121,10 +118,7 @@ class MultiTaskEvalCallback(RecordingCallback):
                     self.eval_env = model._wrap_env(maybe_make_env(self.eval_env, 0), verbose=0)
             if (names := task_names(self.eval_env)) != self.task_names:
                 self._close_own()
-                raise ValueError(
-                    "`eval_env` must have the training environment's tasks "
-                    f"{self.task_names}, got {names}"
-                )
+                raise ValueError(f"`eval_env` must have the tasks {self.task_names}, got {names}")
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)
         self._task = CurrentTask(self.training_env, required=False)

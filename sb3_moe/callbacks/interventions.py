@@ -1,24 +1,50 @@
-"""Plasticity interventions every so many steps: baselines to compare with."""
+"""Plasticity interventions every so many steps, and penalties on where weights are.
+
+They are against the loss of plasticity, and against forgetting.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
+import torch as th
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-from sb3_moe.callbacks.periodic import PeriodicCallback, refuse_trpo, remembered
+from sb3_moe.callbacks.periodic import (
+    CheckedCallback,
+    CurrentTask,
+    PeriodicCallback,
+    refuse_trpo,
+    remembered,
+    same_training,
+)
 from sb3_moe.layers.checks import not_negative, one_of, whole
-from sb3_moe.measures.gradients import CriticGradients, gradient_activity
-from sb3_moe.measures.redo import redo, treatable_layers
-from sb3_moe.measures.resets import check_shrink_and_perturb, reset_heads, shrink_and_perturb
+from sb3_moe.layers.temperatures import temperatures_in
+from sb3_moe.measures.plasticity import CriticGradients, fisher_information, gradient_activity
+from sb3_moe.measures.resets import (
+    check_shrink_and_perturb,
+    kept_entries,
+    redo,
+    reset_heads,
+    shrink_and_perturb,
+    treatable_layers,
+)
+from sb3_moe.policies.masks import keeps_masks, masks_in
+from sb3_moe.policies.networks import networks_of, uncompiled
+from sb3_moe.policies.optimizers import ExpertAdam
 from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.vec_env.kept_rows import RecentRows
 from sb3_moe.vec_env.observations import Obs, stored_obs
-from sb3_moe.vec_env.tasks import LAYER, short_names
+from sb3_moe.vec_env.tasks import LAYER, short_names, tasks_stepped
 
 Criterion = Literal["activation", "gradient"]
 
@@ -114,7 +140,7 @@ class ReDoCallback(InterventionCallback):
         """Restart dormant neurons."""
         activity = None
         if self.criterion == "gradient":
-            gradients = self._gradients.of_last_step()
+            gradients = self._gradients.of_last_step
             activity = gradient_activity(self.model.policy, gradients)
             # Before the first update of this `learn` nothing is known of the critic, or at all.
             if not activity or (gradients and all(each is None for each in gradients.values())):
@@ -183,3 +209,325 @@ class ShrinkAndPerturbCallback(InterventionCallback):
     def treat(self) -> None:
         """Shrink and perturb."""
         shrink_and_perturb(self.model.policy, self.shrink, self.perturb)
+
+
+# Penalties. Arrays are by the name of the parameter.
+Arrays = dict[str, npt.NDArray[Any]]
+_OBS = "obs/"
+
+
+# Where a weight is drawn to, and how strongly.
+Pull = tuple[th.Tensor | float, th.Tensor | float]
+
+
+class WeightPenaltyCallback(CheckedCallback):
+    """Add a penalty on how far weights are from where they are drawn to.
+
+    It is ``coef / 2`` times the squared distance, and is added to the gradients by hooks, while the
+    algorithm updates and before ``max_grad_norm`` clips them, as if it stood in the algorithm's
+    loss. It doesn't move frozen experts, nor what ``freeze_idle`` or the masks of a sparse network
+    hold still, and doesn't count there where gradients are clipped.
+
+    :cvar key: how the log and the model call it
+    :cvar area: the first word of the log's key
+    :param coef: of the penalty, at least 0
+    :param verbose: 0 or 1
+    :raises TypeError: if ``coef`` is no number
+    :raises ValueError: if it is out of range, or the algorithm is TRPO
+    """
+
+    key: ClassVar[str]
+    area: ClassVar[str] = "plasticity"
+
+    def __init__(self, coef: float, *, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        not_negative("coef", coef)
+        self.coef = coef
+        self._handles: list[RemovableHandle] = []
+        self._pulls: dict[nn.Parameter, Pull | None] = {}
+
+    @abstractmethod
+    def pull(self, name: str, parameter: nn.Parameter) -> Pull | None:
+        """Return where a parameter is drawn to, and how strongly; None where it is not drawn."""
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless the algorithm steps by gradients, on networks that are known."""
+        refuse_trpo(model, type(self).__name__)
+        networks_of(uncompiled(model.policy))
+
+    @property
+    def policy(self) -> Any:
+        """The policy, without what ``torch.compile`` wraps around it."""
+        return uncompiled(self.model.policy)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return what is learned, now or once routers thaw, without target networks, by name."""
+        weights = networks_of(self.policy).owners().keys() - temperatures_in(self.policy)
+        return {
+            name: each
+            for name, each in self.policy.named_parameters()
+            if each in weights and (each.requires_grad or vars(each).get("is_held"))
+        }
+
+    def copies(self) -> Arrays:
+        """Return copies of all weights, by name."""
+        return {n: each.detach().cpu().numpy().copy() for n, each in self.parameters().items()}
+
+    def _on_training_start(self) -> None:
+        self._pulls = {}
+        self._lasts = same_training(self.model)
+
+    def _on_rollout_start(self) -> None:
+        self._detach()
+
+    def _on_rollout_end(self) -> None:
+        """Reach the updates that follow, and nobody else who computes gradients."""
+        every = dict.fromkeys(self.policy.parameters())
+        if every.keys() != self._pulls.keys():  # where experts joined or left, too
+            found = {each: self.pull(name, each) for name, each in self.parameters().items()}
+            self._pulls = every | found
+        masks, experts = _held_still(self.policy)
+        # What someone else keeps as it is takes no hook.
+        pulls = [(each, pull) for each, pull in self._pulls.items() if pull and each.requires_grad]
+        for each, pull in pulls:
+            hook = self._hook(pull, masks.get(each), experts.get(each))
+            self._handles.append(each.register_post_accumulate_grad_hook(hook))
+        # Off-policy a rollout may be a step long, and a device would be waited for in each.
+        on_policy = isinstance(self.model, OnPolicyAlgorithm)
+        if pulls and (on_policy or np.any(self.locals.get("dones"))):
+            halves = [
+                0.5 * (strength * (each.detach() - anchor).square()).sum()
+                for each, (anchor, strength) in pulls
+            ]
+            penalty = self.coef * float(th.stack(halves).sum())
+            self.logger.record(f"{self.area}/penalty/{self.key}", penalty)
+
+    def _hook(
+        self, pull: Pull, mask: th.Tensor | None, num_experts: int | None
+    ) -> Callable[[th.Tensor], None]:
+        lasts, (anchor, strength) = self._lasts, pull
+
+        def add(parameter: th.Tensor) -> None:
+            gradient, offset = parameter.grad, strength * (parameter.detach() - anchor)
+            if gradient is None or not lasts():
+                return
+            if mask is not None:
+                offset = offset * mask
+            if num_experts is not None:
+                moves = (gradient.reshape(num_experts, -1) != 0).any(1, keepdim=True)
+                offset = (offset.reshape(num_experts, -1) * moves).view_as(gradient)
+            gradient.add_(offset, alpha=self.coef)
+
+        return add
+
+    def _detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _on_training_end(self) -> None:
+        self._detach()
+
+
+def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor, int]]:
+    """Return masks, and how many experts, each still while it is idle, a parameter holds."""
+    masks: dict[th.Tensor, th.Tensor] = {}
+    experts: dict[th.Tensor, int] = {}
+    for optimizer in networks_of(policy).every_optimizer():
+        masks |= masks_in(optimizer) if keeps_masks(optimizer) else {}
+        experts |= optimizer.frozen_while_idle() if isinstance(optimizer, ExpertAdam) else {}
+    for tensor, kept in kept_entries(policy).items():
+        masks[tensor] = ~kept & masks[tensor] if tensor in masks else ~kept
+    return masks, experts
+
+
+def _like(parameter: nn.Parameter, *arrays: Any) -> tuple[th.Tensor, ...] | None:
+    """Return arrays as tensors, if all are shaped as a parameter: experts may have joined."""
+    if any(each is None or np.shape(each) != parameter.shape for each in arrays):
+        return None
+    return tuple(th.as_tensor(each).to(parameter) for each in arrays)
+
+
+class L2InitCallback(WeightPenaltyCallback):
+    """Draw weights towards those with which they started (Kumar et al. 2023, arXiv 2308.11958).
+
+    Their coefficient is half of this one. Where weights started is where they are when the first
+    training with this callback begins; every file of the model keeps it, as
+    ``model.initial_weights``, and a run that starts at step 0 takes them anew. Experts keep their
+    own start when others join or leave; a new one is drawn to where it was when it joined.
+
+    :param coef: of the penalty, ``coef / 2`` times the squared distance; at least 0
+    :param verbose: 0 or 1
+    :raises TypeError: if ``coef`` is no number
+    :raises ValueError: if it is out of range, or the algorithm is TRPO
+    """
+
+    key: ClassVar[str] = "l2_init"
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        if not remembered(self.model, "initial_weights"):
+            vars(self.model)["initial_weights"] = self.copies()
+
+    def pull(self, name: str, parameter: nn.Parameter) -> Pull | None:
+        """Return where a parameter started, if that is known."""
+        # Growing experts puts another dict in its place.
+        start = _like(parameter, vars(self.model)["initial_weights"].get(name))
+        return None if start is None else (start[0], 1.0)
+
+
+class WeightNormDecayCallback(WeightPenaltyCallback):
+    """Draw weights towards zero: a penalty on their norm, in the loss.
+
+    Unlike AdamW's ``weight_decay`` its gradient goes through the optimizer's running averages.
+
+    :param coef: of the penalty, ``coef / 2`` times the squared norm; at least 0
+    :param verbose: 0 or 1
+    :raises TypeError: if ``coef`` is no number
+    :raises ValueError: if it is out of range, or the algorithm is TRPO
+    """
+
+    key: ClassVar[str] = "weight_norm"
+
+    def pull(self, name: str, parameter: nn.Parameter) -> Pull:
+        """Return zero, for every parameter alike."""
+        return 0.0, 1.0
+
+
+class AnchorCallback(WeightPenaltyCallback):
+    """Draw weights back to where they were when the last task ended.
+
+    Nothing happens in the first task, nor where tasks are interleaved. What a resumed run must know
+    is kept in ``model.anchors``, which SB3 saves; a run that starts at step 0 forgets it.
+
+    :param coef: of the penalty, at least 0
+    :param verbose: 1 prints the end of each task
+    :raises ValueError: if ``coef`` is out of range, or the environment has no tasks
+    """
+
+    area: ClassVar[str] = "continual"
+
+    @abstractmethod
+    def strengths(self, task: str, before: Arrays) -> Arrays:
+        """Return how strongly each weight is pulled back from now on, by the parameter's name.
+
+        :param task: the name of the task that has just ended
+        :param before: what this returned for the task before; empty at first
+        """
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Check that there are tasks."""
+        super().init_callback(model)
+        self._task = CurrentTask(self.training_env)
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self.kept = remembered(self.model, "anchors", self.key)
+        for name in ("weights", "strengths", "rows"):
+            self.kept.setdefault(name, {})
+
+    def _on_rollout_start(self) -> None:
+        super()._on_rollout_start()
+        if (ended := self._task.ended(self.kept)) is not None:
+            self._end(ended)
+
+    def _end(self, task: str) -> None:
+        if self.verbose:
+            print(f"Task {task} ended at {self.model.num_timesteps} steps")
+        self.kept["strengths"] = self.strengths(task, self.kept["strengths"])
+        self.kept["weights"] = self.copies()
+        self._pulls = {}
+
+    def pull(self, name: str, parameter: nn.Parameter) -> Pull | None:
+        """Return where a parameter was at the last task's end, and how strongly it is drawn."""
+        found = _like(parameter, *(self.kept[k].get(name) for k in ("weights", "strengths")))
+        return None if found is None else (found[0], found[1])
+
+
+class L2AnchorCallback(AnchorCallback):
+    """Draw all weights alike towards those with which the last task ended.
+
+    The penalty is ``coef / 2`` times the squared distance: the plain baseline of Kirkpatrick et
+    al. 2017 (arXiv 1612.00796), who draw towards one task too.
+
+    :param coef: at least 0
+    :param verbose: 1 prints the end of each task
+    :raises ValueError: if ``coef`` is out of range
+    """
+
+    key: ClassVar[str] = "l2"
+
+    def strengths(self, task: str, before: Arrays) -> Arrays:
+        """Return 1 for every weight."""
+        named = self.parameters().items()
+        return {name: np.ones(each.shape, np.float32) for name, each in named}
+
+
+class EWCCallback(AnchorCallback):
+    """Draw weights back by how much what was learned depends on them (arXiv 1612.00796).
+
+    The penalty is ``coef / 2`` times the sum of F (weight - weight at the last task's end)^2. F is
+    the diagonal of the Fisher information: the mean over the finished task's last rows of the
+    squared gradient of the log-probability of the action taken, where an algorithm has one, and
+    of each critic's value of it (DQN's network, SAC's critics; a PPO's value network has none and
+    goes where it likes). Over tasks F is summed, and all are drawn to the last weights, as
+    in online EWC (arXiv 1805.06370, section 3.1, with ``decay`` for its gamma) and as Continual
+    World does (arXiv 2105.10919): a task that comes back counts again.
+
+    :param coef: at least 0
+    :param rows: observations and actions of the finished task to judge by, at most
+    :param decay: what an older F counts after each task, in [0, 1]
+    :param verbose: 1 prints the end of each task
+    :raises ValueError: if a number is out of range
+    """
+
+    key: ClassVar[str] = "ewc"
+
+    def __init__(
+        self, coef: float, *, rows: int = 256, decay: float = 1.0, verbose: int = 0
+    ) -> None:
+        super().__init__(coef, verbose=verbose)
+        whole("rows", rows)
+        if not 0 <= decay <= 1:
+            raise ValueError(f"`decay` must be in [0, 1], got {decay}")
+        self.rows = rows
+        self.decay = decay
+
+    def _on_step(self) -> bool:
+        if self._task.are_mixed:
+            return True
+        obs: Any = self.model._last_obs  # SB3 replaces it after this
+        # An actor's are scaled before an off-policy algorithm keeps them.
+        actions = self.locals.get("buffer_actions", self.locals["actions"])
+        tasks_n = np.array(tasks_stepped(self.locals["infos"], self._task.names), dtype=np.int64)
+        named = obs if isinstance(obs, Mapping) else {"": obs}
+        columns = {f"{_OBS}{name}": np.asarray(column) for name, column in named.items()}
+        columns["actions"] = actions
+        step = self.num_timesteps // self.training_env.num_envs
+        # The next task has begun before this one is known to be over: at the next rollout's start.
+        for task in np.unique(tasks_n).tolist():
+            mine = {name: column[tasks_n == task] for name, column in columns.items()}
+            self._recent(self._task.names[task]).add(step, mine)
+        return True
+
+    def _recent(self, task: str) -> RecentRows:
+        return RecentRows(self.rows, self.kept["rows"].setdefault(task, {}))
+
+    def _end(self, task: str) -> None:
+        super()._end(task)
+        rows, now = self.kept["rows"], self.kept["task"]
+        self.kept["rows"] = {now: rows[now]} if now in rows else {}
+
+    def strengths(self, task: str, before: Arrays) -> Arrays:
+        """Return the Fisher information of all tasks so far."""
+        columns = self._recent(task).latest()
+        if not columns:
+            return before
+        actions = columns.pop("actions")
+        obs: Any = {name.removeprefix(_OBS): column for name, column in columns.items()}
+        obs = obs.get("", obs)
+        found = fisher_information(self.model.policy, obs, actions, self.parameters())
+        for name, older in before.items():
+            if name in found and older.shape == found[name].shape:
+                found[name] += self.decay * older
+        return found

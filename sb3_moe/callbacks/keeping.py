@@ -65,10 +65,10 @@ class SnapshotCallback(PeriodicCallback):
         self.folder = Path(path) / "checkpoints"
         self.keep = keep
         self.overwrite = overwrite
-        self._is_another_run = self._within_rollout = self._ended = False
 
     def _init_callback(self) -> None:
         # Before training starts, and so before the other callbacks touch what earlier runs left.
+        self._within_rollout = self._ended = False
         step, steps = self.model.num_timesteps, [step_of(p) for p in snapshots_in(self.folder)]
         self._is_another_run = step not in steps and any(other > step for other in steps)
         if self._is_another_run and not self.overwrite:
@@ -85,10 +85,6 @@ class SnapshotCallback(PeriodicCallback):
             path.unlink()
         # There is nothing to save before training, nor where a run has just been resumed.
         return step
-
-    def _on_training_start(self) -> None:
-        self._within_rollout = self._ended = False
-        super()._on_training_start()
 
     def _on_rollout_start(self) -> None:
         self._within_rollout = True

@@ -170,20 +170,16 @@ class CurrentTask:
         """Return the number of the task that all play now; None if tasks are mixed."""
         return None if self.are_mixed else only_task(self._env)
 
-    def name(self) -> str | None:
-        """Return its name."""
-        number = self.number()
-        return None if number is None else self.names[number]
-
     def ended(self, kept: dict[str, Any]) -> str | None:
         """Return the name of the task that has ended since this was last asked, if one has.
 
         :param kept: where the name of the current one is kept, under ``"task"``
         """
-        before, now = kept.get("task"), self.name()
-        if now is not None:
-            kept["task"] = now
-        return None if now is None or before == now else before
+        before, number = kept.get("task"), self.number()
+        if number is None:
+            return None
+        kept["task"] = self.names[number]
+        return None if before == kept["task"] else before
 
 
 def remembered(model: BaseAlgorithm, name: str, part: str | None = None) -> dict[str, Any]:
@@ -212,17 +208,13 @@ def same_training(model: BaseAlgorithm) -> Callable[[], bool]:
     return lambda: model.start_time == began
 
 
-def refuse_trpo(model: BaseAlgorithm, of: str, cure: str = "use PPO") -> None:
+def refuse_trpo(model: BaseAlgorithm, of: str) -> None:
     """Raise if a model is of TRPO, which steps without ``backward`` and without the optimizer.
 
     :param model: of any algorithm
     :param of: who can't work with it
-    :param cure: what to do
-    :raises ValueError: naming both
+    :raises ValueError: naming it
     """
     # By name: sb3_contrib need not be installed.
     if any(each.__name__ == "TRPO" for each in type(model).__mro__):
-        raise ValueError(
-            f"{of} can't be used with TRPO, which differentiates every weight of its actor and "
-            f"steps without the optimizer; {cure}"
-        )
+        raise ValueError(f"{of} can't be used with TRPO, which steps without the optimizer")

@@ -6,7 +6,7 @@ Shapes: E experts (1 for a dense layer), H units, W weights of one expert's laye
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -21,7 +21,8 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import one_of, whole
 from sb3_moe.layers.predict import positive
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
-from sb3_moe.measures.weights import WEIGHTED, incoming, weight_of
+from sb3_moe.measures.hidden import WEIGHTED, incoming, weight_of
+from sb3_moe.measures.resets import router_parameters
 from sb3_moe.policies.masks import (
     SEED,
     UPDATES,
@@ -94,7 +95,6 @@ class SparseTrainingCallback(CheckedCallback):
         self.sparsity, self.method, self.densities = sparsity, method, densities
         self.drop_fraction, self.interval, self.end_fraction = drop_fraction, interval, end_fraction
         self.rescale, self.seed = rescale, seed
-        self._steps: list[MaskedSteps] = []
         self._changed: dict[th.optim.Optimizer, int] = {}
 
     def init_callback(self, model: BaseAlgorithm) -> None:
@@ -107,27 +107,27 @@ class SparseTrainingCallback(CheckedCallback):
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError where the method needs steps that the algorithm doesn't take."""
         if self.method != "static":  # behind the optimizer's steps, by its gradients
-            own = f"{type(self).__name__}(method={self.method!r})"
-            refuse_trpo(model, own, "use method='static', or PPO")
+            refuse_trpo(model, f"{type(self).__name__}(method={self.method!r})")
 
     def _on_training_start(self) -> None:
         counts = counts_of(self.layers, self.sparsity, self.densities)
-        if any(masks_in(optimizer) for optimizer in self.optimizers):  # of a run that goes on
-            self._check(counts)
-        else:
+        alive = [n * layer.num_experts for layer, n in zip(self.layers, counts, strict=True)]
+        masks = self._masks()
+        own = [masks.get(layer.weight) for layer in self.layers]
+        if not masks:
             self._draw(counts)
+        elif [0 if mask is None else int(mask.sum()) for mask in own] != alive:  # of an earlier run
+            raise ValueError("`sparsity` and `densities` must be those of the model's masks")
         lasts = same_training(self.model)
         self._steps = [
             MaskedSteps(optimizer, self._is_due, self._regrow, lasts)
             for optimizer in self.optimizers
             if masks_in(optimizer)
         ]
-        masks = self._masks()
-        mask_targets(self.policy, masks)
+        mask_targets(self.policy, self._masks())
         if self.verbose:
-            alive = sum(int(masks[layer.weight].sum()) for layer in self.layers)
             total = sum(layer.weight.numel() for layer in self.layers)
-            print(f"{alive:,} of {total:,} weights are alive")
+            print(f"{sum(alive):,} of {total:,} weights are alive")
 
     def _masks(self) -> Mapping[th.Tensor, th.Tensor]:
         return {p: mask for each in self.optimizers for p, mask in masks_in(each).items()}
@@ -151,18 +151,11 @@ class SparseTrainingCallback(CheckedCallback):
             for group in optimizer.param_groups:
                 group[UPDATES], group[SEED] = 0, seed
 
-    def _check(self, counts: Sequence[int]) -> None:
-        masks, pairs = self._masks(), zip(self.layers, counts, strict=True)
-        wanted = {layer.weight: count * layer.num_experts for layer, count in pairs}
-        if any(weight not in masks or masks[weight].sum() != n for weight, n in wanted.items()):
-            raise ValueError(
-                "`sparsity` and `densities` must be those that the model's masks were drawn with, "
-                f"got {self.sparsity} and {self.densities!r}"
-            )
-
     def _fraction(self) -> float:
+        """Return the share of connections that change, which falls to 0 along half a cosine."""
         progress = self.model.num_timesteps / max(self.model._total_timesteps, 1)
-        return annealed(self.drop_fraction, progress, self.end_fraction)
+        angle = min(math.pi * progress / self.end_fraction, math.pi)
+        return self.drop_fraction * (1.0 + math.cos(angle)) / 2.0
 
     def _is_due(self, update: int) -> bool:
         return self.method != "static" and update % self.interval == 0 and self._fraction() > 0
@@ -210,7 +203,6 @@ class SparseTrainingCallback(CheckedCallback):
     def _on_training_end(self) -> None:
         for steps in self._steps:
             steps.detach()
-        self._steps = []
 
 
 # Layers.
@@ -227,7 +219,7 @@ class SparseLayer(NamedTuple):
 
     network: str
     layer: nn.Module
-    weight: nn.Parameter
+    weight: th.Tensor
     num_experts: int
 
     @property
@@ -251,24 +243,18 @@ def sparse_layers(policy: BaseModel) -> list[SparseLayer]:
     networks = networks_of(policy)
     groups = [group for each in networks.every_optimizer() for group in each.param_groups]
     learned = {p for group in groups for p in group["params"] if p.requires_grad}
-    found: dict[nn.Parameter, SparseLayer] = {}
+    mixtures = [module for module in policy.modules() if isinstance(module, MoELayer)]
+    learned -= {p for layer in mixtures for p in router_parameters(layer)}
+    found: dict[th.Tensor, SparseLayer] = {}
     for net in networks.networks():
-        parts = (net.extractor, net.memory, net.hidden, *net.heads)
-        for layer in (each for part in parts if part is not None for each in _weighted(part)):
+        # Without what is not there, or holds nothing.
+        parts = nn.ModuleList(filter(None, (net.extractor, net.memory, net.hidden, *net.heads)))
+        for layer in (each for each in parts.modules() if isinstance(each, WEIGHTED)):
             weight = weight_of(layer)
-            if isinstance(weight, nn.Parameter) and weight in learned and weight not in found:
+            if weight in learned and weight not in found:
                 experts = getattr(layer, "num_experts", 1)
                 found[weight] = SparseLayer(net.name, layer, weight, experts)
     return list(found.values())
-
-
-def _weighted(module: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(module, MoELayer):
-        module = module.experts
-    if isinstance(module, WEIGHTED):
-        yield module
-    for child in module.children():
-        yield from _weighted(child)
 
 
 @th.no_grad()
@@ -374,15 +360,3 @@ def regrown(weight_W: th.Tensor, mask_W: th.Tensor, number: int, scores_W: th.Te
     lowest = scores_W.masked_fill(new_W, -math.inf)
     new_W[lowest.topk(number).indices] = True
     return new_W
-
-
-def annealed(fraction: float, progress: float, end: float) -> float:
-    """Return the share of connections that change, which falls to 0 along half a cosine.
-
-    :param fraction: at the beginning
-    :param progress: of training, from 0 to 1
-    :param end: the progress at which it is 0
-    """
-    if progress >= end:
-        return 0.0
-    return fraction * (1.0 + math.cos(math.pi * max(progress, 0.0) / end)) / 2.0

@@ -34,7 +34,8 @@ class TaskSwitchCallback(CheckedCallback):
     """Prepare the model for a new task, at the first start of a rollout that plays one.
 
     It logs ``continual/task`` and ``continual/switches``. Tasks that are interleaved never switch.
-    What a resumed run must know is kept in ``model.task_switches``, which SB3 saves.
+    What a resumed run must know is kept in ``model.task_switches``, which SB3 saves. A training has
+    one such callback.
 
     :param reset_optimizer: forget the optimizers' running averages, SAC's entropy coefficient's
         too: for about a rollout their momentum would move even an expert that is no longer used
@@ -89,15 +90,17 @@ class TaskSwitchCallback(CheckedCallback):
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless the model has what is to change at a switch."""
-        if self.replay_buffer != "keep":
-            self._check_buffer(model)
+        if self.replay_buffer != "keep" and not isinstance(model, OffPolicyAlgorithm):
+            raise ValueError("`replay_buffer` must be 'keep' for algorithms that have none")
+        buffer: Any = getattr(model, "replay_buffer", None)
+        if self.replay_buffer == "reservoir":
+            self.reservoir.check(buffer)
+        elif self.replay_buffer == "clear" and isinstance(buffer, HerReplayBuffer):
+            raise ValueError("`replay_buffer`='clear' leaves the episodes of a HerReplayBuffer")
         if self.on_new_task is not None:
             self._check_experts(model)
         if self.restart_exploration and not hasattr(model, "exploration_schedule"):
-            raise ValueError(
-                "`restart_exploration` must be False for algorithms without an epsilon, such as "
-                f"{type(model).__name__}; use DQN"
-            )
+            raise ValueError("`restart_exploration` needs an algorithm with an epsilon, as DQN")
 
     def _check_experts(self, model: BaseAlgorithm) -> None:
         policy = policy_of(model)
@@ -105,7 +108,7 @@ class TaskSwitchCallback(CheckedCallback):
         env = model.get_env()
         names = set() if env is None else {*task_names(env)}
         past = vars(model).get("task_switches", {}) if model.num_timesteps > 0 else {}
-        met = names.intersection(past.get("met", [past.get("task")]))
+        met = names.intersection(past.get("met", ()))
         joins = len(names - met) - (not met)
         try:
             if self.on_new_task == "freeze_old":
@@ -115,29 +118,11 @@ class TaskSwitchCallback(CheckedCallback):
         except ValueError as error:
             raise ValueError(f"`on_new_task` can't be {self.on_new_task!r}: {error}") from error
 
-    def _check_buffer(self, model: BaseAlgorithm) -> None:
-        if not isinstance(model, OffPolicyAlgorithm):
-            raise ValueError(
-                f"`replay_buffer` must be 'keep' for {type(model).__name__}, which has none, "
-                f"got {self.replay_buffer!r}"
-            )
-        if self.replay_buffer == "reservoir":
-            self.reservoir.check(model.replay_buffer)
-        elif isinstance(model.replay_buffer, HerReplayBuffer):
-            raise ValueError(
-                "`replay_buffer` must be 'keep' with a HerReplayBuffer, whose reset() leaves its "
-                f"episodes in it, got {self.replay_buffer!r}"
-            )
-
     def _on_training_start(self) -> None:
-        self._shared = remembered(self.model, "task_switches")
-        self.kept: dict[str, Any] = {"task": None, "switches": 0, "switched_at": None}
-        if self.replay_buffer == "reservoir":
-            self.kept |= {"kept": 0, "seen": 0, "reduced_at": 0}
-        if self.on_new_task is not None:
-            task = self._shared.get("task")
-            self.kept["met"] = [] if task is None else [task]
-        self.kept |= {name: self._shared[name] for name in self.kept if name in self._shared}
+        self.kept = remembered(self.model, "task_switches")
+        start: dict[str, Any] = {"task": None, "met": [], "switches": 0, "switched_at": None}
+        of_reservoir = {"kept": 0, "seen": 0, "reduced_at": 0}
+        self.kept |= start | of_reservoir | self.kept
         if self.replay_buffer == "reservoir":
             buffer: Any = getattr(self.model, "replay_buffer", None)
             self.reservoir.resume(buffer, self.kept["kept"], self.kept["seen"])
@@ -148,10 +133,8 @@ class TaskSwitchCallback(CheckedCallback):
             changeable(self.model)  # not beside masks that were drawn when training started
         if self._task.ended(self.kept) is not None:
             self._switch(self.kept["task"])
-        if self.on_new_task is not None and self.kept["task"] is not None:
+        if self.kept["task"] is not None:
             self.kept["met"] = sorted({*self.kept["met"], self.kept["task"]})
-        # A second such callback, without a reservoir, leaves the first one's part there.
-        self._shared.update(self.kept)
 
     def _switch(self, task: str) -> None:
         step, policy = self.model.num_timesteps, self.model.policy

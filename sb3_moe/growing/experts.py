@@ -5,7 +5,6 @@ Shapes: E experts.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -63,9 +62,10 @@ def add_experts(
     :raises ValueError: if a value is not valid, the task picks the experts, or the router can't
         share out gates
     """
-    heirs = _with_more(model, n, network, like, share, perturb)
-    how = {"n": int(n), "like": None if like is None else int(like)}
-    _grow(model, "add", heirs, shares=True, perturb=perturb, **how)
+    transplant = _with_more(model, n, network, like, share, perturb)
+    transplant.put_in()
+    like = None if like is None else int(like)
+    _note(model, "add", transplant.heirs, n=int(n), like=like)
 
 
 def check_room(model: BaseAlgorithm, n: int) -> None:
@@ -76,18 +76,18 @@ def check_room(model: BaseAlgorithm, n: int) -> None:
     :raises ValueError: if they can't
     """
     with preserved_generators():
-        Transplant(model, _with_more(model, n, None, None, None, 0.0), shares=True)
+        _with_more(model, n)
 
 
 def _with_more(
     model: BaseAlgorithm,
     n: int,
-    network: str | None,
-    like: int | None,
-    share: float | None,
-    perturb: float,
-) -> dict[str, list[Heir]]:
-    """Return what experts come from once some are added, by mixture."""
+    network: str | None = None,
+    like: int | None = None,
+    share: float | None = None,
+    perturb: float = 0.0,
+) -> Transplant:
+    """Make layers with more experts ready, as :func:`add_experts` puts them in."""
     whole("n", n)
     not_negative("perturb", perturb)
     if share is not None:
@@ -101,14 +101,14 @@ def _with_more(
         joins = Heir(share=part)
         if like is not None:
             numbers_below("like", [like], layer.num_experts, name)
-            _check_sums("like", name, layer)
+            _check_sums("like", layer)
             # Where some are chosen it is one of original and copies that is left out.
             if share is None and meets_all(layer):
                 part = 1.0 / (n + 1)
             heirs[like] = kept(like, 1.0 - n * part)
             joins = Heir({like: 1.0}, {like: part}, stays=False)
         found[name] = heirs + [joins] * n
-    return found
+    return Transplant(model, found, shares=True, perturb=perturb)
 
 
 def remove_experts(
@@ -130,12 +130,10 @@ def remove_experts(
         numbers_below("experts", experts, layer.num_experts, name)
         left = [kept(k) for k in range(layer.num_experts) if k not in set(experts)]
         if not 0 < len(left) < layer.num_experts:
-            raise ValueError(
-                f"`experts` must name some, and leave at least 1, of the {layer.num_experts} "
-                f"experts of {name}, got {list(experts)}"
-            )
+            raise ValueError(f"`experts` must name some of {name}, not all, got {list(experts)}")
         by_mixture[name] = left
-    _grow(model, "remove", by_mixture, shares=False, experts=sorted(map(int, experts)))
+    Transplant(model, by_mixture, shares=False).put_in()
+    _note(model, "remove", by_mixture, experts=sorted(map(int, experts)))
 
 
 def merge_experts(
@@ -157,7 +155,7 @@ def merge_experts(
     by_mixture = {}
     for name, layer in changeable(model, network).items():
         numbers_below("experts", experts, layer.num_experts, name)
-        _check_sums("experts", name, layer)
+        _check_sums("experts", layer)
         if len(experts) < 2:
             raise ValueError(f"`experts` must name at least 2 to be merged, got {list(experts)}")
         first, *others = numbers = sorted(map(int, experts))
@@ -165,20 +163,8 @@ def merge_experts(
         parts = dict.fromkeys(numbers, 1.0 / len(numbers))
         heirs[first] = Heir(parts, dict.fromkeys(numbers, 1.0))
         by_mixture[name] = [*heirs.values()]
-    _grow(model, "merge", by_mixture, shares=True, experts=sorted(map(int, experts)))
-
-
-def _grow(
-    model: BaseAlgorithm,
-    what: str,
-    heirs: dict[str, list[Heir]],
-    *,
-    shares: bool,
-    perturb: float = 0.0,
-    **how: Any,
-) -> None:
-    Transplant(model, heirs, shares=shares, perturb=perturb).put_in()
-    _note(model, what, heirs, **how)
+    Transplant(model, by_mixture, shares=True).put_in()
+    _note(model, "merge", by_mixture, experts=sorted(map(int, experts)))
 
 
 def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, MoELayer]:
@@ -191,26 +177,16 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
     model_of_sb3(model)
     policy = policy_of(model)
     if any(masks_in(optimizer) for optimizer in networks_of(policy).every_optimizer()):
-        raise ValueError(
-            "`model` must not train sparsely: SparseTrainingCallback keeps a mask for each "
-            "tensor, and those of other experts would have none; sb3_moe.growing.drop_masks"
-            "(model) ends sparse training"
-        )
+        raise ValueError("`model` must not train sparsely: growing.drop_masks(model) ends that")
     layers = _mixtures(policy)
     kinds = sorted(set(map(kind_of, layers)))
     if network not in (None, *kinds):
-        raise ValueError(
-            f"`network` must be one of {kinds}, whose mixtures have a number of experts together, "
-            f"got {network!r}"
-        )
+        raise ValueError(f"`network` must be one of {kinds}, got {network!r}")
     chosen = {name: layer for name, layer in layers.items() if network in (None, kind_of(name))}
     found = {name: layer for name, layer in chosen.items() if not _is_head_by_task(policy, name)}
     for name, layer in (found or chosen).items():
         if layer.needs_tasks:
-            raise ValueError(
-                f"`router`={layer.name!r} has an expert for each task in {name}, so their number "
-                "can't change: upcycle a dense model with `env` of other tasks instead"
-            )
+            raise ValueError(f"`router`={layer.name!r} has an expert for each task in {name}")
     return found
 
 
@@ -227,23 +203,17 @@ def _is_head_by_task(policy: MoEPolicy, name: str) -> bool:
     return is_head and not options.router_class.needs_tasks
 
 
-def _check_sums(argument: str, name: str, layer: MoELayer) -> None:
+def _check_sums(argument: str, layer: MoELayer) -> None:
     combination = layer.experts.combination
     if combination is not None:
-        raise ValueError(
-            f"`{argument}` needs experts whose outputs are summed as they are, or else two are not "
-            f"what one was, got {name} with {combination.__name__}"
-        )
+        raise ValueError(f"`{argument}` needs `combine`='sum', got {combination.__name__}")
 
 
 # Experts that stay as they are.
 
 
 def freeze_experts(
-    model: BaseAlgorithm,
-    experts: Sequence[int] | None = None,
-    *,
-    network: str | None = None,
+    model: BaseAlgorithm, experts: Sequence[int] | None = None, *, network: str | None = None
 ) -> None:
     """Keep experts as they are from now on: weights, averages and counts, bit for bit.
 
@@ -263,10 +233,7 @@ def freeze_experts(
 
 
 def thaw_experts(
-    model: BaseAlgorithm,
-    experts: Sequence[int] | None = None,
-    *,
-    network: str | None = None,
+    model: BaseAlgorithm, experts: Sequence[int] | None = None, *, network: str | None = None
 ) -> None:
     """Let frozen experts learn again, as if there had been no gap.
 
@@ -296,34 +263,11 @@ def _change(
     _note(model, "freeze" if freeze else "thaw", chosen, experts=listed)
 
 
-# What was done, kept on the model as plain values, and logged.
-
-
-def expert_log(model: BaseAlgorithm) -> list[dict[str, Any]]:
-    """Return what was done to a model's experts, oldest first; empty before the first change.
+def _note(model: BaseAlgorithm, what: str, mixtures: Iterable[str], **how: Any) -> None:
+    """Add a line to ``model.expert_log``, and log how many experts there are now.
 
     A line has the ``step``, ``what`` was done, to which ``mixtures``, and its arguments. SB3 and
-    this package keep it in files as ``model.expert_log``, which a model has from the first change.
-
-    >>> from stable_baselines3 import PPO
-    >>> import sb3_moe
-    >>> model = PPO("MoeMlpPolicy", "CartPole-v1")
-    >>> expert_log(model)
-    []
-    >>> sb3_moe.add_experts(model, network="pi")
-    >>> expert_log(model)
-    [{'step': 0, 'what': 'add', 'mixtures': ['pi.middle'], 'n': 1, 'like': None}]
-
-    :param model: of any algorithm
-    :raises TypeError: if it is no model of SB3's
-    """
-    model_of_sb3(model)
-    lines: list[dict[str, Any]] = copy.deepcopy(vars(model).get("expert_log", []))
-    return lines
-
-
-def _note(model: BaseAlgorithm, what: str, mixtures: Iterable[str], **how: Any) -> None:
-    """Add a line to ``model.expert_log``, which SB3 saves, and log how many experts there are now.
+    this package keep it in files; a model has it from the first change.
 
     :param model: after the change
     """

@@ -75,10 +75,7 @@ def take_copies(layer: MoELayer) -> float:
     :raises ValueError: if alike experts would not do for each token what one of them does
     """
     if isinstance(layer, EmbeddingMoE) and not layer.softmax:
-        raise ValueError(
-            f"`router`={layer.name!r} with linear weights can't take copies, since they sum to "
-            "something else for each task: use `router_kwargs` with weights='softmax'"
-        )
+        raise ValueError("`router`='embedding' needs `router_kwargs`=dict(weights='softmax')")
     if isinstance(layer, SparseMoE) and layer.top_k < layer.num_experts and not layer.renormalize:
         # Kept gates that don't sum to 1 are all but alike, and still chosen by the token.
         _soften(layer.router)
@@ -113,10 +110,7 @@ def constant_gates(layer: MoELayer, task: int | None) -> list[float] | None:
     match layer:
         case TaskMoE():
             if task is None and number > 1:
-                raise ValueError(
-                    f"`task` must be one of 0 to {number - 1} with `router`={layer.name!r}, "
-                    "whose experts serve a task each, got None"
-                )
+                raise ValueError(f"`task` must be in [0, {number}) with `router`={layer.name!r}")
             return [float(k == (task or 0)) for k in range(number)]
         case EmbeddingMoE() if task is not None:
             return _gates_KE(layer)[task].tolist()

@@ -29,6 +29,7 @@ from sb3_moe.saving.model_parts import (
     hindsight_buffer,
     is_hindsight,
     makes_own_buffer,
+    optimizers_of,
 )
 from sb3_moe.saving.values import made_anew
 from sb3_moe.vec_env.observations import map_observation
@@ -92,27 +93,22 @@ def _set_buffers(new: Any, model: BaseAlgorithm, env: Any) -> None:
         new.replay_buffer = hindsight_buffer(new, env)
 
 
-def carry_the_rest(new: Any, model: Any) -> None:
+def carry_the_rest(new: Any, model: BaseAlgorithm) -> None:
     """Carry over variables and optimizers beside the policy, such as SAC's of its entropy.
 
-    :param new: of :func:`build_like`
+    :param new: of the same algorithm
     :param model: the old one
     :raises ValueError: if the new one doesn't learn what the old one does
     """
-    names, variables = model._get_torch_save_params()
-    for name in variables:
+    for name in model._get_torch_save_params()[1]:
         if (variable := recursive_getattr(model, name)) is not None:
             if (into := recursive_getattr(new, name)) is None:
-                raise ValueError(
-                    f"`{name}` is learned by the old model and fixed in the new one: give both the "
-                    "same `ent_coef`"
-                )
+                raise ValueError("`ent_coef` must be learned by both models, or by neither")
             into.data.copy_(variable.data)
-    policies = set(networks_of(model.policy).every_optimizer())
-    for name in names:
-        part = recursive_getattr(model, name)
-        if isinstance(part, th.optim.Optimizer) and part not in policies:
-            recursive_getattr(new, name).load_state_dict(copy.deepcopy(part.state_dict()))
+    policies, ours = networks_of(model.policy).every_optimizer(), optimizers_of(new)
+    for name, optimizer in optimizers_of(model).items():
+        if optimizer not in policies:
+            ours[name].load_state_dict(copy.deepcopy(optimizer.state_dict()))
 
 
 def finish(new: Any, model: BaseAlgorithm, env: Any) -> Any:
@@ -201,11 +197,8 @@ def build_dense(model: BaseAlgorithm, old: Any, net_arch: Any) -> Any:
     """
     kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
     if issubclass(kind, TaskExtractor):
-        if kwargs.get("encoder") != "flat":
-            raise ValueError(
-                "`model` must have the flat encoder, or SB3's extractor, to be SB3's own, got "
-                f"`encoder`={kwargs.get('encoder')!r}"
-            )
+        if (encoder := kwargs.get("encoder")) != "flat":
+            raise ValueError(f"`encoder` must be 'flat' in SB3's own model, got {encoder!r}")
         is_dict = isinstance(old.observation_space, spaces.Dict)
         kind, kwargs = CombinedExtractor if is_dict else FlattenExtractor, {}
     policy_class = model.policy_aliases[_alias(model).removeprefix(_OURS)]

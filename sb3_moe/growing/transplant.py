@@ -13,16 +13,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_moe.growing.copy_map import (
-    Age,
-    CopyMap,
-    Entry,
-    Origin,
-    Read,
-    itself,
-    shown_in,
-    tensors_of,
-)
+from sb3_moe.growing.copy_map import Age, CopyMap, Entry, Origin, Read, itself, shown_in, tensors_of
 from sb3_moe.growing.gates import Heir, kept, share_out, takes_bias
 from sb3_moe.layers import MoELayer, SoftMoE
 from sb3_moe.layers.stacked import flat
@@ -111,12 +102,7 @@ class Transplant:
                 self._inherit(into, heir, origins, new_is_mean=True)
 
     def _inherit(
-        self,
-        into: th.Tensor,
-        heir: Heir,
-        parts: Sequence[th.Tensor],
-        *,
-        new_is_mean: bool = False,
+        self, into: th.Tensor, heir: Heir, parts: Sequence[th.Tensor], *, new_is_mean: bool = False
     ) -> None:
         """Say where an expert's numbers come from.
 
@@ -213,8 +199,7 @@ class Transplant:
             return
         names = {parameter: name for name, parameter in self.policy.named_parameters()}
         gone = {names[p] for layer in self.layers for p in layer.parameters()}
-        was = self.map.old.row(lambda each: arrays.get(names.get(each, "")))
-        row = self.map.follow(self.map.new.row(drawn), was, skip=skip)
+        row = self.map.follow(drawn, lambda each: arrays.get(names.get(each, "")), skip=skip)
         found = {name: array for name, array in place[key].items() if name not in gone}
         coming = {p for layer in self.layers.values() for p in layer.parameters()}
         for name, parameter in self.built.named_parameters():
@@ -281,10 +266,7 @@ def _last_weight(layer: MoELayer, k: int) -> th.Tensor:
     """Return an expert's last weights."""
     last = [module for module in flat(layer.experts.expert(k)) if tensors_of(module)][-1]
     if not isinstance(last, nn.Linear):
-        raise ValueError(
-            "`perturb` must be 0 with experts whose last layer isn't known to be linear, or "
-            f"they must end in an nn.Linear, got {type(layer.experts).__name__}"
-        )
+        raise ValueError("`perturb` must be 0 with experts that don't end in an nn.Linear")
     return last.weight
 
 

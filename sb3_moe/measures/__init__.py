@@ -1,48 +1,41 @@
 """What a policy costs, whether it can still learn, and what its scores say."""
 
-from sb3_moe.measures.activations import expert_outputs, policy_activations
-from sb3_moe.measures.budget import (
-    Budget,
-    Cost,
-    describe,
-    matching_net_arch,
-    measure,
-)
-from sb3_moe.measures.continual import (
-    area_ratios,
-    average_performance,
-    backward_transfer_gem,
-    forgetting_isolated,
-    forgetting_per_task,
-    forward_transfer_per_task,
-    plasticity_loss,
-    zero_shot_transfer_gem,
-)
-from sb3_moe.measures.curves import (
-    Block,
-    Scores,
-    area,
-    block_ends,
-    blocks_of,
-    load_scores,
-    normalize,
-    random_returns,
-    reference_returns,
-    score_at,
-)
-from sb3_moe.measures.gradients import gradient_activity, measure_gradients, measure_weights
+from sb3_moe.measures.budget import Budget, Cost, describe, matching_net_arch, measure
+from sb3_moe.measures.hidden import expert_outputs, hidden_layers, policy_activations
 from sb3_moe.measures.plasticity import (
     TAUS,
     dormant_fraction,
     dormant_fraction_per_expert,
     effective_rank,
+    gradient_activity,
+    measure_gradients,
     measure_layers,
     measure_ntk,
+    measure_weights,
     ntk_rank,
     stable_rank,
 )
-from sb3_moe.measures.redo import redo
-from sb3_moe.measures.resets import reset_heads, reset_optimizers, shrink_and_perturb
+from sb3_moe.measures.resets import redo, reset_heads, reset_optimizers, shrink_and_perturb
+from sb3_moe.measures.scores import (
+    Block,
+    Scores,
+    area,
+    area_ratios,
+    average_performance,
+    backward_transfer_gem,
+    block_ends,
+    blocks_of,
+    forgetting_isolated,
+    forgetting_per_task,
+    forward_transfer_per_task,
+    load_scores,
+    normalize,
+    plasticity_loss,
+    random_returns,
+    reference_returns,
+    score_at,
+    zero_shot_transfer_gem,
+)
 from sb3_moe.measures.statistics import (
     Estimate,
     agreement,
@@ -52,7 +45,6 @@ from sb3_moe.measures.statistics import (
     load_entropy,
     specialisation,
 )
-from sb3_moe.measures.weights import hidden_layers
 
 __all__ = [
     "TAUS",

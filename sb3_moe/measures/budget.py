@@ -1,9 +1,18 @@
-"""What a policy costs, part by part, and the dense network that costs as much."""
+"""What a policy costs, part by part, and the dense network that costs as much.
+
+Torch counts the FLOPs of dense parts; mixtures are counted by shapes: what their routing needs of
+the experts, whichever way the layer computes them.
+
+Shapes: B samples, N tokens of each, E experts, I features of a token.
+"""
 
 from __future__ import annotations
 
+import math
+import warnings
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -13,11 +22,11 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from sb3_moe.layers import MoELayer
+from sb3_moe.layers import ExpertChoiceMoE, MoELayer, Routing, SoftMoE
 from sb3_moe.layers.checks import one_of
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.measures.flops import FlopCount, counting
 from sb3_moe.policies.masks import alive_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Networks, kind_of, networks_of
@@ -68,6 +77,10 @@ class Budget:
         return "\n".join(lines)
 
 
+# Options that :func:`describe` prints where they have other values than usual.
+NOTED = ("combine", "block", "task_embedding", "tokens", "spectral_coef")
+
+
 class Described(Budget):
     """A budget that was printed already, so that a notebook doesn't show it again."""
 
@@ -82,8 +95,8 @@ def describe(model: BaseAlgorithm | BaseModel) -> Budget:
 
     >>> from stable_baselines3 import PPO
     >>> costs = describe(PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"num_experts": 2}))
-    pi: middle, soft router, 2 experts
-    vf: middle, soft router, 2 experts
+    pi.middle: soft router, 2 experts
+    vf.middle: soft router, 2 experts
                 parameters      active  FLOPs/sample
     pi              17,218      17,218        33,792
     vf              17,153      17,153        33,664
@@ -94,8 +107,13 @@ def describe(model: BaseAlgorithm | BaseModel) -> Budget:
     """
     policy = policy_of(model)
     budget = Described(measure(policy).parts)
-    for network in policy.moe:
-        print(f"{network}: {_in_words(policy, network)}")
+    for name, layer in policy.moe_layers().items():
+        print(f"{name}: {layer.name} router, {layer.num_experts} experts")
+    for network, options in policy.moe.items():
+        values = {name: getattr(options, name) for name in NOTED}
+        changed = [f"{name}={each!r}" for name, each in values.items() if each != DEFAULTS[name]]
+        if changed:
+            print(f"{network}: {', '.join(changed)}")
     if alive := _alive(networks_of(policy)):
         masked = sum(parameter.numel() for parameter in alive)
         print(f"sparse: {sum(alive.values()):,} of {masked:,} weights are alive")
@@ -161,29 +179,6 @@ class _Costs:
         new = [each for each in dict.fromkeys(parameters) if each not in self._counted]
         self._counted.update(new)
         return sum(self._alive.get(each, each.numel()) for each in new)
-
-
-def _in_words(policy: MoEPolicy, network: str) -> str:
-    options = policy.moe[network]
-    place, head = options.place, options.head_router_class
-    layers = [m for name, m in policy.moe_layers().items() if name.startswith(network)]
-    words = [place.name if place.has_experts else "dense"]
-    if place.hidden is not None or (place.has_experts and head is None):
-        router = options.router_class.name
-        words += [f"{router} router", f"{layers[0].num_experts} experts"]
-    if place.has_experts and options.combine == "orthogonal":
-        words.append("orthogonal outputs")
-    if place.has_experts and options.spectral_coef:
-        words.append("penalized features")
-    if options.block != DEFAULTS["block"]:
-        words.append(f"{options.block} blocks")
-    if options.embeds_task:
-        words.append(f"task embeddings of {options.task_embedding}")
-    if head is not None:
-        words.append(f"{layers[-1].num_experts} heads by the {head.name} router")
-    if options.is_tokenized:
-        words.append(f"{options.tokens} tokens")
-    return ", ".join(words)
 
 
 def _one_sample(space: gym.Space[Any]) -> Any:
@@ -278,3 +273,126 @@ def _count_by_network(policy: MoEPolicy, match: str) -> dict[str, float]:
         own[kind_of(name)] += counts[name]
     share = (sum(counts.values()) - sum(own.values())) / len(own)
     return {name: number + share for name, number in own.items()}
+
+
+# Layers of torch's with products of matrices that torch doesn't count.
+UNCOUNTED = (nn.Bilinear, nn.MultiheadAttention)
+
+
+class FlopCount:
+    """Count what runs in a network while :func:`counting` it.
+
+    :ivar by_part: FLOPs of each part in its last run: SB3's methods run an extractor once for each
+        network that reads it
+    :ivar share: of its experts that a token uses, by mixture
+    :param parts: modules that are counted each by itself
+    """
+
+    def __init__(self, parts: Iterable[nn.Module]) -> None:
+        self.by_part: dict[nn.Module, int] = dict.fromkeys(parts, 0)
+        self.share: dict[MoELayer, float] = {}
+        self.mode = FlopCounterMode(display=False)
+        # Of each module that runs, the innermost last: what torch had counted when it began, what
+        # torch counted within it in modules that are done, and what counts for these.
+        self._running = [[0, 0, 0]]
+
+    @property
+    def outside(self) -> int:
+        """FLOPs of what is in no part."""
+        return self.mode.get_total_flops() - self._running[0][1]
+
+    def begin(self, module: nn.Module, args: Any) -> None:
+        """Note that a module starts."""
+        self._running.append([self.mode.get_total_flops(), 0, 0])
+
+    def end(self, module: nn.Module, args: tuple[th.Tensor, ...], output: Any) -> None:
+        """Note what a module that ends has done."""
+        start, done, inside = self._running.pop()
+        own = self.mode.get_total_flops() - start - done
+        if isinstance(module, MoELayer):
+            own = mixture_flops(module, args[0], output[1])
+            self.share[module] = _num_chosen(module, output[1]) / module.num_experts
+        elif isinstance(module, nn.RNNBase):
+            own = _recurrent_flops(module, args[0])
+        if module in self.by_part:
+            self.by_part[module] = own + inside
+        outer = self._running[-1]
+        outer[1] += self.mode.get_total_flops() - start
+        outer[2] += own + inside
+
+
+@contextmanager
+def counting(module: nn.Module, parts: Iterable[nn.Module] = ()) -> Iterator[FlopCount]:
+    """Count while the block runs.
+
+    :param module: a policy, or a part of one
+    :param parts: modules in it that are counted each by itself
+    """
+    count = FlopCount(parts)
+    watched = {*count.by_part}
+    for each in module.modules():
+        if isinstance(each, MoELayer):
+            watched |= {each, *each.children()} - {each.experts}
+        elif isinstance(each, nn.RNNBase):
+            watched.add(each)
+        elif isinstance(each, UNCOUNTED):
+            name = type(each).__name__
+            warnings.warn(f"FLOPs of {name} count as 0: a network with it has more", stacklevel=3)
+    handles = [each.register_forward_pre_hook(count.begin) for each in watched]
+    handles += [each.register_forward_hook(count.end) for each in watched]
+    try:
+        # Nothing sees into compiled code, and torch warns that its own hooks ask for it twice.
+        with warnings.catch_warnings(), th.compiler.set_stance("force_eager"), count.mode:
+            warnings.filterwarnings("ignore", "Using `torch.compile")
+            yield count
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def mixture_flops(layer: MoELayer, x: th.Tensor, routing: Routing) -> int:
+    """Return the FLOPs of a mixture for a batch, without its router's modules.
+
+    :param layer: of any router
+    :param x: what its experts see, (B, I) or (B, N, I)
+    :param routing: what the layer decided
+    """
+    batch, *tokens, width = x.shape
+    num_tokens = math.prod(tokens)
+    experts, out_features = layer.num_experts, layer.experts.out_features
+    rows = _rows(layer, num_tokens, routing)
+    with FlopCounterMode(display=False) as mode:
+        layer.experts.expert(0)(x.new_zeros(1, width))
+    flops = rows * mode.get_total_flops()
+    if isinstance(layer, SoftMoE) and num_tokens > 1:  # tokens into slots, and back
+        flops += 2 * num_tokens * rows * (width + out_features)
+    if layer.experts.combination is not None:  # Gram-Schmidt: two products a pair, a norm for each
+        flops += num_tokens * (2 * experts * (experts - 1) + 3 * experts) * out_features
+    return batch * flops
+
+
+def _num_chosen(layer: MoELayer, routing: Routing) -> int:
+    """Return how many experts serve a token, on average."""
+    if isinstance(layer, ExpertChoiceMoE):
+        return layer.top_k
+    chosen = routing.experts_BNk
+    return layer.num_experts if chosen is None else chosen.shape[-1]
+
+
+def _rows(layer: MoELayer, num_tokens: int, routing: Routing) -> int:
+    """Return how many rows the experts run on together, for one sample."""
+    if isinstance(layer, SoftMoE):
+        # With one token every slot holds that token, and each expert runs once.
+        return layer.num_experts * (layer.num_slots if num_tokens > 1 else 1)
+    if isinstance(layer, ExpertChoiceMoE):
+        return layer.num_experts * layer.capacity(num_tokens)
+    return num_tokens * _num_chosen(layer, routing)
+
+
+def _recurrent_flops(layer: nn.RNNBase, x: th.Tensor) -> int:
+    """Count the products of a recurrent layer, which torch runs as one operation on some devices.
+
+    :param x: (..., features)
+    """
+    weights = sum(p.numel() for name, p in layer.named_parameters() if "weight" in name)
+    return 2 * weights * x[..., 0].numel()

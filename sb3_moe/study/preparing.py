@@ -24,7 +24,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_moe.measures.activations import policy_activations
+from sb3_moe.measures.hidden import policy_activations
 from sb3_moe.saving.files import read_json, write_json
 from sb3_moe.study.building import (
     arguments_of,

@@ -22,9 +22,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import whole
 from sb3_moe.layers.evaluating import evaluating, recording
-from sb3_moe.measures.activations import policy_activations
+from sb3_moe.measures.hidden import hidden_layers, policy_activations
 from sb3_moe.measures.plasticity import TAUS, dormant_fraction, dormant_fraction_per_expert
-from sb3_moe.measures.weights import hidden_layers
 from sb3_moe.policies.belief import HISTORY_KEY
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Decision, networks_of

@@ -8,7 +8,7 @@ from learners import learner
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 
 from sb3_moe.callbacks import EWCCallback, L2AnchorCallback
-from sb3_moe.measures.gradients import fisher_information
+from sb3_moe.measures.plasticity import fisher_information
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle
 

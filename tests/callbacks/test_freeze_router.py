@@ -11,7 +11,7 @@ from toy import toy_vec_env
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import FreezeRouterCallback
-from sb3_moe.callbacks.freeze_router import hold_router, router_parameters
+from sb3_moe.callbacks.probing import hold_router, router_parameters
 from sb3_moe.measures.resets import reset_heads, reset_optimizers, shrink_and_perturb
 
 
@@ -127,13 +127,13 @@ def test_remedies_leave_a_frozen_router_alone(remedy):
 
 def test_policies_without_a_router_that_learns_are_refused():
     callback = FreezeRouterCallback(32, probe=probe())
-    rule = "the policy must have a router that learns, such as `router`='soft', got"
-    with pytest.raises(ValueError, match=f"{rule} TaskMoE"):
+    rule = "`model` must have a router that learns, such as `router`='soft'"
+    with pytest.raises(ValueError, match=rule):
         make(router="task", num_experts=None).learn(32, callback)
-    with pytest.raises(ValueError, match=f"{rule} no mixture of experts"):
+    with pytest.raises(ValueError, match=rule):
         make(placement="none", num_experts=None).learn(32, callback)
     dense = PPO("MultiInputPolicy", toy_vec_env(*SHORT), n_steps=16, batch_size=32)
-    with pytest.raises(ValueError, match=f"{rule} no mixture of experts"):
+    with pytest.raises(ValueError, match=rule):
         dense.learn(32, callback)
     plain = PPO("MoeMlpPolicy", "CartPole-v1", n_steps=16, batch_size=16)
     with pytest.raises(ValueError, match="the environment must have tasks"):

@@ -124,7 +124,7 @@ def test_by_gradients_it_waits_for_the_first_update_of_a_learn(algorithm):
 )
 def test_a_policy_without_a_layer_to_treat_is_refused_before_training(options):
     model = arena.make("PPO", "MoeMultiInputPolicy", toy_vec_env((0, 1, 2)), **options)
-    with pytest.raises(ValueError, match="`policy` must have a hidden layer between two linear"):
+    with pytest.raises(ValueError, match="`policy` must have a hidden layer between linear"):
         model.learn(10_000, callback=ReDoCallback(1_000_000))
 
 
@@ -243,7 +243,7 @@ def test_a_task_that_a_rollout_lacks_has_no_gradient():
 def test_gradients_of_an_algorithm_with_another_loss_are_refused_by_name(algo):
     policy = "MultiInputLstmPolicy" if algo is RecurrentPPO else "MultiInputPolicy"
     model = algo(policy, pinned(), n_steps=8, batch_size=24, device="cpu")
-    message = f"must have PPO's or A2C's loss and no memory, got {algo.__name__}"
+    message = f"must be of PPO or A2C, got {algo.__name__}"
     with pytest.raises(ValueError, match=message):
         TaskGradientCallback(24).init_callback(model)
 
@@ -268,15 +268,15 @@ REFUSED = [
 ]
 # Callback, algorithm, its arguments, message.
 UNFIT = [
-    (TaskSwitchCallback(replay_buffer="clear"), PPO, {}, "'keep' for PPO, which has none"),
-    (TaskSwitchCallback(restart_exploration=True), PPO, {}, "without an epsilon, such as PPO"),
+    (TaskSwitchCallback(replay_buffer="clear"), PPO, {}, "'keep' for algorithms that have none"),
+    (TaskSwitchCallback(restart_exploration=True), PPO, {}, "needs an algorithm with an epsilon"),
     (
         TaskSwitchCallback(replay_buffer="reservoir"),
         DQN,
         {"replay_buffer_class": MultiTaskReplayBuffer},
         "not a MultiTaskReplayBuffer, which balances tasks itself",
     ),
-    (TaskGradientCallback(1), DQN, {}, "PPO's or A2C's loss and no memory, got DQN"),
+    (TaskGradientCallback(1), DQN, {}, "must be of PPO or A2C, got DQN"),
 ]
 
 

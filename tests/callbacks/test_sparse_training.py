@@ -1,5 +1,7 @@
 """Networks most of whose weights are zero, from the first step to the last, through every file."""
 
+from types import SimpleNamespace
+
 import arena
 import pytest
 import torch as th
@@ -15,7 +17,6 @@ from sb3_moe.callbacks import (
 )
 from sb3_moe.callbacks.sparse import (
     DENSITIES,
-    annealed,
     counts_of,
     drawn,
     erk,
@@ -25,7 +26,7 @@ from sb3_moe.callbacks.sparse import (
 )
 from sb3_moe.growing import drop_masks
 from sb3_moe.measures.budget import describe, measure
-from sb3_moe.measures.weights import incoming
+from sb3_moe.measures.hidden import incoming
 from sb3_moe.policies.masks import masks_in, moments_in
 from sb3_moe.policies.networks import networks_of
 
@@ -215,7 +216,7 @@ def test_what_is_alive_is_logged_printed_and_counted(capsys):
 def test_a_model_with_masks_refuses_another_sparsity():
     model = make()
     model.learn(32, sparse())
-    message = "`sparsity` and `densities` must be those that the model's masks were drawn with"
+    message = "`sparsity` and `densities` must be those of the model's masks"
     with pytest.raises(ValueError, match=message):
         model.learn(32, sparse(sparsity=0.5))
     with pytest.raises(ValueError, match=message):
@@ -336,7 +337,10 @@ def test_the_smallest_are_dropped_and_the_best_of_the_others_grow(number):
 
 
 def test_the_share_that_changes_falls_along_half_a_cosine():
-    shares = [annealed(0.4, progress, 0.8) for progress in (0.0, 0.4, 0.8, 1.0)]
+    callback, shares = SparseTrainingCallback(0.5, "set", drop_fraction=0.4), []
+    for step in (0, 40, 80, 100):
+        callback.model = SimpleNamespace(num_timesteps=step, _total_timesteps=100)
+        shares.append(callback._fraction())
     assert shares == pytest.approx([0.4, 0.2, 0.0, 0.0])
 
 

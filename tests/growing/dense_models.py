@@ -10,8 +10,8 @@ from unittest.mock import patch
 import arena
 import torch as th
 
+from sb3_moe.growing.converting import join_task
 from sb3_moe.growing.models import raw_outputs, sampled
-from sb3_moe.growing.upcycling import join_task
 from sb3_moe.policies.networks import networks_of
 
 NUM_TASKS = 3

@@ -10,7 +10,6 @@ from own_parts import Skipping, Tempered
 
 import sb3_moe
 from sb3_moe import add_experts, merge_experts, remove_experts
-from sb3_moe.growing import expert_log
 from sb3_moe.growing.models import raw_outputs, sampled
 from sb3_moe.policies.networks import networks_of
 
@@ -257,13 +256,12 @@ def test_frozen_experts_keep_their_places_when_others_go():
 
 def test_changes_are_kept_on_the_model_in_its_files_and_logged(tmp_path):
     model = moe()
-    assert expert_log(model) == []
+    assert not hasattr(model, "expert_log")
     add_experts(model, network="pi", like=np.int64(0))
     remove_experts(model, [2], network="pi")
     steps = model.num_timesteps
     sb3_moe.save(model, tmp_path / "x.moe")
     for each in (model, loaded(model), sb3_moe.load(tmp_path / "x.moe", device="cpu")):
-        assert expert_log(each) == each.expert_log
         assert each.expert_log == [
             {"step": steps, "what": "add", "mixtures": ["pi.middle"], "n": 1, "like": 0},
             {"step": steps, "what": "remove", "mixtures": ["pi.middle"], "experts": [2]},
@@ -293,7 +291,7 @@ REFUSED = {
     "a number": ({}, lambda m: remove_experts(m, 1), TypeError, "`experts` must be a list.*got 1"),
     "the last": (
         {"num_experts": 2}, lambda m: remove_experts(m, [0, 1]), ValueError,
-        r"leave at least 1, of the 2 experts of pi.middle, got \[0, 1\]",
+        r"some of pi.middle, not all, got \[0, 1\]",
     ),
     "one": ({}, lambda m: merge_experts(m, [2]), ValueError, r"at least 2 to be merged, got \[2\]"),
     "top_k": (
@@ -302,7 +300,7 @@ REFUSED = {
     ),
     "network": (
         {}, lambda m: add_experts(m, network="pi.middle"), ValueError,
-        r"`network` must be one of \['pi', 'vf'\], whose mixtures.*got 'pi.middle'",
+        r"`network` must be one of \['pi', 'vf'\], got 'pi.middle'",
     ),
     "task": ({"router": "task"}, add_experts, ValueError, "an expert for each task in pi.middle"),
     "dense": ({"placement": "none"}, add_experts, ValueError, "the policy has no mixture"),
@@ -312,7 +310,7 @@ REFUSED = {
     ),
     "orthogonal": (
         {"router": "embedding", "combine": "orthogonal"}, lambda m: add_experts(m, like=0),
-        ValueError, "`like` needs experts whose outputs are summed as they are",
+        ValueError, "`like` needs `combine`='sum', got gram_schmidt",
     ),
     "opaque": (
         {"expert": Skipping}, lambda m: add_experts(m, like=0), ValueError, "`perturb` must be 0",

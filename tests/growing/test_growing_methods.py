@@ -22,7 +22,7 @@ ORTHOGONAL, SIMBA = {"combine": "orthogonal"}, {"expert": "simba"}
     [
         (sb3_moe.upcycle, DENSE, ORTHOGONAL, "`combine` must be 'sum': a dense"),
         (sb3_moe.upcycle, DENSE, SIMBA, "`expert` must have as many linear layers"),
-        (sb3_moe.upcycle, DENSE, {"router": "embedding"}, "'embedding' with linear weights can't"),
+        (sb3_moe.upcycle, DENSE, {"router": "embedding"}, "'embedding' needs `router_kwargs`"),
         (sb3_moe.upcycle, BLOCKS, {}, "`block` must be 'mlp': SB3's dense models"),
         (sb3_moe.to_dense, BLOCKS, {}, "`block` must be 'mlp': SB3's dense models"),
         (sb3_moe.to_dense, presets.MOORE, {"task": 1}, "`model` must have mixtures that are one n"),

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_moe.growing import distill, to_dense, upcycle
-from sb3_moe.growing.densifying import in_one
+from sb3_moe.growing.converting import in_one
 from sb3_moe.growing.models import sampled
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.networks import networks_of
@@ -107,9 +107,9 @@ def test_what_remains_is_the_distance_as_a_share_of_the_spread():
 
 
 REFUSED = {
-    "task": ({"router": "task"}, {"task": 3}, "`task` must be None, or one of the 3 .* got 3"),
-    "which task": ({"router": "task"}, {}, "`task` must be one of 0 to 2 .*`router`='task'.*None"),
-    "no task": ({"num_experts": 1}, {"task": 1}, "`task` must be None, or one of the 0 .* got 1"),
+    "task": ({"router": "task"}, {"task": 3}, r"`task` must be None, or in \[0, 3\), got 3"),
+    "which task": ({"router": "task"}, {}, r"`task` must be in \[0, 3\) with `router`='task'"),
+    "no task": ({"num_experts": 1}, {"task": 1}, r"`task` must be None, or in \[0, 0\), got 1"),
     "mixture": ({"router": "soft"}, {}, "`model` must have mixtures that are one"),
 }
 
@@ -131,7 +131,7 @@ def test_a_dense_model_of_sb3s_is_refused():
 
 def test_an_encoder_that_sb3_has_not_is_refused():
     model = make("PPO", "MoeCnnPolicy", arena.Arena(arena.IMAGE), num_experts=1, net_arch=[8])
-    with pytest.raises(ValueError, match=r"`model` must have the flat encoder.*'minatar'"):
+    with pytest.raises(ValueError, match=r"`encoder` must be 'flat' in .*'minatar'"):
         to_dense(model)
     assert model.policy.features_extractor_class is TaskExtractor
 

@@ -10,7 +10,7 @@ import sb3_moe
 from sb3_moe.layers import RouterInput, StackedNetwork, UniformMoE
 from sb3_moe.layers.orthonormal import gram_schmidt
 from sb3_moe.measures import matching_net_arch, measure
-from sb3_moe.measures.flops import counting, mixture_flops
+from sb3_moe.measures.budget import counting, mixture_flops
 from sb3_moe.policies.on_policy import MoeMlpPolicy
 
 OBS, ACT = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
@@ -56,8 +56,8 @@ def test_describe_prints_what_the_networks_are(capsys):
     model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"placement": {"pi": "big"}})
     budget = sb3_moe.describe(model)
     printed = capsys.readouterr().out
-    assert "pi: big, soft router, 4 experts" in printed
-    assert "vf: middle, soft router, 4 experts" in printed
+    assert "pi.big: soft router, 4 experts" in printed
+    assert "vf.middle: soft router, 4 experts" in printed
     assert f"{budget.total.parameters:,}" in printed
 
 

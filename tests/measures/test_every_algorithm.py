@@ -15,7 +15,7 @@ from sb3_moe.measures import (
     redo,
     reset_heads,
 )
-from sb3_moe.measures.weights import heads
+from sb3_moe.measures.hidden import heads
 
 NETWORKS = {
     **dict.fromkeys(arena.ON_POLICY, ("pi", "vf")),

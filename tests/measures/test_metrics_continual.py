@@ -5,7 +5,7 @@ import pytest
 
 from sb3_moe import measures
 from sb3_moe.measures import Block
-from sb3_moe.measures.curves import load_measured
+from sb3_moe.measures.scores import load_measured
 from sb3_moe_envs import SUITES
 
 # Two tasks, trained for 100 steps each, evaluated every 50. Task 0 rises to 0.8 and falls to 0.2;
@@ -47,10 +47,10 @@ def test_forward_transfer_is_the_gain_in_area_over_the_room_above_the_reference(
 
 
 @pytest.mark.parametrize("reference", [None, {0: ([0.1, 0.2], [0, 100])}])
-def test_forward_transfer_without_a_reference_says_which_call_supplies_it(reference):
+def test_forward_transfer_without_a_reference_says_of_which_task(reference):
     with pytest.raises(
         ValueError,
-        match=r"of a run on task . alone, .* load_scores",
+        match=r"\(score, steps\) of task . alone",
     ):
         measures.forward_transfer_per_task(SCORE, STEPS, BLOCKS, reference)
 

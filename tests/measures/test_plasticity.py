@@ -13,9 +13,8 @@ from sb3_moe.measures import (
     ntk_rank,
     stable_rank,
 )
-from sb3_moe.measures.activations import Activations, as_ETHP
-from sb3_moe.measures.gradients import joint_norm
-from sb3_moe.measures.plasticity import dormant_mask, dormant_scores
+from sb3_moe.measures.hidden import Activations, as_ETHP
+from sb3_moe.measures.plasticity import dormant_mask, dormant_scores, joint_norm
 
 
 def test_a_score_is_relative_to_the_mean_of_the_layer():

@@ -24,7 +24,7 @@ from sb3_moe.measures import (
     policy_activations,
     redo,
 )
-from sb3_moe.measures.activations import as_ETHP, row_gates
+from sb3_moe.measures.hidden import as_ETHP, row_gates
 
 
 def test_what_is_read_is_what_the_network_computes():

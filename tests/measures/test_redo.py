@@ -12,7 +12,7 @@ from torch import nn
 from watched import batch, outputs, silence
 
 import sb3_moe
-from sb3_moe.callbacks.freeze_router import hold_router
+from sb3_moe.callbacks.probing import hold_router
 from sb3_moe.layers.stacked import StackedLinear
 from sb3_moe.measures import (
     measure_layers,
@@ -21,9 +21,8 @@ from sb3_moe.measures import (
     reset_heads,
     shrink_and_perturb,
 )
-from sb3_moe.measures.redo import treatable_layers
-from sb3_moe.measures.resets import fresh_copy, moments
-from sb3_moe.measures.weights import heads
+from sb3_moe.measures.hidden import heads
+from sb3_moe.measures.resets import fresh_copy, moments, treatable_layers
 from sb3_moe.policies.networks import networks_of
 
 KINDS = [

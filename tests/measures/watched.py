@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sb3_moe.measures.redo import treatable_layers
+from sb3_moe.measures.resets import treatable_layers
 from sb3_moe.policies.networks import networks_of
 
 

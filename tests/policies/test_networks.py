@@ -11,7 +11,7 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.measures.gradients import fisher_information
+from sb3_moe.measures.plasticity import fisher_information
 from sb3_moe.policies.masks import moments_in, moments_of
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.registration import TABLE

@@ -81,7 +81,7 @@ def test_a_callback_logs_each_tasks_and_refuses_a_second_temperature():
     assert all(value > 0 for value in logged)
     with pytest.raises(ValueError, match=r"`ent_coef` must be 1.0 .* got 'auto'"):
         make(ent_coef_per_task=True).learn(8, callback=TaskTemperatureCallback())
-    with pytest.raises(ValueError, match="`model` must have a temperature for each task"):
+    with pytest.raises(ValueError, match="must have a policy with `ent_coef_per_task`=True"):
         make().learn(8, callback=TaskTemperatureCallback())
 
 

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from sb3_moe.measures.curves import load_scores
+from sb3_moe.measures.scores import load_scores
 from sb3_moe.saving.files import (
     atomic,
     check_writable,

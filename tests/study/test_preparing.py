@@ -46,9 +46,9 @@ class Looks(BaseCallback):
 @pytest.mark.parametrize(
     ("callback", "cause"),
     [
-        ("RoutingCallback", "the policy must have mixtures of experts"),
-        ({"FreezeRouterCallback": {"every": 64}}, "the policy must have a router that learns"),
-        ("TaskTemperatureCallback", "`model` must have a temperature for each task"),
+        ("RoutingCallback", "`model` must have experts, as in PPO"),
+        ({"FreezeRouterCallback": {"every": 64}}, "`model` must have a router that learns"),
+        ("TaskTemperatureCallback", "`model` must have a policy with `ent_coef_per_task`"),
         ({"TaskSwitchCallback": {"replay_buffer": "clear"}}, "`replay_buffer` must be 'keep'"),
         ({"TaskSwitchCallback": {"on_new_task": "add_expert"}}, "`on_new_task` can't be"),
         ({"ReDoCallback": {}}, "missing .* 'every'"),

@@ -136,5 +136,5 @@ def test_a_callback_normalizes_those_of_every_on_policy_algorithm(name, task_id)
 
 def test_an_algorithm_without_rollouts_is_refused():
     model = DQN("MultiInputPolicy", make_env(), device="cpu", buffer_size=100)
-    with pytest.raises(ValueError, match="need an on-policy algorithm, such as PPO, got DQN"):
+    with pytest.raises(ValueError, match="`model` must be on-policy, as PPO, got DQN"):
         model.learn(8, callback=TaskAdvantageCallback())
