@@ -19,11 +19,7 @@ from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import network_of
-from sb3_moe.policies.own_actions import (
-    OwnGaussian,
-    TaskActionDims,
-    task_action_dims,
-)
+from sb3_moe.policies.own_actions import OwnGaussian, TaskActionDims
 from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.policies.popart import PopArt
 from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
@@ -106,9 +102,8 @@ class MoEActorCritic(_Policy):
         if any(options.is_moe for options in self.moe.values()):
             self.action_dist: Any = plain(self.action_dist)
         super()._build(lr_schedule)
-        self.task_dims = task_action_dims(
-            self.moe["pi"].action_dims, self, self.pi_features_extractor
-        )
+        dims, extractor = self.moe["pi"].action_dims, self.pi_features_extractor
+        self.task_dims = None if dims is None else TaskActionDims(dims, self, extractor)
         for network, architect in self._architects.items():
             name = HEADS[network]
             setattr(self, name, architect.head(getattr(self, name)))

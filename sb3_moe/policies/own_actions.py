@@ -25,25 +25,19 @@ class TaskActionDims(nn.Module):
     """Tell which dimensions of the common action the task of an observation has.
 
     :param action_dims: how many dimensions each task has, K numbers
-    :param observation_space: which holds the task id
-    :param action_space: a Box of one axis
-    :param num_tasks: K, where the id is a one-hot at the end of a Box
+    :param model: whose observations hold the task id, and whose actions are meant
+    :param extractor: of its features, which knows of one-hots
     :raises ValueError: if these don't fit
     """
 
     own_KA: th.Tensor
 
-    def __init__(
-        self,
-        action_dims: Sequence[int],
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        num_tasks: int | None,
-    ) -> None:
+    def __init__(self, action_dims: Sequence[int], model: BaseModel, extractor: nn.Module) -> None:
         super().__init__()
+        action_space, num_tasks = model.action_space, one_hot_behind(extractor) or None
         if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
             raise ValueError(f"`action_dims` needs a Box action of one axis, got {action_space}")
-        self._task_ids = TaskIds(observation_space, num_tasks, "`action_dims`")
+        self._task_ids = TaskIds(model.observation_space, num_tasks, "`action_dims`")
         num_tasks, size = self._task_ids.num_tasks, action_space.shape[0]
         if len(action_dims) != num_tasks:
             raise ValueError(
@@ -69,21 +63,6 @@ class TaskActionDims(nn.Module):
     def keep(self, actions_BA: th.Tensor, obs: Any) -> th.Tensor:
         """Return actions with 0 in the dimensions that their task lacks."""
         return th.where(self(obs), actions_BA, 0.0)
-
-
-def task_action_dims(
-    action_dims: Sequence[int] | None, model: BaseModel, extractor: nn.Module
-) -> TaskActionDims | None:
-    """Return what tells a policy's or network's own dimensions; None where all tasks have all.
-
-    :param action_dims: as the option
-    :param model: whose observations and actions are meant
-    :param extractor: of its features, which knows of one-hots
-    """
-    if action_dims is None:
-        return None
-    num_tasks = one_hot_behind(extractor) or None
-    return TaskActionDims(action_dims, model.observation_space, model.action_space, num_tasks)
 
 
 class _Own(Plain):

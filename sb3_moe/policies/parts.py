@@ -16,7 +16,7 @@ from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_network import Columns
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
-from sb3_moe.policies.own_actions import OwnSquashedGaussian, TaskActionDims, task_action_dims
+from sb3_moe.policies.own_actions import OwnSquashedGaussian, TaskActionDims
 from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.vec_env.task_ids import strongest
 
@@ -42,10 +42,10 @@ class MoEPart(BaseModel):
         # Not the extractor: SB3 moves this module's own to other devices, and trains it.
         self.given = {k: v for k, v in kwargs.items() if k != "features_extractor"} | options
         action_dim = get_action_dim(self.action_space) if self.judges_actions else 0
-        layout = MoEPolicy.layout(kwargs["features_extractor"], action_dim)
-        moe = MoEOptions(**options)
-        self.task_dims = task_action_dims(moe.action_dims, self, kwargs["features_extractor"])
-        self.put_experts(Architect(moe, layout))
+        extractor, moe = kwargs["features_extractor"], MoEOptions(**options)
+        dims = moe.action_dims
+        self.task_dims = None if dims is None else TaskActionDims(dims, self, extractor)
+        self.put_experts(Architect(moe, MoEPolicy.layout(extractor, action_dim)))
 
     def put_experts(self, architect: Architect) -> None:
         """Replace layers of the network that SB3 built: here the one that holds them all."""
