@@ -135,7 +135,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 def __getattr__(name: str) -> dict[str, Any]:
     """Return a preset of one's own."""
     if name not in _PRESETS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"{__name__} has {list(_PRESETS)}, got {name!r}")
     return copy.deepcopy(_PRESETS[name])
 
 

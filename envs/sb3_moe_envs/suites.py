@@ -216,6 +216,14 @@ def _robot(robot: str) -> dict[str, Any]:
     }
 
 
+def _atari(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "entry_point": "sb3_moe_envs.vector.atari:AtariEnv",
+        "vector_entry_point": "sb3_moe_envs.vector.atari:AtariVectorEnv",
+        "kwargs": kwargs,
+    }
+
+
 def _conflicting(game: str) -> dict[str, Any]:
     return {
         "entry_point": "sb3_moe_envs.conflicts:conflicting",
@@ -242,14 +250,8 @@ IDS: dict[str, dict[str, Any]] = {
         }
         for game in GAMES
     },
-    **{
-        f"Atari-{game}-v0": {
-            "entry_point": "sb3_moe_envs.vector.atari:AtariEnv",
-            "vector_entry_point": "sb3_moe_envs.vector.atari:AtariVectorEnv",
-            "kwargs": {"game": game},
-        }
-        for game in ATARI_GAMES
-    },
+    **{f"Atari-{game}-v0": _atari(game=game) for game in ATARI_GAMES},
+    "Atari-v0": _atari(),
     "CartPole-v0": {"entry_point": "sb3_moe_envs.physics:cartpole", "max_episode_steps": 500},
     "Pendulum-v0": {"entry_point": "sb3_moe_envs.physics:pendulum", "max_episode_steps": 200},
     "ConflictingCartPole-v0": _conflicting("CartPole"),

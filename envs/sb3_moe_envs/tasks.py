@@ -103,16 +103,17 @@ def _as_task(task: Any, index: int) -> Task:
     if isinstance(task, tuple | list) and len(task) == 2:
         env_id, kwargs = task
         if isinstance(env_id, str) and isinstance(kwargs, Mapping):
-            return Task(_short_name(env_id), env_id=env_id, kwargs=dict(kwargs))
+            return Task(_short_name(env_id, kwargs.get("game")), env_id=env_id, kwargs=dict(kwargs))
     raise TypeError(
         f"`tasks[{index}]` must be a Gymnasium id, an (id, kwargs) pair, a callable without "
         f"arguments or sb3_moe_envs.Task(name, env_fn=a callable), got {task!r}"
     )
 
 
-def _short_name(env_id: str) -> str:
-    """Return `Name` of `module:Namespace/Name-v0`."""
-    return re.sub(r"-v\d+$", "", env_id.rpartition(":")[2].rpartition("/")[2])
+def _short_name(env_id: str, game: object = None) -> str:
+    """Return `Name` of `module:Namespace/Name-v0`, and the game behind it if one is named."""
+    name = re.sub(r"-v\d+$", "", env_id.rpartition(":")[2].rpartition("/")[2])
+    return name if game is None else f"{name}-{game}"
 
 
 def _unique(tasks: list[Task]) -> list[Task]:
@@ -161,8 +162,10 @@ def _atari_ids(env_id: str) -> str:
     if not re.search(r"ALE/|NoFrameskip|Atari-", env_id):
         return ""
     ids = [i for i, spec in gym.registry.items() if str(spec.entry_point).endswith(":AtariEnv")]
-    games = ", ".join(sorted(name.split("-")[1] for name in ids))
-    return f" Atari games are SB3MoE/Atari-<game>-v0: {games}"
+    games = ", ".join(sorted(name.split("-")[1] for name in ids if name.count("-") == 2))
+    return (
+        f" Atari games are SB3MoE/Atari-<game>-v0: {games}; or ['SB3MoE/Atari-v0', {{game: ...}}]"
+    )
 
 
 def close_all(closes: Iterable[Callable[[], Any]]) -> None:

@@ -168,7 +168,7 @@ def merge_experts(
 
 
 def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, MoELayer]:
-    """Return the mixtures whose number of experts can change: not heads by task, beside the rest.
+    """Return the mixtures whose number of experts can change.
 
     :param model: of any algorithm, with one of this package's policies
     :param network: whose; None: of each
@@ -182,9 +182,13 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
     kinds = sorted(set(map(kind_of, layers)))
     if network not in (None, *kinds):
         raise ValueError(f"`network` must be one of {kinds}, got {network!r}")
-    chosen = {name: layer for name, layer in layers.items() if network in (None, kind_of(name))}
-    found = {name: layer for name, layer in chosen.items() if not _is_head_by_task(policy, name)}
-    for name, layer in (found or chosen).items():
+    found = {
+        name: layer
+        for kind in kinds
+        if network in (None, kind)
+        for name, layer in policy.mixtures(kind).items()
+    }
+    for name, layer in found.items():
         if layer.needs_tasks:
             raise ValueError(f"`router`={layer.name!r} has an expert for each task in {name}")
     return found
@@ -194,13 +198,6 @@ def _mixtures(policy: MoEPolicy, network: str | None = None) -> dict[str, MoELay
     layers = policy.moe_layers()
     # If there are none, or no such ones, `mixtures` says so.
     return layers if network is None and layers else policy.mixtures(str(network))
-
-
-def _is_head_by_task(policy: MoEPolicy, name: str) -> bool:
-    """Say whether a mixture is a head by task beside other experts."""
-    options = policy.moe[kind_of(name)]
-    is_head = isinstance(policy.moe_layers()[name], options.head_router_class or ())
-    return is_head and not options.router_class.needs_tasks
 
 
 def _check_sums(argument: str, layer: MoELayer) -> None:

@@ -50,8 +50,10 @@ class LooksInside(BaseModel):
     def mixtures(self, network: str, layer: int | None = None) -> dict[str, MoELayer]:
         """Return a network's mixtures by name.
 
-        :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name
-        :param layer: which of them, in each critic; None: each
+        :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name,
+            such as ``"pi.middle"``
+        :param layer: which of them, counted from 0, in each critic; None: each, without a head for
+            each task beside other experts, whose numbers are not theirs
         :raises ValueError: if there is none
         """
         layers = self.moe_layers()
@@ -66,7 +68,7 @@ class LooksInside(BaseModel):
                 f"`network` must be one of {networks}, which have experts, got {network!r}"
             )
         if layer is None:
-            return found
+            return {name: each for name, each in found.items() if not each.needs_tasks} or found
         of_each: dict[str, list[str]] = {}  # of several critics
         for name in found:
             of_each.setdefault(network_of(name), []).append(name)

@@ -21,7 +21,7 @@ from sb3_moe.study.entries import imported, read_yaml
 from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.vec_env.tasks import names_on
 from sb3_moe.watching.films import FILMS
-from sb3_moe.watching.importance import expert_importance, network_to_ablate
+from sb3_moe.watching.importance import expert_importance, network_that_acts
 from sb3_moe.watching.recording import watch as record
 from sb3_moe.watching.replays import steps_of
 from sb3_moe_envs import SUITES
@@ -149,7 +149,7 @@ def watch(options: Watch) -> int:
     check_writable(options.out.parent)
     model = opened(options)
     if options.table:
-        network_to_ablate(model)
+        network_that_acts(model)
     playing: Any = {"seed": options.seed, "deterministic": not options.stochastic}
     amount: Any = {"episodes": options.episodes, "max_steps": options.max_steps}
     replay = record(model, without=options.without, **amount, **playing)

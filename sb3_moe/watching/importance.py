@@ -66,26 +66,17 @@ class Importance:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def network_to_ablate(model: BaseAlgorithm, network: str | None = None) -> str:
-    """Return the network whose experts are meant, before anything is played.
+def network_that_acts(model: BaseAlgorithm) -> str:
+    """Return the name of the network that acts, which is known before anything is played.
 
     :param model: of any algorithm, with one of this package's policies
-    :param network: as of :func:`expert_importance`
     :raises TypeError: if the policy is not one of this package's
-    :raises ValueError: if there is no such network, or its mixtures have unequally many experts
+    :raises ValueError: if it has no experts
     """
     policy = policy_of(model)
-    first = next(iter(policy.moe_layers()), "pi")
-    name = network or kind_of(first)
-    sizes = {each: layer.num_experts for each, layer in policy.mixtures(name).items()}
-    if len(set(sizes.values())) == 1:
-        return name
-    if network is None:
-        return first
-    raise ValueError(
-        "`network` must name one mixture where they have unequally many experts, "
-        f"{sizes}, got {network!r}"
-    )
+    network = kind_of(next(iter(policy.moe_layers()), "pi"))
+    policy.mixtures(network)
+    return network
 
 
 def expert_importance(
@@ -102,18 +93,16 @@ def expert_importance(
 
     :param model: of any algorithm, with one of this package's policies
     :param env: as of :func:`sb3_moe.watch`
-    :param network: as of :func:`sb3_moe.without_expert`; None: the one that acts, or its first
-        mixture where they have unequally many experts
+    :param network: as of :func:`sb3_moe.without_expert`; None: the one that acts
     :param episodes: of each task; intervals need at least 2
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
     :param max_episode_steps: an episode that takes more is an error, or one without an end would
         be played for ever
     :raises TypeError: as of :func:`sb3_moe.without_expert`, or if a number is no int
-    :raises ValueError: if there is no such network, its mixtures have unequally many experts, an
-        episode is too long, or a number is below 1
+    :raises ValueError: if there is no such network, an episode is too long, or a number is below 1
     """
-    network = network_to_ablate(model, network)
+    network = network or network_that_acts(model)
     layers = list(policy_of(model).mixtures(network).values())
     with watched_env(model, env, False, episodes) as watched:
 

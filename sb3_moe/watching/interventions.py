@@ -47,9 +47,11 @@ def without_expert(
     0.0
 
     :param model: an SB3 model, or the policy of one
-    :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole name
+    :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole
+        name, such as ``"pi.middle"``
     :param expert: its number
-    :param layer: which of the network's mixtures, in each critic; None: each
+    :param layer: which of the network's mixtures, counted from 0, in each critic; None: each,
+        without a head for each task beside other experts
     :raises TypeError: if the policy is not one of this package's
     :raises ValueError: if there is no such network, layer or expert, or no other expert
     """

@@ -136,7 +136,7 @@ def expert_named(expert: Any) -> tuple[str, int]:
         return expert
     network, _, number = str(expert).rpartition(":")
     if not (network and number.isdecimal()):
-        raise ValueError(f"`without` must name experts as 'pi:2', got {expert!r}")
+        raise ValueError(f"`without` must name experts as 'pi:2', or 'pi.middle:2', got {expert!r}")
     return network, int(number)
 
 

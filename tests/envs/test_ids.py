@@ -124,10 +124,12 @@ def test_tasks_have_names_of_their_own():
             my_task,
             lambda: my_task(),
             Task("named", "CartPole-v1"),
+            ("SB3MoE/Atari-v0", {"game": "carnival"}),
         ]
     )
     assert [task.name for task in tasks] == [
-        "CartPole", "CartPole#2", "Pendulum(g=5.0)", "Pendulum(g=9.8)", "my_task", "task5", "named"
+        "CartPole", "CartPole#2", "Pendulum(g=5.0)", "Pendulum(g=9.8)", "my_task", "task5", "named",
+        "Atari-carnival",
     ]  # fmt: skip
 
 

@@ -37,6 +37,12 @@ def test_pictures_that_dont_nest_stay_pictures_with_the_corner_that_none_fills(s
     assert is_image_space(io.observation_space)
 
 
+def test_images_with_channels_on_different_sides_are_refused():
+    sides = [box(*shape, low=0, high=255, dtype=np.uint8) for shape in [(84, 84, 1), (4, 84, 84)]]
+    with pytest.raises(ValueError, match=r"channels first, or all last, got 't0': .*84, 84, 1"):
+        interface(sides)
+
+
 def test_discrete_spaces_take_the_largest_and_count_from_zero():
     io = interface([spaces.Discrete(3, start=5), spaces.Discrete(4)])
     assert io.observation_space == spaces.Discrete(4)

@@ -29,12 +29,10 @@ def test_the_table_is_of_the_network_that_acts():
     assert found.network == "qf"
 
 
-def test_the_table_is_of_one_mixture_where_those_of_a_network_differ_in_size():
+def test_heads_of_tasks_beside_experts_count_by_their_own_name_alone():
     model = shown.agent(head_router="task")  # three experts, and a head for each of two tasks
-    first, head = model.policy.mixtures("pi")
     found = expert_importance(model, episodes=2)
-    assert (found.network, found.rows[-1]) == (first, "without 2")
-    assert expert_importance(model, network=head, episodes=2).rows[-1] == "without 1"
-    rule = rf"`network` must name one mixture .*'{first}': 3, '{head}': 2.*, got 'pi'"
-    with pytest.raises(ValueError, match=rule):
-        expert_importance(model, network="pi", episodes=2)
+    assert (found.network, found.rows[-1]) == ("pi", "without 2")
+    assert expert_importance(model, network="pi.head", episodes=2).rows[-1] == "without 1"
+    assert [*model.policy.mixtures("pi")] == ["pi.middle"]
+    assert [*shown.agent(placement="none", head_router="task").policy.mixtures("pi")] == ["pi.head"]

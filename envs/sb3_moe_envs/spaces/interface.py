@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gymnasium import Space, spaces
 
 from sb3_moe_envs.spaces.actions import TaskMasks, pad_actions
-from sb3_moe_envs.spaces.observations import empty, is_image, pad_observations, row_of
+from sb3_moe_envs.spaces.observations import channel_axis, empty, is_image, pad_observations, row_of
 
 
 class _Named:
@@ -148,16 +148,6 @@ class Channels(_Appended):
                 f"width with one more for each of {num_tasks} tasks, that is in the shape "
                 f"{self.space.shape}; use 'dict', got {space}"
             )
-
-
-def channel_axis(shape: Sequence[int], *, is_image: bool) -> int:
-    """Return where an image keeps its channels: on the first axis if it is the shortest, else last.
-
-    Where another axis is as short, the first counts only in what SB3 takes for images, uint8 in
-    [0, 255], as in SB3. Policies look for the planes by the same rule (`sb3_moe.vec_env`).
-    """
-    first, *others = shape
-    return 0 if first < min(others) or (is_image and first == min(others)) else 2
 
 
 def _is_found(shape: Sequence[int], axis: int, *, is_image: bool) -> bool:

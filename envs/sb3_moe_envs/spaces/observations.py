@@ -125,6 +125,12 @@ def common_space(
     equal = all(space == first for space in task_spaces)
     if equal and not optional and not np.any(getattr(first, "start", 0)):
         return first
+    images = [space for space in task_spaces if len(space.shape or ()) == 3 and is_image(space)]
+    if len({channel_axis(image.shape or (), is_image=True) for image in images}) > 1:
+        raise ValueError(
+            "the tasks' images must all have their channels first, or all last, got "
+            f"{_described(task_spaces, names)}; gymnasium.wrappers.TransformObservation changes it"
+        )
     one_dimensionality = len({len(space.shape or ()) for space in task_spaces}) == 1
     for kind, pad in _PADDING.items():
         if one_dimensionality and all(isinstance(space, kind) for space in task_spaces):
@@ -136,12 +142,16 @@ def different_kinds(
     task_spaces: Sequence[Space[Any]], names: Sequence[str], argument: str
 ) -> ValueError:
     """Return the error of spaces that have no common one, with the cure."""
-    described = ", ".join(f"{n!r}: {s}" for n, s in zip(names, task_spaces, strict=True))
     dicts = ", or Dict of these" if argument == "obs_space" else ""
     return ValueError(
         f"`{argument}`='pad' needs spaces of one kind (Box, Discrete, MultiDiscrete, MultiBinary"
-        f"{dicts}) and one number of dimensions, got {described}; {_CURES[argument]}"
+        f"{dicts}) and one number of dimensions, got {_described(task_spaces, names)}; "
+        f"{_CURES[argument]}"
     )
+
+
+def _described(task_spaces: Sequence[Space[Any]], names: Sequence[str]) -> str:
+    return ", ".join(f"{n!r}: {s}" for n, s in zip(names, task_spaces, strict=True))
 
 
 def _largest_shape(task_spaces: Sequence[Any]) -> tuple[int, ...]:
@@ -165,6 +175,16 @@ def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
 def is_image(box: Any) -> bool:
     """Return whether a Box is of what SB3 takes for images: uint8 in [0, 255]."""
     return bool(box.dtype == np.uint8 and not box.low.any() and (box.high == 255).all())
+
+
+def channel_axis(shape: Sequence[int], *, is_image: bool) -> int:
+    """Return where an image keeps its channels: on the first axis if it is the shortest, else last.
+
+    Where another axis is as short, the first counts only in what SB3 takes for images, uint8 in
+    [0, 255], as in SB3. Policies look for the planes by the same rule (`sb3_moe.vec_env`).
+    """
+    first, *others = shape
+    return 0 if first < min(others) or (is_image and first == min(others)) else 2
 
 
 def _pad_multi_discrete(task_spaces: Sequence[Any], _: bool) -> spaces.MultiDiscrete:

@@ -18,7 +18,7 @@ class Card {
     for (const mixture of replay.mixtures) {
       const title = `Gates of ${mixture.name} (${mixture.router})`;
       this.gates[mixture.name] = this.bars(right, title, mixture.num_experts, expert => "expert " + expert, mixture.name);
-      if (!sumToOne(track.gates[mixture.name], track.steps)) right.append(make("p", { class: "faint" }, "Under this router gates need not sum to 1."));
+      if (!sumToOne(track.gates[mixture.name], track.steps)) right.append(make("p", { class: "faint" }, "Under this router gates need not sum to 1; bars of negative ones are pale."));
     }
     this.explained = track.explained ? this.bars(right, "How well each model explains the last steps (mean log-likelihood)", track.explained.width, expert => "model " + expert) : [];
     this.box = make("article", { class: "run" }, make("h2", {}, run.label));
@@ -137,6 +137,7 @@ function fill(bars, numbers, high, chosen) {
     const share = high ? Math.min(Math.abs(numbers[i]) / high, 1) : top > low ? (numbers[i] - low) / (top - low) : 0;
     bar.fill.style.width = 100 * (Number.isFinite(share) ? share : 0) + "%";
     bar.number.textContent = written(numbers[i]);
+    bar.fill.style.opacity = high && numbers[i] < 0 ? .4 : 1;
     bar.number.dataset.value = String(numbers[i]);
     bar.name.className = i === chosen ? "chosen" : "";
   });
