@@ -6,11 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 try:
     import tyro
@@ -163,8 +162,16 @@ class Suites:
     """List the suites: their names, tasks, and the extra that they need."""
 
 
-Study = Plan | Run | Status | Report | Schema
-COMMANDS: dict[str, Any] = {"study": Study, "watch": Watch, "card": Card, "suites": Suites}
+#: What may be typed behind ``sb3-moe``.
+COMMAND: Any = (
+    Annotated[
+        Plan | Run | Status | Report | Schema,
+        tyro.conf.subcommand("study", description="Training runs, and their report."),
+    ]
+    | Annotated[Watch, tyro.conf.subcommand("watch")]
+    | Annotated[Card, tyro.conf.subcommand("card")]
+    | Annotated[Suites, tyro.conf.subcommand("suites")]
+)
 #: The extra that a suite needs, by a word in its name or in the ids of its tasks.
 EXTRAS = {
     "EnvPool": "envpool",
@@ -175,13 +182,6 @@ EXTRAS = {
     "MuJoCo": "mujoco",
 }
 EXPECTED = (ValueError, TypeError, RuntimeError, OSError, ImportError)
-USAGE = """\
-usage: sb3-moe study {plan,run,status,report,schema} ...  training runs, and their report
-       sb3-moe watch MODEL --tasks ...                a page on which an agent plays
-       sb3-moe card MODEL --tasks ...                 an agent's folder for the Hugging Face Hub
-       sb3-moe suites                                 names, tasks and required extras
-       sb3-moe --version
---help after each of these says more."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -189,24 +189,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     :param arguments: without the program's name; None for this process's
     """
-    word, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
-    if word == "--version":
+    given = [*(sys.argv[1:] if arguments is None else arguments)]
+    if given == ["--version"]:
         print(version("sb3-moe"))
         return 0
-    if word not in COMMANDS:
-        asked = word in ("-h", "--help")
-        if word and not asked:
-            near = get_close_matches(word, COMMANDS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            print(f"error: unknown command {word!r}{hint}", file=sys.stderr)
-        print(USAGE, file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
-    command = tyro.cli(COMMANDS[word], prog=f"sb3-moe {word}", args=rest)
+    told = "Mixtures of experts for Stable-Baselines3. --version prints which one this is."
+    command = tyro.cli(COMMAND, prog="sb3-moe", description=told, args=given)
     # pygame, which draws CartPole and the like, would look for a screen and what plays sounds.
     for driver in ("SDL_AUDIODRIVER", "SDL_VIDEODRIVER"):
         os.environ.setdefault(driver, "dummy")
     try:
-        return _serve(command)
+        if isinstance(command, Suites):
+            return _list_suites()
+        commands = import_module("sb3_moe.study.commands")
+        return int(getattr(commands, type(command).__name__.lower())(command))
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -215,14 +211,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def _serve(command: Any) -> int:
-    if isinstance(command, Suites):
-        return _list_suites()
-    module = "opened_agent" if isinstance(command, AgentOptions) else "commands"
-    serve = getattr(import_module(f"sb3_moe.study.{module}"), type(command).__name__.lower())
-    return int(serve(command))
 
 
 def _list_suites() -> int:

@@ -78,7 +78,7 @@ def test_the_index_has_a_line_for_every_page_and_the_readme_leads_there():
 
 
 def test_pages_are_short_and_their_code_and_yaml_can_be_read():
-    entries = pytest.importorskip("sb3_moe.study.entries", reason="needs the cli extra")
+    entries = pytest.importorskip("sb3_moe.study.building", reason="needs the cli extra")
     assert not [name_of(page) for page in PAGES if len(page.read_text().splitlines()) > 190]
     for page in PAGES:
         for code in snippets(page, "py"):  # too slow to run

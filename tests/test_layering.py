@@ -106,7 +106,7 @@ def test_packages_of_others_are_imported_where_they_belong():
 
 
 # Building, playing and judging environments; their infos, and their history.
-KNOW_ENVIRONMENTS = ("make.py", "evaluating.py", "gymnasium_vec_env.py", "history.py")
+KNOW_ENVIRONMENTS = ("make.py", "evaluating.py", "gymnasium_vec_env.py", "observations.py")
 
 
 def test_only_the_study_and_what_builds_plays_or_judges_environments_know_them():

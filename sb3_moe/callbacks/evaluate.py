@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_moe.callbacks.periodic import CurrentTask, RecordingCallback
 from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.saving.files import atomic
-from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.saving.snapshot import preserved_generators
 from sb3_moe.vec_env.evaluating import LONGEST, TaskEpisodes, evaluate_tasks, success_rate
 from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env, synchronize
 from sb3_moe.vec_env.tasks import short_names, task_names

@@ -41,7 +41,7 @@ from sb3_moe.measures.resets import (
 from sb3_moe.policies.masks import keeps_masks, masks_in
 from sb3_moe.policies.networks import networks_of, uncompiled
 from sb3_moe.policies.optimizers import ExpertAdam
-from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.saving.snapshot import preserved_generators
 from sb3_moe.vec_env.kept_rows import RecentRows
 from sb3_moe.vec_env.observations import Obs, stored_obs
 from sb3_moe.vec_env.tasks import LAYER, short_names, tasks_stepped

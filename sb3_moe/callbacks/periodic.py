@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.layers.checks import number
-from sb3_moe.saving.record import Record
+from sb3_moe.saving.files import Record
 from sb3_moe.vec_env.make import are_interleaved
 from sb3_moe.vec_env.tasks import only_task, require_tasks, task_names
 

@@ -34,7 +34,7 @@ from sb3_moe.measures.resets import hold_router, router_parameters
 from sb3_moe.measures.statistics import agreement, load_entropy, specialisation
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.saving.snapshot import preserved_generators
 from sb3_moe.vec_env.evaluating import random_actions, takes_masks
 from sb3_moe.vec_env.kept_rows import Watched
 from sb3_moe.vec_env.make import make_pinned_env, not_built_again_since, synchronize

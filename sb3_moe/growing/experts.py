@@ -18,7 +18,7 @@ from sb3_moe.policies.masks import forget_masks, masks_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import kind_of, networks_of, uncompiled
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
-from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.saving.snapshot import preserved_generators
 
 # The share of all gates that a new expert takes, at most, unless more is asked for.
 SHARE = 0.05

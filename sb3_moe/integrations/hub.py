@@ -23,7 +23,7 @@ from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.files import atomic, check_writable, write_file, write_json
-from sb3_moe.saving.model_file import own_classes, packed, versions
+from sb3_moe.saving.model_file import packed, versions
 from sb3_moe.vec_env.evaluating import evaluate_tasks, success_rate
 from sb3_moe.vec_env.tasks import has_tasks, suite_of
 from sb3_moe.watching import Replay, watch
@@ -156,7 +156,7 @@ def _config(model: BaseAlgorithm) -> dict[str, Any]:
         "algorithm": type(model).__name__,
         "policy": type(policy).__name__,
         "options": {k: str(v) for k, v in options.items() if v != DEFAULTS[k]},
-        "custom_objects": sorted(own_classes(model)),
+        "custom_objects": sorted(packed(model, normalizer=None)[1]),
         "num_timesteps": model.num_timesteps,
         "seed": model.seed,
         "cost": {

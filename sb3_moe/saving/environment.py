@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import json
 import os
 import pickle
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import cloudpickle
 from gymnasium.utils import EzPickle
 from stable_baselines3.common.monitor import ResultsWriter
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
 from sb3_moe.vec_env.make import make_multitask_vec_env
@@ -55,7 +54,7 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, VecEnv):
             return self._reduced(obj)
         if isinstance(obj, ResultsWriter):
-            return MonitorFile, _arguments_of(obj)
+            return _reopened, (obj.file_handler.name, tuple(obj.logger.fieldnames)[3:])
         if type(obj).__module__.partition(".")[0] == "pygame":
             return type(None), ()  # it belongs to the process, and is made again to render
         return super().reducer_override(obj)
@@ -77,11 +76,7 @@ class _Pickler(cloudpickle.Pickler):
             if hasattr(each.unwrapped, "state_dict"):
                 self.exact &= bool(each.unwrapped.state_dict().get("exact", True))
         held = {key: value for key, value in vars(env).items() if key != "class_attributes"}
-        return _blank, (type(env),), held, None, None, _fill
-
-
-def _blank(kind: type[VecEnv]) -> VecEnv:
-    return kind.__new__(kind)
+        return object.__new__, (type(env),), held, None, None, _fill
 
 
 def _fill(env: VecEnv, held: dict[str, Any]) -> None:
@@ -91,59 +86,14 @@ def _fill(env: VecEnv, held: dict[str, Any]) -> None:
 
 
 def _built(recipe: dict[str, Any], state: dict[str, Any]) -> GymnasiumVecEnv:
-    monitored = make_multitask_vec_env(**{**recipe, "monitor_dir": None})
-    assert isinstance(monitored, VecMonitor)
-    env = monitored.venv
-    assert isinstance(env, GymnasiumVecEnv)
+    monitored: Any = make_multitask_vec_env(**{**recipe, "monitor_dir": None})
+    env: GymnasiumVecEnv = monitored.venv
     env.recipe = recipe
     env.load_state_dict(state)
     return env
 
 
-class MonitorFile(ResultsWriter):
-    """A monitor's file that is opened when a run that goes on writes its first row to it.
-
-    Rows of later than the snapshot are cut off then, since the run writes them again: a run that is
-    only looked at leaves them. A file of another run is never cut.
-
-    :param name: of the file
-    :param extra_keys: columns beside SB3's own
-    :param header: the file's first line at the snapshot, by which it is known
-    :param size: of the file at the snapshot in bytes
-    """
-
-    def __init__(self, name: str, extra_keys: tuple[str, ...], header: str, size: int) -> None:
-        #: what it is made of again
-        self.arguments = name, extra_keys, header, size
-        self.is_open = False
-
-    def write_row(self, epinfo: dict[str, float]) -> None:
-        """Write a row, as SB3 does."""
-        if not self.is_open:
-            name, extra_keys, header, size = self.arguments
-            is_there = os.path.exists(name)
-            if is_there and _first_line(name) == header and size < os.path.getsize(name):
-                os.truncate(name, size)
-            started = json.loads(header.removeprefix("#") or "{}")
-            super().__init__(name, started, extra_keys, override_existing=not is_there)
-            self.is_open = True
-        super().write_row(epinfo)
-
-    def close(self) -> None:
-        """Close the file if it is open."""
-        if self.is_open:
-            super().close()
-
-
-def _arguments_of(writer: ResultsWriter) -> tuple[Any, ...]:
-    """Return the arguments of a :class:`MonitorFile` that goes on where a file stands."""
-    if isinstance(writer, MonitorFile) and not writer.is_open:
-        return writer.arguments
-    name, extra_keys = writer.file_handler.name, tuple(writer.logger.fieldnames)[3:]
-    size = os.path.getsize(name) if os.path.exists(name) else 0
-    return name, extra_keys, _first_line(name) if size else "", size
-
-
-def _first_line(name: str) -> str:
-    with open(name, encoding="utf-8") as file:
-        return file.readline()
+def _reopened(name: str, extra_keys: tuple[str, ...]) -> ResultsWriter:
+    """Go on with a monitor's file: what was written after the snapshot stays in it."""
+    is_there = os.path.exists(name)
+    return ResultsWriter(name, extra_keys=extra_keys, override_existing=not is_there)

@@ -9,6 +9,7 @@ import math
 import platform
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.saving import model_parts
-from sb3_moe.saving.container import UnsafeFileError, blaming, check_forms, pack, unpack
 from sb3_moe.saving.files import write_file
-from sb3_moe.saving.normalizer import SavedNormalizer, described, is_known
-from sb3_moe.saving.values import Decoder, Encoder
+from sb3_moe.saving.model_parts import SavedNormalizer, described, is_known
+from sb3_moe.saving.values import Decoder, Encoder, UnsafeFileError, blaming, pack, unpack
 from sb3_moe.vec_env.tasks import check_tasks, tasks_known, write_names
 
 __version__ = importlib.metadata.version("sb3-moe")
@@ -52,12 +52,8 @@ _BESIDES = 2**26
 def versions() -> dict[str, str]:
     """Return the versions of this package, of what it stands on, and of Python."""
     found = {"sb3_moe": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    there = (package for package in _PACKAGES if find_spec(package.replace("-", "_")))
+    return found | {package: importlib.metadata.version(package) for package in there}
 
 
 def save(model: BaseAlgorithm, path: str | Path, *, normalizer: bool = True) -> None:
@@ -117,11 +113,6 @@ def packed(model: BaseAlgorithm, normalizer: VecNormalize | None) -> tuple[bytes
     parts = {_ARRAYS: encoder.tensors, _WEIGHTS: weights}
     tensors = {part + name: each for part in parts for name, each in parts[part].items()}
     return pack(state, tensors), encoder.own
-
-
-def own_classes(model: BaseAlgorithm) -> dict[str, Any]:
-    """Return the user's own classes and functions that a file of a model names, by name."""
-    return packed(model, normalizer=None)[1]
 
 
 def write_model(model: BaseAlgorithm, folder: Path) -> bool:
@@ -240,11 +231,9 @@ class _SavedModel:
         self._state, self._decoder = state, Decoder(arrays, custom)
         self._venv: VecEnv | None = None
         self._normalizes: VecNormalize | None = None
-        algorithm, policy = self._decoded("algorithm"), state["policy"]
-        if isinstance(policy, str):
-            policy = algorithm.policy_aliases[policy]
-        else:
-            policy = self._decoded("policy")
+        algorithm, alias = self._decoded("algorithm"), state["policy"]
+        is_alias = isinstance(alias, str)
+        policy = algorithm.policy_aliases[alias] if is_alias else self._decoded("policy")
         self.model: Any = algorithm(policy, env=None, device=device, _init_setup_model=False)
         values = model_parts.decode_attributes(self._decoder, self.model, state["attributes"])
         spaces = {name: self._decoded(name) for name in ("observation_space", "action_space")}
@@ -337,7 +326,7 @@ def _check_sizes(model: Any, weights: Mapping[str, th.Tensor], max_bytes: float)
     with warnings.catch_warnings(), th.device("meta"), _Sketching(weights):
         warnings.simplefilter("ignore")
         _setup(sketch, None)
-    check_forms("policy", model_parts.weights_of(sketch), weights)
+    _check_forms(model_parts.weights_of(sketch), weights)
     held = sum(tensor.nbytes for tensor in (*sketch.policy.parameters(), *sketch.policy.buffers()))
     if held > sum(tensor.nbytes for tensor in weights.values()) + _BESIDES:
         raise UnsafeFileError(f"its policy takes {held} bytes, more than its weights")
@@ -348,6 +337,25 @@ def _check_sizes(model: Any, weights: Mapping[str, th.Tensor], max_bytes: float)
             f"its `{counted}` of {counts[counted]} means about {size} bytes of buffers and "
             f"`max_bytes` is {max_bytes}: pass max_bytes={2 * size} if you have them"
         )
+
+
+def _check_forms(own: Mapping[str, th.Tensor], found: Mapping[str, th.Tensor]) -> None:
+    """Compare names, dtypes and shapes of tensors.
+
+    :param own: as the model has them
+    :param found: as the file has them
+    :raises UnsafeFileError: naming a difference
+    """
+    ours, theirs = (
+        {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in each.items()}
+        for each in (own, found)
+    )
+    for name in sorted({*ours, *theirs}):
+        if ours.get(name) != theirs.get(name):
+            raise UnsafeFileError(
+                f"its policy has {name[:60]!r} as {theirs.get(name)} where the model has "
+                f"{ours.get(name)}"
+            )
 
 
 class _Sketching(TorchDispatchMode):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import TrainFreq
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 from torch import nn
 
-from sb3_moe.saving.container import UnsafeFileError
-from sb3_moe.saving.values import Decoder, Encoder
+from sb3_moe.saving.values import Decoder, Encoder, UnsafeFileError
+from sb3_moe.vec_env.observations import VecHistory
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskMeanStd, PerTaskVecNormalize
 
 # Not the file's to say: where to run, and where to write.
 _NOT_SAVED = frozenset({"policy", "env", "device", "tensorboard_log", "self"})
@@ -197,3 +201,121 @@ def hindsight_buffer(model: Any, venv: VecEnv | None) -> HerReplayBuffer:
         **model.replay_buffer_kwargs,
     )
     return buffer
+
+
+# Normalizers: the running statistics of VecNormalize and PerTaskVecNormalize, without pickle.
+
+
+_KINDS = {kind.__name__: kind for kind in (VecNormalize, PerTaskVecNormalize)}
+_SETTINGS = (
+    "training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon",
+    "norm_obs_keys",
+)  # fmt: skip
+# The statistics of returns; the others are of observations.
+_RETURN = "return"
+
+
+class NormalizerLeftOutWarning(UserWarning):
+    """A model takes normalized observations, and was opened without what normalizes them."""
+
+
+def is_known(normalizer: VecNormalize) -> bool:
+    """Say whether a file can hold a normalizer's statistics: unless it is of a user's own class."""
+    return type(normalizer) in _KINDS.values()
+
+
+def described(normalizer: VecNormalize) -> dict[str, Any]:
+    """Return a normalizer's class, settings and statistics as plain values and arrays.
+
+    :param normalizer: as the model's ``get_vec_normalize_env`` returns it
+    :raises ValueError: if it is of a class of the user's own
+    """
+    kind = type(normalizer).__name__
+    if not is_known(normalizer):
+        raise ValueError(f"`normalizer` must be False for a {kind}, got True")
+    return {
+        "class": kind,
+        "settings": {name: getattr(normalizer, name) for name in _SETTINGS},
+        "statistics": {name: _rows(each) for name, each in _statistics(normalizer).items()},
+        "sees_history": "history" in getattr(normalizer.observation_space, "spaces", {}),
+    }
+
+
+def _statistics(normalizer: Any) -> dict[str, RunningMeanStd | PerTaskMeanStd]:
+    """Return a normalizer's running statistics by name."""
+    found = {_RETURN: normalizer.ret_rms}
+    if normalizer.norm_obs:
+        obs = normalizer.obs_rms
+        is_dict = isinstance(obs, dict)
+        found |= {f"obs/{key}": each for key, each in obs.items()} if is_dict else {"obs": obs}
+    return found
+
+
+def _rows(statistics: RunningMeanStd | PerTaskMeanStd) -> list[tuple[Any, Any, float]]:
+    """Return mean, variance and count of all observations, or of each task's."""
+    values: Any = (statistics.mean, statistics.var, statistics.count)
+    tasks = zip(*values, strict=True) if isinstance(statistics, PerTaskMeanStd) else [values]
+    return [(np.asarray(mean), np.asarray(var), float(count)) for mean, var, count in tasks]
+
+
+class SavedNormalizer:
+    """A file's normalizer.
+
+    :param saved: of :func:`described`
+    :raises UnsafeFileError: if it is none
+    """
+
+    def __init__(self, saved: dict[str, Any]) -> None:
+        if saved["class"] not in _KINDS:
+            raise UnsafeFileError(f"its normalizer is {saved['class']!r:.60}, which is none")
+        self._kind = _KINDS[saved["class"]]
+        self._settings = {name: saved["settings"][name] for name in _SETTINGS}
+        self._sees_history = bool(saved["sees_history"])
+        self._statistics: dict[str, list[Any]] = saved["statistics"]
+        for mean, var, count in (one for each in self._statistics.values() for one in each):
+            if not mean.dtype == var.dtype == np.float64 or mean.shape != var.shape or count < 0:
+                raise UnsafeFileError("its normalizer's statistics must be float64 of one shape")
+
+    def wrap(self, venv: VecEnv) -> VecEnv:
+        """Put a new normalizer with the file's settings where the old one was."""
+        if isinstance(venv, VecHistory) and not self._sees_history:
+            return VecHistory(self.wrap(venv.venv), venv.length)
+        return self._kind(venv, **self._settings)
+
+    def check(self, normalizer: VecNormalize) -> None:
+        """Compare kind, names and shapes with a normalizer that is to take the statistics.
+
+        :raises ValueError: if they differ
+        """
+        mine = {name: _rows(each) for name, each in _statistics(normalizer).items()}
+        own, saved = (
+            {name: [mean.shape for mean, *_ in rows] for name, rows in each.items()}
+            for each in (mine, self._statistics)
+        )
+        if type(normalizer) is not self._kind or own != saved:
+            raise ValueError(
+                f"`env` is normalized by {type(normalizer).__name__} with statistics of {own}, and "
+                f"the file has those of {self._kind.__name__}, {saved}; pass normalizer=False to "
+                "keep your own"
+            )
+
+    def warn_if_left_out(self, name: str) -> None:
+        """Warn that nothing takes the statistics of observations, if there are any.
+
+        :param name: of the file
+        """
+        if set(self._statistics) - {_RETURN}:
+            warnings.warn(
+                f"{name} has the statistics by which observations were normalized, and without an "
+                "`env` they are left out: give one, or normalizer=False if you normalize yourself",
+                NormalizerLeftOutWarning,
+                stacklevel=3,
+            )
+
+    def put_into(self, normalizer: Any) -> None:
+        """Give a normalizer that was checked the file's statistics."""
+        for name, each in _statistics(normalizer).items():
+            values = [np.array(column) for column in zip(*self._statistics[name], strict=True)]
+            if not isinstance(each, PerTaskMeanStd):
+                values = [column[0] for column in values]
+            each.mean, each.var, each.count = values

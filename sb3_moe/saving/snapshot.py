@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import random
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -26,8 +28,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.saving.environment import UnknownEnvError, load_env, save_env
-from sb3_moe.saving.files import atomic, naming, temporary_name
-from sb3_moe.saving.generators import get_generators, set_generators
+from sb3_moe.saving.files import atomic, naming
 from sb3_moe.saving.model_parts import SCHEDULES, moved
 from sb3_moe.vec_env.observations import map_observation
 from sb3_moe.vec_env.replay_buffers import end_running_episodes
@@ -61,9 +62,7 @@ def save_snapshot(
     :raises ValueError: if the environment, the model or its buffer can't be saved
     :raises OSError: naming the file, if it can't be written
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
+    with atomic(Path(path)) as temporary:
         _write(model, temporary, drawn=drawn, whole=whole)
 
 
@@ -75,18 +74,14 @@ def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
     :raises ValueError: if the environment, the model or its buffer can't be saved
     :raises OSError: if the folder can't be written to
     """
-    temporary = temporary_name(folder / snapshot_name(model.num_timesteps))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with naming(temporary):
-            _write(model, temporary, drawn=False, whole=True, with_rows=False)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as trial, naming(folder):
+            _write(model, Path(trial, "trial.zip"), drawn=False, whole=True, with_rows=False)
     except OSError as error:
         raise type(error)(
             f"snapshots can't be written to {folder} ({error}): pass a `path` that can be written"
         ) from error
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
 
 
 def snapshots_in(folder: Path) -> list[Path]:
@@ -381,3 +376,42 @@ def _sde_owner(model: BaseAlgorithm) -> Any:
     owner = getattr(model, "actor", model.policy)
     is_sde = isinstance(getattr(owner, "action_dist", None), StateDependentNoiseDistribution)
     return owner if is_sde else None
+
+
+# The random generators that training draws from, as a value.
+
+
+def get_generators() -> dict[str, Any]:
+    """Return the states of the generators of Python, numpy and torch."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": th.get_rng_state(),
+        "cuda": th.cuda.get_rng_state_all() if th.cuda.is_initialized() else [],
+    }
+
+
+def set_generators(state: dict[str, Any]) -> None:
+    """Put the generators into states that :func:`get_generators` returned."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    th.set_rng_state(state["torch"])
+    # Those of devices that this machine lacks have nowhere to go.
+    for device, each in enumerate(state["cuda"][: th.cuda.device_count()]):
+        th.cuda.set_rng_state(each, device)
+
+
+@contextmanager
+def preserved_generators(*others: np.random.Generator) -> Iterator[None]:
+    """Leave the generators as they were, so that a measurement does not change what follows.
+
+    :param others: besides those of Python, numpy and torch, such as an action space's
+    """
+    state = get_generators()
+    other_states = [each.bit_generator.state for each in others]
+    try:
+        yield
+    finally:
+        set_generators(state)
+        for each, other_state in zip(others, other_states, strict=True):
+            each.bit_generator.state = other_state

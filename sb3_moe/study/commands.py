@@ -1,4 +1,4 @@
-"""What the commands of ``sb3-moe study`` do."""
+"""What the commands of ``sb3-moe`` do: ``study``, and ``watch`` and ``card`` of an agent's file."""
 
 from __future__ import annotations
 
@@ -7,72 +7,74 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import torch as th
 import yaml
+from gymnasium import spaces
 from rich.console import Console
 from rich.progress import track
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_moe.integrations.hub import check_folder, push, write_folder
 from sb3_moe.saving.files import check_writable, write_json
-from sb3_moe.study import preparing
-from sb3_moe.study.config import StudyConfig, load_study
-from sb3_moe.study.config import schema as schema_of_a_study
-from sb3_moe.study.engine import (
-    Engine,
-    LocalEngine,
-    RayEngine,
-    SlurmEngine,
-    check_processes,
-    run_jobs,
-    unfinished,
-    variables,
-)
+from sb3_moe.saving.model_file import load
+from sb3_moe.saving.model_parts import NormalizerLeftOutWarning
+from sb3_moe.study import building, config, engine, preparing
+from sb3_moe.study.building import game_id, imported, read_yaml
 from sb3_moe.study.folder import Job, held, is_held, refuse_changes, steps_in, survey
 from sb3_moe.study.judging import load_claims, missing
 from sb3_moe.study.report import check_report_folder, write_replays, write_report
 from sb3_moe.study.results import imagined
 from sb3_moe.study.training import versions
+from sb3_moe.vec_env.make import make_multitask_vec_env
+from sb3_moe.vec_env.tasks import names_on
+from sb3_moe.watching.films import FILMS
+from sb3_moe.watching.importance import expert_importance, network_that_acts
+from sb3_moe.watching.recording import watch as record
+from sb3_moe.watching.replays import steps_of
+from sb3_moe_envs import SUITES
+from sb3_moe_envs.suites import tasks_of
 
 if TYPE_CHECKING:
-    from sb3_moe_cli import Plan, Report, Run, Schema, Status, StudyOptions
+    import sb3_moe_cli as cli
 
+#: How observations may show which task is on.
+SHOWN = ("dict", "onehot", "channels", "info")
 # Seconds of training that `plan` takes in all, and of each network at least.
 REHEARSAL, SHORTEST = 12.0, 1.0
 
 
-def say(text: str) -> None:
-    """Print text as it is: paths and reasons may hold brackets, which rich takes for markup."""
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def read(options: StudyOptions) -> tuple[StudyConfig, Path]:
+def read(options: cli.StudyOptions) -> tuple[config.StudyConfig, Path]:
     """Read the study, with what the command line changes in it, and give its folder."""
     changes = {"seeds": options.seeds, "steps_per_task": options.steps_per_task}
     only = options.only and list(options.only)
-    study = load_study(options.study, options.architecture, only=only, **changes)
+    study = config.load_study(options.study, options.architecture, only=only, **changes)
     root = options.out or Path("runs") / study.name
-    os.environ.update(variables(root) | os.environ)  # which the processes of runs inherit
+    os.environ.update(engine.variables(root) | os.environ)  # which the processes of runs inherit
     return study, root
 
 
-def schema(options: Schema) -> int:
+def schema(options: cli.Schema) -> int:
     """Print the JSON schema of a study's file."""
-    print(json.dumps(schema_of_a_study(), indent=1))
+    print(json.dumps(config.schema(), indent=1))
     return 0
 
 
-def status(options: Status) -> int:
+def status(options: cli.Status) -> int:
     """Print what the folders hold."""
     return show_status(*read(options))
 
 
-def show_status(study: StudyConfig, root: Path) -> int:
+def show_status(study: config.StudyConfig, root: Path) -> int:
     """Print what the folders hold.
 
     :return: 1 if one failed, is damaged or is of another configuration
@@ -88,16 +90,16 @@ def show_status(study: StudyConfig, root: Path) -> int:
                 word, reason = "being trained", done
         counts[word] += 1
         if word not in ("done", "missing"):
-            say(f"{job.folder.path}: {word}: {reason}")
-    say(", ".join(f"{count} {word}" for word, count in counts.items()))
+            print(f"{job.folder.path}: {word}: {reason}")
+    print(", ".join(f"{count} {word}" for word, count in counts.items()))
     wrong = counts["failed"] + counts["damaged"]
     if wrong:
-        say("run those that failed or are damaged again with: run --retry")
+        print("run those that failed or are damaged again with: run --retry")
     refuse_changes(jobs)
     return 1 if wrong else 0
 
 
-def make_engine(options: Run, study: StudyConfig, root: Path) -> Engine:
+def make_engine(options: cli.Run, study: config.StudyConfig, root: Path) -> engine.Engine:
     """Give the engine that a command line asks for.
 
     :raises ValueError: if options are another engine's, or runs would not find their device
@@ -113,18 +115,18 @@ def make_engine(options: Run, study: StudyConfig, root: Path) -> Engine:
             th.empty(0, device=study.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"`device` must be one that torch has: {error}") from error
-        return LocalEngine(options.processes)
+        return engine.LocalEngine(options.processes)
     cpus, gpus = options.cpus or 1.0, options.gpus or 0.0
     if study.device.startswith("cuda") and not options.gpus:
         raise ValueError("`--gpus` must be above 0 where `device` is cuda: runs are shown none")
     if options.engine == "ray":
-        return RayEngine(root, options.address, cpus, gpus)
+        return engine.RayEngine(root, options.address, cpus, gpus)
     pairs = (each.partition("=") for each in options.slurm)
     parameters = {name: yaml.safe_load(value) for name, _, value in pairs}
-    return SlurmEngine(root, cpus, gpus, **parameters)
+    return engine.SlurmEngine(root, cpus, gpus, **parameters)
 
 
-def run(options: Run) -> int:
+def run(options: cli.Run) -> int:
     """Run what is missing, then write the report; 1 if a run is not done at the end.
 
     :raises ValueError: if a claim is wrong, a network can't be built, or a folder was made by
@@ -145,14 +147,14 @@ def run(options: Run) -> int:
         said = {"study": study.to_dict(), "command": command, "versions": versions()}
         write_json(root / "study.json", said)
         # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
-        engine = make_engine(options, study, root)
+        where = make_engine(options, study, root)
         try:
-            jobs = train(study, root, engine, options.retry)
+            jobs = train(study, root, where, options.retry)
         except KeyboardInterrupt:
-            say(f"stopped; what is finished stays in {root}: run again to go on")
+            print(f"stopped; what is finished stays in {root}: run again to go on")
             raise
         finally:
-            engine.stop()
+            where.stop()
     states = {job.state.status for job in jobs}
     if "done" in states:
         write(replace(study, only=()), root, replays=options.replays)
@@ -160,7 +162,9 @@ def run(options: Run) -> int:
     return 0 if states == {"done"} else 1
 
 
-def train(study: StudyConfig, root: Path, engine: Engine, retry: bool = False) -> list[Job]:
+def train(
+    study: config.StudyConfig, root: Path, where: engine.Engine, retry: bool = False
+) -> list[Job]:
     """Run what is missing, those that choose values first, and look at all runs again.
 
     :param retry: run again what failed or is damaged
@@ -168,11 +172,11 @@ def train(study: StudyConfig, root: Path, engine: Engine, retry: bool = False) -
     """
 
     def run_some(jobs: Sequence[Job]) -> None:
-        todo = unfinished(jobs, retry)
+        todo = engine.unfinished(jobs, retry)
         if todo:
             preparing.check_networks([job.run for job in todo])
         preparing.measure_random_policy(study, root)
-        run_jobs(todo, engine, Console())
+        engine.run_jobs(todo, where, Console())
 
     preparing.tune(study, root, run_some)
     found = preparing.chosen(study, root)
@@ -182,7 +186,7 @@ def train(study: StudyConfig, root: Path, engine: Engine, retry: bool = False) -
     return survey(found.runs(), root)
 
 
-def check_claims(study: StudyConfig) -> None:
+def check_claims(study: config.StudyConfig) -> None:
     """Read the claims, so that what is wrong with them shows before anything is run.
 
     Comparisons without a value are only named: several studies may share a file of claims.
@@ -191,16 +195,16 @@ def check_claims(study: StudyConfig) -> None:
     """
     claims = load_claims(study.claims, study.games, study.networks)
     for line in missing(claims, imagined(replace(study, only=()).runs())):
-        say(line)
+        print(line)
 
 
-def report(options: Report) -> int:
+def report(options: cli.Report) -> int:
     """Write the report from what is done."""
     write(*read(options), options.to, replays=options.replays, partial=options.partial)
     return 0
 
 
-def write(study: StudyConfig, root: Path, to: Path | None = None, **options: bool) -> None:
+def write(study: config.StudyConfig, root: Path, to: Path | None = None, **options: bool) -> None:
     """Write the report from what is done.
 
     :param options: ``replays``: with a page on which each network plays; ``partial``: with the
@@ -208,11 +212,11 @@ def write(study: StudyConfig, root: Path, to: Path | None = None, **options: boo
     """
     study, folder = preparing.chosen(study, root), check_report_folder(root, to)
     for line in write_replays(study, root, folder) if options.pop("replays", False) else ():
-        say(line)
-    say(f"report: {write_report(study, root, folder, **options)}")
+        print(line)
+    print(f"report: {write_report(study, root, folder, **options)}")
 
 
-def plan(options: Plan) -> int:
+def plan(options: cli.Plan) -> int:
     """Print what would run, and how long it would take.
 
     Runs that are done say how fast their network trains; one without any trains for a moment.
@@ -220,13 +224,13 @@ def plan(options: Plan) -> int:
     :raises ValueError: if a claim or the number of processes is wrong, a folder was made by another
         configuration, or a network can't be built
     """
-    processes = check_processes(options.processes)
+    processes = engine.check_processes(options.processes)
     study, root = read(options)
     check_claims(study)
     jobs = survey(preparing.all_runs(study, root), root)
     refuse_changes(jobs)
     left = [job for job in jobs if job.state.status != "done"]
-    say(f"{len(jobs)} runs, {len(jobs) - len(left)} done, folder {root}")
+    print(f"{len(jobs)} runs, {len(jobs) - len(left)} done, folder {root}")
     networks = {_network(job): job.run for job in left}
     if not networks:
         return 0
@@ -240,14 +244,159 @@ def plan(options: Plan) -> int:
     for name in networks:
         runs = sum(_network(job) == name for job in left)
         how = "measured now" if name in untried else "as in runs that are done"
-        say(f"  {name}: {runs} runs left, {rates[name]:,.0f} steps/s, one process, {how}")
-    start = preparing.seconds_to_start()
-    each = [start + (j.run.total_steps - j.folder.goes_on_at()) / rates[_network(j)] for j in left]
+        print(f"  {name}: {runs} runs left, {rates[name]:,.0f} steps/s, one process, {how}")
+    each = [(j.run.total_steps - j.folder.goes_on_at()) / rates[_network(j)] for j in left]
     total = timedelta(seconds=round(max(*each, sum(each) / processes)))
-    say(f"about {total} with {processes} processes, evaluation included")
+    print(f"about {total} with {processes} processes, evaluation included")
     return 0
 
 
 def _network(job: Job) -> str:
     """Name a run's network, whatever value of it is tried."""
     return job.run.architecture.name.partition("@")[0]
+
+
+# The agent of a file, in the environment that it knows.
+
+
+def opened(options: cli.AgentOptions) -> BaseAlgorithm:
+    """Open the model twice: its spaces say how the tasks are shown to it.
+
+    :param options: of the command line
+    :raises ValueError: if no task is named, or they aren't the model's
+    """
+    if not options.tasks:
+        raise ValueError("`--tasks` must name a suite or Gymnasium ids, got none")
+    # A single observation is no work for two, who wait for each other on a busy machine.
+    th.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NormalizerLeftOutWarning)
+        space = _load(options, None).observation_space
+    return _load(options, env_for(options.tasks, space))
+
+
+def _load(options: cli.AgentOptions, env: Any) -> BaseAlgorithm:
+    path = options.model
+    if path.suffix != ".zip":
+        own = {each.partition(":")[2]: imported(each, "--custom") for each in options.custom}
+        # A buffer would be of as many environments as it was trained in.
+        return load(path, env, device="cpu", custom_objects=own)
+    if not options.trust:
+        raise ValueError(
+            f"{path.name} can run code when it is opened: say --trust if it is your own"
+        )
+    try:
+        return building.algorithm_class(options.algorithm).load(path, env, device="cpu")
+    except Exception as error:  # where another algorithm's parts are taken, it can be anything
+        raise ValueError(
+            f"{path.name} can't be opened as a model of {options.algorithm} "
+            f"({type(error).__name__}: {error}); `--algorithm` must be the one that it is of"
+        ) from error
+
+
+def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
+    """Build the environment that shows tasks as a model saw them, in the order that it knows.
+
+    :param words: a suite's name, or ids, ids with arguments as in a study's file, or
+        ``module:callable``
+    :param space: the model's observations
+    :raises ValueError: if nothing fits, or can be built
+    """
+    tasks = _in_order(words, space)
+    if not isinstance(tasks, str) and len(tasks) == 1 and tasks[0].env_id and not names_on(space):
+        alone = tasks[0].make()  # by whose id the agent's card calls it
+        if alone.observation_space == space:
+            return alone
+        alone.close()
+    for shown in SHOWN:
+        try:
+            env = make_multitask_vec_env(tasks, task_id=shown)
+        except ValueError:
+            if shown == SHOWN[-1]:  # that adds nothing: the environment itself can't be built
+                raise
+            continue  # not every environment can be shown in every way
+        if _fits(env.observation_space, space):
+            return env
+        env.close()
+    raise ValueError(
+        f"`--tasks` must be those that the model was trained on: no way to show {list(words)} "
+        f"gives its observations, {space}"
+    )
+
+
+def _in_order(words: Sequence[str], space: spaces.Space[Any]) -> Any:
+    """Put tasks into the order in which a model knows them, if its observations say it.
+
+    A suite in its own order stays a name, by which the agent's card calls it.
+
+    :raises ValueError: if they are others
+    """
+    known = names_on(space)
+    if known is not None and sorted(map(game_id, words)) == sorted(map(game_id, known)):
+        return building.read_tasks(known)  # a study's games, by short names or full ids
+    entries = [read_yaml(word) if word.startswith("[") else word for word in words]
+    is_suite = len(words) == 1 and words[0] in SUITES
+    tasks = words[0] if is_suite else [building.entry_of(each, "--tasks") for each in entries]
+    found = {each.name: each for each in tasks_of(tasks)}
+    if is_suite and known in (None, [*found]):
+        return tasks
+    if known is None or len(known) == len(found) == 1:
+        return list(found.values())
+    if sorted(found) != sorted(known):
+        raise ValueError(
+            f"`--tasks` must be those that the model was trained on, {known}, got {[*found]}; an "
+            "id with arguments is written as in '[CartPole-v1, {max_episode_steps: 50}]'"
+        )
+    return [found[name] for name in known]
+
+
+def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:
+    """Say whether a model's observations are ours, whatever SB3 or a normalizer made of them."""
+    if isinstance(ours, spaces.Dict) and isinstance(models, spaces.Dict):
+        return ours.keys() == models.keys() and all(_fits(ours[k], models[k]) for k in ours)
+    if isinstance(ours, spaces.Box) and isinstance(models, spaces.Box):
+        return sorted(ours.shape) == sorted(models.shape)
+    return ours == models
+
+
+def watch(options: cli.Watch) -> int:
+    """Write a page or a film on which an agent plays."""
+    suffix = options.out.suffix
+    if suffix not in (".html", *FILMS):
+        raise ValueError(f"`--out` must end in .html, .gif or .mp4, got {options.out}")
+    if suffix in FILMS and (options.without or options.table):
+        raise ValueError(
+            f"`--without` and `--table` must be left out of a film, got {options.out.name}"
+        )
+    # What is wrong shows before anything is played.
+    check_writable(options.out.parent)
+    model = opened(options)
+    if options.table:
+        network_that_acts(model)
+    playing: Any = {"seed": options.seed, "deterministic": not options.stochastic}
+    amount: Any = {"episodes": options.episodes, "max_steps": options.max_steps}
+    replay = record(model, without=options.without, **amount, **playing)
+    if options.table:
+        replay.importance = expert_importance(model, episodes=options.table, **playing)
+    write = replay.to_video if suffix in FILMS else replay.save
+    print(f"{steps_of(replay.runs):,} steps in {write(options.out)}")
+    return 0
+
+
+def card(options: cli.Card) -> int:
+    """Write an agent's folder for the Hugging Face Hub, and upload it if asked to."""
+    check_folder(options.out, "--out")
+    folder = write_folder(
+        opened(options),
+        options.out,
+        episodes=options.episodes,
+        seed=options.seed,
+        deterministic=not options.stochastic,
+        max_steps=options.max_steps,
+        license=options.license,
+        repo_id=options.push,
+    )
+    print(f"wrote {folder / 'README.md'}, and what it shows beside it")
+    if options.push is not None:
+        print(f"uploaded to {push(folder, options.push, private=options.private)}")
+    return 0

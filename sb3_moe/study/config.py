@@ -31,7 +31,7 @@ from pydantic_core import to_jsonable_python
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study import building
-from sb3_moe.study.entries import STRICT, NamedEntry, hint, read_yaml, typed
+from sb3_moe.study.building import STRICT, WORD_OR_MAPPING, NamedEntry, hint, read_yaml, typed
 
 #: The studies of this package.
 PRESETS = ("smoke", "first-run", "paper-small", "paper-full")
@@ -47,7 +47,6 @@ Regime = Literal["mtrl", "crl", "scratch", "schedule"]
 Count = Annotated[int, Field(ge=1)]
 #: A word that can be a folder's name.
 Name = Annotated[str, Field(pattern=r"^[^\s/\\.][^\s/\\]*$", max_length=100)]
-_WORD_OR_MAPPING = WithJsonSchema({"type": ["string", "object"]})
 
 
 @dataclass(kw_only=True, config=STRICT)
@@ -96,7 +95,7 @@ def _start(value: Any, info: ValidationInfo) -> Any:
 
 
 #: An entry that says whose weights a network begins with.
-Start = Annotated[StartFrom, BeforeValidator(_start), _WORD_OR_MAPPING]
+Start = Annotated[StartFrom, BeforeValidator(_start), WORD_OR_MAPPING]
 
 
 @dataclass(kw_only=True, config=STRICT)
@@ -340,15 +339,12 @@ def _architectures(value: Any, info: ValidationInfo) -> Any:
     entries = [value] if isinstance(value, Mapping) else value
     if not isinstance(entries, list | tuple):
         raise ValueError(f"`architectures` must be names, or names with options, got {value!r}")
-    more, found = (info.data.get("algorithm", "PPO"), info.context), []
-    for entry in entries:
-        if isinstance(entry, Architecture):
-            found.append(entry)
-        elif isinstance(entry, Mapping):
-            found += [named_architecture(name, each, *more) for name, each in entry.items()]
-        else:
-            found.append(named_architecture(str(entry), None, *more))
-    return tuple(found)
+    more = info.data.get("algorithm", "PPO"), info.context
+    named = [each.items() if isinstance(each, Mapping) else [(each, None)] for each in entries]
+    return tuple(
+        name if isinstance(name, Architecture) else named_architecture(str(name), options, *more)
+        for name, options in itertools.chain(*named)
+    )
 
 
 _OPTIONS: dict[str, Any] = {name: {} for name in (*DEFAULTS, "net_arch", *OWN_ENTRIES)}
@@ -359,10 +355,7 @@ Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(_architectur
 
 def _beside(path: Path | None, info: ValidationInfo) -> Path | None:
     """Take a path from the folder of the study's file."""
-    path = info.context / path if info.context and path is not None else path
-    if path is not None and not path.is_file():
-        raise ValueError(f"`claims` must be a file, got {str(path)!r}")
-    return path
+    return info.context / path if info.context and path is not None else path
 
 
 def _about(value: Any, info: ValidationInfo) -> Any:
@@ -436,20 +429,12 @@ class StudyConfig(Setup):
     tune: Tune | None = None
     random_episodes: Count = 64
     claims: Annotated[Path | None, AfterValidator(_beside)] = None
-    about: Annotated[About, BeforeValidator(_about), _WORD_OR_MAPPING] = field(
-        default_factory=About
-    )
+    about: Annotated[About, BeforeValidator(_about), WORD_OR_MAPPING] = field(default_factory=About)
 
     def __post_init__(self) -> None:
         self.regimes = self.regimes or (("schedule",) if self.schedule else ("mtrl", "crl"))
         super().__post_init__()
         names = self.networks
-        lists: dict[str, Any] = {"architectures": names, "seeds": self.seeds}
-        for name, values in {**lists, "regimes": self.regimes, "orders": self.orders}.items():
-            if not isinstance(values, str) and not 0 < len({*values}) == len(values):
-                raise ValueError(
-                    f"`{name}` must be different from each other, at least one, got {values}"
-                )
         if not {*self.only} <= {*names}:
             raise ValueError(f"`only` must name networks of the study, {names}, got {self.only}")
         if (self.schedule is None) == ("schedule" in self.regimes):
@@ -477,24 +462,22 @@ class StudyConfig(Setup):
         return list(self._runs)
 
     def _grid(self) -> list[RunConfig]:
-        shared = {each.name: getattr(self, each.name) for each in fields(Setup)}
+        values = {each.name: getattr(self, each.name) for each in fields(Setup)}
+        unscheduled = values | {"schedule": None}
+        shared = {each: values if each == "schedule" else unscheduled for each in self.regimes}
         runs = [
-            RunConfig(
-                regime=regime,
-                order=order,
-                architecture=architecture,
-                seed=seed,
-                **shared | ({} if regime == "schedule" else {"schedule": None}),
-            )
+            RunConfig(regime=regime, order=order, architecture=network, seed=seed, **shared[regime])
             for seed in self.seeds
             for regime in self.regimes
             for order in self.sequences(regime)
-            for architecture in self.architectures
-            if not self.only or architecture.name in self.only
+            for network in self.architectures
+            if not self.only or network.name in self.only
         ]
-        if len({run.name for run in runs}) < len(runs):
-            # Names of tasks and architectures may have dashes.
-            raise ValueError("runs must have different names: rename an architecture")
+        if not 0 < len({run.name for run in runs}) == len(runs):  # tasks may have dashes too
+            raise ValueError(
+                "`architectures`, `regimes`, `orders` and `seeds` must each be different from each "
+                "other, at least one, or runs would have the same names"
+            )
         return list({run.name: run for each in runs for run in self._chain(each)}.values())
 
     def _chain(self, run: RunConfig, behind: tuple[str, ...] = ()) -> list[RunConfig]:
@@ -587,8 +570,7 @@ def read_study(
 def schema() -> dict[str, Any]:
     """Give the JSON schema of a study's file, with which editors complete and check it."""
     found: dict[str, Any] = TypeAdapter(StudyConfig).json_schema()
-    told = [*parse(str(Setup.__doc__)).params, *parse(str(StudyConfig.__doc__)).params]
-    for each in told:
+    for each in (*parse(str(Setup.__doc__)).params, *parse(str(StudyConfig.__doc__)).params):
         text = " ".join(str(each.description).replace("``", "`").split())
         found["properties"][each.arg_name]["description"] = text
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}

@@ -16,35 +16,21 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+import torch as th
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
 
 from sb3_moe.layers.extras import require
 from sb3_moe.study.config import RunConfig
 from sb3_moe.study.folder import LOG, PATIENCE, Job, RunFolder, State, held, steps_in
+from sb3_moe.study.training import train_run
+from sb3_moe_envs.vector.workers import num_cores
 
 POLL_SECONDS = 0.5
-# Runs that get a bar of their own: a cluster may have hundreds.
-MOST_BARS = 16
 # The key of a task's mean return in training.
 _RETURN = re.compile("rollout/([^/]+)/ep_rew_mean")
 # How often a run whose node or process is lost starts again on Ray.
 RETRIES = 3
-# One thread per process: networks of this size are faster so, and runs share the cores.
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "JAX_PLATFORMS": "cpu",
-}
-# glibc would give the memory of an update back to the system, which hands it out page by page again
-# in the next one: tens of thousands of faults a second.
-KEPT_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
 
 
 def variables(root: Path) -> dict[str, str]:
@@ -53,8 +39,16 @@ def variables(root: Path) -> dict[str, str]:
     :param root: folder of the study, in which processes leave each other what jax has compiled
     """
     return {
-        **ONE_THREAD,
-        **KEPT_MEMORY,
+        # One thread per process: networks of this size are faster so, and runs share the cores.
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+        "JAX_PLATFORMS": "cpu",
+        # glibc would give the memory of an update back to the system, which hands it out page by
+        # page again in the next one: tens of thousands of faults a second.
+        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+        "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+        "MALLOC_TOP_PAD_": str(64 * 2**20),
         "JAX_COMPILATION_CACHE_DIR": str((root / ".jax").resolve()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -76,10 +70,6 @@ def work(run: Mapping[str, Any], path: str) -> None:
         if status in ("failed", "damaged"):
             folder.make_ready()
         try:
-            import torch as th
-
-            from sb3_moe.study.training import train_run
-
             th.set_num_threads(1)
             train_run(RunConfig.from_dict(run), folder)
         except Exception as error:
@@ -111,8 +101,6 @@ def check_processes(processes: int | None) -> int:
 
     :raises ValueError: if there are none
     """
-    from sb3_moe_envs.vector.workers import num_cores
-
     processes = num_cores() if processes is None else processes
     if processes < 1:
         raise ValueError(f"`processes` must be at least 1, got {processes}")
@@ -333,55 +321,46 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, console: Console) -> None:
 
 
 class LiveView:
-    """Bars on a terminal, and a line for each run that has ended.
+    """A bar of all runs' steps on a terminal, and a line for each run that has ended.
 
     :param jobs: all that will run
     :param console: where to
     """
 
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
-        self._console, self._bars = console, dict[str, Any]()
+        self._console, self._count, self._ended, self._steps = console, len(jobs), 0, 0
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(30),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *Progress.get_default_columns(),
             TextColumn("{task.fields[note]}", style="dim"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._all = self.progress.add_task("runs", total=len(jobs), note="")
+        total = sum(job.run.total_steps for job in jobs)
+        self._bar = self.progress.add_task("steps", total=total, note="")
 
     def ended(self, job: Job, state: State) -> None:
         """Print a line on how a run ended."""
-        name, note = job.run.name, state.reason
-        if name in self._bars:
-            self.progress.remove_task(self._bars.pop(name))
+        self._ended, self._steps = self._ended + 1, self._steps + job.run.total_steps
+        note = state.reason
         if state.status == "done":
             note = _summary(job.folder.last_logged())
         elif state.status not in ("failed", "damaged"):
             note = f"{note or 'its process ended early'}; run again to go on"
-        self.progress.advance(self._all)
-        runs = self.progress.tasks[0]
-        line = f"[{runs.completed:.0f}/{runs.total:.0f}] {name}: {state.status} {note}"
+        line = f"[{self._ended}/{self._count}] {job.run.name}: {state.status} {note}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def refresh(self, running: Sequence[Job]) -> None:
-        """Show how far each run is."""
-        for job in running[:MOST_BARS]:
-            name, row = job.run.name, job.folder.last_logged()
-            if name not in self._bars:
-                bar = self.progress.add_task(escape(name), total=job.run.total_steps, note="")
-                self._bars[name] = bar
-            note = escape(_summary(row))
-            self.progress.update(self._bars[name], completed=steps_in(row), note=note)
+        """Show how far the runs are."""
+        if self.progress.disable:
+            return
+        steps = self._steps + sum(steps_in(job.folder.last_logged()) for job in running)
+        note = f"{self._ended} of {self._count} runs, {len(running)} at work"
+        self.progress.update(self._bar, completed=steps, note=note)
 
 
 def _summary(row: Mapping[str, str]) -> str:
     """Say the rate and the last returns of a run, and that a report's are other ones."""
-    if not row:
-        return "starting"
     found = ((_RETURN.fullmatch(key), value) for key, value in row.items())
     returns = [f"{key[1]} {float(value):.1f}" for key, value in found if key and value]
     last = f", last training episodes: {'  '.join(returns)}" if returns else ""

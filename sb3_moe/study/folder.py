@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from sb3_moe.saving.files import read_json, read_npz, write_json
 from sb3_moe.saving.snapshot import check_snapshot, snapshots_in, step_of
+from sb3_moe.study.building import flat
 from sb3_moe.study.config import RunConfig
-from sb3_moe.study.entries import flat
 
 Status = Literal["missing", "interrupted", "done", "failed", "damaged"]
 
@@ -129,23 +128,6 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "config.json", config)
 
-    def check_rows(self, run: RunConfig, until: int) -> None:
-        """Raise unless there is a row of scores for each evaluation up to a step.
-
-        Rows from before a snapshot are not measured again.
-
-        :raises ValueError: if there is none
-        """
-        steps = self.scores().get("steps", np.empty(0))
-        # An evaluation that is due waits for the rollout's end.
-        longest_gap = -(-run.steps_between // run.rollout) * run.rollout
-        marks = np.append(steps[steps <= until], until)
-        if marks[0] != 0 or np.diff(marks).max(initial=0) > longest_gap:
-            raise ValueError(
-                f"scores.npz lacks rows between steps 0 and {until}: delete the run's folder, "
-                f"{self.path}, to start anew"
-            )
-
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Say that everything is there."""
         write_json(self.path / "done.json", summary)
@@ -178,9 +160,12 @@ class RunFolder:
                 return State("failed", f"{error['type']}: {error['message']}")
             self.config(), self.diagnostics()
             scores = self.scores()
-            if (self.path / "done.json").exists():
+            is_done = (self.path / "done.json").exists()
+            if not scores and (is_done or self.checkpoints()):
+                return State("damaged", "scores.npz is missing")
+            if is_done:
                 read_json(self.path / "done.json")
-                return State("done") if scores else State("damaged", "scores.npz is missing")
+                return State("done")
         except (ValueError, KeyError) as error:
             return State("damaged", str(error))
         return State("interrupted", "; ".join(filter(None, map(_damage, self.checkpoints()))))

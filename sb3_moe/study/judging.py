@@ -14,25 +14,18 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy import stats
 
 from sb3_moe.measures.statistics import holm
+from sb3_moe.study.building import STRICT, hint, read_yaml, typed
 from sb3_moe.study.config import Regime, named_architecture
-from sb3_moe.study.entries import STRICT, hint, read_yaml, typed
 from sb3_moe.study.results import MEASURES, WHOLE, Array
-
-
-def _known(measure: str) -> str:
-    if measure not in MEASURES:
-        raise ValueError(f"`measure` must be one of {', '.join(MEASURES)}, got {measure}")
-    return measure
-
 
 #: As a file has it: a report shows 9 as it stands there, and not as 9.0.
 Number = Annotated[int | float, Field(gt=0, allow_inf_nan=False)]
-MeasureName = Annotated[str, AfterValidator(_known)]
+MeasureName = Literal[tuple(MEASURES)]  # type: ignore[valid-type]  # known when it is imported
 #: A share.
 Share = Annotated[float, Field(gt=0, lt=1)]
 #: With fewer seeds nothing is decided.
@@ -91,7 +84,7 @@ class Contrast:
         defined, if it has them all; None: one for each task
     """
 
-    measure: MeasureName
+    measure: MeasureName  # type: ignore[valid-type]  # as above
     plus: Annotated[tuple[Selector, ...], Field(min_length=1)]
     minus: tuple[Selector, ...]
     expects: Literal["greater", "not_greater", "different"]
@@ -327,14 +320,9 @@ def missing(claims: Claims, table: pd.DataFrame) -> list[str]:
 
     :param table: see :func:`~sb3_moe.study.results.imagined`
     """
-    lines = [
-        f"claim {claim.name!r}: no run gives `{each.measure}` of {task} for {each}"
-        for claim in claims.claims
-        for each in claim.contrasts
-        for task, values in compare(table, each.measure, each.groups, claims, each.over).items()
-        if not len(values)
-    ]
-    return list(dict.fromkeys(lines))
+    rows: Any = judge(claims, table).to_dict("records")
+    text = "claim {claim!r}: no run gives `{measure}` of {task} for {contrast}"
+    return list(dict.fromkeys(text.format(**row) for row in rows if not row["seeds"]))
 
 
 def judge(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -26,16 +24,7 @@ from stable_baselines3.her import HerReplayBuffer
 
 from sb3_moe.measures.hidden import policy_activations
 from sb3_moe.saving.files import read_json, write_json
-from sb3_moe.study.building import (
-    arguments_of,
-    build_callbacks,
-    build_env,
-    build_model,
-    is_off_policy,
-    plain_env,
-    schedule_of,
-    value_of_argument,
-)
+from sb3_moe.study import building
 from sb3_moe.study.config import RunConfig, StudyConfig, tuned
 from sb3_moe.study.folder import Job, survey
 from sb3_moe.study.results import CHOICES, as_table, random_means, random_of, read_runs
@@ -56,7 +45,7 @@ def measure_random_policy(study: StudyConfig, root: Path) -> None:
         random_means(study, root)
         return
     run, episodes = study.runs()[0], study.random_episodes
-    with closing(plain_env(run, len(run.games), 0, Interleave())) as like:
+    with closing(building.plain_env(run, len(run.games), 0, Interleave())) as like:
         env = make_pinned_env(like, evaluation_copies(like, episodes), seed=0)
     env.action_space.seed(0)
     masked = bool(random_of(study)["masked"]) and env.has_attr("action_masks")
@@ -78,7 +67,7 @@ def check_networks(runs: Sequence[RunConfig]) -> None:
     """
     first, built = runs[0], dict[str, BaseAlgorithm]()
     # PPO wants more than one sample to a rollout, whatever `n_steps` is.
-    with closing(build_env(first, 2, 0, Cycle(1, order=first.games[:1]))) as env:
+    with closing(building.build_env(first, 2, 0, Cycle(1, order=first.games[:1]))) as env:
         for name, run in {run.architecture.name: run for run in runs}.items():
             try:
                 built[name] = _built(run, env)
@@ -94,14 +83,14 @@ def check_networks(runs: Sequence[RunConfig]) -> None:
 
 def _built(run: RunConfig, env: VecEnv) -> BaseAlgorithm:
     """Build a run's model and callbacks, and ask for all that a run would."""
-    arguments = arguments_of(run)
-    if is_off_policy(run.algorithm):
+    arguments = building.arguments_of(run)
+    if building.is_off_policy(run.algorithm):
         # What it would hold isn't needed, and may be more than there is room for.
         arguments["buffer_size"] = SMALL
     with warnings.catch_warnings():
         # That a batch is larger than a rollout is so with two parallel environments only.
         warnings.simplefilter("ignore")
-        model = build_model(run, env, device="cpu", **arguments)
+        model = building.build_model(run, env, device="cpu", **arguments)
     # Some policies can be built in spaces that they can't see.
     obs: Any = model.observation_space.sample()
     model.predict(obs)
@@ -111,11 +100,11 @@ def _built(run: RunConfig, env: VecEnv) -> BaseAlgorithm:
             policy(policy.obs_to_tensor(obs)[0])
     policy_activations(policy, obs)  # which every run measures from its first step on
     # No more of callbacks is called: at step 0 they might find the files of a run that goes on.
+    named = [*run.callbacks, *run.architecture.callbacks]
     with TemporaryDirectory() as folder:
-        for each in build_callbacks([*run.callbacks, *run.architecture.callbacks], Path(folder)):
-            check = getattr(each, "check_model", None)
-            if callable(check):
-                check(model)
+        for each in building.build_callbacks(named, Path(folder)):
+            if hasattr(each, "check_model"):
+                each.check_model(model)
     return model
 
 
@@ -124,18 +113,8 @@ def past_rate(job: Job) -> float | None:
     if job.state.status != "done":
         return None
     done = read_json(job.folder.path / "done.json")
-    attempt = done["last_attempt"]
-    steps = done["steps"] - attempt["start"]
-    return float(steps / max(attempt["seconds"], 1e-2)) if steps else None
-
-
-def seconds_to_start() -> float:
-    """Start a process as a run has one, with all imports, and say how long that takes."""
-    begun = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-c", "import sb3_moe.study.training, sb3_moe_envs"], check=True
-    )
-    return time.monotonic() - begun
+    steps = done["steps"] - done["last_attempt"]["start"]
+    return float(steps / max(done["last_attempt"]["seconds"], 1e-2)) if steps else None
 
 
 def rehearsed_rate(run: RunConfig, seconds: float) -> float:
@@ -145,16 +124,16 @@ def rehearsed_rate(run: RunConfig, seconds: float) -> float:
     :param seconds: to train, if that is enough for two updates
     :return: environment steps per second, evaluation included
     """
-    arguments, batch = arguments_of(run), value_of_argument(run, "batch_size")
-    off_policy = is_off_policy(run.algorithm)
+    arguments, batch = building.arguments_of(run), building.value_of_argument(run, "batch_size")
+    off_policy = building.is_off_policy(run.algorithm)
     if off_policy:
-        arguments["buffer_size"] = min(value_of_argument(run, "buffer_size"), ENOUGH)
+        arguments["buffer_size"] = min(building.value_of_argument(run, "buffer_size"), ENOUGH)
     elif batch:
         few = math.ceil(MINIBATCHES * batch / run.n_envs)
-        arguments["n_steps"] = min(value_of_argument(run, "n_steps"), max(few, 2))
+        arguments["n_steps"] = min(building.value_of_argument(run, "n_steps"), max(few, 2))
     watch = _Stopwatch(seconds)
-    with closing(build_env(run, run.n_envs, 0, schedule_of(run))) as env:
-        model: Any = build_model(run, env, seed=0, device=run.device, **arguments)
+    with closing(building.build_env(run, run.n_envs, 0, building.schedule_of(run))) as env:
+        model: Any = building.build_model(run, env, seed=0, device=run.device, **arguments)
         if off_policy and not isinstance(model.replay_buffer, HerReplayBuffer):
             model.learning_starts = 0  # waiting is faster than what is measured
         model.set_logger(Logger(None, []))
@@ -184,9 +163,6 @@ class _Stopwatch(BaseCallback):
         (begun, first), (end, last) = self._starts[1], self._starts[-1]
         return (last - first) / max(end - begun, 1e-9)
 
-    def _on_training_start(self) -> None:
-        self._end = time.monotonic() + self._seconds
-
     def _on_rollout_start(self) -> None:
         self._starts.append((time.monotonic(), self.num_timesteps))
 
@@ -194,7 +170,7 @@ class _Stopwatch(BaseCallback):
         self.collecting += time.monotonic() - self._starts[-1][0]
 
     def _on_step(self) -> bool:
-        return len(self._starts) < 3 or time.monotonic() < self._end
+        return len(self._starts) < 3 or time.monotonic() < self._starts[0][0] + self._seconds
 
 
 # Each network's best value of the argument that is tuned.
@@ -205,44 +181,38 @@ def chosen(study: StudyConfig, root: Path) -> StudyConfig:
 
     :raises ValueError: if they were found with other entries of `tune`
     """
-    if study.tune is None or _undecided(study, root):
+    found, undecided = _choices(study, root)
+    if study.tune is None or undecided:
         return study
-    return tuned(study, {name: each["value"] for name, each in _choices(study, root).items()})
+    return tuned(study, {name: each["value"] for name, each in found.items()})
 
 
 def all_runs(study: StudyConfig, root: Path) -> list[RunConfig]:
     """List the runs of a study, those that choose its values first where it lacks some."""
-    undecided = _undecided(study, root)
+    found, undecided = _choices(study, root)
     if study.tune is None or not undecided:
         return chosen(study, root).runs()
     values = dict.fromkeys(undecided, study.tune.values[0])
-    values |= {name: each["value"] for name, each in _choices(study, root).items()}
+    values |= {name: each["value"] for name, each in found.items()}
     grids = dict.fromkeys(undecided, study.tune.values)
     return [*trials(study, grids).runs(), *tuned(study, values).runs()]
 
 
-def _undecided(study: StudyConfig, root: Path) -> list[str]:
-    """List the networks whose value is still to be found."""
+def _choices(study: StudyConfig, root: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read what was found for each network, and list those whose value is still to be found."""
+    path, found = root / CHOICES, dict[str, Any]()
     if study.tune is None:
-        return []
-    there = {*_choices(study, root)}
-    there |= {each.name for each in study.architectures if study.tune.argument in each.arguments}
-    asked = study.only or [each.name for each in study.architectures]
-    return [name for name in asked if name not in there]
-
-
-def _choices(study: StudyConfig, root: Path) -> dict[str, Any]:
-    """Read what was found for each network."""
-    path = root / CHOICES
-    if study.tune is None or not path.exists():
-        return {}
-    found, said = read_json(path), study.to_dict()["tune"]
-    if found["tune"] != said:
-        raise ValueError(
-            f"{path} was made with another `tune`; use another output folder, or change it back: "
-            f"{found['tune']} -> {said}"
-        )
-    return dict(found["networks"])
+        return found, []
+    if path.exists():
+        saved, said = read_json(path), study.to_dict()["tune"]
+        if saved["tune"] != said:
+            raise ValueError(
+                f"{path} was made with another `tune`; use another output folder, or change it "
+                f"back: {saved['tune']} -> {said}"
+            )
+        found = saved["networks"]
+    own = [each.name for each in study.architectures if study.tune.argument in each.arguments]
+    return found, [name for name in study.only or study.networks if name not in {*found, *own}]
 
 
 def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None]) -> None:
@@ -251,7 +221,7 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
     :param root: of the study, which gets ``tune.json`` unless a run isn't done
     :param train: runs those of some jobs that aren't done
     """
-    undecided = _undecided(study, root)
+    found, undecided = _choices(study, root)
     if study.tune is None or not undecided:
         return
     grids = {name: sorted(study.tune.values) for name in undecided}
@@ -268,7 +238,6 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
             break
         for name, value in further.items():
             grids[name] = sorted([*grids[name], *([] if value is None else [value])])
-    found = _choices(study, root)
     for name, each in scores.items():
         found[name] = {
             "value": best[name],

@@ -18,9 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sb3_moe.measures.statistics import decimals
 from sb3_moe.saving.files import atomic, check_writable
 from sb3_moe.saving.model_file import SAFE, load
-from sb3_moe.study.building import plain_env
+from sb3_moe.study.building import flat, plain_env
 from sb3_moe.study.config import StudyConfig
-from sb3_moe.study.entries import flat
 from sb3_moe.study.figures import CURVES, REGIMES, figures
 from sb3_moe.study.folder import Job, survey
 from sb3_moe.study.judging import Claims, judge, load_claims, summarize
@@ -108,8 +107,7 @@ def check_report_folder(root: Path, to: Path | None = None) -> Path:
     others = folder.is_dir() and {path.name for path in folder.iterdir()} - {REPLAYS}
     if others and TABLE not in others:
         raise ValueError(
-            f"`to` must be a folder of its own, or an earlier report's, got {folder}, which holds "
-            "other files"
+            f"`to` must be a folder of its own, or an earlier report's, got other files in {folder}"
         )
     return folder
 
@@ -140,6 +138,7 @@ def _context(
     done = f"{sum(run.is_done for run in results.runs)} of {len(study.runs())} runs are done."
     if any(not run.is_done for run in results.runs):
         done += " Curves also have the others; tables, claims and weights of experts do not."
+    said = {name: results.said.get(name) for name in ("command", "versions")}
     return {
         "study": study,
         "title": study.about.title or f"{study.name}: {study.algorithm}, {tasks}",
@@ -147,6 +146,7 @@ def _context(
         "has_blocks": any(run.config.order for run in results.runs),
         "rule": claims.rule,
         "units": flat(claims.units),
+        "answer": _answer(summary) if len(summary) else "",
         "comparisons": list(_comparisons(results, summary)) if len(summary) else [],
         "claims": list(_claims(verdicts)) if len(verdicts) else [],
         "insides": INSIDES,
@@ -156,10 +156,27 @@ def _context(
         "configuration": _columns({"value": configuration}),
         "networks": _columns(networks),
         "arguments": _columns(results.arguments),
-        "provenance": _columns(
-            {"value": {k: results.said.get(k) for k in ("command", "versions")}}
-        ),
+        "provenance": _columns({"value": said}),
     }
+
+
+def _answer(summary: pd.DataFrame) -> str:
+    """Say in a sentence which networks the first tables show to be better than the first one."""
+    first, *others = summary["architecture"].unique()
+    if not others:
+        return ""
+    measures = pd.MultiIndex.from_frame(summary[["measure", "regime"]])
+    rows = summary[measures.isin([*_FIRST])]  # in all of which more is better
+    where = ""
+    if WHOLE in set(rows["task"]):
+        rows, where = rows[rows["task"] == WHOLE], ", in the mean over all tasks"
+    better = [
+        f"{row['architecture']} ({REGIMES[row['regime']]}: {MEASURES[row['measure']].meaning})"
+        for row in rows[rows["verdict"] == "higher"].to_dict("records")
+    ]
+    if better:
+        return f"Shown to be better than {first}, the first network{where}: {'; '.join(better)}."
+    return f"No network is shown to be better than {first}, the first network{where}."
 
 
 def _comparisons(results: Results, summary: pd.DataFrame) -> Iterator[dict[str, Any]]:

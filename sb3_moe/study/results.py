@@ -109,11 +109,9 @@ class Run:
 
     def areas(self, values: Array, task: str) -> list[float]:
         """Mean of values over each block of a task; NaN if the run ended before, or one is NaN."""
-        whole = np.isfinite(values).all()
+        last = self.steps[-1] if np.isfinite(values).all() else -1
         return [
-            float(metrics.area(values[:, None], self.steps, *block)[0])
-            if whole and self.steps[-1] >= block[1]
-            else NAN
+            float(metrics.area(values[:, None], self.steps, *block)[0]) if last >= block[1] else NAN
             for block in self.blocks(task)
         ]
 
@@ -389,12 +387,9 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     jobs = survey(study.runs(), root)
     refuse_changes(jobs)
     wanted = ("done", "interrupted") if partial else ("done",)
+    there = [job for job in jobs if job.state.status in wanted]
     # A run that starts anew may hold a file without rows.
-    there = [
-        job
-        for job in jobs
-        if job.state.status in wanted and len(job.folder.scores().get("steps", ()))
-    ]
+    there = [job for job in there if len(job.folder.scores().get("steps", ()))]
     if not there:
         raise ValueError(f"a report needs a run that is done, {root} has none: run the study")
     runs = read_runs(there)
@@ -435,12 +430,9 @@ def read_runs(jobs: Sequence[Job]) -> list[Run]:
 
 def _costs(jobs: Sequence[Job]) -> dict[str, dict[str, int]]:
     """Read what each network costs, which a run writes down at its end."""
-    done = {
-        job.run.architecture.name: read_json(job.folder.path / "done.json")
-        for job in jobs
-        if job.state.status == "done"
-    }
-    return {name: each["costs"] for name, each in done.items() if each.get("costs")}
+    done = [job for job in jobs if job.state.status == "done"]
+    files = {job.run.architecture.name: job.folder.path / "done.json" for job in done}
+    return {name: read_json(file).get("costs", {}) for name, file in files.items()}
 
 
 def imagined(runs: Sequence[RunConfig]) -> pd.DataFrame:
@@ -521,10 +513,7 @@ def random_means(study: StudyConfig, root: Path) -> dict[str, float]:
     """
     found = read_json(root / "random.json")
     if found.get("of") != random_of(study):
-        raise ValueError(
-            f"random.json must be of {random_of(study)}, got {found.get('of')}: run the study, "
-            "which measures it again"
-        )
+        raise ValueError("random.json is of other environments: run the study, which measures anew")
     return {task: float(np.mean(values)) for task, values in found["returns"].items()}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 import time
 import warnings
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,11 +25,10 @@ from sb3_moe.measures.budget import measure
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.options import DEFAULTS
-from sb3_moe.saving.files import naming, read_json, sha256_of, write_json
-from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.saving.files import atomic, read_json, sha256_of, write_json
 from sb3_moe.saving.model_file import load, write_model
-from sb3_moe.saving.normalizer import NormalizerLeftOutWarning, is_known
-from sb3_moe.saving.snapshot import resume
+from sb3_moe.saving.model_parts import NormalizerLeftOutWarning, is_known
+from sb3_moe.saving.snapshot import preserved_generators, resume
 from sb3_moe.study.building import arguments_of, build, build_callbacks, callback_class
 from sb3_moe.study.config import MODELS, RunConfig
 from sb3_moe.study.folder import ORIGIN, STATISTICS, RunFolder
@@ -44,56 +43,32 @@ LONGEST = 400
 PACKAGES = ("sb3-moe", "sb3-contrib", "gymnax", "jax", "scipy")
 
 
-class Log(CSVOutputFormat):
-    """SB3's CSV file; if the disk is full, the error names it."""
-
-    def write(self, *args: Any, **kwargs: Any) -> None:
-        """Write a row."""
-        with naming(Path(self.file.name)):
-            super().write(*args, **kwargs)
-
-    def close(self) -> None:
-        """Write what is left, and close the file."""
-        with naming(Path(self.file.name)):
-            super().close()
-
-
 def train_run(run: RunConfig, folder: RunFolder) -> None:
     """Train from the last snapshot that is whole, or from the start, to the end.
 
     :param run: what to train
     :param folder: where its files go; ``done.json`` last
-    :raises ValueError: if there are snapshots, but the scores don't reach to one
     :raises RuntimeError: if a snapshot is whole, but can't be loaded
     """
     begun = time.monotonic()
-    folder.start(
-        {
-            "run": run.to_dict(),
-            "arguments": to_jsonable_python(arguments_of(run), fallback=str),
-            "rollout": run.rollout,
-            "versions": versions(),
-        }
-    )
+    arguments = to_jsonable_python(arguments_of(run), fallback=str)
+    said = {"run": run.to_dict(), "rollout": run.rollout, "versions": versions()}
+    folder.start({**said, "arguments": arguments})
     model, env = _begun(run, folder)
     start = model.num_timesteps
     # A file of this attempt: SB3's CSV writer erases what it opens.
     log = folder.path / f"progress-{start:09d}.csv"
-    logger = Logger(str(folder.path), [Log(str(log))])
+    logger = Logger(str(folder.path), [CSVOutputFormat(str(log))])
     model.set_logger(logger)
     eval_env = _eval_env(run, model)
     try:
-        model.learn(
-            run.total_steps - start,
-            callback=_callbacks(run, model, folder, eval_env),
-            reset_num_timesteps=False,
-        )
+        listeners = _callbacks(run, model, folder, eval_env)
+        model.learn(run.total_steps - start, listeners, reset_num_timesteps=False)
     finally:
         logger.close()
         eval_env.close()
         env.close()
     _write_model(model, folder.path)
-    folder.check_rows(run, model.num_timesteps)
     attempt = {"start": start, "seconds": round(time.monotonic() - begun, 2)}
     summary = {"steps": model.num_timesteps, "last_attempt": attempt, "costs": _costs(model)}
     folder.finish(summary)
@@ -101,11 +76,10 @@ def train_run(run: RunConfig, folder: RunFolder) -> None:
 
 def _costs(model: BaseAlgorithm) -> dict[str, int]:
     """Count a network's parameters and FLOPs; of a stranger's policy it may not be possible."""
-    try:
+    with suppress(Exception):
         total = measure(model.policy).total
-    except Exception:
-        return {}
-    return {"parameters": total.parameters, "flops": total.flops}
+        return {"parameters": total.parameters, "flops": total.flops}
+    return {}
 
 
 def versions() -> dict[str, str]:
@@ -120,14 +94,10 @@ def _write_model(model: BaseAlgorithm, path: Path) -> None:
     What saw normalized observations can't be used without their statistics: where ``model.moe``
     can't hold them, they stand beside the model as SB3 writes them.
     """
-    normalizer = model.get_vec_normalize_env()
-    with tempfile.TemporaryDirectory(dir=path, prefix=".model-") as temporary:
-        is_safe = write_model(model, Path(temporary))
-        if normalizer is not None and not (is_safe and is_known(normalizer)):
-            with naming(path / STATISTICS):
-                normalizer.save(str(Path(temporary) / STATISTICS))
-        for file in Path(temporary).iterdir():
-            file.replace(path / file.name)
+    normalizer, is_safe = model.get_vec_normalize_env(), write_model(model, path)
+    if normalizer is not None and not (is_safe and is_known(normalizer)):
+        with atomic(path / STATISTICS) as temporary:
+            normalizer.save(str(temporary))
 
 
 def _begun(run: RunConfig, folder: RunFolder) -> tuple[BaseAlgorithm, VecEnv]:
@@ -150,7 +120,6 @@ def _begun(run: RunConfig, folder: RunFolder) -> tuple[BaseAlgorithm, VecEnv]:
             "again with --retry, and if it fails again delete it, to go on from an earlier one "
             "or to start anew"
         ) from error
-    folder.check_rows(run, model.num_timesteps)
     return model, env
 
 
@@ -207,9 +176,8 @@ def start_of(run: RunConfig, runs: Path) -> Path | None:
     start = run.architecture.start_from
     if start is None:
         return None
-    paths = [runs / str(run.start) / f"model{suffix}" for suffix in MODELS]
-    if start.model is not None:
-        paths = [Path(start.model)]
+    own = [runs / str(run.start) / f"model{suffix}" for suffix in MODELS]
+    paths = own if start.model is None else [Path(start.model)]
     where = f"`architectures.{run.architecture.name}.start_from`"
     found = next((path for path in paths if path.is_file()), None)
     if found is None:

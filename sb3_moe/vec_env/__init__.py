@@ -2,11 +2,14 @@
 
 from sb3_moe.vec_env.evaluating import TaskEpisodes, evaluate_tasks
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
-from sb3_moe.vec_env.history import VecHistory
 from sb3_moe.vec_env.make import make_multitask_vec_env, make_pinned_env
+from sb3_moe.vec_env.observations import VecHistory
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
-from sb3_moe.vec_env.replay_buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
-from sb3_moe.vec_env.return_scale import ReturnScaledReplayBuffer
+from sb3_moe.vec_env.replay_buffers import (
+    DeviceReplayBuffer,
+    MultiTaskReplayBuffer,
+    ReturnScaledReplayBuffer,
+)
 from sb3_moe.vec_env.rollout_buffers import DeviceRolloutBuffer, MultiTaskRolloutBuffer
 
 __all__ = [

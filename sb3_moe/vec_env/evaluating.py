@@ -76,25 +76,19 @@ def evaluate_tasks(
     whole_or_none("max_episode_steps", max_episode_steps)
     whole("n_eval_episodes", n_eval_episodes)
     if not isinstance(env, VecEnv):
-        raise TypeError(
-            f"`env` must be a VecEnv, as make_vec_env or make_multitask_vec_env give it, got "
-            f"{type(env).__name__}"
-        )
+        raise TypeError(f"`env` must be a VecEnv, as of make_vec_env, got {type(env).__name__}")
     if isinstance(model, BaseAlgorithm):  # else there is nothing but a `predict`
         check_tasks(tasks_known(model), env)
     obs = env.reset()
     played = _Played(env, n_eval_episodes)
     states, starts = None, np.ones(env.num_envs, dtype=bool)
     masked = takes_masks(model, env)
+    predict: Any = model.predict  # which SB3 does not type for all observations of a VecEnv
     while played.wanted.any():
-        masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
-        actions, states = model.predict(
-            obs,  # type: ignore[arg-type]  # a tuple of observations is not supported by SB3
-            state=states,
-            episode_start=starts,
-            deterministic=deterministic,
-            **masks,
-        )
+        told = {"state": states, "episode_start": starts, "deterministic": deterministic}
+        if masked:
+            told["action_masks"] = np.stack(env.env_method("action_masks"))
+        actions, states = predict(obs, **told)
         obs, _, starts, infos = env.step(actions)
         played.step(starts, infos)
         played.check_lengths(max_episode_steps)
@@ -154,10 +148,10 @@ class _Played:
         """Raise if an episode that counts has gone on for so many steps; None: it may."""
         steps = self._running * self.wanted
         if most is not None and steps.max() >= most:
+            task = self._names[self._tasks[steps.argmax()]]
             raise ValueError(
-                f"`env` must end each episode within `max_episode_steps`={most:,}, got one of "
-                f"{self._names[self._tasks[steps.argmax()]]} that goes on: put "
-                "gymnasium.wrappers.TimeLimit around it"
+                f"`env` must end each episode within `max_episode_steps`={most:,}, unlike one of "
+                f"{task}: put gymnasium.wrappers.TimeLimit around it"
             )
 
     def by_task(self) -> TaskEpisodes:

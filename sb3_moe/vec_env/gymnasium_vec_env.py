@@ -12,18 +12,13 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import (
-    VecEnvIndices,
-    VecEnvObs,
-    VecEnvStepReturn,
-)
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from sb3_moe.vec_env.observations import map_observation
 
-# SB3's HER asks the first environment for the rewards of any number of steps, of any environment.
-_OF_ANY = "compute_reward"
-# What is the same for all environments, though it may be as long as there are environments.
-_OF_ALL = (_OF_ANY, "get_action_meanings")
+# What is the same for all environments, though it may be as long as there are environments. SB3's
+# HER asks the first environment for the rewards of any number of steps, of any environment.
+_OF_ALL = ("compute_reward", "get_action_meanings")
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -31,13 +26,12 @@ class GymnasiumVecEnv(VecEnv):
 
     Where the environment reports ``info["task_id"]``, each step's info holds the ``task_id`` (and
     ``task_name``) of the task that made the step; at the end of an episode, the finished one's.
-    A SyncVectorEnv's environments are reached one by one, an AsyncVectorEnv's all at once; any
-    other vector environment is one object that answers for all of its environments.
+    A SyncVectorEnv's environments are reached one by one; any other vector environment is one
+    object that answers for all of its environments.
 
     :param env: the vector environment; its autoreset mode must be SAME_STEP
     :raises TypeError: if ``env`` isn't a vector environment
-    :raises ValueError: if its autoreset mode isn't SAME_STEP; at a step, if a reward is too large
-        for float32
+    :raises ValueError: if its autoreset mode isn't SAME_STEP
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -47,9 +41,8 @@ class GymnasiumVecEnv(VecEnv):
         mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
         if mode is not AutoresetMode.SAME_STEP:
             raise ValueError(
-                "`env` must reset in the same step, as SB3 does: autoreset_mode must be SAME_STEP, "
-                f"got {mode}; build it with autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP"
-                " (make_vec takes it in `vector_kwargs`, with `vectorization_mode='sync'`)"
+                "`env` must be built with autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP, "
+                f"as SB3 resets, got {mode}"
             )
         self.env = env
         self.spec = env.spec
@@ -101,7 +94,7 @@ class GymnasiumVecEnv(VecEnv):
             infos[i]["terminal_observation"] = self._kept(_row(vector_infos["final_obs"], i))
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         self._note_tasks(vector_infos)
-        return self._observations, _as_float32(rewards), dones, infos
+        return self._observations, np.asarray(rewards, np.float32), dones, infos
 
     def close(self) -> None:
         """Close the vector environment."""
@@ -128,8 +121,8 @@ class GymnasiumVecEnv(VecEnv):
 
         Where an environment had to start anew, as MuJoCo's do, the next reset starts all anew.
         """
-        self._of_all("load_state_dict")(state["env"])
         inner = state["env"]
+        self._of_all("load_state_dict")(inner)
         exact = inner.get("exact", True) if isinstance(inner, Mapping) else True
         self._observations = state["observations"] if exact else None
         self._restored = self._observations is not None
@@ -149,10 +142,7 @@ class GymnasiumVecEnv(VecEnv):
     def _option(self) -> dict[str, Any] | None:
         first = self._options[0]
         if any(options != first for options in self._options):
-            raise ValueError(
-                "options must be the same for all environments of a gymnasium vector environment, "
-                f"got {self._options}"
-            )
+            raise ValueError(f"options must be the same for all environments, got {self._options}")
         return first or None
 
     def _note_tasks(self, vector_infos: Mapping[str, Any]) -> None:
@@ -188,20 +178,10 @@ class GymnasiumVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return an attribute of each environment, or of the vector environment, once for each."""
-        chosen = self._get_indices(indices)
+        chosen = list(self._get_indices(indices))
         if self._envs is not None:
             return [self._envs[i].get_wrapper_attr(attr_name) for i in chosen]
-        if isinstance(self._base, AsyncVectorEnv):
-            self._require_in_workers(attr_name)
-            values = self._base.get_attr(attr_name)
-            return [values[i] for i in chosen]
-        return [self._of_all(attr_name)] * len(list(chosen))
-
-    def has_attr(self, attr_name: str) -> bool:
-        """Say whether each environment, or the vector environment, has an attribute."""
-        if isinstance(self._base, AsyncVectorEnv):
-            return all(self._base.call("has_wrapper_attr", attr_name))
-        return super().has_attr(attr_name)
+        return [self._of_all(attr_name)] * len(chosen)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set an attribute of each environment, or of the vector environment.
@@ -219,11 +199,8 @@ class GymnasiumVecEnv(VecEnv):
         if self._envs is not None:
             for i in chosen:
                 self._envs[i].set_wrapper_attr(attr_name, value)
-            return
-        self._require_all("set_attr", chosen)
-        if isinstance(self._base, AsyncVectorEnv):
-            self._base.set_attr(attr_name, [value] * self.num_envs)
         else:
+            self._require_all("set_attr", chosen)
             setattr(self._base, attr_name, value)
 
     def env_method(
@@ -240,12 +217,6 @@ class GymnasiumVecEnv(VecEnv):
         if self._envs is not None:
             methods = [self._envs[i].get_wrapper_attr(method_name) for i in chosen]
             return [method(*method_args, **kwargs) for method in methods]
-        if isinstance(self._base, AsyncVectorEnv):
-            if method_name != _OF_ANY:
-                self._require_all(method_name, chosen)
-            self._require_in_workers(method_name)
-            results = self._base.call(method_name, *method_args, **kwargs)
-            return [results[i] for i in chosen]
         method, of_all = self._of_all(method_name), method_name in _OF_ALL
         if not of_all and len(chosen) < self.num_envs:
             if "indices" in inspect.signature(method).parameters:
@@ -272,29 +243,11 @@ class GymnasiumVecEnv(VecEnv):
             layer = layer.env
         return getattr(layer, name)
 
-    def _require_in_workers(self, name: str) -> None:
-        # A worker process that is asked for what it doesn't have shuts down.
-        if not self.has_attr(name):
-            raise AttributeError(f"the environments of {self.env} have no attribute {name!r}")
-
     def _require_all(self, what: str, chosen: Sequence[int]) -> None:
         if list(chosen) != list(range(self.num_envs)):
             raise ValueError(
-                f"`indices` of {what} must be None: the environments of {self.env} can only be "
-                f"reached all at once, got {list(chosen)}"
+                f"`indices` of {what} must be None with {self.env}, got {list(chosen)}"
             )
-
-
-def _as_float32(rewards: Any) -> np.ndarray:
-    """Return rewards as SB3 keeps them, unless one would become infinite."""
-    with np.errstate(over="ignore"):
-        kept = np.asarray(rewards, np.float32)
-    if (np.isinf(kept) & np.isfinite(rewards)).any():
-        raise ValueError(
-            f"rewards must be within float32, as which algorithms keep them, got {rewards}: scale "
-            "them (gymnasium.wrappers.vector.TransformReward)"
-        )
-    return kept
 
 
 def _row(batch: Any, index: int) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-from inspect import signature
 from typing import Any
 
 from gymnasium import spaces
@@ -22,16 +21,13 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_moe.layers.checks import whole_or_none
-from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
-from sb3_moe.vec_env.history import VecHistory
+from sb3_moe.vec_env.observations import VecHistory
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.tasks import task_names
 
 # An environment for evaluation has other numbers, another schedule, and no file over training's.
 NOT_COPIED = ("n_envs", "schedule", "monitor_dir")
-# Further arguments, of `sb3_moe_envs.make_multitask_vector`.
-PASSED_ON = ("vectorization", "obs_space", "action_space", "invalid_action", "render_mode")
 # Wrappers that another environment can be put into as well; the first two change nothing.
 WRAPPERS = (VecMonitor, VecCheckNan, VecFrameStack, VecHistory, VecNormalize, VecTransposeImage)
 # More environments of a task would play few episodes each and cost more time in every step.
@@ -73,7 +69,6 @@ def make_multitask_vec_env(
     """
     from sb3_moe_envs import make_multitask_vector
 
-    _check_passed_on(kwargs)
     whole_or_none("n_envs", n_envs)
     recipe = {
         "tasks": tasks,
@@ -98,14 +93,6 @@ def make_multitask_vec_env(
     file = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
     monitored = VecMonitor(env, file, info_keywords=tuple(keywords), **options)
     return monitored if history is None else VecHistory(monitored, history)
-
-
-def _check_passed_on(kwargs: dict[str, Any]) -> None:
-    """Raise TypeError if there is no such argument."""
-    for name in kwargs:
-        if name not in PASSED_ON:
-            known = (*signature(make_multitask_vec_env).parameters, *PASSED_ON)
-            raise TypeError(f"there is no argument {name!r}{did_you_mean(name, known)}")
 
 
 def make_pinned_env(
@@ -195,9 +182,8 @@ def _recipe_of(env: VecEnv) -> dict[str, Any]:
     recipe: dict[str, Any] | None = getattr(env, "recipe", None)
     if recipe is None:
         raise ValueError(
-            "the training environment doesn't say how it was built; build it with "
-            "sb3_moe.make_multitask_vec_env(tasks), or give MultiTaskEvalCallback an `eval_env`, "
-            "with each task in an environment of its own"
+            "`eval_env` must be given where training's environment wasn't built by "
+            "sb3_moe.make_multitask_vec_env(tasks), which would build it again"
         )
     return recipe
 
@@ -272,7 +258,7 @@ def synchronize(training_env: VecEnv, env: VecEnv) -> None:
     wanted, got = kind_of_normalizer(source), kind_of_normalizer(target)
     if wanted != got:
         raise ValueError(
-            f"what is played must be normalized as the training environment, by {wanted}, got {got}"
+            f"what is played must be normalized as in training, by {wanted}, got {got}"
         )
     if source is None or target is None:
         return

@@ -1,7 +1,8 @@
-"""Observations: batches of them, images, and the tensors in which buffers keep them."""
+"""Observations: batches, images, the tensors in which buffers keep them, and their history."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space
+from stable_baselines3.common.vec_env import (
+    VecEnv,
+    VecEnvWrapper,
+    VecNormalize,
+    unwrap_vec_normalize,
+)
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
 Shape = tuple[int, int, int]
@@ -41,11 +50,8 @@ def concatenate(batches: Sequence[Obs]) -> Obs:
 
 def spread(batch: Obs, count: int) -> Obs:
     """Take so many samples of a batch, evenly spread."""
-    return select(batch, np.arange(count) * _length(batch) // count)
-
-
-def _length(obs: Obs) -> int:
-    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+    length = len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
+    return select(batch, np.arange(count) * length // count)
 
 
 # Images.
@@ -152,3 +158,62 @@ def stored_obs(stored: Any, space: spaces.Space[Any], index: Any = ...) -> Obs:
 def _numpy(values: Any, space: spaces.Space[Any]) -> npt.NDArray[Any]:
     array = values.cpu().numpy() if isinstance(values, th.Tensor) else np.asarray(values)
     return array.reshape(-1, *(space.shape or ()))
+
+
+# The last steps of an episode beside its observation, over any of SB3's VecEnvs.
+
+
+class VecHistory(VecEnvWrapper):
+    """Show the last steps of each environment's episode as ``"history"`` beside ``"obs"``.
+
+    A row of the history is [observation | the action that led to it | the reward that came with it
+    | 1], and a row from before the episode's start is zeros: (n_envs, length, columns), float32,
+    the current step last. Actions of Discrete and MultiDiscrete spaces are one-hots.
+
+    VecNormalize goes below it. Rewards in the history are the environment's own even then, so that
+    an evaluation, which normalizes none, shows what training does. Off-policy, where
+    replay buffers hold raw observations, put ``VecNormalize(..., norm_obs_keys=["obs"])`` above:
+    it leaves the history alone.
+
+    :param venv: with flat Box observations, alone or as ``"obs"`` beside ``"task_id"``
+    :param length: how many rows
+    :raises ValueError: if the spaces don't fit; at the first reset, if a normalizer above would
+        change the history, or one below keep it from a replay buffer
+    """
+
+    def __init__(self, venv: VecEnv, length: int) -> None:
+        from sb3_moe_envs.history import History
+
+        self.length = length
+        own = venv.observation_space, venv.action_space
+        self._history = History(*own, length, venv.num_envs)
+        super().__init__(venv, observation_space=self._history.observation_space)
+
+    def reset(self) -> VecEnvObs:
+        """Start an episode in every environment."""
+        # Nothing else tells a wrapper of what is above it.
+        above: Any = sys._getframe(1).f_locals.get("self")
+        changes = isinstance(above, VecNormalize) and above.norm_obs and "history" in above.obs_rms
+        is_kept = isinstance(above, OffPolicyAlgorithm) and unwrap_vec_normalize(self.venv)
+        if changes or is_kept:
+            raise ValueError(
+                "VecNormalize must be below VecHistory, or above it with norm_obs_keys=['obs'], as "
+                "off-policy, where a replay buffer keeps what is below a normalizer"
+            )
+        return self._history.start(self.venv.reset())
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Begin a step."""
+        self._actions = actions
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Add the step to the history; an episode that ended keeps its own in its last one."""
+        obs, rewards, dones, infos = self.venv.step_wait()
+        finals = {i: infos[i]["terminal_observation"] for i in np.flatnonzero(dones).tolist()}
+        below = unwrap_vec_normalize(self.venv)
+        own = rewards if below is None else below.get_original_reward()
+        shown, finals = self._history.step_and_restart(self._actions, obs, own, finals)
+        for i, final in finals.items():
+            infos[i]["terminal_observation"] = final
+        return shown, rewards, dones, infos

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
@@ -34,9 +33,8 @@ class PerTaskMeanStd:
     """
 
     def __init__(self, num_tasks: int, shape: tuple[int, ...] = ()) -> None:
-        self.shape = shape
-        self.tasks = [RunningMeanStd(shape=shape) for _ in range(num_tasks)]
-        self._stack()
+        self.mean, self.var = np.zeros((num_tasks, *shape)), np.ones((num_tasks, *shape))
+        self.count = np.full(num_tasks, RunningMeanStd().count)
 
     def update(self, batch: np.ndarray, task_ids: np.ndarray) -> None:
         """Count each row in its task's statistics.
@@ -45,8 +43,10 @@ class PerTaskMeanStd:
         :param task_ids: (n,)
         """
         for task in np.unique(task_ids):
-            self.tasks[task].update(batch[task_ids == task])
-        self._stack()
+            one = RunningMeanStd()
+            one.mean, one.var, one.count = self.mean[task], self.var[task], self.count[task]
+            one.update(batch[task_ids == task])
+            self.mean[task], self.var[task], self.count[task] = one.mean, one.var, one.count
 
     def of(self, task_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean and variance of each id's task.
@@ -54,11 +54,7 @@ class PerTaskMeanStd:
         :param task_ids: of any shape
         :return: both of shape (*task_ids.shape, *shape)
         """
-        return self._means[task_ids], self._variances[task_ids]
-
-    def _stack(self) -> None:
-        self._means = np.stack([task.mean for task in self.tasks])
-        self._variances = np.stack([task.var for task in self.tasks])
+        return self.mean[task_ids], self.var[task_ids]
 
 
 class PerTaskVecNormalize(VecNormalize):
@@ -71,17 +67,16 @@ class PerTaskVecNormalize(VecNormalize):
     Off-policy, use it with :class:`~sb3_moe.vec_env.MultiTaskReplayBuffer`: SB3's own buffers
     don't keep the task that a reward came from.
 
-    :param venv: environments with ``num_tasks`` and ``get_task``, such as make_multitask_vec_env's
+    :param venv: environments with ``num_tasks`` and ``get_task``, such as make_multitask_vec_env's.
+        Their observations show the task in a Dict under ``"task_id"``; as their attribute
+        ``task_id`` says, in the last ``num_tasks`` features (``"onehot"``) or channels
+        (``"channels"``, wherever images have them); or else it is hidden
     :param norm_obs_keys: of a Dict observation, those to normalize, none if it is empty, as in
         VecNormalize; None: every Box key but the id and images
-    :param task_id: how observations show the task: ``"dict"`` (in a Dict observation, under
-        ``"task_id"``), ``"onehot"`` (the last ``num_tasks`` features), ``"channels"`` (the last
-        ``num_tasks`` channels, wherever images have them) or ``"hidden"``; None: ``"dict"``
-        where there is such a key, else what the environments' attribute ``task_id`` says
     :param kwargs: as of VecNormalize
     :raises ValueError: if the environments aren't multi-task, don't show the id so, or their
-        observations are whole numbers and are to be normalized; when ``learn`` starts, if an
-        off-policy algorithm's replay buffer doesn't keep the tasks that are needed
+        observations are whole numbers and are to be normalized; at an off-policy algorithm's first
+        gradient step, if its replay buffer doesn't keep the tasks that are needed
     """
 
     obs_rms: Any
@@ -93,30 +88,28 @@ class PerTaskVecNormalize(VecNormalize):
         *,
         norm_obs: bool = True,
         norm_obs_keys: list[str] | None = None,
-        task_id: Literal["dict", "onehot", "channels", "hidden"] | None = None,
         **kwargs: Any,
     ) -> None:
         self.num_tasks = _num_tasks(venv)
-        self.task_id_mode = _task_id_mode(venv, task_id)
+        self.task_id_mode = _task_id_mode(venv)
         space = venv.observation_space
-        if norm_obs and self.task_id_mode == "channels" and space.dtype == np.uint8:
-            raise ValueError(
-                f"`norm_obs` must be False for images, whose policies scale them, got {space}"
-            )
-        if norm_obs and isinstance(space, spaces.Dict):
-            norm_obs_keys = box_keys(space) if norm_obs_keys is None else norm_obs_keys
-            for key in {*norm_obs_keys} - {*space.spaces}:
-                hint = did_you_mean(key, space.spaces)
-                raise ValueError(f"`norm_obs_keys` must be of {[*space.spaces]}, got {key!r}{hint}")
+        if norm_obs and isinstance(space, spaces.Dict) and norm_obs_keys is None:
+            norm_obs_keys = box_keys(space)
+        boxes = _normalized_parts(space, norm_obs_keys) if norm_obs else {}
         is_hidden = self.task_id_mode == "hidden"
         what = "normalizing by task"
         self._shown = None if is_hidden else TaskIds(space, self.num_tasks, what)
         # Where a Box shows the id; None where it stands beside the observation, or is hidden.
         self._tail = None if self._shown is None else self._shown.tail
         super().__init__(venv, norm_obs=norm_obs, norm_obs_keys=norm_obs_keys, **kwargs)
-        refuse_whole_numbers(self)
-        if norm_obs:
-            self.obs_rms = self._new_statistics()
+        if norm_obs and isinstance(space, spaces.Dict):
+            self.obs_rms = {
+                key: PerTaskMeanStd(self.num_tasks, box.shape) for key, box in boxes.items()
+            }
+        elif norm_obs:
+            shape = space.shape or ()
+            own = shape if self._tail is None else self._tail.shape_without(shape)
+            self.obs_rms = PerTaskMeanStd(self.num_tasks, own)
         self.ret_rms = PerTaskMeanStd(self.num_tasks)
         self._task_ids = np.zeros(self.num_envs, dtype=np.int64)
 
@@ -160,20 +153,6 @@ class PerTaskVecNormalize(VecNormalize):
         normalized: Any = self.normalize_obs(obs, self._task_ids)
         return normalized, self.normalize_reward(rewards, played), dones, infos
 
-    def get_original_obs(self) -> Any:
-        """Return the latest observations as they were before they were normalized.
-
-        :raises ValueError: if an off-policy algorithm asks that can't undo it without the tasks
-        """
-        # Nothing tells a wrapper of its model, but this is what SB3 calls when `learn` starts.
-        caller = sys._getframe(1).f_locals.get("self")
-        if isinstance(caller, OffPolicyAlgorithm):
-            if self.norm_obs and self._shown is None:
-                raise ValueError(NEED_TASKS)
-            if self.norm_reward and not hasattr(caller.replay_buffer, "task_ids"):
-                raise ValueError(NEED_BUFFER)
-        return super().get_original_obs()
-
     def normalize_obs(self, obs: Any, task_ids: Any = None) -> Any:
         """Normalize a batch of observations, or a single one.
 
@@ -210,24 +189,17 @@ class PerTaskVecNormalize(VecNormalize):
         scale: np.ndarray = np.sqrt(variance + self.epsilon).reshape(reward.shape)
         return scale
 
-    def _new_statistics(self) -> Any:
-        if isinstance(self.observation_space, spaces.Dict):
-            boxes = {key: self.observation_space[key] for key in self.norm_obs_keys or ()}
-            return {key: PerTaskMeanStd(self.num_tasks, box.shape) for key, box in boxes.items()}  # type: ignore[arg-type]  # a Box has a shape
-        shape = self.observation_space.shape
-        assert shape is not None
-        shape = shape if self._tail is None else self._tail.shape_without(shape)
-        return PerTaskMeanStd(self.num_tasks, shape)
-
     def _count_obs(self, obs: Any) -> None:
-        if not (self.training and self.norm_obs):
-            return
+        if self.training and self.norm_obs:
+            for part, statistics in self._parts(obs):
+                statistics.update(part, self._task_ids)
+
+    def _parts(self, obs: Any) -> Iterator[tuple[Any, PerTaskMeanStd]]:
+        """Give what is normalized of observations, each part with its statistics."""
         if isinstance(obs, dict):
-            for key, statistics in self.obs_rms.items():
-                statistics.update(obs[key], self._task_ids)
+            yield from ((obs[key], statistics) for key, statistics in self.obs_rms.items())
         else:
-            x = obs if self._tail is None else self._tail.split(obs)[0]
-            self.obs_rms.update(x, self._task_ids)
+            yield obs if self._tail is None else self._tail.split(obs)[0], self.obs_rms
 
     def _current_tasks(self, obs: Any) -> np.ndarray:
         if self._shown is None:
@@ -244,17 +216,14 @@ class PerTaskVecNormalize(VecNormalize):
         task_ids = np.asarray(task_ids)
         # A replay buffer keeps a Discrete id as (n, 1).
         task_ids = task_ids[:, 0] if task_ids.ndim == 2 else task_ids
+        changed = [function(part, *rms.of(task_ids)) for part, rms in self._parts(obs)]
         if isinstance(obs, dict):
-            changed = {
-                key: function(obs[key], *statistics.of(task_ids))
-                for key, statistics in self.obs_rms.items()
-            }
-            return {key: changed.get(key, np.copy(value)) for key, value in obs.items()}
+            named = dict(zip(self.obs_rms, changed, strict=True))
+            return {key: named.get(key, np.copy(value)) for key, value in obs.items()}
         if self._tail is None:
-            return function(obs, *self.obs_rms.of(task_ids))
-        x, shown = self._tail.split(obs)
-        changed = function(x, *self.obs_rms.of(task_ids))
-        return np.concatenate([changed, shown.astype(changed.dtype)], axis=self._tail.axis)
+            return changed[0]
+        shown = self._tail.split(obs)[1].astype(changed[0].dtype)
+        return np.concatenate([*changed, shown], axis=self._tail.axis)
 
     def _normalized(self, obs: Any, mean: np.ndarray, variance: np.ndarray) -> Any:
         scaled = (obs - mean) / np.sqrt(variance + self.epsilon)
@@ -264,26 +233,24 @@ class PerTaskVecNormalize(VecNormalize):
         return obs * np.sqrt(variance + self.epsilon) + mean
 
 
-def refuse_whole_numbers(normalizer: VecNormalize) -> None:
-    """Raise if a normalizer's observations are stored as whole numbers, which cuts them off.
+def _normalized_parts(space: spaces.Space[Any], keys: list[str] | None) -> dict[str, Any]:
+    """Give the parts of observations that are to be normalized, by key.
 
-    :raises ValueError: naming the space
+    :param keys: of a Dict; None where observations are one part
+    :raises ValueError: if there is no such key, or a part is of whole numbers
     """
-    if not normalizer.norm_obs:
-        return
-    space = normalizer.observation_space
-    named = (
-        {f"{key!r} of them": space[key] for key in normalizer.norm_obs_keys or ()}
-        if isinstance(space, spaces.Dict)
-        else {"their space": space}
-    )
-    # SB3 has made images of 0 to 255 a space of floats already.
-    for what, box in named.items():
-        if not np.issubdtype(box.dtype, np.floating):
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"observations": space}
+    chosen = [*parts] if keys is None else keys
+    for key in chosen:
+        if key not in parts:
+            hint = did_you_mean(key, parts)
+            raise ValueError(f"`norm_obs_keys` must be of {[*parts]}, got {key!r}{hint}")
+        if not np.issubdtype(parts[key].dtype, np.floating):
             raise ValueError(
-                "`norm_obs` must be False for observations of whole numbers, as which buffers "
-                f"would store them: {what} is {box}; or leave it out of `norm_obs_keys`"
+                "`norm_obs` must be False for images and other whole numbers, as which buffers "
+                f"would store them, got {key!r}: {parts[key]}; or leave it out of `norm_obs_keys`"
             )
+    return {key: parts[key] for key in chosen}
 
 
 def box_keys(space: spaces.Dict) -> list[str]:
@@ -302,21 +269,8 @@ def _num_tasks(venv: VecEnv) -> int:
     return int(venv.get_attr("num_tasks")[0])
 
 
-def _task_id_mode(venv: VecEnv, task_id: str | None) -> str:
-    space = venv.observation_space
-    has_key = has_task_key(space)
-    if task_id is None:
-        if has_key:
-            return "dict"
-        shown = venv.get_attr("task_id")[0] if venv.has_attr("task_id") else "hidden"
-        return shown if shown in ("onehot", "channels") else "hidden"
-    if task_id not in ("dict", "onehot", "channels", "hidden"):
-        raise ValueError(
-            f"`task_id` must be 'dict', 'onehot', 'channels', 'hidden' or None, got {task_id!r}"
-        )
-    if (task_id == "dict") != has_key:
-        raise ValueError(
-            f"`task_id` must be 'dict' exactly if observations have the key {TASK_KEY!r}, "
-            f"got {task_id!r} with {space}"
-        )
-    return task_id
+def _task_id_mode(venv: VecEnv) -> str:
+    if has_task_key(venv.observation_space):
+        return "dict"
+    shown = venv.get_attr("task_id")[0] if venv.has_attr("task_id") else "hidden"
+    return shown if shown in ("onehot", "channels") else "hidden"

@@ -1,4 +1,4 @@
-"""Replay buffers: on the training device, and with tasks in balance."""
+"""Replay buffers: on the training device, with tasks in balance, and of one scale."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_moe.vec_env.observations import (
-    allocate,
-    map_observation,
-    torch_dtype,
-    write,
-    write_row,
-)
+from sb3_moe.vec_env.observations import allocate, map_observation, torch_dtype, write, write_row
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 
 # The tensors of a buffer: each has (buffer_size, n_envs) in front.
@@ -35,10 +29,9 @@ class DeviceReplayBuffer(ReplayBuffer):
     too. A pickled buffer can be loaded on a machine with another device.
 
     :param buffer_size: transitions to keep, over all environments
-    :param optimize_memory_usage: keep each observation once; not for Dict observations, and not
-        with ``handle_timeout_termination``
+    :param optimize_memory_usage: False: each observation is kept twice
     :param handle_timeout_termination: a time limit is no end: its ``done`` isn't given out
-    :raises ValueError: if ``optimize_memory_usage`` doesn't go with the rest
+    :raises ValueError: with ``optimize_memory_usage``
     """
 
     observations: Any  # (buffer_size, n_envs, ...) tensor, or a dict of them
@@ -59,25 +52,15 @@ class DeviceReplayBuffer(ReplayBuffer):
         handle_timeout_termination: bool = True,
     ) -> None:
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
-        if optimize_memory_usage and (
-            handle_timeout_termination or isinstance(observation_space, spaces.Dict)
-        ):
-            raise ValueError(
-                "`optimize_memory_usage` must be False with handle_timeout_termination=True or a "
-                f"Dict observation space, got True with {handle_timeout_termination} and "
-                f"{observation_space}"
-            )
+        if optimize_memory_usage:
+            raise ValueError("`optimize_memory_usage` must be False here, got True")
         self.buffer_size = max(buffer_size // n_envs, 1)
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
-        self._allocate()
-
-    def _allocate(self) -> None:
         leading = (self.buffer_size, self.n_envs)
-        self.observations = allocate(self.observation_space, leading, self.device)
-        if not self.optimize_memory_usage:
-            self.next_observations = allocate(self.observation_space, leading, self.device)
-        dtype = torch_dtype(self._maybe_cast_dtype(self.action_space.dtype))
+        self.observations = allocate(observation_space, leading, self.device)
+        self.next_observations = allocate(observation_space, leading, self.device)
+        dtype = torch_dtype(self._maybe_cast_dtype(action_space.dtype))
         self.actions = th.zeros((*leading, self.action_dim), dtype=dtype, device=self.device)
         self.rewards, self.dones, self.timeouts = th.zeros((3, *leading), device=self.device)
 
@@ -101,10 +84,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         """
         self._follow_device()
         write_row(self.observations, self.pos, obs)
-        if self.optimize_memory_usage:
-            write_row(self.observations, (self.pos + 1) % self.buffer_size, next_obs)
-        else:
-            write_row(self.next_observations, self.pos, next_obs)
+        write_row(self.next_observations, self.pos, next_obs)
         write(self.actions[self.pos], action)
         write(self.rewards[self.pos], reward)
         write(self.dones[self.pos], done)
@@ -125,11 +105,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         """Return the transitions at ``row * n_envs + environment``."""
         self._follow_device()
         indices = th.from_numpy(flat_indices).to(self.device)
-        if self.optimize_memory_usage:
-            following = (indices + self.n_envs) % (self.buffer_size * self.n_envs)
-            next_observations = _take(self.observations, following)
-        else:
-            next_observations = _take(self.next_observations, indices)
+        next_observations = _take(self.next_observations, indices)
         observations = _take(self.observations, indices)
         rewards = _take(self.rewards, indices).unsqueeze(1)
         dones = _take(self.dones, indices) * (1 - _take(self.timeouts, indices))
@@ -161,7 +137,7 @@ class DeviceReplayBuffer(ReplayBuffer):
                 setattr(self, name, map_observation(lambda tensor: tensor.to(wanted), value))
 
     def _tensors(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in _TENSORS if name in vars(self)}
+        return {name: vars(self)[name] for name in _TENSORS}
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {name: _to_numpy(value) for name, value in self._tensors().items()}
@@ -190,13 +166,10 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
     :param args: as of :class:`~sb3_moe.vec_env.DeviceReplayBuffer`
     :param balance: draw tasks equally often; False: each transition, as SB3 does
     :param kwargs: as of :class:`~sb3_moe.vec_env.DeviceReplayBuffer`
-    :raises ValueError: with ``optimize_memory_usage``
     """
 
     def __init__(self, *args: Any, balance: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.optimize_memory_usage:
-            raise ValueError("`optimize_memory_usage` must be False here, got True")
         self.balance = balance
         self.task_ids = np.full(self.buffer_size * self.n_envs, -1, dtype=np.int64)
         self._places = _PlacesByTask()
@@ -209,10 +182,7 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
         first = self.pos * self.n_envs
         for index, info in enumerate(transition[-1], start=first):
             if "task_id" not in info:
-                raise ValueError(
-                    "MultiTaskReplayBuffer needs info['task_id'], as make_multitask_vec_env and "
-                    f"MultiTaskEnv give it, got an info with {sorted(info)}"
-                )
+                raise ValueError(f"MultiTaskReplayBuffer needs info['task_id'], got {sorted(info)}")
             self._places.move(index, int(self.task_ids[index]), int(info["task_id"]))
             self.task_ids[index] = info["task_id"]
         super().add(*transition)
@@ -267,6 +237,55 @@ class _PlacesByTask:
             ranks = np.random.randint(self._overwritten[task], len(places), size=len(rows))
             drawn[rows] = [places[rank] for rank in ranks]
         return drawn
+
+
+class ReturnScaledReplayBuffer(MultiTaskReplayBuffer):
+    """Bring the returns of all tasks to one scale (BRC, arXiv 2505.23150).
+
+    Rewards are divided, when they are drawn, by the largest abs(G) / ``scale``, where G is the
+    discounted return of each finished episode of their task. An episode that a time limit has cut
+    goes on with its mean reward. Until a task's first episode ends its rewards stay as they are.
+    BRC adds what entropy may bring, which is left out here.
+
+    :param args: as of :class:`~sb3_moe.vec_env.MultiTaskReplayBuffer`
+    :param gamma: discount factor of the returns: the algorithm's own
+    :param scale: the largest return that is given out (v_max)
+    :param kwargs: as of MultiTaskReplayBuffer
+    :raises ValueError: if ``gamma`` is out of range
+    """
+
+    def __init__(self, *args: Any, gamma: float = 0.99, scale: float = 10.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0.0 < gamma < 1.0:
+            raise ValueError(f"`gamma` must be in (0, 1), got {gamma}")
+        self.gamma, self.scale = gamma, scale
+        #: Largest abs(G) by task.
+        self.largest: dict[int, float] = {}
+        self._return_n, self._sum_n, self._steps_n = np.zeros((3, self.n_envs))
+
+    def add(self, *transition: Any) -> None:
+        """Keep one transition of every environment, and the returns of episodes that end."""
+        super().add(*transition)
+        *_, reward, done, infos = transition
+        self._return_n += self.gamma**self._steps_n * reward
+        self._sum_n += reward
+        self._steps_n += 1
+        for i in np.flatnonzero(done):
+            total = self._return_n[i]
+            if infos[i].get("TimeLimit.truncated", False):
+                mean = self._sum_n[i] / self._steps_n[i]
+                total += self.gamma ** self._steps_n[i] * mean / (1.0 - self.gamma)
+            task = int(infos[i]["task_id"])
+            self.largest[task] = max(self.largest.get(task, 0.0), abs(float(total)))
+        for each in (self._return_n, self._sum_n, self._steps_n):
+            each[np.asarray(done, dtype=bool)] = 0.0
+
+    def _gather(self, flat_indices: np.ndarray, env: Any) -> Any:
+        samples = super()._gather(flat_indices, env)
+        largest = [self.largest.get(task, 0.0) for task in self.task_ids[flat_indices].tolist()]
+        factors = [self.scale / each if each > 0.0 else 1.0 for each in largest]
+        rewards = samples.rewards * samples.rewards.new_tensor(factors).unsqueeze(1)
+        return samples._replace(rewards=rewards)
 
 
 def end_running_episodes(buffer: Any) -> None:

@@ -95,9 +95,7 @@ class Tail:
         :param num_tasks: K
         :param planes: whether the id is planes of an image
         """
-        if not planes:
-            return cls(num_tasks)
-        return cls(num_tasks, axis=plane_axis(space) - 3, planes=True)
+        return cls(num_tasks, axis=plane_axis(space) - 3 if planes else -1, planes=planes)
 
     def shape_without(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of an observation without the id."""
@@ -142,9 +140,8 @@ class TaskIds:
             return
         if num_tasks is None or not isinstance(space, spaces.Box):
             raise ValueError(
-                f"{what} needs a task id in the observation: a Dict with `task_id`, as "
-                "make_multitask_vec_env gives, or a one-hot at the end of a Box with num_tasks=N; "
-                f"got num_tasks={num_tasks} and {space}"
+                f"{what} needs a task id in the observation, a Dict's `task_id` or a one-hot at "
+                f"the end of a Box with num_tasks=N, got num_tasks={num_tasks} and {space}"
             )
         planes = is_image(space)
         if not planes and len(space.shape) > 1:
@@ -165,7 +162,5 @@ class TaskIds:
         if self.tail is not None:
             return self.tail.ids(obs)
         if TASK_KEY not in obs:
-            raise ValueError(
-                f"an observation must have `{TASK_KEY}`, the number of its task, got {sorted(obs)}"
-            )
+            raise ValueError(f"an observation must have `{TASK_KEY}`, got {sorted(obs)}")
         return obs[TASK_KEY]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -51,10 +51,7 @@ def require_tasks(env: VecEnv) -> None:
     :raises ValueError: if it is not a multi-task environment
     """
     if not has_tasks(env):
-        raise ValueError(
-            "the environment must have tasks: build it with sb3_moe.make_multitask_vec_env"
-            f"(tasks), got {type(env.unwrapped).__name__}"
-        )
+        raise ValueError(f"the environment must have tasks, as make_multitask_vec_env's, got {env}")
 
 
 def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
@@ -128,18 +125,18 @@ def check_tasks(known: Sequence[str] | None, env: VecEnv) -> None:
     shown = None if known is None else _tasks_shown(env)
     if known is None or shown is None or shown == list(known) or len(shown) == len(known) == 1:
         return
-    if sorted(shown) == sorted(known):
-        why = "in another order each would be taken for another"
-    else:
-        why = "a model is told by its set_env that other tasks take their place"
     raise ValueError(
-        f"`env` must have the model's tasks in the model's order, {list(known)}, got {shown}: {why}"
+        f"`env` must have the model's tasks in the model's order, {list(known)}, got {shown}; if "
+        "they take the place of its own, tell it so by its set_env"
     )
 
 
 def _tasks_shown(env: VecEnv) -> list[str] | None:
     """Return the tasks whose ids an environment shows, or tells to its normalizer."""
-    for layer in reversed([*_layers(env)]):
+    layers = [env]
+    while isinstance(layers[-1], VecEnvWrapper):
+        layers.append(layers[-1].venv)
+    for layer in reversed(layers):
         # The innermost first: a normalizer from a file has the space of where it was trained, and
         # where images are turned or stacked, or all is normalized, the space is a new one.
         if names := names_on(layer.observation_space):
@@ -148,13 +145,6 @@ def _tasks_shown(env: VecEnv) -> list[str] | None:
             return task_names(env)
     is_told = has_task_key(env.observation_space) and has_tasks(env)
     return task_names(env) if is_told else None
-
-
-def _layers(env: VecEnv) -> Iterator[VecEnv]:
-    yield env
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-        yield env
 
 
 def _holder(space: spaces.Space[Any]) -> spaces.Space[Any]:
@@ -170,22 +160,16 @@ LAYER, MEASURE = 14, 18
 
 
 def short_names(names: Sequence[str], length: int = TASK, taken: Collection[str] = ()) -> list[str]:
-    """Return a name for each of these that fits a key; what fits already stays as it is.
+    """Return a name for each of these that fits a key, all of them different.
 
     :param names: of any characters, also equal ones
     :param length: characters that a key has room for, at least 8
     :param taken: names that must not come out
     """
-    used = {*taken}
-    fitting = [_cut(_plain(name), length) for name in names]
-    stays = [name == fits and name not in used for name, fits in zip(names, fitting, strict=True)]
-    used |= {name for name, stay in zip(names, stays, strict=True) if stay}
-    short, given = [], set[str]()
-    for fits, stay in zip(fitting, stays, strict=True):
-        name = fits if stay and fits not in given else _unlike(used, fits, length)
-        used.add(name)
-        given.add(name)
-        short.append(name)
+    used, short = {*taken}, []
+    for name in names:
+        short.append(_unlike(used, _cut(_plain(name), length), length))
+        used.add(short[-1])
     return short
 
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
-from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.saving.snapshot import preserved_generators
 from sb3_moe.vec_env.make import (
     evaluation_copies,
     make_pinned_env,

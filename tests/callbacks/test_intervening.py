@@ -21,7 +21,7 @@ from sb3_moe.callbacks import (
     TaskGradientCallback,
     TaskSwitchCallback,
 )
-from sb3_moe.saving.record import Record
+from sb3_moe.saving.files import Record
 from sb3_moe.vec_env import MultiTaskReplayBuffer
 from sb3_moe.vec_env.kept_rows import Reservoir
 

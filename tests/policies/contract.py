@@ -12,7 +12,7 @@ import torch as th
 
 import sb3_moe
 from sb3_moe.policies.options import DEFAULTS
-from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.saving.snapshot import preserved_generators
 
 
 def learn(model: Any) -> None:

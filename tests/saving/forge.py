@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.torch
 import torch as th
 
-from sb3_moe.saving.container import pack
+from sb3_moe.saving.values import pack
 
 DROP = object()
 

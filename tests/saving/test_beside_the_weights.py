@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_moe
 from sb3_moe import UnsafeFileError
-from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
+from sb3_moe.saving.model_parts import NormalizerLeftOutWarning
 from sb3_moe.saving.values import Decoder, Encoder
 
 

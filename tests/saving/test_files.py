@@ -9,13 +9,13 @@ import pytest
 
 from sb3_moe.measures.scores import load_scores
 from sb3_moe.saving.files import (
+    Record,
     atomic,
     check_writable,
     read_json,
     read_npz,
     write_npz,
 )
-from sb3_moe.saving.record import Record
 from sb3_moe.watching.figures import draw_dormant
 
 

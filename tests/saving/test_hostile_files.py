@@ -92,7 +92,7 @@ def test_a_zip_of_sb3s_own_is_told_from_ours(tmp_path):
 def test_a_file_above_the_limit_says_what_to_pass(good, tmp_path):
     path = forge.forge(tmp_path / "x.moe", *good["PPO"])
     size = path.stat().st_size
-    text = f"{size} bytes and `max_bytes` is 1000: pass max_bytes={2 * size}"
+    text = f"{size} bytes: pass max_bytes={2 * size}"
     assert text in refusal(path, max_bytes=1000)
 
 

@@ -17,7 +17,7 @@ from sb3_moe_envs import MultiTaskEnv
 TASKS = ["CartPole-v1", "Acrobot-v1"]
 NAMES = ["CartPole", "Acrobot"]
 ORDER = r"`env` must have the model's tasks in the model's order, \['CartPole', 'Acrobot'\], got "
-SWAPPED = ORDER + r"\['Acrobot', 'CartPole'\]: in another order each would be taken for another"
+SWAPPED = ORDER + r"\['Acrobot', 'CartPole'\]"
 
 
 def world(tasks, task_id="dict"):
@@ -52,7 +52,7 @@ def test_a_file_refuses_its_tasks_in_another_order(tmp_path, build):
 def test_a_model_that_is_given_other_tasks_knows_them_from_then_on(tmp_path):
     model = agent(world(["CartPole-v1", lambda: gym.make("CartPole-v1")]))
     env = world([lambda: gym.make("CartPole-v1"), lambda: gym.make("CartPole-v1")])
-    with pytest.raises(ValueError, match=r"\['CartPole', 'task1'\], got \['task0', 'task1'\]: a "):
+    with pytest.raises(ValueError, match=r"\['CartPole', 'task1'\], got \['task0', 'task1'\]"):
         sb3_moe.watch(model, env)
     model.set_env(env)
     assert len(sb3_moe.watch(model, env, max_steps=2, frames=False).runs[0].tracks) == 2

@@ -19,7 +19,6 @@ PICKLES = {
 IMPORTERS = {
     "sb3_moe/layers/classes.py",
     "sb3_moe/study/building.py",
-    "sb3_moe/study/entries.py",
     "sb3_moe/integrations/zoo.py",
     # And those that import from lists of this package's own.
     "sb3_moe/policies/registration.py",

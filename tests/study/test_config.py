@@ -333,7 +333,7 @@ def test_classes_of_ones_own_are_named_by_their_module():
 def test_an_evaluation_of_ones_own_would_write_into_the_studys(tmp_path):
     for name in (f"{__name__}:OwnEvaluation", "MultiTaskEvalCallback", "SnapshotCallback"):
         (run, *_) = read(callbacks=f"[{{'{name}': {{every: 100}}}}]").runs()
-        with pytest.raises(ValueError, match=r"`callbacks` can't have .*: every run evaluates"):
+        with pytest.raises(ValueError, match=r"`callbacks` can't have .*: every run has"):
             build_callbacks(run.callbacks, tmp_path)
     elsewhere = f"[{{'{__name__}:OwnEvaluation': {{every: 100, log_path: elsewhere}}}}]"
     (run, *_) = read(callbacks=elsewhere).runs()

@@ -97,15 +97,9 @@ def test_a_run_goes_on_from_its_last_snapshot_that_is_whole(stopped):
     assert stopped.goes_on_at() == 0
 
 
-@pytest.mark.parametrize("rows", [[1, 2, 3, 4], [0, 3, 4], [0], []])
-def test_scores_with_a_gap_are_refused_before_a_run_goes_on_and_at_its_end(done, rows):
-    done.check_rows(planned(), 4 * ROLLOUT)
-    scores = {name: values[rows] for name, values in run(planned()).scores.items()}
-    write_npz(done.path / "scores.npz", scores)
-    with pytest.raises(
-        ValueError, match=f"scores.npz lacks rows between steps 0 and {4 * ROLLOUT}"
-    ):
-        done.check_rows(planned(), 4 * ROLLOUT)
+def test_a_run_whose_scores_were_lost_does_not_go_on_without_them(stopped):
+    (stopped.path / "scores.npz").unlink()
+    assert stopped.state() == ("damaged", "scores.npz is missing")
 
 
 def test_what_was_logged_last_is_read_from_rows_of_other_keys(tmp_path):

@@ -107,7 +107,6 @@ def test_a_plan_takes_speeds_from_runs_that_are_done_and_rehearses_the_others(
     write(tmp_path, study(1, ("dense",)), lambda run: 5.0, seconds=8.192)
     rehearsed = []
     monkeypatch.setattr(commands, "read", lambda options: (study(2), tmp_path))
-    monkeypatch.setattr(preparing, "seconds_to_start", lambda: 2.0)
     monkeypatch.setattr(
         preparing, "rehearsed_rate", lambda run, _: rehearsed.append(run.architecture.name) or 2e4
     )
@@ -117,9 +116,8 @@ def test_a_plan_takes_speeds_from_runs_that_are_done_and_rehearses_the_others(
     assert "dense: 3 runs left, 10,000 steps/s, one process, as in runs that are done" in text
     assert "soft-big: 6 runs left, 20,000 steps/s, one process, measured now" in text
     assert rehearsed == ["soft-big"]
-    # 163,840 steps each, of which the last attempt took half: 3 at 10,000 a second, and 6 at
-    # 20,000; and 9 processes to start.
-    assert "about 0:01:56 with 1 processes" in text
+    # 163,840 steps each, of which the last attempt took half: 3 at 10,000 a second, 6 at 20,000.
+    assert "about 0:01:38 with 1 processes" in text
 
 
 TUNE = Tune(argument="learning_rate", values=(0.001, 0.01), seeds=(100, 101), extensions=2)

@@ -292,7 +292,7 @@ claims:
         (SOUND + SOUND.partition("claims:")[2], r"`name` of claims must be different from each"),
         (SOUND.replace("[{architecture: x}]", "[]"), r"plus` .*at least 1 item"),
         (SOUND.replace("x}", "densee}"), "network of the study, got `densee`; did you mean"),
-        (SOUND.replace("final", "luck"), r"`measure` must be one of .*, got luck"),
+        (SOUND.replace("final", "luck"), r"measure` must be 'block_end', .*, got 'luck'"),
         (SOUND.replace("greater", "more"), r"expects` must be 'greater', .*, got 'more'"),
     ],
 )

@@ -3,7 +3,7 @@ import pytest
 from made_up_study import GAMES, ROLLOUT, planned, run, write_run
 
 from sb3_moe.saving.files import write_npz
-from sb3_moe.study.entries import Named
+from sb3_moe.study.building import Named
 from sb3_moe.study.folder import survey
 from sb3_moe.study.results import (
     MEASURES,

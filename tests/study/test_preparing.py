@@ -13,9 +13,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor
 
 from sb3_moe.saving.files import read_json
-from sb3_moe.study.building import arguments_of
+from sb3_moe.study.building import Named, NamedEntry, arguments_of
 from sb3_moe.study.config import Architecture, Evaluation, StudyConfig, named_architecture
-from sb3_moe.study.entries import Named, NamedEntry
 from sb3_moe.study.preparing import check_networks, measure_random_policy, rehearsed_rate
 from sb3_moe.study.results import random_means, random_of
 

@@ -11,9 +11,9 @@ import pytest
 from made_up_study import GAMES, planned, run, study, write
 
 from sb3_moe.saving.files import read_npz, write_json, write_npz
+from sb3_moe.study.building import Named
 from sb3_moe.study.commands import write as report
 from sb3_moe.study.config import About, Architecture, Evaluation, StudyConfig
-from sb3_moe.study.entries import Named
 from sb3_moe.study.folder import survey
 from sb3_moe.study.preparing import measure_random_policy
 from sb3_moe.study.report import write_replays, write_report
@@ -121,6 +121,21 @@ def test_the_first_table_of_the_page_compares_networks_on_every_task_and_over_al
     assert (mean, iqm) == ("8.82 [8.80, 8.84]", "IQM 8.82, n 5")
     assert (difference, verdict, p) == ("3.90 [3.90, 3.90]", "▲ higher", "p (Holm) < 0.001")
     assert random[1:] == ["1.00", "1.00"]
+
+
+def test_a_sentence_above_the_tables_names_the_networks_that_are_better_than_the_first(
+    page, tmp_path, no_drawing
+):
+    found = re.search("<h2>Networks compared</h2>\n<p><b>(.*)</b></p>", page.text)[1]
+    assert found.startswith(
+        "Shown to be better than dense, the first network, in the mean over all tasks: soft-big "
+        "(interleaved: mean return over the last tenth of the task&#39;s last block of training); "
+    )
+    alike = write_report(made_up(tmp_path), tmp_path).read_text()
+    no_network = "No network is shown to be better than dense, the first network, in the mean over"
+    assert f"<p><b>{no_network} all tasks.</b></p>" in alike
+    alone = made_up(tmp_path / "alone", architectures=("dense",))
+    assert "shown to be better" not in write_report(alone, tmp_path / "alone").read_text()
 
 
 def test_every_claim_is_on_the_page_with_its_verdict(page, written):
@@ -247,7 +262,9 @@ def test_a_report_needs_a_run_that_is_done_of_this_configuration(tmp_path):
     level = json.loads((tmp_path / "random.json").read_text())
     level["of"]["episodes"] = 7
     write_json(tmp_path / "random.json", level)
-    with pytest.raises(ValueError, match=r"random.json must be of .*: run the study, which meas"):
+    with pytest.raises(
+        ValueError, match=r"random.json is of other environments: run the study, which meas"
+    ):
         write_report(the_study, tmp_path)
 
 

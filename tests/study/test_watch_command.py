@@ -7,7 +7,7 @@ from stable_baselines3 import PPO
 
 import sb3_moe
 import sb3_moe_cli as cli
-from sb3_moe.study.opened_agent import env_for
+from sb3_moe.study.commands import env_for
 
 TASKS = ["CartPole-v1", "Acrobot-v1"]
 

@@ -78,7 +78,7 @@ def test_only_advantages_change_and_only_within_their_task(kind):
         (
             spaces.Box(-1, 1, (4,)),
             None,
-            "needs a task id in the observation: a Dict with `task_id`",
+            "needs a task id in the observation, a Dict's `task_id`",
         ),
         (spaces.Box(-1, 1, (4,)), 4, "`num_tasks` must leave something of Box.*got 4"),
         (spaces.Box(-1, 1, (4, 5)), 2, "needs a one-hot at the end of a flat Box"),

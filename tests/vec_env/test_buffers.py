@@ -139,13 +139,6 @@ def test_a_replay_on_the_device_has_sb3s_content_in_sb3s_order(
     assert_same(samples(ours), samples(theirs))
 
 
-@pytest.mark.parametrize("count", [3, 8])
-def test_keeping_each_observation_once_gives_sb3s_samples(count):
-    options = {"optimize_memory_usage": True, "handle_timeout_termination": False}
-    ours, theirs = filled((DeviceReplayBuffer, ReplayBuffer), IMAGE, count, **options)
-    assert_same(samples(ours), samples(theirs))
-
-
 @pytest.mark.parametrize("observation_space", [OBSERVATIONS[1], DICT], ids=str)
 def test_vec_normalize_normalizes_a_batch_as_it_does_sb3s(observation_space):
     env = VecNormalize(
@@ -226,18 +219,9 @@ def test_an_info_without_a_task_is_refused():
         buffer.add(*rest, infos)
 
 
-@pytest.mark.parametrize(
-    ("kind", "space", "handle_timeouts", "message"),
-    [
-        (DeviceReplayBuffer, DICT, False, "`optimize_memory_usage` must be False with"),
-        (DeviceReplayBuffer, IMAGE, True, "`optimize_memory_usage` must be False with"),
-        (MultiTaskReplayBuffer, IMAGE, False, "`optimize_memory_usage` must be False here"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(kind, space, handle_timeouts, message):
-    options = {"optimize_memory_usage": True, "handle_timeout_termination": handle_timeouts}
-    with pytest.raises(ValueError, match=message):
-        kind(10, space, spaces.Discrete(2), "cpu", **options)
+def test_what_is_kept_on_the_device_is_kept_twice():
+    with pytest.raises(ValueError, match="`optimize_memory_usage` must be False"):
+        DeviceReplayBuffer(10, IMAGE, spaces.Discrete(2), optimize_memory_usage=True)
 
 
 def test_a_model_saves_and_loads_its_device_buffer(tmp_path):

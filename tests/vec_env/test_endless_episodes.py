@@ -29,7 +29,7 @@ def test_an_evaluation_while_training_ends_or_waits_as_it_is_told(limit):
         model.learn(16, callback)
         assert callback.record.rows["lengths"][-1].tolist() == [[10.0], [10.0]]
     else:
-        with pytest.raises(ValueError, match=r"`max_episode_steps`=50, got one of Endless that"):
+        with pytest.raises(ValueError, match=r"`max_episode_steps`=50, unlike one of Endless:"):
             model.learn(16, callback)
 
 
@@ -39,7 +39,7 @@ def test_an_episode_may_take_as_many_steps_as_the_limit_and_no_more():
         expert_importance(model, episodes=2, max_episode_steps=10).returns.tolist()
         == [[[10.0, 10.0]]] * 3
     )
-    with pytest.raises(ValueError, match=r"`max_episode_steps`=9, got one of Ten that"):
+    with pytest.raises(ValueError, match=r"`max_episode_steps`=9, unlike one of Ten:"):
         expert_importance(model, episodes=2, max_episode_steps=9)
 
 

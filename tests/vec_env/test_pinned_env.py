@@ -74,9 +74,7 @@ def test_normalizers_of_two_kinds_are_refused_by_name():
     callback = MultiTaskEvalCallback(
         48, 1, eval_env=VecNormalize(make_env(), norm_obs_keys=["obs"])
     )
-    with pytest.raises(
-        ValueError, match=r"as the training environment, by PerTaskVecNormalize of \["
-    ):
+    with pytest.raises(ValueError, match=r"as in training, by PerTaskVecNormalize of \["):
         model.learn(48, callback)
 
 

@@ -61,8 +61,6 @@ def test_a_model_trains_and_goes_on_with_it(tmp_path):
     assert th.isfinite(model.replay_buffer.sample(4).rewards).all()
 
 
-@pytest.mark.parametrize(("name", "value"), [("gamma", 1.0), ("scale", 0.0)])
-def test_values_out_of_range_are_refused(name, value):
-    options = {"gamma": 0.5, name: value}
-    with pytest.raises(ValueError, match=f"`{name}` must be .* got {value}"):
-        ReturnScaledReplayBuffer(10, SPACE, SPACE, "cpu", **options)
+def test_a_discount_out_of_range_is_refused():
+    with pytest.raises(ValueError, match=r"`gamma` must be .* got 1\.0"):
+        ReturnScaledReplayBuffer(10, SPACE, SPACE, "cpu", gamma=1.0)

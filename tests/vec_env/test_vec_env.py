@@ -5,7 +5,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
@@ -173,28 +173,6 @@ def test_members_of_a_sync_vector_are_reached_one_by_one():
     assert env.env_is_wrapped(RecordEpisodeStatistics, indices=[0]) == [False]
 
 
-def test_members_of_an_async_vector_are_reached_all_at_once():
-    mode = AutoresetMode.SAME_STEP
-    base = AsyncVectorEnv([short_cart_pole] * 2, autoreset_mode=mode, context="forkserver")
-    env = GymnasiumVecEnv(base)
-    try:
-        env.seed(0)
-        assert env.reset().shape == (2, 4)
-        assert env.get_attr("gravity", indices=[1]) == [9.8]
-        env.set_attr("gravity", 3.0)
-        assert env.env_method("get_wrapper_attr", "gravity") == [3.0, 3.0]
-        with pytest.raises(ValueError, match=r"`indices` of close must be None.*got \[1\]"):
-            env.env_method("close", indices=[1])
-        assert not env.has_attr("lost")
-        with pytest.raises(
-            AttributeError, match=r"the environments of .* have no attribute 'lost'"
-        ):
-            env.env_method("lost")
-        assert env.step(np.zeros(2, int))[3] == [{"TimeLimit.truncated": False}] * 2
-    finally:
-        env.close()
-
-
 def test_pictures_are_tiled_and_absent_without_a_render_mode():
     env = GymnasiumVecEnv(sync([Picture] * 2))
     env.reset()
@@ -228,7 +206,7 @@ def test_a_restored_state_survives_the_seeded_reset_that_loading_a_model_brings(
 
 
 def test_another_autoreset_mode_is_refused_with_the_cure():
-    with pytest.raises(ValueError, match=r"must be SAME_STEP, got .*NEXT_STEP; build it with auto"):
+    with pytest.raises(ValueError, match=r"AutoresetMode.SAME_STEP, .* got .*NEXT_STEP"):
         GymnasiumVecEnv(sync([short_cart_pole] * 2, AutoresetMode.NEXT_STEP))
 
 
