@@ -140,10 +140,9 @@ class GymnasiumVecEnv(VecEnv):
         return first if self._seeds == consecutive else self._seeds
 
     def _option(self) -> dict[str, Any] | None:
-        first = self._options[0]
-        if any(options != first for options in self._options):
+        if any(options != self._options[0] for options in self._options):
             raise ValueError(f"options must be the same for all environments, got {self._options}")
-        return first or None
+        return self._options[0] or None
 
     def _note_tasks(self, vector_infos: Mapping[str, Any]) -> None:
         """Remember which task each environment plays, for the infos of its next step."""
