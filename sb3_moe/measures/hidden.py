@@ -382,7 +382,7 @@ def as_ETHP(values: th.Tensor, num_experts: int = 1) -> th.Tensor:
     elif values.dim() == 2 and num_experts == 1:
         values = values.unsqueeze(0)
     if values.dim() not in (3, 5) or values.shape[0] != num_experts:
-        raise ValueError(f"nothing tells units of an activation of shape {tuple(values.shape)}")
+        raise ValueError(f"activations must be (T, H) or (T, C, h, w), got {tuple(values.shape)}")
     return values.flatten(3) if values.dim() == 5 else values.unsqueeze(-1)
 
 

@@ -159,12 +159,19 @@ class _Stopwatch(BaseCallback):
 
     @property
     def rate(self) -> float:
-        """Steps per second, without the first rollout and update, which compile and allocate."""
-        (begun, first), (end, last) = self._starts[1], self._starts[-1]
+        """Steps per second, without the first rollout and update, which compile and allocate.
+
+        A run that has only one is measured whole.
+        """
+        (begun, first), (end, last) = self._starts[min(1, len(self._starts) - 2)], self._starts[-1]
         return (last - first) / max(end - begun, 1e-9)
 
     def _on_rollout_start(self) -> None:
         self._starts.append((time.monotonic(), self.num_timesteps))
+
+    def _on_training_end(self) -> None:
+        if len(self._starts) < 3:
+            self._on_rollout_start()
 
     def _on_rollout_end(self) -> None:
         self.collecting += time.monotonic() - self._starts[-1][0]

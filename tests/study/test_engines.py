@@ -15,7 +15,7 @@ from sb3_moe.study.config import load_study, read_study
 from sb3_moe.study.engine import LocalEngine, SlurmEngine, work
 from sb3_moe.study.folder import BusyError, RunFolder, held, survey
 
-PATIENCE = 400
+PATIENCE = 1800
 STUDY = """
 name: one
 tasks: [[CartPole-v1, {max_episode_steps: 50}]]

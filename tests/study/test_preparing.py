@@ -119,6 +119,7 @@ def test_a_rehearsal_says_how_fast_a_network_trains_with_its_evaluations(algorit
     assert 0 < rate < 1e6
     often = replace(run, evaluation=Evaluation(points=100, episodes=2000))
     assert rehearsed_rate(often, 0.2) < rate
+    assert rehearsed_rate(replace(run, steps_per_task=8), 0.2) > 0  # a few updates in all
 
 
 class Lives(gym.Env):
