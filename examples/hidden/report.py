@@ -1,7 +1,7 @@
 """The tables and the figure of `compare.py`'s results, with Student's and Welch's 95% intervals.
 
 python examples/hidden/report.py examples/hidden/long.csv --figure examples/hidden/long.png
-python examples/hidden/report.py examples/hidden/in_turn.csv --figure examples/hidden/in_turn.png
+python examples/hidden/report.py examples/hidden/in_turn_long.csv --figure in_turn_long.png
 python examples/hidden/report.py examples/hidden/goals.csv
 python examples/hidden/report.py examples/hidden/development.csv --rates
 """

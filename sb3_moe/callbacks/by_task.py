@@ -288,7 +288,7 @@ class PopArtCallback(CheckedCallback):
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless the policy's values can be normalized."""
         if getattr(model.policy, "popart", None) is None:
-            raise ValueError("`model` must have a policy with `popart`=True, got one without")
+            raise ValueError("`model` must have been built with policy_kwargs=dict(popart=True)")
 
     def _on_rollout_end(self) -> None:
         model: Any = self.model

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import PPO
 
 SB3_SPACES = {
     "Mlp": arena.FLAT,
@@ -54,13 +53,3 @@ def test_without_experts_there_is_nothing_to_look_into():
     policy = arena.make("PPO", placement="none").policy
     assert policy.moe_layers() == {}
     assert policy.routing(np.zeros((2, 5), np.float32)) == {}
-
-
-def test_a_misspelt_argument_of_our_extractor_is_named_with_what_was_meant():
-    told = r"`features_extractor_kwargs` .* 'num_task'; did you mean 'num_tasks'\?"
-    with pytest.raises(TypeError, match=told):
-        PPO(
-            "MoeMlpPolicy",
-            "CartPole-v1",
-            policy_kwargs={"router": "task", "features_extractor_kwargs": {"num_task": 2}},
-        )

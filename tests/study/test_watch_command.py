@@ -51,7 +51,7 @@ def test_a_file_becomes_a_page(files, tmp_path, capsys, name):
 def test_a_film_shows_the_agent_as_it_is_and_says_so(files, tmp_path, capsys):
     words = [str(files / "agent.moe"), "--tasks", *TASKS, "--out", str(tmp_path / "x.gif")]
     assert main([*words, "--table", "2"]) == 2
-    assert "must be left out where `--out` is a film" in capsys.readouterr().err
+    assert "must be left out of a film, got x.gif" in capsys.readouterr().err
 
 
 def test_a_router_of_ones_own_is_named_on_the_command_line(tmp_path, capsys):
