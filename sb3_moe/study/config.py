@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
+from sb3_moe import presets
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study import building
@@ -127,7 +128,7 @@ OWN_ENTRIES = ("policy", "arguments", "callbacks", "start_from")
 def named_architecture(
     name: str, options: Any = None, algorithm: str = "PPO", folder: Path | None = None
 ) -> Architecture:
-    """Read an architecture of a study's file: ``dense``, ``soft-big``, ``top_k-middle-pi``, ...
+    """Read an architecture of a study's file: ``dense``, ``soft-big``, ``MOORE``, ...
 
     :param name: any word if ``options`` are given, and ``package.module:Class`` for a policy; one
         that means something by itself keeps its meaning where options don't say otherwise
@@ -143,9 +144,9 @@ def named_architecture(
     meant = _meant_by(name, networks)
     if not meant and options is None:
         raise ValueError(
-            "an architecture must be `dense`, `<router>-<placement>`, `package.module:Policy` or "
-            f"`<router>-<placement>-<network>`, the network one of {', '.join(networks)}, or have "
-            f"its options written out, got {name!r}"
+            "an architecture must be `dense`, `<router>-<placement>`, `package.module:Policy`, "
+            f"`<router>-<placement>-<network>`, the network one of {', '.join(networks)}, or a "
+            f"method of sb3_moe.presets, or have its options written out, got {name!r}"
         )
     if not isinstance(options, Mapping | None):
         raise ValueError(f"`architectures.{name}` must be a mapping of options, got {options!r}")
@@ -157,10 +158,18 @@ def named_architecture(
     return typed(Architecture, values, folder, f"architectures.{name}")
 
 
+def _as_word(value: Any) -> Any:
+    """Return what a file can hold: of a class where it is found."""
+    return f"{value.__module__}:{value.__qualname__}" if isinstance(value, type) else value
+
+
 def _meant_by(name: str, networks: tuple[str, ...]) -> dict[str, Any]:
     """Give the options that a name stands for; none for a word of the user's."""
     if name == "dense":
         return {"placement": "none"}
+    method = getattr(presets, name, {}) if name.isupper() else {}
+    if method and "policy_kwargs" not in method:  # else they are arguments of an algorithm
+        return {key: _as_word(value) for key, value in method.items()}
     router, placement, network, *_ = *name.split("-", 2), "", ""
     try:
         MoEOptions(router=router, placement=placement)  # which knows their names

@@ -11,6 +11,7 @@ from made_up_study import GAMES, ROLLOUT, planned, study
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_moe import presets
 from sb3_moe.callbacks import MultiTaskEvalCallback
 from sb3_moe.layers import UniformMoE
 from sb3_moe.policies.learning_rates import LinearPerBlock
@@ -139,8 +140,13 @@ def test_a_name_that_means_something_keeps_it_where_options_say_no_other():
         ("top_k-big", {"router": "soft"}, {"placement": "big", "router": "soft"}),
         ("mine", {"num_experts": 8}, {"num_experts": 8}),
         ("dense", {"policy": "MlpPolicy"}, {}),
+        ("MULTI_HEAD", {"net_arch": [8]}, presets.MULTI_HEAD | {"net_arch": [8]}),
     ):
         assert named_architecture(name, options).policy_kwargs == meant
+    relu = named_architecture("SIMBA").policy_kwargs["activation_fn"]
+    assert relu == "torch.nn.modules.activation:ReLU"
+    with pytest.raises(ValueError, match=r"a method of sb3_moe.presets, .* got 'MINATAR_PPO'"):
+        named_architecture("MINATAR_PPO")
 
 
 @pytest.mark.parametrize("algorithm", list(TABLE))
