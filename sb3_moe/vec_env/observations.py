@@ -163,6 +163,13 @@ def _numpy(values: Any, space: spaces.Space[Any]) -> npt.NDArray[Any]:
 # The last steps of an episode beside its observation, over any of SB3's VecEnvs.
 
 
+#: Why a history and a normalizer by task are not used together.
+NO_TASK = (
+    "PerTaskVecNormalize knows which task is played, which a history is there to infer: use "
+    "VecNormalize"
+)
+
+
 class VecHistory(VecEnvWrapper):
     """Show the last steps of each environment's episode as ``"history"`` beside ``"obs"``.
 
@@ -177,13 +184,17 @@ class VecHistory(VecEnvWrapper):
 
     :param venv: with flat Box observations, alone or as ``"obs"`` beside ``"task_id"``
     :param length: how many rows
-    :raises ValueError: if the spaces don't fit; at the first reset, if a normalizer above would
-        change the history, or one below keep it from a replay buffer
+    :raises ValueError: if the spaces don't fit, or observations are normalized by task; at the
+        first reset, if a normalizer above would change the history, or one below keep it from a
+        replay buffer
     """
 
     def __init__(self, venv: VecEnv, length: int) -> None:
+        from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
         from sb3_moe_envs.history import History
 
+        if isinstance(unwrap_vec_normalize(venv), PerTaskVecNormalize):
+            raise ValueError(NO_TASK)
         self.length = length
         own = venv.observation_space, venv.action_space
         self._history = History(*own, length, venv.num_envs)

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_moe.layers.classes import did_you_mean
+from sb3_moe.vec_env.observations import NO_TASK, VecHistory
 from sb3_moe.vec_env.task_ids import TASK_KEY, TaskIds, has_task_key
 from sb3_moe.vec_env.tasks import names_on
 
@@ -90,6 +91,8 @@ class PerTaskVecNormalize(VecNormalize):
         norm_obs_keys: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(venv, VecHistory):
+            raise ValueError(NO_TASK)
         self.num_tasks = _num_tasks(venv)
         self.task_id_mode = _task_id_mode(venv)
         space = venv.observation_space

@@ -12,7 +12,7 @@ from tiny import Steps
 import sb3_moe
 from sb3_moe.callbacks import make_pinned_env, save_snapshot
 from sb3_moe.saving import resume
-from sb3_moe.vec_env import VecHistory, evaluate_tasks, make_multitask_vec_env
+from sb3_moe.vec_env import PerTaskVecNormalize, VecHistory, evaluate_tasks, make_multitask_vec_env
 
 TASKS = ["CartPole-v1", "SB3MoE/ConflictingCartPole-v0"]
 
@@ -125,6 +125,10 @@ def test_normalizers_that_would_change_a_history_are_refused():
         VecNormalize(hidden(history=3)).reset()
     with pytest.raises(ValueError, match="or above it with norm_obs_keys"):
         DQN("MultiInputPolicy", VecHistory(VecNormalize(hidden()), 3), **OFF).learn(1)
+    for normalized in (lambda: VecHistory(PerTaskVecNormalize(hidden()), 3),
+                       lambda: PerTaskVecNormalize(hidden(history=3))):  # fmt: skip
+        with pytest.raises(ValueError, match="PerTaskVecNormalize knows which task"):
+            normalized()
     with pytest.raises(ValueError, match="a history needs observations"):
         VecHistory(hidden(history=3), 3)
     assert isinstance(hidden(), VecMonitor)
