@@ -296,6 +296,8 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, console: Console) -> None:
     :param console: which is told of each end, and of the progress in between
     """
     waiting, running = list(jobs), dict[str, Job]()
+    if jobs:
+        console.print(f"{len(jobs)} runs to train; each writes what it prints to its {LOG}")
     view = LiveView(jobs, console)
     with view.progress:
         while waiting or running:
