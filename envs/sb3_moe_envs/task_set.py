@@ -96,7 +96,7 @@ class TaskSeeds:
         return _integer(self._stream(3, renewals, *key) if renewals else self._stream(2, *key))
 
     def renew(self, *key: int) -> None:
-        """Deal another seed to a key that has had one: its environments could not be restored."""
+        """Let a key get another seed next, where its environments could not be restored."""
         if key in self._taken:
             self._taken.remove(key)
             self._renewals[key] = self._renewals.get(key, 0) + 1

@@ -90,10 +90,8 @@ def _with_more(
     """Make layers with more experts ready, as :func:`add_experts` puts them in."""
     whole("n", n)
     not_negative("perturb", perturb)
-    if share is not None:
-        not_negative("share", share)
-        if not 0.0 < share * n < 1.0:
-            raise ValueError(f"`share` must be in (0, 1/n), n={n}, got {share}")
+    if share is not None and not 0.0 < share * n < 1.0:
+        raise ValueError(f"`share` must be in (0, 1/n), n={n}, got {share}")
     found = {}
     for name, layer in changeable(model, network).items():
         heirs = [kept(k) for k in range(layer.num_experts)]

@@ -317,7 +317,7 @@ class PredictMoE(MoELayer):
         return self.combine(x, gates, logits=logits, experts=chosen, edited=True)
 
     def share_out(self, heirs: Any, old: MoELayer) -> None:
-        """Leave the gates of experts that join or leave to the belief, which follows them."""
+        """Do nothing: the belief follows experts that join or leave by itself."""
 
 
 def positive(name: str, value: object, at_most: float = math.inf) -> None:

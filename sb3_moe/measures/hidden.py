@@ -122,7 +122,7 @@ class HiddenLayer(NamedTuple):
     :param feeder: the layer whose weights lead into it, maybe through a normalization
     :param readers: every layer that reads it; none where not all are known, or where it stands
         behind a normalization
-    :param norm: normalizes each unit on the way there, over the batch, if anything does
+    :param norm: the normalization over the batch between the layer and its readers, if any
     """
 
     name: str

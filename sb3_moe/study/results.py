@@ -171,7 +171,7 @@ def is_trained(run: RunConfig, task: str) -> bool:
 
 
 def has_an_end(run: RunConfig, task: str) -> bool:
-    """Say whether the end of a run counts for a task: alone, only for the one that it trains."""
+    """Say whether a run's end counts for a task; from scratch, only for the trained one."""
     return is_trained(run, task) or run.regime != "scratch"
 
 
@@ -412,8 +412,8 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
 def read_runs(jobs: Sequence[Job]) -> list[Run]:
     """Read what the folders of runs have measured.
 
-    Episodes that say nothing of success count as failures, on tasks of which any run's do: a run
-    that never succeeded may hold no word of success.
+    Some environments report success only when there is one. So on a task where any run reports it,
+    episodes without a report count as failures.
     """
     runs = [
         Run(job.run, job.folder.scores(), job.folder.diagnostics(), job.state.status == "done")

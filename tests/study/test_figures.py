@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_up_study import GAMES, architecture, planned, run
 
-from sb3_moe.study.figures import draw_curves, expert_weights
+from sb3_moe.study.figures import draw_curves, draw_experts, expert_weights
 from sb3_moe.study.judging import t_interval
 from sb3_moe.study.results import Results, as_table
 
@@ -124,6 +124,12 @@ def test_experts_are_matched_between_seeds_before_they_are_averaged():
     # The sign of an expert is chance too.
     signed = [[2.0, -1.0], [0.0, 3.0]], [[1.0, -2.0], [-3.0, 0.0]]
     np.testing.assert_allclose(weights(*map(gated, signed)), [[[2.0, -1.0], [0.0, 3.0]]])
+
+
+def test_of_many_experts_only_some_are_numbered():
+    gates = np.random.default_rng(0).dirichlet(np.ones(30), size=(2, 2))
+    ax = draw_experts(results([gated(*gates)])).axes[0]
+    assert list(ax.get_xticks()) == list(range(0, 30, 3))
 
 
 def test_the_last_gates_that_were_measured_count():
