@@ -8,7 +8,7 @@ import torch as th
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from learners import learner
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
+from stable_baselines3.common.callbacks import ConvertCallback, StopTrainingOnRewardThreshold
 from toy import pinned, toy_vec_env
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback
@@ -54,6 +54,12 @@ def test_training_is_the_same_bit_for_bit_with_and_without():
     watched = make_ppo().learn(256, callback=callback)
     for one, other in zip(alone.policy.parameters(), watched.policy.parameters(), strict=True):
         assert th.equal(one, other)
+
+
+def test_a_callback_after_an_evaluation_can_end_training():
+    stop = ConvertCallback(lambda variables, globals_: False)
+    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned(), callback_after_eval=stop)
+    assert make_ppo().learn(256, callback).num_timesteps < 64
 
 
 def test_a_run_that_goes_on_keeps_the_scores_up_to_its_step_and_drops_later_ones(tmp_path):
