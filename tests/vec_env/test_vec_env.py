@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from tiny import Steps
 
 from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
+from sb3_moe.vec_env.tasks import suite_of
 from sb3_moe_envs import Cycle, Interleave
 
 TASKS = ["CartPole-v1", "Acrobot-v1"]
@@ -231,6 +232,11 @@ def test_one_call_builds_a_monitored_vec_env_with_one_environment_per_task():
     returns = {name: {e["r"] for e in episodes if e["task_name"] == name} for name in names[:2]}
     assert min(returns[names[0]]) > 5
     assert returns[names[1]] == {-1.0}
+
+
+def test_an_environment_made_by_a_suites_id_knows_its_suite():
+    env = DummyVecEnv([lambda: gym.make("sb3_moe_envs:SB3MoE/Classic-Pendulum4-v0")])
+    assert suite_of(env) == "Classic/Pendulum4"
 
 
 @pytest.mark.parametrize("kind", [str, Path])
