@@ -459,8 +459,8 @@ class FreezeRouterCallback(ProbeCallback):
     def _tell(self, name: str, *, frozen: bool) -> None:
         self.logger.record(f"moe/frozen/{self._keys()[name]}", int(frozen))
         if self.verbose:
-            word = "frozen" if frozen else "learns again"
-            print(f"The router of {name} is {word} at {self.model.num_timesteps} steps")
+            word = "is frozen" if frozen else "learns again"
+            print(f"The router of {name} {word} at {self.model.num_timesteps} steps")
 
     def _keys(self) -> dict[str, str]:
         names = list(self._routers())

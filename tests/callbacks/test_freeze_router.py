@@ -95,9 +95,9 @@ def test_a_router_that_has_not_learned_yet_has_not_settled():
     assert callback.kept["frozen"]
 
 
-def test_a_new_task_wakes_routers_and_steps_count_from_there():
+def test_a_new_task_wakes_routers_and_steps_count_from_there(capsys):
     # 10 episodes of 5 steps, then the other task: a rollout of 16 steps begins with it at 64.
-    callback = Watch(32, bound=None, at_step=96, thaw_at_switch=True, probe=probe())
+    callback = Watch(32, bound=None, at_step=96, thaw_at_switch=True, probe=probe(), verbose=1)
     model = make(tasks=LONG)
     model.learn(352, callback)
     frozen = [bool(seen[0]) for seen in callback.seen]
@@ -105,6 +105,9 @@ def test_a_new_task_wakes_routers_and_steps_count_from_there():
     assert frozen[:woke] == [False] * 3 + [True] * (woke - 3)
     assert frozen[woke : woke + 4] == [False] * 3 + [True]
     assert not same(callback.seen[woke][1], callback.seen[woke + 1][1])
+    said = capsys.readouterr().out
+    assert "The router of pi.middle is frozen at 96 steps" in said
+    assert f"The router of vf.middle learns again at {32 * woke}" in said
 
 
 @pytest.mark.parametrize("remedy", ["shrink", "heads", "optimizer"])
