@@ -75,3 +75,18 @@ def test_a_task_that_cannot_be_drawn_is_named_when_built():
         with pytest.raises(ValueError, match=r"`tasks\[0\]` \('blank'\) can't .* no pencil"):
             world(tasks, render_mode="rgb_array")
     MultiTaskEnv(tasks)
+
+
+def test_a_task_that_draws_nothing_leaves_the_size_to_the_others():
+    class Empty(CountingEnv):
+        def render(self):
+            return None
+
+    tasks = [Task("empty", env_fn=partial(Empty, render_mode="rgb_array")), *tagged("rgb_array")]
+    env = MultiTaskEnv(tasks, schedule=Interleave("episodes"), render_mode="rgb_array")
+    drawn = []
+    for _ in tasks:
+        env.reset()
+        drawn.append(env.render())
+    assert drawn[0] is None
+    assert drawn[1].shape == drawn[2].shape == (6, 8, 3)
