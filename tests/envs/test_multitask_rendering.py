@@ -87,6 +87,7 @@ def test_a_task_that_draws_nothing_leaves_the_size_to_the_others():
     drawn = []
     for _ in tasks:
         env.reset()
+        env.step(0)
         drawn.append(env.render())
     assert drawn[0] is None
     assert drawn[1].shape == drawn[2].shape == (6, 8, 3)
