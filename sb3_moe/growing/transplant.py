@@ -94,9 +94,10 @@ class Transplant:
             origins = _by_expert(before[name], axis, old.num_experts)
             if parts[0].shape != origins[0].shape:
                 raise ValueError(
-                    f"`router`={new.name!r} must have a part as large for each expert, on the axis "
-                    f"that its `expert_axes` names, and the same `num_slots` in each mixture, got "
-                    f"{name!r} of shape {[*tensor.shape]} in place of {[*before[name].shape]}"
+                    f"`expert_axes` of `router`={new.name!r} must say which axis of a tensor has "
+                    f"an entry for each expert, as {{{name!r}: 0}} does, and mixtures of a network "
+                    f"must have the same `num_slots`: {name!r} of shape {[*before[name].shape]} "
+                    f"has {[*tensor.shape]} with {new.num_experts} experts"
                 )
             for heir, into in zip([kept(0)] if axis is None else heirs, parts, strict=True):
                 self._inherit(into, heir, origins, new_is_mean=True)

@@ -247,7 +247,7 @@ def plan(options: cli.Plan) -> int:
         print(f"  {name}: {runs} runs left, {rates[name]:,.0f} steps/s, one process, {how}")
     each = [(j.run.total_steps - j.folder.goes_on_at()) / rates[_network(j)] for j in left]
     total = timedelta(seconds=round(max(*each, sum(each) / processes)))
-    print(f"about {total} with {processes} processes, evaluation included")
+    print(f"about {total} with {processes} processes, with evaluation, without report and replays")
     return 0
 
 

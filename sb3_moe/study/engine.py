@@ -297,7 +297,7 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, console: Console) -> None:
     """
     waiting, running = list(jobs), dict[str, Job]()
     if jobs:
-        console.print(f"{len(jobs)} runs to train; each writes what it prints to its {LOG}")
+        console.print(f"{len(jobs)} runs to train; `sb3-moe study status` says how far they are")
     view = LiveView(jobs, console)
     with view.progress:
         while waiting or running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -146,7 +147,7 @@ def _context(
         "has_blocks": any(run.config.order for run in results.runs),
         "rule": claims.rule,
         "units": flat(claims.units),
-        "answer": _answer(summary) if len(summary) else "",
+        "answer": _answer(summary, claims.rule.min_seeds) if len(summary) else "",
         "comparisons": list(_comparisons(results, summary)) if len(summary) else [],
         "claims": list(_claims(verdicts)) if len(verdicts) else [],
         "insides": INSIDES,
@@ -160,11 +161,13 @@ def _context(
     }
 
 
-def _answer(summary: pd.DataFrame) -> str:
+def _answer(summary: pd.DataFrame, min_seeds: int) -> str:
     """Say in a sentence which networks the first tables show to be better than the first one."""
     first, *others = summary["architecture"].unique()
     if not others:
         return ""
+    if summary["seeds_compared"].max() < min_seeds:
+        return f"Fewer than {min_seeds} seeds show nothing: all differences are undecided."
     measures = pd.MultiIndex.from_frame(summary[["measure", "regime"]])
     rows = summary[measures.isin([*_FIRST])]  # in all of which more is better
     where = ""
@@ -294,9 +297,11 @@ def _replay(job: Job) -> Replay:
     """
     run, path = job.run, job.folder.path / SAFE
     if not path.exists():
+        words = ["--trust", "--algorithm", run.algorithm, "--tasks", *run.games]
+        command = shlex.join(["sb3-moe", "watch", str(path.with_suffix(".zip")), *words])
         raise ValueError(
-            f"{run.name} has no {SAFE}, since code of your own is in its model; `sb3-moe watch "
-            ".../model.zip --trust --custom MODULE:CLASS` makes one"
+            f"{run.name} has no {SAFE}, since code of your own is in its model; this makes one: "
+            f"{command}"
         )
     with closing(plain_env(run, len(run.games), run.seed, Interleave())) as env:
         # One's own model may be of any size.

@@ -158,7 +158,7 @@ def test_slots_of_pictures_tokens_stay_as_many_and_must_be_alike_in_all_mixtures
     add_experts(model, 3, like=2)
     assert layer_of(model).num_slots == layer_of(loaded(model)).num_slots == slots
     assert gap(model, old) < 1e-5
-    with pytest.raises(ValueError, match="the same `num_slots` in each mixture"):
+    with pytest.raises(ValueError, match="must have the same `num_slots`"):
         add_experts(arena.make("PPO", "MoeCnnPolicy", env, **options, placement="all"))
 
 

@@ -134,6 +134,8 @@ def test_a_sentence_above_the_tables_names_the_networks_that_are_better_than_the
     alike = write_report(made_up(tmp_path), tmp_path).read_text()
     no_network = "No network is shown to be better than dense, the first network, in the mean over"
     assert f"<p><b>{no_network} all tasks.</b></p>" in alike
+    few = made_up(tmp_path / "few", seeds=4)
+    assert "<b>Fewer than 5 seeds show" in write_report(few, tmp_path / "few").read_text()
     alone = made_up(tmp_path / "alone", architectures=("dense",))
     assert "shown to be better" not in write_report(alone, tmp_path / "alone").read_text()
 
@@ -322,5 +324,8 @@ def test_a_report_links_a_page_of_each_network_at_play(tmp_path, capsys, no_draw
     done[0].folder.finish({"steps": 64, "last_attempt": {"start": 0, "seconds": 1.0}})
     lines = list(write_replays(SEEN, tmp_path, tmp_path / "again"))
     assert lines[0].startswith("no replay of dense: ")
-    assert "has no model.moe, since code of your own is in its model; `sb3-moe watch" in lines[0]
+    assert "has no model.moe, since code of your own is in its model" in lines[0]
+    assert lines[0].endswith(
+        f"{done[0].folder.path}/model.zip --trust --algorithm PPO --tasks CartPole Acrobot"
+    )
     assert [path.name for path in (tmp_path / "again/replays").iterdir()] == ["soft-middle.html"]
