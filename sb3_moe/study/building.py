@@ -314,7 +314,7 @@ def entry_of(entry: Any, where: str) -> Any:
         f"`{where}` must be a task that is known, got {entry!r}"
         f"{did_you_mean(name, (*SUITES, *MINATAR, *gym.registry))}; there are registered Gymnasium "
         f"ids, ids with their arguments, MinAtar's {', '.join(MINATAR)}, and your own as "
-        "`package.module:callable`"
+        "`package.module:callable` or `package.module:Id-v0`"
     )
 
 

@@ -18,6 +18,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.layers.checks import whole, whole_or_none
+from sb3_moe.vec_env.make import check_normalized_alike
 from sb3_moe.vec_env.tasks import check_tasks, task_names, tasks_known, tasks_played
 
 Array = npt.NDArray[np.float64]
@@ -70,8 +71,8 @@ def evaluate_tasks(
     :param max_episode_steps: an episode that takes more steps is an error, or one without an end
         would be played for ever; None: wait for its end
     :raises TypeError: if a number isn't a whole one, or ``env`` no VecEnv
-    :raises ValueError: if a task is not played or isn't the model's, an episode is too long, or a
-        number is below 1
+    :raises ValueError: if a task is not played or isn't the model's, observations aren't normalized
+        as the model's own environment does it, an episode is too long, or a number is below 1
     """
     whole_or_none("max_episode_steps", max_episode_steps)
     whole("n_eval_episodes", n_eval_episodes)
@@ -79,6 +80,8 @@ def evaluate_tasks(
         raise TypeError(f"`env` must be a VecEnv, as of make_vec_env, got {type(env).__name__}")
     if isinstance(model, BaseAlgorithm):  # else there is nothing but a `predict`
         check_tasks(tasks_known(model), env)
+        if (own := model.get_env()) is not None:
+            check_normalized_alike(own, env)
     obs = env.reset()
     played = _Played(env, n_eval_episodes)
     states, starts = None, np.ones(env.num_envs, dtype=bool)

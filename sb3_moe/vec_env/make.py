@@ -231,20 +231,23 @@ def _channels_order(stacked: StackedObservations[Any]) -> Any:
     return "first" if stacked.channels_first else "last"
 
 
-def normalizes_observations(normalizer: VecNormalize | None) -> bool:
-    """Say whether there is a normalizer, and observations go through it."""
-    return normalizer is not None and bool(normalizer.norm_obs)
-
-
-def kind_of_normalizer(normalizer: VecNormalize | None) -> str:
-    """Say what an environment is normalized by, and which parts of observations."""
-    if normalizer is None:
-        return "no VecNormalize"
-    if not normalizer.norm_obs:
-        return "a VecNormalize with norm_obs=False"
+def _kind(normalizer: VecNormalize | None) -> str:
+    """Say by what, and which parts of, observations are normalized."""
+    if normalizer is None or not normalizer.norm_obs:
+        return "nothing"
     kind = PerTaskVecNormalize if isinstance(normalizer, PerTaskVecNormalize) else VecNormalize
     keys = getattr(normalizer, "norm_obs_keys", None)
     return f"{kind.__name__} of {'all' if keys is None else sorted(keys)}"
+
+
+def check_normalized_alike(training_env: VecEnv, env: VecEnv) -> None:
+    """Raise ValueError unless observations are normalized in the same way in both."""
+    wanted, got = (_kind(unwrap_vec_normalize(each)) for each in (training_env, env))
+    if wanted != got:
+        raise ValueError(
+            f"what is played must be normalized as in training, by {wanted}, got {got}; "
+            "make_pinned_env(model.get_env()) builds such an environment"
+        )
 
 
 def synchronize(training_env: VecEnv, env: VecEnv) -> None:
@@ -254,15 +257,11 @@ def synchronize(training_env: VecEnv, env: VecEnv) -> None:
 
     :raises ValueError: if they normalize observations in different ways, or only one does
     """
+    check_normalized_alike(training_env, env)
     source, target = unwrap_vec_normalize(training_env), unwrap_vec_normalize(env)
-    wanted, got = kind_of_normalizer(source), kind_of_normalizer(target)
-    if wanted != got:
-        raise ValueError(
-            f"what is played must be normalized as in training, by {wanted}, got {got}"
-        )
-    if source is None or target is None:
+    if target is None:
         return
     # There are none of observations that are not normalized.
-    names = [name for name in ("obs_rms", "ret_rms") if name in vars(source)]
+    names = [n for n in ("obs_rms", "ret_rms") if source is not None and n in vars(source)]
     vars(target).update(copy.deepcopy({name: vars(source)[name] for name in names}))
     target.training = target.norm_reward = False

@@ -125,9 +125,10 @@ def check_tasks(known: Sequence[str] | None, env: VecEnv) -> None:
     shown = None if known is None else _tasks_shown(env)
     if known is None or shown is None or shown == list(known) or len(shown) == len(known) == 1:
         return
+    others = {*known} != {*shown}
     raise ValueError(
-        f"`env` must have the model's tasks in the model's order, {list(known)}, got {shown}; if "
-        "they take the place of its own, tell it so by its set_env"
+        f"`env` must have the model's tasks in the model's order, {list(known)}, got {shown}"
+        + ("; if they take the place of its own, tell it so by its set_env" if others else "")
     )
 
 

@@ -22,7 +22,6 @@ from sb3_moe.vec_env.make import (
     evaluation_copies,
     make_pinned_env,
     mode_again,
-    normalizes_observations,
     not_built_again_since,
     not_wrapped_again_since,
     synchronize,
@@ -91,7 +90,7 @@ def watched_env(
         normalizer = unwrap_vec_normalize(played)
         held = dict(vars(normalizer)) if normalizer is not None else {}
         try:
-            _normalize_as(venv if own_env is None else own_env, played)
+            synchronize(venv if own_env is None else own_env, played)
             yield WatchedEnv(played, task_names(played), side_by_side, no_frames)
         finally:
             if build is not None or isinstance(env, str):
@@ -117,7 +116,7 @@ def seed_everything(model: BaseAlgorithm, env: VecEnv, seed: int) -> None:
 def in_one_line(error: Exception) -> str:
     """Say why there are no images."""
     if isinstance(error, NotImplementedError):
-        return "the environment draws nothing with render_mode='rgb_array'"
+        return "a task draws nothing with render_mode='rgb_array'"
     return " ".join(str(error).split()) or f"drawing raised {type(error).__name__}"
 
 
@@ -145,15 +144,6 @@ def _played(
         return build(render_mode=IMAGES), None
     except Exception as error:  # what a task can't draw, or lacks for it, is its own to say
         return build(), in_one_line(error)
-
-
-def _normalize_as(source: VecEnv, env: VecEnv) -> None:
-    """Give an environment the statistics of another's observations, and stop it from learning."""
-    normalizer = unwrap_vec_normalize(env)
-    if any(map(normalizes_observations, (unwrap_vec_normalize(source), normalizer))):
-        synchronize(source, env)
-    elif normalizer is not None:
-        normalizer.training = normalizer.norm_reward = False
 
 
 def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:

@@ -90,7 +90,8 @@ def test_it_learns_with_any_arrangement_of_lstms(algorithm, placement, lstms, se
 
 @pytest.mark.parametrize("lstms", LSTMS)
 def test_states_are_passed_on_and_begin_anew_with_an_episode(lstms):
-    model = models.make("RecurrentPPO", "middle", **LSTMS[lstms])
+    env = models.env_of("RecurrentPPO", arena.with_task(arena.FLAT))
+    model = arena.train(models.make("RecurrentPPO", "middle", "MultiInput", env, **LSTMS[lstms]))
     obs = arena.observe(model, 2)
     _, first = model.predict(obs, deterministic=True)
     _, second = model.predict(obs, state=first, deterministic=True)

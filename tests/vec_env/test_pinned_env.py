@@ -14,7 +14,12 @@ from stable_baselines3.common.vec_env import (
 )
 from tiny import Sampled
 
-from sb3_moe.callbacks import MultiTaskEvalCallback, PlasticityCallback, make_pinned_env
+from sb3_moe.callbacks import (
+    MultiTaskEvalCallback,
+    PlasticityCallback,
+    evaluate_tasks,
+    make_pinned_env,
+)
 from sb3_moe.measures import load_scores
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_env.make import are_interleaved, evaluation_copies
@@ -76,6 +81,8 @@ def test_normalizers_of_two_kinds_are_refused_by_name():
     )
     with pytest.raises(ValueError, match=r"as in training, by PerTaskVecNormalize of \["):
         model.learn(48, callback)
+    with pytest.raises(ValueError, match=r"as in training, by PerTask.*, got nothing"):
+        evaluate_tasks(model, make_env(), 1)
 
 
 def in_turn(steps_per_task=96):

@@ -280,7 +280,7 @@ def draws(*pictures):
 @pytest.mark.parametrize(
     ("pictures", "why", "drawn"),
     [
-        ([NotImplementedError()], "the environment draws nothing with render_mode='rgb_array'", 0),
+        ([NotImplementedError()], "a task draws nothing with render_mode='rgb_array'", 0),
         ([PICTURE, PICTURE, OSError("no\n  screen")], "no screen", 2),
     ],
 )
@@ -329,7 +329,7 @@ def test_a_normalizer_is_taken_along_and_learns_nothing():
 
 def test_an_environment_that_shows_other_numbers_than_training_did_is_refused(single):
     model, rule = shown.agent(normalized(), "MoeMlpPolicy"), "must be normalized as in training"
-    with pytest.raises(ValueError, match=rf"{rule}.* by VecNormalize of all, got no VecNormalize"):
+    with pytest.raises(ValueError, match=rf"{rule}.* by VecNormalize of all, got nothing"):
         sb3_moe.watch(model, "Shown-v0")
     with pytest.raises(ValueError, match=rf"{rule}.* by no VecNormalize, got VecNormalize"):
         sb3_moe.watch(single, normalized())
