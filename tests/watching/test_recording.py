@@ -331,7 +331,7 @@ def test_an_environment_that_shows_other_numbers_than_training_did_is_refused(si
     model, rule = shown.agent(normalized(), "MoeMlpPolicy"), "must be normalized as in training"
     with pytest.raises(ValueError, match=rf"{rule}.* by VecNormalize of all, got nothing"):
         sb3_moe.watch(model, "Shown-v0")
-    with pytest.raises(ValueError, match=rf"{rule}.* by no VecNormalize, got VecNormalize"):
+    with pytest.raises(ValueError, match=rf"{rule}.* by nothing, got VecNormalize"):
         sb3_moe.watch(single, normalized())
     sb3_moe.watch(single, normalized(norm_obs=False), max_steps=2)
     tasks = [lambda: gym.make("Shown-v0")] * 2
