@@ -23,6 +23,13 @@ def rows_of(model, arrays, name="pi.middle"):
     return [np.concatenate(each) for each in rows]
 
 
+def is_in_mixture(model, name):
+    """Say whether a parameter is in a mixture."""
+    layers = model.policy.moe_layers().values()
+    parameter = model.policy.get_parameter(name)
+    return any(parameter in {*layer.parameters()} for layer in layers)
+
+
 def now(model):
     return {name: p.detach().clone() for name, p in model.policy.named_parameters()}
 
@@ -38,8 +45,11 @@ def test_experts_that_stay_are_drawn_to_their_own_start_and_new_ones_to_theirs(a
     model = moe(algorithm, **options)
     model.learn(16, L2InitCallback(0.0), reset_num_timesteps=False)
     start = rows_of(model, model.initial_weights)
+    others = {n: a for n, a in model.initial_weights.items() if not is_in_mixture(model, n)}
     remove_experts(model, [0], network="pi")
     add_experts(model, network="pi")
+    for name, array in others.items():
+        np.testing.assert_array_equal(model.initial_weights[name], array)
     joined = rows_of(model, now(model))[3]
     model.learn(32, L2InitCallback(0.0), reset_num_timesteps=False)
     after = rows_of(model, model.initial_weights)
