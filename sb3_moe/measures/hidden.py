@@ -352,9 +352,8 @@ class Activations(NamedTuple):
 
     @property
     def gated_activity_EH(self) -> th.Tensor:
-        """The same with each row weighted by its gate's size; the plain one without gates."""
-        if self.gates_TE is None:
-            return self.activity_EH
+        """The same with each row weighted by its gate's size."""
+        assert self.gates_TE is not None
         return _mean(self.values_ETHP.abs() * self.gates_TE.abs().T[:, :, None, None])
 
     @property

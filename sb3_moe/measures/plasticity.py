@@ -118,8 +118,6 @@ def stable_rank(features_TF: th.Tensor) -> float:
 
 def _singular_values(features_TF: th.Tensor) -> th.Tensor:
     """Return them as doubles; NaN of what is not finite, at which LAPACK fails."""
-    if features_TF.dim() != 2 or 0 in features_TF.shape:
-        raise ValueError(f"`features_TF` must be a matrix, not empty, got {[*features_TF.shape]}")
     matrix_TF = features_TF.detach().double()
     values = th.linalg.svdvals(matrix_TF.nan_to_num(0.0, 0.0, 0.0))
     return values.masked_fill(~matrix_TF.isfinite().all(), float("nan"))

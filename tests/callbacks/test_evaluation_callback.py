@@ -56,10 +56,11 @@ def test_training_is_the_same_bit_for_bit_with_and_without():
         assert th.equal(one, other)
 
 
-def test_a_callback_after_an_evaluation_can_end_training():
+def test_a_callback_after_an_evaluation_can_end_training(capsys):
     stop = ConvertCallback(lambda variables, globals_: False)
-    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned(), callback_after_eval=stop)
+    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned(), callback_after_eval=stop, verbose=1)
     assert make_ppo().learn(256, callback).num_timesteps < 64
+    assert "Evaluation at 0 steps: a " in capsys.readouterr().out
 
 
 def test_a_run_that_goes_on_keeps_the_scores_up_to_its_step_and_drops_later_ones(tmp_path):

@@ -14,12 +14,17 @@ from toy import pinned, toy_vec_env
 import sb3_moe
 from sb3_moe import presets
 from sb3_moe.callbacks import (
+    EWCCallback,
+    FreezeRouterCallback,
     LinearPerBlock,
+    MultiTaskEvalCallback,
+    PlasticityCallback,
     ReDoCallback,
     ResetHeadsCallback,
     ShrinkAndPerturbCallback,
     TaskGradientCallback,
     TaskSwitchCallback,
+    collect_probe,
 )
 from sb3_moe.saving.files import Record
 from sb3_moe.vec_env import MultiTaskReplayBuffer
@@ -265,7 +270,15 @@ REFUSED = [
     (lambda: LinearPerBlock(0, 1), "`initial` must be above 0 and finite, got 0"),
     (lambda: LinearPerBlock(float("nan"), 2), "`initial` must be above 0 and finite, got nan"),
     (lambda: LinearPerBlock(1e-3, 0), "`num_blocks` must be at least 1, got 0"),
+    (lambda: EWCCallback(1.0, decay=2), r"`decay` must be in \[0, 1\], got 2"),
+    (lambda: FreezeRouterCallback(9, bound=None), "`bound` or `at_step` must say when to freeze"),
+    (
+        lambda: MultiTaskEvalCallback(9, n_eval_envs=1, eval_env="CartPole-v1"),
+        "`n_eval_envs` must be None with an `eval_env`, got 1",
+    ),
+    (lambda: collect_probe(toy_vec_env((0, 1), (1, 0)), 4), "`env` must play each task for good"),
 ]
+NO_LAYER = {"policy_kwargs": {"placement": "none", "net_arch": []}}
 # Callback, algorithm, its arguments, message.
 UNFIT = [
     (TaskSwitchCallback(replay_buffer="clear"), PPO, {}, "'keep' for algorithms that have none"),
@@ -277,6 +290,7 @@ UNFIT = [
         "not a MultiTaskReplayBuffer, which balances tasks itself",
     ),
     (TaskGradientCallback(1), DQN, {}, "must be of PPO or A2C, got DQN"),
+    (PlasticityCallback(9), PPO, NO_LAYER, "must have a hidden layer with a known activation"),
 ]
 
 

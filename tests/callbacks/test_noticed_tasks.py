@@ -96,7 +96,7 @@ def test_an_alarm_needs_patience_to_start_and_to_end():
     assert alarms == [3, 10]
 
 
-def test_environments_whose_tasks_are_known_stay_calm_when_an_expert_joins():
+def test_environments_whose_tasks_are_known_stay_calm_when_an_expert_joins(capsys):
     steps, shares = 4 * WINDOW, []
 
     class Shares(NewTaskCallback):
@@ -104,10 +104,11 @@ def test_environments_whose_tasks_are_known_stay_calm_when_an_expert_joins():
             super()._on_rollout_end()
             shares.append(self.logger.name_to_value["moe/surprised"])
 
-    callback = Shares(window=WINDOW, share=0.25, add_expert=True, fit_steps=50)
+    callback = Shares(window=WINDOW, share=0.25, add_expert=True, fit_steps=50, verbose=1)
     train(drifts(), [Change(30 * steps, 5.0), callback], 36 * steps)
     assert callback.noticed == 1
     assert max(shares[30:]) == 0.5
+    assert "new task 1 at step 1984" in capsys.readouterr().out
 
 
 def test_an_expert_that_could_not_join_is_refused_at_the_start():

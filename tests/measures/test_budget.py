@@ -7,7 +7,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 import sb3_moe
-from sb3_moe.layers import RouterInput, StackedNetwork, UniformMoE
+from sb3_moe.layers import ExpertChoiceMoE, RouterInput, StackedNetwork, UniformMoE
 from sb3_moe.layers.orthonormal import gram_schmidt
 from sb3_moe.measures import matching_net_arch, measure
 from sb3_moe.measures.budget import counting, mixture_flops
@@ -50,6 +50,8 @@ def test_the_matching_dense_network_costs_nearly_the_same(placement, match):
     for network in ("pi", "vf"):
         wanted = getattr(moe.parts[network], match)
         assert getattr(dense.parts[network], match) == pytest.approx(wanted, rel=0.03)
+    with pytest.raises(ValueError, match="`net_arch` of 'pi' must have a hidden layer to widen"):
+        matching_net_arch(MoeMlpPolicy, OBS, ACT, {"placement": "final", "net_arch": []}, match)
 
 
 def test_describe_prints_what_the_networks_are(capsys):
@@ -153,3 +155,11 @@ def test_orthonormal_outputs_cost_two_products_a_pair_and_a_norm_for_each():
     # norms: a product of each row with itself, and four divisions.
     pairs, norms = 6 * (2 * 4 + 2 * 4), 4 * (2 * 4 + 4)
     assert mixture_flops(layer, x, routing) == 7 * (experts + pairs + norms)
+
+
+def test_experts_that_choose_tokens_run_on_equally_many():
+    experts = StackedNetwork([nn.Linear(5, 4) for _ in range(3)])
+    layer = ExpertChoiceMoE(experts, RouterInput(features=5, num_experts=3, num_tokens=7), top_k=2)
+    x = th.randn(2, 7, 5)
+    # Each of three experts takes ceil(7 * 2 / 3) = 5 tokens of both samples.
+    assert mixture_flops(layer, x, layer(x, x)[1]) == 2 * 3 * 5 * (2 * 5 * 4)

@@ -120,9 +120,19 @@ def test_scores_and_steps_must_fit_together(score, steps, message):
         measures.average_performance(score, steps)
 
 
-def test_no_blocks_at_all_says_how_to_get_some():
-    with pytest.raises(ValueError, match="train with a Cycle or Sequence schedule"):
-        measures.forgetting_per_task(SCORE, STEPS, [])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: measures.forgetting_per_task(SCORE, STEPS, []), "train with a Cycle or Sequence"),
+        (lambda: measures.score_at(SCORE, STEPS, 1e9), r"evaluations must cover .*, but go 0 to"),
+        (lambda: measures.area(SCORE, STEPS, 5, 5), "`end` must be above start=5, got 5"),
+        (lambda: measures.plasticity_loss(SCORE, STEPS, BLOCKS[:1], 1), "none trains task 1"),
+        (lambda: measures.plasticity_loss(SCORE, STEPS, BLOCKS[:1], 0), "at least twice, got 1"),
+    ],
+)
+def test_what_can_not_be_measured_says_why(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_normalized_scores_run_from_random_to_reference():

@@ -72,6 +72,7 @@ def test_equal_singular_values_count_fully_and_zeros_not_at_all():
     features_TF = th.diag(th.tensor([2.0, 2.0, 2.0, 0.0]))
     assert effective_rank(features_TF) == pytest.approx(3.0)
     assert stable_rank(features_TF) == pytest.approx(3.0)
+    assert effective_rank(0 * features_TF) == 0.0
 
 
 def test_ranks_of_unequal_singular_values_are_as_worked_out_by_hand():
