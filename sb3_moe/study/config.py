@@ -208,7 +208,7 @@ class Setup:
     :param n_envs: parallel environments
     :param annealing: the learning rate falls to zero over the ``run`` or over each task's ``block``
     :param evaluation: evaluations per task and visit (``points``), ``episodes`` of every task at
-        each, and whether actions are the most likely ones (``deterministic``)
+        each, and whether actions are the most likely ones (``deterministic``, by default false)
     :param checkpoints: snapshots from which a run can go on, evenly spread
     :param device: of torch
     """

@@ -304,7 +304,7 @@ REFUSED = {
     ),
     "task": ({"router": "task"}, add_experts, ValueError, "an expert for each task in pi.middle"),
     "dense": ({"placement": "none"}, add_experts, ValueError, "the policy has no mixture"),
-    "own": ({"router": Tempered}, add_experts, ValueError, "`router`='tempered'.*`expert_axes`"),
+    "own": ({"router": Tempered}, add_experts, ValueError, "`expert_axes` of `router`='tempered'"),
     "uniform": (
         {"router": "uniform"}, add_experts, ValueError, "`router`='uniform' can't share out gates",
     ),
