@@ -97,13 +97,12 @@ function drawCurve(canvas, track, all) {
   const room = below && above ? height / 2 - 6 : height - 12;
   const tallest = Math.max(most(values.map(Math.abs)), 0) || 1, strongest = Math.max(most(rewards.map(Math.abs)), 0) || 1;
   const scale = y => zero - room * y / tallest;
+  pen.fillStyle = ink("--faint"); // no expert's color
   for (let step = 0; step < track.steps; step++) {
     const reward = rewards[step], tall = Math.abs(reward) / strongest * room * .5;
     if (!reward || !Number.isFinite(reward)) continue;
-    pen.fillStyle = reward > 0 ? COLORS[1] : COLORS[3];
     pen.fillRect(step * unit, reward > 0 ? zero - tall : zero, Math.max(unit, 1.5), tall);
   }
-  pen.fillStyle = ink("--faint");
   pen.fillRect(0, zero - .5, width, 1);
   pen.lineWidth = 1.5;
   for (let critic = 0; critic < track.values.width; critic++) {
