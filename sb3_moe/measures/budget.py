@@ -22,7 +22,6 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sb3_moe.layers import ExpertChoiceMoE, MoELayer, Routing, SoftMoE
 from sb3_moe.layers.checks import one_of
@@ -291,7 +290,7 @@ class FlopCount:
     def __init__(self, parts: Iterable[nn.Module]) -> None:
         self.by_part: dict[nn.Module, int] = dict.fromkeys(parts, 0)
         self.share: dict[MoELayer, float] = {}
-        self.mode = FlopCounterMode(display=False)
+        self.mode = _flop_counter()
         # Of each module that runs, the innermost last: what torch had counted when it began, what
         # torch counted within it in modules that are done, and what counts for these.
         self._running = [[0, 0, 0]]
@@ -350,6 +349,13 @@ def counting(module: nn.Module, parts: Iterable[nn.Module] = ()) -> Iterator[Flo
             handle.remove()
 
 
+def _flop_counter() -> Any:
+    # With a torch for GPUs it loads triton, which takes half of the time of `import sb3_moe`.
+    from torch.utils.flop_counter import FlopCounterMode
+
+    return FlopCounterMode(display=False)
+
+
 def mixture_flops(layer: MoELayer, x: th.Tensor, routing: Routing) -> int:
     """Return the FLOPs of a mixture for a batch, without its router's modules.
 
@@ -361,7 +367,7 @@ def mixture_flops(layer: MoELayer, x: th.Tensor, routing: Routing) -> int:
     num_tokens = math.prod(tokens)
     experts, out_features = layer.num_experts, layer.experts.out_features
     rows = _rows(layer, num_tokens, routing)
-    with FlopCounterMode(display=False) as mode:
+    with _flop_counter() as mode:
         layer.experts.expert(0)(x.new_zeros(1, width))
     flops = rows * mode.get_total_flops()
     if isinstance(layer, SoftMoE) and num_tokens > 1:  # tokens into slots, and back
