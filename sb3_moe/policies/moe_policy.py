@@ -352,10 +352,10 @@ class MoEPolicy(TeachesOptimizers):
         if isinstance(observation, dict) and TASK_KEY in observation:
             space: Any = self.observation_space
             ids, num_tasks = np.asarray(observation[TASK_KEY]), int(space[TASK_KEY].n)
-            if not (valid := (ids >= 0) & (ids < num_tasks)).all():
-                wrong = sorted({*ids[~valid].tolist()})
+            if ids.dtype.kind not in "iuf" or not ((ids >= 0) & (ids < num_tasks)).all():
+                got = np.unique(ids).tolist()
                 raise ValueError(
-                    f"`{TASK_KEY}` of an observation must be in [0, {num_tasks}), got {wrong}"
+                    f"`{TASK_KEY}` of an observation must be in [0, {num_tasks}), got {got}"
                 )
         return super().obs_to_tensor(observation)
 
