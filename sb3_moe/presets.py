@@ -76,7 +76,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     # SimBa's networks (arXiv 2410.09754), whose authors have one block of 128 for an actor and two
     # of 512 for a critic: `net_arch=dict(pi=[128], qf=[512, 512])`, and VecNormalize around the
-    # world.
+    # environment.
     "SIMBA": {"placement": "none", "block": "simba", "activation_fn": nn.ReLU},
     # ScaleMoE's experts of features (ICML 2026), as far as its abstract tells: SimBa bodies, of
     # which a router picks two, before one head. Its experts of outputs are `placement="big"`.

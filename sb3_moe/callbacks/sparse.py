@@ -209,12 +209,12 @@ class SparseTrainingCallback(CheckedCallback):
 
 
 class SparseLayer(NamedTuple):
-    """A layer that can be sparse; each expert's is one of its own.
+    """A layer that can be sparse; each expert's part of it counts as a layer of its own.
 
-    :param network: it is in
+    :param network: name of the network that has the layer
     :param layer: the module
-    :param weight: of it
-    :param num_experts: E
+    :param weight: the layer's weight
+    :param num_experts: E, how many experts hold it together
     """
 
     network: str
@@ -229,7 +229,7 @@ class SparseLayer(NamedTuple):
         return tuple(self.weight.shape[1:] if is_stacked else self.weight.shape)
 
     def by_expert(self, tensor: th.Tensor) -> th.Tensor:
-        """Return (E, W) of the weight or what is like it: a view where its memory is in order."""
+        """Return the weight, or a tensor shaped like it, as (E, W), a row for each expert."""
         return tensor.reshape(self.num_experts, -1)
 
 

@@ -519,6 +519,6 @@ def random_means(study: StudyConfig, root: Path) -> dict[str, float]:
 
 def random_of(study: StudyConfig) -> dict[str, Any]:
     """Say what decides how well a random policy plays."""
-    world = {name: study.to_dict()[name] for name in ("games", "tasks", "env", "no_op_max")}
+    played = {name: study.to_dict()[name] for name in ("games", "tasks", "env", "no_op_max")}
     masked = is_told_masks(algorithm_class(study.algorithm))
-    return {**world, "episodes": study.random_episodes, "masked": masked}
+    return {**played, "episodes": study.random_episodes, "masked": masked}

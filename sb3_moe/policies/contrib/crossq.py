@@ -36,8 +36,8 @@ class MoeMlpPolicy(MoEActorWithCritics, CrossQPolicy):
     def __init__(self, observation_space: gym.Space[Any], *args: Any, **kwargs: Any) -> None:
         if isinstance(observation_space, spaces.Dict):
             raise ValueError(
-                f"CrossQ takes no Dict observations, got {observation_space}: a world of several "
-                "tasks can show the task as part of a Box, with `task_id`='onehot'"
+                f"CrossQ takes no Dict observations, got {observation_space}: an environment of "
+                "several tasks can show the task as part of a Box, with `task_id`='onehot'"
             )
         super().__init__(observation_space, *args, **kwargs)
 
