@@ -17,7 +17,7 @@ from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.saving.files import atomic
 from sb3_moe.saving.snapshot import preserved_generators
 from sb3_moe.vec_env.evaluating import LONGEST, TaskEpisodes, evaluate_tasks, success_rate
-from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env, synchronize
+from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
 from sb3_moe.vec_env.tasks import short_names, task_names
 
 ALL_TASKS = -1
@@ -159,7 +159,6 @@ class MultiTaskEvalCallback(RecordingCallback):
                 env, episodes = self.training_env, self.n_eval_episodes
                 copies = self.n_eval_envs or evaluation_copies(env, episodes)
                 self.eval_env = make_pinned_env(env, copies)
-            synchronize(self.training_env, self.eval_env)
             entropy = [self.model.seed or 0, step]
             self.eval_env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]) // 2)
             return evaluate_tasks(

@@ -18,7 +18,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.layers.checks import whole, whole_or_none
-from sb3_moe.vec_env.make import check_normalized_alike
+from sb3_moe.vec_env.make import synchronize
 from sb3_moe.vec_env.tasks import check_tasks, task_names, tasks_known, tasks_played
 
 Array = npt.NDArray[np.float64]
@@ -65,7 +65,8 @@ def evaluate_tasks(
 
     :param model: only its ``predict`` is used, with ``action_masks`` where it takes them and the
         environment has them
-    :param env: a monitored environment, multi-task or of a single task
+    :param env: a monitored environment, multi-task or of a single task; where the model has one of
+        its own, ``VecNormalize`` takes that one's statistics and learns none from then on
     :param n_eval_episodes: of each task, at least 1
     :param deterministic: as in ``predict``
     :param max_episode_steps: an episode that takes more steps is an error, or one without an end
@@ -80,8 +81,8 @@ def evaluate_tasks(
         raise TypeError(f"`env` must be a VecEnv, as of make_vec_env, got {type(env).__name__}")
     if isinstance(model, BaseAlgorithm):  # else there is nothing but a `predict`
         check_tasks(tasks_known(model), env)
-        if (own := model.get_env()) is not None:
-            check_normalized_alike(own, env)
+        if (own := model.get_env()) is not None and own is not env:
+            synchronize(own, env)
     obs = env.reset()
     played = _Played(env, n_eval_episodes)
     states, starts = None, np.ones(env.num_envs, dtype=bool)

@@ -240,16 +240,6 @@ def _kind(normalizer: VecNormalize | None) -> str:
     return f"{kind.__name__} of {'all' if keys is None else sorted(keys)}"
 
 
-def check_normalized_alike(training_env: VecEnv, env: VecEnv) -> None:
-    """Raise ValueError unless observations are normalized in the same way in both."""
-    wanted, got = (_kind(unwrap_vec_normalize(each)) for each in (training_env, env))
-    if wanted != got:
-        raise ValueError(
-            f"what is played must be normalized as in training, by {wanted}, got {got}; "
-            "make_pinned_env(model.get_env()) builds such an environment"
-        )
-
-
 def synchronize(training_env: VecEnv, env: VecEnv) -> None:
     """Give an environment's normalizer the statistics of the training one's.
 
@@ -257,8 +247,12 @@ def synchronize(training_env: VecEnv, env: VecEnv) -> None:
 
     :raises ValueError: if they normalize observations in different ways, or only one does
     """
-    check_normalized_alike(training_env, env)
     source, target = unwrap_vec_normalize(training_env), unwrap_vec_normalize(env)
+    if _kind(source) != _kind(target):
+        raise ValueError(
+            f"what is played must be normalized as in training, by {_kind(source)}, got "
+            f"{_kind(target)}; make_pinned_env(model.get_env()) builds such an environment"
+        )
     if target is None:
         return
     # There are none of observations that are not normalized.

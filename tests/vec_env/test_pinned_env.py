@@ -85,6 +85,13 @@ def test_normalizers_of_two_kinds_are_refused_by_name():
         evaluate_tasks(model, make_env(), 1)
 
 
+def test_an_environment_built_before_training_is_played_with_the_statistics_of_training():
+    env = VecNormalize(make_env(), norm_obs_keys=["obs"])
+    model, pinned = PPO("MultiInputPolicy", env, n_steps=16, batch_size=48), make_pinned_env(env)
+    evaluate_tasks(model.learn(48), pinned, 1)
+    assert pinned.obs_rms["obs"].count == env.obs_rms["obs"].count
+
+
 def in_turn(steps_per_task=96):
     env = make_env(schedule=Cycle(steps_per_task=steps_per_task))
     return PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, n_epochs=1, device="cpu")
