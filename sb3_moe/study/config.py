@@ -400,12 +400,15 @@ class Tune:
     :param seeds: development seeds, none of the study's; a number of them counts from 1000
     :param extensions: how often, at most, the grid gets a further value where the best is at its
         edge
+    :param measure: the best value has the highest return while tasks are trained (``area``), or at
+        the end of the run (``final``)
     """
 
     argument: str
     values: Annotated[tuple[int | float, ...], Field(min_length=2)]
     seeds: DevelopmentSeeds = (1000, 1001, 1002)
     extensions: Annotated[int, Field(ge=0)] = 3
+    measure: Literal["area", "final"] = "area"
 
 
 @dataclass(kw_only=True, config=STRICT)

@@ -284,14 +284,14 @@ def _scores(
 ) -> dict[str, dict[float, float]]:
     """Give each network's score with each value: the mean return above the random policy's.
 
-    While a task is trained, and over all runs and tasks. Each task is divided by its largest mean
-    among the network's values, so that tasks weigh alike. A run whose returns are no numbers makes
-    its value the worst.
+    It is the mean over all runs and tasks. Each task is divided by its largest mean among the
+    network's values, so that tasks weigh alike. A run whose returns are no numbers makes its value
+    the worst.
     """
     assert study.tune is not None
     random = random_means(study, root)
     table = as_table([job.run for job in jobs], read_runs(jobs), random)
-    rows = table[table["measure"] == "area"]
+    rows = table[table["measure"] == study.tune.measure]
     above = rows["value"] - rows["task"].map(random)
     means = above.groupby([rows["architecture"], rows["task"]]).agg(lambda x: x.mean(skipna=False))
     found = {}

@@ -153,6 +153,24 @@ def test_each_network_takes_its_best_value_on_development_seeds_then_fresh_seeds
     assert {run.seed for run in found.runs()} == {0, 1}
 
 
+def test_values_can_be_compared_by_the_return_at_the_end(tmp_path):
+    class Forgetting(InstantEngine):
+        def start(self, run, path):
+            super().start(run, path)
+            with np.load(path / "scores.npz") as kept:
+                scores = dict(kept)
+            scores["score"][-1] = run.architecture.arguments["learning_rate"] == 0.001
+            np.savez(path / "scores.npz", **scores)
+
+    for measure, rate in (("area", 0.01), ("final", 0.001)):
+        asked = replace(TUNE, measure=measure, extensions=0)
+        the_study = study(1, ("dense",), tune=asked, regimes=("mtrl",))
+        commands.train(the_study, tmp_path / measure, Forgetting(level=best_at(0.01)))
+        assert chosen(the_study, tmp_path / measure).architectures[0].arguments == {
+            "learning_rate": rate
+        }
+
+
 def test_what_was_chosen_stays_and_another_question_is_refused(tmp_path):
     the_study = study(1, ("dense",), tune=TUNE, regimes=("mtrl",))
     commands.train(the_study, tmp_path, InstantEngine(level=best_at(0.01)))
