@@ -112,28 +112,25 @@ class Coordinates:
     """What an observation and an action of an environment are called elsewhere.
 
     :param observation_space: of the environment, a Box; its last axis is permuted
-    :param action_space: of the environment
+    :param action_space: of the environment; if it is Discrete, it counts from 0
     :param permutation: which entry of the environment's is shown at each place; None: as it is
     :param signs: 1 or -1, by which each shown entry is multiplied; None: 1 everywhere
     :param actions: which action of the environment's each action is, if these are Discrete; None:
         as it is
     :param shuffle: number of a permutation of an image's pixels, whose channels stay together; 0
         leaves them as they are
-    :raises TypeError: if the spaces are of another kind
     :raises ValueError: if one is no permutation, or a sign is neither 1 nor -1
     """
 
     def __init__(
         self,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
+        observation_space: Any,
+        action_space: Any,
         permutation: Sequence[int] | None = None,
         signs: Sequence[int] | None = None,
         actions: Sequence[int] | None = None,
         shuffle: int = 0,
     ) -> None:
-        if not isinstance(observation_space, spaces.Box) or not observation_space.shape:
-            raise TypeError(f"observations must be a Box with an axis, got {observation_space}")
         length = observation_space.shape[-1]
         entries = _permutation("permutation", permutation, length)
         places = np.arange(observation_space.low.size).reshape(-1, length)
@@ -146,12 +143,10 @@ class Coordinates:
             self._signs = np.array(signs, observation_space.dtype)
         self._actions = None
         if actions is not None:
-            if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
-                raise TypeError(f"actions must be Discrete from 0 on, got {action_space}")
             self._actions = _permutation("actions", actions, int(action_space.n))
         ends = [self.observation(end) for end in (observation_space.low, observation_space.high)]
         low, high = np.minimum(*ends), np.maximum(*ends)
-        self.observation_space = spaces.Box(low, high, dtype=observation_space.dtype)  # type: ignore[arg-type]
+        self.observation_space = spaces.Box(low, high, dtype=observation_space.dtype)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """Show one observation or a batch in these coordinates."""

@@ -117,9 +117,6 @@ def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> gym.Env[Any, Any
 
 
 def _change(env: Any, physics: dict[str, float], allowed: tuple[str, ...]) -> None:
-    if env.render_mode is not None:
-        # Gymnasium itself says so only at the first image.
-        require_extra("an image of classic control", "pygame")
     for name, value in physics.items():
         if name not in allowed:
             raise ValueError(f"the physics must be among {list(allowed)}, got {name!r}")

@@ -270,7 +270,6 @@ IDS: dict[str, dict[str, Any]] = {
 
 
 def register_all() -> None:
-    """Register every id, unless it is registered already."""
+    """Register every id."""
     for name, entry in IDS.items():
-        if f"{NAMESPACE}/{name}" not in gym.registry:
-            gym.register(f"{NAMESPACE}/{name}", **entry)
+        gym.register(f"{NAMESPACE}/{name}", **entry)

@@ -100,9 +100,8 @@ def _as_task(task: Any, index: int) -> Task:
     if callable(task):
         name = getattr(task, "__name__", "<lambda>")
         return Task(f"task{index}" if name == "<lambda>" else name, env_fn=task)
-    if isinstance(task, tuple | list) and len(task) == 2:
-        env_id, kwargs = task
-        if isinstance(env_id, str) and isinstance(kwargs, Mapping):
+    match task:
+        case [str(env_id), Mapping() as kwargs]:
             return Task(_short_name(env_id, kwargs.get("game")), env_id=env_id, kwargs=dict(kwargs))
     raise TypeError(
         f"`tasks[{index}]` must be a Gymnasium id, an (id, kwargs) pair, a callable without "

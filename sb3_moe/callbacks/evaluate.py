@@ -187,10 +187,9 @@ class MultiTaskEvalCallback(RecordingCallback):
         self.logger.record("eval/mean_reward", self.last_mean_reward)
         self.logger.record("time/total_timesteps", step, exclude="tensorboard")
         self.logger.dump(step)
-        if self.verbose:
-            pairs = zip(self.task_names, means, strict=True)
-            scores = ", ".join(f"{name} {mean:.2f}" for name, mean in pairs)
-            print(f"Evaluation at {step} steps: {scores}")
+        pairs = zip(self.task_names, means, strict=True)
+        scores = ", ".join(f"{name} {mean:.2f}" for name, mean in pairs)
+        self.say(f"Evaluation at {step} steps: {scores}")
 
     def _forgotten(self) -> list[float]:
         """Return what each task has lost since its last block; NaN if that isn't over."""

@@ -432,8 +432,7 @@ class AnchorCallback(WeightPenaltyCallback):
             self._end(ended)
 
     def _end(self, task: str) -> None:
-        if self.verbose:
-            print(f"Task {task} ended at {self.model.num_timesteps} steps")
+        self.say(f"Task {task} ended at {self.model.num_timesteps} steps")
         self.kept["strengths"] = self.strengths(task, self.kept["strengths"])
         self.kept["weights"] = self.copies()
         self._pulls = {}
@@ -494,8 +493,6 @@ class EWCCallback(AnchorCallback):
         self.decay = decay
 
     def _on_step(self) -> bool:
-        if self._task.are_mixed:
-            return True
         obs: Any = self.model._last_obs  # SB3 replaces it after this
         # An actor's are scaled before an off-policy algorithm keeps them.
         actions = self.locals.get("buffer_actions", self.locals["actions"])
@@ -521,13 +518,8 @@ class EWCCallback(AnchorCallback):
     def strengths(self, task: str, before: Arrays) -> Arrays:
         """Return the Fisher information of all tasks so far."""
         columns = self._recent(task).latest()
-        if not columns:
-            return before
         actions = columns.pop("actions")
         obs: Any = {name.removeprefix(_OBS): column for name, column in columns.items()}
         obs = obs.get("", obs)
         found = fisher_information(self.model.policy, obs, actions, self.parameters())
-        for name, older in before.items():
-            if name in found and older.shape == found[name].shape:
-                found[name] += self.decay * older
-        return found
+        return {name: each + self.decay * before.get(name, 0.0) for name, each in found.items()}

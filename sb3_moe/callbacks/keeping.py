@@ -104,8 +104,7 @@ class SnapshotCallback(PeriodicCallback):
         save_snapshot(self.model, target, drawn=not self._ended, whole=is_whole)
         for old in snapshots_in(self.folder)[: -self.keep]:
             old.unlink()
-        if self.verbose:
-            print(f"Snapshot at {step} steps: {target}")
+        self.say(f"Snapshot at {step} steps: {target}")
         return True
 
 

@@ -39,6 +39,11 @@ class CheckedCallback(EventCallback):
         self.check_model(model)
         super().init_callback(model)
 
+    def say(self, text: str) -> None:
+        """Print something, if ``verbose`` asks for it."""
+        if self.verbose:
+            print(text)
+
     def log_scalars(self, kinds: Mapping[str, Mapping[str, float]]) -> None:
         """Record values of several kinds.
 
@@ -108,8 +113,7 @@ class PeriodicCallback(CheckedCallback):
     def _do(self, step: int) -> None:
         self._last = step
         self._continue = self.act(step) and self._continue
-        if self.callback is not None:
-            self._continue = self._on_event() and self._continue
+        self._continue = self._on_event() and self._continue
 
     def _on_step(self) -> bool:
         return self._continue

@@ -379,7 +379,7 @@ class FreezeRouterCallback(ProbeCallback):
     :param probe_size: observations altogether, at least one for each task
     :param probe: the batch itself, one entry for each task, in place of collecting one
     :param verbose: 1 prints what is frozen and thawed
-    :raises ValueError: if a number is out of range, nothing would ever freeze, or no router learns
+    :raises ValueError: if a number is out of range, or no router learns
     """
 
     def __init__(
@@ -395,8 +395,6 @@ class FreezeRouterCallback(ProbeCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, probe_size=probe_size, probe=probe, verbose=verbose)
-        if bound is None and at_step is None:
-            raise ValueError("`bound` or `at_step` must say when to freeze, got None for both")
         if bound is not None:
             positive("bound", bound, at_most=1.0)
         whole("patience", patience)
@@ -458,9 +456,8 @@ class FreezeRouterCallback(ProbeCallback):
 
     def _tell(self, name: str, *, frozen: bool) -> None:
         self.logger.record(f"moe/frozen/{self._keys()[name]}", int(frozen))
-        if self.verbose:
-            word = "is frozen" if frozen else "learns again"
-            print(f"The router of {name} {word} at {self.model.num_timesteps} steps")
+        word = "is frozen" if frozen else "learns again"
+        self.say(f"The router of {name} {word} at {self.model.num_timesteps} steps")
 
     def _keys(self) -> dict[str, str]:
         names = list(self._routers())

@@ -125,9 +125,8 @@ class SparseTrainingCallback(CheckedCallback):
             if masks_in(optimizer)
         ]
         mask_targets(self.policy, self._masks())
-        if self.verbose:
-            total = sum(layer.weight.numel() for layer in self.layers)
-            print(f"{sum(alive):,} of {total:,} weights are alive")
+        total = sum(layer.weight.numel() for layer in self.layers)
+        self.say(f"{sum(alive):,} of {total:,} weights are alive")
 
     def _masks(self) -> Mapping[th.Tensor, th.Tensor]:
         return {p: mask for each in self.optimizers for p, mask in masks_in(each).items()}

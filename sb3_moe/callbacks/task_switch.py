@@ -139,8 +139,7 @@ class TaskSwitchCallback(CheckedCallback):
     def _switch(self, task: str) -> None:
         step, policy = self.model.num_timesteps, self.model.policy
         self.kept["switches"] += 1
-        if self.verbose:
-            print(f"Task {task} begins at {step} steps")
+        self.say(f"Task {task} begins at {step} steps")
         if self.reset_optimizer:
             reset_optimizers(policy)
             of_entropy = getattr(self.model, "ent_coef_optimizer", None)  # SAC's and its like's own
@@ -268,8 +267,7 @@ class NewTaskCallback(CheckedCallback):
         share = float(surprised_n.float().mean())
         if self._starts_alarm(share):
             self.noticed += 1
-            if self.verbose:
-                print(f"new task {self.noticed} at step {self.num_timesteps}")
+            self.say(f"new task {self.noticed} at step {self.num_timesteps}")
             if self.add_expert:
                 likeliest = int(best_Sn[:, surprised_n].mode(0).values.mode().values)
                 self._add(likeliest, histories[:, surprised_n].flatten(0, 1))

@@ -101,11 +101,9 @@ def upcycle(
     ours, theirs = networks_of(new.policy), networks_of(old)
     map_.write_weights(ours, theirs)
     pairs = [*zip(ours.every_optimizer(), theirs.every_optimizer(), strict=True)]
-    # One that knows experts is of a class made from the one that doesn't.
-    if all(isinstance(a, type(b)) or isinstance(b, type(a)) for a, b in pairs):
-        states = {p: s for _, each in pairs for p, s in each.state.items() if s}
-        for mine, _ in pairs:
-            mine.state.update(map_.states(states, mine))
+    states = {p: s for _, each in pairs for p, s in each.state.items() if s}
+    for mine, _ in pairs:
+        mine.state.update(map_.states(states, mine))
     obs = sampled(model.observation_space)
     check_same(new.policy, old, join_task(obs, new.observation_space), obs)
     return finish(new, model, venv)
@@ -408,12 +406,9 @@ def in_one(first: nn.Module, second: nn.Module) -> nn.Linear:
     """
     assert isinstance(first, nn.Linear)
     assert isinstance(second, nn.Linear)
-    biases: list[th.Tensor | None] = [first.bias, second.bias]
-    has_bias = any(bias is not None for bias in biases)
-    one = nn.Linear(first.in_features, second.out_features, bias=has_bias).to(first.weight)
+    one = nn.Linear(first.in_features, second.out_features).to(first.weight)
     one.weight.copy_(second.weight @ first.weight)
-    if has_bias:
-        one.bias.copy_(second(first(first.weight.new_zeros(first.in_features))))
+    one.bias.copy_(second(first(first.weight.new_zeros(first.in_features))))
     return one
 
 

@@ -98,13 +98,9 @@ def carry_the_rest(new: Any, model: BaseAlgorithm) -> None:
 
     :param new: of the same algorithm
     :param model: the old one
-    :raises ValueError: if the new one doesn't learn what the old one does
     """
     for name in model._get_torch_save_params()[1]:
-        if (variable := recursive_getattr(model, name)) is not None:
-            if (into := recursive_getattr(new, name)) is None:
-                raise ValueError("`ent_coef` must be learned by both models, or by neither")
-            into.data.copy_(variable.data)
+        recursive_getattr(new, name).data.copy_(recursive_getattr(model, name).data)
     policies, ours = networks_of(model.policy).every_optimizer(), optimizers_of(new)
     for name, optimizer in optimizers_of(model).items():
         if optimizer not in policies:
@@ -162,18 +158,11 @@ def moe_class(model: BaseAlgorithm, space: spaces.Space[Any]) -> type[Any]:
     :param model: dense
     :param space: of observations
     :raises TypeError: if the model's policy is of no known class
-    :raises ValueError: if there is none for such observations
     """
-    aliases = model.policy_aliases
     ours = _OURS + _alias(model).removeprefix(_OURS)
     if isinstance(space, spaces.Dict):
         ours = ours.replace("Mlp", "MultiInput", 1).replace("Cnn", "MultiInput", 1)
-    if ours not in aliases:
-        raise ValueError(
-            f"`env` must have observations that {type(model).__name__} has an MoE policy for, "
-            f"{[name for name in aliases if name.startswith(_OURS)]}, got {space}"
-        )
-    return aliases[ours]
+    return model.policy_aliases[ours]
 
 
 def _alias(model: BaseAlgorithm) -> str:

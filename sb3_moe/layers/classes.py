@@ -8,8 +8,6 @@ from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any, Generic, TypeVar
 
-from sb3_moe.layers.checks import words
-
 T = TypeVar("T")
 
 
@@ -34,11 +32,10 @@ class Registry(Generic[T]):
     def add(self, name: str, cls: type[T]) -> None:
         """Let a class be found by a name; the same class twice is no matter.
 
-        :raises TypeError: if it does not derive from the base, or its name is no text
-        :raises ValueError: if the name is empty or another class's
+        :raises TypeError: if it does not derive from the base
+        :raises ValueError: if the name is another class's
         """
         self._check(cls)
-        words("name", name)
         other = self._classes.setdefault(name, cls)
         if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(

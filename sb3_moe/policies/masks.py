@@ -138,7 +138,7 @@ class MaskedSteps:
     Gradients of weights that are not alive are zero, so that they don't count where gradients are
     clipped; but in a step after which connections change, ``regrow`` finds all of them.
 
-    :param optimizer: with masks; those who kept them before are detached
+    :param optimizer: with masks
     :param is_due: says whether connections change after the step of that number, from 1
     :param regrow: called after such a step, before the masks are applied
     :param lasts: says whether the masks are still to be kept; :meth:`detach` ends it in any case
@@ -154,8 +154,6 @@ class MaskedSteps:
         self.optimizer, self._is_due, self._regrow = optimizer, is_due, regrow
         self.lasts = lasts
         # Torch saves and copies an optimizer without its attributes.
-        if (before := vars(optimizer).pop("masked_steps", None)) is not None:
-            before.detach()
         vars(optimizer)["masked_steps"] = self
         self._masks: dict[th.Tensor, th.Tensor] = {}
         self._recall(optimizer)

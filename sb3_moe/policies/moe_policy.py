@@ -162,12 +162,9 @@ class MoEPolicy(TeachesOptimizers):
     @classmethod
     def dense_extractor(cls) -> type[BaseFeaturesExtractor]:
         """Return the features extractor that SB3's policy behind ours takes if none is given."""
-        for init in [vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each)]:
-            parameter = signature(init).parameters.get("features_extractor_class")
-            if parameter is not None and isinstance(parameter.default, type):
-                found: type[BaseFeaturesExtractor] = parameter.default
-                return found
-        return FlattenExtractor
+        inits = [vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each)]
+        found = [signature(init).parameters.get("features_extractor_class") for init in inits]
+        return next(p.default for p in found if p is not None and isinstance(p.default, type))
 
     def _choose_extractor(
         self,
@@ -394,12 +391,11 @@ class MoEPolicy(TeachesOptimizers):
 
 def _is_in_mode(module: nn.Module, mode: bool) -> bool:
     """Say whether a module and all within are in training mode, or all out of it."""
-    found: list[nn.Module | None] = [module]
+    found = [module]
     for each in found:  # It grows: a call for each would take longer than what is looked at.
-        if each is not None:
-            if each.training is not mode:
-                return False
-            found += each._modules.values()
+        if each.training is not mode:
+            return False
+        found += [child for child in each._modules.values() if child is not None]
     return True
 
 

@@ -84,14 +84,6 @@ class ExpertAdam(th.optim.Adam):
         own = self.param_groups[0].get(EXPERTS, [])
         super().load_state_dict(state_dict)
         self.param_groups[0][EXPERTS] = own
-        parameters = self._parameters()
-        for i, _, n in (share for layer in own for share in layer["shares"]):
-            step = self.state.get(parameters[i], {}).get("step")
-            if step is not None and step.numel() not in (1, n):
-                raise ValueError(
-                    f"`step` must hold a count for each of {n} experts, got shape "
-                    f"{tuple(step.shape)}"
-                )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a state, or what a copy or a pickle holds."""
@@ -116,7 +108,7 @@ class ExpertAdam(th.optim.Adam):
     def _moves(self) -> dict[th.Tensor, Moves]:
         """Return which experts take the step, for each parameter that holds some."""
         parameters, layers = self._parameters(), self.param_groups[0].get(EXPERTS, ())
-        active_ones = _active(parameters, [layer for layer in layers if layer["freeze_idle"]])
+        active_ones = iter(_active(parameters, [each for each in layers if each["freeze_idle"]]))
         found = {}
         for layer in layers:
             active = next(active_ones) if layer["freeze_idle"] else None
@@ -231,8 +223,8 @@ class OneByOne:
 
 def _active(
     parameters: Sequence[th.Tensor], layers: Sequence[dict[str, Any]]
-) -> Iterator[set[int]]:
-    """Yield the experts of each layer that have a gradient; the device is read once for all."""
+) -> list[set[int]]:
+    """Return the experts of each layer that have a gradient; the device is read once for all."""
     norms, owners = [], []
     for number, layer in enumerate(layers):
         places: dict[tuple[int, int], list[th.Tensor]] = {}
@@ -246,8 +238,7 @@ def _active(
     values = th.cat(norms).tolist() if norms else []
     # Not "> 0": what is not a number is no reason to stay.
     active = {owner for owner, value in zip(owners, values, strict=True) if value != 0.0}
-    for number in range(len(layers)):
-        yield {k for owner, k in active if owner == number}
+    return [{k for owner, k in active if owner == number} for number in range(len(layers))]
 
 
 def _fused_step(group: dict[str, Any], counts: list[th.Tensor], *columns: list[th.Tensor]) -> None:

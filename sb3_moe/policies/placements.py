@@ -91,11 +91,8 @@ def register_placement(placement: Placement) -> Placement:
     """Let a placement be called by its name.
 
     :param placement: the row
-    :raises TypeError: if it is no Placement
     :raises ValueError: if another placement has the name
     """
-    if not isinstance(placement, Placement):
-        raise TypeError(f"`placement` must be a Placement, got {placement!r}")
     other = PLACEMENTS.setdefault(placement.name, placement)
     if other != placement:
         raise ValueError(f"`placement` {placement.name!r} is {other} already, got {placement}")

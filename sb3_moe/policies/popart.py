@@ -44,7 +44,7 @@ class PopArt(nn.Module):
             )
         self._task_ids = task_ids
         # Not as a module: it is in the critic.
-        self._last = (head.experts.last,)  # type: ignore[union-attr]
+        self._last: tuple[Any] = (head.experts.last,)  # type: ignore[union-attr]
         for name in ("mean_K", "square_K", "weight_K"):
             self.register_buffer(name, th.zeros(task_ids.num_tasks))
 
@@ -90,6 +90,5 @@ class PopArt(nn.Module):
         (last,) = self._last
         ratio_K = deviation_K / self.deviation_K
         last.weight.mul_(ratio_K[:, None, None])
-        if last.bias_EO is not None:
-            shift_K = (mean_K - self.mean_K) / self.deviation_K
-            last.bias_EO.mul_(ratio_K[:, None]).add_(shift_K[:, None])
+        shift_K = (mean_K - self.mean_K) / self.deviation_K
+        last.bias_EO.mul_(ratio_K[:, None]).add_(shift_K[:, None])

@@ -24,6 +24,10 @@ class Two(gym.Env):
     action_space = gym.spaces.Discrete(2)
 
 
+class Free(Two):
+    action_space = gym.spaces.Box(-5, 5, (1,))
+
+
 OBS = np.array([[1.0, 2.0], [3.0, 0.0]], dtype=np.float32)
 
 
@@ -57,6 +61,11 @@ def test_the_fisher_information_of_a_policy_is_of_the_log_probability_of_the_act
     np.testing.assert_allclose(found["bias"], [0.25, 0.25])
     critic = fisher_information(model.policy, OBS, np.array([0, 1]), of(model.policy.value_net))
     assert not critic["weight"].any()
+    # Under a Gaussian of mean 0 and deviation 1 it is the action a times s.
+    policy = linear(PPO, Free).policy
+    found = fisher_information(policy, OBS, np.array([[1.0], [2.0]]), of(policy.action_net))
+    np.testing.assert_allclose(found["weight"], [[18.5, 2.0]])
+    np.testing.assert_allclose(found["bias"], [2.5])
 
 
 def start(model, callback, task=1):

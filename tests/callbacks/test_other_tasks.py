@@ -13,6 +13,7 @@ from toy import Toy, toy_vec_env
 import sb3_moe
 from sb3_moe.callbacks import (
     EWCCallback,
+    FreezeRouterCallback,
     L2AnchorCallback,
     MultiTaskEvalCallback,
     RoutingCallback,
@@ -51,8 +52,9 @@ def test_scores_in_memory_begin_anew_with_other_tasks_and_go_on_with_the_same():
     assert callback.scores["steps"].min() >= 192
 
 
-def test_a_probe_is_of_the_tasks_that_are_trained_now():
-    callback = RoutingCallback(16, probe_size=6)
+@pytest.mark.parametrize("kind", [RoutingCallback, FreezeRouterCallback])
+def test_a_probe_is_of_the_tasks_that_are_trained_now(kind):
+    callback = kind(16, probe_size=6)
     model = make(world("a", "b", "c"), "MoeMultiInputPolicy", router="soft")
     model.learn(STEPS, callback)
     assert [batch["task_id"][0] for batch in callback.probe] == [0, 1, 2]

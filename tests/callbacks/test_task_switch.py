@@ -104,6 +104,13 @@ def test_a_reservoir_refuses_a_buffer_whose_rows_belong_together(kind):
         Reservoir(0.5).check(BUFFERS[kind]())
 
 
+def test_a_buffer_of_hindsight_can_not_be_cleared():
+    model = dqn(in_blocks())
+    model.replay_buffer = BUFFERS[HerReplayBuffer]()
+    with pytest.raises(ValueError, match="leaves the episodes of a HerReplayBuffer"):
+        TaskSwitchCallback(replay_buffer="clear").check_model(model)
+
+
 # New tasks.
 
 

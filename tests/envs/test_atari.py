@@ -91,8 +91,12 @@ def test_a_frame_limit_truncates():
 
 
 def test_every_game_has_the_full_action_set_unless_told_otherwise():
-    assert world("pong").single_action_space == gym.spaces.Discrete(18)
-    assert world("pong", full_action_space=False).single_action_space == gym.spaces.Discrete(6)
+    full, least = world("pong"), world("pong", full_action_space=False)
+    assert full.single_action_space == gym.spaces.Discrete(18)
+    assert full.get_action_meanings()[:3] == ["NOOP", "FIRE", "UP"]
+    assert least.single_action_space == gym.spaces.Discrete(6)
+    names = ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]
+    assert least.get_action_meanings() == names
 
 
 def test_the_single_environment_passes_gymnasiums_checker_and_reports_the_score():

@@ -71,7 +71,7 @@ def test_rendering_gives_one_picture_a_copy():
     frames = world.render()
     assert [frame.shape for frame in frames] == [(160, 160, 3)] * 2
     assert len(np.unique(frames[0].reshape(-1, 3), axis=0)) >= 4
-    assert GymnaxVectorEnv("Breakout-MinAtar", 2).render() is None
+    assert GymnaxVectorEnv("Breakout-MinAtar", 2).render() is MinAtarEnv("Breakout").render() is None
 
 
 @pytest.mark.parametrize(
@@ -189,6 +189,14 @@ def test_each_start_is_seen_when_playing_no_ops_by_hand():
     ]
     assert {start.tobytes() for start in starts} <= possible
     assert distinct(starts) > 4
+
+
+def test_a_state_from_before_the_first_reset_is_restored_too():
+    played, fresh = (MinAtarVectorEnv("Breakout", 2) for _ in range(2))
+    state = fresh.state_dict()
+    played.reset(seed=1)
+    played.load_state_dict(state)
+    np.testing.assert_array_equal(played.reset()[0], fresh.reset()[0])
 
 
 def test_no_ops_count_not_as_steps():

@@ -31,6 +31,7 @@ def pictured():
 
 def test_all_tasks_are_drawn_in_the_size_of_the_largest_with_the_smaller_in_the_middle():
     env = pictured()
+    assert MultiTaskVectorEnv(tagged(None)).render() is None
     assert env.metadata["render_fps"] == 7
     frames = []
     for _ in range(2):

@@ -135,6 +135,11 @@ def test_success_is_a_rate_of_finished_episodes_and_a_silent_one_is_none_beside_
     assert schedule.task == 1
 
 
+def test_learning_progress_goes_on_after_a_turn_in_which_no_episode_ended():
+    schedule = started(LearningProgress("steps>=5", explore=0.0))
+    assert tasks_by_step(schedule, 7, stride=5)[:6] == [0, 1, 2, 0, 1, 2]
+
+
 def test_learning_progress_counts_silent_episodes_as_no_success():
     schedule = started(LearningProgress("episodes>=2", by="success", explore=0.0, window=2))
     for _ in range(2):

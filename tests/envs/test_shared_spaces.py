@@ -69,6 +69,11 @@ def test_dicts_join_their_keys_and_a_missing_one_is_zero():
     assert obs in io.observation_space
 
 
+def test_strict_takes_equal_spaces_as_they_are():
+    io = interface([box(2)] * 2, obs_space="strict", action_space="strict")
+    assert (io.observation_space, io.action_space) == (box(2), spaces.Discrete(2))
+
+
 def test_onehot_appends_the_id_to_a_flat_box():
     io = interface([box(2), box(3)], task_id="onehot")
     assert io.observation_space.shape == (5,)
@@ -160,6 +165,10 @@ def test_actions_arrive_in_the_type_of_the_tasks_own():
         (
             lambda: interface([spaces.Dict(mission=spaces.Text(size)) for size in (3, 4)]),
             "needs spaces of one kind .* got 't0.mission': .*FilterObservation drops .* texts",
+        ),
+        (
+            lambda: interface([box(2), box(3)], obs_space="strict"),
+            r"`obs_space`='strict' needs equal spaces, got 't0': Box.* and 't1': Box",
         ),
         (
             lambda: interface([box(2)] * 2, [spaces.Discrete(2), spaces.Discrete(3)],

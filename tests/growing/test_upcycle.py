@@ -212,6 +212,7 @@ REFUSED = {
     "env": ({"env": OTHER}, ValueError, "`env` must have the model's spaces, Box.*got Box"),
     "actions": ({"env": flat_env("SAC")}, ValueError, "and Discrete.*got Box.* and Box"),
     "no task": ({"router": "task"}, ValueError, "`router`='task' needs a task id"),
+    "input": ({"num_tasks": 3, "task_input": "router"}, ValueError, "must let new layers see all"),
 }
 
 

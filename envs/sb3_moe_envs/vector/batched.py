@@ -179,7 +179,7 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
 
     def render(self) -> np.ndarray | None:
         """Return the latest observation as an image, uint8 of shape (height, width, 3)."""
-        if self.render_mode is None or self._observation is None:
+        if self.render_mode is None:
             return None
         image: np.ndarray = self._vector.draw(self._observation)
         return image

@@ -124,12 +124,7 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         if isinstance(self.single_action_space, gym.spaces.Discrete):
             # jax clamps an index that is out of range in silence.
             return self._choices(actions).astype(np.int32)
-        actions = np.asarray(actions)
-        if actions.shape != self.action_space.shape:
-            raise ValueError(
-                f"actions must have shape {self.action_space.shape}, got {actions.shape}"
-            )
-        return actions.astype(np.float32)
+        return np.asarray(actions, dtype=np.float32)
 
     def _to_numpy(self, observations: Any) -> np.ndarray:
         return self._own(observations, self.single_observation_space.dtype)
@@ -160,8 +155,6 @@ class MinAtarVectorEnv(GymnaxVectorEnv):
     def __init__(
         self, game: str, num_envs: int = 1, *, no_op_max: int = NO_OP_MAX, **kwargs: Any
     ) -> None:
-        if game not in GAMES:
-            raise ValueError(f"`game` must be one of {GAMES}, got {game!r}")
         self.game = game
         super().__init__(f"{game}-MinAtar", num_envs, no_op_max=no_op_max, **kwargs)
 

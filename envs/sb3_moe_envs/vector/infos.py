@@ -48,8 +48,6 @@ def stack(infos: Mapping[int, Info], num_envs: int) -> Info:
     """
     stacked: Info = {}
     for key in dict.fromkeys(key for info in infos.values() for key in info):
-        if key in stacked:  # the name of another key's mask
-            continue
         values = {row: info[key] for row, info in infos.items() if key in info}
         if all(isinstance(value, dict) for value in values.values()):
             stacked[key] = stack(values, num_envs)
