@@ -362,11 +362,8 @@ def _missing(weight: th.Tensor) -> tuple[int, int]:
 
 def _width(expert: nn.Module) -> int:
     """Return how many features an expert of known layers returns: those of the last that tells."""
-    for layer in reversed(flat(expert)):
-        for each in reversed([*layer.modules()]):
-            if isinstance(each, nn.Linear):
-                return each.out_features
-    raise TypeError(f"an expert must have an nn.Linear, got {expert}")
+    inside = [each for layer in flat(expert) for each in layer.modules()]
+    return [each for each in inside if isinstance(each, nn.Linear)][-1].out_features
 
 
 def _check_alike(experts: Sequence[nn.Module]) -> None:

@@ -19,10 +19,7 @@ def keep_freed_memory(mebibytes: int = 256) -> bool:
 
     :param mebibytes: how much freed memory may stay
     :return: whether the C library took the setting; False where it is not glibc
-    :raises ValueError: if ``mebibytes`` is below 1
     """
-    if mebibytes < 1:
-        raise ValueError(f"`mebibytes` must be at least 1, got {mebibytes}")
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

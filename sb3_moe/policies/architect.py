@@ -232,7 +232,7 @@ def _check_depth(options: MoEOptions, depth: int) -> None:
     if place.hidden == "one" and depth == 0:
         raise ValueError(
             f"`placement`={place.name!r} replaces all hidden layers by one layer of experts, and "
-            "`net_arch` has none: give it at least one, or choose 'final' or 'big'"
+            "`net_arch` has none: give it at least one, or choose 'final'"
         )
     if isinstance(place.hidden, int) and not -depth <= place.hidden < depth:
         which = "the last hidden layer" if place.hidden == -1 else f"hidden layer {place.hidden}"

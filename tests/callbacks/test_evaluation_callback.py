@@ -22,7 +22,8 @@ def make_ppo(env=None, **kwargs):
 def test_scores_are_kept_before_during_and_after_training_and_logged_by_name(tmp_path):
     model, rows = make_ppo(), []
     model.logger.dump = lambda step: rows.append(dict(model.logger.name_to_value))
-    model.learn(256, MultiTaskEvalCallback(128, 2, eval_env=pinned(), log_path=tmp_path))
+    callback = MultiTaskEvalCallback(128, 2, eval_env=pinned(), log_path=tmp_path)
+    model.learn(256, callback).learn(0, callback, reset_num_timesteps=False)
     with np.load(tmp_path / "scores.npz") as saved:
         scores = dict(saved)
     assert scores["steps"].tolist() == [0, 128, 256]

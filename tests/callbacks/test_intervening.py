@@ -15,7 +15,6 @@ import sb3_moe
 from sb3_moe import presets
 from sb3_moe.callbacks import (
     EWCCallback,
-    FreezeRouterCallback,
     LinearPerBlock,
     MultiTaskEvalCallback,
     PlasticityCallback,

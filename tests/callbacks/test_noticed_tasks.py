@@ -1,9 +1,13 @@
 """New tasks are noticed by what no model explains, and not by how the policy gets better."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
 from hidden import Drift, drifts
+from learners import Kept
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toy import pinned
@@ -69,13 +73,25 @@ def test_a_change_is_noticed_at_the_first_window_and_gets_an_expert_that_explain
     assert belief(th.as_tensor(obs["history"]))[0].argmax() == 2
 
 
+class Told(NewTaskCallback):
+    """Is told how well histories are explained."""
+
+    score = -1.0
+
+    def _explained(self, histories):
+        return th.full(histories.shape[:2], self.score), None
+
+
 def test_after_five_calm_windows_a_change_is_noticed_at_the_first_surprising_window():
-    callback, usual_n = NewTaskCallback(window=WINDOW), th.tensor([-1.0, -1.1])
-    for window in range(CALM_WINDOWS + 1):
-        surprised = callback._surprised(usual_n - 10.0)
-        assert surprised.tolist() == [window == CALM_WINDOWS] * 2
-        callback._usual.append(usual_n.numpy())
-    assert callback._starts_alarm(float(surprised.float().mean()))
+    callback, noticed = Told(window=2), []
+    callback.model = SimpleNamespace(device="cpu", logger=Kept())
+    for rollout in range(2 * CALM_WINDOWS + 2):  # of a step, each half a window
+        callback.score = -1.0 if rollout < 2 * CALM_WINDOWS else -11.0
+        callback._seen.append(np.zeros((2, 1, 1)))
+        callback._on_rollout_end()
+        noticed.append(callback.noticed)
+    assert noticed == [0] * (2 * CALM_WINDOWS + 1) + [1]
+    assert [usual.max() for usual in callback._usual] == [-1.0] * CALM_WINDOWS
 
 
 def test_the_policys_own_improvement_is_no_new_task():

@@ -131,6 +131,14 @@ def test_masks_end_with_a_training_that_was_interrupted(method):
     assert sum(int((each == 0).sum()) for each in weights) < 1000
 
 
+def test_masks_of_a_training_that_was_interrupted_can_be_dropped_for_experts_to_join():
+    model = make(toy_vec_env((0,)), "MoeMultiInputPolicy", num_experts=2)
+    with suppress(KeyboardInterrupt):
+        model.learn(STEPS, [SparseTrainingCallback(0.5), Interrupt()])
+    sb3_moe.drop_masks(model)
+    sb3_moe.add_experts(model)
+
+
 def test_a_switch_forgets_the_averages_of_the_entropy_coefficient_too():
     env = sb3_moe.make_multitask_vec_env(["Pendulum-v1"], n_envs=1, task_id="info")
     options = {"learning_starts": 4, "buffer_size": 64, "batch_size": 8, "seed": 0}

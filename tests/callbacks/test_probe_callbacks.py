@@ -31,7 +31,8 @@ def test_a_probe_holds_equally_many_observations_of_each_task():
 
 def test_every_layer_and_network_is_measured_before_during_and_after(tmp_path):
     callback = PlasticityCallback(64, probe=probe(), log_path=tmp_path, ntk_size=6)
-    make_ppo().learn(128, callback=callback)
+    model = make_ppo().learn(128, callback=callback)
+    model.learn(0, callback, reset_num_timesteps=False)  # nothing is measured twice
     with np.load(tmp_path / "diagnostics.npz") as saved:
         assert saved["steps"].tolist() == [0, 64, 128]
         for layer in ("pi.0", "pi.1", "vf.0", "vf.1"):

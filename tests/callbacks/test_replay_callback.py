@@ -40,7 +40,7 @@ def test_pages_are_written_every_so_many_steps_and_training_is_the_same(tmp_path
 @pytest.mark.usefixtures("without_pictures")
 def test_tensorboard_gets_a_film_of_each_task(tmp_path):
     model = agent()
-    model.set_logger(configure(str(tmp_path), ["tensorboard"]))
+    model.set_logger(configure(str(tmp_path), ["csv", "tensorboard"]))
     model.learn(32, callback=ReplayCallback(64, max_steps=3))
     model.logger.close()
     events = EventAccumulator(str(tmp_path)).Reload()

@@ -9,7 +9,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.wrappers import TransformAction
+from gymnasium.vector import SyncVectorEnv, VectorWrapper
+from gymnasium.wrappers import TransformAction, vector
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tiny import Steps
 
@@ -205,5 +206,8 @@ def test_behind_a_wrapper_that_changes_actions_nothing_has_a_name():
     def changed():
         return gym.wrappers.TransformAction(Named(), lambda action: 1 - action, Named.action_space)
 
+    many = SyncVectorEnv([Named] * 2)
+    assert meanings_of(VectorWrapper(many)) == ["stay", "go"]
+    assert meanings_of(vector.TransformAction(many, lambda actions: 1 - actions)) is None
     assert meanings_of(changed()) is None
     assert action_meanings(DummyVecEnv([changed])) == {}

@@ -58,7 +58,10 @@ def test_pictures_that_sb3_does_not_encode_are_flattened_as_ours_are():
     assert gap(to_dense(model), model) < 1e-5
 
 
-@pytest.mark.parametrize(("algorithm", "place"), [("DQN", "middle"), ("TD3", "all"), ("SAC", "big")])
+LONE = [("DQN", "middle"), ("TD3", "all"), ("SAC", "big")]
+
+
+@pytest.mark.parametrize(("algorithm", "place"), LONE)
 def test_a_lone_expert_becomes_dense_and_target_networks_lag_behind_as_they_did(algorithm, place):
     model = make(algorithm, "MoeMlpPolicy", placement=place, num_experts=1)
     assert gap(to_dense(model), model) < 1e-5

@@ -189,6 +189,15 @@ def test_what_does_not_fit_the_input_is_an_error():
         network(MAP, hidden=(8, 8), tokens="conv")
     with pytest.raises(ValueError, match="`task_input`='none' needs a task id in the observation"):
         network(task_input="none")
+    with pytest.raises(ValueError, match=r"`placement`='body' replaces all hidden .* has none"):
+        network(hidden=(), placement="body")
+
+
+def test_experts_of_all_hidden_layers_hold_the_blocks_that_stand_in_their_place():
+    expert = layers(network(placement="body", block="simba"))[0].experts.expert(0)
+    inside = [type(m) for m in expert.modules() if isinstance(m, nn.Linear | nn.LayerNorm)]
+    # An embedding, a norm and two layers for each hidden layer, and a norm behind the last.
+    assert inside == [nn.Linear, nn.LayerNorm, nn.Linear, nn.Linear] * 2 + [nn.LayerNorm]
 
 
 def test_an_expert_in_place_of_a_head_is_as_wide_as_the_hidden_layer_before_it():

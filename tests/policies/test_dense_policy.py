@@ -49,6 +49,12 @@ def test_without_experts_the_default_net_arch_is_that_of_sb3(algorithm):
     arena.assert_same_weights(ours.policy, dense.policy)
 
 
+def test_without_experts_a_policy_of_flat_observations_takes_a_dict():
+    model = arena.make("PPO", env=arena.Arena(SB3_SPACES["MultiInput"]), placement="none")
+    assert model.policy.features_extractor.features_dim == 5 + 3
+    arena.train(model, 20)
+
+
 def test_without_experts_there_is_nothing_to_look_into():
     policy = arena.make("PPO", placement="none").policy
     assert policy.moe_layers() == {}

@@ -87,7 +87,7 @@ FEATURES = {
     "heads": ("DQN", {}, {"head_router": "task"}),
     "models": ("PPO", {}, PREDICT),
     "models of SAC": ("SAC", {}, PREDICT),
-    "models of QRDQN": ("QRDQN", {}, PREDICT),
+    "four models of QRDQN": ("QRDQN", {}, {"placement": "big", "router": "predict"}),
     "SCALE_MOE_LIKE": ("DQN", {}, presets.SCALE_MOE_LIKE),
     **{name: ("PPO", {}, getattr(presets, name)) for name in ("MULTI_HEAD", "SIMBA", "SPHERE")},
     **{name: ("SAC", {}, getattr(presets, name)) for name in ("MOORE", "PACO")},
@@ -98,7 +98,7 @@ FEATURES = {
 def test_a_feature_trains_predicts_and_goes_on_from_files(feature, tmp_path):
     algorithm, arguments, options = FEATURES[feature]
     obs = None
-    if options is PREDICT:
+    if options.get("router") == "predict":
         env = drifts(continuous=algorithm in arena.BOX_ACTIONS)
         obs = env.reset()
     else:

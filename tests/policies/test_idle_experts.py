@@ -219,6 +219,27 @@ def test_a_gradient_that_is_no_number_is_no_reason_to_stay_still():
     assert th.isnan(experts.last.bias_EO[0]).all()
 
 
+def test_a_tensor_without_a_gradient_stays_while_the_rest_of_its_expert_steps():
+    experts = stacked()
+    optimizer, _ = held("adam", experts)
+    gradients(experts, {1})
+    experts.last.bias_EO.grad = None
+    before = [each.detach().clone() for each in (experts.last.weight, experts.last.bias_EO)]
+    optimizer.step()
+    assert th.equal(experts.last.bias_EO, before[1])
+    moved = [not th.equal(a, b) for a, b in zip(experts.last.weight, before[0], strict=True)]
+    assert moved == [False, True, False]
+
+
+def test_an_optimizer_that_takes_anothers_place_holds_too():
+    model = one_task("DQN")
+    model.policy.optimizer = ExpertAdamW(model.q_net.parameters(), weight_decay=0.1)
+    weight = next(iter(model.policy.moe_layers().values())).experts.last.weight
+    before = weight.detach().clone()
+    arena.train(model, 32)
+    assert [th.equal(a, b) for a, b in zip(weight, before, strict=True)] == [False, True, True]
+
+
 # What is held, and by default.
 
 

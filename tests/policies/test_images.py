@@ -1,8 +1,10 @@
 """Images: encoders by name, the map and its tokens, experts that encode for themselves."""
 
 import arena
+import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import nn
 
@@ -51,6 +53,14 @@ def test_the_mlp_policy_flattens_images():
     assert policy.features_extractor.features_dim == 400
     # SB3's two hidden layers of 64.
     assert policy.moe_layers()["pi.middle"].experts.out_features == 64
+
+
+def test_images_that_sb3_is_told_not_to_scale_have_its_rule_for_where_channels_are():
+    env, shapes = arena.Arena(spaces.Box(0, 1, (40, 50, 40), np.float32)), []
+    for scales in (True, False):
+        model = arena.make("PPO", "MoeCnnPolicy", env, normalize_images=scales, net_arch=[8])
+        shapes.append(model.policy.features_extractor.map_shape)
+    assert shapes == [(64, 1, 2), (64, 2, 1)]
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC"])

@@ -98,6 +98,9 @@ def test_actions_are_given_as_the_environment_takes_them():
     own = model.predict(obs, deterministic=True)[0]
     asked = model.policy.routing(obs, own)["qf0.middle"].gates_BNE
     th.testing.assert_close(model.policy.routing(obs)["qf0.middle"].gates_BNE, asked)
+    policy, obs = make("PPO").policy, arena.observe(make("PPO"), 3)  # which judges none
+    seen = policy.routing(obs, np.zeros(3))["vf.middle"].gates_BNE
+    th.testing.assert_close(policy.routing(obs)["vf.middle"].gates_BNE, seen)
 
 
 @pytest.mark.parametrize("shape", [(3,), ()])
@@ -137,6 +140,7 @@ def test_no_such_expert_or_network_is_an_error():
     ("argument", "hint"),
     [
         ({"num_expert": 4}, "'num_expert'; did you mean 'num_experts'"),
+        ({"shape": 4}, "'shape'; what a router or an expert of your own takes goes into router_kw"),
         ({"encoder": "impala"}, "'encoder'; it belongs in features_extractor_kwargs"),
     ],
 )

@@ -85,6 +85,7 @@ def test_sac_and_its_kin_sample_and_judge_own_dimensions_only(name, placement):
     again = actor.get_action_dist_params(obs)[:2]
     distribution = actor.own_distribution(obs)
     actions, log_prob = distribution.log_prob_from_params(*again)
+    th.testing.assert_close(distribution.log_prob(actions), log_prob, rtol=1e-3, atol=1e-3)
     gradient = th.autograd.grad(log_prob.sum() + actions.sum(), again)
     assert all((each[~own] == 0).all() for each in gradient)
     assert all((each[own] != 0).any() for each in gradient)

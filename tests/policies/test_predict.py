@@ -134,9 +134,13 @@ def test_a_replay_shows_how_well_models_explain_the_steps_of_which_gates_are_the
         np.testing.assert_allclose(track.gates["pi.big"][step], weights / weights.sum(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "RecurrentPPO"])
-def test_experts_join_and_leave_with_their_models(algorithm, tmp_path):
-    model = build(algorithm).learn(64)
+LINEAR = {"enable_critic_lstm": False}
+JOINED = [("PPO", {}), ("SAC", {}), ("RecurrentPPO", {}), ("RecurrentPPO", LINEAR)]
+
+
+@pytest.mark.parametrize(("algorithm", "options"), JOINED)
+def test_experts_join_and_leave_with_their_models(algorithm, options, tmp_path):
+    model = build(algorithm, **options).learn(64)
     obs = model.env.reset()
     before = networks_of(model.policy).outputs(model.policy.obs_to_tensor(obs)[0])
     sb3_moe.add_experts(model, like=0, perturb=0.0)

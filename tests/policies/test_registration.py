@@ -47,3 +47,4 @@ def test_a_policy_that_is_looked_for_in_the_wrong_place_is_found_by_algorithm():
         r"sb3_moe.policies.td3 \(TD3, DDPG\), .*sb3_moe.policies.contrib.crossq \(CrossQ\)$",
     ):
         from sb3_moe.policies import MoeMlpPolicy  # noqa: F401
+    assert not hasattr(import_module("sb3_moe.policies"), "MoePolicy")

@@ -124,6 +124,15 @@ def test_sacs_actor_and_critics_get_their_own_penalty(network):
     assert_added(found, base, own, COEF * norm(base) / norm(own))
 
 
+def test_a_step_without_a_pass_before_it_has_no_penalty():
+    policy = rolled_out(spectral_coef=COEF).policy
+    for parameter in policy.parameters():
+        parameter.grad = th.zeros_like(parameter)
+    before = [each.detach().clone() for each in policy.parameters()]
+    policy.optimizer.step()
+    th.testing.assert_close([*policy.parameters()], before)
+
+
 def test_a_number_is_the_actors_or_of_the_only_network():
     options = {"net_arch": [8], "spectral_coef": 0.1}
     for algorithm, name in (("PPO", "pi"), ("TD3", "pi"), ("DQN", "qf")):
