@@ -74,8 +74,3 @@ def test_what_the_page_lists_besides_callbacks_works_with_plain_sb3(tmp_path):
     assert len(returns) == 2
     callbacks.save_snapshot(model, tmp_path / "one.zip")
     assert PPO.load(tmp_path / "one.zip").num_timesteps == 32
-
-
-def test_copies_of_a_plain_environment_are_refused_with_what_they_need():
-    with pytest.raises(ValueError, match="make_multitask_vec_env"):
-        callbacks.make_pinned_env(plain("PPO").get_env())

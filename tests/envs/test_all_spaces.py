@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.utils.env_checker import check_env
-from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from tiny import Sampled
 
 from sb3_moe.vec_env import make_multitask_vec_env
@@ -115,31 +112,3 @@ def test_spaces_that_cant_be_joined_are_refused_when_built(role, own):
     for build in (MultiTaskEnv, MultiTaskVectorEnv, make_multitask_vec_env):
         with pytest.raises(ValueError, match=r"^`(action|obs)_space`='"):
             build(tasks)
-
-
-@pytest.mark.parametrize(
-    ("role", "own"),
-    [
-        ("observation", BOTH[0]),
-        ("observation", OBSERVATIONS[2]),
-        ("action", [box(-1, 1, np.float32, 2), box(0, 5, np.float32, 3)]),
-        ("action", [spaces.MultiBinary(2), spaces.MultiBinary(3)]),
-    ],
-)
-def test_joined_spaces_pass_both_checkers(role, own):
-    tasks = tasks_with(role, own)
-    check_env(MultiTaskEnv(tasks), skip_render_check=True)
-    sb3_check_env(MultiTaskEnv(tasks))
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "own"),
-    [
-        (DQN, [spaces.Discrete(3, start=2)] * 2),
-        (PPO, [spaces.MultiDiscrete([2, 3], start=[1, -1])] * 2),
-    ],
-)
-def test_sb3s_actions_reach_each_task_in_its_own_space(algorithm, own):
-    options = {"n_steps": 8, "batch_size": 8} if algorithm is PPO else {"learning_starts": 4}
-    env = MultiTaskEnv(tasks_with("action", own))
-    algorithm("MultiInputPolicy", env, seed=0, device="cpu", **options).learn(12)

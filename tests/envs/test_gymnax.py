@@ -163,9 +163,6 @@ def test_fewer_copies_take_what_is_compiled_for_a_few_more():
 def test_choices_have_the_names_of_the_actions_they_are():
     names = ["nothing", "left", "up", "right", "down", "fire"]
     assert MinAtarEnv("Breakout").get_action_meanings() == names
-    least = MinAtarEnv("Breakout", use_minimal_action_set=True)
-    assert least.get_action_meanings() == ["nothing", "left", "right"]
-    assert len(least.get_action_meanings()) == least.action_space.n
 
 
 def distinct(observations):

@@ -148,17 +148,6 @@ def test_statistics_of_slots_are_those_of_the_whole_batch():
     assert calls == [(2, 8 * 3, IN)]
 
 
-def test_simba_is_its_formula_row_by_row():
-    expert = SimbaExpert(5, 4, 2, nn.ReLU(), num_blocks=2).double()
-    for parameter in expert.parameters():
-        nn.init.normal_(parameter)
-    x = th.randn(6, 5, dtype=th.float64)
-    slow = th.stack([reference.simba(list(expert), row) for row in x])
-    th.testing.assert_close(expert(x), slow)
-    inside = [m for m in expert.modules() if isinstance(m, nn.Linear)]
-    assert [m.out_features for m in inside] == [4, 16, 4, 16, 4, 2]
-
-
 # Orthonormal outputs.
 
 

@@ -7,7 +7,6 @@ import pytest
 from gymnasium import spaces
 
 from sb3_moe.measures import matching_net_arch, measure
-from sb3_moe.policies.options import OF_EXPERTS
 from sb3_moe.policies.registration import TABLE
 
 # As SB3 takes them, so that the dense policy's extractor is SB3's own.
@@ -91,22 +90,14 @@ def test_the_lstms_of_a_recurrent_policy_are_a_part(options, parameters, flops):
     assert budget.total.parameters == online_parameters(policy)
 
 
-def totals(algorithm, alias, kwargs, match):
-    """Return what the MoE policy costs, and what the dense one that matches it does."""
-    space, actions = SPACES[arena.kind_of(alias)], arena.actions_of(algorithm)
-    cls = policy_class(algorithm, alias)
-    twin = {name: each for name, each in kwargs.items() if name not in OF_EXPERTS}
-    twin |= {"placement": "none"}
-    twin["net_arch"] = matching_net_arch(cls, space, actions, kwargs, match)
-    policies = (build(algorithm, alias, **each) for each in (kwargs, twin))
-    return [getattr(measure(policy).total, match) for policy in policies]
-
-
-def test_behind_images_the_whole_policy_matches():
+@pytest.mark.parametrize(("algorithm", "match"), [("SAC", "parameters"), ("QRDQN", "flops")])
+def test_behind_images_the_whole_policy_matches(algorithm, match):
     kwargs = {"placement": "middle", "num_experts": 4, "net_arch": [96]}
-    for algorithm, match in (("SAC", "parameters"), ("QRDQN", "flops")):
-        wanted, got = totals(algorithm, "MoeCnnPolicy", kwargs, match)
-        assert got == pytest.approx(wanted, rel=0.02)
+    given = policy_class(algorithm, "MoeCnnPolicy"), arena.SB3_IMAGE, arena.actions_of(algorithm)
+    dense = {"placement": "none", "net_arch": matching_net_arch(*given, kwargs, match)}
+    made = (build(algorithm, "MoeCnnPolicy", **each) for each in (kwargs, dense))
+    wanted, got = (getattr(measure(policy).total, match) for policy in made)
+    assert got == pytest.approx(wanted, rel=0.02)
 
 
 @pytest.mark.parametrize("algorithm", TABLE)

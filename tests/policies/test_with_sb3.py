@@ -23,11 +23,6 @@ def test_net_arch_keeps_its_meaning(algorithm, net_arch, widths):
     assert {name: layer.experts.out_features for name, layer in layers.items()} == widths
 
 
-def test_the_activation_keeps_its_meaning():
-    policy = arena.make("PPO", activation_fn=nn.ELU, net_arch=[8]).policy
-    assert isinstance(policy.get_expert("pi", 0)[1], nn.ELU)
-
-
 def test_orthogonal_initialization_reaches_each_expert_with_sb3s_gains():
     layers = arena.make("PPO", placement="all", net_arch=[8, 8]).policy.moe_layers()
     for network, gain in (("pi", 0.01), ("vf", 1.0)):
