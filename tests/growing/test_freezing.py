@@ -8,6 +8,7 @@ from torch import nn
 
 import sb3_moe
 from sb3_moe import freeze_experts, thaw_experts
+from sb3_moe.policies.optimizers import unmasked
 
 CASES = {
     "PPO": {"placement": "all"},
@@ -45,6 +46,9 @@ def test_a_frozen_expert_has_no_gradient_and_so_no_part_in_clipping():
     grad = model.policy.moe_layers()["vf.middle"].experts.last.weight.grad
     assert th.equal(grad[1], th.zeros_like(grad[1]))
     assert grad[0].abs().max() > 0
+    with unmasked():  # as the Fisher information looks at it
+        model.policy.predict_values(obs).sum().backward()
+    assert grad[1].abs().max() > 0
 
 
 # Through files and copies.

@@ -41,8 +41,3 @@ def test_a_network_of_pacos_parameters_is_dense_for_a_task():
     seen = model.policy.obs_to_tensor(obs)[0]
     ours, theirs = (each.policy.get_distribution(seen).distribution for each in (alone, model))
     np.testing.assert_allclose(ours.probs.detach(), theirs.probs.detach(), rtol=1e-4)
-
-
-def test_a_dense_model_goes_on_with_experts_weighed_by_the_task():
-    softmax = {"router_kwargs": {"weights": "softmax"}, "num_experts": 2}
-    arena.train(sb3_moe.upcycle(make(**DENSE), router="embedding", **softmax))

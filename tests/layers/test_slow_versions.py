@@ -148,6 +148,11 @@ def test_statistics_of_slots_are_those_of_the_whole_batch():
     assert calls == [(2, 8 * 3, IN)]
 
 
+def test_simba_has_as_many_blocks_as_asked_for():
+    inside = SimbaExpert(5, 4, 2, nn.ReLU(), num_blocks=2).modules()
+    assert [m.out_features for m in inside if isinstance(m, nn.Linear)] == [4, 16, 4, 16, 4, 2]
+
+
 # Orthonormal outputs.
 
 

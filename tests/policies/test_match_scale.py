@@ -43,9 +43,9 @@ def probe(layout, rows=4096):
     return th.cat([x, tasks], dim=1) if layout.num_tasks else x
 
 
-def network(layout=FLAT, seed=3, **options):
+def network(layout=FLAT, seed=3, widths=WIDTHS, **options):
     th.manual_seed(seed)
-    dense = create_mlp(layout.features_dim, OUTPUTS, WIDTHS)
+    dense = create_mlp(layout.features_dim, OUTPUTS, widths)
     return Architect(MoEOptions(**{"match_scale": True} | options), layout).network(dense)
 
 
@@ -84,6 +84,14 @@ def test_each_layer_starts_as_strong_as_the_dense_one_it_stands_for(placement, r
 @pytest.mark.parametrize("num_experts", [2, 64])
 def test_so_it_is_for_any_number_of_experts(num_experts):
     assert_as_strong(network(placement="middle", router="top_k", num_experts=num_experts))
+
+
+def test_so_it_is_for_the_map_that_its_tokens_make():
+    layout = Layout(x_dim=24, map_shape=(2, 3, 4))
+    layer = network(layout, widths=[64], tokens="conv").blocks[0]
+    tokens_BNF = probe(layout).view(-1, 2, 12).transpose(1, 2)
+    wanted = dense_size(tokens_BNF.flatten(1)[:512], [24], activated=True)
+    assert rms(layer.eval()(tokens_BNF)[0]) == pytest.approx(wanted, rel=0.1)
 
 
 # What is scaled, and what stays.

@@ -230,11 +230,6 @@ def test_what_does_not_go_together_is_named(options, text):
         make(**options)
 
 
-def test_behind_an_lstm_the_one_hot_stays():
-    with pytest.raises(ValueError, match=r"`task_embedding` must be None behind an LSTM, .* 'pi'"):
-        make("RecurrentPPO", "MoeMultiInputLstmPolicy", task_embedding=2)
-
-
 def test_what_an_algorithm_writes_into_a_preset_reaches_no_other_model():
     A2C("MoeMlpPolicy", "CartPole-v1", policy_kwargs=presets.SPHERE, device="cpu")
     model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=presets.SPHERE, device="cpu")

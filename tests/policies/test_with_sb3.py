@@ -7,6 +7,8 @@ import pytest
 import torch as th
 from torch import nn
 
+LSTM = "MoeCnnLstmPolicy"
+
 
 @pytest.mark.parametrize(
     ("algorithm", "net_arch", "widths"),
@@ -43,10 +45,11 @@ def test_orthogonal_initialization_reaches_each_expert_with_sb3s_gains():
     [
         ("PPO", {"router_noise": 0.3}, "`router_noise` must be 0 for on-policy algorithms, .* 0.3"),
         ("TRPO", {"balance_coef": 0.3}, "`balance_coef` must be 0 for TRPO, .* got 0.3"),
+        ("RecurrentPPO", {"alias": LSTM, "tokens": "conv"}, "`tokens` must be 'sample' behind an"),
         (
             "RecurrentPPO",
-            {"alias": "MoeCnnLstmPolicy", "tokens": "conv"},
-            "`tokens` must be .sam",
+            {"alias": LSTM, "task_embedding": 2},
+            "`task_embedding` must be None .*pi",
         ),
     ],
 )
