@@ -21,6 +21,7 @@ from sb3_moe.callbacks import (
     TaskSwitchCallback,
     WeightNormDecayCallback,
 )
+from sb3_moe.growing import drop_masks
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Task
 
@@ -135,7 +136,7 @@ def test_masks_of_a_training_that_was_interrupted_can_be_dropped_for_experts_to_
     model = make(toy_vec_env((0,)), "MoeMultiInputPolicy", num_experts=2)
     with suppress(KeyboardInterrupt):
         model.learn(STEPS, [SparseTrainingCallback(0.5), Interrupt()])
-    sb3_moe.drop_masks(model)
+    drop_masks(model)
     sb3_moe.add_experts(model)
 
 
