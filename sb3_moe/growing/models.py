@@ -98,9 +98,12 @@ def carry_the_rest(new: Any, model: BaseAlgorithm) -> None:
 
     :param new: of the same algorithm
     :param model: the old one
+    :raises ValueError: if the new one doesn't learn what the old one does
     """
     for name in model._get_torch_save_params()[1]:
-        recursive_getattr(new, name).data.copy_(recursive_getattr(model, name).data)
+        if (into := recursive_getattr(new, name)) is None:
+            raise ValueError("`ent_coef` must be learned by both models, or by neither")
+        into.data.copy_(recursive_getattr(model, name).data)
     policies, ours = networks_of(model.policy).every_optimizer(), optimizers_of(new)
     for name, optimizer in optimizers_of(model).items():
         if optimizer not in policies:
