@@ -221,9 +221,7 @@ class OneByOne:
         return [[each[k] for k in numbers] for each in (*self._views, grad_n)]
 
 
-def _active(
-    parameters: Sequence[th.Tensor], layers: Sequence[dict[str, Any]]
-) -> list[set[int]]:
+def _active(parameters: Sequence[th.Tensor], layers: Sequence[dict[str, Any]]) -> list[set[int]]:
     """Return the experts of each layer that have a gradient; the device is read once for all."""
     norms, owners = [], []
     for number, layer in enumerate(layers):
