@@ -20,7 +20,7 @@ from sb3_moe.callbacks.periodic import CurrentTask, RecordingCallback, refuse_tr
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, whole, whole_or_none
 from sb3_moe.layers.predict import positive
-from sb3_moe.measures.hidden import expert_outputs, online_parameters, some_hidden_layers
+from sb3_moe.measures.hidden import expert_outputs, hidden_layers, online_parameters
 from sb3_moe.measures.plasticity import (
     TAUS,
     CriticGradients,
@@ -243,7 +243,8 @@ class PlasticityCallback(ProbeCallback):
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless there is a hidden layer to look at."""
-        some_hidden_layers(model.policy)
+        if not hidden_layers(model.policy):
+            raise ValueError("`policy` must have a hidden layer with a known activation, got none")
 
     def forget(self) -> None:
         """Drop what was another model's, or other tasks'."""

@@ -408,27 +408,14 @@ def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
 
     :param policy: of any algorithm; its mode is left as it was
     :param obs: a batch of observations, as the environment gives them
-    :raises ValueError: if the policy has no hidden layer with a known activation
     """
-    layers = some_hidden_layers(policy)
+    layers = hidden_layers(policy)
     watched = {layer.name: layer.module for layer in layers}
     watched |= {f"{la.name} mixture": la.mixture for la in layers if la.mixture is not None}
     with evaluating(policy), every_row_in_every_expert(policy), recording(watched) as calls:
         networks_of(policy).run(policy.obs_to_tensor(obs)[0])
     found = {layer.name: _activations(layer, calls) for layer in layers}
     return {name: each for name, each in found.items() if each is not None}
-
-
-def some_hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
-    """List the hidden layers of a policy that must have some.
-
-    :param policy: of any algorithm
-    :raises ValueError: if the policy has no hidden layer with a known activation
-    """
-    layers = hidden_layers(policy)
-    if not layers:
-        raise ValueError("`policy` must have a hidden layer with a known activation, got none")
-    return layers
 
 
 @contextmanager

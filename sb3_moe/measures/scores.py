@@ -124,11 +124,9 @@ def score_at(score: ArrayLike, steps: ArrayLike, step: float) -> Array:
 def area(score: ArrayLike, steps: ArrayLike, start: float, end: float) -> Array:
     """Return the mean score of every task over a stretch, by the trapezoidal rule, (N,).
 
-    :raises ValueError: if the stretch is empty or outside of the evaluations
+    :raises ValueError: if the stretch is outside of the evaluations
     """
     score_KN, steps_K = checked(score, steps)
-    if end <= start:
-        raise ValueError(f"`end` must be above start={start}, got {end}")
     _check_covered(steps_K, start, end)
     inside = steps_K[(steps_K > start) & (steps_K < end)]
     points = np.concatenate([[start], inside, [end]])
@@ -275,7 +273,7 @@ def forgetting_isolated(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> A
 
 
 def forward_transfer_per_task(
-    score: ArrayLike, steps: ArrayLike, blocks: Blocks, reference: Reference | None
+    score: ArrayLike, steps: ArrayLike, blocks: Blocks, reference: Reference
 ) -> Array:
     """Return FT_i = (AUC_i - AUC_i^b) / (1 - AUC_i^b) over each task's first block, (N,).
 
@@ -294,7 +292,7 @@ def forward_transfer_per_task(
     for task in range(score_KN.shape[1]):
         block = visits(blocks, task)[0]
         mine = area(score_KN, steps_K, block.start, block.end)[task]
-        if reference is None or task not in reference:
+        if task not in reference:
             raise ValueError(f"`reference` must hold (score, steps) of task {task} alone")
         scores, its_steps = reference[task]
         alone = area(np.reshape(scores, (-1, 1)), its_steps, 0.0, block.end - block.start)[0]

@@ -37,11 +37,9 @@ def iqm(scores: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any:
 
     :param scores: of any shape
     :param axis: over which; None: all
-    :raises ValueError: if there are none, or one is not finite
+    :raises ValueError: if one is not finite
     """
     values = _finite(scores, "scores")
-    if values.size == 0:
-        raise ValueError(f"`scores` must not be empty, got shape {values.shape}")
     axes = tuple(range(values.ndim)) if axis is None else np.atleast_1d(axis)
     values = np.moveaxis(values, axes, range(-len(axes), 0))
     values = np.sort(values.reshape(*values.shape[: values.ndim - len(axes)], -1), axis=-1)

@@ -72,9 +72,6 @@ class _Pickler(cloudpickle.Pickler):
                 "the environment must be of sb3_moe.make_multitask_vec_env or a DummyVecEnv, "
                 f"whose state can be saved, got {type(env).__name__}"
             )
-        for each in getattr(env, "envs", ()):
-            if hasattr(each.unwrapped, "state_dict"):
-                self.exact &= bool(each.unwrapped.state_dict().get("exact", True))
         held = {key: value for key, value in vars(env).items() if key != "class_attributes"}
         return object.__new__, (type(env),), held, None, None, _fill
 

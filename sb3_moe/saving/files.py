@@ -24,17 +24,6 @@ _MOST_BYTES = 60
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name the file in an OSError that names none: a full disk is met by a write, not an open."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-@contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary name to write to, which takes the place of ``path`` when it is on the disk.
 
@@ -53,11 +42,15 @@ def atomic(path: Path) -> Iterator[Path]:
     start = os.fsencode(target.name)[:_MOST_BYTES].decode(errors="ignore")
     temporary = target.with_name(f".{start}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        with naming(path):
-            yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        # A full disk is met by a write, which names no file.
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -119,8 +119,7 @@ def _named_tensors(model: BaseAlgorithm) -> Iterator[tuple[str, Any]]:
             for key, tensor in part.state_dict().items():
                 yield f"{name}/{key}", tensor
     for name in variables:
-        if (variable := recursive_getattr(model, name)) is not None:
-            yield name, variable
+        yield name, recursive_getattr(model, name)
 
 
 def _part(model: BaseAlgorithm, name: str) -> Any:
@@ -272,9 +271,6 @@ class SavedNormalizer:
         self._settings = {name: saved["settings"][name] for name in _SETTINGS}
         self._sees_history = bool(saved["sees_history"])
         self._statistics: dict[str, list[Any]] = saved["statistics"]
-        for mean, var, count in (one for each in self._statistics.values() for one in each):
-            if not mean.dtype == var.dtype == np.float64 or mean.shape != var.shape or count < 0:
-                raise UnsafeFileError("its normalizer's statistics must be float64 of one shape")
 
     def wrap(self, venv: VecEnv) -> VecEnv:
         """Put a new normalizer with the file's settings where the old one was."""

@@ -19,7 +19,6 @@ import cloudpickle
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -28,7 +27,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.saving.environment import UnknownEnvError, load_env, save_env
-from sb3_moe.saving.files import atomic, naming
+from sb3_moe.saving.files import atomic
 from sb3_moe.saving.model_parts import SCHEDULES, moved
 from sb3_moe.vec_env.observations import map_observation
 from sb3_moe.vec_env.replay_buffers import end_running_episodes
@@ -76,7 +75,7 @@ def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as trial, naming(folder):
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as trial:
             _write(model, Path(trial, "trial.zip"), drawn=False, whole=True, with_rows=False)
     except OSError as error:
         raise type(error)(
@@ -128,8 +127,7 @@ def _write(
         archive.writestr(_STATE, pickled)
         if isinstance(model, OffPolicyAlgorithm):
             buffer: Any = model.replay_buffer
-            if isinstance(buffer, ReplayBuffer):
-                buffer = _resize(copy.copy(buffer), _rows_written(buffer) if with_rows else 0)
+            buffer = _resize(copy.copy(buffer), _rows_written(buffer) if with_rows else 0)
             entry = archive.open(_REPLAY_BUFFER, "w", force_zip64=True)
             with _pickled("replay buffer"), entry as file:
                 pickle.dump(buffer, file, protocol=pickle.HIGHEST_PROTOCOL)

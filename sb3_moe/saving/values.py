@@ -73,14 +73,11 @@ def pack(state: Mapping[str, Any], tensors: Mapping[str, th.Tensor]) -> bytes:
     :param tensors: by name, none of which needs to be contiguous or on the CPU
     :raises ValueError: if the values and names are too long
     """
-    own, storages = {}, set()
-    for name, value in tensors.items():
-        tensor = value.detach().cpu().contiguous()
-        if (storage := tensor.untyped_storage().data_ptr()) in storages:
-            # safetensors refuses what shares memory, such as two views of one tensor.
-            tensor = tensor.clone()
-        storages.add(storage)
-        own[name] = tensor
+    # Copies, since safetensors refuses what shares memory, such as two views of one tensor.
+    own = {
+        name: tensor.detach().cpu().clone(memory_format=th.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     said = json.dumps(state, allow_nan=False)
     # Among the tensors, since safetensors writes metadata in any order.
     own["crc32"] = th.tensor(_checksum(said, own))

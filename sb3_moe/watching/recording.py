@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import whole
 from sb3_moe.layers.evaluating import evaluating, recording
-from sb3_moe.measures.hidden import hidden_layers, policy_activations
+from sb3_moe.measures.hidden import policy_activations
 from sb3_moe.measures.plasticity import TAUS, dormant_fraction, dormant_fraction_per_expert
 from sb3_moe.policies.belief import HISTORY_KEY
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -118,10 +118,8 @@ def _experts_of(model: BaseAlgorithm, without: str | Sequence[Expert]) -> list[t
     return experts
 
 
-def _bounds(space: gym.Space[Any]) -> list[float]:
+def _bounds(space: Any) -> list[float]:
     """Return how far each part of an action can be from 0; 0: as far as it likes."""
-    if not isinstance(space, gym.spaces.Box):
-        return []
     sizes_D = np.maximum(np.abs(space.low), np.abs(space.high)).reshape(-1)
     bounds: list[float] = np.where(np.isfinite(sizes_D), sizes_D, 0.0).tolist()
     return bounds
@@ -246,12 +244,6 @@ class _Player:
     def _rows(self, tasks: list[int]) -> list[int]:
         """Find the environment that plays each task."""
         playing = tasks_played(self._env).tolist()
-        missing = [self.watched.names[task] for task in tasks if task not in playing]
-        if missing:
-            raise ValueError(
-                f"`env` must play the task that reset(options={{'task_id': k}}) names, but didn't "
-                f"play {missing}; build it with sb3_moe.make_multitask_vec_env(tasks)"
-            )
         return [playing.index(task) for task in tasks]
 
     def _images(self) -> list[Frame | None]:
@@ -388,8 +380,6 @@ def _stacked(rows: list[Any]) -> Any:
 
 def _dormant_units(policy: BasePolicy, seen: Sequence[Obs]) -> list[DormantUnits]:
     """Return how much of each hidden layer is dormant on what the agent saw."""
-    if not hidden_layers(policy):
-        return []
     batch, tau = spread(concatenate(seen), min(PROBE, len(seen))), TAUS[0]
     return [
         DormantUnits(

@@ -61,6 +61,10 @@ def test_the_fisher_information_of_a_policy_is_of_the_log_probability_of_the_act
     np.testing.assert_allclose(found["bias"], [0.25, 0.25])
     critic = fisher_information(model.policy, OBS, np.array([0, 1]), of(model.policy.value_net))
     assert not critic["weight"].any()
+    model.policy.action_net.requires_grad_(False)  # as of a router that is held still
+    again = fisher_information(model.policy, OBS, np.array([0, 1]), of(model.policy.action_net))
+    np.testing.assert_allclose(again["weight"], found["weight"])
+    assert not model.policy.action_net.weight.requires_grad
     # Under a Gaussian of mean 0 and deviation 1 it is the action a times s.
     policy = linear(PPO, Free).policy
     found = fisher_information(policy, OBS, np.array([[1.0], [2.0]]), of(policy.action_net))

@@ -37,6 +37,15 @@ def multitask():
     return sb3_moe.make_multitask_vec_env(TASKS, n_envs=2, seed=0)
 
 
+@pytest.fixture
+def hub(monkeypatch):
+    """Stand in for the Hub's library, whose cards are then empty."""
+    found = mock.Mock(__spec__=SimpleNamespace())
+    found.ModelCard.from_template.return_value.save = lambda path: path.write_text("")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", found)
+    return found
+
+
 @pytest.fixture(scope="module")
 def model():
     return small("MoeMultiInputPolicy", multitask())
@@ -94,8 +103,7 @@ def test_a_card_names_classes_of_its_makers_own(tmp_path):
     assert 'load("model.moe", custom_objects={"Tempered": Tempered})' in text
 
 
-@NEEDS_HUB
-def test_the_file_has_the_statistics_by_which_observations_were_normalized(tmp_path):
+def test_the_file_has_the_statistics_by_which_observations_were_normalized(tmp_path, hub):
     env = VecNormalize(make_vec_env("CartPole-v1", 1))
     small("MoeMlpPolicy", env).learn(64).save(tmp_path / "agent.zip")
     # A model without an environment takes the statistics of the one that it is played on.
@@ -103,6 +111,9 @@ def test_the_file_has_the_statistics_by_which_observations_were_normalized(tmp_p
     folder = write_folder(model, tmp_path / "own", env, **FEW)
     loaded = sb3_moe.load(folder / "model.moe", make_vec_env("CartPole-v1", 1), device="cpu")
     np.testing.assert_array_equal(loaded.get_vec_normalize_env().obs_rms.mean, mean)
+    [(name, means)] = read(folder, "results.json")["tasks"].items()
+    assert (name, means["mean_reward"]) == ("CartPole-v1", means["mean_ep_length"])
+    assert [*folder.glob("replay.[mg]*")]  # a film of either kind
 
 
 @NEEDS_HUB
@@ -116,8 +127,7 @@ def test_a_dense_agent_of_a_single_task_goes_by_its_id(tmp_path):
     assert "mixture-of-experts" not in text
 
 
-@NEEDS_HUB
-def test_an_environment_that_can_not_be_played_leaves_the_folder_as_it_was(tmp_path):
+def test_an_environment_that_can_not_be_played_leaves_the_folder_as_it_was(tmp_path, hub):
     agent = small("MlpPolicy")
     write_folder(agent, tmp_path, **FEW)
     files = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
@@ -148,10 +158,8 @@ def test_a_card_and_uploading_say_what_they_need(model, tmp_path, monkeypatch):
             call(tmp_path, "me/agent")
 
 
-def test_the_whole_folder_is_uploaded_by_the_hubs_own_library(tmp_path, monkeypatch):
-    hub = mock.Mock(__spec__=SimpleNamespace())
+def test_the_whole_folder_is_uploaded_by_the_hubs_own_library(tmp_path, hub):
     hub.HfApi.return_value.upload_folder.return_value = "where it is"
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     (tmp_path / "README.md").write_text("")
     assert push(tmp_path, "me/agent", private=True, token="secret") == "where it is"
     assert hub.mock_calls == [

@@ -161,5 +161,14 @@ def test_experts_that_choose_tokens_run_on_equally_many():
     experts = StackedNetwork([nn.Linear(5, 4) for _ in range(3)])
     layer = ExpertChoiceMoE(experts, RouterInput(features=5, num_experts=3, num_tokens=7), top_k=2)
     x = th.randn(2, 7, 5)
+    with counting(layer) as count:
+        _, routing = layer(x, x)
+    assert count.share == {layer: 2 / 3}
     # Each of three experts takes ceil(7 * 2 / 3) = 5 tokens of both samples.
-    assert mixture_flops(layer, x, layer(x, x)[1]) == 2 * 3 * 5 * (2 * 5 * 4)
+    assert mixture_flops(layer, x, routing) == 2 * 3 * 5 * (2 * 5 * 4)
+
+
+def test_a_layer_that_torch_does_not_count_is_named():
+    layer = nn.Bilinear(2, 3, 4)
+    with pytest.warns(UserWarning, match="FLOPs of Bilinear count as 0"), counting(layer, [layer]):
+        layer(th.zeros(1, 2), th.zeros(1, 3))

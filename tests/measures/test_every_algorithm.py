@@ -8,13 +8,7 @@ from torch import nn
 from watched import batch, outputs, silence
 
 from sb3_moe.callbacks import ReDoCallback, ResetHeadsCallback, ShrinkAndPerturbCallback
-from sb3_moe.measures import (
-    measure_layers,
-    measure_ntk,
-    policy_activations,
-    redo,
-    reset_heads,
-)
+from sb3_moe.measures import measure_layers, measure_ntk, policy_activations, redo, reset_heads
 from sb3_moe.measures.hidden import heads
 
 NETWORKS = {

@@ -10,7 +10,13 @@ from torch import nn
 from watched import batch
 
 from sb3_moe.callbacks import PlasticityCallback
-from sb3_moe.measures import gradient_activity, hidden_layers, measure_gradients, redo
+from sb3_moe.measures import (
+    gradient_activity,
+    hidden_layers,
+    measure_gradients,
+    policy_activations,
+    redo,
+)
 from sb3_moe.measures.plasticity import dormant_scores
 
 
@@ -30,8 +36,7 @@ def test_scores_are_those_of_the_slow_version():
 
 
 @pytest.mark.parametrize(
-    ("algo", "placement"),
-    [("PPO", "big"), ("PPO", "final"), ("DQN", "middle"), ("SAC", "all")],
+    ("algo", "placement"), [("PPO", "big"), ("PPO", "final"), ("DQN", "middle"), ("SAC", "all")]
 )
 def test_every_hidden_layer_that_linear_weights_lead_into_has_a_measure(algo, placement):
     model = trained(algo, "MoeMlpPolicy", placement=placement, num_experts=2)
@@ -42,21 +47,23 @@ def test_every_hidden_layer_that_linear_weights_lead_into_has_a_measure(algo, pl
 
 
 class Normed(BaseFeaturesExtractor):
-    """A layer whose activation stands behind a normalization."""
+    """Values with three axes that no weights lead to, and an activation behind a normalization."""
 
     def __init__(self, space):
         super().__init__(space, 5)
-        self.net = nn.Sequential(nn.Linear(5, 5), nn.LayerNorm(5), nn.ReLU())
+        of_three_axes = nn.Unflatten(1, (1, 5)), nn.ReLU(), nn.Flatten()
+        self.net = nn.Sequential(*of_three_axes, nn.Linear(5, 5), nn.LayerNorm(5), nn.ReLU())
 
     def forward(self, obs):
         return self.net(obs)
 
 
-def test_a_layer_behind_a_normalization_has_a_measure_too():
-    policy = trained(features_extractor_class=Normed).policy
-    found = gradient_activity(policy)["features.0"]
-    expected = policy.features_extractor.net[0].weight.grad.abs().mean(1)
-    th.testing.assert_close(found.squeeze(0), expected)
+def test_a_layer_behind_a_normalization_has_a_measure_too_and_one_without_known_units_has_none():
+    model = trained(features_extractor_class=Normed)
+    found = gradient_activity(model.policy)
+    expected = model.policy.features_extractor.net[3].weight.grad.abs().mean(1)
+    th.testing.assert_close(found["features.1"].squeeze(0), expected)
+    assert "features.0" not in {**found, **policy_activations(model.policy, batch(model))}
 
 
 def test_the_share_of_inactive_units_is_counted_at_every_threshold():

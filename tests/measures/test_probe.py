@@ -11,19 +11,9 @@ from torch import nn
 from watched import batch, outputs
 
 import sb3_moe  # noqa: F401  registers the policies' names
-from sb3_moe.layers import (
-    RouterInput,
-    SoftMoE,
-    experts,
-    mlp_experts,
-)
+from sb3_moe.layers import RouterInput, SoftMoE, experts, mlp_experts
 from sb3_moe.layers.evaluating import recording
-from sb3_moe.measures import (
-    measure_ntk,
-    ntk_rank,
-    policy_activations,
-    redo,
-)
+from sb3_moe.measures import measure_ntk, ntk_rank, policy_activations, redo
 from sb3_moe.measures.hidden import as_ETHP, row_gates
 
 

@@ -31,10 +31,7 @@ KINDS = [
     ("MoeMlpPolicy", {"router": "top_k"}),
     ("MoeMlpPolicy", {"placement": "big", "num_experts": 3}),
 ]
-CONV_KINDS = [
-    ("MoeCnnPolicy", {"placement": "middle"}),
-    ("MoeCnnPolicy", {"placement": "big"}),
-]
+CONV_KINDS = [("MoeCnnPolicy", {"placement": "middle"}), ("MoeCnnPolicy", {"placement": "big"})]
 
 
 def trained(policy, kwargs, algo=PPO):
@@ -55,17 +52,11 @@ def trained(policy, kwargs, algo=PPO):
     return model
 
 
-def clone(policy):
-    other = policy.__class__(**policy._get_constructor_parameters())
-    other.load_state_dict(policy.state_dict())
-    return other
-
-
 @pytest.mark.parametrize(("policy", "kwargs"), [*KINDS, *CONV_KINDS], ids=str)
 def test_at_tau_zero_only_dormant_units_change_and_the_function_does_not(policy, kwargs):
     model = trained(policy, kwargs)
     silence(model.policy)
-    obs, before = batch(model, 64), clone(model.policy)
+    obs, before = batch(model, 64), copy.deepcopy(model.policy)
     counts = redo(model.policy, obs, tau=0.0)
     assert all(count >= 3 for count in counts.values())
     th.testing.assert_close(outputs(model.policy, obs), outputs(before, obs))
@@ -169,6 +160,12 @@ def test_new_heads_leave_a_map_alone_that_all_layers_share():
     assert maps
     assert all(th.equal(now[name], before[name]) for name in maps)
     assert any(not th.equal(now[name], before[name]) for name in now)
+
+
+def test_a_layer_beside_a_task_embedding_is_treated():
+    kwargs = {"placement": "none", "task_embedding": 3, "net_arch": [8]}
+    policy = PPO("MoeMultiInputPolicy", TwoTasks(), policy_kwargs=kwargs).policy
+    assert [layer.name for layer in treatable_layers(policy)] == ["pi.0", "vf.0"]
 
 
 def test_shrinking_and_perturbing_mixes_old_weights_and_new_ones():

@@ -27,6 +27,7 @@ VALUES: list[tuple[tuple[Any, ...], Any]] = [
     (("observation_space",), {"Box": [["low", 0], ["high", 1], ["shape", [10**9]]]}),
     (("observation_space",), {"Discrete": [["n", 10**12], ["start", 0], ["dtype", None]]}),
     (("action_space",), {"Discrete": [["n", 10**12], ["start", 0], ["dtype", None]]}),
+    (("action_space",), {"MultiBinary": [["n", 10**12]]}),
     (("attributes", "learning_rate"), {"array": "99"}),
     (("attributes", "policy_kwargs"), []),
     (("attributes", "n_steps"), 10**12),
@@ -46,18 +47,15 @@ OPTIONS: dict[str, list[tuple[str, Any]]] = {
         ("features_extractor_kwargs", {"dict": [["num_tasks", 10**12]]}),
     ],
     "SAC": [("n_critics", 10**9)],
-    "RecurrentPPO": [
-        ("lstm_hidden_size", 10**9),
-        ("n_lstm_layers", 10**9),
-    ],
+    "RecurrentPPO": [("lstm_hidden_size", 10**9), ("n_lstm_layers", 10**9)],
 }
 ROLES = ("activation_fn", "optimizer_class", "features_extractor_class", "router")
 
 
-def models(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, th.Tensor]]]:
-    """Save small models of several kinds, and return their parts."""
+def models(folder: Path, algorithms: Any = ("PPO", "SAC", "RecurrentPPO", "DQN")) -> dict[str, Any]:
+    """Save small models of several kinds, and return the plain values and the tensors of each."""
     found = {}
-    for algorithm in ("PPO", "SAC", "RecurrentPPO", "DQN"):
+    for algorithm in algorithms:
         alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
         options = {"lstm_hidden_size": 4} if algorithm == "RecurrentPPO" else {}
         model = arena.train(arena.make(algorithm, alias, net_arch=[4], num_experts=2, **options))

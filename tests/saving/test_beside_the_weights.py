@@ -15,8 +15,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_moe
 from sb3_moe import UnsafeFileError
+from sb3_moe.layers import MoELayer
+from sb3_moe.policies.placements import Placement
 from sb3_moe.saving.model_parts import NormalizerLeftOutWarning
-from sb3_moe.saving.values import Decoder, Encoder
+from sb3_moe.saving.values import MAX_HEADER, Decoder, Encoder, pack, unpack
 
 
 def load(path, *args, **kwargs):
@@ -194,6 +196,48 @@ def test_an_algorithm_that_is_not_installed_is_named(tmp_path, monkeypatch):
         load(tmp_path / "x.moe")
 
 
+class Halves(MoELayer):
+    """Give every expert the same weight, as a user might write it."""
+
+    def __init__(self, experts, sees, *, share=1.0):
+        super().__init__(experts)
+        self.share = share
+
+    def route(self, x, router_x):
+        gates = x.new_full((*x.shape[:-1], self.num_experts), self.share / 2)
+        return self.combine(x, gates)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "router", "by_network"),
+    [("PPO", Halves, True), ("DQN", f"{__name__}:Halves", False)],
+)
+def test_a_router_of_ones_own_is_given_to_load(algorithm, router, by_network, tmp_path):
+    network = "pi" if algorithm == "PPO" else "qf"
+    options = {"router": {network: router} if by_network else router, "num_experts": 2}
+    options["router_kwargs"] = {network: {"share": 0.5}} if by_network else {"share": 0.5}
+    model = arena.train(arena.make(algorithm, net_arch=[4], **options))
+    sb3_moe.save(model, tmp_path / "x.moe")
+    with pytest.raises(UnsafeFileError, match=r"pass custom_objects=\{'Halves': \.\.\.\}"):
+        load(tmp_path / "x.moe")
+    loaded = load(tmp_path / "x.moe", custom_objects={"Halves": Halves})
+    assert loaded.policy.moe[network].router_class is Halves
+    arena.assert_same_weights(model.policy, loaded.policy)
+
+
+LAST = Placement(name="last", meaning="experts in the last hidden layer", hidden=-1)
+
+
+@pytest.mark.parametrize("placement", [LAST, {"pi": LAST, "vf": "none"}], ids=["all", "by_network"])
+def test_a_placement_of_ones_own_is_data_and_lies_in_the_file(placement, tmp_path):
+    model = arena.make("PPO", net_arch=[4], num_experts=2, placement=placement)
+    sb3_moe.save(model, tmp_path / "x.moe")
+    loaded = load(tmp_path / "x.moe")
+    assert loaded.policy.moe_options["placement"] == placement
+    obs = arena.observe(model)
+    assert (arena.predict(loaded, obs) == arena.predict(model, obs)).all()
+
+
 # What `load` is given wrongly, or lacks, is not blamed on the file.
 
 
@@ -236,23 +280,11 @@ def test_spaces_of_all_kinds_come_back(space):
         assert list(found.spaces) == list(space.spaces)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        True,
-        3,
-        -0.1,
-        float("inf"),
-        "text",
-        [1, [2.5, None]],
-        (1, ("a",)),
-        {"a": {"tuple": [1]}, "dict": (1,), 3: {}},
-        np.float64(1.5),
-        np.float64,
-    ],
-    ids=repr,
-)
+PLAIN = [None, True, 3, -0.1, float("inf"), "text", np.float64(1.5), np.float64]
+NESTED = [[1, [2.5, None]], (1, ("a",)), {"a": {"tuple": [1]}, "dict": (1,), 3: {}}]
+
+
+@pytest.mark.parametrize("value", PLAIN + NESTED, ids=repr)
 def test_values_come_back_with_their_types(value):
     found = through_json(value)
     assert found == value
@@ -275,9 +307,24 @@ def test_nan_and_arrays_come_back():
         ({"y": {1, 2}}, "`y` can't be saved without pickle"),
         ({"y": [np.array(["a"])]}, "^`y` can't be saved without pickle"),
         (np.complex128(1j), "^`x` can't be saved without pickle"),
+        ([OwnPPO, type("OwnPPO", (PPO,), {})], "has the name of .* rename one"),
     ],
-    ids=["keys", "space", "set", "texts", "complex"],
+    ids=["keys", "space", "set", "texts", "complex", "names"],
 )
 def test_values_without_a_form_in_json_are_refused(value, text):
     with pytest.raises(ValueError, match=text):
         Encoder().encode("x", value)
+
+
+def test_what_is_too_long_to_be_read_again_is_not_written():
+    with pytest.raises(ValueError, match=r"must take at most .*: give long arguments as arrays"):
+        pack({"x": "a" * MAX_HEADER}, {})
+
+
+def test_views_of_one_tensor_are_written_each_by_itself(tmp_path):
+    whole = th.arange(6.0).reshape(2, 3)
+    views = {"all": whole, "row": whole[1], "turned": whole.T}
+    (tmp_path / "x").write_bytes(pack({}, views))
+    with (tmp_path / "x").open("rb") as file:
+        found = unpack(file, 10**6)[1]
+    th.testing.assert_close(found, views, rtol=0, atol=0)

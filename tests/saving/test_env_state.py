@@ -1,4 +1,4 @@
-"""A VecEnv that was saved goes on as the original does, whatever its layers hold."""
+"""A VecEnv that was saved goes on as the original does, and so does its monitor's file."""
 
 import gymnasium as gym
 import numpy as np
@@ -6,12 +6,13 @@ import pytest
 from gymnasium.utils import EzPickle
 from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import (
-    DummyVecEnv,
-)
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from sb3_moe.callbacks import save_snapshot
 from sb3_moe.saving.environment import load_env, save_env
+from sb3_moe.vec_env import GymnasiumVecEnv
+
+SAME = gym.vector.AutoresetMode.SAME_STEP
 
 
 def play(env, steps=12):
@@ -65,6 +66,12 @@ def test_an_environment_that_was_rendered_is_saved_without_its_window():
     assert load_env(save_env(env))[0].envs[0].unwrapped.screen is None
 
 
+def test_an_environment_without_a_recipe_is_refused_by_its_kind():
+    env = GymnasiumVecEnv(gym.make_vec("CartPole-v1", 1, vector_kwargs={"autoreset_mode": SAME}))
+    with pytest.raises(ValueError, match=r"must be of .* or a DummyVecEnv.*, got GymnasiumVecEnv"):
+        save_env(env)
+
+
 def test_a_part_that_cannot_be_pickled_is_refused(tmp_path):
     env = cart_poles()
     env.envs[0].unwrapped.stream = (each for each in "ab")
@@ -72,3 +79,56 @@ def test_a_part_that_cannot_be_pickled_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"environment can't .* pickled \(TypeError: .*generator"):
         save_snapshot(model, tmp_path / "snapshot.zip")
     assert not list(tmp_path.iterdir())
+
+
+# A monitor's file.
+
+
+def single(path):
+    return DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"), str(path))])
+
+
+def several(path):
+    return VecMonitor(DummyVecEnv([lambda: gym.make("CartPole-v1")]), str(path))
+
+
+@pytest.fixture(params=[single, several])
+def run(request, tmp_path):
+    """Play, save and play on; return what was saved, and the monitor's file."""
+    file = tmp_path / "runs" / "monitor.csv"
+    env = request.param(file)
+    env.seed(0)
+    env.reset()
+    play(env, 15)
+    saved = save_env(env)
+    play(env, 40)
+    env.close()
+    return saved, file
+
+
+def episodes(file):
+    return [row.rpartition(",")[0] for row in file.read_text().splitlines()[2:]]
+
+
+def go_on(saved, steps):
+    env = load_env(saved)[0]
+    play(env, steps)
+    env.close()
+
+
+def test_what_is_written_now_stands_behind_what_there_was(run):
+    saved, file = run
+    header, before = file.read_text().splitlines()[:2], episodes(file)
+    go_on(saved, 40)
+    assert file.read_text().splitlines()[:2] == header
+    assert episodes(file)[: len(before)] == before
+    assert len(episodes(file)) > len(before)
+
+
+def test_a_file_that_is_gone_begins_anew(run):
+    saved, file = run
+    file.unlink()
+    file.parent.rmdir()
+    go_on(saved, 40)
+    assert file.read_text().splitlines()[1].startswith("r,l,t")
+    assert len(episodes(file)) > 1

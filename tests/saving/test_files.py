@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 
 from sb3_moe.measures.scores import load_scores
-from sb3_moe.saving.files import (
-    Record,
-    atomic,
-    check_writable,
-    read_json,
-    read_npz,
-    write_npz,
-)
+from sb3_moe.saving.files import Record, atomic, check_writable, read_json, read_npz, write_npz
 from sb3_moe.watching.figures import draw_dormant
 
 
@@ -47,7 +40,10 @@ def test_a_file_that_is_read_only_stays_and_nothing_is_written(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
+FULL, GONE = OSError(errno.ENOSPC, "No space left"), OSError(errno.ENOENT, "Not there", "other")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), FULL, GONE])
 def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(error, tmp_path):
     file = tmp_path / "file"
     file.write_text("old")
@@ -60,7 +56,7 @@ def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(error, tmp_pat
     with pytest.raises(type(error)) as caught:
         fails()
     if isinstance(error, OSError):  # a full disk is told with the file's name
-        assert caught.value.filename == str(file)
+        assert caught.value.filename == ("other" if error is GONE else str(file))
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 
@@ -97,6 +93,16 @@ def test_damaged_arrays_are_named(name, read, tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name} (can't be read|must be what .* wrote): "):
             read(tmp_path)
+
+
+def test_rows_of_other_tasks_are_not_added_to(tmp_path):
+    for name in ("a", "b"):
+        record = Record(tmp_path / "rows.npz", {"task_names": np.array([name])})
+        if name == "b":
+            with pytest.raises(ValueError, match=r"another folder: .* \['a'\], and now .* \['b'\]"):
+                record.resume(1)
+        else:
+            record.add(1, {"loss": 0.5})
 
 
 def test_a_folder_is_made_or_refused_with_its_name_and_nothing_left_in_it(tmp_path):

@@ -22,14 +22,8 @@ SETTINGS = settings(
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """Save small models of several kinds, and return the parts of their files."""
-    folder = tmp_path_factory.mktemp("good")
-    found = {}
-    for algorithm in ("PPO", "SAC"):
-        model = arena.train(arena.make(algorithm, net_arch=[4], num_experts=2))
-        sb3_moe.save(model, folder / f"{algorithm}.moe")
-        found[algorithm] = forge.parts_of(folder / f"{algorithm}.moe")
-    return found
+    """Save small models of two kinds, and return the parts of their files."""
+    return hostile.models(tmp_path_factory.mktemp("good"), ("PPO", "SAC"))
 
 
 @pytest.fixture

@@ -9,10 +9,7 @@ import torch as th
 from reach import Reach
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import (
-    OrnsteinUhlenbeckActionNoise,
-    VectorizedActionNoise,
-)
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
@@ -55,6 +52,11 @@ def ou(initial=None):
     return OrnsteinUhlenbeckActionNoise(np.zeros(2), np.full(2, 0.5), dt=0.1, initial_noise=initial)
 
 
+def moved(model, env):
+    model.set_env(env)
+    return model
+
+
 def contrib(name):
     return getattr(pytest.importorskip("sb3_contrib", reason="needs the contrib extra"), name)
 
@@ -78,7 +80,7 @@ EXACT = {
     "TRPO": lambda: on(contrib("TRPO"), discrete(), batch_size=20),
     "MaskablePPO": lambda: on(contrib("MaskablePPO"), discrete(), batch_size=20),
     "RecurrentPPO MoE": lambda: recurrent(discrete(), policy="MoeMlpLstmPolicy"),
-    "DQN": lambda: off(DQN, discrete()),
+    "DQN set_env": lambda: moved(off(DQN, discrete()), discrete()),
     "DQN n-step": lambda: off(DQN, discrete(), n_steps=3),
     "DQN episodes": lambda: off(DQN, discrete(1), train_freq=(1, "episode"), gradient_steps=-1),
     "QRDQN": lambda: off(contrib("QRDQN"), discrete()),

@@ -12,10 +12,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.noise import (
-    NormalActionNoise,
-    OrnsteinUhlenbeckActionNoise,
-)
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 
@@ -52,7 +49,7 @@ SETTINGS = {
     "gsde-sac": (
         "SAC",
         arena.BOX,
-        {"use_sde": True, "ent_coef": 0.1},
+        {"use_sde": True, "ent_coef": 0.1, "n_steps": 3},
         {"placement": {"pi": "all", "qf": "middle"}, "net_arch": {"pi": [8], "qf": [6, 7]}},
     ),
     "auto-entropy": ("TQC", arena.BOX, {"ent_coef": "auto_0.3", "target_entropy": -1.5}, {}),

@@ -36,14 +36,10 @@ def nodes(path):
 
 
 def calls(path):
-    """Yield (what is called, the call) where it has a name: ``eval``, ``np.load``."""
+    """Yield (what is called, the call), such as ``eval`` or ``np.load``."""
     for node in nodes(path):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
-            yield ast.unparse(node.func) if is_short(node.func) else "", node
-
-
-def is_short(function):
-    return isinstance(getattr(function, "value", function), ast.Name)
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
 
 
 def imports(path):

@@ -95,6 +95,17 @@ def test_gates_are_drawn_over_time_and_at_the_end(folder):
     assert texts(last) == [f"{gate:.2f}" for gate in GATES[-1].ravel()]
 
 
+def test_a_run_of_all_tasks_at_once_has_no_transfer_and_what_was_not_measured_is_not_drawn(
+    tmp_path,
+):
+    write(tmp_path, trained=[-1] * 5, **{"gates/pi.middle": -GATES})
+    written = figures.save_figures(tmp_path, formats=("svg",))
+    assert [path.stem.partition("-")[0] for path in written] == ["learning_curves", "gates", "last"]
+    assert figures.draw_learning_curves(tmp_path).get_suptitle() == ""
+    # Gates of both signs have a color of their own at 0.
+    assert figures.draw_last_gates(tmp_path).axes[0].images[0].get_clim() == (-0.5, 0.5)
+
+
 @pytest.mark.parametrize("names", [[f"layer.{k}" * 4 for k in range(24)], ["a", "b" * 60]])
 def test_a_legend_is_whole_and_leaves_the_axes_free(names, tmp_path):
     write(tmp_path, **{f"dormant/{name}": np.zeros(5) for name in names})

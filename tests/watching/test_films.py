@@ -35,10 +35,15 @@ def test_a_gif_has_a_frame_for_each_step_and_the_gates_in_their_colors(replay, t
 
 
 def test_without_pictures_the_gates_are_drawn_all_the_same(tmp_path):
-    plain = sb3_moe.watch(shown.agent(), frames=False)
+    plain = sb3_moe.watch(shown.agent(router="top_k"), frames=False)
     path = plain.to_video(tmp_path / "replay.gif", max_steps=2)
     with Image.open(path) as film:
         assert film.n_frames == 4
+        frame = film.convert("RGB")
+    gates_NE = [gates[0] for gates in plain.runs[0].tracks[0].gates.values()]
+    assert [near(frame, COLORS[k]) > 0 for k in range(3)] == np.any(gates_NE, 0).tolist()
+    with pytest.raises(ValueError, match=r"must end in one of \('.gif', '.mp4'\), got 'x.avi'"):
+        plain.to_video(tmp_path / "x.avi")
 
 
 # The tests before it may have loaded jax, which warns of forks.

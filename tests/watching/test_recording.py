@@ -282,6 +282,7 @@ def draws(*pictures):
     [
         ([NotImplementedError()], "a task draws nothing with render_mode='rgb_array'", 0),
         ([PICTURE, PICTURE, OSError("no\n  screen")], "no screen", 2),
+        ([PICTURE, "a text"], "`render()` must give an array of numbers (height, width)", 1),
     ],
 )
 def test_what_cant_be_drawn_at_some_step_is_played_on_without_pictures(
@@ -293,6 +294,14 @@ def test_what_cant_be_drawn_at_some_step_is_played_on_without_pictures(
     # Each run has pictures as far as they can be drawn, to be compared.
     for run in replay.runs:
         assert (run.tracks[0].frame_T >= 0).tolist() == [k < drawn for k in range(shown.LENGTH)]
+
+
+def test_a_class_that_takes_no_render_mode_is_built_again_without_one(monkeypatch):
+    spec = gym.envs.registration.EnvSpec("Blind-v0", entry_point=lambda: shown.Shown())
+    monkeypatch.setitem(gym.registry, "Blind-v0", spec)
+    replay = sb3_moe.watch(shown.agent(gym.make("Blind-v0"), "MoeMlpPolicy"), max_steps=2)
+    assert len(replay.runs[0].tracks[0]) == 2
+    assert "unexpected keyword argument 'render_mode'" in replay.no_frames
 
 
 def test_films_of_the_training_stay_as_they_are(tmp_path):

@@ -107,6 +107,8 @@ def test_pixel_art_is_kept_in_its_own_size_and_without_loss():
     assert shrunk(small) is small
     odd = small.repeat(16, 0).repeat(16, 1)[:, :-1]  # no longer whole pixels
     assert shrunk(odd) is odd
+    photo = np.random.default_rng(0).integers(0, 256, (600, 300, 3), np.uint8)
+    assert pixels(data_of(photo)).shape == (480, 240, 3)
 
 
 @pytest.mark.parametrize(("kind", "white"), [("u1", 255), ("f4", 1.0), ("bool", True), ("i8", 300)])
