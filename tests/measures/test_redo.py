@@ -56,7 +56,8 @@ def trained(policy, kwargs, algo=PPO):
 def test_at_tau_zero_only_dormant_units_change_and_the_function_does_not(policy, kwargs):
     model = trained(policy, kwargs)
     silence(model.policy)
-    obs, before = batch(model, 64), copy.deepcopy(model.policy)
+    obs, before = batch(model, 64), fresh_copy(model.policy)
+    before.load_state_dict(model.policy.state_dict())
     counts = redo(model.policy, obs, tau=0.0)
     assert all(count >= 3 for count in counts.values())
     th.testing.assert_close(outputs(model.policy, obs), outputs(before, obs))

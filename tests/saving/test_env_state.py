@@ -67,7 +67,8 @@ def test_an_environment_that_was_rendered_is_saved_without_its_window():
 
 
 def test_an_environment_without_a_recipe_is_refused_by_its_kind():
-    env = GymnasiumVecEnv(gym.make_vec("CartPole-v1", 1, vector_kwargs={"autoreset_mode": SAME}))
+    makers = [lambda: gym.make("CartPole-v1")]
+    env = GymnasiumVecEnv(gym.vector.SyncVectorEnv(makers, autoreset_mode=SAME))
     with pytest.raises(ValueError, match=r"must be of .* or a DummyVecEnv.*, got GymnasiumVecEnv"):
         save_env(env)
 

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
@@ -49,7 +50,7 @@ SETTINGS = {
     "gsde-sac": (
         "SAC",
         arena.BOX,
-        {"use_sde": True, "ent_coef": 0.1, "n_steps": 3},
+        {"use_sde": True, "ent_coef": 0.1},
         {"placement": {"pi": "all", "qf": "middle"}, "net_arch": {"pi": [8], "qf": [6, 7]}},
     ),
     "auto-entropy": ("TQC", arena.BOX, {"ent_coef": "auto_0.3", "target_entropy": -1.5}, {}),
@@ -127,6 +128,11 @@ def test_other_numbers_of_environments_get_buffers_of_their_size(tmp_path):
     loaded = round_trip(model, tmp_path, env=env)
     assert loaded.n_envs == loaded.rollout_buffer.n_envs == 3
     loaded.learn(48)
+
+
+def test_the_buffer_that_sb3_chose_for_returns_of_several_steps_is_chosen_again(tmp_path):
+    buffer = round_trip(arena.make("DQN", model={"n_steps": 3}), tmp_path).replay_buffer
+    assert (type(buffer), buffer.n_steps) == (NStepReplayBuffer, 3)
 
 
 def test_loading_draws_from_the_generators_only_as_sb3_does(tmp_path):
