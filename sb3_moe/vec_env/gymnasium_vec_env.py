@@ -30,13 +30,10 @@ class GymnasiumVecEnv(VecEnv):
     object that answers for all of its environments.
 
     :param env: the vector environment; its autoreset mode must be SAME_STEP
-    :raises TypeError: if ``env`` isn't a vector environment
     :raises ValueError: if its autoreset mode isn't SAME_STEP
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
-        if not isinstance(env, VectorEnv):
-            raise TypeError(f"`env` must be a gymnasium.vector.VectorEnv, got {type(env)}")
         # ale-py's environments all write into one metadata dict: the attribute is each one's own.
         mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
         if mode is not AutoresetMode.SAME_STEP:

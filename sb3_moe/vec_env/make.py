@@ -141,7 +141,7 @@ def evaluation_copies(training_env: VecEnv, episodes: int) -> int:
 
     :param training_env: of :func:`sb3_moe.make_multitask_vec_env`
     :param episodes: of each task
-    :raises ValueError: if it doesn't say how it was built
+    :raises ValueError: if it can't be built again
     """
     from sb3_moe_envs.suites import tasks_of
     from sb3_moe_envs.vector.parts import is_batched
@@ -178,13 +178,13 @@ def not_wrapped_again_since(env: VecEnv) -> str | None:
     return None
 
 
-def _recipe_of(env: VecEnv) -> dict[str, Any]:
-    recipe: dict[str, Any] | None = getattr(env, "recipe", None)
-    if recipe is None:
+def _recipe_of(env: Any) -> dict[str, Any]:
+    if why := not_built_again_since(env):
         raise ValueError(
-            "`eval_env` must be given where training's environment wasn't built by "
-            "sb3_moe.make_multitask_vec_env(tasks), which would build it again"
+            f"`eval_env` must be given where training's environment can't be built again: {why}; "
+            "sb3_moe.make_multitask_vec_env(tasks) builds one that can"
         )
+    recipe: dict[str, Any] = env.recipe
     return recipe
 
 
@@ -199,11 +199,8 @@ def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:
     """Put an environment into the wrappers of another, with normalizers that learn nothing.
 
     :param env: to be wrapped
-    :param model_env: whose wrappers are copied
-    :raises ValueError: if there is a wrapper that can't be copied
+    :param model_env: whose wrappers are copied; see :func:`not_wrapped_again_since`
     """
-    if why := not_wrapped_again_since(model_env):
-        raise ValueError(f"`eval_env` must be given, since {why}")
     if not isinstance(model_env, VecEnvWrapper):
         return env
     env = wrap_like(env, model_env.venv)

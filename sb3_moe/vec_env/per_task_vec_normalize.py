@@ -149,9 +149,8 @@ class PerTaskVecNormalize(VecNormalize):
             self.returns = self.returns * self.gamma + rewards
             self.ret_rms.update(self.returns, played)
         for i in np.flatnonzero(dones).tolist():
-            if "terminal_observation" in infos[i]:
-                last = infos[i]["terminal_observation"]
-                infos[i]["terminal_observation"] = self.normalize_obs(last, played[i])
+            last = infos[i]["terminal_observation"]
+            infos[i]["terminal_observation"] = self.normalize_obs(last, played[i])
         self.returns[dones] = 0
         normalized: Any = self.normalize_obs(obs, self._task_ids)
         return normalized, self.normalize_reward(rewards, played), dones, infos

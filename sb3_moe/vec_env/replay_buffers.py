@@ -297,7 +297,7 @@ def end_running_episodes(buffer: Any) -> None:
     :param buffer: a replay buffer of any kind; one of the user's own that has none of SB3's arrays
         stays as it is
     """
-    if getattr(buffer, "timeouts", None) is None or not buffer.size():
+    if getattr(buffer, "timeouts", None) is None:
         return
     if isinstance(buffer, HerReplayBuffer):
         with warnings.catch_warnings():

@@ -111,6 +111,11 @@ def test_a_buffer_of_hindsight_can_not_be_cleared():
         TaskSwitchCallback(replay_buffer="clear").check_model(model)
 
 
+def test_a_reservoir_is_a_share_of_the_buffer():
+    with pytest.raises(ValueError, match=r"`reservoir_share` must be in \(0, 1\), got 50"):
+        Reservoir(50)
+
+
 # New tasks.
 
 

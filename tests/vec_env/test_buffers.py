@@ -21,6 +21,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tiny import Sampled
 
 from sb3_moe.vec_env import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
+from sb3_moe.vec_env.kept_rows import RecentRows
+from sb3_moe.vec_env.replay_buffers import end_running_episodes
 
 IMAGE = spaces.Box(0, 255, (4, 4, 2), np.uint8)
 DICT = spaces.Dict({"obs": spaces.Box(-1, 1, (3,)), "task_id": spaces.Discrete(3)})
@@ -134,9 +136,11 @@ def test_a_replay_on_the_device_has_sb3s_content_in_sb3s_order(
     observation_space, action_space, count
 ):
     kinds = DeviceReplayBuffer, sb3s(observation_space)
-    ours, theirs = filled(kinds, observation_space, count, 5 * N_ENVS + 1, action_space)
-    assert (ours.pos, ours.full, ours.size()) == (theirs.pos, theirs.full, theirs.size())
-    assert_same(samples(ours), samples(theirs))
+    for kept in (True, False):
+        options = {"action_space": action_space, "handle_timeout_termination": kept}
+        ours, theirs = filled(kinds, observation_space, count, 5 * N_ENVS + 1, **options)
+        assert (ours.pos, ours.full, ours.size()) == (theirs.pos, theirs.full, theirs.size())
+        assert_same(samples(ours), samples(theirs))
 
 
 @pytest.mark.parametrize("observation_space", [OBSERVATIONS[1], DICT], ids=str)
@@ -220,8 +224,21 @@ def test_an_info_without_a_task_is_refused():
 
 
 def test_what_is_kept_on_the_device_is_kept_twice():
+    once = {"optimize_memory_usage": True, "handle_timeout_termination": False}
     with pytest.raises(ValueError, match="`optimize_memory_usage` must be False"):
-        DeviceReplayBuffer(10, IMAGE, spaces.Discrete(2), optimize_memory_usage=True)
+        DeviceReplayBuffer(10, IMAGE, spaces.Discrete(2), **once)
+    # An episode that is cut would go on from the next observation, were its end no real one.
+    (sb3,) = filled([ReplayBuffer], IMAGE, 3, **once)
+    end_running_episodes(sb3)
+    assert sb3.dones[2].all()
+    end_running_episodes(object())  # of the user's own: it may keep what it likes
+
+
+def test_rows_that_were_kept_in_another_number_are_forgotten():
+    kept = {}
+    RecentRows(4, kept).add(0, {"x": np.arange(8)})
+    assert RecentRows(4, kept).latest()["x"].tolist() == [0]
+    assert not RecentRows(5, kept).latest()
 
 
 def test_a_model_saves_and_loads_its_device_buffer(tmp_path):

@@ -12,7 +12,7 @@ from tiny import Steps
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_env.evaluating import game_return, is_lost_life, random_actions
-from sb3_moe_envs import Interleave, Task
+from sb3_moe_envs import Cycle, Interleave, Task
 
 
 class Passing(Steps):
@@ -56,12 +56,23 @@ def test_an_episode_succeeds_if_any_of_its_steps_does():
     np.testing.assert_array_equal(successes, np.repeat(np.array(RATES)[:, None], 2, axis=1))
 
 
-def test_a_copy_that_goes_on_to_another_task_is_refused():
+def two_tasks(n_envs, schedule):
     tasks = [Task("one", env_fn=Passing), Task("two", env_fn=Passing)]
-    env = make_multitask_vec_env(tasks, 2, seed=0, schedule=Interleave("episodes"))
-    text = "every task in an environment of its own, but that of number 0 changed"
-    with pytest.raises(ValueError, match=text):
-        evaluate_tasks(Fixed(), env, 2)
+    return make_multitask_vec_env(tasks, n_envs, seed=0, schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: two_tasks(2, Interleave("episodes")), "of its own, but that of number 0 changed"),
+        (lambda: two_tasks(1, Cycle(9)), r"an environment of its own, but lacks \['two'\]"),
+        (lambda: DummyVecEnv([Passing]), "must be monitored: wrap it in SB3's VecMonitor"),
+        (Passing, "`env` must be a VecEnv, as of make_vec_env, got Passing"),
+    ],
+)
+def test_an_environment_in_which_not_every_task_can_be_evaluated_is_refused(build, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        evaluate_tasks(Fixed(), build(), 2)
 
 
 def test_success_rates_of_training_and_evaluation_are_logged_and_kept(tmp_path):

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import (
     VecFrameStack,
     VecMonitor,
     VecNormalize,
+    VecTransposeImage,
 )
 from tiny import Sampled
 
@@ -190,17 +191,14 @@ def test_a_schedule_that_stays_in_its_process_is_not_asked_for():
 
 
 def test_frames_of_a_dict_are_stacked_in_the_same_places():
-    space = spaces.Dict({key: spaces.Box(0, 1, (4, 5)) for key in ("rows", "columns")})
-    env = VecFrameStack(
-        make_multitask_vec_env([lambda: Sampled(space), lambda: Sampled(space)], task_id="none"),
-        2,
-        channels_order={"rows": "first", "columns": "last"},
-    )
+    entries = {key: spaces.Box(0, 1, (4, 5)) for key in ("rows", "columns")}
+    space = spaces.Dict({**entries, "image": spaces.Box(0, 255, (36, 40, 3), np.uint8)})
+    env = make_multitask_vec_env([lambda: Sampled(space)] * 2, task_id="none")
+    places = {"rows": "first", "columns": "last", "image": "last"}
+    env = VecTransposeImage(VecFrameStack(env, 2, channels_order=places))
     pinned = make_pinned_env(env, 1)
-    assert {key: each.shape for key, each in pinned.reset().items()} == {
-        "rows": (2, 8, 5),
-        "columns": (2, 4, 10),
-    }
+    shapes = {key: each.shape[1:] for key, each in pinned.reset().items()}
+    assert shapes == {"rows": (8, 5), "columns": (4, 10), "image": (6, 36, 40)}
     assert pinned.observation_space == env.observation_space
 
 

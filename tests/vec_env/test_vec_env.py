@@ -5,7 +5,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
@@ -136,10 +136,13 @@ def test_one_seed_reaches_a_vector_environment_as_one_number_and_once():
     env._seeds = [3, 9]
     env.reset()
     assert base.calls == [(7, {"task_id": 1}), (None, None), ([3, 9], None)]
+    env.set_options([{"task_id": 0}, {"task_id": 1}])
+    with pytest.raises(ValueError, match="options must be the same for all environments"):
+        env.reset()
 
 
 def test_methods_and_attributes_of_a_vector_environment_are_dealt_out():
-    env = VecMonitor(GymnasiumVecEnv(TwoTasks()))
+    env = VecMonitor(GymnasiumVecEnv(VectorWrapper(TwoTasks())))
     assert env.get_attr("task_names") == [("left", "right")] * 2
     assert env.env_method("get_task") == [0, 1]
     assert env.env_method("get_task", indices=[1]) == [1]

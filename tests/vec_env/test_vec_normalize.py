@@ -261,6 +261,7 @@ def loaded_in_another_order(tmp_path):
             lambda _: wrapped("dict", norm_obs_keys=["ob"]),
             r"`norm_obs_keys` must be of \['obs', 'task_id'\], got 'ob'; did you mean 'obs'",
         ),
+        (lambda _: PerTaskVecNormalize(DummyVecEnv([Steps])), "must hold multi-task environments"),
         (loaded_with_three, "`venv` must have num_tasks=2, got 3"),
         (loaded_in_another_order, r"`venv` must have the tasks in the order .*Acrobot'\], got"),
         (
