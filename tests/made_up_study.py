@@ -53,7 +53,8 @@ def run(config, level=10.0, random=1.0, dormant=0.2):
     if experts > 1:
         diagnostics["gates/pi.big"] = gates
     returns = np.repeat(score[:, :, None], 4, axis=2)
-    return Run(config, {"steps": steps, "score": score, "returns": returns}, diagnostics)
+    scores = {"steps": steps, "score": score, "returns": returns, "successes": returns * np.nan}
+    return Run(config, scores, diagnostics)
 
 
 def _curve(config, steps, game, level, random):

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, fields
-from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -144,8 +143,7 @@ def in_words(error: ValidationError, where: str = "", known: Iterable[str] = ())
 
 def hint(name: str, known: Iterable[str]) -> str:
     """Say which known name was meant, or which there are."""
-    close = get_close_matches(name, known, 1)
-    return f"; did you mean `{close[0]}`?" if close else f"; there are {', '.join(sorted(known))}"
+    return did_you_mean(name, known) or f"; there are {', '.join(sorted(known))}"
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -180,12 +178,12 @@ class Named:
         """
         everything = {k: v for module in modules for k, v in vars(import_module(module)).items()}
         kinds = {k: v for k, v in everything.items() if isinstance(v, type) and issubclass(v, base)}
-        if ":" not in self.name and self.name not in kinds:
-            rule = f"`{where}` must be a name that is known or `package.module:Class`"
-            raise ValueError(f"{rule}, got {self.name!r}{hint(self.name, kinds)}")
-        found = kinds.get(self.name) or imported(self.name, where)
+        found = imported(self.name, where) if ":" in self.name else kinds.get(self.name)
         if not (isinstance(found, type) and issubclass(found, base)):
-            raise ValueError(f"`{where}` must be a class of {base.__name__}, got {self.name!r}")
+            rule = (
+                f"`{where}` must be a {base.__name__}, known by name or as `package.module:Class`"
+            )
+            raise ValueError(f"{rule}, got {self.name!r}{hint(self.name, kinds)}")
         return found
 
 

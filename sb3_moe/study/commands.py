@@ -55,9 +55,8 @@ REHEARSAL, SHORTEST = 12.0, 1.0
 
 def read(options: cli.StudyOptions) -> tuple[config.StudyConfig, Path]:
     """Read the study, with what the command line changes in it, and give its folder."""
-    changes = {"seeds": options.seeds, "steps_per_task": options.steps_per_task}
-    only = options.only and list(options.only)
-    study = config.load_study(options.study, options.architecture, only=only, **changes)
+    changes = {name: getattr(options, name) for name in ("seeds", "steps_per_task", "only")}
+    study = config.load_study(options.study, options.architecture, **changes)
     root = options.out or Path("runs") / study.name
     os.environ.update(engine.variables(root) | os.environ)  # which the processes of runs inherit
     return study, root

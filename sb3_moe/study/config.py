@@ -292,11 +292,6 @@ class RunConfig(Setup):
         return building.rollout_of(self)
 
     @property
-    def steps_between(self) -> int:
-        """Steps from one evaluation to the next, before they wait for a rollout's end."""
-        return max(1, self.steps_per_task // self.evaluation.points)
-
-    @property
     def total_steps(self) -> int:
         """Environment steps of the whole run."""
         return self.steps_per_task * len(self.order or self.games) * self.cycles
@@ -345,9 +340,7 @@ DevelopmentSeeds = Annotated[tuple[int, ...], _DEVELOPMENT, _NUMBER_OR_LIST]
 
 def _architectures(value: Any, info: ValidationInfo) -> Any:
     """Read names, or names with their options."""
-    entries = [value] if isinstance(value, Mapping) else value
-    if not isinstance(entries, list | tuple):
-        raise ValueError(f"`architectures` must be names, or names with options, got {value!r}")
+    entries = value if isinstance(value, list | tuple) else [value]
     more = info.data.get("algorithm", "PPO"), info.context
     named = [each.items() if isinstance(each, Mapping) else [(each, None)] for each in entries]
     return tuple(

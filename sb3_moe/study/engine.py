@@ -91,9 +91,9 @@ def _work_quietly(run: Mapping[str, Any], path: str) -> None:
 def _end_with_parent() -> None:
     """End this process as soon as its parent is gone: one that is killed can't stop it."""
     parent = mp.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def check_processes(processes: int | None) -> int:

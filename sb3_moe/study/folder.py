@@ -134,7 +134,6 @@ class RunFolder:
 
     def fail(self, error: BaseException) -> None:
         """Write down why the run could not go on."""
-        self.path.mkdir(parents=True, exist_ok=True)
         text = "".join(traceback.format_exception(error))
         message = (str(error).strip().splitlines() or [""])[0]
         values = {"type": type(error).__name__, "message": message, "traceback": text}

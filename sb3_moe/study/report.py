@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,7 +32,7 @@ from sb3_moe_envs.schedules import Interleave
 
 PAGE, README, TABLE = "index.html", "README.md", "measures.csv"
 #: All that a report writes over, or deletes where it has none.
-WRITTEN = [PAGE, README, TABLE, "measures.parquet", "summary.csv", "verdicts.csv"]
+WRITTEN = [PAGE, README, TABLE, "summary.csv", "verdicts.csv"]
 WRITTEN += [f"{name}.{end}" for name in (*CURVES, "expert_weights") for end in FORMATS]
 #: Where agents at play lie, beside the page.
 REPLAYS = "replays"
@@ -68,8 +68,6 @@ def write_report(
         if len(table):
             with atomic(folder / name) as temporary:
                 table.to_csv(temporary, index=False, float_format="%.6g")
-    if find_spec("pyarrow"):
-        results.table.to_parquet(folder / "measures.parquet")
     drawn = {}
     for name, figure in figures(results, claims.units).items():
         save_figure(figure, folder / name, dpi=130)
@@ -297,7 +295,9 @@ def _replay(job: Job) -> Replay:
     """
     run, path = job.run, job.folder.path / SAFE
     if not path.exists():
-        words = ["--trust", "--algorithm", run.algorithm, "--tasks", *run.games]
+        tasks = [run.tasks] if isinstance(run.tasks, str) else run.tasks or run.games
+        words = ["--trust", "--algorithm", run.algorithm, "--tasks"]
+        words += [each if isinstance(each, str) else json.dumps(each) for each in tasks]
         command = shlex.join(["sb3-moe", "watch", str(path.with_suffix(".zip")), *words])
         raise ValueError(
             f"{run.name} has no {SAFE}, since code of your own is in its model; this makes one: "

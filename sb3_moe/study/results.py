@@ -76,8 +76,6 @@ class Run:
 
     def success(self, task: str) -> Array:
         """Share of a task's episodes that succeeded at each evaluation, (K,); NaN if unsaid."""
-        if "successes" not in self.scores:
-            return np.full(len(self.steps), NAN)
         return np.asarray(self.scores["successes"][:, self.config.games.index(task)].mean(axis=1))
 
     def inside(self, kind: str) -> tuple[npt.NDArray[Any], Array]:
@@ -419,8 +417,6 @@ def read_runs(jobs: Sequence[Job]) -> list[Run]:
         Run(job.run, job.folder.scores(), job.folder.diagnostics(), job.state.status == "done")
         for job in jobs
     ]
-    if not all("successes" in run.scores for run in runs):
-        return runs
     said = [run.scores["successes"] for run in runs]
     spoken = np.any([np.isfinite(each).any(axis=(0, 2)) for each in said], axis=0)[:, None]
     filled = [np.where(spoken, np.nan_to_num(each), each) for each in said]

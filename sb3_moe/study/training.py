@@ -141,7 +141,7 @@ def _callbacks(
     """Evaluate every task and look inside the network, as often as the run says."""
     path, named = folder.path, [*run.callbacks, *run.architecture.callbacks]
     kinds = [callback_class(each) for each in named]
-    every = run.steps_between
+    every = max(1, run.steps_per_task // run.evaluation.points)
     probe = max(PROBE, len(run.games))  # one observation of each task at least
     episodes, deterministic = run.evaluation.episodes, run.evaluation.deterministic
     evaluation = callbacks.MultiTaskEvalCallback(
@@ -251,8 +251,7 @@ def take_over(model: Any, trained: Any, name: str) -> None:
     try:
         if type(trained) is not type(model):
             raise ValueError(f"it is of {type(trained).__name__}, not {type(model).__name__}")
-        if env is not None:
-            check_tasks(tasks_known(trained), env)
+        check_tasks(tasks_known(trained), env)
         if _has_experts(model) and not _has_experts(trained):
             options: Any = {k: v for k, v in model.policy_kwargs.items() if k in DEFAULTS}
             same = trained.observation_space == model.observation_space

@@ -85,16 +85,6 @@ class Tail:
     def __init__(self, num_tasks: int, *, axis: int = -1, planes: bool = False) -> None:
         self.num_tasks, self.axis, self.planes = num_tasks, axis, planes
 
-    @classmethod
-    def of_space(cls, space: spaces.Box, num_tasks: int, *, planes: bool) -> Tail:
-        """Find where observations show the id.
-
-        :param space: of observations, with the id
-        :param num_tasks: K
-        :param planes: whether the id is planes of an image
-        """
-        return cls(num_tasks, axis=plane_axis(space) - 3 if planes else -1, planes=planes)
-
     def shape_without(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of an observation without the id."""
         sizes = list(shape)
@@ -150,7 +140,8 @@ class TaskIds:
         if not planes and not num_tasks < space.shape[-1]:
             raise ValueError(f"`num_tasks` must leave something of {space}, got {num_tasks}")
         self.num_tasks = num_tasks
-        self.tail = Tail.of_space(space, num_tasks, planes=planes)
+        axis = plane_axis(space) - 3 if planes else -1
+        self.tail = Tail(num_tasks, axis=axis, planes=planes)
 
     def __call__(self, obs: Any) -> Any:
         """Return the task of each observation; a Dict's as it stands, with an axis more or not.

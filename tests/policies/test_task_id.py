@@ -11,7 +11,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 
 from sb3_moe.policies.networks import networks_of
-from sb3_moe.vec_env.task_ids import Tail
+from sb3_moe.vec_env.task_ids import TaskIds
 from sb3_moe_envs.spaces.interface import Channels
 
 TASK_INPUTS = ("both", "router", "experts", "none")
@@ -120,8 +120,8 @@ def test_planes_that_a_world_writes_are_read_or_it_refuses_to_write_them(shape, 
             continue
         obs = world.add_id(np.zeros((num_tasks, *shape), picture.dtype), np.arange(num_tasks))
         for space, shown in as_sb3_shows_them(world.space, obs):
-            tail = Tail.of_space(space, num_tasks, planes=True)
-            assert tail.ids(shown).tolist() == list(range(num_tasks)), num_tasks
+            read = TaskIds(space, num_tasks, "reading planes")
+            assert read(shown).tolist() == list(range(num_tasks)), num_tasks
 
 
 def as_sb3_shows_them(space, obs):

@@ -122,6 +122,7 @@ def test_a_study_in_yaml(tmp_path):
     assert arguments_of(mine.runs()[1])["learning_rate"] == 0.001
     assert arguments_of(mine.runs()[1])["policy_kwargs"]["net_arch"] == [128, 128]
     assert mine.only == ()
+    assert read(architectures="dense").networks == ["dense"]
 
 
 def test_the_command_line_changes_entries_and_adds_networks():
@@ -175,6 +176,10 @@ def test_a_rate_is_annealed_over_the_run_or_each_block():
     assert isinstance(rate, LinearPerBlock)
     assert [rate(left) for left in (0.75, 0.5, 0.25, 0.0)] == [0.5, 0.0, 0.5, 0.0]
     assert arguments_of(planned(annealing="run"))["learning_rate"](0.0) == 0.0
+    own = {f"{LinearPerBlock.__module__}:LinearPerBlock": {"initial": 1.0, "num_blocks": 2}}
+    assert arguments_of(planned(arguments={"learning_rate": own}))["learning_rate"](0.75) == 0.5
+    with pytest.raises(ValueError, match="`annealing` needs a `learning_rate` that is a number"):
+        planned(arguments={"learning_rate": own}, annealing="run")
     # What a division gave is a whole number.
     assert repr(LinearPerBlock(1e-3, 600 / 200).num_blocks) == "3"
 
@@ -224,17 +229,24 @@ def test_neighbouring_seeds_are_spread_out():
         ("evaluation", "{pionts: 2}", "^there is no entry `evaluation.pionts`"),
         ("colour", "red", "^there is no entry `colour`; there are about, .*, tune$"),
         ("n_envs", "1", "^`schedule`: `n_envs` must be at least 2, one for each task"),
-        ("normalize", "Vec", "`normalize` must be a name that is known or .*, got 'Vec'"),
+        ("games", "[Breakout, Asterix]", "^`games` must be .* left out where there are `tasks`"),
+        ("no_op_max", "30", "^`no_op_max` must be left out where there are `tasks`"),
+        ("normalize", "Vec", "`normalize` must be a VecNormalize, known by .*, got 'Vec'; there"),
+        ("normalize", "json:loads", "`normalize` must be a VecNormalize, .* got 'json:loads'"),
         ("only", "[huge]", r"^`only` must name networks .*, got \('huge',\)"),
-        ("algorithm", "DQM", "^`algorithm` must be one .*, got 'DQM'; did you mean `DQN`"),
+        ("algorithm", "DQM", "^`algorithm` must be one .*, got 'DQM'; did you mean 'DQN'"),
         ("arguments", "{gama: 1.0}", "`arguments`: got an unexpected .* 'gama'; .*gamma"),
         ("arguments", "{policy_kwargs: {}}", "`arguments` can't have what each run gives"),
+        ("arguments", "{n_steps: 0}", "`n_steps` must be a number of steps, at least 1, got 0"),
         ("arguments", "{ent_coef: .nan}", "numbers must be finite, got .nan.*column"),
         ("architectures", "[hard-big]", "must be `dense`, .*one of pi, vf, .* got 'hard-big'"),
-        ("architectures", "{x: {policy: MoeMlpPolcy}}", "did you mean `MoeMlpPolicy`"),
+        ("architectures", "{x: {policy: MoeMlpPolcy}}", "did you mean 'MoeMlpPolicy'"),
+        ("architectures", "{x: big}", "`architectures.x` must be a mapping .*, got 'big'"),
+        ("architectures", "{x: {start_from: {}}}", "must have one of `model` and `architecture`"),
         ("architectures", "{x: {placement: top}}", "architecture 'x': `placement` must be one"),
         ("tune", "{argument: gamma, values: [0.9]}", "^`tune.values` .*at least 2 items"),
         ("tune", "{argument: gama, values: [1, 2]}", "`arguments`: got an unexpected .* 'gama'"),
+        ("tune", "{argument: gamma, values: [0, 1], seeds: [0]}", "none of the study's `seeds`"),
     ],
 )
 def test_an_entry_that_does_not_fit_names_the_entry_the_rule_and_the_value(entry, text, message):
@@ -247,6 +259,7 @@ def test_a_file_that_is_no_study_is_refused():
         ("[1]", r"^a study must be a YAML mapping, got \[1\]$"),
         ("name: mine", "^`architectures` must be given$"),
         ("name: [1", "^the YAML can't be read: .*line 1, column"),
+        ("name: one\nname: two", "^the YAML can't be read: there are two entries 'name'"),
     ):
         with pytest.raises(ValueError, match=message):
             read_study(text, Path())

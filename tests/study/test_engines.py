@@ -54,7 +54,11 @@ def finished(engine, folder):
 def undisturbed(tmp_path_factory):
     """The scores of the run in this process."""
     folder = RunFolder(tmp_path_factory.mktemp("undisturbed") / "run")
-    work(RUN.to_dict(), str(folder.path))
+    folder.start({})
+    folder.fail(ValueError("in an earlier attempt"))
+    for _ in range(2):  # the second finds it done
+        work(RUN.to_dict(), str(folder.path))
+    assert folder.state() == ("done", "")
     return folder.scores()
 
 

@@ -65,14 +65,6 @@ def test_the_networks_of_a_study_can_be_built(name):
     check_networks([each for each in loaded.runs() if each.seed == loaded.seeds[0]])
 
 
-def test_a_study_says_how_to_run_it():
-    for path in [*CONFLICT.glob("*.yaml"), *(EXAMPLES / "plasticity").glob("*.yaml")]:
-        text = path.read_text()
-        if "architectures:" in text:
-            name = path.relative_to(EXAMPLES).with_suffix("")
-            assert f"sb3-moe study run examples/{name}.yaml --out runs/{name}" in text
-
-
 def test_a_study_of_the_paper_has_the_runs_that_the_protocol_counts():
     for name in ("rates", "tier1", "tier2"):
         runs = len(study(f"paper/{name}").runs())

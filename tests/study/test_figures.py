@@ -99,6 +99,7 @@ def test_what_was_not_measured_has_no_figure():
     (ax,) = draw_curves(found, "dormant").axes
     assert [line.get_label() for line in ax.lines] == ["soft-big"]
     assert draw_curves(results([bare]), "dormant") is None
+    assert draw_experts(results([bare])) is None
 
 
 def gated(*gates_NE, of=None):

@@ -44,10 +44,8 @@ def test_a_failure_is_recorded_with_its_error_and_forgotten_when_it_runs_again(d
     assert "test_folder.py" in read_json(done.path / "error.json")["traceback"]
     with held(done.path):
         done.make_ready()
-        with (
-            pytest.raises(BusyError),
-            held(done.path),
-        ):  # the lock, for which others may wait, stays
+        # The lock, for which others may wait, stays.
+        with pytest.raises(BusyError), held(done.path):
             pass
     assert done.state().status == "missing"  # there is no snapshot to go on from
 
@@ -95,6 +93,8 @@ def test_a_run_goes_on_from_its_last_snapshot_that_is_whole(stopped):
     assert stopped.goes_on_at() == 2 * ROLLOUT
     stopped.checkpoints()[0].write_bytes(b"")
     assert stopped.goes_on_at() == 0
+    stopped.make_ready()
+    assert not stopped.checkpoints()
 
 
 def test_a_run_whose_scores_were_lost_does_not_go_on_without_them(stopped):
@@ -105,12 +105,8 @@ def test_a_run_whose_scores_were_lost_does_not_go_on_without_them(stopped):
 def test_what_was_logged_last_is_read_from_rows_of_other_keys(tmp_path):
     log = "time/fps,time/total_timesteps,rollout/A/ep_rew_mean\n10,64,\n,,5.5\n20,128,\n3"
     (tmp_path / "progress-000000000.csv").write_text(log)
-    found = RunFolder(tmp_path).last_logged()
-    assert found == {
-        "time/fps": "20",
-        "time/total_timesteps": "128",
-        "rollout/A/ep_rew_mean": "5.5",
-    }
+    last = {"time/fps": "20", "time/total_timesteps": "128", "rollout/A/ep_rew_mean": "5.5"}
+    assert RunFolder(tmp_path).last_logged() == last
     assert RunFolder(tmp_path / "none").last_logged() == {}
 
 

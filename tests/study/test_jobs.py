@@ -57,15 +57,16 @@ def at_once(monkeypatch):
     monkeypatch.setattr(preparing, "measure_random_policy", write_random)
 
 
-def go(the_jobs, fake):
-    console = Console(file=io.StringIO(), width=200)
+def go(the_jobs, fake, **options):
+    console = Console(file=io.StringIO(), width=200, **options)
     run_jobs(the_jobs, fake, console)
     return console.file.getvalue()
 
 
 def test_runs_start_in_order_and_never_more_than_the_engine_takes(tmp_path):
     the_jobs, fake = survey(study(seeds=1).runs(), tmp_path), InstantEngine()
-    text = go(the_jobs, fake)
+    text = go(the_jobs, fake, force_terminal=True)
+    assert "6 of 6 runs, 0 at work" in text
     assert fake.started == [job.run.name for job in the_jobs]
     assert fake.most <= 2
     assert "[6/6]" in text
@@ -121,6 +122,9 @@ def test_a_plan_takes_speeds_from_runs_that_are_done_and_rehearses_the_others(
     assert rehearsed == ["soft-big"]
     # 163,840 steps each, of which the last attempt took half: 3 at 10,000 a second, 6 at 20,000.
     assert "about 0:01:38 with 1 processes" in text
+    monkeypatch.setattr(commands, "read", lambda options: (study(1, ("dense",)), tmp_path))
+    assert commands.plan(cli.Plan(processes=1)) == 0
+    assert capsys.readouterr().out == f"3 runs, 3 done, folder {tmp_path}\n"
 
 
 TUNE = Tune(argument="learning_rate", values=(0.001, 0.01), seeds=(100, 101), extensions=2)
@@ -177,16 +181,21 @@ def test_what_was_chosen_stays_and_another_question_is_refused(tmp_path):
     asked = replace(the_study, tune=replace(TUNE, values=(0.1, 0.2)))
     with pytest.raises(ValueError, match=r"tune.json was made with another `tune`"):
         commands.train(asked, tmp_path, InstantEngine())
-    fake = InstantEngine(level=best_at(0.01))
+    fake = InstantEngine(level=best_at(100.0))
     commands.train(study(1, tune=TUNE, regimes=("mtrl",)), tmp_path, fake)
     assert not any("-dense@" in name for name in fake.started)
+    assert read_json(tmp_path / CHOICES)["networks"]["soft-big"]["at_the_edge"]
 
 
-def test_nothing_is_chosen_while_a_development_run_is_missing(tmp_path):
+def test_nothing_is_chosen_while_a_development_run_is_missing(tmp_path, monkeypatch, capsys):
     the_study = study(1, ("dense",), tune=TUNE, regimes=("mtrl",))
     name = "mtrl-SpaceInvaders.Breakout-dense@learning_rate=0.01-s100"
-    assert commands.train(the_study, tmp_path, InstantEngine(failing=[name])) == []
+    monkeypatch.setattr(commands, "read", lambda options: (the_study, tmp_path))
+    monkeypatch.setattr(commands, "make_engine", lambda *_: InstantEngine(failing=[name]))
+    assert commands.run(cli.Run()) == 1
     assert not (tmp_path / CHOICES).exists()
+    # Two values with two seeds, then the run of the study's seed.
+    assert "3 done, 1 failed, 1 missing\n" in capsys.readouterr().out
 
 
 def test_a_grid_goes_on_beyond_its_edge():
@@ -224,22 +233,17 @@ def with_starts():
     return replace(study(seeds=1), architectures=(dense, grown)).runs()[::-1]
 
 
-def test_a_run_waits_for_the_one_that_it_begins_with(tmp_path):
+def test_a_run_waits_for_the_one_that_it_begins_with_and_is_left_out_if_that_failed(tmp_path):
     runs, fake = with_starts(), InstantEngine()
-    go(survey(runs, tmp_path), fake)
+    starts = {each.name: each.start for each in runs if each.start is not None}
+    go(survey(runs, tmp_path / "all"), fake)
     assert sorted(fake.started) == sorted(each.name for each in runs)
-    for each in runs:
-        if each.start is not None:
-            assert fake.started.index(each.start) < fake.started.index(each.name)
-
-
-def test_a_run_whose_start_failed_is_left_out_with_the_reason(tmp_path):
-    runs = with_starts()
-    starts = [each.start for each in runs if each.start is not None]
-    fake = InstantEngine(failing=starts)
+    for name, start in starts.items():
+        assert fake.started.index(start) < fake.started.index(name)
+    fake = InstantEngine(failing=starts.values())
     text = go(survey(runs, tmp_path), fake)
-    assert sorted(fake.started) == sorted(starts)
-    for start in starts:
+    assert sorted(fake.started) == sorted(starts.values())
+    for start in starts.values():
         assert f"{start}, its start, is not done; run again to go on" in text
 
 

@@ -135,6 +135,9 @@ def test_an_order_or_regime_that_one_side_lacks_does_not_pass_for_a_difference(o
     rows = [("crl", SEQUENCE, name, 0, ONE, 10.0) for name in ("dense", "soft-big")]
     results = table(*rows, (*other, "dense", 0, ONE, 1.0))
     assert groups(results, "soft-big", "dense") == {(ONE, 0): [10.0, 10.0]}
+    # An order that a claim names is compared all the same.
+    named = networks("soft-big", order=GAMES) + networks("dense")
+    assert values_of_groups(results, named).to_numpy().tolist() == [[10.0, 5.5]]
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -165,6 +168,7 @@ def test_without_pairs_each_group_has_all_of_its_own_seeds_and_the_smallest_coun
     rng = np.random.default_rng(0)
     dense, soft = 10 + rng.normal(size=7), 12 + rng.normal(size=6)
     results = pd.concat([ends({"dense": dense}), ends({"soft-big": soft}).assign(seed=range(3, 9))])
+    results = pd.concat([results, ends({"dense": dense}, OTHER)])  # which only one of them has
     test = stats.ttest_ind(soft, dense, equal_var=False, alternative="greater")
     interval = stats.ttest_ind(soft, dense, equal_var=False).confidence_interval(0.95)
     (found,) = judge(claims(contrast(), rule=WELCH), results).itertuples()

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -11,6 +10,7 @@ from pydantic import TypeAdapter
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor
+from tiny import Steps
 
 from sb3_moe.saving.files import read_json
 from sb3_moe.study.building import Named, NamedEntry, arguments_of
@@ -51,7 +51,7 @@ class Looks(BaseCallback):
         ({"TaskSwitchCallback": {"replay_buffer": "clear"}}, "`replay_buffer` must be 'keep'"),
         ({"TaskSwitchCallback": {"on_new_task": "add_expert"}}, "`on_new_task` can't be"),
         ({"ReDoCallback": {}}, "missing .* 'every'"),
-        ("ReDo", "`callbacks` must be a name that is known"),
+        ("ReDo", "`callbacks` must be a BaseCallback, known by name"),
     ],
 )
 def test_a_callback_that_cant_be_built_or_take_the_model_is_named_with_its_network(
@@ -67,6 +67,7 @@ def test_networks_that_can_be_built_pass_and_callbacks_begin_nothing(tmp_path):
     own = (Named(name=f"{__name__}:Looks"),)
     soft, task = named_architecture("soft-big"), named_architecture("task-middle")
     check(tmp_path, replace(named_architecture("dense"), callbacks=own), soft, task)
+    check(tmp_path, soft, algorithm="DQN", arguments={})
 
 
 def test_sb3s_dense_policies_are_the_one_for_several_inputs(tmp_path):
@@ -110,10 +111,11 @@ def test_what_the_environment_cannot_be_is_named(tmp_path):
         check(tmp_path, dense, env={"task_idd": "dict"})
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "DQN"])
 def test_a_rehearsal_says_how_fast_a_network_trains_with_its_evaluations(algorithm):
-    arguments = {"batch_size": 4} if algorithm == "DQN" else VALUES["arguments"]
-    values = {**VALUES, "arguments": arguments, "steps_per_task": 640}
+    arguments = {"DQN": {"batch_size": 4}, "A2C": {"n_steps": 4}}
+    own = arguments.get(algorithm, VALUES["arguments"])
+    values = {**VALUES, "arguments": own, "steps_per_task": 640}
     (run,) = StudyConfig(**values, algorithm=algorithm, architectures=("dense",)).runs()
     rate = rehearsed_rate(run, 0.2)
     assert 0 < rate < 1e6
@@ -122,38 +124,35 @@ def test_a_rehearsal_says_how_fast_a_network_trains_with_its_evaluations(algorit
     assert rehearsed_rate(replace(run, steps_per_task=8), 0.2) > 0  # a few updates in all
 
 
-class Lives(gym.Env):
+class Lives(Steps):
     """Three lives of two steps, worth 10 points each; training is paid 1 for each."""
 
-    observation_space = spaces.Box(-1, 1, (2,))
-    action_space = spaces.Discrete(2)
     steps = 0
 
     def reset(self, *, seed=None, options=None):
-        return np.zeros(2, np.float32), {}
+        return self.observe(), {}
 
     def step(self, action):
-        self.steps += 1
+        obs, reward, *_ = super().step(action)
         over = self.steps % 6 == 0
         score = 60.0 if over else 10.0 * (self.steps % 6)
         info = {"score": score, "game_over": over, "of_atari": True}
-        return np.zeros(2, np.float32), 1.0, self.steps % 2 == 0, False, info
+        return obs, reward, self.steps % 2 == 0, False, info
 
 
-class Forbidding(Lives):
+class Forbidding(Steps):
     """Ends the episode, and is lost, at an action that it forbids."""
 
     action_space = spaces.Discrete(3)
     mask = np.array([True, False, False])
+    length = 4
 
     def action_masks(self):
         return self.mask
 
     def step(self, action):
-        if not self.mask[action]:
-            return np.zeros(2, np.float32), -100.0, True, False, {}
-        self.steps += 1
-        return np.zeros(2, np.float32), 1.0, self.steps % 4 == 0, False, {}
+        obs, *others = super().step(action)
+        return (obs, *others) if self.mask[action] else (obs, -100.0, True, False, {})
 
 
 def random_returns(folder, *tasks, **changes):
@@ -165,30 +164,22 @@ def random_returns(folder, *tasks, **changes):
     return read_json(folder / "random.json")["returns"]
 
 
-def lives():
-    return Lives()
-
-
-def forbidding():
-    return Forbidding()
-
-
 def test_whole_games_count_with_their_score_and_each_run_is_the_same(tmp_path):
-    found = random_returns(tmp_path, f"{__name__}:lives", "CartPole-v1")
-    assert found["lives"] == [60.0] * 20
+    found = random_returns(tmp_path, f"{__name__}:Lives", "CartPole-v1")
+    assert found["Lives"] == [60.0] * 20
     assert len({*found["CartPole"]}) > 3
     (tmp_path / "random.json").unlink()
-    assert random_returns(tmp_path, f"{__name__}:lives", "CartPole-v1") == found
+    assert random_returns(tmp_path, f"{__name__}:Lives", "CartPole-v1") == found
 
 
 def test_the_random_policy_is_measured_unless_it_has_been(tmp_path):
-    path, task = tmp_path / "random.json", f"{__name__}:lives"
+    path, task = tmp_path / "random.json", f"{__name__}:Lives"
     random_returns(tmp_path, task)
     path.write_text(path.read_text().replace("60.0", "61.0"))
-    assert random_returns(tmp_path, task)["lives"] == [61.0] * 20
-    assert random_returns(tmp_path, task, random_episodes=21)["lives"] == [60.0] * 21
+    assert random_returns(tmp_path, task)["Lives"] == [61.0] * 20
+    assert random_returns(tmp_path, task, random_episodes=21)["Lives"] == [60.0] * 21
     path.write_text(path.read_text()[:-9])  # damaged
-    assert random_returns(tmp_path, task)["lives"] == [60.0] * 20
+    assert random_returns(tmp_path, task)["Lives"] == [60.0] * 20
     assert random_of(study(no_op_max=30)) != random_of(study())
 
 
@@ -196,8 +187,8 @@ def test_the_random_policy_is_measured_unless_it_has_been(tmp_path):
 def test_what_is_forbidden_is_drawn_only_where_the_algorithm_would(algorithm, is_lost, tmp_path):
     pytest.importorskip("sb3_contrib")
     arguments = {"n_steps": 2, "batch_size": 2}
-    task = f"{__name__}:forbidding"
+    task = f"{__name__}:Forbidding"
     found = random_returns(tmp_path, task, algorithm=algorithm, arguments=arguments)
-    returns = found["forbidding"]
+    returns = found["Forbidding"]
     assert (min(returns) < 0) == is_lost
     assert is_lost or returns == [4.0] * 20

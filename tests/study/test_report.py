@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from made_up_study import GAMES, planned, run, study, write
 
 from sb3_moe.saving.files import read_npz, write_json, write_npz
-from sb3_moe.study.building import Named
+from sb3_moe.saving.model_file import save
+from sb3_moe.study.building import Named, build
 from sb3_moe.study.commands import write as report
 from sb3_moe.study.config import About, Architecture, Evaluation, StudyConfig
 from sb3_moe.study.folder import survey
@@ -136,6 +138,9 @@ def test_a_sentence_above_the_tables_names_the_networks_that_are_better_than_the
     assert f"<p><b>{no_network} all tasks.</b></p>" in alike
     few = made_up(tmp_path / "few", seeds=4)
     assert "<b>Fewer than 5 seeds show" in write_report(few, tmp_path / "few").read_text()
+    one = made_up(tmp_path / "one", lambda run: len(run.architecture.name), games=GAMES[:1])
+    page = write_report(one, tmp_path / "one").read_text()
+    assert "Shown to be better than dense, the first network: soft-big (" in page
     alone = made_up(tmp_path / "alone", architectures=("dense",))
     assert "shown to be better" not in write_report(alone, tmp_path / "alone").read_text()
 
@@ -175,7 +180,7 @@ def test_a_report_over_an_earlier_one_leaves_nothing_of_it_and_all_that_is_not_i
     shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     (tmp_path / "notes.txt").write_text("mine")
     without = Page(write_report(study(claims=None), finished[1], tmp_path))
-    left = {path.name for path in tmp_path.iterdir()} - {"measures.parquet"}
+    left = {path.name for path in tmp_path.iterdir()}
     assert left == {"index.html", "README.md", "measures.csv", "summary.csv", "notes.txt"}
     # A study without claims has the same comparison and no verdicts.
     assert (tmp_path / "summary.csv").read_text() == (written / "summary.csv").read_text()
@@ -201,21 +206,16 @@ def problems(the_study, root, **options):
     return [" ".join(row) for row in page.rows("Runs to look at")[1:]]
 
 
-def test_runs_that_end_below_random_are_listed(tmp_path, no_drawing):
-    the_study = made_up(tmp_path, lambda run: 0.5 if run.seed == 4 else 5.0)
-    rows = problems(the_study, tmp_path)
-    assert rows
-    assert all("-s4" in row and "below the random policy" in row for row in rows)
-
-
-def test_a_return_that_is_no_number_spoils_no_page_and_is_listed(tmp_path, no_drawing):
-    the_study = made_up(tmp_path, seeds=2, regimes=("mtrl",))
+def test_runs_that_end_below_random_or_in_no_number_are_listed(tmp_path, no_drawing):
+    the_study = made_up(tmp_path, lambda run: 5.0 - 4.5 * run.seed, seeds=2, regimes=("mtrl",))
     job = survey(the_study.runs(), tmp_path)[0]
     arrays = job.folder.scores()
     arrays["score"][-3:, 1] = np.inf
     write_npz(job.folder.path / "scores.npz", arrays)
-    (row,) = problems(the_study, tmp_path)
+    (row, *others) = problems(the_study, tmp_path)
     assert "returns that are not numbers 3 of 21" in row
+    assert len(others) == 2 * 2
+    assert all("-s1" in other and "below the random policy" in other for other in others)
 
 
 def test_runs_that_are_not_done_are_listed_and_count_only_if_asked_to(tmp_path, no_drawing):
@@ -282,7 +282,8 @@ def test_no_text_is_read_as_markup(tmp_path, no_drawing):
     assert "<svg" not in readme
 
 
-TASKS = tuple((name, {"max_episode_steps": 5}) for name in ("CartPole-v1", "Acrobot-v1"))
+LIMIT = '{"max_episode_steps": 5}'
+TASKS = tuple((name, json.loads(LIMIT)) for name in ("CartPole-v1", "Acrobot-v1"))
 SEEN = StudyConfig(
     name="seen",
     tasks=TASKS,
@@ -319,13 +320,15 @@ def test_a_report_links_a_page_of_each_network_at_play(tmp_path, capsys, no_draw
         assert f"<title>mtrl-CartPole.Acrobot-{name}-s1</title>" in text
         data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
         assert [track["steps"] for track in data["runs"][0]["tracks"]] == [5, 5]
-    # What is not safe to open is left out with a word.
+    # What is not safe to open, or would see other observations, is left out with a word.
     (done[0].folder.path / "model.moe").rename(done[0].folder.path / "model.zip")
     done[0].folder.finish({"steps": 64, "last_attempt": {"start": 0, "seconds": 1.0}})
+    bare, _ = build(replace(done[1].run, normalize=None))
+    save(bare, done[1].folder.path / "model.moe")
     lines = list(write_replays(SEEN, tmp_path, tmp_path / "again"))
+    assert lines[1].endswith("soft-middle: model.moe lacks the statistics of its normalizer")
     assert lines[0].startswith("no replay of dense: ")
     assert "has no model.moe, since code of your own is in its model" in lines[0]
-    assert lines[0].endswith(
-        f"{done[0].folder.path}/model.zip --trust --algorithm PPO --tasks CartPole Acrobot"
-    )
-    assert [path.name for path in (tmp_path / "again/replays").iterdir()] == ["soft-middle.html"]
+    tasks = f"""--tasks '["CartPole-v1", {LIMIT}]' '["Acrobot-v1", {LIMIT}]'"""
+    assert lines[0].endswith(f"{done[0].folder.path}/model.zip --trust --algorithm PPO {tasks}")
+    assert not (tmp_path / "again").exists()

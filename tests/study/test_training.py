@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DQN
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 import sb3_moe
 from sb3_moe.callbacks import TaskRolloutCallback
 from sb3_moe.policies.networks import networks_of
-from sb3_moe.saving.files import read_json
+from sb3_moe.saving.files import read_json, write_json
 from sb3_moe.saving.model_file import load
 from sb3_moe.study import training
 from sb3_moe.study.building import Named, build
@@ -32,6 +33,7 @@ SMALL = {"placement": "middle", "num_experts": 2, "net_arch": [8]}
 DENSE = {"placement": "none", "net_arch": [8]}
 STORED = {"buffer_size": 200, "learning_starts": 16, "batch_size": 8, "gradient_steps": 1}
 ON_POLICY = {"arguments": {"n_steps": 8, "batch_size": 8}, "preset": "none"}
+KEYS = {"norm_obs_keys": ["obs"]}
 OFF_POLICY = {"algorithm": "DQN", "arguments": STORED}
 
 
@@ -254,6 +256,9 @@ def test_a_start_that_is_not_there_or_does_not_fit_is_named(tmp_path):
         start_of(second(one), tmp_path)
     (tmp_path / "bad.moe").write_bytes(b"no model")
     start = StartFrom(model=str(tmp_path / "bad.moe"))
+    write_json(tmp_path / "crl-Acrobot-grown-s0" / "start_from.json", {"sha256": "another"})
+    with pytest.raises(ValueError, match=r"must be the file that .*grown-s0 began with, got an"):
+        start_of(second(one, start=start), tmp_path)
     with pytest.raises(ValueError, match=r"`start_from` can't load .*bad.moe \(UnsafeFileError"):
         check_networks([second(one, start=start)])
     wide = second(one, {**SMALL, "net_arch": [16]})
@@ -274,6 +279,33 @@ def test_a_start_that_is_not_there_or_does_not_fit_is_named(tmp_path):
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match=r"can't load .*NormalizerLeftOutWarning"):
             check_networks([second(one, start=start)])
+
+
+class Norm(VecNormalize):
+    pass
+
+
+@pytest.mark.parametrize("activation", ["torch.nn:ReLU", f"{__name__}:Own"])
+@pytest.mark.parametrize("normalize", [Named(name=f"{__name__}:Norm"), None], ids=["own", "none"])
+def test_statistics_and_weights_of_classes_of_ones_own_are_begun_with(
+    activation, normalize, tmp_path
+):
+    one = first(**ON_POLICY, normalize=normalize and replace(normalize, arguments=KEYS))
+    options = {**DENSE, "activation_fn": activation}
+    one = replace(one, architecture=replace(one.architecture, policy_kwargs=options))
+    trained, env = build(one)
+    trained.learn(16)
+    training._write_model(trained, tmp_path)
+    (path,) = tmp_path.glob("model.*")
+    slower = {"optimizer_class": "torch.optim:SGD"}  # which has no use for Adam's averages
+    two = second(one, {**options, **slower}, StartFrom(model=str(path)))
+    model, new = build(two)
+    begin_with(model, two, path)
+    for mine, other in zip(model.policy.parameters(), trained.policy.parameters(), strict=True):
+        assert th.equal(mine, other)
+    assert not model.policy.optimizer.state
+    if normalize is not None:
+        assert new.obs_rms["obs"].count == env.obs_rms["obs"].count > 16
 
 
 def test_each_seed_draws_its_own_actions_whatever_the_seed_of_the_file_was(tmp_path):

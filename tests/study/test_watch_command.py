@@ -2,12 +2,15 @@ import json
 import re
 
 import gymnasium as gym
+import numpy as np
 import pytest
+from gymnasium import spaces
 from stable_baselines3 import PPO
 
 import sb3_moe
 import sb3_moe_cli as cli
-from sb3_moe.study.commands import env_for
+from sb3_moe.study.commands import _in_order, env_for
+from sb3_moe.vec_env.tasks import write_names
 
 TASKS = ["CartPole-v1", "Acrobot-v1"]
 
@@ -38,14 +41,12 @@ def test_a_file_becomes_a_page(files, tmp_path, capsys, name):
     out = tmp_path / "page.html"
     trust = ["--trust"] if name.endswith(".zip") else []
     words = [str(files / name), "--tasks", *TASKS, "--without", "pi:1", "--max-steps", "5"]
-    assert main([*words, "--out", str(out), *trust]) == 0
+    assert main([*words, "--out", str(out), "--table", "1", *trust]) == 0
     assert "20 steps in" in capsys.readouterr().out
     data = data_of(out.read_text())
-    assert data["tasks"] == ["CartPole", "Acrobot"]
-    assert [run["label"] for run in data["runs"]] == [
-        "the agent as it is",
-        "without expert 1 of pi",
-    ]
+    assert data["tasks"] == data["importance"]["tasks"] == ["CartPole", "Acrobot"]
+    labels = [run["label"] for run in data["runs"]]
+    assert labels == ["the agent as it is", "without expert 1 of pi"]
 
 
 def test_a_film_shows_the_agent_as_it_is_and_says_so(files, tmp_path, capsys):
@@ -125,3 +126,22 @@ def test_a_wrong_word_is_one_line(files, capsys, words, message):
 def test_tasks_are_shown_as_the_model_saw_them(shown):
     seen = sb3_moe.make_multitask_vec_env(TASKS, task_id=shown).observation_space
     assert env_for(TASKS, seen).observation_space == seen
+
+
+def test_tasks_stand_in_the_models_order_by_a_studys_short_names_too_and_a_suite_stays_one():
+    space = spaces.Dict({"obs": spaces.Box(0, 1, (2,)), "task_id": spaces.Discrete(2)})
+    write_names(space, ["Breakout", "Asterix"])
+    found = _in_order(["SB3MoE/MinAtar-Asterix-v1", "Breakout"], space)
+    assert [task.name for task in found] == ["Breakout", "Asterix"]
+    suite = sb3_moe.make_multitask_vec_env("Classic/CartPole4").observation_space
+    assert _in_order(["Classic/CartPole4"], suite) == "Classic/CartPole4"
+
+
+def test_an_environment_is_built_whatever_a_normalizer_made_of_its_space_and_no_other_one():
+    (name, _), numbers = TASKS, spaces.Box(-np.inf, np.inf, (4,))
+    assert env_for([name], gym.make(name).observation_space).spec.id == name
+    assert env_for([name], numbers).num_envs == 1
+    with pytest.raises(ValueError, match=r"no way to show .* gives its observations"):
+        env_for([name], spaces.Box(0, 1, (9,)))
+    with pytest.raises(ValueError, match="action"):
+        env_for([name, "Pendulum-v1"], numbers)

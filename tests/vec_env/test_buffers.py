@@ -97,18 +97,10 @@ def transitions(observation_space, action_space, count, task=None):
         done = rng.random(N_ENVS) < 0.4
         cut = done & (rng.random(N_ENVS) < 0.5)
         task_ids = rng.integers(3, size=N_ENVS) if task is None else task(t)
-        infos = [
-            {"TimeLimit.truncated": bool(c), "task_id": int(k)}
-            for c, k in zip(cut, task_ids, strict=True)
-        ]
-        yield (
-            sample_batch(observation_space),
-            sample_batch(observation_space),
-            sample_batch(action_space),
-            rng.normal(size=N_ENVS),
-            done,
-            infos,
-        )
+        told = zip(cut.tolist(), map(int, task_ids), strict=True)
+        infos = [{"TimeLimit.truncated": each, "task_id": k} for each, k in told]
+        batches = [*map(sample_batch, (observation_space, observation_space, action_space))]
+        yield *batches, rng.normal(size=N_ENVS), done, infos
 
 
 def sb3s(space):

@@ -35,10 +35,8 @@ def test_an_evaluation_while_training_ends_or_waits_as_it_is_told(limit):
 
 def test_an_episode_may_take_as_many_steps_as_the_limit_and_no_more():
     model = agent("Ten-v0")
-    assert (
-        expert_importance(model, episodes=2, max_episode_steps=10).returns.tolist()
-        == [[[10.0, 10.0]]] * 3
-    )
+    played = expert_importance(model, episodes=2, max_episode_steps=10)
+    assert played.returns.tolist() == [[[10.0, 10.0]]] * 3
     with pytest.raises(ValueError, match=r"`max_episode_steps`=9, unlike one of Ten:"):
         expert_importance(model, episodes=2, max_episode_steps=9)
 

@@ -36,7 +36,7 @@ def build(request):
     def make(*tasks):
         named = [Task(f"task {k}", env_fn=each) for k, each in enumerate(tasks)]
         built.append(BUILT[request.param](named))
-        return built[0]
+        return built[-1]
 
     yield make
     for world in built:
@@ -44,8 +44,12 @@ def build(request):
 
 
 def test_each_step_is_rewarded_by_its_own_task(build):
-    rewards = build(NEAR, FAR).compute_reward(*GOALS, INFOS)
-    np.testing.assert_array_equal(rewards, [-1, 0, 0, -1])
+    world = build(NEAR, FAR)
+    np.testing.assert_array_equal(world.compute_reward(*GOALS, INFOS), [-1, 0, 0, -1])
+    with pytest.raises(ValueError, match=r"must hold the 'task_id' .*=dict\(copy_info_dict=True\)"):
+        world.compute_reward(*GOALS, [{}] * 4)
+    # One task needs no infos.
+    np.testing.assert_array_equal(build(NEAR).compute_reward(*GOALS, [{}] * 4), [-1] * 4)
 
 
 def test_a_task_sees_goals_without_what_only_others_have(build):
@@ -59,16 +63,6 @@ def test_a_single_step_is_rewarded_as_by_its_task():
     world = MultiTaskEnv([NEAR, FAR])
     rewards = [world.compute_reward(GOALS[0][0], GOALS[1][0], info) for info in INFOS]
     assert rewards == [-1, 0, 0, -1]
-
-
-def test_one_task_needs_no_infos(build):
-    rewards = build(NEAR).compute_reward(*GOALS, [{}] * 4)
-    np.testing.assert_array_equal(rewards, [-1] * 4)
-
-
-def test_steps_that_do_not_say_their_task_are_refused_with_the_cure(build):
-    with pytest.raises(ValueError, match=r"must hold the 'task_id' .*=dict\(copy_info_dict=True\)"):
-        build(NEAR, FAR).compute_reward(*GOALS, [{}] * 4)
 
 
 class Goalless(Reach):

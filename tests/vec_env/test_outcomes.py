@@ -1,12 +1,14 @@
 """What an episode comes to, success or the score of a whole game; actions drawn at random."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv
 from tiny import Steps
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
@@ -162,23 +164,10 @@ def test_a_game_in_sb3s_own_atari_wrappers_is_played_over_all_lives():
     assert episodes.successes.tolist() == [[1.0] * 3]
 
 
-class Masked(VecEnv):
-    """Two copies that say which actions they allow, and play nothing."""
-
-    reset = step_async = step_wait = close = set_attr = env_is_wrapped = None
-    get_attr = DummyVecEnv.get_attr
-
-    def __init__(self, space, masks):
-        self.num_envs, self.action_space, self.masks = 2, space, masks
-
-    def env_method(self, name, *args, indices=None, **kwargs):
-        assert name == "action_masks"
-        return self.masks
-
-
 def drawn(space, *masks, times=60):
     space.seed(0)
-    env = Masked(space, [np.array(mask, dtype=bool) for mask in masks])
+    told = {"action_masks": [np.array(mask, dtype=bool) for mask in masks]}
+    env = SimpleNamespace(num_envs=2, action_space=space, env_method=told.__getitem__)
     actions = np.array([random_actions(env, masked=True) for _ in range(times)])
     assert all(space.contains(action) for step in actions for action in step)
     return [sorted({tuple(np.ravel(action).tolist()) for action in actions[:, k]}) for k in (0, 1)]

@@ -60,10 +60,8 @@ class TwoTasks(VectorEnv):
         last = self.observation()
         info = {}
         if done.any():
-            info = {
-                "final_obs": last,
-                "final_info": {"task_id": self.task.copy(), "lives": np.array([3, 0])},
-            }
+            final = {"task_id": self.task.copy(), "lives": np.array([3, 0])}
+            info = {"final_obs": last, "final_info": final}
             self.task[1] = 1 - self.task[1]
         info |= {"task_id": self.task.copy(), "lives": np.array([3, 5])}
         return self.observation(), np.ones(2), np.zeros(2, bool), done, info
@@ -262,7 +260,6 @@ def test_the_monitors_file_says_whose_each_episode_is(tmp_path, kind):
     ("asked", "options", "error", "message"),
     [
         (TASKS, {"n_env": 2}, TypeError, "argument 'n_env'"),
-        (TASKS, {"num_envs": 2}, TypeError, "argument 'num_envs'"),
         (TASKS, {"schedule": Cycle}, TypeError, r"a Schedule \(not its class\), .*, got <class"),
         ("MinAtar/MTRL", {}, ValueError, r"got 'MinAtar/MTRL'; did you mean 'MinAtar/MTRL3'\?"),
         ("zz", {}, ValueError, "got 'zz'; there are Atari/Five"),

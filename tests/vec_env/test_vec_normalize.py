@@ -1,6 +1,5 @@
 """PerTaskVecNormalize: each task against SB3's VecNormalize on that task alone."""
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -87,64 +86,39 @@ def play(env, steps=40):
     return record
 
 
-class OneSlot(gym.Env):
-    """What slot `index` of a recorded run saw, as an environment of its own."""
-
-    render_mode = None
-    action_space = spaces.Box(-1, 1, (1,))
-    observation_space = spaces.Box(-np.inf, np.inf, (3,))
-
-    def __init__(self, record, index):
-        self.observations = [step[0]["obs"][index] for step in record]
-        self.rewards = [step[1][index] for step in record]
-        self.time = -1
-
-    def reset(self, *, seed=None, options=None):
-        self.time += 1
-        return self.observations[self.time], {}
-
-    def step(self, action):
-        self.time += 1
-        return self.observations[self.time], self.rewards[self.time], False, False, {}
-
-
 def test_with_a_task_per_slot_each_slot_is_normalized_as_vec_normalize_would_alone():
-    base = GymnasiumVecEnv(Scales("dict", fixed=True))
-    zeros = np.zeros((2, 1), np.float32)
-    raw = [(base.reset(), np.zeros(2))] + [base.step(zeros)[:2] for _ in range(LENGTH - 1)]
-    ours = PerTaskVecNormalize(GymnasiumVecEnv(Scales("dict", fixed=True)))
-    alone = [VecNormalize(DummyVecEnv([lambda i=i: OneSlot(raw, i)])) for i in range(2)]
-    np.testing.assert_array_equal(
-        ours.reset()["obs"], np.concatenate([env.reset() for env in alone])
-    )
-    for _ in range(LENGTH - 1):
-        obs, rewards, _, _ = ours.step(zeros)
-        expected = [env.step(zeros[:1]) for env in alone]
-        np.testing.assert_allclose(obs["obs"], np.concatenate([e[0] for e in expected]), rtol=1e-5)
-        np.testing.assert_allclose(rewards, np.concatenate([e[1] for e in expected]), rtol=1e-5)
+    ours = PerTaskVecNormalize(GymnasiumVecEnv(Scales(fixed=True)))
+    alone = [VecNormalize(GymnasiumVecEnv(Scales("info", num_envs=1))) for _ in range(2)]
+    obs, rewards, paid = ours.reset()["obs"], None, None
+    for _ in range(LENGTH):
+        raw = ours.get_original_obs()["obs"]
+        for i, each in enumerate(alone):
+            each.obs_rms.update(raw[i : i + 1])
+            np.testing.assert_allclose(obs[i], each.normalize_obs(raw[i]), rtol=1e-5)
+            if paid is not None:
+                each._update_reward(paid[i : i + 1])
+                np.testing.assert_allclose(rewards[i], each.normalize_reward(paid[i]), rtol=1e-5)
+        shown, rewards, *_ = ours.step(np.zeros((2, 1), np.float32))
+        obs, paid = shown["obs"], ours.get_original_reward()
 
 
 @pytest.mark.parametrize("mode", ["dict", "onehot", "channels"])
 def test_the_id_is_never_touched(mode):
+    def split(obs):
+        is_dict = mode == "dict"
+        return (obs["obs"], obs["task_id"]) if is_dict else (obs[..., :-2], obs[..., -2:])
+
     env = wrapped(mode)
-    raw, normalized = [], []
     env.reset()
     for _ in range(12):
         obs, _, dones, infos = env.step(np.zeros((2, 1), np.float32))
-        raw.append(env.get_original_obs())
-        normalized.append(obs)
-        for info in infos:
-            if dones.any():
-                last = info["terminal_observation"]
-                shown = last["task_id"] if mode == "dict" else last[..., -2:]
-                wanted = info["task_id"] if mode == "dict" else np.eye(2)[info["task_id"]]
-                np.testing.assert_array_equal(shown, np.broadcast_to(wanted, np.shape(shown)))
-    for before, after in zip(raw, normalized, strict=True):
-        if mode == "dict":
-            np.testing.assert_array_equal(before["task_id"], after["task_id"])
-        else:
-            np.testing.assert_array_equal(before[..., -2:], after[..., -2:])
-            assert not np.array_equal(before[..., :-2], after[..., :-2])
+        (raw, before), (normalized, after) = split(env.get_original_obs()), split(obs)
+        np.testing.assert_array_equal(before, after)
+        assert not np.array_equal(raw, normalized)
+        for info in infos if dones.any() else ():
+            _, shown = split(info["terminal_observation"])
+            wanted = info["task_id"] if mode == "dict" else np.eye(2)[info["task_id"]]
+            np.testing.assert_array_equal(shown, np.broadcast_to(wanted, np.shape(shown)))
 
 
 @pytest.mark.parametrize("mode", ["dict", "onehot", "channels", "info"])
@@ -233,12 +207,6 @@ def test_hidden_tasks_of_observations_are_refused_off_policy():
     SAC("MlpPolicy", wrapped("info", norm_obs=False), **arguments).learn(12)
 
 
-def images():
-    base = Scales("channels")
-    base.single_observation_space = spaces.Box(0, 255, (2, 2, 5), np.uint8)
-    return PerTaskVecNormalize(GymnasiumVecEnv(base))
-
-
 def loaded_with_three(tmp_path):
     wrapped().save(tmp_path / "normalize.pkl")
     three = Scales()
@@ -256,22 +224,11 @@ def loaded_in_another_order(tmp_path):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda _: images(), "`norm_obs` must be False for images"),
-        (
-            lambda _: wrapped("dict", norm_obs_keys=["ob"]),
-            r"`norm_obs_keys` must be of \['obs', 'task_id'\], got 'ob'; did you mean 'obs'",
-        ),
+        (lambda _: wrapped(norm_obs_keys=["ob"]), "`norm_obs_keys` .* 'ob'; did you mean 'obs'"),
         (lambda _: PerTaskVecNormalize(DummyVecEnv([Steps])), "must hold multi-task environments"),
         (loaded_with_three, "`venv` must have num_tasks=2, got 3"),
         (loaded_in_another_order, r"`venv` must have the tasks in the order .*Acrobot'\], got"),
-        (
-            lambda _: wrapped("info").normalize_obs(np.zeros((2, 3))),
-            "observations that don't show their task need `task_ids`",
-        ),
-        (
-            lambda _: wrapped("dict").normalize_obs({"obs": np.zeros((2, 3))}),
-            r"must have `task_id`, got \['obs'\]",
-        ),
+        (lambda _: wrapped().normalize_obs({"obs": 0}), r"must have `task_id`, got \['obs'\]"),
     ],
 )
 def test_what_cannot_be_normalized_is_refused_with_the_rule(build, message, tmp_path):
@@ -292,26 +249,3 @@ def test_hidden_tasks_are_asked_for(schedule):
         infos = env.step(np.ones(4, int))[3]
         assert [info["task_id"] for info in infos] == before
     assert env.observation_space.shape == (6,)
-
-
-PICTURES = {
-    "SB3's, channels first": ((4, 36, 40), np.uint8, 255),
-    "SB3's, channels last": ((36, 40, 4), np.uint8, 255),
-    "MinAtar's": ((10, 10, 10), np.uint8, 1),
-    "scaled, channels first": ((3, 12, 14), np.float32, 1),
-}
-
-
-@pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES)
-def test_the_id_in_planes_is_read_where_the_world_wrote_it(picture):
-    shape, dtype, high = picture
-
-    class Still(Steps):
-        observation_space = spaces.Box(0, high, shape, dtype)
-
-    venv = make_multitask_vec_env([Still, Still], 4, seed=0, task_id="channels")
-    env = PerTaskVecNormalize(venv, norm_obs=False)
-    env.reset()
-    *_, infos = env.step(np.zeros(4, np.int64))
-    assert env._task_ids.tolist() == [info["task_id"] for info in infos]
-    assert set(env._task_ids.tolist()) == {0, 1}
