@@ -122,12 +122,6 @@ def test_a_wrong_word_is_one_line(files, capsys, words, message):
     assert re.search(f"error: .*{message}", error)
 
 
-@pytest.mark.parametrize("shown", ["dict", "onehot"])
-def test_tasks_are_shown_as_the_model_saw_them(shown):
-    seen = sb3_moe.make_multitask_vec_env(TASKS, task_id=shown).observation_space
-    assert env_for(TASKS, seen).observation_space == seen
-
-
 def test_tasks_stand_in_the_models_order_by_a_studys_short_names_too_and_a_suite_stays_one():
     space = spaces.Dict({"obs": spaces.Box(0, 1, (2,)), "task_id": spaces.Discrete(2)})
     write_names(space, ["Breakout", "Asterix"])
@@ -137,7 +131,10 @@ def test_tasks_stand_in_the_models_order_by_a_studys_short_names_too_and_a_suite
     assert _in_order(["Classic/CartPole4"], suite) == "Classic/CartPole4"
 
 
-def test_an_environment_is_built_whatever_a_normalizer_made_of_its_space_and_no_other_one():
+def test_tasks_are_shown_as_the_model_saw_them_whatever_a_normalizer_made_of_the_space():
+    for shown in ("dict", "onehot"):
+        seen = sb3_moe.make_multitask_vec_env(TASKS, task_id=shown).observation_space
+        assert env_for(TASKS, seen).observation_space == seen
     (name, _), numbers = TASKS, spaces.Box(-np.inf, np.inf, (4,))
     assert env_for([name], gym.make(name).observation_space).spec.id == name
     assert env_for([name], numbers).num_envs == 1
