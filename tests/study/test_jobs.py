@@ -170,9 +170,8 @@ def test_values_can_be_compared_by_the_return_at_the_end(tmp_path):
         asked = replace(TUNE, measure=measure, extensions=0)
         the_study = study(1, ("dense",), tune=asked, regimes=("mtrl",))
         commands.train(the_study, tmp_path / measure, Forgetting(level=best_at(0.01)))
-        assert chosen(the_study, tmp_path / measure).architectures[0].arguments == {
-            "learning_rate": rate
-        }
+        (dense,) = chosen(the_study, tmp_path / measure).architectures
+        assert dense.arguments == {"learning_rate": rate}
 
 
 def test_what_was_chosen_stays_and_another_question_is_refused(tmp_path):
