@@ -22,11 +22,8 @@ NOTHING = References({}, {}, [])
 
 
 def beside(runs, cells=None):
-    return References(
-        {run.config.name: run for run in runs},
-        RANDOM,
-        [run.config for run in runs] if cells is None else cells,
-    )
+    cells = [run.config for run in runs] if cells is None else cells
+    return References({run.config.name: run for run in runs}, RANDOM, cells)
 
 
 def measure(name, made, references=NOTHING):
@@ -36,10 +33,8 @@ def measure(name, made, references=NOTHING):
 
 
 def test_an_area_is_the_mean_return_by_hand():
-    c = planned("mtrl")
-    made = Run(
-        c, {"steps": np.array([0, D, 2 * D]), "score": np.array([[0, 1], [4, 1], [6, 1]])}, {}
-    )
+    scores = {"steps": np.array([0, D, 2 * D]), "score": np.array([[0, 1], [4, 1], [6, 1]])}
+    made = Run(planned("mtrl"), scores)
     # Trapezoids: (0 + 4) / 2 and (4 + 6) / 2, averaged over two equal stretches.
     assert measure("area", made)["SpaceInvaders"] == pytest.approx(3.5)
 

@@ -81,18 +81,6 @@ def check(rows):
         assert not {parent for key in row for parent in parents(key)} & row
 
 
-def every_callback(pinned, batches, folder):
-    return [
-        MultiTaskEvalCallback(64, 1, eval_env=pinned, log_path=folder),
-        TaskRolloutCallback(),
-        PlasticityCallback(64, probe=batches, taus=TAUS, ntk_size=3, log_path=folder),
-        RoutingCallback(64, probe=batches),
-        ReDoCallback(64),
-        ResetHeadsCallback(64),
-        ShrinkAndPerturbCallback(64),
-    ]
-
-
 @pytest.mark.parametrize("kind", NAMES)
 def test_keys_of_every_callback_are_printed_apart_and_taken_by_trackers(kind, tmp_path):
     names = NAMES[kind]
@@ -100,8 +88,16 @@ def test_keys_of_every_callback_are_printed_apart_and_taken_by_trackers(kind, tm
     sizes = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
     sizes["policy_kwargs"] = {"placement": "all", "num_experts": 11, "net_arch": [4, 4]}
     model = PPO("MoeMultiInputPolicy", toy_vec_env((0, 1, 2), names=names), **sizes)
-    callbacks = every_callback(pinned, collect_probe(pinned, 12), tmp_path)
-    callbacks += [TaskGradientCallback(64), TaskSwitchCallback(reset_heads=True)]
+    batches = collect_probe(pinned, 12)
+    callbacks = [
+        MultiTaskEvalCallback(64, 1, eval_env=pinned, log_path=tmp_path),
+        TaskRolloutCallback(),
+        PlasticityCallback(64, probe=batches, taus=TAUS, ntk_size=3, log_path=tmp_path),
+        RoutingCallback(64, probe=batches),
+        *(kind(64) for kind in (ReDoCallback, ResetHeadsCallback, ShrinkAndPerturbCallback)),
+        TaskGradientCallback(64),
+        TaskSwitchCallback(reset_heads=True),
+    ]
     rows = train(model, 96, callbacks)
     check(rows)
     logged = set().union(*rows)

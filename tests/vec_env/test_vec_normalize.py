@@ -33,14 +33,10 @@ class Scales(VectorEnv):
         self.task_id = mode
         self.rng = np.random.default_rng(0)
         self.single_action_space = spaces.Box(-1, 1, (1,))
-        self.single_observation_space = {
-            "dict": spaces.Dict(
-                {"obs": spaces.Box(-np.inf, np.inf, (3,)), "task_id": spaces.Discrete(2)}
-            ),
-            "onehot": spaces.Box(-np.inf, np.inf, (5,)),
-            "channels": spaces.Box(-np.inf, np.inf, (2, 2, 5)),
-            "info": spaces.Box(-np.inf, np.inf, (3,)),
-        }[mode]
+        shapes = {"onehot": (5,), "channels": (2, 2, 5)}
+        box = spaces.Box(-np.inf, np.inf, shapes.get(mode, (3,)))
+        shown = spaces.Dict({"obs": box, "task_id": spaces.Discrete(2)})
+        self.single_observation_space = shown if mode == "dict" else box
 
     def observation(self):
         shape = (2, 2, 3) if self.task_id == "channels" else (3,)
