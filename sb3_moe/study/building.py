@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, fields
@@ -60,7 +59,7 @@ _FLOAT = "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader, but a key stands once, numbers are finite, and ``1e6`` is a whole one."""
+    """PyYAML's loader, but a key stands once, and ``1e6`` is a whole number."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Refuse a key that is there twice: PyYAML would drop the first without a word."""
@@ -75,9 +74,6 @@ class _Loader(yaml.SafeLoader):
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     value = loader.construct_yaml_float(node)
-    if not math.isfinite(value):
-        problem = f"numbers must be finite, got {node.value}"
-        raise yaml.MarkedYAMLError(None, None, problem, node.start_mark)
     return int(value) if "e" in node.value.lower() and value.is_integer() else value
 
 

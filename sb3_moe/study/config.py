@@ -327,7 +327,7 @@ class RunConfig(Setup):
 
 def _counted(value: Any, start: int = 0) -> Any:
     """Count a number of seeds up, or take the seeds."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int):
         return tuple(range(start, start + value))
     return tuple(value) if isinstance(value, list) else value
 

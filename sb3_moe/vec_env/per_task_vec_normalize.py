@@ -11,7 +11,6 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.vec_env.observations import NO_TASK, VecHistory
 from sb3_moe.vec_env.task_ids import TASK_KEY, TaskIds, has_task_key
 from sb3_moe.vec_env.tasks import names_on
@@ -239,14 +238,12 @@ def _normalized_parts(space: spaces.Space[Any], keys: list[str] | None) -> dict[
     """Give the parts of observations that are to be normalized, by key.
 
     :param keys: of a Dict; None where observations are one part
-    :raises ValueError: if there is no such key, or a part is of whole numbers
+    :raises KeyError: if there is no such key
+    :raises ValueError: if a part is of whole numbers
     """
     parts = space.spaces if isinstance(space, spaces.Dict) else {"observations": space}
     chosen = [*parts] if keys is None else keys
     for key in chosen:
-        if key not in parts:
-            hint = did_you_mean(key, parts)
-            raise ValueError(f"`norm_obs_keys` must be of {[*parts]}, got {key!r}{hint}")
         if not np.issubdtype(parts[key].dtype, np.floating):
             raise ValueError(
                 "`norm_obs` must be False for images and other whole numbers, as which buffers "

@@ -144,12 +144,5 @@ class TaskIds:
         self.tail = Tail(num_tasks, axis=axis, planes=planes)
 
     def __call__(self, obs: Any) -> Any:
-        """Return the task of each observation; a Dict's as it stands, with an axis more or not.
-
-        :raises ValueError: if a Dict has none
-        """
-        if self.tail is not None:
-            return self.tail.ids(obs)
-        if TASK_KEY not in obs:
-            raise ValueError(f"an observation must have `{TASK_KEY}`, got {sorted(obs)}")
-        return obs[TASK_KEY]
+        """Return the task of each observation; a Dict's as it stands, with an axis more or not."""
+        return obs[TASK_KEY] if self.tail is None else self.tail.ids(obs)

@@ -207,14 +207,6 @@ def test_all_that_is_stored_is_drawn_and_nothing_else(tasks_by_step):
     assert drawn == set(np.flatnonzero(buffer.task_ids >= 0).tolist())
 
 
-def test_an_info_without_a_task_is_refused():
-    buffer = MultiTaskReplayBuffer(10, DICT, spaces.Discrete(2), "cpu", N_ENVS)
-    *rest, infos = next(transitions(DICT, spaces.Discrete(2), 1))
-    del infos[1]["task_id"]
-    with pytest.raises(ValueError, match=r"needs info\['task_id'\].*\['TimeLimit.truncated'\]"):
-        buffer.add(*rest, infos)
-
-
 def test_what_is_kept_on_the_device_is_kept_twice():
     once = {"optimize_memory_usage": True, "handle_timeout_termination": False}
     with pytest.raises(ValueError, match="`optimize_memory_usage` must be False"):

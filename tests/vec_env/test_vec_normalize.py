@@ -220,11 +220,9 @@ def loaded_in_another_order(tmp_path):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda _: wrapped(norm_obs_keys=["ob"]), "`norm_obs_keys` .* 'ob'; did you mean 'obs'"),
         (lambda _: PerTaskVecNormalize(DummyVecEnv([Steps])), "must hold multi-task environments"),
         (loaded_with_three, "`venv` must have num_tasks=2, got 3"),
         (loaded_in_another_order, r"`venv` must have the tasks in the order .*Acrobot'\], got"),
-        (lambda _: wrapped().normalize_obs({"obs": 0}), r"must have `task_id`, got \['obs'\]"),
     ],
 )
 def test_what_cannot_be_normalized_is_refused_with_the_rule(build, message, tmp_path):
