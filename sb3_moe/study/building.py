@@ -176,9 +176,7 @@ class Named:
         kinds = {k: v for k, v in everything.items() if isinstance(v, type) and issubclass(v, base)}
         found = imported(self.name, where) if ":" in self.name else kinds.get(self.name)
         if not (isinstance(found, type) and issubclass(found, base)):
-            rule = (
-                f"`{where}` must be a {base.__name__}, known by name or as `package.module:Class`"
-            )
+            rule = f"`{where}` must be a {base.__name__} by its name or `package.module:Class`"
             raise ValueError(f"{rule}, got {self.name!r}{hint(self.name, kinds)}")
         return found
 

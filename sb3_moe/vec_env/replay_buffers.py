@@ -300,7 +300,7 @@ def end_running_episodes(buffer: Any) -> None:
             buffer.truncate_last_trajectory()
         return
     last = buffer.pos - 1
-    if buffer.optimize_memory_usage:
-        buffer.dones[last] = 1  # a timeout would go on from an observation that isn't there
-    else:
+    if buffer.handle_timeout_termination:
         buffer.timeouts[last][buffer.dones[last] == 0] = 1
+    else:
+        buffer.dones[last] = 1  # which is what a time limit is to it

@@ -45,7 +45,7 @@ def strongest(codes: Any) -> Any:
 
     A one-hot that was scaled or normalized, to [1, -1] or whatever, still says the same id.
     """
-    return (1 * codes).argmax(-1)  # whole numbers: torch knows no largest of booleans
+    return (1 * codes).argmax(-1)  # torch knows no largest of booleans
 
 
 def as_one_hot(codes: th.Tensor) -> th.Tensor:

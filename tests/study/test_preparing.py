@@ -51,7 +51,7 @@ class Looks(BaseCallback):
         ({"TaskSwitchCallback": {"replay_buffer": "clear"}}, "`replay_buffer` must be 'keep'"),
         ({"TaskSwitchCallback": {"on_new_task": "add_expert"}}, "`on_new_task` can't be"),
         ({"ReDoCallback": {}}, "missing .* 'every'"),
-        ("ReDo", "`callbacks` must be a BaseCallback, known by name"),
+        ("ReDo", "`callbacks` must be a BaseCallback by its name or"),
     ],
 )
 def test_a_callback_that_cant_be_built_or_take_the_model_is_named_with_its_network(

@@ -208,13 +208,16 @@ def test_all_that_is_stored_is_drawn_and_nothing_else(tasks_by_step):
 
 
 def test_what_is_kept_on_the_device_is_kept_twice():
-    once = {"optimize_memory_usage": True, "handle_timeout_termination": False}
     with pytest.raises(ValueError, match="`optimize_memory_usage` must be False"):
-        DeviceReplayBuffer(10, IMAGE, spaces.Discrete(2), **once)
-    # An episode that is cut would go on from the next observation, were its end no real one.
-    (sb3,) = filled([ReplayBuffer], IMAGE, 3, **once)
+        DeviceReplayBuffer(10, IMAGE, spaces.Discrete(2), optimize_memory_usage=True)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_episode_that_is_cut_ends_as_one_at_a_time_limit_does(kept):
+    options = {"optimize_memory_usage": not kept, "handle_timeout_termination": kept}
+    (sb3,) = filled([ReplayBuffer], IMAGE, 3, **options)
     end_running_episodes(sb3)
-    assert sb3.dones[2].all()
+    assert (sb3.dones[2] + kept * sb3.timeouts[2]).all()
     end_running_episodes(object())  # of the user's own: it may keep what it likes
 
 
