@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,7 +33,7 @@ from sb3_moe_envs.schedules import Interleave
 
 PAGE, README, TABLE = "index.html", "README.md", "measures.csv"
 #: All that a report writes over, or deletes where it has none.
-WRITTEN = [PAGE, README, TABLE, "summary.csv", "verdicts.csv"]
+WRITTEN = [PAGE, README, TABLE, "measures.parquet", "summary.csv", "verdicts.csv"]
 WRITTEN += [f"{name}.{end}" for name in (*CURVES, "expert_weights") for end in FORMATS]
 #: Where agents at play lie, beside the page.
 REPLAYS = "replays"
@@ -68,6 +69,8 @@ def write_report(
         if len(table):
             with atomic(folder / name) as temporary:
                 table.to_csv(temporary, index=False, float_format="%.6g")
+    if find_spec("pyarrow"):
+        results.table.to_parquet(folder / "measures.parquet")
     drawn = {}
     for name, figure in figures(results, claims.units).items():
         save_figure(figure, folder / name, dpi=130)

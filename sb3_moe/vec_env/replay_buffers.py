@@ -175,9 +175,14 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
         self._places = _PlacesByTask()
 
     def add(self, *transition: Any) -> None:
-        """Keep one transition of every environment, and its task."""
+        """Keep one transition of every environment, and its task.
+
+        :raises ValueError: if an info has no ``task_id``
+        """
         first = self.pos * self.n_envs
         for index, info in enumerate(transition[-1], start=first):
+            if "task_id" not in info:
+                raise ValueError(f"MultiTaskReplayBuffer needs info['task_id'], got {sorted(info)}")
             self._places.move(index, int(self.task_ids[index]), int(info["task_id"]))
             self.task_ids[index] = info["task_id"]
         super().add(*transition)

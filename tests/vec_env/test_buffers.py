@@ -207,6 +207,12 @@ def test_all_that_is_stored_is_drawn_and_nothing_else(tasks_by_step):
     assert drawn == set(np.flatnonzero(buffer.task_ids >= 0).tolist())
 
 
+def test_an_environment_of_one_task_is_refused():
+    model = SAC("MlpPolicy", "Pendulum-v1", replay_buffer_class=MultiTaskReplayBuffer)
+    with pytest.raises(ValueError, match=r"needs info\['task_id'\], got \['TimeLimit.trunc"):
+        model.learn(1)
+
+
 def test_what_is_kept_on_the_device_is_kept_twice():
     with pytest.raises(ValueError, match="`optimize_memory_usage` must be False"):
         DeviceReplayBuffer(10, IMAGE, spaces.Discrete(2), optimize_memory_usage=True)
