@@ -71,18 +71,6 @@ def test_a_builder_that_gives_one_environment_twice_is_refused():
         make_multitask_vec_env([lambda: other], 2)
 
 
-class Favourite(Interleave):
-    """Plays the second task alone."""
-
-    def _choose(self, last):
-        return 1
-
-
-def test_an_interleave_that_chooses_for_itself_is_asked():
-    env = make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 2, schedule=Favourite())
-    assert env.reset()["task_id"].tolist() == [1, 1]
-
-
 class Batched(SyncVectorEnv):
     """Says what has no row for each copy."""
 

@@ -177,8 +177,7 @@ class Interleave(ByEpisode):
             raise ValueError(f"`order` must be 'round_robin' or 'random', got {order!r}")
         self.unit, self.order = unit, order
         self.weights = None if weights is None else tuple(positive("weights", w) for w in weights)
-        shares_slots = (unit, order) == ("steps", "round_robin")
-        if not shares_slots or type(self)._choose is not Interleave._choose:
+        if (unit, order) != ("steps", "round_robin"):
             self.slots = Slots.OWN
 
     def shares(self, num_tasks: int) -> np.ndarray:
