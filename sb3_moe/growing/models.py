@@ -161,10 +161,16 @@ def moe_class(model: BaseAlgorithm, space: spaces.Space[Any]) -> type[Any]:
     :param model: dense
     :param space: of observations
     :raises TypeError: if the model's policy is of no known class
+    :raises ValueError: if there is none for such observations
     """
     ours = _OURS + _alias(model).removeprefix(_OURS)
     if isinstance(space, spaces.Dict):
         ours = ours.replace("Mlp", "MultiInput", 1).replace("Cnn", "MultiInput", 1)
+    if ours not in model.policy_aliases:
+        raise ValueError(
+            f"`env` must be built with `task_id`='onehot' for {type(model).__name__}, which has no "
+            f"policy for a Dict, got {space}"
+        )
     return model.policy_aliases[ours]
 
 

@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.her import HerReplayBuffer
 from torch import nn
 
+import sb3_moe
 from sb3_moe.growing import upcycle
 from sb3_moe.layers import Routing, SoftMoE
 
@@ -229,6 +230,13 @@ def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
 def test_a_model_with_experts_is_not_upcycled():
     with pytest.raises(ValueError, match=r"`model` must be dense, got one .*\['pi.final'"):
         upcycle(upcycle(dense("PPO"), placement="final"), placement="middle")
+
+
+def test_an_algorithm_without_a_policy_for_dicts_says_what_to_build():
+    crossq = pytest.importorskip("sb3_contrib").CrossQ
+    env = sb3_moe.make_multitask_vec_env(["Pendulum-v1"], 1)
+    with pytest.raises(ValueError, match="`env` must be built with `task_id`='onehot' for CrossQ"):
+        upcycle(crossq("MlpPolicy", "Pendulum-v1"), env=env)
 
 
 class Mine(ActorCriticPolicy):

@@ -1,5 +1,8 @@
 """What each router decides: scores, gates, choices, balancing, and gates that someone edits."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import reference
 import torch as th
@@ -309,3 +312,20 @@ def test_two_tokens_of_one_load_by_hand():
     chosen = th.tensor([[[0], [0]], [[1], [0]]])
     assert Routing(gates, None, chosen).load_E.tolist() == [0.75, 0.25]
     assert Routing(gates).load_E.tolist() == pytest.approx([0.9, 0.1])
+
+
+def test_the_shared_expert_of_the_example_always_acts_and_the_best_of_the_others_are_added():
+    pytest.importorskip("matplotlib", reason="the example needs the cli extra")
+    example = Path(__file__).parents[2] / "examples" / "11_your_own_router.py"
+    layer, x = make(runpy.run_path(str(example))["Shared"], top_k=2), th.randn(8, 5)
+    y, _ = layer(x)
+    slow = []
+    for row in x:
+        probs = layer.scores(row).softmax(-1)
+        best = sorted(range(3), key=lambda k: -probs[k].item())[:2]
+        outputs = [reference.expert(layer.experts, k)(row) for k in range(4)]
+        slow.append(outputs[0] + sum(probs[k] * outputs[k + 1] for k in best))
+    th.testing.assert_close(y, slow := th.stack(slow), atol=1e-5, rtol=1e-5)
+    fast_ones = th.autograd.grad(y.square().sum(), list(layer.parameters()))
+    slow_ones = th.autograd.grad(slow.square().sum(), list(layer.parameters()))
+    th.testing.assert_close(fast_ones, slow_ones, atol=1e-5, rtol=1e-5)
