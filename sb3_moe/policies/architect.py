@@ -238,7 +238,7 @@ def _check_depth(options: MoEOptions, depth: int) -> None:
         which = "the last hidden layer" if place.hidden == -1 else f"hidden layer {place.hidden}"
         raise ValueError(
             f"`placement`={place.name!r} replaces {which}, and `net_arch` has "
-            f"{depth or 'none'}: give it more, or choose 'final' or 'big'"
+            f"{depth or 'none'}: give it more, or choose 'final'"
         )
     if options.is_tokenized and not (depth and place.takes(0, depth)):
         raise ValueError(
