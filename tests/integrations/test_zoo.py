@@ -135,8 +135,7 @@ def test_what_the_zoo_drops_is_joined_again():
             "placement": "big", "net_arch": [64], "activation_fn": nn.ReLU, "num_experts": 8
         },
     }  # fmt: skip
-    tokens = {"tokens": "conv", "net_arch": [8]}
-    assert join(sampled, tokens, {})["policy_kwargs"]["net_arch"] == [8]
+    assert join(sampled, given | {"tokens": "conv"}, {})["policy_kwargs"]["net_arch"] == [8]
     assert "net_arch" not in join(sampled, {"tokens": "conv"}, {})["policy_kwargs"]
     assert join({"gamma": 0.9}, given, {})["policy_kwargs"] == given
 
@@ -161,3 +160,17 @@ def test_a_policy_is_named_by_alias_or_class():
     policy = PPO.policy_aliases["MoeMlpPolicy"]
     assert class_of(str(policy)) is policy
     assert class_of("MoeMlpPolicy") is None
+
+
+def test_the_zoo_samples_what_is_not_given_and_makes_it_again_of_what_a_trial_keeps():
+    tuning = pytest.importorskip("rl_zoo3.hyperparams_opt", reason="needs the zoo extra")
+    import optuna
+
+    for policy, keeps in (("MoeMlpPolicy", True), ("MlpPolicy", False)):
+        study = optuna.create_study()
+        study.set_user_attr("policy", policy)
+        study.set_user_attr("policy_kwargs", "{'router': 'top_k'}")
+        sampled = tuning.HYPERPARAMS_SAMPLER["ppo"](trial := study.ask(), 2, 1, {})
+        assert ("num_experts" in trial.params) is keeps
+        assert (sampled["policy_kwargs"].get("router") == "top_k") is keeps
+        assert tuning.HYPERPARAMS_CONVERTER["ppo"](trial.params).items() >= sampled.items()
