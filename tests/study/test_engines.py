@@ -99,6 +99,7 @@ def test_ray_gives_the_scores_of_the_local_engine(undisturbed, tmp_path):
 def test_submitit_gives_the_scores_of_the_local_engine(undisturbed, tmp_path):
     pytest.importorskip("submitit", reason="needs the slurm extra")
     engine = SlurmEngine(tmp_path, cluster="local", timeout_min=10)
+    assert engine.capacity == LocalEngine(None).capacity
     np.testing.assert_equal(finished(engine, RunFolder(tmp_path / RUN.name)), undisturbed)
 
 

@@ -16,7 +16,7 @@ from sb3_moe.saving.files import read_json
 from sb3_moe.study import commands, engine, preparing
 from sb3_moe.study.config import Architecture, StartFrom, Tune
 from sb3_moe.study.engine import Engine, LocalEngine, run_jobs, unfinished
-from sb3_moe.study.folder import BusyError, held, survey
+from sb3_moe.study.folder import BusyError, RunFolder, held, survey
 from sb3_moe.study.preparing import beyond, chosen
 from sb3_moe.study.results import CHOICES
 
@@ -161,8 +161,7 @@ def test_values_can_be_compared_by_the_return_at_the_end(tmp_path):
     class Forgetting(InstantEngine):
         def start(self, run, path):
             super().start(run, path)
-            with np.load(path / "scores.npz") as kept:
-                scores = dict(kept)
+            scores = RunFolder(path).scores()
             scores["score"][-1] = run.architecture.arguments["learning_rate"] == 0.001
             np.savez(path / "scores.npz", **scores)
 
