@@ -221,6 +221,7 @@ def conflict() -> Samples:
     interleaved = curves("conflict/interleaved", "mtrl")
     found = named("mtrl", {network: runs.final() for network, runs in interleaved.items()})
     found |= in_turn("conflict/sequence")
+    found |= named("again", in_turn("conflict/in_turn"))
     for study in ("routing_confirmed", "images", "tasks1", "tasks2", "tasks4", "tasks16"):
         found |= named(study, measured(f"conflict/{study}", "final", "mtrl"))
     for study in ("alone", "alone_updates"):

@@ -85,6 +85,7 @@ RATES = {
 EFFECTS = {
     "interleaved": ("conflict/interleaved", "return per episode"),
     "in_turn": ("conflict/sequence", "return per episode"),
+    "in_turn_again": ("conflict/in_turn", "return per episode"),
     "forgetting": ("grow/sequence", "return per episode"),
     "upcycled": ("grow/upcycled", "return per episode"),
     "mt3": ("metaworld/mt3", "area under success (share of episodes)"),
