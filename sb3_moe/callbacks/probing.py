@@ -1,12 +1,14 @@
-"""What networks and routers do on one fixed batch of observations of every task, over time.
+"""What networks and routers do on observations of every task, over time.
 
 Shapes: B samples, N tasks (or tokens, of gates), E experts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.callbacks.periodic import CurrentTask, RecordingCallback, refuse_trpo, remembered
 from sb3_moe.layers import MoELayer
@@ -35,24 +37,24 @@ from sb3_moe.measures.statistics import agreement, load_entropy, specialisation
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.snapshot import preserved_generators
-from sb3_moe.vec_env.evaluating import random_actions, takes_masks
-from sb3_moe.vec_env.kept_rows import Watched
+from sb3_moe.vec_env.evaluating import played, random_player
 from sb3_moe.vec_env.make import make_pinned_env, not_built_again_since, synchronize
-from sb3_moe.vec_env.observations import Obs, concatenate, select, spread
-from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
+from sb3_moe.vec_env.observations import Obs, concatenate, map_observation, select, spread
 from sb3_moe.vec_env.tasks import LAYER, short_names, task_names, tasks_played
 
-# Random play goes on for so many steps between the observations that are kept, and so many times.
+# Play goes on for so many steps between the observations that are kept, and so many times.
 STRIDE, ROUNDS = 4, 10
 
 
-def collect_probe(env: VecEnv, size: int, seed: int = 0, *, masked: bool = False) -> list[Obs]:
-    """Play every task with random actions and keep observations, equally many of each.
+def collect_probe(
+    env: VecEnv, size: int, model: BaseAlgorithm | None = None, seed: int = 0
+) -> list[Obs]:
+    """Let a model play every task, and keep observations, equally many of each.
 
     :param env: a multi-task environment in which each environment plays one task for good
     :param size: observations altogether; the whole part of ``size`` / N of each task
-    :param seed: of the environments and the actions
-    :param masked: leave out what the environment's ``action_masks`` forbid
+    :param model: whose actions are drawn as in training; None: they are random
+    :param seed: of the environments, and of random actions
     :return: one batch for each task
     :raises TypeError: if ``size`` is no int
     :raises ValueError: if ``size`` is below N, a task is not played, or an
@@ -62,37 +64,34 @@ def collect_probe(env: VecEnv, size: int, seed: int = 0, *, masked: bool = False
     whole("size", size, least=len(names))
     env.seed(seed)
     env.action_space.seed(seed)
-    obs: Any = env.reset()
+    player = random_player(env) if model is None else model
+    steps = played(player, env, env.reset(), deterministic=False)
     tasks = tasks_played(env)
     envs = [np.flatnonzero(tasks == k) for k in range(len(names))]
     wanted = size // len(envs)
     rounds = max(ROUNDS, -(-wanted // max(min(map(len, envs)), 1)))
     kept: list[list[Obs]] = [[] for _ in envs]
-    for _ in range(rounds):
+    for obs, *_ in islice(steps, STRIDE - 1, rounds * STRIDE, STRIDE):
         if not all(map(len, envs)) or (tasks_played(env) != tasks).any():
             raise ValueError("`env` must play each task for good: build it with make_pinned_env")
-        for _ in range(STRIDE):
-            obs, _, _, _ = env.step(random_actions(env, masked=masked))
         for mine, batches in zip(envs, kept, strict=True):
             batches.append(select(obs, mine))
     return [spread(concatenate(batches), wanted) for batches in kept]
 
 
 class ProbeCallback(RecordingCallback):
-    """Look at the policy every so often on one fixed batch, balanced over the tasks.
+    """Look at the policy every so often on observations of every task, equally many of each.
 
-    The observations come from environments of its own, played with random actions before training,
-    so that every measurement sees the same batch. A VecNormalize normalizes them at each
-    measurement as it does in training (if other wrappers don't change what it returns). Where an
-    environment of a single task can't be built again, which only those of
-    :func:`~sb3_moe.make_multitask_vec_env` can, the batch is of training's own first observations,
-    every fourth step, and the first measurement is at the rollout that begins when it is full, or
-    at the end of training.
+    They are of the states that the agent meets at that time: it plays in environments of its own,
+    as it does in training. Where an environment of a single task can't be built again, which only
+    those of :func:`~sb3_moe.make_multitask_vec_env` can, they are the latest of training, every
+    fourth step, and the first measurement is at the first rollout that begins with enough of them,
+    or at the end of training.
 
     :param every: global steps between measurements
     :param probe_size: observations altogether, at least one for each task
-    :param probe: the batch itself, not normalized, one entry for each task, in place of
-        collecting one
+    :param probe: the same observations at each measurement, as the policy sees them, a batch for
+        each task; None: those of the agent
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
     :raises TypeError: if ``probe_size`` is no int
@@ -111,76 +110,56 @@ class ProbeCallback(RecordingCallback):
         super().__init__(every, log_path=log_path, verbose=verbose)
         whole("probe_size", probe_size)
         self.probe_size = probe_size
-        self.given = self.probe = probe
+        self.probe = probe
+        self._latest: list[Obs] = []
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Collect the batch, unless it is there already, or has to be watched in training."""
+        """Check that observations of every task can be had."""
         before = [vars(self).get(name) for name in ("model", "task_names")]
         super().init_callback(model)
         if before != [model, self.task_names]:
             self.forget()
-        if self.probe is None:
-            self.probe = self._collect()
-        elif not isinstance(self.probe, list) or len(self.probe) != len(self.task_names):
+        obstacle = not_built_again_since(self.training_env)
+        self._watches = self.probe is None and obstacle is not None
+        self._most = math.ceil(self.probe_size / self.training_env.num_envs)
+        if self._watches and len(self.task_names) > 1:
+            raise ValueError(
+                f"`probe` must hold one batch of observations for each of {self.task_names}, got "
+                f"None, and the environment can't be built again to collect them, since {obstacle}"
+            )
+        if self.probe is not None and len(self.probe) != len(self.task_names):
             raise ValueError(f"`probe` must be a list of a batch for each of {self.task_names}")
 
     def forget(self) -> None:
         """Drop what was another model's, or other tasks'."""
-        self.probe = self.given
+        self._latest = []
 
     def batches(self) -> list[Obs]:
-        """Return the observations of each task as the policy sees them in training."""
-        assert self.probe is not None
-        normalizer = self._normalizer()
-        if isinstance(normalizer, PerTaskVecNormalize):
-            counts = [len(next(iter(b.values())) if isinstance(b, dict) else b) for b in self.probe]
-            numbered = enumerate(zip(self.probe, counts, strict=True))
-            return [normalizer.normalize_obs(batch, np.full(n, k)) for k, (batch, n) in numbered]
-        return self.probe if normalizer is None else [*map(normalizer.normalize_obs, self.probe)]
-
-    def _normalizer(self) -> VecNormalize | None:
-        """Return the training normalizer, if what it returns is what the policy sees."""
-        normalizer = self.model.get_vec_normalize_env()
-        if normalizer is None or normalizer.observation_space != self.model.observation_space:
-            return None
-        return normalizer
-
-    def _collect(self) -> list[Obs] | None:
-        """Play in environments of its own, or prepare to watch training if there can't be any."""
-        if obstacle := not_built_again_since(self.training_env):
-            if len(self.task_names) > 1:
-                raise ValueError(
-                    "`probe` must hold one batch of observations for each of "
-                    f"{self.task_names}, got None, and the environment can't be built again to "
-                    f"collect them, since {obstacle}"
-                )
-            self._watched = Watched(self.probe_size, STRIDE)
-            return None
-        with preserved_generators(), closing(make_pinned_env(self.training_env)) as env:
+        """Return observations of each task as the policy sees them."""
+        if self.probe is not None:
+            return self.probe
+        if self._watches:
+            return [concatenate(self._latest)]
+        # Epsilon-greedy policies draw from the action space.
+        generators = preserved_generators(self.model.action_space.np_random)
+        with generators, closing(make_pinned_env(self.training_env)) as env:
             synchronize(self.training_env, env)
-            own = unwrap_vec_normalize(env)
-            if own is not None and self._normalizer() is not None:
-                own.norm_obs = False
-            masked = takes_masks(self.model, env)
-            return collect_probe(env, self.probe_size, self.model.seed or 0, masked=masked)
+            return collect_probe(env, self.probe_size, self.model, self.model.seed or 0)
 
     def _is_due(self, step: int) -> bool:
-        return self.probe is not None and super()._is_due(step)
+        is_there = not self._watches or len(self._latest) == self._most
+        return is_there and super()._is_due(step)
 
     def _on_step(self) -> bool:
-        if self.probe is None:
-            normalizer = self._normalizer()
-            raw = self.locals["new_obs"] if normalizer is None else normalizer.get_original_obs()
-            self._watched.add(raw)
-            if len(self._watched) >= self.probe_size:
-                self.probe = [self._watched.batch()]
+        if self._watches and self.n_calls % STRIDE == 0:
+            # A copy: some environments write into one array over and over.
+            self._latest.append(map_observation(np.array, self.locals["new_obs"]))
+            del self._latest[: -self._most]
         return super()._on_step()
 
     def _on_training_end(self) -> None:
-        if self.probe is None and len(self._watched):
-            self.probe = [self._watched.batch()]
         step = self.model.num_timesteps
-        if self.probe is not None and self._last != step:
+        if self._last != step and (self._latest or not self._watches):
             super()._on_training_end()
             # SB3 writes what was logged during a rollout, and none follows.
             self.logger.record("time/total_timesteps", step, exclude="tensorboard")
@@ -198,7 +177,7 @@ class PlasticityCallback(ProbeCallback):
     :func:`~sb3_moe.measures.measure_layers` explains. Under ``plasticity/`` are logged ``dormant``
     and ``effective_rank`` by layer, ``ntk_rank``, ``weight_norm`` and ``gradient_norm`` by network.
     Measured before training, at the first start of a rollout after every ``every`` global steps,
-    and at the end, on one fixed batch, balanced over the tasks.
+    and at the end, on observations of the agent's own play, equally many of each task.
     ``weight_change/<network>`` is since the measurement before, and NaN for the first of a process.
 
     :param every: global steps between measurements
@@ -208,9 +187,8 @@ class PlasticityCallback(ProbeCallback):
         :func:`~sb3_moe.measures.measure_gradients`
     :param ntk_size: samples for the rank of the neural tangent kernel; 0 leaves it out
     :param probe_size: observations altogether, at least one for each task
-    :param probe: the batch itself, one entry for each task, in place of collecting one: from
-        environments of its own before training or, on a plain environment without tasks, from
-        training's first observations, in which case the first measurement waits for them
+    :param probe: the same observations at each measurement, as the policy sees them, a batch for
+        each task; None: those of the agent, see :class:`ProbeCallback`
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
     :raises TypeError: if a size isn't an int
@@ -292,7 +270,7 @@ class PlasticityCallback(ProbeCallback):
 
 
 class RoutingCallback(ProbeCallback):
-    """Log what the routers do on a fixed batch of every task, under ``moe/``.
+    """Log what the routers do where the agent plays, task by task, under ``moe/``.
 
     For each mixture: ``specialisation`` (mutual information between task and expert, by the sizes
     of the weights), ``entropy`` (of the load, 1 where even) and ``agreement`` (cosine similarity of
@@ -305,9 +283,8 @@ class RoutingCallback(ProbeCallback):
 
     :param every: global steps between measurements
     :param probe_size: observations altogether, at least one for each task
-    :param probe: the batch itself, one entry for each task, in place of collecting one: from
-        environments of its own before training or, on a plain environment without tasks, from
-        training's first observations, in which case the first measurement waits for them
+    :param probe: the same observations at each measurement, as the policy sees them, a batch for
+        each task; None: those of the agent, see :class:`ProbeCallback`
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
     :raises ValueError: if a number is out of range, or the policy has no mixture
@@ -364,11 +341,11 @@ class RoutingCallback(ProbeCallback):
 class FreezeRouterCallback(ProbeCallback):
     """Stop a mixture's router once its gates have settled, or at a step (arXiv 2406.16437).
 
-    Gates are compared from one measurement to the next on a fixed batch of every task: how much
-    of a row's weight went to other experts, on average. A frozen router keeps its weights, their
-    averages in the optimizer, and the bias of ``bias_rate`` bit for bit; experts learn on. It logs
-    ``moe/moved/<mixture>``, and ``moe/frozen/<mixture>`` when that changes. Routers are frozen
-    while this callback is in training; what a resumed run must know is kept in
+    Gates are compared from one measurement to the next, on the observations of the first of the
+    two: how much of a row's weight went to other experts, on average. A frozen router keeps its
+    weights, their averages in the optimizer, and the bias of ``bias_rate`` bit for bit; experts
+    learn on. It logs ``moe/moved/<mixture>``, and ``moe/frozen/<mixture>`` when that changes.
+    Routers are frozen while this callback is in training; what a resumed run must know is kept in
     ``model.frozen_routers``, which SB3 saves.
 
     :param every: global steps between measurements
@@ -378,7 +355,8 @@ class FreezeRouterCallback(ProbeCallback):
         began, or after the last thaw; None: only ``bound`` counts
     :param thaw_at_switch: let them learn again whenever the task changes
     :param probe_size: observations altogether, at least one for each task
-    :param probe: the batch itself, one entry for each task, in place of collecting one
+    :param probe: the same observations at each measurement, as the policy sees them, a batch for
+        each task; None: those of the agent
     :param verbose: 1 prints what is frozen and thawed
     :raises ValueError: if a number is out of range, or no router learns
     """
@@ -425,12 +403,11 @@ class FreezeRouterCallback(ProbeCallback):
     def _on_training_start(self) -> None:
         """Go on from what the model remembers."""
         self.kept = remembered(self.model, "frozen_routers")
-        fresh = {"last": None, "updates": None, "probe": None, "task_names": self.task_names}
+        fresh = {"last": None, "updates": None, "task_names": self.task_names, "latest": []}
         self.kept |= fresh | self._awake() | self.kept
         if self.kept["task_names"] != self.task_names:
-            self.kept |= {"task_names": self.task_names, "gates": {}}
-        elif self.given is None:  # training's first observations don't come again
-            self.probe = self.kept["probe"] or self.probe
+            self.kept |= {"task_names": self.task_names, "gates": {}, "latest": []}
+        self._latest = self.kept["latest"]
         super()._on_training_start()
         self._hold()
 
@@ -469,7 +446,7 @@ class FreezeRouterCallback(ProbeCallback):
         updates = getattr(self.model, "_n_updates", None)
         if updates is None or updates != self.kept["updates"]:  # else nothing has learned
             self._measure()
-        self.kept |= {"last": step, "updates": updates, "probe": self.probe}
+        self.kept |= {"last": step, "updates": updates}
         is_time = self.at_step is not None and step - self.kept["since"] >= self.at_step
         for name in self._routers():
             settles = is_time or self.kept["settled"].get(name, 0) >= self.patience
@@ -481,18 +458,23 @@ class FreezeRouterCallback(ProbeCallback):
 
     @th.no_grad()
     def _measure(self) -> None:
-        routings = policy_of(self.model).routing(concatenate(self.batches()))
-        settled, moved = self.kept["settled"], {}
+        settled, moved, before = self.kept["settled"], {}, self.kept["gates"]
+        now = self._gates(self.kept["seen"]) if before else {}
         for name, key in self._keys().items():
-            gates_BNE = routings[name].gates_BNE.float().cpu().numpy()
-            before_BNE, self.kept["gates"][name] = self.kept["gates"].get(name), gates_BNE
             # Experts may have joined or left.
-            if before_BNE is None or before_BNE.shape != gates_BNE.shape:
+            if name not in before or before[name].shape != now[name].shape:
                 continue
-            moved[key] = float(np.abs(gates_BNE - before_BNE).sum(-1).mean() / 2)
+            moved[key] = float(np.abs(now[name] - before[name]).sum(-1).mean() / 2)
             has_settled = self.bound is not None and moved[key] < self.bound
             settled[name] = settled.get(name, 0) + 1 if has_settled else 0
+        self.kept["seen"] = seen = concatenate(self.batches())
+        self.kept["gates"] = self._gates(seen)
         self.log_scalars({"moe/moved/{}": moved})
+
+    def _gates(self, obs: Obs) -> dict[str, np.ndarray]:
+        """Return the gates (B, N, E) of every mixture."""
+        routings = policy_of(self.model).routing(obs).items()
+        return {name: each.gates_BNE.float().cpu().numpy() for name, each in routings}
 
     def _on_training_end(self) -> None:
         """Leave a model whose parameters are like any other's."""

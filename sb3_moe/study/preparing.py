@@ -10,7 +10,6 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from sb3_moe.study.config import RunConfig, StudyConfig, tuned
 from sb3_moe.study.folder import Job, survey
 from sb3_moe.study.results import CHOICES, as_table, random_means, random_of, read_runs
 from sb3_moe.study.training import begin_with, take_over
-from sb3_moe.vec_env.evaluating import evaluate_tasks, random_actions
+from sb3_moe.vec_env.evaluating import evaluate_tasks, random_player
 from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
 from sb3_moe_envs.schedules import Cycle, Interleave
 
@@ -49,10 +48,7 @@ def measure_random_policy(study: StudyConfig, root: Path) -> None:
         env = make_pinned_env(like, evaluation_copies(like, episodes), seed=0)
     env.action_space.seed(0)
     masked = bool(random_of(study)["masked"]) and env.has_attr("action_masks")
-    player: Any = SimpleNamespace(
-        predict=lambda *_, **__: (random_actions(env, masked=masked), None)
-    )
-    returns = evaluate_tasks(player, env, episodes).returns
+    returns = evaluate_tasks(random_player(env, masked=masked), env, episodes).returns
     env.close()
     rounded = np.round(returns, 6).tolist()
     values = {"of": random_of(study), "returns": dict(zip(study.games, rounded, strict=True))}

@@ -6,7 +6,8 @@ Shapes: N tasks, n episodes of each, B environments.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,26 +85,40 @@ def evaluate_tasks(
         if (own := model.get_env()) is not None and own is not env:
             synchronize(own, env)
     obs = env.reset()
-    played = _Played(env, n_eval_episodes)
-    states, starts = None, np.ones(env.num_envs, dtype=bool)
+    episodes = _Episodes(env, n_eval_episodes)
+    for _, dones, infos in played(model, env, obs, deterministic=deterministic):
+        episodes.step(dones, infos)
+        episodes.check_lengths(max_episode_steps)
+        if not episodes.wanted.any():
+            break
+    return episodes.by_task()
+
+
+def played(
+    model: Any, env: VecEnv, obs: Any, *, deterministic: bool
+) -> Iterator[tuple[Any, npt.NDArray[np.bool_], Sequence[Mapping[str, Any]]]]:
+    """Let a model play for ever, and give observations, ends and infos of each step.
+
+    :param model: only its ``predict`` is used, with ``action_masks`` where it takes them and the
+        environment has them
+    :param obs: of the environment's reset
+    """
+    states, dones = None, np.ones(env.num_envs, dtype=bool)
     masked = takes_masks(model, env)
-    predict: Any = model.predict  # which SB3 does not type for all observations of a VecEnv
-    while played.wanted.any():
-        told = {"state": states, "episode_start": starts, "deterministic": deterministic}
+    while True:
+        told = {"state": states, "episode_start": dones, "deterministic": deterministic}
         if masked:
             told["action_masks"] = np.stack(env.env_method("action_masks"))
-        actions, states = predict(obs, **told)
-        obs, _, starts, infos = env.step(actions)
-        played.step(starts, infos)
-        played.check_lengths(max_episode_steps)
-    return played.by_task()
+        actions, states = model.predict(obs, **told)
+        obs, _, dones, infos = env.step(actions)
+        yield obs, dones, infos
 
 
 _EACH_ITS_OWN = "the environment must play every task in an environment of its own"
 _BUILD = "build it with sb3_moe.make_multitask_vec_env(tasks, schedule=Interleave())"
 
 
-class _Played:
+class _Episodes:
     """What each environment has played of its own share of the episodes.
 
     :param env: what is played
@@ -247,17 +262,21 @@ def monitored(info: Mapping[str, Any]) -> Mapping[str, float]:
     return episode
 
 
-def random_actions(env: VecEnv, *, masked: bool = False) -> npt.NDArray[Any]:
-    """Draw an action for each of B copies, uniformly and from the action space's generator.
+def random_player(env: VecEnv, *, masked: bool = False) -> Any:
+    """Return what plays an environment as a model would, by uniformly random actions.
 
+    :param env: of whose action space's generator actions are drawn
     :param masked: leave out what the environment's ``action_masks`` forbid, as a policy that takes
         masks does
-    :return: (B, *shape of an action)
     """
     space = env.action_space
-    if not masked:
-        return np.array([space.sample() for _ in range(env.num_envs)])
-    return np.array([_allowed(space, row) for row in env.env_method("action_masks")])
+
+    def predict(*_: Any, **__: Any) -> tuple[npt.NDArray[Any], None]:
+        if not masked:
+            return np.array([space.sample() for _ in range(env.num_envs)]), None
+        return np.array([_allowed(space, row) for row in env.env_method("action_masks")]), None
+
+    return SimpleNamespace(predict=predict)
 
 
 def _allowed(space: Space[Any], mask: npt.ArrayLike) -> npt.NDArray[Any]:

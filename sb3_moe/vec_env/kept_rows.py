@@ -1,4 +1,4 @@
-"""Rows of training that are kept: the first, the latest, and a sample of all."""
+"""Rows of training that are kept: the latest, and a sample of all."""
 
 from __future__ import annotations
 
@@ -10,39 +10,8 @@ import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_moe.vec_env.observations import Obs, concatenate, map_observation, spread
-
 # Of so many environments one row is kept in each step, in turn: rows of one step are alike.
 STRIDE = 8
-
-
-class Watched:
-    """Keep every so many steps' observations until there are enough.
-
-    :param size: observations altogether
-    :param stride: steps between those that are kept, each of all environments
-    """
-
-    def __init__(self, size: int, stride: int) -> None:
-        self.size = size
-        self.stride = stride
-        self._steps = self._count = 0
-        self._kept: list[Obs] = []
-
-    def add(self, obs: Any) -> None:
-        """Look at the observations of a step."""
-        if self._steps % self.stride == 0:
-            # A copy: some environments write into one array over and over.
-            self._kept.append(map_observation(np.array, obs))
-            self._count += len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        self._steps += 1
-
-    def __len__(self) -> int:
-        return self._count
-
-    def batch(self) -> Obs:
-        """Return what there is, evenly spread if it is more than enough."""
-        return spread(concatenate(self._kept), min(self.size, len(self)))
 
 
 class RecentRows:

@@ -58,9 +58,9 @@ def test_a_probe_is_of_the_tasks_that_are_trained_now(kind):
     callback = kind(16, probe_size=6)
     model = make(world("a", "b", "c"), "MoeMultiInputPolicy", router="soft")
     model.learn(STEPS, callback)
-    assert [batch["task_id"][0] for batch in callback.probe] == [0, 1, 2]
+    assert [batch["task_id"][0] for batch in callback.batches()] == [0, 1, 2]
     goes_on(model, world("c", "d"), callback)
-    assert [batch["task_id"][0] for batch in callback.probe] == [0, 1]
+    assert [batch["task_id"][0] for batch in callback.batches()] == [0, 1]
     assert callback.diagnostics["task_names"].tolist() == ["c", "d"]
 
 

@@ -1,4 +1,4 @@
-"""Plasticity and routing, followed on a fixed batch of every task."""
+"""Plasticity and routing, followed on observations of every task."""
 
 import numpy as np
 import pytest
@@ -112,7 +112,7 @@ def test_a_callback_that_is_used_again_looks_at_each_model_on_observations_of_it
     callback = PlasticityCallback(32, probe_size=8, ntk_size=0)
     for env_id, width in (("CartPole-v1", 4), ("Acrobot-v1", 6)):
         PPO("MlpPolicy", env_id, n_steps=32, batch_size=32, n_epochs=1).learn(64, callback)
-        (batch,) = callback.probe
+        (batch,) = callback.batches()
         assert batch.shape == (8, width)
         # Since the measurement before, of which a model's first has none.
         assert np.isnan(callback.diagnostics["weight_change/pi"]).tolist() == [True, False]
@@ -142,4 +142,27 @@ def test_the_probe_of_a_policy_that_takes_masks_is_played_with_them():
     model = contrib.MaskablePPO("MoeMultiInputPolicy", env, n_steps=8, batch_size=8, seed=0)
     callback = PlasticityCallback(8, probe_size=4)
     model.learn(8, callback=callback)
-    assert len(callback.probe) == 2
+    assert len(callback.batches()) == 2
+
+
+class Echo(Steps):
+    """Shows the last action."""
+
+    action = 0
+
+    def step(self, action):
+        self.action = action
+        return super().step(action)
+
+    def observe(self):
+        return np.full(2, self.action, np.float32)
+
+
+def test_the_probe_is_of_states_to_which_the_agent_itself_comes():
+    env = sb3_moe.make_multitask_vec_env([Echo, Echo], 2, seed=0)
+    model = PPO("MoeMultiInputPolicy", env, n_steps=16, batch_size=16, n_epochs=1, seed=0)
+    callback = RoutingCallback(16, probe_size=12)
+    model.learn(16, callback)
+    for action in (0, 1):
+        model.policy.action_net.bias.data = 1e3 * th.eye(2)[action]
+        assert all((batch["obs"] == action).all() for batch in callback.batches())

@@ -7,6 +7,7 @@ from learners import learner
 from stable_baselines3 import PPO
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnv, SimpleMultiObsEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from tiny import Steps
 from toy import toy_vec_env
 
 from sb3_moe.callbacks import (
@@ -57,15 +58,23 @@ def test_plasticity_of_any_space_is_followed_without_tasks(kind):
     assert found["task_names"].tolist() == ["task"]
     layer = next(name for name in found if name.startswith("dormant/"))
     assert np.isfinite(found[layer]).all()
-    (batch,) = callback.probe
+    (batch,) = callback.batches()
     assert len(next(iter(batch.values())) if isinstance(batch, dict) else batch) == 8
 
 
-def test_a_short_training_is_measured_at_its_end_on_what_there_is():
-    callback = PlasticityCallback(1000, probe_size=256)
-    make_ppo(cartpoles()).learn(32, callback=callback)
+class Counting(Steps):
+    """Shows which step it is."""
+
+    def observe(self):
+        return np.full(2, self.steps, np.float32)
+
+
+@pytest.mark.parametrize(("size", "seen"), [(6, [8, 12, 16]), (256, [4, 8, 12, 16])])
+def test_a_short_training_is_measured_at_its_end_on_the_latest_that_there_is(size, seen):
+    callback = PlasticityCallback(1000, probe_size=size)
+    make_ppo(DummyVecEnv([Counting] * 2)).learn(32, callback=callback)
     assert callback.diagnostics["steps"].tolist() == [32]
-    assert len(callback.probe[0]) == 8
+    assert callback.batches()[0][:, 0].tolist() == np.repeat(seen, 2).tolist()
 
 
 def test_several_tasks_that_can_not_be_played_apart_need_a_probe():

@@ -60,15 +60,15 @@ def runs():
 
 
 def digest(model):
-    weights = b"".join(p.detach().numpy().tobytes() for p in model.policy.parameters())
+    weights = b"".join(value.numpy().tobytes() for value in model.policy.state_dict().values())
     return hashlib.sha256(weights).hexdigest()
 
 
-def finish(snapshot):
+def finish(snapshot, total=TOTAL):
     """Go on from a snapshot to the end, and return a digest of the weights."""
     model, _ = resume(snapshot)
-    assert 0 < model.num_timesteps < TOTAL
-    model.learn(TOTAL - model.num_timesteps, reset_num_timesteps=False)
+    assert 0 < model.num_timesteps < total
+    model.learn(total - model.num_timesteps, reset_num_timesteps=False)
     return digest(model)
 
 

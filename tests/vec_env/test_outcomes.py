@@ -13,7 +13,7 @@ from tiny import Steps
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
 from sb3_moe.vec_env import make_multitask_vec_env
-from sb3_moe.vec_env.evaluating import game_return, is_lost_life, random_actions
+from sb3_moe.vec_env.evaluating import game_return, is_lost_life, random_player
 from sb3_moe_envs import Cycle, Interleave, Task
 
 
@@ -163,7 +163,8 @@ def drawn(space, *masks, times=60):
     space.seed(0)
     told = {"action_masks": [np.array(mask, dtype=bool) for mask in masks]}
     env = SimpleNamespace(num_envs=2, action_space=space, env_method=told.__getitem__)
-    actions = np.array([random_actions(env, masked=True) for _ in range(times)])
+    player = random_player(env, masked=True)
+    actions = np.array([player.predict()[0] for _ in range(times)])
     assert all(space.contains(action) for step in actions for action in step)
     return [sorted({tuple(np.ravel(action).tolist()) for action in actions[:, k]}) for k in (0, 1)]
 
@@ -181,9 +182,9 @@ def test_each_copy_draws_what_its_own_mask_allows_in_every_entry():
 def test_the_generator_of_the_action_space_says_what_is_drawn(masked):
     env = make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 4, seed=0)
     env.reset()
-    draws = []
+    player, draws = random_player(env, masked=masked), []
     for _ in range(2):
         env.action_space.seed(5)
-        draws.append([random_actions(env, masked=masked).tolist() for _ in range(5)])
+        draws.append([player.predict()[0].tolist() for _ in range(5)])
     assert draws[0] == draws[1]
     env.close()
