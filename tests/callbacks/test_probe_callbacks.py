@@ -123,31 +123,10 @@ def test_a_probe_of_other_tasks_is_refused():
         make_ppo().learn(32, callback=PlasticityCallback(32, probe=probe()[:2]))
 
 
-class Strict(Steps):
-    """Takes nothing but the second of its actions."""
+class Echo(Steps):
+    """Shows the last action; whoever is told may take only the second one."""
 
     action_space = spaces.Discrete(3)
-
-    def reward(self, action):
-        assert action == 1, f"forbidden: {action}"
-        return 0.0
-
-    def action_masks(self):
-        return np.array([False, True, False])
-
-
-def test_the_probe_of_a_policy_that_takes_masks_is_played_with_them():
-    contrib = pytest.importorskip("sb3_contrib")
-    env = sb3_moe.make_multitask_vec_env([Strict, Strict], 2, seed=0)
-    model = contrib.MaskablePPO("MoeMultiInputPolicy", env, n_steps=8, batch_size=8, seed=0)
-    callback = PlasticityCallback(8, probe_size=4)
-    model.learn(8, callback=callback)
-    assert len(callback.batches()) == 2
-
-
-class Echo(Steps):
-    """Shows the last action."""
-
     action = 0
 
     def step(self, action):
@@ -157,12 +136,25 @@ class Echo(Steps):
     def observe(self):
         return np.full(2, self.action, np.float32)
 
+    def action_masks(self):
+        return np.array([False, True, False])
+
+
+def echoes():
+    return sb3_moe.make_multitask_vec_env([Echo, Echo], 2, seed=0)
+
 
 def test_the_probe_is_of_states_to_which_the_agent_itself_comes():
-    env = sb3_moe.make_multitask_vec_env([Echo, Echo], 2, seed=0)
-    model = PPO("MoeMultiInputPolicy", env, n_steps=16, batch_size=16, n_epochs=1, seed=0)
     callback = RoutingCallback(16, probe_size=12)
-    model.learn(16, callback)
-    for action in (0, 1):
-        model.policy.action_net.bias.data = 1e3 * th.eye(2)[action]
+    model = learner(PPO, echoes()).learn(32, callback)
+    for action in range(3):
+        model.policy.action_net.bias.data = 1e3 * th.eye(3)[action]
         assert all((batch["obs"] == action).all() for batch in callback.batches())
+
+
+def test_the_probe_of_a_policy_that_takes_masks_is_played_with_them():
+    contrib = pytest.importorskip("sb3_contrib")
+    callback = PlasticityCallback(8, probe_size=4)
+    sizes = {"n_steps": 8, "batch_size": 8, "seed": 0}
+    contrib.MaskablePPO("MoeMultiInputPolicy", echoes(), **sizes).learn(8, callback)
+    assert all((batch["obs"] == 1).all() for batch in callback.batches())
