@@ -272,7 +272,8 @@ class PopArtCallback(CheckedCallback):
 
     After each rollout the statistics of every task's returns move, the critic's heads are rescaled
     so that all values stay, and the buffer's returns and old values are normalized for the update.
-    Values, and so advantages and truncated episodes, are in rewards all the same. Logs
+    Values, and so advantages and truncated episodes, are in rewards all the same. Put it before
+    callbacks that look at returns. Logs
     ``popart/mean/<task number>`` and ``popart/deviation/<task number>``.
 
     :param rate: of the statistics, for a single return (beta in arXiv 1809.04474)

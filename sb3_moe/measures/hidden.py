@@ -335,24 +335,28 @@ def _networks_of(experts: Experts) -> list[nn.Module]:
 class Activations(NamedTuple):
     """The post-activation values of one hidden layer on one batch.
 
-    :param values_ETHP: one row per sample, token or slot that reached the layer
+    :param values_ETHP: one row per sample, token or slot that reached the layer; zeros where it was
+        not sent to an expert
     :param gates_TE: how much each expert's row counts in the layer's output; None for a layer
         that is not in a mixture, or where rows and gates don't line up
-    :param reached_E: whether any row was sent to each expert; None where all see rows
+    :param rows_E: how many rows were sent to each expert; None: all
     """
 
     values_ETHP: th.Tensor
     gates_TE: th.Tensor | None = None
-    reached_E: th.Tensor | None = None
+    rows_E: th.Tensor | None = None
 
     @property
     def activity_EH(self) -> th.Tensor:
-        """Mean absolute activation of each unit, over rows and positions (0 without rows)."""
-        return _mean(self.values_ETHP.abs())
+        """Mean absolute activation of each unit over its expert's own rows (0 without any)."""
+        mean_EH = _mean(self.values_ETHP.abs())
+        if self.rows_E is None:
+            return mean_EH
+        return mean_EH * (self.values_ETHP.shape[1] / self.rows_E.clamp(min=1)).unsqueeze(1)
 
     @property
     def gated_activity_EH(self) -> th.Tensor:
-        """The same with each row weighted by its gate's size."""
+        """Mean absolute activation of each unit over all rows, each weighted by its gate's size."""
         assert self.gates_TE is not None
         return _mean(self.values_ETHP.abs() * self.gates_TE.abs().T[:, :, None, None])
 
@@ -360,6 +364,16 @@ class Activations(NamedTuple):
     def features_TF(self) -> th.Tensor:
         """One row per sample with the units of all experts side by side."""
         return self.values_ETHP.transpose(0, 1).flatten(1)
+
+
+def joined(batches: Sequence[Activations]) -> Activations:
+    """Return the activations of a layer on several batches as those on one."""
+    values, gates, rows = zip(*batches, strict=True)
+    return Activations(
+        th.cat(values, dim=1),
+        None if gates[0] is None else th.cat(gates),
+        None if rows[0] is None else th.stack(rows).sum(0),
+    )
 
 
 def _mean(values_ETHP: th.Tensor) -> th.Tensor:
@@ -403,7 +417,7 @@ def online_parameters(policy: BasePolicy) -> dict[str, list[nn.Parameter]]:
 def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
     """Return what each hidden layer computes on a batch, by ``<network>.<index>``.
 
-    A token that a sparse router did not send to an expert counts there as zeros. Layers of the
+    A token that a sparse router did not send to an expert is zeros there. Layers of the
     user's own whose values have three axes are left out: which of them are units isn't known.
 
     :param policy: of any algorithm; its mode is left as it was
@@ -456,7 +470,7 @@ def _activations(layer: HiddenLayer, calls: Mapping[str, list[Call]]) -> Activat
         return Activations(values_ETHP, gates_TE[:, mine])
     chosen_TE = chosen_TE[:, mine]
     values_ETHP = values_ETHP * chosen_TE.T[:, :, None, None]
-    return Activations(values_ETHP, gates_TE[:, mine], chosen_TE.any(0))
+    return Activations(values_ETHP, gates_TE[:, mine], chosen_TE.sum(0))
 
 
 def row_gates(layer: MoELayer, routing: Routing) -> th.Tensor:

@@ -27,6 +27,7 @@ from sb3_moe.measures.hidden import (
     Activations,
     hidden_layers,
     incoming,
+    joined,
     online_parameters,
     policy_activations,
     weight_of,
@@ -153,9 +154,10 @@ def measure_layers(
     """Measure dormancy and ranks of every hidden layer.
 
     ``dormant/<layer>`` is pooled over the layer and all tasks at the first tau, the primary
-    measure; ``dormant@<tau>/<layer>`` at the others; ``dormant_per_task`` (N,) on each task's batch
-    alone; ``dormant_per_expert``, the mean of each expert's own fraction, and ``dormant_gated``,
-    with activities weighted by the gates, are for layers in a mixture. ``effective_rank`` and
+    measure; of an expert only the rows that it got count. ``dormant@<tau>/<layer>`` is at the other
+    taus; ``dormant_per_task`` (N,) on each task's batch alone; ``dormant_per_expert``, the mean of
+    each expert's own fraction, and ``dormant_gated``, with activities weighted by the gates, are
+    for layers in a mixture. ``effective_rank`` and
     ``stable_rank`` are of the layer's features over all tasks.
 
     :param policy: of any algorithm
@@ -173,19 +175,17 @@ def measure_layers(
 
 
 def _layer(seen: Sequence[Activations], taus: Sequence[float]) -> Measures:
-    activity_NEH = th.stack([each.activity_EH for each in seen])
-    pooled_EH, tau = activity_NEH.mean(0), taus[0]
+    pooled, tau = joined(seen), taus[0]
+    pooled_EH, by_task = pooled.activity_EH, [each.activity_EH for each in seen]
     measures: Measures = {"dormant": dormant_fraction(pooled_EH, tau)}
     measures |= {f"dormant@{other}": dormant_fraction(pooled_EH, other) for other in taus[1:]}
-    measures["dormant_per_task"] = np.array([dormant_fraction(a_EH, tau) for a_EH in activity_NEH])
-    if seen[0].gates_TE is not None:
-        gated_EH = th.stack([each.gated_activity_EH for each in seen]).mean(0)
-        measures["dormant_gated"] = dormant_fraction(gated_EH, tau)
+    measures["dormant_per_task"] = np.array([dormant_fraction(a_EH, tau) for a_EH in by_task])
+    if pooled.gates_TE is not None:
+        measures["dormant_gated"] = dormant_fraction(pooled.gated_activity_EH, tau)
         per_expert_E = dormant_fraction_per_expert(pooled_EH, tau)
         measures["dormant_per_expert"] = float(per_expert_E.mean())
-    features_TF = th.cat([each.features_TF for each in seen])
-    measures["effective_rank"] = effective_rank(features_TF)
-    measures["stable_rank"] = stable_rank(features_TF)
+    measures["effective_rank"] = effective_rank(pooled.features_TF)
+    measures["stable_rank"] = stable_rank(pooled.features_TF)
     return measures
 
 

@@ -280,8 +280,8 @@ def _to_restart(activations: Activations, given_EH: th.Tensor | None, tau: float
     """Tell which units are dormant, (E, H), in the experts that saw any row."""
     if given_EH is not None:
         return dormant_mask(given_EH, tau) & given_EH.any(1, keepdim=True)
-    mask_EH, reached_E = dormant_mask(activations.activity_EH, tau), activations.reached_E
-    return mask_EH if reached_E is None else mask_EH & reached_E.unsqueeze(1)
+    mask_EH, rows_E = dormant_mask(activations.activity_EH, tau), activations.rows_E
+    return mask_EH if rows_E is None else mask_EH & (rows_E > 0).unsqueeze(1)
 
 
 def _held_still(

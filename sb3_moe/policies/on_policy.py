@@ -131,6 +131,7 @@ class MoEActorCritic(_Policy):
         found = super().forward(obs, *args, **kwargs)  # type: ignore[arg-type]  # SB3's says less
         if self.popart is None:
             return found
+        self.popart.has_followed = False
         actions, outputs, *rest = found
         return actions, self.popart.values(outputs, obs), *rest
 
@@ -142,10 +143,13 @@ class MoEActorCritic(_Policy):
     def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as SB3's policy does; with ``popart`` values are the critic's own outputs.
 
-        :raises RuntimeError: if ``popart`` has no statistics, since nobody takes any
+        :raises RuntimeError: if nobody has normalized the latest rollout's returns for ``popart``
         """
-        if self.popart is not None and not self.popart.weight_K.any():
-            raise RuntimeError("`popart`=True needs learn(..., callback=PopArtCallback())")
+        if self.popart is not None and not self.popart.has_followed:
+            raise RuntimeError(
+                "`popart`=True needs learn(..., callback=PopArtCallback()), before callbacks that "
+                "look at advantages"
+            )
         return super().evaluate_actions(*args, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

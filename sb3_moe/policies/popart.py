@@ -31,8 +31,10 @@ class PopArt(nn.Module):
     """
 
     mean_K: th.Tensor
-    square_K: th.Tensor
+    variance_K: th.Tensor
     weight_K: th.Tensor
+    #: Whether the statistics hold the returns of the latest rollout.
+    has_followed = False
 
     def __init__(self, task_ids: TaskIds, head: nn.Module | None) -> None:
         super().__init__()
@@ -45,14 +47,13 @@ class PopArt(nn.Module):
         self._task_ids = task_ids
         # Not as a module: it is in the critic.
         self._last: tuple[Any] = (head.experts.last,)  # type: ignore[union-attr]
-        for name in ("mean_K", "square_K", "weight_K"):
+        for name in ("mean_K", "variance_K", "weight_K"):
             self.register_buffer(name, th.zeros(task_ids.num_tasks))
 
     @property
     def deviation_K(self) -> th.Tensor:
         """Standard deviation of each task's returns, 1 before there are any."""
-        deviation_K = (self.square_K - self.mean_K.square()).clamp_min(0.0).sqrt()
-        return th.where(self.weight_K > 0, deviation_K.clamp(LEAST, MOST), 1.0)
+        return th.where(self.weight_K > 0, self.variance_K.sqrt().clamp(LEAST, MOST), 1.0)
 
     def tasks(self, obs: Any) -> th.Tensor:
         """Return the task of each observation, (B,)."""
@@ -78,6 +79,7 @@ class PopArt(nn.Module):
         :param tasks_B: the task of each
         :param rate: of a single return
         """
+        self.has_followed = True
         mean_K, deviation_K = self.mean_K.clone(), self.deviation_K
         for task in tasks_B.unique().tolist():
             own = returns_B[tasks_B == task]
@@ -85,8 +87,12 @@ class PopArt(nn.Module):
             weight = 1.0 - (1.0 - rate) ** len(own)
             self.weight_K[task] += weight * (1.0 - self.weight_K[task])
             share = weight / self.weight_K[task]
-            self.mean_K[task] += share * (own.mean() - self.mean_K[task])
-            self.square_K[task] += share * (own.square().mean() - self.square_K[task])
+            offset = own.mean() - self.mean_K[task]
+            self.mean_K[task] += share * offset
+            # The paper has the mean of squares, which float32 can't tell from the squared mean
+            # where returns are far from 0 and alike.
+            variance = own.var(correction=0) + (1.0 - share) * offset.square()
+            self.variance_K[task] += share * (variance - self.variance_K[task])
         (last,) = self._last
         ratio_K = deviation_K / self.deviation_K
         last.weight.mul_(ratio_K[:, None, None])

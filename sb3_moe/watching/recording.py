@@ -386,7 +386,7 @@ def _dormant_units(policy: BasePolicy, seen: Sequence[Obs]) -> list[DormantUnits
             layer,
             dormant_fraction(each.activity_EH, tau),
             tuple(dormant_fraction_per_expert(each.activity_EH, tau).tolist()),
-            tuple([True] if each.reached_E is None else each.reached_E.tolist()),
+            tuple([True] if each.rows_E is None else (each.rows_E > 0).tolist()),
         )
         for layer, each in policy_activations(policy, batch).items()
     ]

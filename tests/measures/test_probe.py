@@ -77,7 +77,7 @@ def test_experts_one_by_one_read_the_same(kwargs, monkeypatch):
             th.testing.assert_close(parts[name].gates_TE, one.gates_TE)
 
 
-def test_a_token_that_is_not_sent_to_an_expert_counts_as_zeros_there():
+def test_a_token_that_is_not_sent_to_an_expert_is_zeros_there_and_does_not_count():
     model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"router": "top_k"}, device="cpu")
     obs = batch(model, 40)
     read = policy_activations(model.policy, obs)["pi.1"]
@@ -85,6 +85,8 @@ def test_a_token_that_is_not_sent_to_an_expert_counts_as_zeros_there():
     for k in range(4):
         silent_T = read.values_ETHP[k].abs().sum(dim=(1, 2)) == 0
         assert (silent_T == (chosen_T != k)).all()
+        mean_H = read.values_ETHP[k, ~silent_T].abs().mean((0, 2)).nan_to_num()
+        th.testing.assert_close(read.activity_EH[k], mean_H)
 
 
 def test_a_critics_kernel_counts_its_own_features_extractor():

@@ -35,6 +35,13 @@ def test_statistics_are_those_of_the_returns_by_task():
     assert popart.deviation_K[0].item() == pytest.approx((square - popart.mean_K[0] ** 2) ** 0.5)
 
 
+def test_a_small_deviation_of_large_returns_is_found():
+    popart, drawn = make(**HEADS).policy.popart, np.random.default_rng(0)
+    for _ in range(50):
+        popart.follow(th.tensor(drawn.normal(1e5, 1, 2048)).float(), th.zeros(2048).long(), 3e-4)
+    assert popart.deviation_K[0].item() == pytest.approx(1, rel=0.01)
+
+
 @pytest.mark.parametrize(
     "options",
     [HEADS, {"placement": "big", "router": "task", "popart": True}],
@@ -88,7 +95,7 @@ def test_files_hold_the_statistics(tmp_path):
     sb3_moe.save(model, tmp_path / "agent.moe")
     again = sb3_moe.load(tmp_path / "agent.moe", device="cpu").policy.popart
     assert th.equal(again.mean_K, model.policy.popart.mean_K)
-    assert th.equal(again.square_K, model.policy.popart.square_K)
+    assert th.equal(again.variance_K, model.policy.popart.variance_K)
 
 
 def test_the_balanced_preset_trains():
@@ -101,8 +108,10 @@ def test_the_balanced_preset_trains():
 def test_without_heads_or_its_callback_popart_is_refused():
     with pytest.raises(ValueError, match="`popart`=True needs a critic with a head for each task"):
         make(popart=True)
-    with pytest.raises(RuntimeError, match=r"`popart`=True needs learn\(..., callback=PopArt"):
-        make(**HEADS).learn(64)
+    trained = make(**HEADS).learn(64, PopArtCallback())
+    for model in (make(**HEADS), trained):
+        with pytest.raises(RuntimeError, match=r"`popart`=True needs learn\(..., callback=PopArt"):
+            model.learn(64)
     with pytest.raises(ValueError, match=r"policy_kwargs=dict\(popart=True\)"):
         make().learn(32, callback=PopArtCallback())
     with pytest.raises(ValueError, match="`popart` must be False for TRPO"):
