@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.callbacks.periodic import CurrentTask, RecordingCallback
+from sb3_moe.callbacks.periodic import CurrentTask, RecordingCallback, remembered
 from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.saving.files import atomic
 from sb3_moe.saving.snapshot import preserved_generators
@@ -146,10 +146,9 @@ class MultiTaskEvalCallback(RecordingCallback):
             self._trained = self.task_names.index(known)
         elif known == ALL_TASKS:
             self._trained = None
-        # Of another model's run nothing counts, wherever this one stands.
-        self.best_mean_reward = -np.inf
-        if step > 0 and last is not None:
-            self.best_mean_reward = float(self.record.rows["score"].mean(1).max())
+        key = f"{self.best_model_save_path}, of {', '.join(self.task_names)}"
+        self._best = remembered(self.model, "best_models", key)
+        self.best_mean_reward = self._best.get("mean_reward", -np.inf)
         return last
 
     def _evaluate(self, step: int) -> TaskEpisodes:
@@ -203,9 +202,9 @@ class MultiTaskEvalCallback(RecordingCallback):
         ]
 
     def _keep_best(self) -> bool:
-        if self.last_mean_reward <= self.best_mean_reward:
+        if not self.last_mean_reward > self.best_mean_reward:  # nor if it is no number
             return True
-        self.best_mean_reward = self.last_mean_reward
+        self._best["mean_reward"] = self.best_mean_reward = self.last_mean_reward
         if self.best_model_save_path is not None:
             path = Path(self.best_model_save_path) / "best_model.zip"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -133,6 +133,8 @@ class SparseTrainingCallback(CheckedCallback):
 
     def _draw(self, counts: Sequence[int]) -> None:
         """Draw masks of which so many of each expert's weights are alive."""
+        if any(getattr(module, "frozen", ()) for module in self.policy.modules()):
+            raise ValueError("`model` must have no frozen experts where weights become sparse")
         seeds = (self.seed, self.model.seed, np.random.SeedSequence().generate_state(1)[0])
         seed = next(int(each) for each in seeds if each is not None)
         generator, masks = generator_of(seed), dict[th.Tensor, th.Tensor]()

@@ -37,11 +37,13 @@ class TaskSwitchCallback(CheckedCallback):
     What a resumed run must know is kept in ``model.task_switches``, which SB3 saves. A training has
     one such callback.
 
-    :param reset_optimizer: forget the optimizers' running averages, SAC's entropy coefficient's
-        too: for about a rollout their momentum would move even an expert that is no longer used
+    :param reset_optimizer: forget the optimizers' running averages, those of frozen experts and
+        SAC's entropy coefficient too: for about a rollout their momentum would move even an expert
+        that is no longer used
     :param reset_heads: draw the last layer of every network anew
     :param replay_buffer: ``"keep"`` it, ``"clear"`` it, or keep a ``"reservoir"``, in which every
-        transition of the run so far is equally likely, and fill the rest of the buffer anew. SB3
+        transition of the run so far is equally likely (of a task that fills the rest of the buffer
+        more than once, the latest ones), and fill the rest anew. SB3
         counts ``learning_starts`` from the run's beginning alone: after ``"clear"`` it goes on with
         batches drawn from the new task's first few transitions
     :param reservoir_share: share of the buffer that the reservoir takes at most, in (0, 1)
@@ -135,6 +137,11 @@ class TaskSwitchCallback(CheckedCallback):
             self._switch(self.kept["task"])
         if self.kept["task"] is not None:
             self.kept["met"] = sorted({*self.kept["met"], self.kept["task"]})
+
+    def _on_step(self) -> bool:
+        if self.replay_buffer == "reservoir":
+            self.reservoir.protect(self.model.replay_buffer)  # type: ignore[attr-defined]  # off-policy
+        return True
 
     def _switch(self, task: str) -> None:
         step, policy = self.model.num_timesteps, self.model.policy

@@ -214,10 +214,12 @@ class _ExpertsFromDense:
             else:
                 self.map.layer(last, old[-1], columns, scale=1 / total, gate=total / number)
         if layer.sees == "nothing" and number > 1:
-            lasts = [expert[-1].get_parameter("weight") for expert in experts]
-            # An identity has one 1 in each row.
             like = old[-1].get_parameter("weight")
-            size = lasts[0].shape[1] ** -0.5 if more else self.map.size_of(like)
+            # Of units that all experts share: those of a wider expert are its own.
+            shared = len(old[0].get_parameter("weight")) if more else like.shape[1]
+            lasts = [expert[-1].get_parameter("weight")[:, :shared] for expert in experts]
+            # An identity has one 1 in each row.
+            size = shared**-0.5 if more else self.map.size_of(like)
             self.map.move_apart(lasts, [1.0] * number, self.perturb * size)
 
 

@@ -282,7 +282,7 @@ class CopyMap:
             if own := tensors_of(mine.extractor):
                 self._alike(own, tensors_of(other.extractor))
             if mine.memory is not None and other.memory is not None:
-                self.layer(mine.memory, other.memory, at)
+                self.layer(_remembers(mine.memory), _remembers(other.memory), at)
             yield mine, other, None if mine.memory is not None else at
         known = theirs.loose()
         for name, loose in ours.loose().items():
@@ -413,6 +413,11 @@ def _counts(by_expert: th.Tensor, optimizer: th.optim.Optimizer, parameter: th.T
 
 
 # Layers.
+
+
+def _remembers(memory: nn.Module) -> Any:
+    """Return what holds the numbers: a critic's layer may hand on the task id beside its output."""
+    return getattr(memory, "layer", memory)
 
 
 def named_tensors(module: nn.Module) -> dict[str, th.Tensor]:

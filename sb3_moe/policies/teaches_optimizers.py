@@ -83,6 +83,8 @@ class TeachesOptimizers(LooksInside):
         :raises TypeError: as :meth:`set_frozen_experts`
         :raises ValueError: as :meth:`set_frozen_experts`
         """
+        if not isinstance(frozen, Mapping):
+            raise TypeError(f"`frozen_experts` must be such as dict(pi=[0]), got {frozen!r}")
         found: dict[str, set[int]] = {}
         optimizers = networks_of(self).optimizers()
         for network, numbers in frozen.items():

@@ -177,10 +177,9 @@ def train(
         preparing.measure_random_policy(study, root)
         engine.run_jobs(todo, where, Console())
 
-    preparing.tune(study, root, run_some)
-    found = preparing.chosen(study, root)
-    if found.tune is not None:
+    if not preparing.tune(study, root, run_some):
         return []
+    found = preparing.chosen(study, root)
     run_some(survey(found.runs(), root))
     return survey(found.runs(), root)
 

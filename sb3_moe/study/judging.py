@@ -404,19 +404,20 @@ def combine(verdicts: Collection[str], every: bool = False) -> str:
     return "undecided" if set(verdicts) - {"not tested"} else "not tested"
 
 
-def summarize(table: pd.DataFrame, claims: Claims) -> pd.DataFrame:
+def summarize(table: pd.DataFrame, claims: Claims, networks: Sequence[str]) -> pd.DataFrame:
     """Compare every network with the first of a study, on each task, in every measure and regime.
 
     Networks are averaged over orders of tasks. :data:`WHOLE` is the mean over tasks. ``p_holm`` is
     corrected over the networks for that mean, and over networks and tasks for the others, within a
     regime and measure.
 
+    :param networks: of the study, in its order
     :return: in the columns ``regime``, ``measure``, ``architecture``, ``task``, ``seeds``,
         ``mean``, ``low``, ``high``, ``iqm``, ``difference``, ``difference_low``,
         ``difference_high``, ``seeds_compared``, ``p``, ``p_holm`` and ``verdict``
     """
     done = set(table.dropna(subset="value")["architecture"])
-    networks = [name for name in table["architecture"].unique() if name in done]
+    networks = [name for name in networks if name in done]
     found: list[dict[str, Any]] = []
     for measure, regime in itertools.product(MEASURES, table["regime"].unique()):
         rows = table[(table["measure"] == measure) & (table["regime"] == regime)]

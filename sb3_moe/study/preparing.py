@@ -180,14 +180,18 @@ class _Stopwatch(BaseCallback):
 
 
 def chosen(study: StudyConfig, root: Path) -> StudyConfig:
-    """Give a study with the values that were found; as it is while networks lack theirs.
+    """Give a study with the values that were found, without the networks that lack theirs.
+
+    It stays as it is where all lack theirs.
 
     :raises ValueError: if they were found with other entries of `tune`
     """
     found, undecided = _choices(study, root)
-    if study.tune is None or undecided:
+    decided = tuple(name for name in study.only or study.networks if name not in undecided)
+    if study.tune is None or not decided:
         return study
-    return tuned(study, {name: each["value"] for name, each in found.items()})
+    with_values = tuned(study, {name: each["value"] for name, each in found.items()})
+    return replace(with_values, only=decided) if undecided else with_values
 
 
 def all_runs(study: StudyConfig, root: Path) -> list[RunConfig]:
@@ -215,28 +219,31 @@ def _choices(study: StudyConfig, root: Path) -> tuple[dict[str, Any], list[str]]
             )
         found = saved["networks"]
     own = [each.name for each in study.architectures if study.tune.argument in each.arguments]
-    return found, [name for name in study.only or study.networks if name not in {*found, *own}]
+    # With those that others begin with.
+    asked = dict.fromkeys(run.architecture.name for run in study.runs())
+    return found, [name for name in asked if name not in {*found, *own}]
 
 
-def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None]) -> None:
+def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None]) -> bool:
     """Run the values of each network, further ones where the best is at the edge, and choose.
 
     :param root: of the study, which gets ``tune.json`` unless a run isn't done
     :param train: runs those of some jobs that aren't done
+    :return: whether each network has its value
     """
     found, undecided = _choices(study, root)
     if study.tune is None or not undecided:
-        return
+        return True
     grids = {name: sorted(study.tune.values) for name in undecided}
     for _ in range(study.tune.extensions + 1):
         runs = trials(study, grids).runs()
         train(survey(runs, root))
         jobs = survey(runs, root)
         if any(job.state.status != "done" for job in jobs):
-            return
+            return False
         scores = _scores(study, jobs, root, grids)
         best = {name: max(values, key=scores[name].__getitem__) for name, values in grids.items()}
-        further = {name: beyond(values, best[name]) for name, values in grids.items()}
+        further = {name: _beyond(study, name, grids[name], best[name]) for name in grids}
         if all(value is None for value in further.values()):
             break
         for name, value in further.items():
@@ -244,10 +251,20 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
     for name, each in scores.items():
         found[name] = {
             "value": best[name],
-            "at_the_edge": further[name] is not None,
+            "at_the_edge": best[name] in (grids[name][0], grids[name][-1]),
             "scores": [[v, s if np.isfinite(s) else None] for v, s in sorted(each.items())],
         }
     write_json(root / CHOICES, {"tune": study.to_dict()["tune"], "networks": found})
+    return True
+
+
+def _beyond(study: StudyConfig, name: str, values: Sequence[float], best: float) -> float | None:
+    """Give the value that continues a network's grid, if there is one that the study takes."""
+    value = beyond(values, best)
+    try:
+        return None if value is None or not trials(study, {name: [value]}).runs() else value
+    except ValueError:  # such as rollouts that no block of steps is a multiple of
+        return None
 
 
 def trials(study: StudyConfig, grids: Mapping[str, Sequence[float]]) -> StudyConfig:
@@ -304,7 +321,7 @@ def beyond(values: Sequence[float], best: float) -> float | None:
     """Give the value that continues a grid on the side of its best value, if that is an edge.
 
     By the ratio of the last two values, or by their difference where one is not positive; whole
-    numbers stay whole.
+    numbers stay whole, positive ones positive, and shares shares.
 
     :param values: rising
     :param best: one of them
@@ -315,4 +332,6 @@ def beyond(values: Sequence[float], best: float) -> float | None:
     value = edge * edge / inner if values[0] > 0 else 2 * edge - inner
     whole = all(isinstance(each, int) for each in values)
     value = round(value) if whole else float(f"{value:.3g}")
-    return None if value in values or (value <= 0 < values[0]) else value
+    is_share = not whole and values[0] >= 0 and values[-1] <= 1
+    lost = value <= 0 < values[0] or value < 0 <= values[0] or (is_share and value > 1)
+    return None if value in values or lost else value

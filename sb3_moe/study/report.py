@@ -60,7 +60,8 @@ def write_report(
     folder = check_report_folder(root, folder)
     check_writable(folder, "to")
     claims = load_claims(study.claims, study.games, study.networks)
-    verdicts, summary = judge(claims, results.table), summarize(results.table, claims)
+    verdicts = judge(claims, results.table)
+    summary = summarize(results.table, claims, study.networks)
     # First of all: a report that was stopped before its end is known by its table.
     tables = {TABLE: results.table, "summary.csv": summary, "verdicts.csv": verdicts}
     for name in set(WRITTEN) - {TABLE}:

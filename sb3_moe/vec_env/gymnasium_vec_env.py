@@ -182,12 +182,13 @@ class GymnasiumVecEnv(VecEnv):
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set an attribute of each environment, or of the vector environment.
 
-        :raises AttributeError: if they play tasks of ours and have no such attribute, so that
-            nothing that plays would be reached
+        :raises AttributeError: if they are one object, or play tasks of ours, without such an
+            attribute, so that nothing that plays would be reached
         :raises ValueError: if only some environments are meant and they can't be told apart
         """
         chosen = list(self._get_indices(indices))
-        if self._task_names is not None and not self.has_attr(attr_name):
+        reaches_each = self._envs is not None and self._task_names is None
+        if not reaches_each and not self.has_attr(attr_name):
             raise AttributeError(
                 f"`set_attr` reaches no task: {self.env} has no attribute {attr_name!r}; give "
                 "tasks their arguments where they are listed, as in ('CartPole-v1', {...})"

@@ -87,12 +87,17 @@ class Reservoir:
         """
         self.kept, self.seen = min(kept, buffer.size()), seen
 
+    def protect(self, buffer: Any) -> None:
+        """Let a buffer that has come to its end go on behind the sample."""
+        if buffer.full:
+            buffer.pos = max(buffer.pos, self.kept)
+
     def reduce(self, buffer: Any, written: int, rng: np.random.Generator) -> None:
         """Move a uniform sample of all rows so far to the front, and let the rest be overwritten.
 
         The rows that were kept before are themselves a sample, and stand for all that were seen
-        until then. What a long block overwrites by wrapping around the buffer is lost, whatever
-        its age.
+        until then. Of a block that is longer than the rest of the buffer the latest rows stand for
+        the others.
 
         :param buffer: of SB3's kind
         :param written: rows since the last time
@@ -101,9 +106,7 @@ class Reservoir:
         filled = buffer.size()
         # There may be more: SB3 keeps an earlier run's rows, but no longer counts its steps.
         written = max(written, filled - self.kept)
-        overwritten = max(0, written - (buffer.buffer_size - self.kept))
-        old = np.arange(min(overwritten, self.kept), self.kept)
-        new = np.setdiff1d(np.arange(filled), old)
+        old, new = np.arange(self.kept), np.arange(self.kept, filled)
         size = min(int(self.share * buffer.buffer_size), filled)
         from_old = int(rng.hypergeometric(self.seen, written, size)) if self.seen else 0
         from_old = min(from_old, len(old))
@@ -111,8 +114,7 @@ class Reservoir:
             rng.choice(old, from_old, replace=False),
             rng.choice(new, min(size - from_old, len(new)), replace=False),
         ]
-        # Shuffled, so that a block that wraps around loses rows of any age.
-        self.kept = _move_to_front(buffer, rng.permutation(np.concatenate(rows).astype(np.int64)))
+        self.kept = _move_to_front(buffer, np.concatenate(rows).astype(np.int64))
         self.seen += written
 
 

@@ -126,6 +126,16 @@ def test_the_best_model_is_kept_and_a_threshold_can_stop_the_run(tmp_path):
     assert callback.best_mean_reward > 0
 
 
+def test_a_run_that_goes_on_knows_its_best_model():
+    model = make_ppo()
+    for action, best in ((2, 7 / 3), (0, 7 / 3)):  # task k pays 5 + k for action k
+        model.policy.action_net.bias.data[action] = 1e3 * (3 - action)
+        callback = MultiTaskEvalCallback(64, 1, eval_env=pinned())
+        model.learn(64, callback, reset_num_timesteps=False)
+        assert callback.best_mean_reward == pytest.approx(best)
+    assert callback.last_mean_reward == pytest.approx(5 / 3)
+
+
 def test_training_episodes_count_on_where_a_run_goes_on_and_begin_again_with_another():
     callback = TaskRolloutCallback()
     model = make_ppo(toy_vec_env((0,), (1,)))

@@ -163,6 +163,15 @@ def test_at_a_switch_the_replay_buffer_is_cleared_or_a_sample_of_it_stays(kind, 
     assert not model.replay_buffer.full
 
 
+def test_a_long_turn_leaves_the_reservoir_where_it_is():
+    model = make(DQN)
+    model.learn(900, TaskSwitchCallback(replay_buffer="reservoir", reservoir_share=0.2))
+    tasks = model.replay_buffer.observations["task_id"]
+    assert model.replay_buffer.full
+    assert (tasks[:30] == 0).all()
+    assert (tasks[30:] == 1).all()
+
+
 def filled(values, buffer):
     """Write rows whose reward is their number."""
     for value in values:

@@ -220,6 +220,9 @@ def test_a_model_with_masks_refuses_another_sparsity():
         model.learn(32, sparse(sparsity=0.5))
     with pytest.raises(ValueError, match=message):
         model.learn(32, sparse(densities="uniform"))
+    model = make(policy="MoeMlpPolicy", policy_kwargs={"frozen_experts": {"pi": [0]}})
+    with pytest.raises(ValueError, match="must have no frozen experts where weights become sparse"):
+        model.learn(32, sparse())
 
 
 @pytest.mark.parametrize(
@@ -322,7 +325,6 @@ def test_the_smallest_are_dropped_and_the_best_of_the_others_grow(number):
     mask = drawn(40, 9, generator)
     new = regrown(weights, mask, number, scores)
     assert new.tolist() == slow_regrown(weights.tolist(), mask.tolist(), number, scores.tolist())
-    assert new.sum() == 9
 
 
 def test_the_share_that_changes_falls_along_half_a_cosine():
@@ -339,7 +341,6 @@ def test_the_same_numbers_draw_the_same_masks_whatever_torchs_generator_does():
     th.manual_seed(1)
     assert th.equal(first, drawn(50, 20, generator_of(3, 1)))
     assert not th.equal(first, drawn(50, 20, generator_of(3, 2)))
-    assert first.sum() == 20
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"placement": "none"}, {"placement": "big"}], ids=str)
@@ -350,9 +351,6 @@ def test_what_units_read_stays_as_large(kwargs):
     callback = begun(sparse, SparseTrainingCallback(0.5, densities="uniform", seed=0))
     for one, other in zip(sparse_layers(dense), callback.layers, strict=True):
         before, after = (incoming(la.layer)(la.weight.detach()).flatten(2) for la in (one, other))
-        if before.shape[2] > 100:
-            ratio = after.square().sum() / before.square().sum()
-            assert ratio == pytest.approx(1.0, abs=0.2)  # one without the scale is 0.5
         alive = (after != 0).sum(2, keepdim=True).clamp(min=1)
         expected = before * (before.shape[2] / alive).sqrt() * (after != 0)
         th.testing.assert_close(after, expected)

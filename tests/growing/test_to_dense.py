@@ -82,9 +82,9 @@ def test_a_dense_model_is_fitted_to_a_mixture_and_says_what_remains():
 
 @pytest.mark.parametrize("enable_critic_lstm", [True, False])
 def test_a_fitted_models_lstm_and_spread_of_actions_are_the_mixtures(enable_critic_lstm):
-    env = arena.Arena(arena.FLAT, arena.BOX)
+    env = arena.Arena(arena.with_task(arena.FLAT), arena.BOX)
     options = {"enable_critic_lstm": enable_critic_lstm, "router": "soft"}
-    model = make("RecurrentPPO", "MoeMlpLstmPolicy", env, **options)
+    model = make("RecurrentPPO", "MoeMultiInputLstmPolicy", env, **options)
     model.policy.log_std.data.fill_(-3.0)
     fitted, remains = distill(model, sampled(model.observation_space, 8), steps=2)
     assert remains.keys() == {"pi.0", "vf.0"}
@@ -93,7 +93,8 @@ def test_a_fitted_models_lstm_and_spread_of_actions_are_the_mixtures(enable_crit
     ours, theirs = (networks_of(each.policy).memories() for each in (fitted, model))
     assert ours.keys() == theirs.keys() != set()
     for name, memory in ours.items():
-        th.testing.assert_close(memory.state_dict(), theirs[name].state_dict())
+        of_ours, of_theirs = memory.parameters(), theirs[name].parameters()
+        assert all(th.equal(*pair) for pair in zip(of_ours, of_theirs, strict=True))
 
 
 def test_what_remains_is_the_distance_as_a_share_of_the_spread():

@@ -34,9 +34,10 @@ def test_an_expert_of_middle_is_the_dense_layer_and_an_identity():
     assert th.equal(expert[1].bias, th.zeros(6))
 
 
+@pytest.mark.parametrize("router", ["soft", "uniform"])
 @pytest.mark.parametrize("place", ["middle", "body", "big"])
-def test_experts_may_be_wider_with_units_that_count_nothing(place):
-    new = upcycle(dense("SAC"), placement=place, expert_width=9)
+def test_experts_may_be_wider_with_units_that_count_nothing(place, router):
+    new = upcycle(dense("SAC"), placement=place, router=router, expert_width=9)
     assert gap(new, dense("SAC")) < 1e-5
 
 

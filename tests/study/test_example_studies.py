@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sb3_moe.study.config import load_study, read_study
+from sb3_moe.study.config import load_study
 from sb3_moe.study.judging import load_claims
 from sb3_moe.study.preparing import check_networks
 
@@ -85,17 +85,15 @@ def test_the_preset_for_a_cluster_has_the_networks_and_contrasts_of_both_tiers()
         )
 
 
-def report(folder, values, tasks=TASKS, regime="mtrl", measure="final", units=(1.0,), orders=None):
+def report(folder, values, tasks=TASKS, regime="mtrl"):
     """Write what a report says of networks whose seeds end at the same return on all tasks."""
-    orders = orders or (tasks if regime == "scratch" else [""])
     rows = [
         {"regime": regime, "order": order, "architecture": network, "seed": seed,
-         "measure": measure, "task": task,
-         "value": value * units[k % len(units)] if order in ("", task) or " " in order else -99.0}
+         "measure": "final", "task": task, "value": value if order in ("", task) else -99.0}
         for network, seeds in values.items()
         for seed, value in seeds.items()
-        for order in orders
-        for k, task in enumerate(tasks)
+        for order in (tasks if regime == "scratch" else [""])
+        for task in tasks
     ]  # fmt: skip
     folder.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(folder / "measures.csv", index=False)
@@ -119,62 +117,6 @@ def test_figures_of_conflicting_tasks_are_drawn_from_reports_alone(tmp_path):
     }
     for name in ("against_tasks", "against_flops"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
-
-
-def test_development_runs_settle_rates_margins_and_what_is_confirmed(tmp_path, monkeypatch, capsys):
-    rates = {
-        "dense-0.003": {100: 100, 101: 100, 102: 100},
-        "dense-0.01": {100: 180, 101: 200, 102: 220},
-        "task-big-0.003": {100: 300, 101: 300, 102: 300},
-        "task-big-0.01": {100: 390, 101: 400, 102: 410},
-    }
-    report(tmp_path / "rates" / "report", rates)
-    spread = {"dense": {103: 190, 104: 210}, "task-big": {103: 395, 104: 405}}
-    report(tmp_path / "spread_interleaved" / "report", spread)
-    report(tmp_path / "routing" / "report", {"top1-big": {110: 200}, "top1-id": {110: 300}})
-    run("conflict/development", monkeypatch, tmp_path)
-    said = capsys.readouterr().out
-    assert "| dense | 0.003: 100.0 (3 seeds), 0.01: 200.0 (3 seeds) | 0.01 (an end" in said
-    assert "| interleaved: task-big - dense | 5 seeds, 12.5 | 13 | 1.00 |" in said
-    assert "| sequence: task-big - dense-wide | 0 seeds: too few" in said
-    assert "| top1-id | 300.0 | confirm |" in said
-
-
-GAMES = ("SpaceInvaders", "Breakout")
-
-
-def reached(folder, levels):
-    """Write what a report says of networks that gain a level of units on both games."""
-    values = {name: {0: level} for name, level in levels.items()}
-    orders = [" ".join(GAMES), " ".join(GAMES[::-1])]
-    report(folder / "report", values, GAMES, "crl", "area", (9.0, 3.0), orders)
-    returns = {"returns": {game: [0] for game in GAMES}}
-    (folder / "random.json").write_text(json.dumps(returns))
-
-
-def test_the_two_best_rates_run_again_and_the_better_is_picked_inside_the_grid(
-    tmp_path, monkeypatch, capsys
-):
-    rates = script("paper/rates")
-    levels = {"dense-0.001": 1.0, "dense-0.002": 2.0, "dense-0.004": 1.5, "dense-0.008": 0.5}
-    reached(tmp_path / "rates", levels)
-    dense = rates.rows_of(tmp_path)
-    assert rates.levels(dense)[0.004] == pytest.approx(1.5)
-    assert rates.verdict(dense) == "second seed for 0.002, 0.004"
-    reached(tmp_path / "rates_second", {"dense-0.002": 1.0, "dense-0.004": 1.7})
-    dense = rates.rows_of(tmp_path)
-    assert rates.verdict(dense) == "0.004"
-    assert rates.units(dense) == pytest.approx({"SpaceInvaders": 1.6 * 9, "Breakout": 1.6 * 3})
-    names = [each.name for each in study("paper/rates").architectures]
-    levels = {name: float(name.rpartition("-")[2]) for name in names}
-    reached(tmp_path / "runs" / "rates", levels | {"soft-big-0.00025": 9.0})
-    run("paper/rates", monkeypatch, tmp_path / "runs", "--second")
-    shutil.copy(PAPER / "about.yaml", tmp_path)
-    second = read_study(capsys.readouterr().out, tmp_path)
-    assert (second.name, second.seeds) == ("paper-rates-second", (101,))
-    again = {a.name for a in second.architectures}
-    assert len(again) == 2 * 5
-    assert {"dense-0.001", "dense-0.0025", "soft-big-0.00025", "soft-big-0.0025"} <= again
 
 
 def blocks(folder, network, seed, returns):

@@ -179,10 +179,28 @@ def test_what_was_chosen_stays_and_another_question_is_refused(tmp_path):
     asked = replace(the_study, tune=replace(TUNE, values=(0.1, 0.2)))
     with pytest.raises(ValueError, match=r"tune.json was made with another `tune`"):
         commands.train(asked, tmp_path, InstantEngine())
+    both = study(1, tune=TUNE, regimes=("mtrl",))
+    assert [run.architecture.name for run in chosen(both, tmp_path).runs()] == ["dense"]
     fake = InstantEngine(level=best_at(100.0))
-    commands.train(study(1, tune=TUNE, regimes=("mtrl",)), tmp_path, fake)
+    commands.train(both, tmp_path, fake)
     assert not any("-dense@" in name for name in fake.started)
     assert read_json(tmp_path / CHOICES)["networks"]["soft-big"]["at_the_edge"]
+
+
+def test_a_network_that_another_begins_with_gets_its_value_too(tmp_path):
+    begins = Architecture(name="begins", start_from=StartFrom(architecture="dense"))
+    asked = study(1, ("dense",), tune=TUNE, regimes=("mtrl",))
+    asked = replace(asked, architectures=(*asked.architectures, begins), only=("begins",))
+    commands.train(asked, tmp_path, InstantEngine(level=best_at(0.01)))
+    assert read_json(tmp_path / CHOICES)["networks"].keys() == {"dense", "begins"}
+
+
+def test_a_grid_ends_before_a_value_that_the_study_refuses(tmp_path):
+    rollouts = Tune(argument="n_steps", values=(128, 256), seeds=(100,))
+    fake = InstantEngine(level=lambda run: run.architecture.arguments.get("n_steps", 0))
+    commands.train(study(1, ("dense",), tune=rollouts, regimes=("mtrl",)), tmp_path, fake)
+    scores = read_json(tmp_path / CHOICES)["networks"]["dense"]["scores"]
+    assert [value for value, _ in scores] == [128, 256]
 
 
 def test_nothing_is_chosen_while_a_development_run_is_missing(tmp_path, monkeypatch, capsys):
@@ -203,7 +221,9 @@ def test_a_grid_goes_on_beyond_its_edge():
         ([0.001, 0.01, 0.1], 0.01, None),
         ([32, 64], 64, 128),
         ([1, 2, 4], 1, None),
-        ([0.0, 0.1], 0.0, -0.1),
+        ([-0.1, 0.0], -0.1, -0.2),
+        ([0.0, 0.1], 0.0, None),
+        ([0.9, 0.99], 0.99, None),
     ):
         assert beyond(values, best) == further
 

@@ -252,7 +252,8 @@ def test_every_network_is_compared_with_the_first_on_each_task_and_over_all():
         [ends({"dense": low, "better": high, "alike": low[::-1]}),
          ends({"dense": low, "better": high + 1, "alike": low}, OTHER)]
     )  # fmt: skip
-    found = summarize(results, Claims()).set_index(["architecture", "task"])
+    networks = ["dense", "better", "alike"]
+    found = summarize(results, Claims(), networks).set_index(["architecture", "task"])
     better = found.loc["better", ONE]
     assert (better["mean"], better.seeds) == (pytest.approx(high.mean()), 6)
     assert better.iqm == pytest.approx(np.sort(high)[1:-1].mean())
@@ -271,7 +272,8 @@ def test_every_network_is_compared_with_the_first_on_each_task_and_over_all():
     tasks = found.loc["better"].drop(WHOLE)
     assert tasks.p_holm.min() == pytest.approx(4 * tasks.p.min())
     assert found.loc["better", WHOLE].p_holm == pytest.approx(2 * found.loc["better", WHOLE].p)
-    few = summarize(ends({"dense": [1, 2], "better": [11, 12.1]}), Claims())
+    assert summarize(results, Claims(), networks[::-1]).architecture[0] == "alike"
+    few = summarize(ends({"dense": [1, 2], "better": [11, 12.1]}), Claims(), networks)
     assert few.verdict.tolist() == ["", "undecided"]
 
 
