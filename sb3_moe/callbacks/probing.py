@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -112,10 +111,12 @@ class ProbeCallback(RecordingCallback):
         self.probe_size = probe_size
         self.probe = probe
         self._latest: list[Obs] = []
+        self._played: VecEnv | None = None
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that observations of every task can be had."""
         before = [vars(self).get(name) for name in ("model", "task_names")]
+        self._close()  # a training that broke off left it
         super().init_callback(model)
         if before != [model, self.task_names]:
             self.forget()
@@ -141,10 +142,15 @@ class ProbeCallback(RecordingCallback):
         if self._watches:
             return [concatenate(self._latest)]
         # Epsilon-greedy policies draw from the action space.
-        generators = preserved_generators(self.model.action_space.np_random)
-        with generators, closing(make_pinned_env(self.training_env)) as env:
-            synchronize(self.training_env, env)
-            return collect_probe(env, self.probe_size, self.model, self.model.seed or 0)
+        with preserved_generators(self.model.action_space.np_random):
+            self._played = self._played or make_pinned_env(self.training_env)
+            synchronize(self.training_env, self._played)
+            return collect_probe(self._played, self.probe_size, self.model, self.model.seed or 0)
+
+    def _close(self) -> None:
+        if self._played is not None:
+            self._played.close()
+            self._played = None
 
     def _is_due(self, step: int) -> bool:
         is_there = not self._watches or len(self._latest) == self._most
@@ -164,6 +170,7 @@ class ProbeCallback(RecordingCallback):
             # SB3 writes what was logged during a rollout, and none follows.
             self.logger.record("time/total_timesteps", step, exclude="tensorboard")
             self.logger.dump(step)
+        self._close()
 
 
 # What PlasticityCallback logs; its file holds all.
@@ -478,5 +485,6 @@ class FreezeRouterCallback(ProbeCallback):
 
     def _on_training_end(self) -> None:
         """Leave a model whose parameters are like any other's."""
+        self._close()
         for layer in self._routers().values():
             hold_router(layer, False)

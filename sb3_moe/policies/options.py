@@ -244,7 +244,7 @@ class MoEOptions:
             return self.num_experts or DEFAULT_NUM_EXPERTS
         if self.num_experts not in (None, num_tasks):
             raise ValueError(
-                f"`num_experts` must be the number of tasks, {num_tasks}, with "
+                f"`num_experts` must be the number of tasks, or of a belief's, {num_tasks}, with "
                 f"`router`={self.router_class.name!r} (or None), got {self.num_experts}"
             )
         return num_tasks
