@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from scipy.optimize import linear_sum_assignment
 
 from sb3_moe.study.judging import t_interval
@@ -134,7 +135,7 @@ def _draw_panel(
     # Intervals of few seeds would leave no room for the curves.
     margin = 0.05 * (max(ends) - min(ends)) or 1.0
     ax.set_ylim(min(ends) - margin, max(ends) + margin)
-    ax.xaxis.set_major_formatter(lambda step, _: plots.short(step))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def draw_experts(results: Results) -> Figure | None:

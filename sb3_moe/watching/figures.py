@@ -26,6 +26,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import EngFormatter
 
 from sb3_moe.measures import block_ends, load_scores
 from sb3_moe.measures.statistics import decimals
@@ -99,6 +100,7 @@ def draw_transfer(folder: str | Path) -> Figure:
     ranges_N = np.maximum(scores.score.max(0) - lowest_N, 1e-12)
     digits_N = [decimals(column) for column in scores.score.T]
     labels = [[f"{v:z.{n}f}" for v, n in zip(row, digits_N, strict=True)] for row in ends_MN]
+    short = EngFormatter(sep="")
     rows = [f"{scores.task_names[block.task]}, to {short(block.end)}" for block in scores.blocks]
     unit, colors = "worst return (or 0) to best", {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
     shares_MN = (ends_MN - lowest_N) / ranges_N
@@ -366,18 +368,9 @@ def as_written(name: str) -> str:
 
 
 def label_steps(axes: Axes) -> None:
-    """Name the horizontal axis, with thousands or millions written out."""
+    """Name the horizontal axis, and write its numbers as 50k or 1.2M."""
     axes.set_xlabel("environment steps of all tasks")
-    axes.xaxis.set_major_formatter(lambda step, _: short(step))
-
-
-def short(step: float) -> str:
-    """Write a number of steps as a reader would say it, with up to four digits: 50k, 1.2M."""
-    rounded = float(f"{step:.4g}")  # first: 999,960 is 1M, not 1000k
-    for unit, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if rounded >= unit:
-            return f"{rounded / unit:g}{sign}"
-    return f"{rounded:g}"
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def draw_matrix(

@@ -7,7 +7,7 @@ from matplotlib.cbook import is_math_text
 from stable_baselines3 import PPO
 
 from sb3_moe.watching import figures
-from sb3_moe.watching.figures import look_of, short
+from sb3_moe.watching.figures import look_of
 
 NAMES = np.array(["Breakout", "Asterix"])
 STEPS = np.array([0, 50_000, 100_000, 150_000, 200_000])
@@ -152,12 +152,6 @@ def test_gates_that_are_not_there_are_named_with_what_is(folder):
     write(folder, **{"dormant/pi.0": DORMANT})
     with pytest.raises(ValueError, match=r"has no gates; train with RoutingCallback\(log_path"):
         figures.draw_last_gates(folder)
-
-
-def test_steps_are_written_short():
-    steps = (0, 500, 98_304, 163_840, 999_936, 999_960, 1_200_000, 1.5e9)
-    written = ["0", "500", "98.3k", "163.8k", "999.9k", "1M", "1.2M", "1.5G"]
-    assert [short(n) for n in steps] == written
 
 
 def test_an_agents_routing_is_drawn_in_one_call():
