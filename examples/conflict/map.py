@@ -1,0 +1,115 @@
+"""A map of conflicts: when do experts pay, by how many tasks conflict, and how wide dense is?
+
+    python examples/conflict/map.py rates map_rates.csv
+    python examples/conflict/map.py runs map.csv --rates map_rates.csv
+
+Each run is a row of the table; runs that the table has are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch as th
+from stable_baselines3 import PPO
+
+import sb3_moe
+from sb3_moe.callbacks import make_pinned_env
+from sb3_moe.vec_env import evaluate_tasks
+from sb3_moe_envs import Task
+from sb3_moe_envs.conflicts import conflicting_cartpoles
+
+STEPS_OF_A_TASK, ENVIRONMENTS, EPISODES = 30_720, 64, 10
+PPO_SETTINGS = {"n_steps": 32, "batch_size": 512, "n_epochs": 4}
+EXPERTS = {"placement": "big", "net_arch": [8, 8]}
+NETWORKS: dict[str, dict[str, Any]] = {
+    **{f"dense-{n}": {"placement": "none", "net_arch": [n, n]} for n in (8, 32, 128)},
+    "soft": {**EXPERTS, "router": "soft", "num_experts": 8},
+    "task": {**EXPERTS, "router": "task"},
+}
+RATES, DEVELOPMENT, SEEDS = (0.001, 0.003, 0.01, 0.03), (100, 101), (0, 1, 2, 3, 4)
+
+
+class Case(NamedTuple):
+    """Where a network is trained.
+
+    :param tasks: how many
+    :param share: of the tasks that are in other coordinates than plain CartPole
+    :param times: how many times the steps
+    """
+
+    tasks: int
+    share: float
+    times: int = 1
+
+
+# Of two tasks in other coordinates than each other one may be the plain one: a half is all.
+CASES = [Case(2, 0.0), Case(2, 1.0)]
+CASES += [Case(number, share) for number in (8, 32) for share in (0.0, 0.5, 1.0)]
+CASES += [Case(8, share, 4) for share in (0.0, 0.5, 1.0)]
+KEY = [*Case._fields, "network", "rate", "seed"]
+
+
+def tasks_of(case: Case) -> list[Task]:
+    """Build the tasks: first those that are plain, then each in coordinates of its own."""
+    own = conflicting_cartpoles(case.tasks)
+    plain = case.tasks - round(case.share * case.tasks)
+    return [replace(own[0 if k < plain else k], name=f"CartPole{k}") for k in range(case.tasks)]
+
+
+def train(case: Case, network: str, rate: float, seed: int) -> float:
+    """Train a network, and return its mean return over the tasks at the end."""
+    env = sb3_moe.make_multitask_vec_env(tasks_of(case), ENVIRONMENTS, seed=1000 * seed)
+    arguments = PPO_SETTINGS | {"policy_kwargs": NETWORKS[network], "learning_rate": rate}
+    model = PPO("MoeMultiInputPolicy", env, seed=seed, device="cpu", **arguments)
+    model.learn(STEPS_OF_A_TASK * case.tasks * case.times)
+    played = make_pinned_env(env, 1, seed=1000 * seed + 500)
+    return float(evaluate_tasks(model, played, EPISODES, deterministic=False).returns.mean())
+
+
+def rate_trials() -> Iterator[tuple[Any, ...]]:
+    """List the runs that choose rates: each network's for each number of tasks, all in conflict."""
+    for case in (Case(number, 1.0) for number in (2, 8, 32)):
+        for seed in DEVELOPMENT:
+            for network in NETWORKS:
+                yield from ((case, network, rate, seed) for rate in RATES)
+
+
+def runs(rates: Path) -> Iterator[tuple[Any, ...]]:
+    """List the runs of the map, whole seeds first, with the rates that a table of trials chose."""
+    trials = pd.read_csv(rates).groupby(["tasks", "network", "rate"])["return"].mean()
+    for seed in SEEDS:
+        for case in CASES:
+            for network in NETWORKS:
+                yield case, network, float(trials[case.tasks, network].idxmax()), seed
+
+
+def main() -> None:
+    """Train what the table does not have."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["rates", "runs"])
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--rates", type=Path, help="the table of rates, for the runs")
+    args = parser.parse_args()
+    th.set_num_threads(1)
+    if not args.table.exists():
+        args.table.write_text(",".join([*KEY, "return"]) + "\n")
+    for case, *rest in rate_trials() if args.what == "rates" else runs(args.rates):
+        with args.table.open() as file:
+            done = [[row[name] for name in KEY] for row in csv.DictReader(file)]
+        key = [*map(str, (*case, *rest))]
+        if key not in done:
+            score = round(train(case, *rest), 2)
+            print(*key, score, flush=True)
+            with args.table.open("a", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerow([*key, score])
+
+
+if __name__ == "__main__":
+    main()
