@@ -152,12 +152,14 @@ class MultiTaskEvalCallback(RecordingCallback):
         return last
 
     def _evaluate(self, step: int) -> TaskEpisodes:
-        # Epsilon-greedy policies draw from the action space.
-        with preserved_generators(self.model.action_space.np_random):
-            if self.eval_env is None:
+        if self.eval_env is None:
+            # Environments may draw numbers while they are built, which a run that goes on does again.
+            with preserved_generators():
                 env, episodes = self.training_env, self.n_eval_episodes
                 copies = self.n_eval_envs or evaluation_copies(env, episodes)
                 self.eval_env = make_pinned_env(env, copies)
+        # Epsilon-greedy policies draw from the action space.
+        with preserved_generators(self.model.action_space.np_random):
             entropy = [self.model.seed or 0, step]
             self.eval_env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]) // 2)
             return evaluate_tasks(

@@ -141,9 +141,11 @@ class ProbeCallback(RecordingCallback):
             return self.probe
         if self._watches:
             return [concatenate(self._latest)]
+        # Environments may draw numbers while they are built, which a run that goes on does again.
+        with preserved_generators():
+            self._played = self._played or make_pinned_env(self.training_env)
         # Epsilon-greedy policies draw from the action space.
         with preserved_generators(self.model.action_space.np_random):
-            self._played = self._played or make_pinned_env(self.training_env)
             synchronize(self.training_env, self._played)
             return collect_probe(self._played, self.probe_size, self.model, self.model.seed or 0)
 
