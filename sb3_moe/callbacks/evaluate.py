@@ -153,7 +153,7 @@ class MultiTaskEvalCallback(RecordingCallback):
 
     def _evaluate(self, step: int) -> TaskEpisodes:
         if self.eval_env is None:
-            # Environments may draw numbers while they are built, which a run that goes on does again.
+            # Environments may draw numbers while they are built, as a run that goes on does again.
             with preserved_generators():
                 env, episodes = self.training_env, self.n_eval_episodes
                 copies = self.n_eval_envs or evaluation_copies(env, episodes)
