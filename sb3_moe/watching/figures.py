@@ -100,8 +100,7 @@ def draw_transfer(folder: str | Path) -> Figure:
     ranges_N = np.maximum(scores.score.max(0) - lowest_N, 1e-12)
     digits_N = [decimals(column) for column in scores.score.T]
     labels = [[f"{v:z.{n}f}" for v, n in zip(row, digits_N, strict=True)] for row in ends_MN]
-    short = EngFormatter(sep="")
-    rows = [f"{scores.task_names[block.task]}, to {short(block.end)}" for block in scores.blocks]
+    rows = [f"{scores.task_names[block.task]}, to {block.end:,.0f}" for block in scores.blocks]
     unit, colors = "worst return (or 0) to best", {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
     shares_MN = (ends_MN - lowest_N) / ranges_N
     figure = draw_matrix(shares_MN, labels, rows, scores.task_names, unit, **colors)

@@ -64,7 +64,7 @@ def test_the_transfer_matrix_holds_returns_at_the_ends_of_blocks(tmp_path, score
     axes = figures.draw_transfer(write(tmp_path, score)).axes[0]
     assert texts(axes) == written
     np.testing.assert_allclose(axes.images[0].get_array(), shown)
-    assert axes.get_yticklabels()[0].get_text() == "Breakout, to 100k"
+    assert axes.get_yticklabels()[0].get_text() == "Breakout, to 100,000"
 
 
 def test_dormant_neurons_are_drawn_where_they_were_measured(folder):
