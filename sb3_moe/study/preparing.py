@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -199,10 +199,10 @@ def all_runs(study: StudyConfig, root: Path) -> list[RunConfig]:
     found, undecided = _choices(study, root)
     if study.tune is None or not undecided:
         return chosen(study, root).runs()
-    values = dict.fromkeys(undecided, study.tune.values[0])
-    values |= {name: each["value"] for name, each in found.items()}
-    grids = dict.fromkeys(undecided, study.tune.values)
-    return [*trials(study, grids).runs(), *tuned(study, values).runs()]
+    values = {name: each["value"] for name, each in found.items()}
+    guessed = tuned(study, dict.fromkeys(undecided, study.tune.values[0]) | values)
+    grids = dict.fromkeys(_next(study, undecided), study.tune.values)
+    return [*trials(study, grids, values).runs(), *guessed.runs()]
 
 
 def _choices(study: StudyConfig, root: Path) -> tuple[dict[str, Any], list[str]]:
@@ -224,8 +224,18 @@ def _choices(study: StudyConfig, root: Path) -> tuple[dict[str, Any], list[str]]
     return found, [name for name in asked if name not in {*found, *own}]
 
 
+def _next(study: StudyConfig, undecided: Collection[str]) -> list[str]:
+    """List the networks whose values can be tried: those that they begin with have theirs."""
+    starts = {each.name: each.start_from for each in study.architectures}
+    return [
+        name for name in undecided if getattr(starts[name], "architecture", None) not in undecided
+    ]
+
+
 def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None]) -> bool:
     """Run the values of each network, further ones where the best is at the edge, and choose.
+
+    Networks that others begin with come first.
 
     :param root: of the study, which gets ``tune.json`` unless a run isn't done
     :param train: runs those of some jobs that aren't done
@@ -234,9 +244,10 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
     found, undecided = _choices(study, root)
     if study.tune is None or not undecided:
         return True
-    grids = {name: sorted(study.tune.values) for name in undecided}
+    grids = {name: sorted(study.tune.values) for name in _next(study, undecided)}
+    values = {name: each["value"] for name, each in found.items()}
     for _ in range(study.tune.extensions + 1):
-        runs = trials(study, grids).runs()
+        runs = trials(study, grids, values).runs()
         train(survey(runs, root))
         jobs = survey(runs, root)
         if any(job.state.status != "done" for job in jobs):
@@ -255,25 +266,29 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
             "scores": [[v, s if np.isfinite(s) else None] for v, s in sorted(each.items())],
         }
     write_json(root / CHOICES, {"tune": study.to_dict()["tune"], "networks": found})
-    return True
+    return tune(study, root, train)
 
 
 def _beyond(study: StudyConfig, name: str, values: Sequence[float], best: float) -> float | None:
     """Give the value that continues a network's grid, if there is one that the study takes."""
     value = beyond(values, best)
     try:
-        return None if value is None or not trials(study, {name: [value]}).runs() else value
+        return None if value is None or not trials(study, {name: [value]}, {}).runs() else value
     except ValueError:  # such as rollouts that no block of steps is a multiple of
         return None
 
 
-def trials(study: StudyConfig, grids: Mapping[str, Sequence[float]]) -> StudyConfig:
+def trials(
+    study: StudyConfig, grids: Mapping[str, Sequence[float]], values: Mapping[str, float]
+) -> StudyConfig:
     """Give the study of the development seeds: networks with each of their values.
 
     :param grids: the values of each network
+    :param values: which others have taken, that these may begin with
     """
     assert study.tune is not None
-    argument = study.tune.argument
+    argument, seeds = study.tune.argument, study.tune.seeds
+    study = tuned(study, values)
     variants = [
         replace(
             each,
@@ -285,7 +300,7 @@ def trials(study: StudyConfig, grids: Mapping[str, Sequence[float]]) -> StudyCon
     ]
     # The others are there only to be begun with.
     networks, only = (*study.architectures, *variants), tuple(each.name for each in variants)
-    return replace(study, architectures=networks, only=only, seeds=study.tune.seeds, tune=None)
+    return replace(study, architectures=networks, only=only, seeds=seeds)
 
 
 def _variant(name: str, argument: str, value: float) -> str:

@@ -193,6 +193,9 @@ def test_a_network_that_another_begins_with_gets_its_value_too(tmp_path):
     asked = replace(asked, architectures=(*asked.architectures, begins), only=("begins",))
     commands.train(asked, tmp_path, InstantEngine(level=best_at(0.01)))
     assert read_json(tmp_path / CHOICES)["networks"].keys() == {"dense", "begins"}
+    begun_with = tmp_path / "runs" / "mtrl-SpaceInvaders.Breakout-dense-s100"
+    own = RunFolder(begun_with).config()["run"]["architecture"]
+    assert own["arguments"] == {"learning_rate": 0.01}
 
 
 def test_a_grid_ends_before_a_value_that_the_study_refuses(tmp_path):
