@@ -243,12 +243,16 @@ class Belief(nn.Module):
 
     @th.no_grad()
     def make_of(
-        self, origins: Sequence[Mapping[int, float]], shares: Sequence[Mapping[int, float]]
+        self,
+        origins: Sequence[Mapping[int, float]],
+        shares: Sequence[Mapping[int, float]],
+        temperature: float = 1.0,
     ) -> None:
         """Make the models of those that there are.
 
         :param origins: for each new model how much of which it is; one of none starts anew
-        :param shares: for each new model what it takes over of whose part in the prior
+        :param shares: for each new model what it takes over of whose gates
+        :param temperature: of the gates
         """
         drawn = [self._drawn().to(self.acting_EP) for _ in origins]
         for name in BY_MODEL:
@@ -259,9 +263,9 @@ class Belief(nn.Module):
                 parts = [weight * old[k] for k, weight in own.items()]
                 row = sum(parts) if parts else fresh if is_model else th.zeros_like(old[0])
                 if is_model:
-                    scores = [old[k, -1] + math.log(share) for k, share in taken.items()]
+                    logs = [old[k, -1] / temperature + math.log(s) for k, s in taken.items()]
                     mean = old[:, -1].logsumexp(0) - math.log(len(old))
-                    row[-1] = th.stack(scores).logsumexp(0) if scores else mean
+                    row[-1] = temperature * th.stack(logs).logsumexp(0) if logs else mean
                     row[self._variances] = old[:, self._variances].mean(0)
                 rows.append(row)
             setattr(self, name, th.stack(rows))

@@ -18,7 +18,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from sb3_moe.layers import Belief, MoELayer
+from sb3_moe.layers import Belief, MoELayer, PredictMoE
 from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.policies.belief import BeliefExtractor
 from sb3_moe.policies.extractors import TaskExtractor, default_encoder
@@ -286,7 +286,9 @@ class MoEPolicy(TeachesOptimizers):
         self.check_followed()
         if self.belief is None or not self._networks_by_belief:
             return
-        self.belief.make_of(origins, shares)
+        layers = self.moe_layers().values()
+        temperatures = [each.temperature for each in layers if isinstance(each, PredictMoE)]
+        self.belief.make_of(origins, shares, *temperatures[:1])
         for module in self.modules():
             if isinstance(module, BeliefExtractor):
                 module.follow_belief()
