@@ -21,6 +21,7 @@ from stable_baselines3 import PPO
 
 import sb3_moe
 from sb3_moe.callbacks import make_pinned_env
+from sb3_moe.study.preparing import beyond
 from sb3_moe.vec_env import evaluate_tasks
 from sb3_moe_envs import Task
 from sb3_moe_envs.conflicts import conflicting_cartpoles
@@ -73,21 +74,35 @@ def train(case: Case, network: str, rate: float, seed: int) -> float:
     return float(evaluate_tasks(model, played, EPISODES, deterministic=False).returns.mean())
 
 
-def rate_trials() -> Iterator[tuple[Any, ...]]:
-    """List the runs that choose rates: each network's for each number of tasks, all in conflict."""
-    for case in (Case(number, 1.0) for number in (2, 8, 32)):
-        for seed in DEVELOPMENT:
+def rate_trials(table: Path) -> Iterator[tuple[Any, ...]]:
+    """List the runs that choose rates: each network's for each number of tasks, all in conflict.
+
+    While a network's best rate is at an end of its grid, the grid goes on there.
+    """
+    cases = [Case(number, 1.0) for number in sorted({case.tasks for case in CASES})]
+    grid = [(case, network, rate) for case in cases for network in NETWORKS for rate in RATES]
+    while grid:
+        yield from ((*each, seed) for seed in DEVELOPMENT for each in grid)
+        grid = []
+        for case in cases:
             for network in NETWORKS:
-                yield from ((case, network, rate, seed) for rate in RATES)
+                scores = scores_of(table)[case.tasks, network]
+                further = beyond(sorted(scores.index), scores.idxmax())
+                grid += [] if further is None else [(case, network, further)]
+
+
+def scores_of(table: Path) -> pd.Series:
+    """Read how each rate did, by number of tasks, network and rate."""
+    return pd.read_csv(table).groupby(["tasks", "network", "rate"])["return"].mean()
 
 
 def runs(rates: Path) -> Iterator[tuple[Any, ...]]:
     """List the runs of the map, whole seeds first, with the rates that a table of trials chose."""
-    trials = pd.read_csv(rates).groupby(["tasks", "network", "rate"])["return"].mean()
+    scores = scores_of(rates)
     for seed in SEEDS:
         for case in CASES:
             for network in NETWORKS:
-                yield case, network, float(trials[case.tasks, network].idxmax()), seed
+                yield case, network, float(scores[case.tasks, network].idxmax()), seed
 
 
 def main() -> None:
@@ -100,7 +115,8 @@ def main() -> None:
     th.set_num_threads(1)
     if not args.table.exists():
         args.table.write_text(",".join([*KEY, "return"]) + "\n")
-    for case, *rest in rate_trials() if args.what == "rates" else runs(args.rates):
+    todo = rate_trials(args.table) if args.what == "rates" else runs(args.rates)
+    for case, *rest in todo:
         with args.table.open() as file:
             done = [[row[name] for name in KEY] for row in csv.DictReader(file)]
         key = [*map(str, (*case, *rest))]
