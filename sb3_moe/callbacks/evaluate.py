@@ -146,7 +146,8 @@ class MultiTaskEvalCallback(RecordingCallback):
             self._trained = self.task_names.index(known)
         elif known == ALL_TASKS:
             self._trained = None
-        key = f"{self.best_model_save_path}, of {', '.join(self.task_names)}"
+        # By the name alone: a folder may be moved.
+        key = f"{Path(self.best_model_save_path or '').name} of {', '.join(self.task_names)}"
         self._best = remembered(self.model, "best_models", key)
         self.best_mean_reward = self._best.get("mean_reward", -np.inf)
         return last

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def collect_probe(
 
     :param env: a multi-task environment in which each environment plays one task for good
     :param size: observations altogether; the whole part of ``size`` / N of each task
-    :param model: whose actions are drawn as in training; None: they are random
+    :param model: whose policy draws actions; None: they are random
     :param seed: of the environments, and of random actions
     :return: one batch for each task
     :raises TypeError: if ``size`` is no int
@@ -82,10 +83,10 @@ class ProbeCallback(RecordingCallback):
     """Look at the policy every so often on observations of every task, equally many of each.
 
     They are of the states that the agent meets at that time: it plays in environments of its own,
-    as it does in training. Where an environment of a single task can't be built again, which only
-    those of :func:`~sb3_moe.make_multitask_vec_env` can, they are the latest of training, every
-    fourth step, and the first measurement is at the first rollout that begins with enough of them,
-    or at the end of training.
+    with actions that its policy draws. Where an environment of a single task can't be built again,
+    which only those of :func:`~sb3_moe.make_multitask_vec_env` can, they are the latest of
+    training, every fourth step, and the first measurement is at the first rollout that begins with
+    enough of them, or at the end of training.
 
     :param every: global steps between measurements
     :param probe_size: observations altogether, at least one for each task
@@ -111,12 +112,10 @@ class ProbeCallback(RecordingCallback):
         self.probe_size = probe_size
         self.probe = probe
         self._latest: list[Obs] = []
-        self._played: VecEnv | None = None
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that observations of every task can be had."""
         before = [vars(self).get(name) for name in ("model", "task_names")]
-        self._close()  # a training that broke off left it
         super().init_callback(model)
         if before != [model, self.task_names]:
             self.forget()
@@ -141,18 +140,13 @@ class ProbeCallback(RecordingCallback):
             return self.probe
         if self._watches:
             return [concatenate(self._latest)]
-        # Environments may draw numbers while they are built, which a run that goes on does again.
+        # New ones each time, as in a run that goes on: some have a state that outlives a reset.
         with preserved_generators():
-            self._played = self._played or make_pinned_env(self.training_env)
+            env = make_pinned_env(self.training_env)
         # Epsilon-greedy policies draw from the action space.
-        with preserved_generators(self.model.action_space.np_random):
-            synchronize(self.training_env, self._played)
-            return collect_probe(self._played, self.probe_size, self.model, self.model.seed or 0)
-
-    def _close(self) -> None:
-        if self._played is not None:
-            self._played.close()
-            self._played = None
+        with preserved_generators(self.model.action_space.np_random), closing(env):
+            synchronize(self.training_env, env)
+            return collect_probe(env, self.probe_size, self.model, self.model.seed or 0)
 
     def _is_due(self, step: int) -> bool:
         is_there = not self._watches or len(self._latest) == self._most
@@ -172,7 +166,6 @@ class ProbeCallback(RecordingCallback):
             # SB3 writes what was logged during a rollout, and none follows.
             self.logger.record("time/total_timesteps", step, exclude="tensorboard")
             self.logger.dump(step)
-        self._close()
 
 
 # What PlasticityCallback logs; its file holds all.
@@ -487,6 +480,5 @@ class FreezeRouterCallback(ProbeCallback):
 
     def _on_training_end(self) -> None:
         """Leave a model whose parameters are like any other's."""
-        self._close()
         for layer in self._routers().values():
             hold_router(layer, False)

@@ -46,7 +46,7 @@ class TaskSwitchCallback(CheckedCallback):
         more than once, the latest ones), and fill the rest anew. SB3
         counts ``learning_starts`` from the run's beginning alone: after ``"clear"`` it goes on with
         batches drawn from the new task's first few transitions
-    :param reservoir_share: share of the buffer that the reservoir takes at most, in (0, 1)
+    :param reservoir_share: share of the buffer that the reservoir takes at most, in (0, 0.5]
     :param restart_exploration: DQN's epsilon starts again, at the pace at which it first fell
     :param restart_learning_rate: a schedule of the learning rate starts again likewise; see
         :class:`~sb3_moe.callbacks.LinearPerBlock` for one that reaches zero in every block

@@ -485,9 +485,7 @@ def row_gates(layer: MoELayer, routing: Routing) -> th.Tensor:
         return taken_BEC.transpose(1, 2).flatten(0, 1)
     if isinstance(layer, SoftMoE) and logits is not None and logits.shape[1] > 1:
         # Each slot's mean weight over the tokens it is mixed back into.
-        combine_BK = logits.flatten(2).softmax(-1).mean(1)
-        combine_BES = combine_BK.unflatten(1, (layer.num_experts, layer.num_slots))
-        return combine_BES.transpose(1, 2).flatten(0, 1)
+        return routing.weights.mean(1).transpose(1, 2).flatten(0, 1)
     return gates_BNE.flatten(0, 1)
 
 

@@ -262,7 +262,7 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
     for name, each in scores.items():
         found[name] = {
             "value": best[name],
-            "at_the_edge": best[name] in (grids[name][0], grids[name][-1]),
+            "at_the_edge": best[name] in (min(each), max(each)),
             "scores": [[v, s if np.isfinite(s) else None] for v, s in sorted(each.items())],
         }
     write_json(root / CHOICES, {"tune": study.to_dict()["tune"], "networks": found})
@@ -272,10 +272,13 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
 def _beyond(study: StudyConfig, name: str, values: Sequence[float], best: float) -> float | None:
     """Give the value that continues a network's grid, if there is one that the study takes."""
     value = beyond(values, best)
+    if value is None:
+        return None
     try:
-        return None if value is None or not trials(study, {name: [value]}, {}).runs() else value
+        check_networks(trials(study, {name: [value]}, {}).runs())
     except ValueError:  # such as rollouts that no block of steps is a multiple of
         return None
+    return value
 
 
 def trials(

@@ -53,13 +53,13 @@ class RecentRows:
 class Reservoir:
     """Keep a share of a replay buffer for a sample of all transitions so far.
 
-    :param share: of the buffer, in (0, 1)
+    :param share: of the buffer, in (0, 0.5]: the rest must hold as many new rows
     :raises ValueError: if ``share`` is out of range
     """
 
     def __init__(self, share: float) -> None:
-        if not 0 < share < 1:
-            raise ValueError(f"`reservoir_share` must be in (0, 1), got {share}")
+        if not 0 < share <= 0.5:
+            raise ValueError(f"`reservoir_share` must be in (0, 0.5], got {share}")
         self.share = share
         self.kept = 0
         self.seen = 0

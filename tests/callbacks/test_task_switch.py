@@ -112,7 +112,7 @@ def test_a_buffer_of_hindsight_can_not_be_cleared():
 
 
 def test_a_reservoir_is_a_share_of_the_buffer():
-    with pytest.raises(ValueError, match=r"`reservoir_share` must be in \(0, 1\), got 50"):
+    with pytest.raises(ValueError, match=r"`reservoir_share` must be in \(0, 0.5\], got 50"):
         Reservoir(50)
 
 

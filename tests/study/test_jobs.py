@@ -181,7 +181,7 @@ def test_what_was_chosen_stays_and_another_question_is_refused(tmp_path):
         commands.train(asked, tmp_path, InstantEngine())
     both = study(1, tune=TUNE, regimes=("mtrl",))
     assert [run.architecture.name for run in chosen(both, tmp_path).runs()] == ["dense"]
-    fake = InstantEngine(level=best_at(100.0))
+    fake = InstantEngine(level=best_at(1e-9))
     commands.train(both, tmp_path, fake)
     assert not any("-dense@" in name for name in fake.started)
     assert read_json(tmp_path / CHOICES)["networks"]["soft-big"]["at_the_edge"]
