@@ -1,7 +1,5 @@
 """``sb3-moe``: the command line, beside the package so that its help need not wait for torch."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

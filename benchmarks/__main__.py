@@ -1,7 +1,5 @@
 """``python -m benchmarks``: ratios against peers, measured side by side in one run."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import os

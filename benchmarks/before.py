@@ -7,8 +7,6 @@ quartiles over rounds. Both processes run the benchmarks of this checkout; make 
 ``git worktree add <folder> <commit>``.
 """
 
-from __future__ import annotations
-
 import importlib
 import itertools
 import json

@@ -3,8 +3,6 @@
 ``python -m benchmarks --only callbacks`` prints and writes the row.
 """
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 import time

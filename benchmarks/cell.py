@@ -5,8 +5,6 @@ folder already holds what ``make run`` measures before it trains; what counts is
 time.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -3,8 +3,6 @@
 ``make bench ARGS="--only device --device cuda"`` fills the table where there is a GPU.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from typing import Any

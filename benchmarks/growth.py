@@ -5,8 +5,6 @@ forward and backward. Tasks: a step of the environments of all tasks, and an upd
 gives each of them an expert. Environments: a step of them, and choosing their actions.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import statistics

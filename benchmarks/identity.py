@@ -4,8 +4,6 @@
 multiples of them, and prints a table: mean return of 100 steps, and how many seeds reach SB3's 90.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from typing import Any

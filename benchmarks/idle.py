@@ -3,8 +3,6 @@
 ``python -m benchmarks --only idle`` prints and writes the rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, D features, H hidden, E experts, S slots per expert.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple

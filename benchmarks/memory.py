@@ -3,8 +3,6 @@
 ``python -m benchmarks --only memory`` takes several minutes.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import tempfile

@@ -3,8 +3,6 @@
 ``python -m benchmarks --only metaworld``; needs the extra ``metaworld``, and no screen.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

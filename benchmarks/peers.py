@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, D features, H hidden, E experts, S slots per expert.
 """
 
-from __future__ import annotations
-
 import torch as th
 from torch import nn
 

@@ -5,8 +5,6 @@ rounds. Then by kind of operator, as torch's profiler sees it: what is left of a
 between operators (Python, torch's dispatch and autograd, numpy, the world).
 """
 
-from __future__ import annotations
-
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ MinAtar takes the package's preset; classic control takes RL Zoo's values. There
 and MuJoCo, whose usual budgets (millions of steps per task and seed) belong on a GPU.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Tables of ratios: printed, and written as JSON and Markdown."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -5,8 +5,6 @@
 Without suites, all of them; for references, all that there is a recipe for.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

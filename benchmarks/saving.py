@@ -3,8 +3,6 @@
 ``python -m benchmarks --only saving`` prints the table and writes it.
 """
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 from functools import partial

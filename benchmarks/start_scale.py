@@ -3,8 +3,6 @@
 Each number is the root mean square of what comes out, over seeds, standard-normal rows and outputs.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Tell how much of the processor's time passes in which methods."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping

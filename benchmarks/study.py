@@ -3,8 +3,6 @@
 ``python -m benchmarks --only study`` prints and writes the row.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import statistics

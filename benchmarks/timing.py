@@ -1,7 +1,5 @@
 """Time things fairly: side by side, interleaved round by round, medians of ratios."""
 
-from __future__ import annotations
-
 import gc
 import itertools
 import statistics

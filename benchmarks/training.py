@@ -6,8 +6,6 @@ own policy with the mixture's optimizer, fused Adam; ``stock``, the same with SB
 everything here must run with the older one too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple

@@ -3,8 +3,6 @@
 ``python -m benchmarks --only worlds`` prints and writes them.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable
 from typing import Any

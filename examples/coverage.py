@@ -7,8 +7,6 @@ one that didn't; and with seeds that have little or much in common.
     python examples/coverage.py paper
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 

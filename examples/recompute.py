@@ -11,8 +11,6 @@ Scores are read from the raw archives (`scores.npz`, `*_cells.tar.xz`). Where a 
 for dormant neurons, `measures.csv` has what every run measured.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import io
@@ -20,7 +18,7 @@ import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import yaml
@@ -51,7 +49,7 @@ class Curves(NamedTuple):
         values = [[np.interp(steps, self.steps, task) for task in run.T] for run in self.values]
         return np.trapezoid(values, steps, axis=-1) / until
 
-    def block(self, place: int, blocks: int) -> Curves:
+    def block(self, place: int, blocks: int) -> Self:
         """Give one of the run's equally long blocks, from its first evaluation to its last."""
         length = (len(self.steps) - 1) // blocks
         there = slice(place * length, (place + 1) * length + 1)

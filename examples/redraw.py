@@ -8,8 +8,6 @@ episodes in `scores.npz`, whatever else was measured in `curves.csv.xz`, and the
 experts in `gates.npz`, or they lie in the runs of `*_cells.tar.xz`.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import runpy

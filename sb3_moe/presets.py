@@ -8,8 +8,6 @@ returns: SB3's algorithms write into the ``policy_kwargs`` that they are given, 
 wrote must not reach the next model. Of ``from sb3_moe.presets import MOORE`` there is one.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

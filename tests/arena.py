@@ -1,7 +1,5 @@
 """Small environments and small models of every algorithm, for tests of the policies."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

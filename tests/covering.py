@@ -1,7 +1,5 @@
 """Of a test's product of arguments, cases enough to meet each value of each argument once."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from hashlib import sha256

@@ -5,8 +5,6 @@ devices raises. What would read a value is noted with the place in the code that
 answered with a made-up one, so that whole training runs go on.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections import Counter

@@ -5,8 +5,6 @@ O outputs. Each function takes one of our layers and reads its parameters, so th
 the same tensors.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -377,3 +375,16 @@ def log_joint(
                 total = total - ((y[o] - value) ** 2 / variance_O[o] + variance_O[o].log()) / 2
         found.append(total)
     return th.stack(found), transitions
+
+
+def pcgrad(gradients: list[th.Tensor], orders: list[list[int]]) -> th.Tensor:
+    """Follow algorithm 1 of PCGrad (arXiv 2001.06782), given the order for each task."""
+    total = th.zeros_like(gradients[0])
+    for i, order in enumerate(orders):
+        own = gradients[i].clone()
+        for j in order:
+            product = own @ gradients[j]
+            if j != i and product < 0:
+                own -= product / (gradients[j] @ gradients[j]) * gradients[j]
+        total += own
+    return total

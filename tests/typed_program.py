@@ -1,7 +1,5 @@
 """A user's program in types as strict as mypy has them; tests/test_typing.py checks and runs it."""
 
-from __future__ import annotations
-
 import tempfile
 from typing import assert_type
 

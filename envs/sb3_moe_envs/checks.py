@@ -1,7 +1,5 @@
 """Checks of what a user gives: numbers, installed packages, and what a task returns."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ tasks side by side must distinguish them: what is right in one is wrong in anoth
 exactly as hard as the environment itself.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from random import Random

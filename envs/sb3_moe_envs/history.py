@@ -5,8 +5,6 @@ holds [observation D | the action that led to it A | the reward that came with i
 from before the episode's start holds zeros.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

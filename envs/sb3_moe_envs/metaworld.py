@@ -1,7 +1,5 @@
 """Meta-World's tasks, whose objects and goals follow from the seed of a reset."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import gymnasium as gym

@@ -3,8 +3,6 @@
 They are masks and names of actions, and the rewards of goals for hindsight (SB3's HER).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

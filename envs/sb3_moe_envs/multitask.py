@@ -1,7 +1,5 @@
 """Many tasks in one environment, one at a time."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable

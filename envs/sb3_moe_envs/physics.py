@@ -3,8 +3,6 @@
 Where the physics differ, transitions tell which task is played; where goals do, rewards alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

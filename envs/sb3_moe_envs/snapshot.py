@@ -1,7 +1,5 @@
 """The state of an environment of any kind, where it has one to give, and back again."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import sys

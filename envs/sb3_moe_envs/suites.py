@@ -1,7 +1,5 @@
 """Named sets of tasks, and the Gymnasium ids of this package: two tables."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

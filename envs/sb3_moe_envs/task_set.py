@@ -1,7 +1,5 @@
 """What environments of several tasks have in common, one at a time or side by side."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Iterable, Sequence

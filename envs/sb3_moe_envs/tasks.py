@@ -1,7 +1,5 @@
 """A task: how to build an environment, and what to call it."""
 
-from __future__ import annotations
-
 import re
 import weakref
 from collections import Counter

@@ -6,8 +6,6 @@
 Each run is a row of the table; runs that the table has are not trained again.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 python examples/grow/picked.py runs/grow/coefficients/report
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import defaultdict
 from pathlib import Path

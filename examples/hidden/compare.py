@@ -9,8 +9,6 @@
 Each evaluation of a run is a row of the table; runs that the table has are not run again.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import math

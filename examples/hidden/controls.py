@@ -3,8 +3,6 @@
 Shapes: B batch, K rows of a history, W numbers in a row, D of them an observation, A an action.
 """
 
-from __future__ import annotations
-
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor

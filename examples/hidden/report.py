@@ -6,8 +6,6 @@ python examples/hidden/report.py examples/hidden/goals.csv
 python examples/hidden/report.py examples/hidden/development.csv --rates
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -7,8 +7,6 @@ The first trains on the tasks that have no scores yet, about four minutes each o
 second prints them ranked, as protocol.md says.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 from pathlib import Path

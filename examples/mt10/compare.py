@@ -7,8 +7,6 @@ Each evaluation of a run is a row of the table, written when the run ends; runs 
 are not trained again. It needs the extra `envpool`.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import time

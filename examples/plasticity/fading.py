@@ -6,8 +6,6 @@ reads the `progress-*.csv` of each run: the mean return of the last 100 training
 rollout before the end of every block of its tasks, which protocol.md compares.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator

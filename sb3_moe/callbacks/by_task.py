@@ -3,8 +3,6 @@
 Shapes: S steps of a rollout, B environments, N tasks.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections import deque
 from pathlib import Path

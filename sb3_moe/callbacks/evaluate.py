@@ -1,7 +1,5 @@
 """Evaluate every task while training goes on."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any, ClassVar

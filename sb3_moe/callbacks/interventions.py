@@ -3,8 +3,6 @@
 They are against the loss of plasticity, and against forgetting.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, get_args

@@ -1,7 +1,5 @@
 """Keep snapshots and replays of a run while it goes on."""
 
-from __future__ import annotations
-
 import io
 import sys
 from pathlib import Path

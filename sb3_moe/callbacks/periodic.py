@@ -1,7 +1,5 @@
 """What callbacks share: when they act, what a model remembers for them, and what they log."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 Shapes: B samples, N tasks (or tokens, of gates), E experts.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import closing

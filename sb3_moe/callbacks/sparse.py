@@ -3,8 +3,6 @@
 Shapes: E experts (1 for a dense layer), H units, W weights of one expert's layer.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args

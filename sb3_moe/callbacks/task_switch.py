@@ -3,8 +3,6 @@
 Shapes: S steps of a window, n environments, M histories, E experts with a model each.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Any, Literal, get_args
 

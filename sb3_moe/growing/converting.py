@@ -3,8 +3,6 @@
 Shapes: O outputs, I inputs, H hidden units, B observations, A action dimensions.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple

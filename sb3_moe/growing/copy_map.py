@@ -8,8 +8,6 @@ of these, so that it can be made with the networks' own modules, an expert's pla
 Shapes: n experts that hold a tensor together.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -161,7 +159,7 @@ class CopyMap:
         self._weights = self.old.row(itself)
         layers = [module for module in new.modules() if isinstance(module, MoELayer)]
         shares = [share for layer in layers for share in layer.experts.shares()]
-        self._num_experts: dict[th.Tensor, int] = {s.parameter: s.num_experts for s in shares}
+        self._num_experts: dict[th.Tensor, int] = {s.tensor: s.num_experts for s in shares}
 
     # Making it.
 

@@ -3,8 +3,6 @@
 Shapes: E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: E experts before, X after, S slots per expert, K tasks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

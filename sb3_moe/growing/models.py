@@ -3,8 +3,6 @@
 Shapes: B batch, O outputs.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

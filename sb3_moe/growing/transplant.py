@@ -4,8 +4,6 @@ All else stays the very object that it was: networks, environments, noise, callb
 Nothing is changed before everything is known to fit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: N tasks, n episodes of each.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ The rule for both follows from how SB3 builds a network (``create_mlp``): a norm
 with the number of features that it normalizes, and knows it; an activation is made with nothing.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 # Functions of one number, without state, that networks have between their layers.

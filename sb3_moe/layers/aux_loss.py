@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens per sample, E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple

@@ -1,7 +1,5 @@
 """What values options may have, each rule with its text."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 

@@ -1,7 +1,5 @@
 """Classes that options name: by a word, as ``"package.module:Class"``, or as they are."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module

@@ -3,8 +3,6 @@
 Shapes: T rows, F = C * height * width + extra input features.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

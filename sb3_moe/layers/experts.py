@@ -9,8 +9,6 @@ Shapes: E experts, T rows that every expert sees, M rows per expert or sorted ro
 per row, I inputs, H hidden, O outputs.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Sequence
 
@@ -19,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_moe.layers.activations import POINTWISE
-from sb3_moe.layers.shares import Share, Statistic, apart_shares, apart_statistics
+from sb3_moe.layers.shares import Share, apart_shares, apart_statistics
 from sb3_moe.layers.stacked import (
     Function,
     Stacked,
@@ -162,7 +160,7 @@ class Experts(nn.Module):
         """Return the weights that experts have to themselves, and whose they are."""
         raise NotImplementedError
 
-    def statistics(self) -> list[Statistic]:
+    def statistics(self) -> list[Share]:
         """Return the buffers that experts have to themselves, and whose they are."""
         raise NotImplementedError
 
@@ -256,7 +254,7 @@ class StackedNetwork(Experts):
         layers = [layer for layer in self.modules() if isinstance(layer, Stacked)]
         return [share for layer in layers for share in layer.shares()]
 
-    def statistics(self) -> list[Statistic]:
+    def statistics(self) -> list[Share]:
         """Return the buffers of every stacked layer."""
         layers = [layer for layer in self.modules() if isinstance(layer, Stacked)]
         return [each for layer in layers for each in layer.statistics()]
@@ -310,7 +308,7 @@ class SeparateNetworks(Experts):
         """Return the weights of each network."""
         return apart_shares(self.each)
 
-    def statistics(self) -> list[Statistic]:
+    def statistics(self) -> list[Share]:
         """Return the buffers of each network."""
         return apart_statistics(self.each)
 

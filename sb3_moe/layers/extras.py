@@ -1,7 +1,5 @@
 """Packages that only parts of this one need, and the extra that brings each."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 #: Extra by module. :mod:`sb3_moe_envs.checks` has those of the environments.

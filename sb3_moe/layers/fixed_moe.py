@@ -3,8 +3,6 @@
 Shapes: E experts, K tasks.
 """
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Keep freed memory in the process: on Linux, large activations are otherwise fetched anew."""
 
-from __future__ import annotations
-
 import ctypes
 
 # Names and values of glibc's malloc.h.

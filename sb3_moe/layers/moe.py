@@ -4,8 +4,6 @@ Shapes: B batch, N tokens per sample, T = B*N, E experts, k chosen experts per t
 a token, R features that the router sees, O outputs. Where a sample is one token there is no N axis.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal

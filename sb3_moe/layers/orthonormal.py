@@ -3,8 +3,6 @@
 Shapes: E experts, T rows, O outputs.
 """
 
-from __future__ import annotations
-
 import torch as th
 
 # The authors add it to every norm, which in single precision is the same: an output of 0 stays 0.

@@ -8,8 +8,6 @@ D numbers of an observation, A of an action, I = D + A inputs and O outputs of a
 with a model each, P numbers of a model, N tokens per sample where there is a layer.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

@@ -5,8 +5,6 @@ activation) and options of its own, keyword-only, and which turns rows of the on
 the other.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import ClassVar
 

@@ -3,8 +3,6 @@
 Shapes: R features that the router sees, E experts, K scores.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar

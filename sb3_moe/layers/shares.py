@@ -1,7 +1,5 @@
 """Which of the experts' weights and statistics are whose."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,27 +9,14 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Share(NamedTuple):
-    """A tensor that some experts have to themselves.
+    """A tensor that some experts have to themselves: a weight, or a buffer.
 
-    :param parameter: their weights, one expert after the other on the first axis
+    :param tensor: their entries, one expert's after the other on the first axis
     :param first: number of the first of these experts
     :param num_experts: how many there are
     """
 
-    parameter: nn.Parameter
-    first: int
-    num_experts: int
-
-
-class Statistic(NamedTuple):
-    """A buffer that some experts have to themselves.
-
-    :param buffer: their entries, one expert's after the other on the first axis
-    :param first: number of the first of these experts
-    :param num_experts: how many there are
-    """
-
-    buffer: th.Tensor
+    tensor: th.Tensor
     first: int
     num_experts: int
 
@@ -40,8 +25,8 @@ class Statistic(NamedTuple):
         if not self.first <= k < self.first + self.num_experts:
             return None
         if self.num_experts == 1:
-            return self.buffer
-        return self.buffer.unflatten(0, (self.num_experts, -1))[k - self.first]
+            return self.tensor
+        return self.tensor.unflatten(0, (self.num_experts, -1))[k - self.first]
 
 
 def apart_shares(modules: Iterable[nn.Module]) -> list[Share]:
@@ -56,15 +41,15 @@ def apart_shares(modules: Iterable[nn.Module]) -> list[Share]:
     return [Share(each, min(ks), 1) for each, ks in holders.items() if len(ks) == 1]
 
 
-def apart_statistics(modules: Iterable[nn.Module]) -> list[Statistic]:
+def apart_statistics(modules: Iterable[nn.Module]) -> list[Share]:
     """Return the buffers of experts that are modules of their own.
 
     :param modules: one per expert
     """
-    return [Statistic(each, k, 1) for k, module in enumerate(modules) for each in module.buffers()]
+    return [Share(each, k, 1) for k, module in enumerate(modules) for each in module.buffers()]
 
 
-def entries_of(statistics: Sequence[Statistic], experts: Collection[int]) -> list[th.Tensor]:
+def entries_of(statistics: Sequence[Share], experts: Collection[int]) -> list[th.Tensor]:
     """Return what some experts have in their buffers.
 
     :param statistics: of all experts

@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, E experts, S slots per expert, K = E*S slots, I inputs, O outputs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -4,8 +4,6 @@ Shapes: B batch, N tokens per sample, E experts, k choices, C tokens per expert,
 I inputs, O outputs.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, ClassVar
 

@@ -5,8 +5,6 @@ Shapes: E experts, T rows that every expert sees, M rows per expert, I inputs, O
 in their channels: (T, C, height, width), then (T, E*C, height, width).
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -18,7 +16,7 @@ from torch.nn import functional as F
 
 from sb3_moe.layers.activations import is_alike_for_all
 from sb3_moe.layers.encoder import ImageEncoder, Residual, split_image
-from sb3_moe.layers.shares import Share, Statistic, apart_shares, apart_statistics
+from sb3_moe.layers.shares import Share, apart_shares, apart_statistics
 
 Function = Callable[[th.Tensor], th.Tensor]
 M = TypeVar("M", bound=nn.Module)
@@ -49,7 +47,7 @@ class Stacked(nn.Module):
         """Return the layer's own weights, without those of layers inside it, and whose they are."""
         return [Share(each, 0, self.num_experts) for each in self.parameters(recurse=False)]
 
-    def statistics(self) -> list[Statistic]:
+    def statistics(self) -> list[Share]:
         """Return the buffers that experts have entries in, without those of layers inside it."""
         return []
 
@@ -235,10 +233,10 @@ class StackedBatchNorm(Stacked):
         entries = [each for each in self.norm.parameters() if each.dim() > 0]
         return [Share(each, 0, self.num_experts) for each in entries]
 
-    def statistics(self) -> list[Statistic]:
+    def statistics(self) -> list[Share]:
         """Return the running averages, H entries of each for every expert."""
         entries = [each for each in self.norm.buffers() if each.dim() > 0]
-        return [Statistic(each, 0, self.num_experts) for each in entries]
+        return [Share(each, 0, self.num_experts) for each in entries]
 
 
 class StackedEach(Stacked):
@@ -271,7 +269,7 @@ class StackedEach(Stacked):
         """Return the weights of each expert's module."""
         return apart_shares(self.each)
 
-    def statistics(self) -> list[Statistic]:
+    def statistics(self) -> list[Share]:
         """Return the buffers of each expert's module."""
         return apart_statistics(self.each)
 

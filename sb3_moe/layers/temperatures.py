@@ -7,8 +7,6 @@ temperature of 1 (``ent_coef=1.0``), is trained with one for each.
 Shapes: B batch, K tasks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch as th

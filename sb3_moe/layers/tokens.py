@@ -4,8 +4,6 @@ Shapes: B batch, N tokens, D features of a bare token, X features that are appen
 (a task's one-hot, a critic's action), C channels, H height, W width of a feature map.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch as th

@@ -4,8 +4,6 @@ Shapes: E experts (1 for a dense layer), T rows, H units (feature maps of a conv
 positions (1 without a convolution), O outputs, I inputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple

@@ -7,8 +7,6 @@ neurons take its place in GraMa (arXiv 2505.24061).
 Shapes: N tasks, E experts (1 for a dense layer), H units, B samples, T rows, F features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType

@@ -3,8 +3,6 @@
 Shapes: E experts (1 for a dense layer), H units, P positions of a feature map.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -97,7 +95,7 @@ def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
         kept |= {tensor: th.ones_like(tensor, dtype=th.bool) for tensor in held}
         for share in layer.experts.shares() if layer.frozen else ():
             own = {*range(share.first, share.first + share.num_experts)} & layer.frozen
-            mask = kept.setdefault(share.parameter, th.zeros_like(share.parameter, dtype=th.bool))
+            mask = kept.setdefault(share.tensor, th.zeros_like(share.tensor, dtype=th.bool))
             mask.view(share.num_experts, -1)[[k - share.first for k in sorted(own)]] = True
     return kept
 

@@ -6,8 +6,6 @@ These metrics are each under the name of the variant that it is, and of scores t
 Shapes: K evaluations, N tasks, M blocks of training, V visits of one task.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache

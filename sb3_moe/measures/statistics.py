@@ -3,8 +3,6 @@
 And over experts. Shapes: S seeds, N tasks, B resamples, E experts, T tokens, O outputs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

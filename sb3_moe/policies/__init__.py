@@ -6,8 +6,6 @@ From options to actions: ``options`` (what is asked for) -> ``moe_policy`` (what
 run the experts). ``networks`` finds the networks of any finished policy.
 """
 
-from __future__ import annotations
-
 from typing import NoReturn
 
 

@@ -1,7 +1,5 @@
 """From the dense network that SB3 built to a network with experts in some of its layers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from torch import nn

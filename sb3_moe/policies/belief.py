@@ -3,8 +3,6 @@
 Shapes: B batch, E models, K rows of a history, W numbers in a row.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import gymnasium as gym

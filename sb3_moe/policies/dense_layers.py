@@ -5,8 +5,6 @@ Reading that list keeps each algorithm's own choices: widths, activations, Cross
 TD3's final tanh.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """MoE policies for DQN."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy, QNetwork

@@ -1,7 +1,5 @@
 """The layers of a network that become experts, each built as the dense layers it stands for."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

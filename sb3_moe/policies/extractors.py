@@ -3,8 +3,6 @@
 Shapes: B batch, F features, N tasks, C channels, H height, W width.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Learning rates for tasks that come one after another."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

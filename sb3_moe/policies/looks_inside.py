@@ -1,7 +1,5 @@
 """A policy's mixtures by name, single experts, and what routers decide."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ optimizer's groups, beside the parameters: every file that holds the optimizer h
 forgetting its running averages doesn't forget them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

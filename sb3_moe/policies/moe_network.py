@@ -4,8 +4,6 @@ Shapes: B batch, F features = ``[x | one-hot(task)]``, X features of x, N tokens
 token, A action dimensions, K tasks, O outputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

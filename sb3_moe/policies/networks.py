@@ -9,8 +9,6 @@ Shapes: B batch, A choices of one kind or dimensions of an action, D components 
 action, Q quantiles.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """A model's policy, and what its routers decide."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch as th

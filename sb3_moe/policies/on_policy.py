@@ -22,6 +22,7 @@ from sb3_moe.policies.networks import network_of
 from sb3_moe.policies.own_actions import OwnGaussian, TaskActionDims
 from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.policies.popart import PopArt
+from sb3_moe.policies.task_gradients import TaskGradients
 from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
 
 HEAD_GAIN = {"pi": 0.01, "vf": 1.0}
@@ -55,6 +56,11 @@ class MoEActorCritic(_Policy):
 
     def __init__(self, *args: Any, popart: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        combination = self.moe["pi"].task_gradients
+        self.task_gradients: TaskGradients | None = None
+        if combination is not None:
+            seen = self.observation_space, self.pi_features_extractor
+            self.task_gradients = TaskGradients(combination, *seen)
         self.popart: PopArt | None = None
         if popart:
             num_tasks = one_hot_behind(self.vf_features_extractor) or None
@@ -140,7 +146,7 @@ class MoEActorCritic(_Policy):
         outputs = super().predict_values(obs, *args, **kwargs)
         return outputs if self.popart is None else self.popart.values(outputs, obs)
 
-    def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
+    def evaluate_actions(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as SB3's policy does; with ``popart`` values are the critic's own outputs.
 
         :raises RuntimeError: if nobody has normalized the latest rollout's returns for ``popart``
@@ -150,7 +156,10 @@ class MoEActorCritic(_Policy):
                 "`popart`=True needs learn(..., callback=PopArtCallback()), before callbacks that "
                 "look at advantages"
             )
-        return super().evaluate_actions(*args, **kwargs)
+        values, *of_actor = super().evaluate_actions(obs, *args, **kwargs)
+        if self.task_gradients is not None:
+            of_actor = self.task_gradients(self, obs, of_actor)
+        return values, *of_actor
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """Return what ``load`` needs."""

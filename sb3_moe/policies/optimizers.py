@@ -11,7 +11,6 @@ from operator import is_
 from typing import Any, NamedTuple
 
 import torch as th
-from torch import nn
 
 from sb3_moe.layers.shares import Share
 
@@ -272,7 +271,7 @@ class FrozenGradient:
 
     masking = True
 
-    def __init__(self, parameter: nn.Parameter, num_experts: int, rows: Sequence[int]) -> None:
+    def __init__(self, parameter: th.Tensor, num_experts: int, rows: Sequence[int]) -> None:
         self._parameter, self._num_experts, self._rows = parameter, num_experts, list(rows)
         self._before: th.Tensor | None = None
 

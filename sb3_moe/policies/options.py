@@ -1,7 +1,5 @@
 """The mixture-of-experts options: names, defaults, what they mean, and which go together."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from inspect import Parameter
@@ -16,6 +14,7 @@ from sb3_moe.layers.registry import EXPERTS, ROUTERS
 from sb3_moe.layers.sparse_moe import check_top_k
 from sb3_moe.layers.tokens import TokenKind
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS, Placement, find_placement
+from sb3_moe.policies.task_gradients import known_combination
 
 __all__ = ["MoEOptions"]
 
@@ -47,6 +46,7 @@ TYPES: dict[str, Any] = {
     **dict.fromkeys(("normalize_router", "renormalize"), yes_or_no),
     **dict.fromkeys(("router_noise", "bias_rate", "spectral_coef", *LOSS_OF), not_negative),
     "action_dims": widths,
+    "task_gradients": known_combination,
 }
 
 
@@ -104,6 +104,8 @@ class MoEOptions:
         sees in its place; what goes by the task alone still has the one-hot
     :param ent_coef_per_task: an entropy temperature for each task, of SAC, TQC and CrossQ with
         ``ent_coef=1.0``; a value is the actor's
+    :param task_gradients: how the actor's gradients of several tasks become one: None, they are
+        added up, or one of ``sb3_moe.policies.task_gradients.COMBINATIONS``: ``"pcgrad"``
     :param match_scale: scale the experts' initial weights so that each layer of experts starts as
         strong as the dense layer it stands for
     :param action_dims: how many dimensions each task's Box action has, where they are padded to one
@@ -137,6 +139,7 @@ class MoEOptions:
     task_input: str = "both"
     task_embedding: int | None = None
     ent_coef_per_task: bool = False
+    task_gradients: str | None = None
     match_scale: bool = False
     action_dims: Sequence[int] | None = None
 
@@ -377,7 +380,7 @@ DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MoEOpt
 ARGUMENTS = (*DEFAULTS, "frozen_experts", "popart")
 
 # Options of which a single value is for the first network alone: the actor, where there is one.
-OF_THE_FIRST = ("spectral_coef", "ent_coef_per_task")
+OF_THE_FIRST = ("spectral_coef", "ent_coef_per_task", "task_gradients")
 # Options that do nothing where no network has experts.
 OF_EXPERTS = (
     *("router", "router_kwargs", "num_experts", "tokens", "combine", "freeze_idle", "match_scale"),

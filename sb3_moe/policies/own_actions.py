@@ -6,8 +6,6 @@ critics, and gets a gradient of exactly 0.
 Shapes: B batch, A dimensions of the common action, K tasks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """SB3's actors, critics and Q networks with experts: parts of a policy that load on their own."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch as th
@@ -18,6 +16,7 @@ from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
 from sb3_moe.policies.own_actions import OwnSquashedGaussian, TaskActionDims
 from sb3_moe.policies.plain_distributions import plain
+from sb3_moe.policies.task_gradients import TaskGradients
 from sb3_moe.vec_env.task_ids import strongest
 
 
@@ -74,21 +73,27 @@ def make_part(
     """
     kwargs = policy._update_features_extractor(net_kwargs, features_extractor)
     dense = policy.uses_sb3_network(network, policy.layout(kwargs["features_extractor"]))
-    if dense and policy.moe[network].action_dims is None:
+    options = policy.moe[network]
+    if dense and options.action_dims is None and options.task_gradients is None:
         *_, dense_class = part_class.__bases__
         return dense_class(**kwargs).to(policy.device)
-    return part_class(**kwargs, **vars(policy.moe[network])).to(policy.device)
+    return part_class(**kwargs, **vars(options)).to(policy.device)
 
 
 class GaussianActor(MoEPart):
     """An actor with hidden layers and two heads: SAC's, and sb3-contrib's copies of it."""
 
+    task_gradients: TaskGradients | None
     temperatures: TaskTemperatures | None
     get_action_dist_params: Any
 
     def put_experts(self, architect: Architect) -> None:
         """Replace hidden layers and heads."""
         actor: Any = self
+        combination, extractor = architect.options.task_gradients, actor.features_extractor
+        actor.task_gradients = None
+        if combination is not None:
+            actor.task_gradients = TaskGradients(combination, actor.observation_space, extractor)
         actor.temperatures = None
         if architect.options.ent_coef_per_task:
             every = [get_action_dim(actor.action_space)] * architect.given_layout.num_tasks
@@ -139,6 +144,8 @@ class GaussianActor(MoEPart):
             mean_actions, log_std, _ = self.get_action_dist_params(obs)
             distribution = self.own_distribution(obs)
             actions_BA, log_prob_B = distribution.log_prob_from_params(mean_actions, log_std)
+        if self.task_gradients is not None:
+            actions_BA, log_prob_B = self.task_gradients(self, obs, [actions_BA, log_prob_B])
         if self.temperatures is None:
             return actions_BA, log_prob_B
         with th.no_grad():

@@ -1,7 +1,5 @@
 """Where experts can sit: a row of data for each placement."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args

@@ -8,12 +8,10 @@ actions are chosen tells of a network that has diverged.
 Shapes: B batch, A actions or their components.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch as th
 from stable_baselines3.common.distributions import (
@@ -87,7 +85,7 @@ class PlainCategorical(Plain, CategoricalDistribution):
 
     log_probs_BA: th.Tensor
 
-    def proba_distribution(self, action_logits: th.Tensor) -> PlainCategorical:  # type: ignore[override]
+    def proba_distribution(self, action_logits: th.Tensor) -> Self:  # type: ignore[override]
         """Return a distribution with these logits, (B, A).
 
         It is a new one: the policy's own would keep the graph of a minibatch, with all activations,

@@ -3,8 +3,6 @@
 Shapes: B batch, K tasks.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch as th

@@ -1,7 +1,5 @@
 """One table: algorithm, alias, policy class; importing ``sb3_moe`` enters it into SB3."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from importlib.util import find_spec
 from typing import NamedTuple

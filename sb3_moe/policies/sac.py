@@ -1,7 +1,5 @@
 """MoE policies for SAC."""
 
-from __future__ import annotations
-
 from stable_baselines3.sac.policies import Actor, CnnPolicy, MultiInputPolicy, SACPolicy
 
 from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics

@@ -5,8 +5,6 @@ It is attached to the last layer of experts of a network by a forward hook, whil
 Shapes: T rows, E experts, H units of an expert's last hidden layer, D = E*H.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

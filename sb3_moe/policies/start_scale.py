@@ -7,8 +7,6 @@ a router and an expert make of their input is their own: so sizes are measured, 
 Shapes: B rows, F features, A action dimensions, N tokens, I features of a token, O outputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """MoE policies for TD3 and DDPG."""
 
-from __future__ import annotations
-
 import torch as th
 from stable_baselines3.td3.policies import Actor, CnnPolicy, MultiInputPolicy, TD3Policy
 

@@ -1,7 +1,5 @@
 """What a policy's optimizers are told: penalties, and experts that stay as they are."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A VecEnv with all its wrappers as one pickle, its monitor's file included."""
 
-from __future__ import annotations
-
 import inspect
 import io
 import os

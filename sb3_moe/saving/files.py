@@ -3,8 +3,6 @@
 One that grows by a row at a time is a :class:`Record`.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -14,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -143,9 +141,7 @@ class Record:
         self._model: object = None
 
     @classmethod
-    def of(
-        cls, model: object, before: Record | None, path: Path | None, constants: Arrays
-    ) -> Record:
+    def of(cls, model: object, before: Self | None, path: Path | None, constants: Arrays) -> Self:
         """Return the record of a model's run: the one before, if it is that model's and in memory.
 
         SB3 tells callbacks of their model in each ``learn``, and one goes on where another ended.

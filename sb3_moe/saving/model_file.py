@@ -1,7 +1,5 @@
 """Models in files that are safe to open: ``save``, and ``load``, which takes any file."""
 
-from __future__ import annotations
-
 import copy
 import importlib.metadata
 import io

@@ -1,7 +1,5 @@
 """What a model is made of: its arguments and progress, its tensors, and what callbacks leave."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping
 from inspect import signature

@@ -1,7 +1,5 @@
 """Snapshots of a run on disk, from which training goes on as if it had never stopped."""
 
-from __future__ import annotations
-
 import copy
 import io
 import pickle

@@ -6,8 +6,6 @@ values stay as they are. Others are ``{"tuple": [...]}``, ``{"dict": [[key, valu
 ``{"tensor": "3"}``, ``{"class": ...}``, ``{"custom": ...}``, and the objects of ``OBJECTS``.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -4,8 +4,6 @@ Each entry is declared once: its type, range and default in the class, its meani
 docstring. The JSON schema and the docs' table are made from both.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import re
@@ -14,7 +12,7 @@ from dataclasses import field, fields, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from docstring_parser import parse
 from pydantic import (
@@ -317,7 +315,7 @@ class RunConfig(Setup):
         return f"{self.regime}-{simple}-{architecture}-s{self.seed}"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what ``to_dict`` wrote."""
         return TypeAdapter(cls).validate_python(values)
 

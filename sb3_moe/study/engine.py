@@ -1,7 +1,5 @@
 """Where and when runs are trained: processes of this machine, a Ray cluster, or SLURM."""
 
-from __future__ import annotations
-
 import logging
 import math
 import multiprocessing as mp

@@ -3,8 +3,6 @@
 Shapes: S seeds, K evaluations, N tasks, E experts.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -4,8 +4,6 @@
 renamed: a file that is there is whole, whenever the run was stopped.
 """
 
-from __future__ import annotations
-
 import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 Shapes: S seeds, G groups of runs.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field

@@ -1,7 +1,5 @@
 """What a study finds out before it trains: levels, speeds, and the values that suit networks."""
 
-from __future__ import annotations
-
 import math
 import time
 import warnings

@@ -1,7 +1,5 @@
 """The report of a study: a page of tables and figures, and its files, from folders alone."""
 
-from __future__ import annotations
-
 import base64
 import json
 import shlex

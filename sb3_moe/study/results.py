@@ -9,8 +9,6 @@ so that the table also says what is missing.
 Shapes: K evaluations, N tasks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Train one run of a study in its folder, from new weights, a trained model's or a snapshot's."""
 
-from __future__ import annotations
-
 import copy
 import time
 import warnings

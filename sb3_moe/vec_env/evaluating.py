@@ -3,8 +3,6 @@
 Shapes: N tasks, n episodes of each, B environments.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace

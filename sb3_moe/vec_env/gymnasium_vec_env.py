@@ -1,7 +1,5 @@
 """Gymnasium vector environments as SB3's VecEnv."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Rows of training that are kept: the latest, and a sample of all."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Build a VecEnv over several tasks, and others like it from the recipe that it keeps."""
 
-from __future__ import annotations
-
 import copy
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Observations: batches, images, the tensors in which buffers keep them, and their history."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any

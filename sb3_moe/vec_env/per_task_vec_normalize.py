@@ -1,7 +1,5 @@
 """VecNormalize with statistics per task."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Replay buffers: on the training device, with tasks in balance, and of one scale."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

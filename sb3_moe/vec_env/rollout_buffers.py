@@ -3,8 +3,6 @@
 Shapes: T steps, E environments, K tasks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from typing import Any
 

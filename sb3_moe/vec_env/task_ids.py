@@ -3,8 +3,6 @@
 Shapes: B batch, K tasks. Observations are numpy arrays or torch tensors, with or without B.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch as th

@@ -1,7 +1,5 @@
 """The tasks of an environment: their names, which one is on, and how a logger's keys call them."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Collection, Sequence

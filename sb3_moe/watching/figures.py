@@ -5,8 +5,6 @@ Shapes: K measurements, N tasks, E experts, M blocks of training, S seeds.
 
 # ruff: noqa: E402  what is missing is said before it is imported
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Frames as small files: pixel art in its own size, few colors without loss."""
 
-from __future__ import annotations
-
 import base64
 import io
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: N tasks, n episodes, E experts.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

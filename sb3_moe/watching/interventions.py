@@ -4,8 +4,6 @@ Each is a context manager that leaves the model as it was, whatever happens with
 work for training mode and evaluation, on the model's own layers. Target networks stay as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial

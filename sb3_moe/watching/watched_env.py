@@ -1,7 +1,5 @@
 """The environment in which an agent is watched: every task, with images where they can be had."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Small models of any algorithm that callbacks are tried on."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from stable_baselines3 import A2C, PPO

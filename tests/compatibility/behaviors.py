@@ -3,8 +3,6 @@
 ``docs/contributing/compatibility.md`` says the same in words.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product

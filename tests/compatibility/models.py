@@ -1,7 +1,5 @@
 """Small models of every algorithm of SB3 and sb3-contrib, at four placements."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import arena

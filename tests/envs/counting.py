@@ -1,7 +1,5 @@
 """A small environment whose every number can be foretold, and that refuses actions it lacks."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

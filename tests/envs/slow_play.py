@@ -1,7 +1,5 @@
 """Slow, obvious versions of the multi-task environments: each task runs alone."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every kind of Gymnasium space, alone and mixed: it works, or is refused when built."""
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 from typing import Any

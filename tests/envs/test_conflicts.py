@@ -1,7 +1,5 @@
 """Conflicting tasks: one world in several coordinates, each exactly as hard as the world itself."""
 
-from __future__ import annotations
-
 import pickle
 
 import gymnasium as gym

@@ -1,7 +1,5 @@
 """What every environment promises: seeds, spaces, autoreset, arrays of its own, and its state."""
 
-from __future__ import annotations
-
 import importlib.util
 from functools import partial
 

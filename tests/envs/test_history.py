@@ -1,7 +1,5 @@
 """The last steps of an episode beside its observation, in one environment and in many."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import gymnasium as gym

@@ -1,7 +1,5 @@
 """Registered ids: each passes both checkers in each way to show the task, and builds by name."""
 
-from __future__ import annotations
-
 import importlib.util
 import warnings
 

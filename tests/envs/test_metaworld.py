@@ -1,7 +1,5 @@
 """Meta-World's tasks: goals from the seed, rewards by name, and a time limit that truncates."""
 
-from __future__ import annotations
-
 import importlib.util
 import pickle
 

@@ -1,7 +1,5 @@
 """One environment with several tasks: switches, seeds, ids and what infos say."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import gymnasium as gym

@@ -1,7 +1,5 @@
 """Random tasks, schedules, seeds and sizes, against versions that run each task alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from counting import counting_tasks

@@ -1,7 +1,5 @@
 """Images and videos of all tasks, in one size."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

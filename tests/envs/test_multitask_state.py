@@ -1,7 +1,5 @@
 """States: what is restored goes on exactly, and survives the seed that loading a model brings."""
 
-from __future__ import annotations
-
 import pickle
 import sys
 from functools import partial

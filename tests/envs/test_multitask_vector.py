@@ -1,7 +1,5 @@
 """Many slots: shares, switches together, final observations and infos, tasks chosen by hand."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A task's own action masks and names of actions, together with those of the common space."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What environments return stays what it was, is within float32, and is built when it is played."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

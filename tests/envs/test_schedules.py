@@ -1,7 +1,5 @@
 """Schedules by themselves: what they play, when they switch, what they refuse."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One observation and one action space for tasks that differ."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from gymnasium import spaces

@@ -1,7 +1,5 @@
 """A schedule hears that an episode succeeded if any of its steps said so."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

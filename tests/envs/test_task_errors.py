@@ -1,7 +1,5 @@
 """A task that misbehaves is named, with what was wrong; closing goes on after one that raises."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from counting import CountingEnv

@@ -1,7 +1,5 @@
 """Environments in worker processes: one process per core, the same numbers, errors with names."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """Dense models of every algorithm that have learned a little, and how alike two policies are."""
 
-from __future__ import annotations
-
 import copy
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Small models with experts of every algorithm, and what their experts hold."""
 
-from __future__ import annotations
-
 import copy
 import io
 from typing import Any

@@ -74,7 +74,7 @@ def test_a_new_expert_counts_its_own_steps():
     optimizer.step()
     moved = (weight.detach() - before)[4]
     th.testing.assert_close(moved, -0.01 * weight.grad[4].sign(), atol=1e-6, rtol=1e-3)
-    first = layer_of(model, "qf.middle").experts.shares()[0].parameter
+    first = layer_of(model, "qf.middle").experts.shares()[0].tensor
     steps = optimizer.state[first]["step"]
     assert steps.tolist() == [steps.max()] * 4 + [1.0]
     assert steps.max() > 1.0

@@ -208,10 +208,10 @@ def test_expert_k_comes_back_as_it_was_given(builder):
 def test_shares_are_all_weights_one_expert_after_the_other(builder):
     plain, network, _ = build(builder)
     shares = network.shares()
-    assert {share.parameter for share in shares} == set(network.parameters())
+    assert {share.tensor for share in shares} == set(network.parameters())
     for k, module in enumerate(plain):
         own = [
-            share.parameter.view(share.num_experts, -1)[k - share.first]
+            share.tensor.view(share.num_experts, -1)[k - share.first]
             for share in shares
             if share.first <= k < share.first + share.num_experts
         ]
@@ -283,7 +283,7 @@ def test_batch_statistics_are_each_experts_own(build_one, warm):
     for k, module in enumerate(plain):
         th.testing.assert_close(network.expert(k).eval()(x), module(x))
     th.testing.assert_close(network.state_dict(), StackedNetwork(plain).state_dict())
-    assert {share.parameter for share in network.shares()} == set(network.parameters())
+    assert {share.tensor for share in network.shares()} == set(network.parameters())
 
 
 def test_with_batch_statistics_every_expert_sees_every_row(monkeypatch):

@@ -1,7 +1,5 @@
 """The product of algorithms, aliases, placements, routers, tokens, and covers of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations, product
 from typing import Any, NamedTuple

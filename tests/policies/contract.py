@@ -1,7 +1,5 @@
 """What every model does: it learns, predicts the same twice, and goes on alike from each file."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a policy's networks are, which optimizer learns them, how they run, and what they say."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import arena

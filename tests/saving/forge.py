@@ -1,7 +1,5 @@
 """Files as a stranger may forge them: a good one, and any change to it."""
 
-from __future__ import annotations
-
 import json
 import struct
 from typing import Any

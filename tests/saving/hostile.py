@@ -1,7 +1,5 @@
 """Hostile files of every kind, and what comes of opening each."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 from typing import Any

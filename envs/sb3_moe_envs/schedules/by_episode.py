@@ -1,7 +1,5 @@
 """Schedules, and those that choose a task for each episode: mixed, or as a function says."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import warnings

@@ -1,7 +1,5 @@
 """Schedules in turns: each task for a set time, until a rule holds, or by what is learned."""
 
-from __future__ import annotations
-
 import math
 import re
 from bisect import bisect_right

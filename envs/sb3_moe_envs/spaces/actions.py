@@ -1,7 +1,5 @@
 """One action space for all tasks: each task takes the part of an action that it understands."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

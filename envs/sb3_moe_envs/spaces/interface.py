@@ -1,7 +1,5 @@
 """What an agent sees of several tasks: one observation space, one action space, one task id."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Atari games through ale-py's own vector environment, with the preprocessing that SB3 uses."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Many environments of one kind that step together, and one of them as an ordinary environment."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any

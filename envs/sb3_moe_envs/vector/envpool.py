@@ -1,7 +1,5 @@
 """Environments of EnvPool, which are written in C++: Meta-World, MuJoCo, Atari and others."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Environments of one task that step together in this process: in turn, or of any other kind."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Any gymnax environment, such as MinAtar's games: one jitted step for many of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

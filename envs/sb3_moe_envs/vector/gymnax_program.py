@@ -1,7 +1,5 @@
 """The compiled reset and step of a gymnax environment, shared by all vector environments of it."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 Between our own classes they are dicts by row, which are stacked once, at the end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

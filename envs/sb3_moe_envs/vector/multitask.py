@@ -1,7 +1,5 @@
 """Many tasks side by side: one vector environment per task, joined into one."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any

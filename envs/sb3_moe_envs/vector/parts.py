@@ -1,7 +1,5 @@
 """The environments of all tasks: built when needed, stepped together, each in its own slots."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

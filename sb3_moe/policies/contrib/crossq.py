@@ -1,7 +1,5 @@
 """MoE policy for CrossQ, with its BatchRenorm around the experts."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import gymnasium as gym

@@ -1,7 +1,5 @@
 """MoE policies for MaskablePPO."""
 
-from __future__ import annotations
-
 from sb3_contrib.common.maskable.distributions import (
     MaskableBernoulliDistribution,
     MaskableCategoricalDistribution,

@@ -1,7 +1,5 @@
 """MoE policies for QR-DQN."""
 
-from __future__ import annotations
-
 from sb3_contrib.qrdqn.policies import CnnPolicy, MultiInputPolicy, QRDQNPolicy, QuantileNetwork
 
 from sb3_moe.policies.dqn import MoEQ

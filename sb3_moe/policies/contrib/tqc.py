@@ -1,7 +1,5 @@
 """MoE policies for TQC."""
 
-from __future__ import annotations
-
 import torch as th
 from sb3_contrib.tqc.policies import Actor, CnnPolicy, Critic, MultiInputPolicy, TQCPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs

@@ -1,22 +1,21 @@
 """MoE policies for TRPO."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sb3_moe.policies import on_policy
-from sb3_moe.policies.options import LOSS_OF
+from sb3_moe.policies.options import DEFAULTS, LOSS_OF
 
 
 class NoAuxLosses:
     """Refuse auxiliary losses: TRPO differentiates the KL divergence through the same network."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        for name in (*LOSS_OF, "spectral_coef"):
-            value = kwargs.get(name, 0.0)
+        for name in (*LOSS_OF, "spectral_coef", "task_gradients"):
+            value = kwargs.get(name)
             if any(value.values()) if isinstance(value, dict) else value:
                 raise ValueError(
-                    f"`{name}` must be 0 for TRPO, whose KL gradient it would change, got {value}"
+                    f"`{name}` must be {DEFAULTS[name]} for TRPO, whose KL gradient it would "
+                    f"change, got {value}"
                 )
         if kwargs.get("popart"):
             raise ValueError("`popart` must be False for TRPO, whose loss takes values in rewards")

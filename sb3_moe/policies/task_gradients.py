@@ -1,0 +1,129 @@
+"""How an actor's gradients of several tasks become one (PCGrad, arXiv 2001.06782).
+
+SB3 makes one backward pass through a loss that is the mean over all rows. Its gradient at the
+actor's outputs has a part for each row: here the rows of each task go through the actor by
+themselves, and what they ask of the weights is combined before it reaches these.
+
+Shapes: B batch, K tasks in it, P numbers of a gradient.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from torch import nn
+
+from sb3_moe.layers.aux_loss import without_added_losses
+from sb3_moe.layers.checks import one_of
+from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
+
+
+def pcgrad(gradients_KP: th.Tensor) -> th.Tensor:
+    """Take out of each task's gradient what conflicts with others', and add up (algorithm 1), (P,).
+
+    Where two gradients have a negative product, each loses its part along the other. The others
+    come in random order. Without conflicts it is the plain sum.
+
+    :param gradients_KP: a row for each task
+    """
+    # All that is needed of gradients is their products: rows stay sums of the ones that were given.
+    products_KK = (gradients_KP @ gradients_KP.t()).double().cpu()
+    shares_KK = th.eye(len(gradients_KP), dtype=th.double)
+    for task, share_K in enumerate(shares_KK):
+        for other in th.randperm(len(shares_KK)).tolist():
+            product = share_K @ products_KK[other]
+            if other != task and product < 0:
+                share_K[other] -= product / products_KK[other, other]
+    return shares_KK.sum(0).to(gradients_KP) @ gradients_KP
+
+
+#: Makes one gradient (P,) of those of tasks (K, P), by the name that ``task_gradients`` has for it;
+#: add your own.
+COMBINATIONS: dict[str, Callable[[th.Tensor], th.Tensor]] = {"pcgrad": pcgrad}
+
+
+def known_combination(name: str, value: str) -> None:
+    """Raise ValueError unless there is a combination of that name.
+
+    :param name: of the option
+    :param value: as given
+    """
+    one_of(name, value, [*COMBINATIONS])
+
+
+class TaskGradients:
+    """Combine what the rows of each task ask of an actor, while it learns.
+
+    It costs a backward pass through the actor for each task of a minibatch, and on a GPU each waits
+    for the device.
+
+    :param combination: one of :data:`COMBINATIONS`
+    :param space: of observations
+    :param extractor: of the actor's features, which knows of one-hots
+    :raises ValueError: if observations hold no task id
+    """
+
+    def __init__(self, combination: str, space: spaces.Space[Any], extractor: nn.Module) -> None:
+        self._combine = COMBINATIONS[combination]
+        self._task_ids = TaskIds(space, one_hot_behind(extractor) or None, "`task_gradients`")
+
+    def __call__(
+        self, actor: nn.Module, obs: Any, outputs: Sequence[th.Tensor | None]
+    ) -> list[th.Tensor | None]:
+        """Return an actor's outputs, with a backward pass that goes by task.
+
+        :param actor: whose weights they have come from
+        :param obs: what it has seen, as tensors
+        :param outputs: with an entry for each observation, or None
+        """
+        if not (actor.training and th.is_grad_enabled()):
+            return list(outputs)
+        tasks_B = self._task_ids(obs).reshape(-1).long()
+        given = [each for each in outputs if each is not None]
+        weights = [each for each in actor.parameters() if each.requires_grad]
+        found: Any = _ByTask.apply(self._combine, tasks_B, len(given), *given, *weights)  # type: ignore[no-untyped-call]  # torch's has no types
+        handed_on = iter(found)
+        return [None if each is None else next(handed_on) for each in outputs]
+
+
+class _ByTask(th.autograd.Function):
+    """Hand outputs on; weights get their gradients from here, and not through the outputs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, combine: Any, tasks_B: th.Tensor, number: int, *tensors: th.Tensor
+    ) -> tuple[th.Tensor, ...]:
+        """Return the outputs, the first tensors; behind them are the weights."""
+        ctx.set_materialize_grads(False)
+        ctx.combine, ctx.number = combine, number
+        ctx.save_for_backward(tasks_B, *tensors)
+        return tuple(each.view_as(each) for each in tensors[:number])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: th.Tensor | None) -> tuple[th.Tensor | None, ...]:
+        """Return nothing for the outputs, so that only losses on the way are fed there."""
+        tasks_B, *tensors = ctx.saved_tensors
+        outputs, weights = tensors[: ctx.number], tensors[ctx.number :]
+        every = zip(outputs, grads, strict=True)
+        pairs = [(y, grad) for y, grad in every if grad is not None and y.requires_grad]
+        tasks = tasks_B.unique().tolist()
+        by_task = [_gradients(pairs, weights, tasks_B == task) for task in tasks]
+        used = [i for i, gradient in enumerate(by_task[0]) if gradient is not None]
+        rows = [th.cat([gradients[i].flatten() for i in used]) for gradients in by_task]
+        combined_P = ctx.combine(th.stack(rows))
+        found: list[th.Tensor | None] = [None] * len(tensors)
+        sizes = [weights[i].numel() for i in used]
+        for i, part in zip(used, combined_P.split(sizes), strict=True):
+            found[ctx.number + i] = part.view_as(weights[i])
+        return None, None, None, *found
+
+
+def _gradients(
+    pairs: Sequence[tuple[th.Tensor, th.Tensor]], weights: Sequence[th.Tensor], mask_B: th.Tensor
+) -> tuple[Any, ...]:
+    """Return what some rows ask of the weights, None of those that outputs don't depend on."""
+    outputs = [y for y, _ in pairs]
+    grads = [grad * mask_B.view(-1, *[1] * (grad.dim() - 1)) for _, grad in pairs]
+    with without_added_losses():
+        return th.autograd.grad(outputs, weights, grads, retain_graph=True, allow_unused=True)
