@@ -10,9 +10,11 @@ from torch import nn
 import sb3_moe
 from sb3_moe import presets
 from sb3_moe.layers import MoELayer
+from sb3_moe.layers.aux_loss import without_added_losses
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.policies.networks import networks_of
+from sb3_moe.policies.task_gradients import pcgrad
 
 ROWS = 6
 
@@ -196,6 +198,53 @@ def test_a_task_embedding_stands_where_the_one_hot_would(placement):
     assert moved.tolist() == (tasks == 1).tolist()
 
 
+def test_conflicting_gradients_are_projected_by_hand():
+    first, second = th.tensor([1.0, 0.0]), th.tensor([-1.0, 1.0])
+    # (1, 0) + (-1, 1) / 2, and (-1, 1) + (1, 0).
+    assert pcgrad(th.stack([first, second])).tolist() == pytest.approx([0.5, 1.5])
+    assert pcgrad(th.stack([first, -second])).tolist() == pytest.approx([2.0, -1.0])
+    assert pcgrad(th.stack([first, 0 * first])).tolist() == [1.0, 0.0]
+
+
+def actors_gradient(policy, obs, weights, rows=slice(None)):
+    """Return the gradient of a loss on some rows of the actor, and PPO's values on all of them."""
+    th.manual_seed(3)
+    if hasattr(policy, "actor"):
+        found, values = policy.actor.action_log_prob(obs), th.zeros(1)
+    else:
+        values, *found = policy.evaluate_actions(obs, th.arange(ROWS) % 4)
+    loss = sum((th.randn(each.shape) * each)[rows].sum() for each in found)
+    th.manual_seed(4)
+    loss += values.square().sum() if rows == slice(None) else 0.0
+    return th.cat([each.flatten() for each in reference.gradients(loss, weights)])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("PPO", {"placement": "big", "balance_coef": 0.5}),
+        ("A2C", {"placement": "none", "share_features_extractor": False}),
+        ("SAC", {"placement": "none"}),
+        ("TQC", {"head_router": "task"}),
+    ],
+)
+def test_pcgrad_is_the_slow_version(algorithm, options):
+    policy = make(algorithm, task_gradients="pcgrad", **options).policy
+    owner, (_, tasks, obs) = getattr(policy, "actor", policy), observations()
+    weights = list(owner.parameters())
+    policy.set_training_mode(True)
+    combined = actors_gradient(policy, obs, weights)
+    th.manual_seed(4)
+    orders = [th.randperm(3).tolist() for _ in range(3)]
+    owner.task_gradients = None
+    plain = actors_gradient(policy, obs, weights)
+    with without_added_losses():
+        parts = [actors_gradient(policy, obs, weights, tasks == k) for k in range(3)]
+    expected = plain - sum(parts) + reference.pcgrad(parts, orders)
+    th.testing.assert_close(combined, expected, atol=1e-5, rtol=1e-4)
+    assert not th.allclose(combined, plain, atol=1e-3)
+
+
 # Those that no slow version above is of.
 WORDS = {
     "SCALE_MOE_LIKE": {"pi.body: top_k router, 16 experts"},
@@ -217,6 +266,8 @@ WRONG = [
     ({"block": "resnet"}, r"`block` must be one of \['mlp', 'layer_norm', 'simba'\], got"),
     ({"block": "simba", "match_scale": True}, "`match_scale` must be False, for it compares with"),
     ({"block": "simba", "net_arch": [8]}, "`block`='simba' needs a hidden .* experts, .*'middle'"),
+    ({"task_gradients": "sum"}, r"`task_gradients` must be one of \['pcgrad'\], got 'sum'"),
+    ({"task_gradients": {"vf": "pcgrad"}}, "`task_gradients`='pcgrad' needs an actor .* 'vf' of"),
     (
         {"task_embedding": 4, "task_input": "router", "router": "embedding"},
         "`task_embedding`=4 needs someone who sees it, .* `router`='embedding'",

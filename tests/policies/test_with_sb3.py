@@ -44,7 +44,7 @@ def test_orthogonal_initialization_reaches_each_expert_with_sb3s_gains():
     ("algorithm", "options", "message"),
     [
         ("PPO", {"router_noise": 0.3}, "`router_noise` must be 0 for on-policy algorithms, .* 0.3"),
-        ("TRPO", {"balance_coef": 0.3}, "`balance_coef` must be 0 for TRPO, .* got 0.3"),
+        ("TRPO", {"balance_coef": 0.3}, "`balance_coef` must be 0.0 for TRPO, .* got 0.3"),
         ("RecurrentPPO", {"alias": LSTM, "tokens": "conv"}, "`tokens` must be 'sample' behind an"),
         (
             "RecurrentPPO",
