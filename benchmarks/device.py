@@ -110,10 +110,7 @@ def rows(device: str, rounds: int, num_envs: int) -> list[dict[str, Any]]:
 
 
 def make(
-    device: str,
-    num_envs: int,
-    options: dict[str, Any],
-    arguments: dict[str, Any] | None = None,
+    device: str, num_envs: int, options: dict[str, Any], arguments: dict[str, Any] | None = None
 ) -> PPO:
     """Build a model of PPO.
 

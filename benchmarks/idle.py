@@ -24,10 +24,7 @@ class Size(NamedTuple):
     rows: int
 
 
-SIZES = {
-    "small": Size("middle", 3, 64, 64),
-    "medium": Size("big", 8, 256, 1024),
-}
+SIZES = {"small": Size("middle", 3, 64, 64), "medium": Size("big", 8, 256, 1024)}
 
 
 def run(rounds: int = 15) -> list[dict[str, Any]]:

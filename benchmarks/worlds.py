@@ -73,10 +73,7 @@ def atari_row(num_envs: int, rounds: int) -> dict[str, Any]:
     gym.register_envs(ale_py)
     wrapped = make_atari_env("ALE/Breakout-v5", num_envs, env_kwargs={"frameskip": 1})
     ours = GymnasiumVecEnv(AtariVectorEnv("breakout", num_envs, full_action_space=False))
-    steps = {
-        "bare": random_steps(VecFrameStack(wrapped, 4)),
-        "ours": random_steps(ours),
-    }
+    steps = {"bare": random_steps(VecFrameStack(wrapped, 4)), "ours": random_steps(ours)}
     name = f"AtariVectorEnv in GymnasiumVecEnv / make_atari_env, Breakout, {num_envs} copies"
     return _row(name, steps, num_envs, rounds, at_least=1.3)
 

@@ -123,10 +123,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         },
     },
     # Arguments of SAC, TQC and CrossQ: a temperature for each task, under the algorithm's own of 1.
-    "TASK_TEMPERATURES": {
-        "ent_coef": 1.0,
-        "policy_kwargs": {"ent_coef_per_task": True},
-    },
+    "TASK_TEMPERATURES": {"ent_coef": 1.0, "policy_kwargs": {"ent_coef_per_task": True}},
 }
 
 

@@ -3,10 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks import (
-    report,
-    training,
-)
+from benchmarks import report, training
 
 
 def test_every_benchmark_can_be_imported():

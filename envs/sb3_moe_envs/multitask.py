@@ -8,14 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_moe_envs.checks import (
-    UNKNOWN,
-    CheckedTask,
-    Options,
-    ResetResult,
-    succeeded,
-    whole,
-)
+from sb3_moe_envs.checks import UNKNOWN, CheckedTask, Options, ResetResult, succeeded, whole
 from sb3_moe_envs.methods import ACTION_MASKS, method_of
 from sb3_moe_envs.schedules import Episode
 from sb3_moe_envs.snapshot import restore, snapshot

@@ -10,11 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_moe_envs import metaworld
-from sb3_moe_envs.conflicts import (
-    conflicting_breakouts,
-    conflicting_cartpoles,
-    shuffled_breakouts,
-)
+from sb3_moe_envs.conflicts import conflicting_breakouts, conflicting_cartpoles, shuffled_breakouts
 from sb3_moe_envs.schedules import Cycle, Progress, Schedule
 from sb3_moe_envs.tasks import Task, as_tasks
 from sb3_moe_envs.vector.gymnax import GAMES
@@ -118,8 +114,7 @@ SUITES: dict[str, Suite] = {
     "Classic/Mixed3": Suite(tuple(as_tasks(["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]))),
     "Classic/Pendulum4": Suite(
         _changed(
-            "Pendulum",
-            {"Earth": {}, "Mars": {"g": 3.7}, "Heavy": {"m": 1.5}, "Short": {"l": 0.7}},
+            "Pendulum", {"Earth": {}, "Mars": {"g": 3.7}, "Heavy": {"m": 1.5}, "Short": {"l": 0.7}}
         )
     ),
     # One policy plays all of these CartPoles: a control, in which nothing needs to be inferred.

@@ -39,13 +39,7 @@ TIMED = "The same runs against processor time"
 PANELS = {
     "interleaved": {
         "Against the belief as an input, and the oracle": ("predict", "dense-belief", "oracle"),
-        "Against networks without a belief": (
-            "predict",
-            "soft",
-            "uniform",
-            "dense-h",
-            "dense-f",
-        ),
+        "Against networks without a belief": ("predict", "soft", "uniform", "dense-h", "dense-f"),
     },
     "long": {
         "Against the belief as an input, and the oracle": (

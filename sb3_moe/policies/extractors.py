@@ -19,14 +19,7 @@ from torch import nn
 from sb3_moe.layers.checks import one_of, whole_or_none
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.vec_env.observations import Shape, channel_axis, image_shape_of, is_image
-from sb3_moe.vec_env.task_ids import (
-    TASK_KEY,
-    OneHotBehind,
-    Tail,
-    TaskIds,
-    as_one_hot,
-    has_task_key,
-)
+from sb3_moe.vec_env.task_ids import TASK_KEY, OneHotBehind, Tail, TaskIds, as_one_hot, has_task_key
 
 
 def minatar_convs(channels: int) -> nn.Sequential:

@@ -91,9 +91,7 @@ class LooksInside(BaseModel):
 
     @th.no_grad()
     def routing(
-        self,
-        obs: Array | dict[str, Array] | PyTorchObs,
-        actions: Array | th.Tensor | None = None,
+        self, obs: Array | dict[str, Array] | PyTorchObs, actions: Array | th.Tensor | None = None
     ) -> dict[str, Routing]:
         """Return what every router decides for a batch of observations, by network and layer.
 

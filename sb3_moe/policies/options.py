@@ -22,14 +22,7 @@ DEFAULT_NUM_EXPERTS = 4
 #: More experts than this are surely a slip, and would take minutes to build.
 MOST_EXPERTS = 4096
 # Options that are a router's own, as it calls them itself.
-OF_ROUTERS = (
-    "top_k",
-    "num_slots",
-    "normalize_router",
-    "renormalize",
-    "router_noise",
-    "bias_rate",
-)
+OF_ROUTERS = ("top_k", "num_slots", "normalize_router", "renormalize", "router_noise", "bias_rate")
 # Options that ask for an auxiliary loss.
 LOSS_OF = {"balance_coef": "balance", "importance_coef": "importance", "z_coef": "z"}
 # What values may be, where an option has one.

@@ -13,14 +13,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 
-from sb3_moe.layers import (
-    EmbeddingMoE,
-    MoELayer,
-    PredictMoE,
-    SoftMoE,
-    SparseMoE,
-    UniformMoE,
-)
+from sb3_moe.layers import EmbeddingMoE, MoELayer, PredictMoE, SoftMoE, SparseMoE, UniformMoE
 from sb3_moe.policies.of_model import policy_of
 
 Edit = Callable[[th.Tensor], th.Tensor]

@@ -216,11 +216,7 @@ class _Player:
             decision, gates, memory = self._look(obs, memory, starts, masks)
             explained = self._explained(obs)
             actions, states = self.model.predict(
-                obs,
-                state=states,
-                episode_start=starts,
-                deterministic=self.deterministic,
-                **masks,
+                obs, state=states, episode_start=starts, deterministic=self.deterministic, **masks
             )
             after, rewards, dones, infos = env.step(actions)
             for row in running:

@@ -15,14 +15,7 @@ from sb3_moe.callbacks import (
     ShrinkAndPerturbCallback,
     SparseTrainingCallback,
 )
-from sb3_moe.callbacks.sparse import (
-    counts_of,
-    drawn,
-    erk,
-    generator_of,
-    regrown,
-    sparse_layers,
-)
+from sb3_moe.callbacks.sparse import counts_of, drawn, erk, generator_of, regrown, sparse_layers
 from sb3_moe.growing import drop_masks
 from sb3_moe.measures.budget import describe, measure
 from sb3_moe.measures.hidden import incoming

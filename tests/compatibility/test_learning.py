@@ -38,10 +38,7 @@ SETTINGS = {
     "once per episode": (models.OFF_POLICY, {"train_freq": (1, "episode")}),
     "returns of 3 steps": (models.OFF_POLICY, {"n_steps": 3, "gamma": 0.9}),
     "part of a rollout": (("TRPO",), {"n_steps": 32, "sub_sampling_factor": 4}),
-    "batches of one row": (
-        ("PPO",),
-        {"n_steps": 4, "batch_size": 1, "normalize_advantage": False},
-    ),
+    "batches of one row": (("PPO",), {"n_steps": 4, "batch_size": 1, "normalize_advantage": False}),
 }
 
 

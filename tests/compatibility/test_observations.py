@@ -6,12 +6,7 @@ import numpy as np
 from behaviors import over
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import (
-    DummyVecEnv,
-    VecFrameStack,
-    VecMonitor,
-    VecNormalize,
-)
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 FIRST, LAST = (spaces.Box(0, 255, shape, np.uint8) for shape in ((1, 36, 40), (36, 40, 1)))
 ORDERS = {"channels first": FIRST, "channels last": LAST}

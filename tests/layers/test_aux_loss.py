@@ -14,20 +14,12 @@ from sb3_moe.layers import (
     SparseMoE,
     mlp_experts,
 )
-from sb3_moe.layers.aux_loss import (
-    add_loss,
-    balance_loss,
-    importance_loss,
-    total_loss,
-    z_loss,
-)
+from sb3_moe.layers.aux_loss import add_loss, balance_loss, importance_loss, total_loss, z_loss
 
 # Two tokens, two experts: softmax rows (3/4, 1/4) and (1/2, 1/2); both tokens choose expert 0.
 LOGITS = th.tensor([[[math.log(3.0), 0.0], [0.0, 0.0]]])
 TOP_1 = Routing(
-    weights=th.tensor([[[0.75, 0.0], [0.5, 0.0]]]),
-    logits=LOGITS,
-    experts=th.tensor([[[0], [0]]]),
+    weights=th.tensor([[[0.75, 0.0], [0.5, 0.0]]]), logits=LOGITS, experts=th.tensor([[[0], [0]]])
 )
 SLOTS = Routing(weights=th.tensor([[[0.75, 0.25]]]), logits=th.zeros(1, 1, 2, 3))
 

@@ -161,9 +161,7 @@ class Bent(own_parts.Skipping):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"router": own_parts.Tempered}, {"expert": Scaling}],
-    ids=["router", "expert"],
+    "options", [{"router": own_parts.Tempered}, {"expert": Scaling}], ids=["router", "expert"]
 )
 def test_parts_of_the_users_own_are_measured_like_any(options):
     assert_as_strong(network(placement="middle", num_experts=16, **options))

@@ -14,12 +14,7 @@ import sb3_moe
 from sb3_moe.callbacks import PlasticityCallback, RoutingCallback
 from sb3_moe.layers import MoELayer, Routing, register_router
 from sb3_moe.layers.registry import ROUTERS
-from sb3_moe.measures import (
-    expert_outputs,
-    measure_layers,
-    measure_weights,
-    redo,
-)
+from sb3_moe.measures import expert_outputs, measure_layers, measure_weights, redo
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.placements import PLACEMENTS, Placement, register_placement
 from sb3_moe.watching.figures import draw_last_gates

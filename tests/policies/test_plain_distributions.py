@@ -25,10 +25,7 @@ SPACES = {
 }
 ON_POLICY = [("PPO", name) for name in SPACES]
 MASKABLE = [("MaskablePPO", name) for name in SPACES if name != "box"]
-OF_SB3 = {
-    "PPO": make_proba_distribution,
-    "MaskablePPO": make_masked_proba_distribution,
-}
+OF_SB3 = {"PPO": make_proba_distribution, "MaskablePPO": make_masked_proba_distribution}
 
 
 def two_policies(algorithm, actions, **options):

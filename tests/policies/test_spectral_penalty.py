@@ -5,13 +5,7 @@ import reference
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import (
-    RouterInput,
-    SparseMoE,
-    TaskMoE,
-    UniformMoE,
-    mlp_experts,
-)
+from sb3_moe.layers import RouterInput, SparseMoE, TaskMoE, UniformMoE, mlp_experts
 from sb3_moe.policies.spectral import gated_features, penalty_gradient
 
 

@@ -106,8 +106,7 @@ OFTEN = ("PPO", "DQN with ReDo")
 
 
 @pytest.mark.parametrize(
-    "name",
-    [name if name in OFTEN else pytest.param(name, marks=pytest.mark.full) for name in RUNS],
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.full) for name in RUNS]
 )
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(name, whole, tmp_path, monkeypatch):
     if RUNS[name].algorithm in ("MaskablePPO", "RecurrentPPO"):
