@@ -149,6 +149,8 @@ def estimate(terms: Sequence[Term]) -> Estimate:
     """Estimate a sum of samples, with its interval and the test that it is at most 0."""
     mean = float(sum(sign * sample.mean() for sign, sample in terms))
     errors = np.array([sample.var(ddof=1) / len(sample) for _, sample in terms])
+    if not errors.any():  # all alike, as successes of 1 in every run
+        return Estimate(mean, mean, mean, float(mean <= 0))
     fewer = np.array([len(sample) - 1 for _, sample in terms])
     freedom = errors.sum() ** 2 / (errors**2 / fewer).sum()
     error = float(np.sqrt(errors.sum()))
@@ -286,6 +288,25 @@ def metaworld() -> Samples:
     return found
 
 
+def mt10() -> Samples:
+    """Give the share of MT10's episodes that succeed: the mean of each run's last two evaluations.
+
+    By network: over all tasks, in its three worst, and in each.
+    """
+    runs: dict[str, dict[str, list[list[float]]]] = {}
+    with (HERE / "mt10" / "results.csv").open() as file:
+        for row in csv.DictReader(file):
+            values = [float(row[f"task_{k}"]) for k in range(10)]
+            runs.setdefault(row["network"], {}).setdefault(row["seed"], []).append(values)
+    found = {}
+    for network, seeds in runs.items():
+        ends = np.array([np.mean(evaluations[-2:], axis=0) for evaluations in seeds.values()])
+        found[network] = ends.mean(1)
+        found[f"{network} worst"] = np.sort(ends, axis=1)[:, :3].mean(1)
+        found |= {f"{network} {task}": column for task, column in enumerate(ends.T)}
+    return found
+
+
 def growing() -> Samples:
     """Give what is kept while tasks change, and what upcycling, plasticity and scale gave."""
     found = in_turn("grow/sequence")
@@ -313,7 +334,7 @@ def growing() -> Samples:
 
 EFFECT = ["effect", "difference, 95% interval", "n", "margin", "verdict"]
 SUCCESS = ["", "door-close", "reach", "faucet-close", "mean over tasks", "its 95% interval"]
-SOURCES = {source.__name__: cache(source) for source in (conflict, minatar, metaworld, growing)}
+SOURCES = {each.__name__: cache(each) for each in (conflict, minatar, metaworld, mt10, growing)}
 
 
 def number(value: float, digits: int) -> str:

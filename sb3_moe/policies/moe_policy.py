@@ -70,8 +70,8 @@ class MoEPolicy(TeachesOptimizers):
     :param task_embedding: width of a learned vector for each task in place of the one-hot
     :param ent_coef_per_task: a temperature for each task, of SAC, TQC and CrossQ with
         ``ent_coef=1.0``
-    :param task_gradients: how the actor's gradients of several tasks become one: None, they are
-        added up, or ``"pcgrad"``
+    :param task_gradients: how gradients of several tasks become one: None, they are added up, or
+        ``"pcgrad"``; a value is the actor's
     :param match_scale: let experts start as strong as the dense layers they stand for
     :param action_dims: how many dimensions each task's Box action has; the rest is left out
     :param frozen_experts: numbers of experts that stay as they are while all else learns, by
@@ -122,7 +122,7 @@ class MoEPolicy(TeachesOptimizers):
                 "`router_noise` must be 0 for on-policy algorithms, whose ratio of new to old "
                 f"policy it would move, got {noise}"
             )
-        self._check_of_actor()
+        self._check_temperature()
         whole = any(each.place.whole for each in self.moe.values())
         self.raw_features = whole and self.encodes_in_experts
         extractor, extractor_kwargs = self._choose_extractor(
@@ -230,21 +230,14 @@ class MoEPolicy(TeachesOptimizers):
             kwargs["optimizer_kwargs"] = dict(self.optimizer_defaults.get(optimizer, {}))
         kwargs["optimizer_class"] = EXPERT_ADAMS[optimizer]
 
-    def _check_of_actor(self) -> None:
-        """Refuse what an algorithm's actor must be asked for, where none is."""
-        draws = hasattr(getattr(self, "actor_class", None), "action_log_prob")
+    def _check_temperature(self) -> None:
+        has_temperature = hasattr(getattr(self, "actor_class", None), "action_log_prob")
         for network, options in self.moe.items():
-            if options.ent_coef_per_task and not (draws and network == "pi"):
+            if options.ent_coef_per_task and not (has_temperature and network == "pi"):
                 raise ValueError(
                     "`ent_coef_per_task`=True needs the actor of an algorithm that weighs "
                     f"log-probabilities by a temperature (SAC, TQC, CrossQ), got it for "
                     f"{network!r} of {type(self).__module__}"
-                )
-            has_actor = network == "pi" and (draws or "vf" in self.network_names)
-            if options.task_gradients is not None and not has_actor:
-                raise ValueError(
-                    f"`task_gradients`={options.task_gradients!r} needs an actor that draws its "
-                    f"actions, got it for {network!r} of {type(self).__module__}"
                 )
 
     def _check_gsde(self, kwargs: dict[str, Any]) -> None:

@@ -56,11 +56,12 @@ class MoEActorCritic(_Policy):
 
     def __init__(self, *args: Any, popart: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        combination = self.moe["pi"].task_gradients
-        self.task_gradients: TaskGradients | None = None
-        if combination is not None:
-            seen = self.observation_space, self.pi_features_extractor
-            self.task_gradients = TaskGradients(combination, *seen)
+        seen = self.observation_space, self.pi_features_extractor
+        self.task_gradients = {
+            network: TaskGradients(options.task_gradients, *seen)
+            for network, options in self.moe.items()
+            if options.task_gradients is not None
+        }
         self.popart: PopArt | None = None
         if popart:
             num_tasks = one_hot_behind(self.vf_features_extractor) or None
@@ -157,8 +158,10 @@ class MoEActorCritic(_Policy):
                 "look at advantages"
             )
         values, *of_actor = super().evaluate_actions(obs, *args, **kwargs)
-        if self.task_gradients is not None:
-            of_actor = self.task_gradients(self, obs, of_actor)
+        if "pi" in self.task_gradients:
+            of_actor = [*self.task_gradients["pi"](self, obs, of_actor)]
+        if "vf" in self.task_gradients:
+            (values,) = self.task_gradients["vf"](self, obs, [values])
         return values, *of_actor
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

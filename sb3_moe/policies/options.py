@@ -97,8 +97,9 @@ class MoEOptions:
         sees in its place; what goes by the task alone still has the one-hot
     :param ent_coef_per_task: an entropy temperature for each task, of SAC, TQC and CrossQ with
         ``ent_coef=1.0``; a value is the actor's
-    :param task_gradients: how the actor's gradients of several tasks become one: None, they are
-        added up, or one of ``sb3_moe.policies.task_gradients.COMBINATIONS``: ``"pcgrad"``
+    :param task_gradients: how gradients of several tasks become one: None, they are added up, or
+        one of ``sb3_moe.policies.task_gradients.COMBINATIONS``: ``"pcgrad"``; a value is the
+        actor's, or of ``qf`` where there is none
     :param match_scale: scale the experts' initial weights so that each layer of experts starts as
         strong as the dense layer it stands for
     :param action_dims: how many dimensions each task's Box action has, where they are padded to one

@@ -1,5 +1,6 @@
 """SB3's actors, critics and Q networks with experts: parts of a policy that load on their own."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch as th
@@ -44,11 +45,27 @@ class MoEPart(BaseModel):
         extractor, moe = kwargs["features_extractor"], MoEOptions(**options)
         dims = moe.action_dims
         self.task_dims = None if dims is None else TaskActionDims(dims, self, extractor)
+        self.task_gradients: TaskGradients | None = None
+        if moe.task_gradients is not None:
+            seen = self.observation_space, extractor
+            self.task_gradients = TaskGradients(moe.task_gradients, *seen)
         self.put_experts(Architect(moe, MoEPolicy.layout(extractor, action_dim)))
 
     def put_experts(self, architect: Architect) -> None:
         """Replace layers of the network that SB3 built: here the one that holds them all."""
         setattr(self, self.layers, architect.network(getattr(self, self.layers)))
+
+    def forward(self, obs: PyTorchObs, *args: Any) -> Any:
+        """Return what SB3's network does."""
+        return self.by_task(obs, super().forward(obs, *args))[0]
+
+    def by_task(self, obs: PyTorchObs, *outputs: th.Tensor) -> Sequence[Any]:
+        """Return outputs, through which tasks send their gradients apart if options say so.
+
+        :param obs: observations
+        :param outputs: with a row for each
+        """
+        return outputs if self.task_gradients is None else self.task_gradients(self, obs, outputs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """Return what ``load`` needs: SB3's actors name their own, its critics hardly any."""
@@ -83,17 +100,12 @@ def make_part(
 class GaussianActor(MoEPart):
     """An actor with hidden layers and two heads: SAC's, and sb3-contrib's copies of it."""
 
-    task_gradients: TaskGradients | None
     temperatures: TaskTemperatures | None
     get_action_dist_params: Any
 
     def put_experts(self, architect: Architect) -> None:
         """Replace hidden layers and heads."""
         actor: Any = self
-        combination, extractor = architect.options.task_gradients, actor.features_extractor
-        actor.task_gradients = None
-        if combination is not None:
-            actor.task_gradients = TaskGradients(combination, actor.observation_space, extractor)
         actor.temperatures = None
         if architect.options.ent_coef_per_task:
             every = [get_action_dim(actor.action_space)] * architect.given_layout.num_tasks
@@ -144,8 +156,7 @@ class GaussianActor(MoEPart):
             mean_actions, log_std, _ = self.get_action_dist_params(obs)
             distribution = self.own_distribution(obs)
             actions_BA, log_prob_B = distribution.log_prob_from_params(mean_actions, log_std)
-        if self.task_gradients is not None:
-            actions_BA, log_prob_B = self.task_gradients(self, obs, [actions_BA, log_prob_B])
+        actions_BA, log_prob_B = self.by_task(obs, actions_BA, log_prob_B)
         if self.temperatures is None:
             return actions_BA, log_prob_B
         with th.no_grad():
@@ -194,7 +205,9 @@ class MoECritic(MoEPart):
         if self.task_dims is not None:
             actions = self.task_dims.keep(actions, obs)
         networks = self.q_networks[:1] if only_first else self.q_networks
-        return tuple(network(features, actions) for network in networks)
+        values = [network(features, actions) for network in networks]
+        # Where they carry a gradient it belongs to the actor.
+        return tuple(values if actions.requires_grad else self.by_task(obs, *values))
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         """Return the Q values by every network, (B, 1) each."""

@@ -1,7 +1,7 @@
-"""How an actor's gradients of several tasks become one (PCGrad, arXiv 2001.06782).
+"""How a network's gradients of several tasks become one (PCGrad, arXiv 2001.06782).
 
 SB3 makes one backward pass through a loss that is the mean over all rows. Its gradient at the
-actor's outputs has a part for each row: here the rows of each task go through the actor by
+network's outputs has a part for each row: here the rows of each task go back through the network by
 themselves, and what they ask of the weights is combined before it reaches these.
 
 Shapes: B batch, K tasks in it, P numbers of a gradient.
@@ -53,14 +53,14 @@ def known_combination(name: str, value: str) -> None:
 
 
 class TaskGradients:
-    """Combine what the rows of each task ask of an actor, while it learns.
+    """Combine what the rows of each task ask of a network, while it learns.
 
-    It costs a backward pass through the actor for each task of a minibatch, and on a GPU each waits
+    It costs a backward pass through the network for each task of a minibatch, and on a GPU waits
     for the device.
 
     :param combination: one of :data:`COMBINATIONS`
     :param space: of observations
-    :param extractor: of the actor's features, which knows of one-hots
+    :param extractor: of the network's features, which knows of one-hots
     :raises ValueError: if observations hold no task id
     """
 
@@ -68,20 +68,18 @@ class TaskGradients:
         self._combine = COMBINATIONS[combination]
         self._task_ids = TaskIds(space, one_hot_behind(extractor) or None, "`task_gradients`")
 
-    def __call__(
-        self, actor: nn.Module, obs: Any, outputs: Sequence[th.Tensor | None]
-    ) -> list[th.Tensor | None]:
-        """Return an actor's outputs, with a backward pass that goes by task.
+    def __call__(self, network: nn.Module, obs: Any, outputs: Sequence[Any]) -> Sequence[Any]:
+        """Return a network's outputs, with a backward pass that goes by task.
 
-        :param actor: whose weights they have come from
+        :param network: in which their weights are
         :param obs: what it has seen, as tensors
         :param outputs: with an entry for each observation, or None
         """
-        if not (actor.training and th.is_grad_enabled()):
-            return list(outputs)
+        if not (network.training and th.is_grad_enabled()):
+            return outputs
         tasks_B = self._task_ids(obs).reshape(-1).long()
         given = [each for each in outputs if each is not None]
-        weights = [each for each in actor.parameters() if each.requires_grad]
+        weights = [each for each in network.parameters() if each.requires_grad]
         found: Any = _ByTask.apply(self._combine, tasks_B, len(given), *given, *weights)  # type: ignore[no-untyped-call]  # torch's has no types
         handed_on = iter(found)
         return [None if each is None else next(handed_on) for each in outputs]

@@ -1,6 +1,9 @@
 """MoE policies for TD3 and DDPG."""
 
+from typing import Any
+
 import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.td3.policies import Actor, CnnPolicy, MultiInputPolicy, TD3Policy
 
 from sb3_moe.policies.parts import MoEActorWithCritics, MoEPart
@@ -11,9 +14,9 @@ class MoEActor(MoEPart, Actor):
 
     layers = "mu"
 
-    def forward(self, obs: th.Tensor) -> th.Tensor:
+    def forward(self, obs: PyTorchObs, *args: Any) -> th.Tensor:
         """Return actions, 0 where the task has none."""
-        actions = super().forward(obs)
+        actions: th.Tensor = super().forward(obs, *args)
         return actions if self.task_dims is None else self.task_dims.keep(actions, obs)
 
 

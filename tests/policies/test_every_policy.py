@@ -79,7 +79,7 @@ FEATURES = {
     "temperatures": ("SAC", {"ent_coef": 1.0}, {"ent_coef_per_task": True, "placement": "none"}),
     "temperatures of TQC": ("TQC", {"ent_coef": 1.0}, {"ent_coef_per_task": True}),
     "gradients by task": ("MaskablePPO", {}, {"task_gradients": "pcgrad"}),
-    "gradients by task of TQC": ("TQC", {}, {"task_gradients": "pcgrad"}),
+    "gradients by task of TQC": ("TQC", {}, {"task_gradients": {"qf": "pcgrad"}}),
     "gradients by task behind an LSTM": ("RecurrentPPO", {}, {"task_gradients": "pcgrad"}),
     "penalty": ("PPO", {}, {"spectral_coef": 0.1, "router": "top_k"}),
     "penalty of TD3": ("TD3", {}, {"spectral_coef": 0.1}),

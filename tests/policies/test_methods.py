@@ -206,41 +206,50 @@ def test_conflicting_gradients_are_projected_by_hand():
     assert pcgrad(th.stack([first, 0 * first])).tolist() == [1.0, 0.0]
 
 
-def actors_gradient(policy, obs, weights, rows=slice(None)):
-    """Return the gradient of a loss on some rows of the actor, and PPO's values on all of them."""
+def gradient_of(policy, obs, network, weights, rows=None):
+    """Return the gradient of a loss on all that is learned, or on some rows of one network."""
     th.manual_seed(3)
-    if hasattr(policy, "actor"):
-        found, values = policy.actor.action_log_prob(obs), th.zeros(1)
+    if hasattr(policy, "q_net"):
+        asked = {"qf": [policy.q_net(obs)]}
+    elif network == "qf":
+        asked = {"qf": policy.critic(obs, th.rand(ROWS, 2))}
+    elif hasattr(policy, "actor"):
+        asked = {"pi": policy.actor.action_log_prob(obs)}
     else:
-        values, *found = policy.evaluate_actions(obs, th.arange(ROWS) % 4)
-    loss = sum((th.randn(each.shape) * each)[rows].sum() for each in found)
+        values, *of_actor = policy.evaluate_actions(obs, th.arange(ROWS) % 4)
+        asked = {"pi": of_actor, "vf": [values]}
+    flat = [(n, y.flatten(1)) if y.dim() > 1 else (n, y[:, None]) for n in asked for y in asked[n]]
+    weighed = [(name, (th.randn(y.shape) * y).sum(1)) for name, y in flat]
+    parts = [y_B.sum() if rows is None else y_B[rows].sum() for n, y_B in weighed if n == network]
+    parts += [] if rows is not None else [y_B.sum() for n, y_B in weighed if n != network]
     th.manual_seed(4)
-    loss += values.square().sum() if rows == slice(None) else 0.0
-    return th.cat([each.flatten() for each in reference.gradients(loss, weights)])
+    return th.cat([each.flatten() for each in reference.gradients(sum(parts), weights)])
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "options"),
+    ("algorithm", "network", "options"),
     [
-        ("PPO", {"placement": "big", "balance_coef": 0.5}),
-        ("A2C", {"placement": "none", "share_features_extractor": False}),
-        ("SAC", {"placement": "none"}),
-        ("TQC", {"head_router": "task"}),
+        ("PPO", "pi", {"placement": "big", "balance_coef": 0.5}),
+        ("A2C", "vf", {"placement": "none", "share_features_extractor": False}),
+        ("SAC", "pi", {"placement": "none"}),
+        ("TD3", "qf", {"head_router": "task"}),
+        ("DQN", "qf", {"balance_coef": 0.5}),
     ],
 )
-def test_pcgrad_is_the_slow_version(algorithm, options):
-    policy = make(algorithm, task_gradients="pcgrad", **options).policy
-    owner, (_, tasks, obs) = getattr(policy, "actor", policy), observations()
+def test_pcgrad_is_the_slow_version(algorithm, network, options):
+    policy = make(algorithm, task_gradients={network: "pcgrad"}, **options).policy
+    parts = {"SAC": "actor", "TD3": "critic", "DQN": "q_net"}
+    owner, (_, tasks, obs) = getattr(policy, parts.get(algorithm, ""), policy), observations()
     weights = list(owner.parameters())
     policy.set_training_mode(True)
-    combined = actors_gradient(policy, obs, weights)
+    combined = gradient_of(policy, obs, network, weights)
     th.manual_seed(4)
     orders = [th.randperm(3).tolist() for _ in range(3)]
-    owner.task_gradients = None
-    plain = actors_gradient(policy, obs, weights)
+    owner.task_gradients = {} if owner is policy else None
+    plain = gradient_of(policy, obs, network, weights)
     with without_added_losses():
-        parts = [actors_gradient(policy, obs, weights, tasks == k) for k in range(3)]
-    expected = plain - sum(parts) + reference.pcgrad(parts, orders)
+        own = [gradient_of(policy, obs, network, weights, tasks == k) for k in range(3)]
+    expected = plain - sum(own) + reference.pcgrad(own, orders)
     th.testing.assert_close(combined, expected, atol=1e-5, rtol=1e-4)
     assert not th.allclose(combined, plain, atol=1e-3)
 
@@ -267,7 +276,6 @@ WRONG = [
     ({"block": "simba", "match_scale": True}, "`match_scale` must be False, for it compares with"),
     ({"block": "simba", "net_arch": [8]}, "`block`='simba' needs a hidden .* experts, .*'middle'"),
     ({"task_gradients": "sum"}, r"`task_gradients` must be one of \['pcgrad'\], got 'sum'"),
-    ({"task_gradients": {"vf": "pcgrad"}}, "`task_gradients`='pcgrad' needs an actor .* 'vf' of"),
     (
         {"task_embedding": 4, "task_input": "router", "router": "embedding"},
         "`task_embedding`=4 needs someone who sees it, .* `router`='embedding'",
