@@ -83,6 +83,7 @@ def upcycle(
         if layers := sorted(old.moe_layers()):
             raise ValueError(f"`model` must be dense, got one with experts: {layers}")
         check_defaults(old.moe, NOT_SB3S, WHY_NOT)
+        options = {"task_gradients": old.moe_options["task_gradients"]} | options
     venv = model.get_env() if env is None else model._wrap_env(env, 0)
     if venv is not None:
         _check_env(model, venv)

@@ -77,7 +77,7 @@ class Budget:
 
 
 # Options that :func:`describe` prints where they have other values than usual.
-NOTED = ("combine", "block", "task_embedding", "tokens", "spectral_coef")
+NOTED = ("combine", "block", "task_embedding", "tokens", "spectral_coef", "task_gradients")
 
 
 class Described(Budget):

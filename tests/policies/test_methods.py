@@ -254,6 +254,13 @@ def test_pcgrad_is_the_slow_version(algorithm, network, options):
     assert not th.allclose(combined, plain, atol=1e-3)
 
 
+def test_an_upcycled_model_goes_on_combining_gradients(capsys):
+    model = sb3_moe.upcycle(make(placement="none", task_gradients="pcgrad"))
+    assert model.policy.task_gradients.keys() == {"pi"}
+    sb3_moe.describe(model)
+    assert "pi: task_gradients='pcgrad'" in capsys.readouterr().out.splitlines()
+
+
 # Those that no slow version above is of.
 WORDS = {
     "SCALE_MOE_LIKE": {"pi.body: top_k router, 16 experts"},
