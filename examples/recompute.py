@@ -222,7 +222,8 @@ def conflict() -> Samples:
     found = named("mtrl", {network: runs.final() for network, runs in interleaved.items()})
     found |= in_turn("conflict/sequence")
     found |= named("again", in_turn("conflict/in_turn"))
-    for study in ("routing_confirmed", "images", "tasks1", "tasks2", "tasks4", "tasks16"):
+    counts = [f"tasks{number}" for number in (1, 2, 4, 16)]
+    for study in ("routing_confirmed", "gradients", "images", *counts):
         found |= named(study, measured(f"conflict/{study}", "final", "mtrl"))
     for study in ("alone", "alone_updates"):
         tasks = [measured(f"conflict/{study}", "final", "scratch", task, task) for task in EIGHT]
