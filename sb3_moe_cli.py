@@ -1,4 +1,4 @@
-"""``sb3-moe``: the command line, beside the package so that its help need not wait for torch."""
+"""The command line ``sb3-moe``, outside the package so that its help need not import torch."""
 
 import os
 import sys
@@ -17,15 +17,15 @@ except ImportError:
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """Which study, and where.
+    """Which study, and in which folder.
 
     :param study: a preset (smoke, first-run, paper-small, paper-full) or a YAML file
-    :param out: its folder; by default runs/<name of the study>
+    :param out: the study's folder; by default runs/<name of the study>
     :param seeds: how many seeds, in place of the file's
     :param steps_per_task: environment steps per task and visit, in place of the file's
     :param architecture: more networks: `<router>-<placement>`, or your own policy as
         `package.module:Class`
-    :param only: only these of its networks, and what they start from: all seeds of one, say
+    :param only: only these networks of the study, and the networks whose weights they start from
     """
 
     study: tyro.conf.Positional[str] = "smoke"
@@ -38,9 +38,9 @@ class StudyOptions:
 
 @dataclass(frozen=True)
 class Plan(StudyOptions):
-    """Print the runs, what is done, and the time that the rest would take, within a minute.
+    """Print how many runs there are and how many are done, and estimate the time for the others.
 
-    :param processes: runs at a time; by default as many as the cores that it may use
+    :param processes: runs at the same time; by default one for each core that this process may use
     """
 
     processes: int | None = None
@@ -48,13 +48,14 @@ class Plan(StudyOptions):
 
 @dataclass(frozen=True)
 class Run(StudyOptions):
-    """Run what is missing, from the last snapshots, and write the report.
+    """Train missing runs, resume interrupted ones from their last snapshots, and write the report.
 
-    :param processes: runs at a time, on one thread each; by default as many as the cores that it
-        may use
-    :param retry: run what failed or is damaged again
-    :param replays: in the report, a page on which each network plays: some seconds for each
-    :param engine: processes of this machine, tasks of a Ray cluster, or jobs of SLURM (extra slurm)
+    :param processes: runs at the same time, on one thread each; by default one for each core that
+        this process may use
+    :param retry: also run again those that failed or whose folders are damaged
+    :param replays: add a page for each network on which it plays every task; takes seconds for each
+    :param engine: processes of this machine (local), tasks of a Ray cluster (ray, extra study), or
+        jobs of SLURM (slurm, extra slurm)
     :param address: of the Ray cluster; by default one found on this machine, else a new one
     :param cpus: CPUs per run on Ray or SLURM; by default 1
     :param gpus: GPUs per run on Ray or SLURM, by default none; on Ray also a fraction
@@ -73,7 +74,7 @@ class Run(StudyOptions):
 
 @dataclass(frozen=True)
 class Status(StudyOptions):
-    """Say what each run's folder holds."""
+    """Print the state of the runs: done, missing, being trained, interrupted, failed or damaged."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Report(StudyOptions):
     """Write the page, figures and tables from the runs that are done.
 
     :param to: where to write; by default `report` in the study's folder
-    :param replays: with a page on which each network plays: some seconds for each
+    :param replays: add a page for each network on which it plays every task; takes seconds for each
     :param partial: with the curves of runs that are not done; tables and claims leave them out
     """
 
@@ -97,18 +98,19 @@ class Schema:
 
 @dataclass(frozen=True)
 class AgentOptions:
-    """The agent, and what opening it takes.
+    """The agent's file, its tasks, and how it plays them.
 
-    :param model: a file of sb3_moe.save (.moe), or SB3's zip with --trust
-    :param tasks: needed: a suite's name, or Gymnasium ids or a study's names, as the agent was
-        trained on; an id with arguments is '[CartPole-v1, {max_episode_steps: 50}]'; what builds
-        your own is package.module:callable, imported from the path
-    :param trust: open SB3's zip, which can run code: only your own
-    :param algorithm: of SB3's zip, which doesn't say
-    :param custom: your own classes that a .moe names, such as nearest:Nearest, imported from the
-        path
-    :param episodes: of each task; for a card's results
-    :param max_steps: of each task; in a card's replay
+    :param model: a file that sb3_moe.save wrote (.moe), or SB3's zip, which needs --trust
+    :param tasks: required: the tasks that the agent was trained on, as a suite's name, Gymnasium
+        ids, or a study's short names; an id with arguments is
+        '[CartPole-v1, {max_episode_steps: 50}]'; a function that builds your own environment is
+        package.module:callable, imported from Python's path
+    :param trust: open SB3's zip, which can run code: only if it is your own
+    :param algorithm: the algorithm of the model in SB3's zip, which doesn't name it
+    :param custom: your own classes that a .moe names, such as nearest:Nearest, imported from
+        Python's path
+    :param episodes: episodes of each task to play; for a card, those of its results
+    :param max_steps: most steps of each task to record; for a card, those of its replay
     :param seed: of the environments and the actions
     :param stochastic: draw actions instead of taking the most likely ones
     """
@@ -128,9 +130,10 @@ class AgentOptions:
 class Watch(AgentOptions):
     """Play every task and write a page with images, gates, values and rewards.
 
-    :param without: experts to play without, side by side, such as pi:2
-    :param table: episodes of each task for a table of returns without each expert; 0 for none
-    :param out: the page, or a film where it ends in .gif or .mp4
+    :param without: experts, such as pi:2: every task is played again without each of them, and
+        shown side by side
+    :param table: episodes of each task for a table of returns without each expert; 0: no table
+    :param out: the file: a page (.html) or a film (.gif or .mp4)
     """
 
     without: tuple[str, ...] = ()
@@ -140,12 +143,13 @@ class Watch(AgentOptions):
 
 @dataclass(frozen=True)
 class Card(AgentOptions):
-    """Write model, card, config, results and replay into a folder, and upload it if asked to.
+    """Write a folder for the Hugging Face Hub: model, card, config, results and replay; upload it
+    if asked to.
 
     :param out: the folder
-    :param license: of the agent, as the Hub calls it
+    :param license: the agent's license, by its name on the Hub
     :param push: upload the folder to this repository of the Hub, such as user/name
-    :param private: let a new repository be yours alone
+    :param private: if the repository is new, make it private
     """
 
     episodes: int = 10
@@ -160,7 +164,7 @@ class Suites:
     """List the suites: their names, tasks, and the extra that they need."""
 
 
-#: What may be typed behind ``sb3-moe``.
+#: The commands of ``sb3-moe``.
 COMMAND: Any = (
     Annotated[
         Plan | Run | Status | Report | Schema,
@@ -183,9 +187,9 @@ EXPECTED = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; give its exit status.
+    """Run a command and return its exit status.
 
-    :param arguments: without the program's name; None for this process's
+    :param arguments: the command line without the program's name; None: this process's own
     """
     given = [*(sys.argv[1:] if arguments is None else arguments)]
     if given == ["--version"]:
@@ -193,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     told = "Mixtures of experts for Stable-Baselines3. --version prints which one this is."
     command = tyro.cli(COMMAND, prog="sb3-moe", description=told, args=given)
-    # pygame, which draws CartPole and the like, would look for a screen and what plays sounds.
+    # pygame, which draws CartPole and others, would otherwise look for a screen and a sound device.
     for driver in ("SDL_AUDIODRIVER", "SDL_VIDEODRIVER"):
         os.environ.setdefault(driver, "dummy")
     try:
@@ -204,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        # What a wrong word or file, a missing package or a full disk raises needs no traceback.
+        # A wrong option or file, a missing package or a full disk needs no traceback.
         if not isinstance(error, EXPECTED) and type(error).__module__ != "gymnasium.error":
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -224,7 +228,8 @@ def _list_suites() -> int:
 
 
 def console_script() -> None:
-    """Serve as ``sb3-moe``."""
-    # As `python -m` does, so that `mine:Policy` is found here too, and in the processes of runs.
+    """The entry point of the program ``sb3-moe``."""
+    # As `python -m` does, so that `mine:Policy` is imported from the working directory here too,
+    # and in the processes of runs.
     sys.path.insert(0, os.getcwd())
     sys.exit(main())

@@ -30,10 +30,10 @@ Name = Literal[
     "device",
     "metaworld",
 ]
-# Runs of millions of steps are too long to go with the others, and not everyone has every extra.
+# Run only if named: `memory` trains for millions of steps, `metaworld` needs an extra.
 ALONE = ("memory", "metaworld")
 NAMES: tuple[Name, ...] = tuple(name for name in get_args(Name) if name not in ALONE)
-# Small networks train fastest on one thread; a layer may be used in larger ones.
+# Small networks train fastest on one thread; layers may be used in larger networks.
 ALL_THREADS = ("layers",)
 
 
@@ -41,7 +41,7 @@ ALL_THREADS = ("layers",)
 class Options:
     """Measure, print, and write tables to a folder.
 
-    :param only: which benchmarks to run; ``memory`` and ``metaworld`` only where named
+    :param only: which benchmarks to run; ``memory`` and ``metaworld`` run only if named
     :param device: where layers and policies run
     :param threads: torch's threads; 0 means 1 and, for layers, also as many as there are cores
     :param out: where the tables go
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def in_a_fresh_process(name: Name, threads: int, options: Options) -> None:
-    """Measure where no other benchmark has been: what it freed would speed up large tensors."""
+    """Run a benchmark in its own process: memory that another one freed speeds up large tensors."""
     arguments = ["--only", name, "--threads", str(threads), "--device", options.device]
     command = [sys.executable, "-m", "benchmarks", *arguments, "--out", str(options.out)]
     subprocess.run(command, check=True)

@@ -1,9 +1,9 @@
-"""Race this code against the code before: ``python -m benchmarks.before <its checkout>``.
+"""Race this code against older code: ``python -m benchmarks.before <its checkout>``.
 
 Both train the cases of ``benchmarks.training``, or call the layers of ``benchmarks.layers``, in
-processes of their own that take turns, one thread each, with freed memory kept. Time is the
-processor's, so that whoever else uses the machine matters little. Beside each median stand the
-quartiles over rounds. Both processes run the benchmarks of this checkout; make the other one with
+processes of their own that take turns, one thread each, with freed memory kept. Processor time is
+measured, so that other work on the machine matters little. Beside each median stand the quartiles
+over rounds. Both processes run the benchmarks of this checkout; make the other checkout with
 ``git worktree add <folder> <commit>``.
 """
 
@@ -25,7 +25,7 @@ import tyro
 from benchmarks.timing import by_name, quartiles, ratios
 
 ROOT = Path(__file__).resolve().parents[1]
-# The packages come from the folder where the process starts, the benchmarks from this checkout.
+# The child imports our packages from the checkout in which it starts, benchmarks from this one.
 CHILD = """
 import sys
 import sb3_moe, sb3_moe_envs
@@ -41,11 +41,11 @@ Rounds = list[dict[str, float]]
 class Options:
     """Print a table.
 
-    :param checkout: root of the code before
+    :param checkout: root of the older code
     :param what: what is timed: training in ratios of speed, layers in microseconds
     :param only: the cases whose names contain this
-    :param rounds: turns of each code in a process; in a multiple of four, none has the better ones
-    :param starts: processes of each code: where memory lies makes one up to 5% faster than another
+    :param rounds: turns of each code in a process; a multiple of four is fair to both
+    :param starts: processes of each code: one may be up to 5% faster by its memory layout alone
     """
 
     checkout: tyro.conf.Positional[Path]
@@ -60,7 +60,7 @@ def compare(
 ) -> Iterator[str]:
     """Run the cases with both codes, turn by turn, and give a line of a table for each column.
 
-    :param checkout: root of the code before
+    :param checkout: root of the older code
     :param what: the module of ``benchmarks`` that has the cases
     :param names: of the cases
     :param rounds: turns of each code in a process
@@ -80,7 +80,7 @@ def compare(
 
 
 def process(root: Path, what: str) -> subprocess.Popen[str]:
-    """Start a process with the code of one checkout; it ends when its input does."""
+    """Start a process with the code of one checkout; it ends when its standard input is closed."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     environment = os.environ | threads | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'envs'}"}
     command = [sys.executable, "-c", CHILD, str(ROOT), what]
@@ -97,7 +97,7 @@ def turn(child: subprocess.Popen[str], name: str) -> dict[str, float]:
 
 
 def answer(what: str) -> None:
-    """Answer each name of a case with the seconds of one round of it: the process of one code."""
+    """Print the seconds of one round for each case that the input names, in a child process."""
     from sb3_moe.layers import keep_freed_memory
 
     th.set_num_threads(1)
@@ -110,7 +110,7 @@ def answer(what: str) -> None:
 
 
 def lines(what: str, name: str, found: Mapping[str, Rounds]) -> Iterator[str]:
-    """Give a case's lines: a column now, before, and the one over the other."""
+    """Give a case's lines: each column with this code, with the older code, and their ratio."""
     benchmark = importlib.import_module(f"benchmarks.{what}")
     now, before = (benchmark.columns(name, by_name(found[code])) for code in ("now", "before"))
     for column, values in now.items():

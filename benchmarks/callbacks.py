@@ -1,4 +1,4 @@
-"""What it costs to watch: training with all callbacks at their defaults over training without.
+"""The cost of callbacks that measure: training time with them, at defaults, over without them.
 
 ``python -m benchmarks --only callbacks`` prints and writes the row.
 """
@@ -29,16 +29,16 @@ TARGET = 1.05
 
 
 class Cost(NamedTuple):
-    """Seconds by the clock, and of all processors together."""
+    """Seconds of wall time, and of processor time in all threads together."""
 
     wall: float
     cpu: float
 
 
 def run(rounds: int = ROUNDS, steps: int = STEPS) -> list[dict[str, Any]]:
-    """Train on three MinAtar games, watched and not, turn by turn; evaluation is left out.
+    """Train on three MinAtar games, with callbacks and without, in turns; evaluation is left out.
 
-    :param rounds: how often each is trained
+    :param rounds: how often each variant is trained
     :param steps: global steps of each turn
     """
     # The first turn compiles the games.

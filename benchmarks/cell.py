@@ -1,8 +1,7 @@
-"""Where the time of a study's cell goes: ``make run``'s dense one of two interleaved games.
+"""Where the time of one run of a study goes: ``make run``'s dense network on two games at once.
 
-``python -m benchmarks --only cell``. The cell trains in a process of its own, as in a study, whose
-folder already holds what ``make run`` measures before it trains; what counts is the processor's
-time.
+``python -m benchmarks --only cell``. The run trains in a process of its own, as in a study, whose
+folder already holds what ``make run`` measures before it trains. Processor time is measured.
 """
 
 import json
@@ -30,7 +29,7 @@ TRAINING = "training"
 
 
 def run() -> list[dict[str, Any]]:
-    """Prepare as ``make run`` does, train the cell, and return a row for each part."""
+    """Prepare as ``make run`` does, train one run, and return a row for each part of its time."""
     from sb3_moe.study.config import load_study
     from sb3_moe.study.engine import variables
     from sb3_moe.study.folder import survey
@@ -60,10 +59,10 @@ def run() -> list[dict[str, Any]]:
 
 
 def rows(seconds: dict[str, float], once: dict[str, float]) -> list[dict[str, Any]]:
-    """Return each part's share of the cell's time, the largest first, and what is done once.
+    """Return each part's share of the run's time, the largest first, and what is done once.
 
-    :param seconds: of the cell's process, by part
-    :param once: what a study does before its cells, in seconds
+    :param seconds: of the run's process, by part
+    :param once: seconds of what a study does once, before its runs
     """
     total = sum(seconds.values())
     found = []
@@ -76,7 +75,7 @@ def rows(seconds: dict[str, float], once: dict[str, float]) -> list[dict[str, An
 
 
 def main() -> None:
-    """Train the cell that stands in the input, and print the seconds of each part."""
+    """Train the run that the standard input describes, and print the seconds of each part."""
     from stable_baselines3 import PPO
 
     from benchmarks.stopwatch import Stopwatch
@@ -104,7 +103,7 @@ def main() -> None:
 
 @contextmanager
 def first_calls(watch: Any) -> Iterator[None]:
-    """Count the first step and reset of each game for each number of copies as preparation."""
+    """Count the first reset and step of each game, for each number of copies, as its programs."""
     from sb3_moe_envs.vector.gymnax_program import Program
 
     seen = set()

@@ -1,4 +1,4 @@
-"""Training on a device: dense against mixtures, buffers there or not, a compiled policy, memory.
+"""Training on a GPU: dense and mixtures, rollout buffers on it or not, compiled policies, memory.
 
 ``make bench ARGS="--only device --device cuda"`` fills the table where there is a GPU.
 """
@@ -19,7 +19,7 @@ from benchmarks.training import turn
 from sb3_moe.vec_env import DeviceRolloutBuffer, GymnasiumVecEnv
 
 COPIES = (64, 256, 1024, 4096)
-# Observations as large as MinAtar's; the world costs nothing, so that what is timed is training.
+# Observations as large as MinAtar's; environments cost nothing, so that only training is timed.
 WIDTH = 400
 STEPS = 16
 MINIBATCHES = 4
@@ -39,7 +39,7 @@ HOW = (
 
 
 class Free(gym.vector.VectorEnv[Any, Any, Any]):
-    """Copies of a world that costs nothing: the same observations at every step.
+    """Copies of an environment that costs nothing: the same observations at every step.
 
     :param num_envs: how many copies
     """
@@ -72,7 +72,7 @@ def run(
 
     :param device: where policies are; without a GPU there is nothing to measure
     :param rounds: interleaved rounds per comparison
-    :param copies: of the world
+    :param copies: numbers of parallel environments
     """
     if device == "cpu" or not th.cuda.is_available():
         print(f"device: left out, as it needs a GPU that torch can use, got device {device!r}")
@@ -85,7 +85,7 @@ def rows(device: str, rounds: int, num_envs: int) -> list[dict[str, Any]]:
 
     :param device: where policies are
     :param rounds: interleaved rounds
-    :param num_envs: copies of the world
+    :param num_envs: parallel environments
     """
     models = {name: make(device, num_envs, options) for name, options in POLICIES.items()}
     for name in ("dense", MIXTURE):
@@ -115,9 +115,9 @@ def make(
     """Build a model of PPO.
 
     :param device: where its policy is
-    :param num_envs: copies of the world
+    :param num_envs: parallel environments
     :param options: of the policy
-    :param arguments: more of PPO
+    :param arguments: further arguments of PPO
     """
     env: VecEnv = GymnasiumVecEnv(Free(num_envs))
     policy_kwargs = {"net_arch": [64, 64], "optimizer_kwargs": {"fused": True}} | options
@@ -135,7 +135,7 @@ def make(
 
 
 def peak(device: str, call: Any) -> float | None:
-    """Return the most memory that torch has in a call, in MiB; None where it doesn't count.
+    """Return the most memory that torch allocates in a call, in MiB; None if it isn't a GPU.
 
     :param device: whose memory
     :param call: what to run

@@ -1,8 +1,9 @@
 """How time and memory grow with experts, tasks, environments, tokens and width.
 
-``python -m benchmarks --only growth`` measures, fits and draws. Experts, tokens and width: a layer,
-forward and backward. Tasks: a step of the environments of all tasks, and an update of a policy that
-gives each of them an expert. Environments: a step of them, and choosing their actions.
+``python -m benchmarks --only growth`` measures, fits and draws. For experts, tokens and width, a
+layer runs forward and backward. For tasks, the environments of all tasks make a step, and a policy
+with an expert for each task makes an update. For environments, they make a step, and a policy
+chooses their actions.
 """
 
 import ctypes
@@ -34,14 +35,14 @@ TASKS = (1, 2, 5, 10, 20, 50)
 COPIES = (8, 32, 128, 512, 1024)
 TOKENS = (1, 4, 16, 49, 100)
 WIDTH = (16, 32, 64, 128, 256, 512)
-# As of glibc's mallopt, and bytes.
+# An option of glibc's mallopt, and its value in bytes.
 M_MMAP_THRESHOLD, LARGE = -3, 1 << 15
-# Copies that the tasks share, and rows of an update.
+# Environments that the tasks share, and observations in an update.
 SHARED, ROWS = 100, 256
 
 
 class Series(NamedTuple):
-    """What is made larger, and how the thing to time is built for a size.
+    """What is made larger, and how to build the function to time for each size.
 
     :param axis: what grows
     :param name: what is timed
@@ -68,7 +69,7 @@ def series() -> Iterator[Series]:
 
 
 def soft(rows: int, tokens: int, width: int, experts: int) -> Function:
-    """Return forward and backward of a soft mixture, 2 slots an expert where there are tokens."""
+    """Return forward and backward of a soft mixture, with 2 slots per expert for several tokens."""
     layer = make_layer("soft", width, width, experts, num_slots=min(tokens, 2))
     return forward_backward(layer, th.randn(rows, tokens, width, requires_grad=True))
 
@@ -80,22 +81,22 @@ def top_1(rows: int, tokens: int, width: int, experts: int) -> Function:
 
 
 def world(num_tasks: int, copies: int) -> Any:
-    """Return that many CartPoles, no two of which have the same best policy, side by side."""
+    """Return an environment of CartPoles, no two of which have the same best policy."""
     return sb3_moe.make_multitask_vec_env(conflicting_cartpoles(num_tasks), copies, seed=0)
 
 
 def step_of_tasks(num_tasks: int) -> Function:
-    """Return a step of copies that the tasks share."""
+    """Return a step of a fixed number of environments that the tasks share."""
     return random_steps(world(num_tasks, SHARED))
 
 
 def step_of_copies(copies: int) -> Function:
-    """Return a step of so many copies of four tasks."""
+    """Return a step of a number of environments of four tasks."""
     return random_steps(world(4, copies))
 
 
 def random_steps(env: Any) -> Function:
-    """Return a step with actions drawn once."""
+    """Return a step with random actions, the same in each call."""
     env.reset()
     actions = np.random.default_rng(0).integers(2, size=env.num_envs)
     return lambda: env.step(actions)
@@ -115,7 +116,7 @@ def update_of_tasks(num_tasks: int) -> Function:
 
 
 def actions_of_copies(copies: int) -> Function:
-    """Return how a policy of four experts chooses actions for so many copies."""
+    """Return the choice of actions by a policy of four experts for a number of environments."""
     policy, obs = policy_and_obs(4, copies, router="soft", num_experts=4)
     return th.no_grad()(lambda: policy(obs))
 
@@ -139,7 +140,7 @@ def run(rounds: int = 5) -> list[dict[str, Any]]:
 
 def measure(of: Series, rounds: int) -> dict[str, Any]:
     """Return a series' points and how they grow."""
-    # In processes that end, and before this one has made anything of the kind.
+    # Memory first, in child processes: they must not inherit memory that this one has freed.
     peaks = {str(size): peak_mb(of, size) for size in of.sizes}
     calls = {str(size): of.make(size) for size in of.sizes}
     seconds = paired(calls, rounds=rounds, clock=time.process_time)
@@ -162,7 +163,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def peak_mb(of: Series, size: int) -> float:
-    """Return the memory that building and two calls take at most, in MB, in a child process."""
+    """Return the peak memory of building and of two calls, in MB, measured in a child process."""
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
@@ -178,11 +179,11 @@ def peak_mb(of: Series, size: int) -> float:
 
 
 def peak_here(of: Series, size: int) -> float:
-    """Return how far this process's memory rises, in MB, where it is Linux with glibc."""
+    """Return how far this process's memory rises, in MB; needs Linux with glibc."""
     libc = ctypes.CDLL(None)
-    # Large arrays then have pages of their own, instead of what earlier ones left.
+    # Then large arrays have pages of their own, instead of memory that earlier ones left.
     libc.mallopt(M_MMAP_THRESHOLD, LARGE)
-    # What is loaded with the first call is not the size's, and stays.
+    # The first call loads libraries, which stay and don't depend on the size: leave them out.
     smallest = of.make(of.sizes[0])
     smallest()
     libc.malloc_trim(0)
@@ -215,14 +216,14 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         label = f"{name}: {row['exponent']:.2f}, {row['at_the_end']:.2f}"
         look = look_of(len(column[0].lines))
         column[0].loglog(row["sizes"], row["ms"], label=label, **look)
-        # Less than a page or two is nothing.
+        # Less than 0.1 MB is noise, and 0 has no logarithm.
         column[1].loglog(row["sizes"], np.maximum(row["peak_mb"], 0.1), **look)
         column[1].set_xlabel(axis)
         column[1].set_xticks(row["sizes"], row["sizes"], rotation=45)
     for panel in panels.flat:
         panel.minorticks_off()
     for panel in panels[0]:
-        # Above the panel, where no line is.
+        # Above the panel, where it hides no line.
         place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
         panel.legend(fontsize=7, title="exponent, at the end", title_fontsize=7, **place)
     panels[0, 0].set_ylabel("time (ms, one thread)")

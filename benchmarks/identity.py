@@ -1,7 +1,8 @@
-"""How fast do policies learn to say what they see, SB3's smallest task, by placement and rate?
+"""How fast do policies learn SB3's identity task, by placement and learning rate?
 
-``python -m benchmarks.identity`` learns as SB3's own test of it does, at its learning rates and at
-multiples of them, and prints a table: mean return of 100 steps, and how many seeds reach SB3's 90.
+``python -m benchmarks.identity`` trains as SB3's own test of this task does, at the test's learning
+rates and at multiples of them. It prints a table: the mean return of 100 steps, and how many seeds
+reach SB3's 90.
 """
 
 import argparse
@@ -47,7 +48,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "final": {"placement": "final"},
     "big": {"placement": "big"},
 }
-# A row for the option that levels the scale of a mixture's output, in versions that have it.
+# A column for mixtures whose outputs start at a dense layer's scale, in versions that have it.
 if "match_scale" in DEFAULTS:
     POLICIES["middle, match_scale"] = {"placement": "middle", "match_scale": True}
 
@@ -57,7 +58,7 @@ def learn(task: tuple[str, str], options: Mapping[str, Any], times: float, seed:
 
     :param task: a key of ``TASKS``
     :param options: of the policy
-    :param times: SB3's learning rate is multiplied by it
+    :param times: factor of SB3's learning rate
     :param seed: of the model
     """
     arguments = dict(TASKS[task])

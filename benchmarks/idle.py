@@ -1,4 +1,4 @@
-"""What it costs to keep idle experts still: an update with ``freeze_idle`` over one without.
+"""What it costs to keep idle experts as they are: an update with ``freeze_idle`` over one without.
 
 ``python -m benchmarks --only idle`` prints and writes the rows.
 """
@@ -28,7 +28,7 @@ SIZES = {"small": Size("middle", 3, 64, 64), "medium": Size("big", 8, 256, 1024)
 
 
 def run(rounds: int = 15) -> list[dict[str, Any]]:
-    """Time the step of the fused Adam, and a whole update, with all rows of one task.
+    """Time the step of the fused Adam, and a whole update, on a minibatch of a single task.
 
     :param rounds: of timing
     """

@@ -29,8 +29,8 @@ class Shape(NamedTuple):
     :param H: hidden width of an expert
     :param E: experts
     :param S: slots per expert
-    :param at_least: how many times faster than soft-moe-pytorch and the loop we mean to be
-    :param ceilings: fractions of the GEMM ceiling that we mean to reach, forward and with backward
+    :param at_least: target: how many times faster than soft-moe-pytorch and the loop ours are
+    :param ceilings: targets: fractions of the GEMM ceiling, of forward and of forward+backward
     """
 
     B: int
@@ -65,7 +65,7 @@ SHAPES = (
     Shape(64, 49, 64, 512, 8, 6, ceilings=(0.7, 0.58)),
 )
 
-# For ``benchmarks.before``: router, experts, and a width of 64, at several numbers of rows.
+# For ``benchmarks.before``: routers and numbers of experts, all 64 wide, at several batch sizes.
 ONE, MANY, WIDTH = "one expert", "top-1 of 64", 64
 RACERS = {
     "soft, 8 experts": ("soft", 8),
@@ -83,7 +83,7 @@ CASES = {
 
 
 def race(name: str) -> Race:
-    """Return the turns of our layers in one of ``CASES``; every task has as many rows."""
+    """Return the race of our layers in one of ``CASES``; all tasks have equally many rows."""
     rows, direction = CASES[name]
     th.manual_seed(0)
     x_B1D, calls = th.randn(rows, 1, WIDTH, requires_grad=True), {}
@@ -95,13 +95,13 @@ def race(name: str) -> Race:
 
 
 def columns(name: str, seconds: dict[str, list[float]]) -> dict[str, list[float]]:
-    """Return what two codes are compared by: microseconds, and what many experts cost."""
+    """Return the columns that compare two codes: microseconds, and the cost of many experts."""
     times = {f"{key}, us": [1e6 * each for each in times] for key, times in seconds.items()}
     return times | {f"{MANY} / {ONE}, time": ratios(seconds[MANY], seconds[ONE])}
 
 
 def bound(name: str, column: str) -> float | None:
-    """Return None: times have no target but those of the code before."""
+    """Return None: times are only compared with those of the older code."""
     return None
 
 
@@ -111,7 +111,7 @@ def run(device: str = "cpu", rounds: int = 15) -> list[dict[str, Any]]:
     :param device: where to run
     :param rounds: interleaved rounds per comparison
     """
-    # Else the heap's layout decides whose tensors cost page faults: luck, not work.
+    # Else the layout of the heap decides, by luck, which layer's tensors cost page faults.
     keep_freed_memory()
     rows, clock = [], clock_on(device)
     for shape in SHAPES:
@@ -134,10 +134,10 @@ def make_layer(
     top_k: int = 1,
     activation_fn: type[nn.Module] = nn.ReLU,
 ) -> nn.Module:
-    """Return a layer of ours: the one place to adapt, by version, when constructors change."""
+    """Return one of our layers; only this function must know the constructors of older versions."""
     experts = ours.mlp_experts(E, D, H, D, activation_fn)
     sees = ours.RouterInput(features=D, num_experts=E, num_tasks=E)
-    # Before 0.2.0 `build` took what constructors take now.
+    # Before 0.2.0, `build` took the arguments that constructors take now.
     kinds = {"task": ours.TaskMoE, "soft": ours.SoftMoE, "top_k": ours.SparseMoE}
     make: Any = getattr(kinds[router], "build", kinds[router])
     options = {"task": {}, "soft": {"num_slots": num_slots}, "top_k": {"top_k": top_k}}
@@ -147,8 +147,8 @@ def make_layer(
 def make_layers(shape: Shape, device: str) -> dict[str, nn.Module]:
     """Return our layers and their peers by name.
 
-    Experts have a ReLU, as in the papers; soft-moe-pytorch's have a GELU, which costs more, and it
-    is compared with ours with a GELU.
+    Experts have a ReLU, as in the papers. Those of soft-moe-pytorch have a GELU, which costs more,
+    so it is compared with a layer of ours with a GELU.
     """
     _, N, D, H, E, S = shape[:6]
 
@@ -195,7 +195,7 @@ def shape_rows(
         row("ModuleList loop", at_least=shape.at_least),
         row("dense, same parameters"),
         row("dense, same FLOPs"),
-        # It drops tokens beyond its capacity, which we never do: for information only.
+        # No target: st-moe-pytorch drops tokens beyond its capacity, and our layers never do.
         row("st-moe-pytorch", ours="SparseMoE"),
         ceiling,
     ]

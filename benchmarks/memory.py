@@ -1,4 +1,4 @@
-"""Whether memory stays flat: long runs with every callback, resident memory at each tenth.
+"""Does memory stay flat? Long runs with many callbacks, and resident memory at each tenth.
 
 ``python -m benchmarks --only memory`` takes several minutes.
 """
@@ -25,16 +25,16 @@ HOW = (
     "Resident memory at the end of a run over that after its first tenth, one run after the other "
     "in one process."
 )
-# How often a run is looked at, beside all that it does.
+# How often each callback measures or acts in a run.
 LOOKS = 40
-# Experts as small as they come: what is kept of steps matters, not how fast they are made.
+# Few, small experts: what matters is the memory that each step leaves, not its speed.
 EXPERTS: dict[str, Any] = {"placement": "big", "num_experts": 2}
 TARGET = 1.02
 Make = Callable[[int], BaseAlgorithm]
 
 
 def ppo(steps: int) -> BaseAlgorithm:
-    """Four CartPoles that contradict each other, interleaved."""
+    """Build PPO on four conflicting CartPoles, interleaved."""
     env = sb3_moe.make_multitask_vec_env("Conflict/CartPole4", 256, seed=0)
     return PPO(
         "MoeMultiInputPolicy",
@@ -49,7 +49,7 @@ def ppo(steps: int) -> BaseAlgorithm:
 
 
 def dqn(steps: int) -> BaseAlgorithm:
-    """Four CartPoles that contradict each other, one after the other, four times."""
+    """Build DQN on four conflicting CartPoles, one after the other, four times."""
     schedule = Cycle(steps // 16)
     env = sb3_moe.make_multitask_vec_env("Conflict/CartPole4", 64, seed=0, schedule=schedule)
     return DQN(
@@ -65,7 +65,7 @@ def dqn(steps: int) -> BaseAlgorithm:
 
 
 def sac(steps: int) -> BaseAlgorithm:
-    """Four pendulums, one after the other, four times."""
+    """Build SAC on four Pendulums, one after the other, four times."""
     schedule = Cycle(steps // 16)
     env = sb3_moe.make_multitask_vec_env("Classic/Pendulum4", 16, seed=0, schedule=schedule)
     return SAC(
@@ -98,19 +98,19 @@ class Resident(BaseCallback):
         if self.num_timesteps >= self.steps * (len(self.tenths) + 1) // 10:
             gc.collect()
             self.tenths.append(resident_mb())
-            # A run takes minutes.
+            # At once, since a run takes minutes.
             print(f"{self.num_timesteps:,} steps: {self.tenths[-1]:.1f} MB", flush=True)
         return True
 
 
 def resident_mb() -> float:
-    """Return how much memory this process holds, in MB, where the system tells it."""
+    """Return the resident memory of this process in MB; needs Linux."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def every_callback(model: BaseAlgorithm, steps: int, folder: str) -> Iterator[BaseCallback]:
-    """Return all that the package has and the algorithm takes."""
+    """Return callbacks that measure, reset or save, as far as the algorithm takes them."""
     every, on_policy = steps // LOOKS, isinstance(model, PPO)
     yield watching.MultiTaskEvalCallback(every, 10, log_path=folder)
     yield watching.PlasticityCallback(every, log_path=folder)
@@ -128,12 +128,12 @@ def every_callback(model: BaseAlgorithm, steps: int, folder: str) -> Iterator[Ba
 
 
 def run() -> list[dict[str, Any]]:
-    """Train with everything, and return a row for each algorithm."""
+    """Train each algorithm with its callbacks, and return a row for each."""
     return [measure(make, steps) for make, steps in STEPS.items()]
 
 
 def measure(make: Make, steps: int) -> dict[str, Any]:
-    """Train one algorithm, and return its memory at each tenth and what the run took."""
+    """Train one algorithm, and return its memory at each tenth and the run's processor time."""
     model, resident = make(steps), Resident(steps)
     begun = time.process_time()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What ten copies of Meta-World's ten tasks cost, in processes and beside Meta-World's own vector.
+"""What a step of Meta-World's ten tasks costs, in processes and in Meta-World's own vector.
 
 ``python -m benchmarks --only metaworld``; needs the extra ``metaworld``, and no screen.
 """
@@ -16,13 +16,13 @@ SUITE = "MetaWorld/MT10"
 
 
 def run(rounds: int = ROUNDS, slice_s: float = SLICE_S) -> list[dict[str, Any]]:
-    """Measure side by side, so that whatever else the machine does hits both ways.
+    """Measure side by side, so that whatever else the machine does slows both variants.
 
-    Processes are worth what they save in time. Both vectors of one process are compared by what
-    they take of the processor, which says the same on a busy machine.
+    Processes are compared with one process by wall time, which they should save. The two vectors in
+    one process are compared by processor time, which is the same on a busy machine.
 
     :param rounds: interleaved rounds
-    :param slice_s: seconds for each way in a round
+    :param slice_s: seconds for each variant in a round
     """
     envs = {"sync": ours("sync"), "async": ours("async"), "theirs": theirs()}
     steps = {name: random_steps(env) for name, env in envs.items()}
@@ -52,7 +52,7 @@ def row(
 
 
 def ours(vectorization: str) -> Any:
-    """Build ten copies of our suite, one of each task."""
+    """Build the ten environments of our suite, one for each task."""
     from sb3_moe_envs import make_multitask_vector
 
     env = make_multitask_vector(SUITE, vectorization=vectorization)
@@ -61,11 +61,11 @@ def ours(vectorization: str) -> Any:
 
 
 def theirs() -> Any:
-    """Build Meta-World's own vector environment of the same ten."""
+    """Build Meta-World's own vector environment of the same ten tasks."""
     import gymnasium as gym
     import metaworld  # noqa: F401  # registers its ids
 
-    # Two goals each in place of fifty: they are found by playing, and cost nothing afterwards.
+    # Two goals for each task in place of fifty: finding them takes time, but no later step does.
     env = gym.make_vec("Meta-World/MT10", seed=0, num_goals=2)
     env.reset(seed=0)
     return env

@@ -1,4 +1,4 @@
-"""What our layers are compared with.
+"""The layers that ours are compared with.
 
 Shapes: B batch, N tokens, D features, H hidden, E experts, S slots per expert.
 """
@@ -31,14 +31,14 @@ def mlp(dim: int, hidden: int) -> nn.Sequential:
 
 
 def width_for_parameters(dim: int, parameters: int) -> int:
-    """Return the hidden width with which ``mlp`` has about so many parameters."""
+    """Return the hidden width with which ``mlp`` has about a given number of parameters."""
     return max(1, round((parameters - dim) / (2 * dim + 1)))
 
 
 def soft_moe_pytorch(
     dim: int, hidden: int, num_experts: int, num_slots: int, *, offload: bool
 ) -> nn.Module:
-    """Return soft-moe-pytorch's layer; by default it looks where idle experts are on each call."""
+    """Return soft-moe-pytorch's layer; by default each call checks for idle experts to offload."""
     from soft_moe_pytorch import SoftMoE  # type: ignore[import-untyped]
 
     return SoftMoE(

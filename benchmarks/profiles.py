@@ -1,8 +1,8 @@
 """Where the time of training goes with experts, and with a dense policy of as many parameters.
 
 First by part of the loop: the processor's time inside methods of SB3 and the policy, in interleaved
-rounds. Then by kind of operator, as torch's profiler sees it: what is left of a step is what lies
-between operators (Python, torch's dispatch and autograd, numpy, the world).
+rounds. Then by kind of operator, as torch's profiler sees it. The rest of a step is spent between
+operators (Python, torch's dispatch and autograd, numpy, the environments).
 """
 
 import statistics
@@ -30,7 +30,7 @@ HOW = (
 BETWEEN = "between operators"
 
 OTHERS = "other operators"
-# torch's names, without "aten::" and the underscore of those in place.
+# torch's names, without "aten::" and the underscore of operators in place.
 KINDS: dict[str, tuple[str, ...]] = {
     "GEMMs": ("mm", "addmm", "bmm", "baddbmm"),
     "activations": ("tanh", "tanh_backward", "relu", "threshold_backward", "clamp_min"),
@@ -92,7 +92,7 @@ def one_token(rounds: int, passes: int = 100) -> list[dict[str, Any]]:
     kinds = {k: by_kind(turns[k], passes, total[k]) for k in turns}
     name = f"a layer's forward and backward, {shape}"
     found = [row(f"{name}, all", "all", {k: {"all": (us, 0.0)} for k, us in total.items()})]
-    # No optimizer here.
+    # Some kinds don't occur, such as the optimizer's.
     met = [kind for kind in kinds["ours"] if kinds["ours"][kind] != (0.0, 0.0)]
     return found + [row(f"{name}, operators: {kind}", kind, kinds) for kind in met]
 
@@ -144,11 +144,12 @@ def by_kind(
 ) -> dict[str, tuple[float, float]]:
     """Return microseconds and calls per unit of each kind of operator, and between them.
 
-    An operator counts as the quickest of its size: others may have been interrupted.
+    Each call of an operator counts as much as its fastest call with inputs of the same shapes: the
+    others may have been interrupted.
 
     :param call: what is profiled
     :param units: how many steps or passes it makes
-    :param total_us: microseconds that one takes when nobody looks
+    :param total_us: microseconds that one of these takes without the profiler
     """
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         call()
@@ -174,7 +175,7 @@ def kind_of(operator: str) -> str:
 
 
 def parts_of(model: Any) -> dict[str, Sequence[Timed]]:
-    """Return what is watched of a model, by part of the loop."""
+    """Return the methods that are timed for a model, by part of the loop."""
     parts: dict[str, Sequence[Timed]] = {"world": [(model.env, "step")]}
     if isinstance(model, PPO):
         buffer, optimizers = model.rollout_buffer, [model.policy.optimizer]

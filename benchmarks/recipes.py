@@ -1,7 +1,7 @@
-"""How a reference agent is trained on one task alone: dense, with values known to train.
+"""How a reference agent is trained on one task alone: dense, with hyperparameters known to work.
 
-MinAtar takes the package's preset; classic control takes RL Zoo's values. There is none for Atari
-and MuJoCo, whose usual budgets (millions of steps per task and seed) belong on a GPU.
+MinAtar takes the package's preset; classic control takes RL Zoo's values. Atari and MuJoCo have no
+recipe: their usual budgets (millions of steps per task and seed) belong on a GPU.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ from sb3_moe.presets import MINATAR_PPO, with_policy
 class Recipe:
     """A dense agent for one task.
 
-    :param deterministic: whether it is measured with its most likely actions: those of a MinAtar
-        agent can keep it in a loop
+    :param deterministic: whether it is evaluated with its most likely actions, which can keep a
+        MinAtar agent in a loop
     """
 
     algorithm: type[BaseAlgorithm]

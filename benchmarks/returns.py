@@ -25,13 +25,13 @@ from sb3_moe_envs.schedules import Interleave, Sequence
 
 COPIES = 10
 EPISODES = 200
-ATARI_EPISODES = 20  # which are long
+ATARI_EPISODES = 20  # fewer, since they are long
 SEEDS = 3
 REFERENCE_EPISODES = 100
 
 
 class RandomAgent:
-    """What ``evaluate_tasks`` asks of a model, with actions drawn uniformly."""
+    """Stand in for a model in ``evaluate_tasks``, with actions drawn uniformly."""
 
     def __init__(self, env: Any, seed: int) -> None:
         self.env = env
@@ -73,7 +73,7 @@ def train_one(run: tuple[str, str, int]) -> float:
     th.set_num_threads(1)
     recipe = recipe_for(suite, task)
     alone = Sequence([(task, recipe.steps)])
-    # Copy i of an environment seeded s is seeded s + i: far apart, seeds share no episodes.
+    # With seed s, environment i has seed s + i: seeds far apart share no episodes.
     env = make_multitask_vec_env(suite, recipe.n_envs, 1000 * seed, schedule=alone)
     model = recipe.algorithm(
         "MoeMultiInputPolicy", env, seed=seed, device="cpu", **recipe.arguments
@@ -93,7 +93,7 @@ def _tasks(suite: str) -> list[str]:
 def _measured(
     values: np.ndarray, episodes: int, agents: int = 1, agent: str = "uniformly random actions"
 ) -> dict[str, Any]:
-    """Say what was measured: over episodes for one agent, over agents for several."""
+    """Return the mean and its standard error, over episodes of one agent or over several agents."""
     error = values.std(ddof=1) / np.sqrt(len(values))
     found = {"mean": _rounded(values.mean()), "standard_error": _rounded(error)}
     return found | {"episodes": episodes, "agents": agents, "agent": agent}

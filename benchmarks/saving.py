@@ -33,12 +33,12 @@ class Planes(gym.Env[Any, Any]):
         return self.observation_space.sample(), {}
 
     def step(self, action: Any) -> Any:
-        """Go on for ever."""
+        """Return noise; an episode never ends."""
         return self.observation_space.sample(), 0.0, False, False, {}
 
 
 def models() -> dict[str, BaseAlgorithm]:
-    """Return a few trained models, so that optimizers have something to save."""
+    """Return a few models, which :func:`run` trains so that optimizers have something to save."""
     off_policy: dict[str, Any] = {"buffer_size": 1000, "learning_starts": 50}
     big = {"placement": "big", "router": "top_k"}
     return {

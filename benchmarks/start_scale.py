@@ -1,6 +1,6 @@
-"""How strong networks with experts start, over seeds, against the dense network: see `match_scale`.
+"""How large the first outputs of networks with experts are, against dense: see `match_scale`.
 
-Each number is the root mean square of what comes out, over seeds, standard-normal rows and outputs.
+Each number is a root mean square over seeds, standard-normal inputs and output units.
 """
 
 import functools
@@ -32,12 +32,12 @@ ROUTERS: dict[str, dict[str, Any]] = {
 PLACEMENTS = ("middle", "final", "all", "body", "big")
 NUM_EXPERTS = (2, 4, 16, 64)
 SHARPER = (1, 2, 4, 8)
-# A row with a sharp gate in one layer has a sharper one in the next: a few rows, and those of a few
-# seeds, make up the size of what comes out. One row of 2,048 has 500 times the mean square.
+# An input with a sharp gate in one layer has a sharper one in the next: a few inputs, and a few
+# seeds, dominate the output's root mean square. One input of 2,048 has 500 times the mean square.
 HEAVY_TAILED = [("all", router, 64) for router in ("soft", "top-1", "random")]
 TABLE_ROWS = 2048
-# Likewise a tanh behind the sum keeps less of a few large rows: hence the lower bound of 0.8.
-# The dense network is what all else is compared with, and cheap.
+# A tanh behind the mixture shrinks such large outputs: hence the lower bound of 0.8 in `row`.
+# More seeds for the dense network, since all else is compared with it, and it is cheap.
 DENSE_SEEDS = 512
 
 
@@ -74,7 +74,7 @@ class Networks(NamedTuple):
 
 
 def run(seeds: int = 64) -> list[dict[str, Any]]:
-    """Measure every placement with every router, and what is reported beside.
+    """Measure every placement with every router, and the cases without a promise.
 
     :param seeds: how many networks are drawn for each number
     """
@@ -82,9 +82,9 @@ def run(seeds: int = 64) -> list[dict[str, Any]]:
 
 
 def promised(placement: str, router: str, num_experts: int, seeds: int) -> dict[str, Any]:
-    """Measure what should start as strong as the dense network.
+    """Measure a network whose outputs should start as large as the dense network's.
 
-    :param placement: as the option
+    :param placement: the option's value
     :param router: one of ``ROUTERS``
     :param num_experts: E
     :param seeds: how many
@@ -97,7 +97,7 @@ def promised(placement: str, router: str, num_experts: int, seeds: int) -> dict[
 
 
 def combinations() -> Iterator[tuple[str, str, int]]:
-    """Give placement, router and number of experts."""
+    """Give all combinations of placement, router and number of experts."""
     for num_experts, placement, router in itertools.product(NUM_EXPERTS, PLACEMENTS, ROUTERS):
         yield placement, router, num_experts
 
@@ -133,8 +133,8 @@ def row(
     :param networks: what is built
     :param options: of the policy
     :param seeds: how many
-    :param bounds: what the ratio should be between
-    :param sharper: by what router weights are multiplied
+    :param bounds: between which the ratio should be
+    :param sharper: factor of the router's weights
     """
     dense = dense_sizes(networks)
     matched = sizes(networks, options | {"match_scale": True}, seeds, sharper)
@@ -161,12 +161,12 @@ def relative(found: dict[str, float], dense: dict[str, float]) -> dict[str, floa
 def sizes(
     networks: Networks, options: dict[str, Any], seeds: int, sharper: float = 1.0
 ) -> dict[str, float]:
-    """Return the root mean square of every output of both policies.
+    """Return the root mean square of every output of the policies of PPO and DQN.
 
     :param networks: what is built
     :param options: of the policy
     :param seeds: how many
-    :param sharper: by what router weights are multiplied
+    :param sharper: factor of the router's weights
     """
     squares: dict[str, list[float]] = {}
     for (name, policy_class), seed in itertools.product(networks.policies().items(), range(seeds)):
@@ -188,7 +188,7 @@ def sizes(
 
 
 def standard_normal(policy: Any, networks: Networks, generator: th.Generator) -> th.Tensor:
-    """Return features, the task id being one of those there are, for dense networks too."""
+    """Return random features, with the one-hot id of a task at the end if there are tasks."""
     net = getattr(policy, "q_net", policy)
     layout = policy.layout(net.features_extractor)
     rows = TABLE_ROWS if layout.map_shape is None else TABLE_ROWS // 8
@@ -200,7 +200,7 @@ def standard_normal(policy: Any, networks: Networks, generator: th.Generator) ->
 
 
 def outputs(policy: Any, x: th.Tensor) -> Sequence[tuple[str, th.Tensor]]:
-    """Return what a policy makes of features, by name."""
+    """Return a policy's outputs for features, with their names."""
     if hasattr(policy, "q_net"):
         return [("Q values", policy.q_net.q_net(x))]
     actor, critic = policy.mlp_extractor(x)

@@ -1,4 +1,4 @@
-"""Tell how much of the processor's time passes in which methods."""
+"""Measure how much processor time passes in which methods."""
 
 import time
 from collections import Counter, defaultdict
@@ -12,10 +12,10 @@ REST = "everything else"
 
 
 class Stopwatch:
-    """Tell the processor's time, and calls, of methods.
+    """Measure the processor time and count the calls of methods.
 
-    :param inner: whether one inside another counts by itself, and not as the outer one
-    :param clock: what tells seconds
+    :param inner: whether a method inside another one counts for its own part, not the outer one's
+    :param clock: a function that returns the seconds so far
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Stopwatch:
     def on(self, parts: Mapping[str, Iterable[Timed]]) -> Iterator[None]:
         """Watch methods while the block runs.
 
-        :param parts: owner and name of each method, by what is to be told of them together
+        :param parts: owner and name of each method, by the part for which they count
         """
         with ExitStack() as stack:
             for part, methods in parts.items():
@@ -42,7 +42,7 @@ class Stopwatch:
 
     @contextmanager
     def during(self, part: str) -> Iterator[None]:
-        """Count what the block takes."""
+        """Count the time of the block for a part."""
         outer = self._part
         if outer != REST and not self._inner:
             yield

@@ -29,7 +29,7 @@ def run(rounds: int = ROUNDS, steps: int = STEPS) -> list[dict[str, Any]]:
     """Train the same runs with one process and with two, turn by turn.
 
     :param rounds: how often
-    :param steps: per game of two
+    :param steps: of each of the two games
     """
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ class Race:
     :param functions: what to time, by name
     :param slice_s: how long each function runs in a round, in seconds; 0: one call
     :param warmups: calls before anything counts
-    :param clock: what tells the seconds
+    :param clock: a function that returns the seconds so far
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class Race:
     def round(self) -> dict[str, float]:
         """Return the seconds per call of each function; two of four rounds go in reverse.
 
-        Where two processes take turns, the first to go changes every round: in four rounds each of
-        them goes both ways after a pause, which costs the first function its caches.
+        Where two processes take turns, the first to go changes every round: in four rounds each
+        process goes once in each order after a pause, which costs its first function the caches.
         """
         order = list(self._functions)[:: next(self._turns)]
         return {k: _time(self._functions[k], self._repeats[k], self._clock) for k in order}
@@ -70,7 +70,7 @@ def paired(
 
 
 def clock_on(device: str) -> Clock:
-    """Return what times a device: one thread's own time on a CPU, whoever else uses the machine.
+    """Return the clock for a device: processor time for one thread on a CPU, else wall time.
 
     :param device: its kind, or its name
     """
@@ -101,7 +101,7 @@ def _repeats(call: Function, slice_s: float, warmups: int, clock: Clock) -> int:
 
 def _time(call: Function, repeats: int, clock: Clock) -> float:
     if repeats > 1:
-        call()  # the caches hold what another function left
+        call()  # fill the caches, in which another function left its data
     synchronize()
     start = clock()
     for _ in range(repeats):

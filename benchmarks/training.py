@@ -24,7 +24,7 @@ from sb3_moe.presets import MINATAR_PPO
 MIDDLE = {"placement": "middle", "router": "soft", "num_experts": 8}
 BIG = {"placement": "big", "router": "soft", "num_experts": 4}
 TASK = {"placement": "big", "router": "task"}
-# PureJaxRL's settings, but a quarter of the rollout: turns are shorter, and the shares stay.
+# PureJaxRL's settings with a quarter of its rollout: turns are shorter, and ratios stay the same.
 MINATAR = {k: v for k, v in MINATAR_PPO.items() if k != "policy_kwargs"} | {"n_steps": 32}
 MINATAR_POLICY = {"net_arch": [64, 64], "activation_fn": nn.ReLU}
 # A column of the table is one model's speed over that of another.
@@ -39,7 +39,7 @@ class Case(NamedTuple):
     :param env: makes the environment
     :param options: of the mixture
     :param steps: environment steps of a turn
-    :param at_least: the smallest speed, of the dense model's
+    :param at_least: target: the mixture's speed over the dense model's
     :param arguments: of the algorithm
     :param policy_kwargs: of all four policies
     """
@@ -79,8 +79,8 @@ class Case(NamedTuple):
         }
 
     def matching_width(self, parameters: int) -> int:
-        """Return the width of SB3's two hidden layers for about so many parameters."""
-        # A quadratic function of the width, which three small networks determine.
+        """Return the width of two layers with which SB3's policy has about as many parameters."""
+        # The number is a quadratic function of the width, which three small networks determine.
         widths = [1, 2, 3]
         counts = [num_parameters(self.model("", "cpu", net_arch=[w, w])) for w in widths]
         square, linear, constant = np.polyfit(widths, counts, 2)
@@ -120,7 +120,7 @@ CASES = {
     "DQN, CartPole": Case(DQN, "MlpPolicy", cartpole, MIDDLE, 250, 0.86, AT_ONCE),
     "SAC, Pendulum": Case(SAC, "MlpPolicy", pendulum, MIDDLE, 4, 0.96, AT_ONCE),
 }
-# Of the stock policy's speed, where a mixture should reach that.
+# Targets for the mixture's speed over the stock policy's, by case.
 OF_STOCK = {"PPO, CartPole": 0.94}
 
 
@@ -135,7 +135,7 @@ def run(device: str = "cpu", rounds: int = 15) -> list[dict[str, Any]]:
 
 
 def race(name: str, device: str = "cpu") -> Race:
-    """Return the turns of a case's models."""
+    """Return the race of a case's models."""
     case = CASES[name]
     turns = {key: turn(model, case.steps) for key, model in case.models(device).items()}
     return Race(turns, slice_s=0.0, warmups=1, clock=clock_on(device))
@@ -151,13 +151,13 @@ def speeds(seconds: Mapping[str, list[float]]) -> dict[str, list[float]]:
 
 
 def columns(name: str, seconds: Mapping[str, list[float]]) -> dict[str, list[float]]:
-    """Return what two codes are compared by: the speeds, and steps per second."""
+    """Return the columns in which two codes are compared: the speeds, and steps per second."""
     steps_per_s = [CASES[name].steps / each for each in seconds["mixture"]]
     return speeds(seconds) | {"mixture, steps/s": steps_per_s}
 
 
 def bound(name: str, column: str) -> float | None:
-    """Return what a case's column should reach."""
+    """Return the target of a case's column, if it has one."""
     bounds = {"mixture / dense": CASES[name].at_least, "none / dense": 1.0}
     return (bounds | {"mixture / stock": OF_STOCK.get(name)}).get(column)
 

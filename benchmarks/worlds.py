@@ -1,4 +1,4 @@
-"""What the vector worlds cost, as ratios of times measured side by side in one run.
+"""What the vector environments cost, as ratios of times measured side by side in one run.
 
 ``python -m benchmarks --only worlds`` prints and writes them.
 """
@@ -19,7 +19,7 @@ SLICE_S = 0.2
 
 
 def run(rounds: int = ROUNDS) -> list[dict[str, Any]]:
-    """Measure every world and return one row for each comparison.
+    """Measure every vector environment, and return one row for each comparison.
 
     :param rounds: interleaved rounds per comparison
     """
@@ -51,7 +51,7 @@ def multitask_row(num_envs: int, rounds: int) -> dict[str, Any]:
 
 
 def adapter_row(num_envs: int, rounds: int) -> dict[str, Any]:
-    """The time of a step through GymnasiumVecEnv, over that of the world by itself."""
+    """The time of a step through GymnasiumVecEnv, over that of the environment by itself."""
     from sb3_moe.vec_env import GymnasiumVecEnv
     from sb3_moe_envs.vector.gymnax import MinAtarVectorEnv
 
@@ -109,7 +109,7 @@ def bare_gymnax(game: str, num_envs: int) -> Step:
 
 
 def minatar(game: str, num_envs: int) -> Step:
-    """Return a function that makes one step of our world of the same game."""
+    """Return a function that makes one step of our vector environment of the same game."""
     from sb3_moe_envs.vector.gymnax import MinAtarVectorEnv
 
     return random_steps(MinAtarVectorEnv(game, num_envs))

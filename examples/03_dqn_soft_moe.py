@@ -1,7 +1,7 @@
 """DQN with Soft MoE on CartPole, against the dense network with the same hyperparameters.
 
 The hyperparameters are RL Zoo's for DQN on CartPole. DQN's last policy is a matter of luck, so the
-best one met on the way is kept. About a minute; the second line is the dense network:
+best one of all evaluations is kept. About a minute; the second line trains the dense network:
 
     python examples/03_dqn_soft_moe.py
     python examples/03_dqn_soft_moe.py --placement none

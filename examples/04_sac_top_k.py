@@ -1,6 +1,6 @@
 """SAC on Pendulum with a top-k router in actor and critics, and a loss that balances the experts.
 
-Each state goes to one of four experts. The balance loss reaches SAC's optimisers by itself: SAC
+Each state goes to one of four experts. The balance loss reaches SAC's optimizers by itself: SAC
 knows nothing of it. About two minutes; the second line shows what the loss is for:
 
     python examples/04_sac_top_k.py

@@ -1,7 +1,7 @@
-"""Five MinAtar games one after the other, every game evaluated all the time.
+"""Five MinAtar games one after the other, all evaluated throughout.
 
-The environment plays a game for a block of steps, then switches; the callback goes on playing all
-five, so that what is forgotten shows. About twelve minutes at the default budget.
+The environment plays a game for a block of steps, then switches; the callback goes on evaluating
+all five, which shows what is forgotten. About twelve minutes at the default budget.
 
     python examples/07_five_games_in_turn.py
 """
@@ -25,7 +25,7 @@ parser.add_argument("--episodes", type=int, default=10, help="evaluation episode
 parser.add_argument("--out", default="runs/five_games", help="folder for scores.npz")
 args = parser.parse_args()
 
-# Blocks of whole rollouts: one that straddles a switch would mix two games in one update.
+# Blocks of whole rollouts: a rollout across a switch would mix two games in one update.
 schedule = Cycle(steps_per_task=args.rollouts * ROLLOUT)
 env = sb3_moe.make_multitask_vec_env(args.suite, n_envs=64, seed=0, schedule=schedule)
 model = PPO(

@@ -1,6 +1,6 @@
-"""Two Atari games at once, in one batched world on ale-py.
+"""Two Atari games at once, in one batched environment on ale-py.
 
-Both games show 84x84 grey frames and take all eighteen actions, so nothing has to be padded. The
+Both games show 84x84 gray frames and take all eighteen actions, so nothing has to be padded. The
 default budget is a smoke test: Atari takes millions of steps.
 
     python examples/08_two_atari_games.py --steps 2000000 --device cuda

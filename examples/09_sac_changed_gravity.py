@@ -1,10 +1,10 @@
 """SAC on four Pendulums of different gravity, with a replay buffer that knows its tasks.
 
-The buffer draws every task equally often, and normalises rewards by the task they came from.
+The buffer draws every task equally often, and normalizes rewards by the task they came from.
 
 SAC learns one entropy temperature for all tasks: it is right for their average, so a task whose
 rewards are larger explores less than it should, and one whose rewards are smaller explores more.
-Normalising rewards per task brings the tasks to one scale, and with it to one temperature.
+Normalizing rewards per task brings the tasks to one scale, for which one temperature is right.
 
     python examples/09_sac_changed_gravity.py
 """

@@ -1,7 +1,7 @@
 """Train one agent on three MinAtar games in turn, then explain it from what the callbacks wrote.
 
-Which expert serves which game, what was learned and forgotten, and how much of the network sleeps.
-About three minutes at the default budget.
+It prints which expert serves which game, what was learned and forgotten, and how many units are
+dormant. About three minutes at the default budget.
 
     python examples/10_explain_an_agent.py
 """
@@ -57,7 +57,7 @@ for mixture in ("pi.middle", "vf.middle"):
         for game, row in zip(scores.task_names, gates, strict=True)
     )
     print(f"\n{mixture}: most of {served}")
-    print(f"  specialisation {seen[f'specialisation/{mixture}'][-1]:.2f} of 1,", end=" ")
+    print(f"  specialization {seen[f'specialization/{mixture}'][-1]:.2f} of 1,", end=" ")
     print(f"agreement between experts {seen[f'agreement/{mixture}'][-1]:.2f}")
 
 print("\nasleep at the beginning and at the end (with scores of at most 0.025):")

@@ -1,6 +1,6 @@
 """A router of your own: trained by PPO and DQN, loaded in a new process, drawn, and in a study.
 
-With the extras ``minatar`` and ``cli``, in about two minutes.
+It needs the extras ``minatar`` and ``cli``, and takes about two minutes.
 
     python examples/11_your_own_router.py
 """
@@ -23,7 +23,7 @@ from sb3_moe.watching import figures
 
 
 class Tempered(MoELayer):
-    """Weigh all experts by the softmax of scores, at a temperature of one's choice."""
+    """Weigh all experts by the softmax of scores, at a temperature of your choice."""
 
     def __init__(self, experts, sees, *, temperature=1.0):
         super().__init__(experts)

@@ -1,9 +1,9 @@
 """A dense agent learns one MinAtar game, gets experts, and one more with each game that follows.
 
-The first game is learned by a dense network, which becomes a mixture and begins where it stood. At
-each new game the callback freezes the experts there are and adds one. In the end a small dense
-network is fitted to what the agent does in the first game: a mixture whose gates differ by sample
-is no dense network itself (one with router="task" is, without fitting: sb3_moe.to_dense(model, 0)).
+A dense network learns the first game, then becomes a mixture that at first acts just as it did. At
+each new game the callback freezes the existing experts and adds one. In the end a small dense
+network is fitted to the agent's actions in the first game: a mixture whose gates differ by sample
+has no exact dense equivalent (with router="task" each task has one: sb3_moe.to_dense(model, 0)).
 About three minutes at the default budget.
 
     python examples/13_grow.py

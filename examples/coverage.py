@@ -1,7 +1,7 @@
-"""How often a 95% interval of ten seeds a side holds the true difference of their means.
+"""How often a 95% interval from ten seeds a side contains the true difference of means.
 
-Each run's composite is drawn as a study gives it, from two kinds of run too, one that learned and
-one that didn't; and with seeds that have little or much in common.
+The results of runs are drawn from distributions like those of a study, also of two kinds of runs,
+those that learned and those that didn't. Results of one seed are correlated by 0, 0.2 or 0.5.
 
     python examples/coverage.py conflict
     python examples/coverage.py paper
@@ -18,7 +18,7 @@ from sb3_moe.study.judging import Rule, t_interval, welch
 
 SEEDS, REPEATS, COVERAGE = 10, 4000, 0.95
 Quantile = Callable[[np.ndarray], np.ndarray]
-#: What is added and what is subtracted, in turn.
+#: Distributions whose means are added and subtracted in turn: the first is added.
 Groups = tuple[Quantile, ...]
 
 
@@ -46,7 +46,8 @@ def two_kinds(low: float, high: float, share: float, spread: float = 15) -> Quan
     return quantile
 
 
-# Of MinAtar: areas as in `examples/paper/earlier`, in units of what a dense network learns.
+# "paper" has areas on MinAtar as in `examples/paper/earlier`, in units of what a dense network
+# gains from scratch.
 WORLDS: dict[str, dict[str, Groups]] = {
     "conflict": {
         "alike: 300 and 300, 40 wide": (bounded(300, 40), bounded(300, 40)),
@@ -70,7 +71,7 @@ WORLDS: dict[str, dict[str, Groups]] = {
 
 
 def covered(groups: Groups, correlation: float) -> dict[str, float]:
-    """Give the share of repeats in which each kind of interval holds the true difference."""
+    """Give the share of repeats in which each kind of interval contains the true difference."""
     rng = np.random.default_rng(0)
     even = (np.arange(200_000) + 0.5) / 200_000
     signs = np.resize([1.0, -1.0], len(groups))

@@ -3,12 +3,13 @@
     python examples/recompute.py              # all tables
     python examples/recompute.py minatar mt3  # some of them
 
-A run is one number, mostly a mean over tasks, and seeds are the sample. Intervals are Student's 95%
-intervals of one sample, and Welch's of sums and differences of samples. Where seeds were paired,
-their differences are one sample. A test compares the pages with this output.
+Each run gives one number, mostly a mean over tasks, and the seeds of a network are a sample.
+Intervals are Student's 95% intervals of one sample, and Welch's of sums and differences of samples.
+Where seeds were paired, their differences are one sample. A test compares the pages with this
+output.
 
-Scores are read from the raw archives (`scores.npz`, `*_cells.tar.xz`). Where a study kept none, and
-for dormant neurons, `measures.csv` has what every run measured.
+Scores are read from the raw archives (`scores.npz`, `*_cells.tar.xz`). Where a study kept no
+archive, and for dormant neurons, the numbers of every run are in `measures.csv`.
 """
 
 import argparse
@@ -56,7 +57,7 @@ class Curves(NamedTuple):
         return Curves(self.steps[there] - self.steps[there][0], self.values[:, there])
 
     def lost(self, cycles: int) -> Array:
-        """Give what tasks, trained in their order, lost since their last blocks, (seeds, tasks)."""
+        """Give each task's loss since its last block, of tasks trained in order, (seeds, tasks)."""
         tasks = self.values.shape[-1]
         first, blocks = tasks * (cycles - 1), tasks * cycles
         ends = [self.block(first + k, blocks).values[:, -1, k] for k in range(tasks)]
@@ -97,10 +98,10 @@ def successes(archive: str) -> dict[str, Curves]:
 
 @cache
 def measured(study: str, measure: str, regime: str, order: str = "", task: str = "") -> Samples:
-    """Read what every run measured, in the mean over tasks.
+    """Read one measure of every run, averaged over tasks.
 
-    :param order: of the tasks; otherwise the mean over orders
-    :param task: only this one
+    :param order: of the tasks; empty: the mean over orders
+    :param task: the only one that counts; empty: the mean over tasks
     """
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     with (HERE / study / "measures.csv").open() as file:
@@ -127,7 +128,7 @@ def measured(study: str, measure: str, regime: str, order: str = "", task: str =
 class Effect(NamedTuple):
     """A sum of samples, and what was claimed about it before the runs.
 
-    :param margin: the smallest effect that matters; None for what is described only
+    :param margin: the smallest effect that matters; None: the effect is only described
     :param below: whether the claim is that the effect stays below the margin
     """
 
@@ -137,7 +138,7 @@ class Effect(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A mean, its 95% interval, and the p value of its being at most 0."""
+    """A mean, its 95% interval, and the p value of the hypothesis that it is at most 0."""
 
     mean: float
     low: float
@@ -149,7 +150,7 @@ def estimate(terms: Sequence[Term]) -> Estimate:
     """Estimate a sum of samples, with its interval and the test that it is at most 0."""
     mean = float(sum(sign * sample.mean() for sign, sample in terms))
     errors = np.array([sample.var(ddof=1) / len(sample) for _, sample in terms])
-    if not errors.any():  # all alike, as successes of 1 in every run
+    if not errors.any():  # all runs alike, such as all successful
         return Estimate(mean, mean, mean, float(mean <= 0))
     fewer = np.array([len(sample) - 1 for _, sample in terms])
     freedom = errors.sum() ** 2 / (errors**2 / fewer).sum()
@@ -197,20 +198,20 @@ EIGHT = [f"CartPole{k}" for k in range(8)]
 UNITS = {"SpaceInvaders": 16.47, "Breakout": 4.05}
 #: The orders of the games; each game comes first in one and second in the other.
 ORDERS = ("SpaceInvaders.Breakout", "Breakout.SpaceInvaders")
-#: Steps of all three tasks of MT3, and the first quarter.
+#: Steps of all three tasks of MT3 together, and a quarter of them.
 STEPS, QUARTER = 603_000, 150_750
-#: Milliseconds of MOORE and of the dense network of as many parameters, by metaworld/protocol.md:
-#: an update, an update with the environments' steps, and an update since MOORE became faster.
+#: Milliseconds of MOORE and of its matched baseline, by their ratio, from metaworld/protocol.md: an
+#: update, an update with the environments' steps, and an update since MOORE became faster.
 TIMES = {"1.9": (27, 14.4), "1.7": (31, 18), "1.5": (21, 14.4)}
 
 
 def named(when: str, found: Mapping[str, Array]) -> Samples:
-    """Put before the names of networks when, where or how they were measured."""
+    """Prefix the names of networks with when, where or how they were measured."""
     return {f"{when} {network}": sample for network, sample in found.items()}
 
 
 def in_turn(study: str) -> Samples:
-    """Give returns at the end on eight CartPoles in turn, and what each lost since its own end."""
+    """Give final returns on eight CartPoles in turn, and the loss since each one's last block."""
     runs = curves(study, f"crl/{'.'.join(EIGHT)}")
     final = named("crl", {network: each.final() for network, each in runs.items()})
     return final | named("lost", {network: each.lost(2).mean(1) for network, each in runs.items()})
@@ -232,10 +233,10 @@ def conflict() -> Samples:
 
 
 def areas(study: str) -> Samples:
-    """Give mean returns on two games while they are trained, in units.
+    """Give mean returns on two games while they are trained, in `UNITS`.
 
     `mtrl` is interleaved, `first` from scratch, `second` after the other game, `crl` the mean of
-     these two and `gain` their difference; each of the game named or of both.
+    the last two and `gain` their difference. The mean is over both games if no game is named.
     """
     found: Samples = {}
     interleaved = curves(study, "mtrl")
@@ -259,7 +260,7 @@ def areas(study: str) -> Samples:
 
 
 def minatar() -> Samples:
-    """Give what the studies of the paper's questions measured."""
+    """Give the results of the studies of the paper's questions."""
     own = "paper/earlier/own_rates"
     found = areas("paper/tier1")
     found |= named("0.005", areas("paper/earlier/results")) | named("0.001", areas(own))
@@ -292,7 +293,7 @@ def metaworld() -> Samples:
 def mt10() -> Samples:
     """Give the share of MT10's episodes that succeed: the mean of each run's last two evaluations.
 
-    By network: over all tasks, in its three worst, and in each.
+    By network: the mean over all tasks, the mean over its three worst, and each task's own.
     """
     runs: dict[str, dict[str, list[list[float]]]] = {}
     with (HERE / "mt10" / "results.csv").open() as file:
@@ -309,7 +310,7 @@ def mt10() -> Samples:
 
 
 def growing() -> Samples:
-    """Give what is kept while tasks change, and what upcycling, plasticity and scale gave."""
+    """Give the results on forgetting, upcycling, plasticity and `match_scale`."""
     found = in_turn("grow/sequence")
     for network, runs in curves("grow/minatar_pair", f"crl/{ORDERS[1]}").items():
         found[f"Breakout {network}"], found[f"SpaceInvaders {network}"] = runs.values[:, -1].T
@@ -339,7 +340,7 @@ SOURCES = {each.__name__: cache(each) for each in (conflict, minatar, metaworld,
 
 
 def number(value: float, digits: int) -> str:
-    """Write a number; of one that rounds to 0 write on which side of 0 it lies."""
+    """Write a number; one that would round to 0 gets one significant digit if `digits` isn't 0."""
     if digits and 0 < abs(value) < 0.5 * 10**-digits:
         return f"{value:.1g}"
     return f"{value:.{digits}f}" if round(value, digits) else "0"
@@ -358,7 +359,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def effects_of(table: dict[str, Any]) -> dict[str, Effect]:
-    """Read what is compared in a table of `recompute.yaml`, by its words."""
+    """Read the effects of a table of `recompute.yaml`, by their descriptions."""
     samples = SOURCES[table["from"]]()
     return {
         words: Effect(
@@ -372,7 +373,7 @@ def effects_of(table: dict[str, Any]) -> dict[str, Effect]:
 
 
 def effect_rows(table: dict[str, Any]) -> list[list[str]]:
-    """Write what is compared, each with its verdict."""
+    """Write a row for each effect, with its verdict."""
     effects, rows = effects_of(table), []
     judged = verdicts(list(effects.values()), table.get("alpha", 0))
     for (words, effect), found in zip(effects.items(), judged, strict=True):
@@ -384,7 +385,7 @@ def effect_rows(table: dict[str, Any]) -> list[list[str]]:
 
 
 def level_rows(table: dict[str, Any]) -> list[list[str]]:
-    """Write what networks reached."""
+    """Write a row for each network, with what it reached."""
     samples, digits = SOURCES[table["from"]](), table.get("digits", 2)
     empty = ["-"] * len(table["columns"])
     return [
@@ -394,7 +395,7 @@ def level_rows(table: dict[str, Any]) -> list[list[str]]:
 
 
 def success_rows(archives: dict[str, str], step: int) -> list[list[str]]:
-    """Write success on MT3 until a step: means over seeds with the least and the greatest seed."""
+    """Write success on MT3 until a step: means over seeds, and the lowest and the highest seed."""
 
     def ranges(values: Array, digits: int) -> list[str]:
         columns = [*((task, digits) for task in values.T), (values.mean(1), 2)]
@@ -438,7 +439,7 @@ def tables() -> dict[str, str]:
 
 
 def main() -> None:
-    """Print tables between the marks that they have in the pages."""
+    """Print tables between the marks that stand around them in the pages."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("tables", nargs="*", help="their names; otherwise all")
     found = tables()

@@ -4,8 +4,8 @@
     python examples/redraw.py paper/tier1 conflict      # of one report, and `conflict/against_*`
 
 Bands and bars are Student's 95% intervals over seeds. A report's folder has the returns of all
-episodes in `scores.npz`, whatever else was measured in `curves.csv.xz`, and the last weights of
-experts in `gates.npz`, or they lie in the runs of `*_cells.tar.xz`.
+episodes in `scores.npz` and all other measures in `curves.csv.xz`. The last weights of experts are
+in its `gates.npz`, or in the archive of its runs, `*_cells.tar.xz`.
 """
 
 import argparse
@@ -73,7 +73,7 @@ LOOKS = {
     "paco": (SKY, "^"),
     "normalised": (BLACK, "P"),
 }
-#: The file of a study, where it isn't the report's folder with `.yaml`.
+#: Study files, without `.yaml`, of the reports whose folder has another name.
 FILES = {"metaworld/mt3": "studies/metaworld_mt3", "paper/earlier/results": "paper/earlier/study"}
 #: The reports from which the paper's learning rates were picked.
 RATES = {
@@ -93,13 +93,13 @@ EFFECTS = {
 }
 #: What a dense network gains from scratch, as `paper/claims.yaml` fixed it.
 UNITS = {"SpaceInvaders": 16.47, "Breakout": 4.05}
-#: By what areas were divided while rates were picked.
+#: Units by which areas were divided while rates were picked.
 PROVISIONAL = {"SpaceInvaders": 9.0, "Breakout": 3.0}
 #: Reports by the number of conflicting tasks.
 COUNTS = {1: "tasks1", 2: "tasks2", 4: "tasks4", 8: "interleaved", 16: "tasks16"}
-# A network for each task: with the settings of all, and with as many updates as an expert gets.
+# A network for each task: with the settings of the others, and with as many updates as an expert.
 SEPARATE = {"alone": "separate", "alone_updates": "separate-updates"}
-# With fewer, an interval would hide everything else.
+# With fewer seeds an interval would be so wide that it hides everything else.
 FEWEST_SEEDS = 3
 
 
@@ -112,7 +112,7 @@ def looks() -> dict[str, dict[str, str]]:
 
 
 def returns(folder: Path, tasks: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
-    """Give the rows of a report's mean returns."""
+    """Give a report's mean returns as the rows of a table."""
     with np.load(folder / "scores.npz") as scores:
         for key in [key for key in scores.files if key.endswith("/returns")]:
             group, network, _ = key.rsplit("/", 2)
@@ -126,7 +126,7 @@ def returns(folder: Path, tasks: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
 
 
 def results_of(folder: Path) -> Results:
-    """Give what a report's folder has, as the package draws it."""
+    """Read a report's folder as results that the package can draw."""
     name = str(folder.relative_to(HERE))
     study = load_study(str(HERE / f"{FILES.get(name, name)}.yaml"))
     columns = ["regime", "order", "architecture", "seed", "measure", "task", "step", "value"]
@@ -163,7 +163,7 @@ def gates_of(folder: Path, study: StudyConfig) -> Iterator[tuple[str, dict[str, 
 
 
 def draw_report(folder: Path) -> None:
-    """Draw a report's curves and weights of experts; success where it was measured."""
+    """Draw a report's curves, of success if measured, else of return, and weights of experts."""
     results = results_of(folder)
     study, found = results.study, set(results.table["measure"])
     units = UNITS if {*study.games} == {*UNITS} else {}
@@ -176,7 +176,7 @@ def draw_report(folder: Path) -> None:
 
 
 def draw_effects(table: str) -> None:
-    """Draw the differences of a table of `recompute.py`, with what is too small to matter."""
+    """Draw the differences of a table of `recompute.py`, and the range too small to matter."""
     folder, unit = EFFECTS[table]
     script = runpy.run_path(str(HERE / "recompute.py"))
     effects = script["effects_of"](script["specifications"]()[table])
@@ -224,7 +224,7 @@ def draw_against(points: Mapping[str, list[Point]], xlabel: str, ylabel: str) ->
                 ends = values - lows, highs - values
                 axes.errorbar(xs, values, ends, label=name, ls="", ms=8, **looks()[name])
         axes.set_xscale("log")
-        # Lines have ticks where their points are, dots at round numbers.
+        # Ticks are where the points of lines are, but at round numbers for dots.
         ticks = LogLocator(10, (1, 2, 5)) if axes.containers else FixedLocator(places)
         axes.xaxis.set_major_locator(ticks)
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
@@ -236,14 +236,14 @@ def draw_against(points: Mapping[str, list[Point]], xlabel: str, ylabel: str) ->
 
 
 def point(x: float, values: Any) -> Point:
-    """Give a mean with Student's interval over seeds; without one where there are too few."""
+    """Give a mean with Student's interval over seeds, or none if seeds are too few."""
     mean = float(np.mean(values))
     interval = t_interval(values) if len(values) >= FEWEST_SEEDS else (mean, mean)
     return Point(x, mean, *map(float, interval))
 
 
 def draw_rates(name: str) -> None:
-    """Draw what networks returned at each learning rate while one was picked."""
+    """Draw each network's return at the learning rates among which one was picked."""
     rows = pd.concat(pd.read_csv(HERE / each / "measures.csv") for each in RATES[name])
     rows = rows[rows["measure"] == "area"]
     rows[["network", "rate"]] = rows["architecture"].str.rsplit("-", n=1, expand=True)
@@ -261,7 +261,7 @@ def draw_rates(name: str) -> None:
 def composites(report: Path) -> dict[str, np.ndarray]:
     """Give the return at the end, averaged over tasks, of every seed, by network.
 
-    Of runs on one task alone, only that task counts.
+    Of a run on one task alone, only that task counts.
     """
     rows = pd.read_csv(report / "measures.csv").rename(columns={"game": "task"})
     alone = (rows["regime"] == "scratch") & (rows["task"] != rows["order"])
@@ -271,7 +271,7 @@ def composites(report: Path) -> dict[str, np.ndarray]:
 
 
 def flops(study: Path) -> dict[str, int]:
-    """Give the FLOPs that each network of a study takes for a row."""
+    """Give the FLOPs that each network of a study takes for one observation."""
     config = load_study(str(study))
     task = get_suite(str(config.tasks))[0].make()
     seen = {"obs": task.observation_space, "task_id": spaces.Discrete(len(config.games))}
@@ -295,7 +295,7 @@ def against_tasks(folder: Path) -> dict[str, list[Point]]:
 
 
 def against_flops(folder: Path) -> dict[str, list[Point]]:
-    """Give every network's return on eight tasks by its FLOPs a row."""
+    """Give every network's return on eight tasks, by its FLOPs per observation."""
     costs = flops(folder / "interleaved.yaml")
     found = {
         network: [point(costs[network], values)]

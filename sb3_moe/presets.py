@@ -1,11 +1,12 @@
-"""Hyperparameters that train, as plain dicts to pass on: ``PPO(policy, env, **MINATAR_PPO)``.
+"""Hyperparameters as plain dicts to pass on: ``PPO(policy, env, **MINATAR_PPO)``.
 
-SB3's defaults stay SB3's. On MinAtar they stall: at 1M steps of Breakout a learning rate of 3e-4
-gives a return near 6, where 5e-3 gives several times that.
+This package does not change SB3's defaults, but on MinAtar they stall: after 1M steps of Breakout,
+a learning rate of 3e-4 gives a return near 6, and 5e-3 several times that.
 
-``presets.MOORE`` is a new dict each time it is asked for, and so is what :func:`with_policy`
-returns: SB3's algorithms write into the ``policy_kwargs`` that they are given, and what one of them
-wrote must not reach the next model. Of ``from sb3_moe.presets import MOORE`` there is one.
+``presets.MOORE`` is a new dict at each access, and :func:`with_policy` returns a new one at each
+call: SB3's algorithms write into the ``policy_kwargs`` that they are given, and what one of them
+wrote must not reach the next model. ``from sb3_moe.presets import MOORE`` gives one dict, the same
+for every later use.
 """
 
 import copy
@@ -46,14 +47,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
             "features_extractor_kwargs": {"encoder": "flat"},
         },
     },
-    # From here on arguments of a policy: `SAC("MoeMultiInputPolicy", env, policy_kwargs=MOORE)`.
-    # SPHERE is PPO's and its like's, the others any algorithm's. What each has of its paper, and
-    # what not, stands in docs/methods.md.
+    # The next presets are `policy_kwargs`: `SAC("MoeMultiInputPolicy", env, policy_kwargs=MOORE)`.
+    # SPHERE is for PPO and algorithms like it, the others are for any algorithm. docs/methods.md
+    # tells what each preset takes from its paper, and what it leaves out.
     #
-    # A body for all tasks, which sees the id too, and a head for each.
+    # One body for all tasks, which sees the task id too, and a head for each task.
     "MULTI_HEAD": {"placement": "none", "head_router": "task"},
-    # MOORE (arXiv 2311.11385): orthonormal outputs of whole bodies, weighed by the task, and a head
-    # for each task.
+    # MOORE (arXiv 2311.11385): each expert is a whole body. The experts' outputs are made
+    # orthonormal and weighed by the task. There is a head for each task.
     "MOORE": {
         "placement": "body",
         "num_experts": 4,
@@ -62,8 +63,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "head_router": "task",
         "task_input": "router",
     },
-    # PaCo's parameterisation: every layer is a sum of parameter sets, weighed by the task, alike in
-    # all layers.
+    # PaCo's parameterization: every layer is a sum of parameter sets that the task weighs, with the
+    # same weights in all layers.
     "PACO": {
         "placement": "all",
         "num_experts": 5,
@@ -72,12 +73,12 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "router_kwargs": {"bias": True, "shared": True},
         "task_input": "router",
     },
-    # SimBa's networks (arXiv 2410.09754), whose authors have one block of 128 for an actor and two
-    # of 512 for a critic: `net_arch=dict(pi=[128], qf=[512, 512])`, and VecNormalize around the
-    # environment.
+    # SimBa's networks (arXiv 2410.09754). The authors have one block of width 128 in the actor and
+    # two of width 512 in the critic: add `net_arch=dict(pi=[128], qf=[512, 512])`, and put
+    # VecNormalize around the environment.
     "SIMBA": {"placement": "none", "block": "simba", "activation_fn": nn.ReLU},
     # ScaleMoE's experts of features (ICML 2026), as far as its abstract tells: SimBa bodies, of
-    # which a router picks two, before one head. Its experts of outputs are `placement="big"`.
+    # which a router picks two, before one head. For its experts of outputs use `placement="big"`.
     "SCALE_MOE_LIKE": {
         "placement": "body",
         "expert": "simba",
@@ -88,18 +89,17 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "activation_fn": nn.ReLU,
     },
     # BRC's networks (arXiv 2505.23150), for TQC: SimBa blocks that see a learned vector for each
-    # task. With `replay_buffer_class=ReturnScaledReplayBuffer`.
+    # task. Use it with `replay_buffer_class=ReturnScaledReplayBuffer`.
     "BRC_LIKE": {
         "placement": "none",
         "block": "simba",
         "task_embedding": 32,
         "activation_fn": nn.ReLU,
     },
-    # SPHERE (arXiv 2605.04712): top-2 of ten whole networks in the actor, by a router of its own,
-    # and the penalty with the one strength that its authors' script has. What is theirs besides:
-    # PPO of SBX with 128 environments x 16 steps, minibatches of 64, target_kl 0.03 and a rate that
-    # falls from 3e-4 to 1e-4, observations normalized (VecNormalize). The width of the router is
-    # ours.
+    # SPHERE (arXiv 2605.04712): a router picks two of ten whole networks in the actor, and the
+    # penalty has the strength of the authors' script. The authors also use PPO of SBX with 128
+    # environments x 16 steps, minibatches of 64, target_kl 0.03, a learning rate that falls from
+    # 3e-4 to 1e-4, and normalized observations (VecNormalize). The router's width is our choice.
     "SPHERE": {
         "placement": {"pi": "big", "vf": "none"},
         "router": "top_k",
@@ -111,7 +111,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "activation_fn": nn.ReLU,
     },
     # Arguments of PPO and A2C after TOPPO (arXiv 2605.11473): LayerNorm in the critic, and values
-    # normalized for each task. With callbacks PopArtCallback and TaskAdvantageCallback, and
+    # normalized for each task. Use with the callbacks PopArtCallback and TaskAdvantageCallback, and
     # VecNormalize(env, norm_reward=False, norm_obs_keys=["obs"]).
     "BALANCED_PPO": {
         "normalize_advantage": False,
@@ -122,34 +122,35 @@ _PRESETS: dict[str, dict[str, Any]] = {
             "popart": True,
         },
     },
-    # Arguments of SAC, TQC and CrossQ: a temperature for each task, under the algorithm's own of 1.
+    # Arguments of SAC, TQC and CrossQ: an entropy temperature for each task; the algorithm's own
+    # temperature must then be 1.
     "TASK_TEMPERATURES": {"ent_coef": 1.0, "policy_kwargs": {"ent_coef_per_task": True}},
 }
 
 
 def __getattr__(name: str) -> dict[str, Any]:
-    """Return a preset of one's own."""
+    """Return a new copy of the preset of that name."""
     if name not in _PRESETS:
         raise AttributeError(f"{__name__} has {list(_PRESETS)}, got {name!r}")
     return copy.deepcopy(_PRESETS[name])
 
 
 def __dir__() -> list[str]:
-    """Name the presets too."""
+    """List the presets too."""
     return sorted({*globals(), *_PRESETS})
 
 
 def with_policy(preset: dict[str, Any], **policy_kwargs: Any) -> dict[str, Any]:
     """Return the preset with more ``policy_kwargs``: ``with_policy(MINATAR_PPO, placement="big")``.
 
-    A method's preset is itself ``policy_kwargs``, and so is what comes back.
+    A preset that is itself ``policy_kwargs``, such as ``MOORE``, gives ``policy_kwargs``.
 
     >>> from sb3_moe.presets import MINATAR_PPO
     >>> with_policy(MINATAR_PPO, placement="big")["policy_kwargs"]["placement"]
     'big'
 
-    :param preset: one of this module's dicts; it stays as it is
-    :param policy_kwargs: added to its ``policy_kwargs``, and stronger than those
+    :param preset: one of this module's dicts; it is not changed
+    :param policy_kwargs: added to the preset's ``policy_kwargs``, and override them
     """
     if "policy_kwargs" not in preset:
         return copy.deepcopy(preset) | policy_kwargs

@@ -32,7 +32,7 @@ page_at = cache(Page)
 
 
 def is_broken(page, link, repository):
-    """Tell whether a link of a page leads nowhere; others' addresses are believed."""
+    """Tell whether a link of a page leads nowhere; links to other sites are not checked."""
     address, place = urldefrag(unquote(link))
     address = address.partition("?")[0]
     for kind in ("blob", "tree"):

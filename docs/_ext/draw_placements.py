@@ -23,7 +23,7 @@ path { stroke: #6e7781; fill: none }
 
 
 def spans(place):
-    """Return what is made of experts, as (first part, last part) by their number."""
+    """Return which parts of a network consist of experts, as (first, last) numbers of parts."""
     head = HIDDEN + 1
     if place.whole:
         return [(0, head)]
@@ -39,7 +39,7 @@ def box(kind, first, last, y, height):
 
 
 def mixture(first, last, y):
-    """Draw experts upon each other, with their router before them."""
+    """Draw experts one above the other, with their router before them."""
     height = HIGH / EXPERTS - 3
     experts = [box("expert", first, last, y + k * HIGH / EXPERTS, height) for k in range(EXPERTS)]
     x = LEFT + first * STEP - 9

@@ -1,7 +1,7 @@
 """Draw README's picture of which expert serves which task: `python docs/_ext/draw_routing.py`.
 
-Four CartPoles that conflict, and four experts whose router sees the task id and learns who serves
-whom. It takes about two minutes.
+Four CartPoles conflict, and the router of four experts sees the task id and learns which expert
+serves which task. It takes about two minutes.
 """
 
 import sys
@@ -36,7 +36,7 @@ def trained(steps=STEPS, seed=0):
 
 
 def main():
-    """Train, draw, and say what each task returns."""
+    """Train, print the return of each task, and draw."""
     model = trained(seed=int(sys.argv[1]) if len(sys.argv) > 1 else 0)
     print(evaluate_tasks(model, make_pinned_env(model.get_env(), seed=1)).returns.mean(1))
     save_figure(draw_routing(model), PATH, formats=["png"], dpi=110)

@@ -69,14 +69,14 @@ def kept():
 
 
 def measured(suite):
-    """Play a suite at random."""
+    """Return the random policy's mean returns, measured now."""
     from benchmarks.returns import measure_random
 
-    return {task: found.mean for task, found in measure_random(suite).items()}
+    return {task: found["mean"] for task, found in measure_random(suite).items()}
 
 
 def rounded(value):
-    """Write a score with as many digits as say something."""
+    """Write a score, with one decimal if it is below 10."""
     return f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"
 
 
@@ -114,7 +114,7 @@ def draw(suite, file):
 
 
 def row(names, suite, about, extra):
-    """Write a row of the table, and draw its image unless it lies there."""
+    """Write a row of the table, and draw its image unless the file exists."""
     file = IMAGES / f"{(suite or '').replace('/', '-')}.png"
     image = ""
     if suite and not suite.startswith(NOT_DRAWN):

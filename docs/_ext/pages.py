@@ -1,4 +1,4 @@
-"""Pages as GitHub shows them, made to lead somewhere on the site too."""
+"""Rewrite the links of pages that are written for GitHub, so that they work on the site too."""
 
 import os
 import re
@@ -8,7 +8,7 @@ DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
 FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)(\[[^\]]*\])\(([^)\s:#]+)(#[^)\s]*)?\)")
-# What the site has in place of GitHub's index, and of a file from outside `docs`.
+# Pages of the site that take the place of GitHub's index, and of a file outside `docs`.
 HERE = {DOCS / "README.md": DOCS / "index.md", ROOT / "CHANGELOG.md": DOCS / "changelog.md"}
 
 
@@ -18,11 +18,11 @@ def is_page(path):
 
 
 def on_the_site(text, repository, folder=DOCS, shown_in=None):
-    """Lead links that leave `docs` to the repository, and keep those between pages.
+    """Point links that leave `docs` to the repository, and keep those between pages.
 
     :param text: of a page, Markdown
     :param repository: its address
-    :param folder: in which the text lies, from which its links lead
+    :param folder: in which the text lies, to which its links are relative
     :param shown_in: the folder of the page that shows it; ``folder`` unless another page does
     """
     shown_in = shown_in or folder
@@ -56,7 +56,7 @@ def below_the_title(text):
 
 
 def added():
-    """Return what the site shows below a page's own words, and the files that it comes from."""
+    """Return by page the text that the site adds below it, and the file that it is from."""
     index, changes = DOCS / "README.md", ROOT / "CHANGELOG.md"
     lists = index.read_text()[index.read_text().index("\n## ") :]
     navigation = "\n".join(tables_of_contents())
@@ -79,7 +79,7 @@ def read(app, page, source):
 
 
 def setup(app):
-    """Enter the rewriting."""
+    """Register the rewriting with Sphinx."""
     app.add_config_value("repository", "", "env")
     app.connect("source-read", read)
     return {"parallel_read_safe": True}

@@ -1,7 +1,7 @@
-"""The reference: every name in the `__all__` of a module, once, where it is shortest to import.
+"""Write the reference: every name in a module's `__all__`, once, where it is shortest to import.
 
-`{public} module` in a page of `docs/api` shows the names of that module, and leads to those that
-stand with another module already.
+`{public} module` in a page of `docs/api` shows the names of that module, and links to those that
+are shown with another module.
 """
 
 import inspect
@@ -35,7 +35,7 @@ def modules():
 
 @cache
 def homes():
-    """Return where each class and function stands: the first module that has it."""
+    """Return where each class and function is shown: with the first module that lists it."""
     found = {}
     for name in modules():
         module = import_module(name)
@@ -45,7 +45,10 @@ def homes():
 
 
 def home(module, name):
-    """Return where a name of a module stands; values are at home wherever they are named."""
+    """Return the module with which a name is shown, and the name there.
+
+    Classes and functions are shown once, other values with each module that lists them.
+    """
     value = getattr(import_module(module), name)
     shared = inspect.isclass(value) or inspect.isroutine(value)
     return homes()[id(value)] if shared else (module, name)
@@ -59,7 +62,7 @@ def documented_modules():
 
 @cache
 def comments():
-    """Return what `#:` above a value says of it, by the value's name."""
+    """Return the `#:` comments above values, by the value's name."""
     above = re.compile(r"((?:^#: .*\n)+)^(\w+)\b", re.MULTILINE)
     files = (path for root in ("sb3_moe", "envs") for path in (ROOT / root).rglob("*.py"))
     found = (match for path in files for match in above.finditer(path.read_text()))
@@ -79,7 +82,7 @@ def entry(module, name):
 
 
 def reference(module):
-    """Write the reStructuredText of a module: what stands elsewhere in a line, then the rest."""
+    """Write a module's reStructuredText: a line of links to names shown elsewhere, then its own."""
     names = import_module(module).__all__
     elsewhere = [home(module, name) for name in names if home(module, name)[0] != module]
     led = ", ".join(f":py:obj:`{place}.{name}`" for place, name in elsewhere)
@@ -90,13 +93,13 @@ def reference(module):
 
 
 def missing(found):
-    """List the public names that are in no page."""
+    """List the public names that no page shows, given those that pages show."""
     every = {home(module, name) for module in modules() for name in import_module(module).__all__}
     return sorted({f"{module}.{name}" for module, name in every} - found)
 
 
 def check(app, env):
-    """Warn of names that the pages ask for and autodoc left out."""
+    """Warn of public names that no page shows."""
     from sphinx.util import logging
 
     found = {name for name, *_ in env.get_domain("py").get_objects()}
@@ -105,7 +108,7 @@ def check(app, env):
 
 
 def setup(app):
-    """Enter the directive and the check."""
+    """Register the directive and the check with Sphinx."""
     from sphinx.util.docutils import SphinxDirective
 
     class Public(SphinxDirective):

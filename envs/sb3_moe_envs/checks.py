@@ -1,4 +1,4 @@
-"""Checks of what a user gives: numbers, installed packages, and what a task returns."""
+"""Checks of arguments, of installed packages, and of what a task's environment returns."""
 
 import copy
 import math
@@ -12,11 +12,11 @@ from gymnasium import Space, spaces
 
 Options = dict[str, Any] | None
 ResetResult = tuple[Any, dict[str, Any]]
-# Of many environments: one seed, which the others count on from, or one for each.
+# A vector environment's seed. By `seed_of_each`, environment i gets seed + i, or entry i.
 Seed = int | Sequence[int | None] | None
 StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
-#: Extra by module. :mod:`sb3_moe.layers.extras` has those of the policies and the study.
+#: The extra that installs each module. :mod:`sb3_moe.layers.extras` lists those of `sb3_moe`.
 EXTRAS = {
     "ale_py": "atari",
     "envpool": "envpool",
@@ -28,20 +28,20 @@ EXTRAS = {
     "six": "minatar",
 }
 
-# Larger rewards would reach the learner, which keeps them in float32, as infinite.
+# The learner keeps rewards in float32, in which larger ones would be infinite.
 MAX_REWARD = float(np.finfo(np.float32).max)
-# A tuple of types: every step asks, and unions take twice as long.
+# A tuple of types, as `isinstance` runs at every step and takes twice as long with a union.
 _NUMBERS = (float, int, np.number, np.bool_)
 
 SUCCESS_KEYS = ("is_success", "success")
-# The success of an episode in which no step has said anything.
+# The success of an episode in which no step has reported success or failure.
 UNKNOWN = float("nan")
 
 
 def whole(name: str, value: Any, minimum: int | None = 1) -> int:
-    """Return a count as an int: a whole float, such as 1e5, is one.
+    """Return a count as an int; whole floats, such as 1e5, are accepted.
 
-    :param name: of the argument
+    :param name: name of the argument, for the error
     :param value: what was given
     :param minimum: the least that is allowed; None: any
     :raises ValueError: if it isn't a whole number or is below the minimum
@@ -54,7 +54,7 @@ def whole(name: str, value: Any, minimum: int | None = 1) -> int:
 
 
 def optional_whole(name: str, value: Any, minimum: int = 1) -> int | None:
-    """Return a count that may be None, as :func:`whole` does."""
+    """Return None for None, and any other value as :func:`whole` does."""
     return None if value is None else whole(name, value, minimum)
 
 
@@ -80,16 +80,16 @@ def positive(name: str, value: Any) -> float:
 
 def _is_finite(value: Any) -> bool:
     is_number = isinstance(value, int | float | np.integer | np.floating)
-    is_whole = isinstance(value, int)  # of any size, which `isfinite` doesn't take
+    is_whole = isinstance(value, int)  # checked first: `isfinite` raises for huge ints
     return is_number and not isinstance(value, bool) and (is_whole or math.isfinite(value))
 
 
 def require_extra(part: str, *modules: str) -> None:
-    """Raise, in one line, unless the modules that a part imports are installed.
+    """Raise a one-line error unless the modules that a part of this package imports are installed.
 
-    :param part: as the reader of the error knows it
-    :param modules: among :data:`EXTRAS`
-    :raises ImportError: naming what is missing, and the extra that brings it
+    :param part: what the error calls the part
+    :param modules: the modules' names, which are keys of :data:`EXTRAS`
+    :raises ImportError: naming the missing modules, and the extras that install them
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
@@ -98,9 +98,10 @@ def require_extra(part: str, *modules: str) -> None:
 
 
 class CheckedTask(gym.Wrapper[Any, Any, Any, Any]):
-    """Raise a TypeError for a reward or an observation that would be cast or broadcast silently.
+    """Raise a TypeError for a reward that is no finite number, or an observation of a wrong shape.
 
-    An episode's last observation is a copy, since the task may write the next one over it.
+    Without this, numpy would cast or broadcast them silently. An episode's last observation is
+    returned as a copy, since the task may write the next one into the same array.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -121,7 +122,7 @@ class CheckedTask(gym.Wrapper[Any, Any, Any, Any]):
             raise TypeError(
                 f"the reward must be a finite float, and within float32, got {reward!r}"
             )
-        # The shape alone first: every step asks.
+        # A cheap comparison first, as this runs at every step.
         if not isinstance(obs, np.ndarray) or obs.shape != self._shape:
             require_observation(self._space, obs)
         if terminated or truncated:
@@ -140,16 +141,16 @@ def require_observation(space: Space[Any], obs: Any) -> None:
             require_observation(part, obs[key])
         return
     expected = space.shape or ()
-    # numpy's own function takes ten times as long, and every step asks.
+    # `np.shape` takes ten times as long as the attribute, and this runs at every step.
     shape = obs.shape if isinstance(obs, np.ndarray) else np.shape(obs)
     if shape != expected:
         raise TypeError(f"the observation must have the shape {expected}, got {shape}")
 
 
 def seed_of_each(seed: Seed, num_envs: int) -> list[int | None]:
-    """Return a seed for each of many environments: ``seed + i``, the given ones, or none.
+    """Return a seed for each environment: ``seed + i``, the given seeds, or None for all.
 
-    :raises ValueError: if there is another number of seeds
+    :raises ValueError: if a sequence doesn't hold `num_envs` seeds
     """
     if seed is None or isinstance(seed, int | np.integer):
         return [None if seed is None else int(seed) + index for index in range(num_envs)]
@@ -162,10 +163,10 @@ def succeeded(so_far: float, info: Mapping[str, Any]) -> float:
     """Return 1 if a step of the episode reported success, else 0 if one reported failure, else NaN.
 
     :param so_far: what this returned for the step before, NaN at first
-    :param info: of a step; what isn't a number reports nothing
+    :param info: the step's info; values that aren't numbers are ignored
     """
     for key in SUCCESS_KEYS:
         value = info.get(key)
-        if isinstance(value, _NUMBERS) and value == value:  # NaN alone is not itself
+        if isinstance(value, _NUMBERS) and value == value:  # only NaN differs from itself
             so_far = float(np.fmax(so_far, value > 0))
     return so_far

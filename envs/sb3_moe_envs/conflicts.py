@@ -1,8 +1,8 @@
-"""Conflicting tasks: one environment in several coordinates, so no rule is right in all of them.
+"""Conflicting tasks: one environment in several coordinates, so that no one policy suits them all.
 
-Entries of observations are permuted and negated, actions are exchanged. An agent that plays such
-tasks side by side must distinguish them: what is right in one is wrong in another. Each alone is
-exactly as hard as the environment itself.
+Entries of observations are permuted and negated, and actions are exchanged. An agent that plays
+several of these tasks must tell them apart: the right action in one is wrong in another. Each task
+alone is exactly as hard as the environment itself.
 """
 
 import functools
@@ -28,7 +28,7 @@ from sb3_moe_envs.vector.gymnax import MinAtarEnv, MinAtarVectorEnv
 
 __all__ = ["Conflicting", "conflicting_breakouts", "conflicting_cartpoles", "shuffled_breakouts"]
 
-# An exchange of left and right makes these of MinAtar's actions.
+# MinAtar's actions, with left and right exchanged.
 _MIRRORED = (0, 3, 2, 1, 4, 5)
 # A permutation, signs, and whether actions are exchanged.
 _Drawn = tuple[tuple[int, ...], tuple[int, ...], bool]
@@ -37,25 +37,27 @@ _Drawn = tuple[tuple[int, ...], tuple[int, ...], bool]
 def conflicting_cartpoles(num_tasks: int, seed: int = 0) -> list[Task]:
     """Draw CartPoles of which no two have the same best policy.
 
-    The first is the plain one, and in every second actions are exchanged. Fewer tasks of one seed
-    are the first of more. CartPole has a mirror: to negate all entries and exchange the actions
-    changes nothing, so that two tasks differ in more than that.
+    The first task is the plain CartPole, and every second task exchanges the actions. With the same
+    seed, a smaller number of tasks gives the first tasks of a larger number. CartPole is symmetric:
+    negating all entries and exchanging the actions leaves the best policy as it is, so no two tasks
+    differ in that alone.
 
     :param num_tasks: at most 384
     :param seed: at least 0
-    :raises ValueError: if there are not so many, or the seed is no such number
+    :raises ValueError: if `num_tasks` or `seed` is out of range
     """
     return _tasks("CartPole", num_tasks, seed, signed=True, exchanged=(1, 0), most=384)
 
 
 def conflicting_breakouts(num_tasks: int, seed: int = 0) -> list[Task]:
-    """Draw Breakouts with permuted channels, left and right exchanged in every second.
+    """Draw Breakouts with permuted channels; every second one also exchanges left and right.
 
-    The first is the plain one.
+    The first is the plain game. With the same seed, a smaller number of tasks gives the first tasks
+    of a larger number.
 
-    :param num_tasks: at most 48; fewer of one seed are the first of more
+    :param num_tasks: at most 48
     :param seed: at least 0
-    :raises ValueError: if there are not so many, or the seed is no such number
+    :raises ValueError: if `num_tasks` or `seed` is out of range
     """
     return _tasks("Breakout", num_tasks, seed, signed=False, exchanged=_MIRRORED, most=48)
 
@@ -81,7 +83,7 @@ def _tasks(
 
 
 def _draw(random: Random, signed: bool, flip: bool) -> _Drawn:
-    # Python promises the numbers of `random()` for a seed, and no more than those.
+    # For a seed, Python promises only the numbers of `random()` to be the same in all versions.
     keys = [random.random() for _ in range(4)]
     permutation = tuple(sorted(range(4), key=keys.__getitem__))
     signs = tuple(-1 if signed and random.random() < 0.5 else 1 for _ in range(4))
@@ -94,10 +96,10 @@ def _unmirrored(permutation: tuple[int, ...], signs: tuple[int, ...], flip: bool
 
 
 def shuffled_breakouts(num_tasks: int, first: int = 0) -> list[Task]:
-    """Return Breakouts each with another order of the pixels, equally hard for a flat network.
+    """Return Breakouts that each have their own order of the pixels, all equally hard for an MLP.
 
-    :param num_tasks: how many
-    :param first: number of the first one's permutation; 0 is the plain game
+    :param num_tasks: how many tasks
+    :param first: number of the first task's permutation; 0 is the plain game
     :raises ValueError: if a number is out of range
     """
     first = whole("first", first, 0)
@@ -107,17 +109,19 @@ def shuffled_breakouts(num_tasks: int, first: int = 0) -> list[Task]:
 
 
 class Coordinates:
-    """What an observation and an action of an environment are called elsewhere.
+    """Translate an environment's observations into other coordinates, and actions back from them.
 
     :param observation_space: of the environment, a Box; its last axis is permuted
     :param action_space: of the environment; if it is Discrete, it counts from 0
-    :param permutation: which entry of the environment's is shown at each place; None: as it is
+    :param permutation: at each place, the index of the environment's entry that is shown there;
+        None: no permutation
     :param signs: 1 or -1, by which each shown entry is multiplied; None: 1 everywhere
-    :param actions: which action of the environment's each action is, if these are Discrete; None:
-        as it is
-    :param shuffle: number of a permutation of an image's pixels, whose channels stay together; 0
-        leaves them as they are
-    :raises ValueError: if one is no permutation, or a sign is neither 1 nor -1
+    :param actions: for each action, the environment's action that it stands for, if these are
+        Discrete; None: the same one
+    :param shuffle: number of a permutation of an image's pixels, which keeps the channels of a
+        pixel together; 0 leaves the pixels as they are
+    :raises ValueError: if `permutation` or `actions` is no permutation, a sign is neither 1 nor -1,
+        or `shuffle` is negative
     """
 
     def __init__(
@@ -153,14 +157,14 @@ class Coordinates:
         return shown if self._signs is None else shown * self._signs
 
     def action(self, action: Any) -> Any:
-        """Return the environment's action for one, or an array of them, of these coordinates."""
+        """Return the environment's actions for one or an array of actions in these coordinates."""
         if self._actions is None:
             return action
-        # An index would take a bool for a mask.
+        # Not `self._actions[action]`, for which numpy would take an array of bools as a mask.
         return self._actions.take(action)
 
     def by_action(self, values: Any) -> np.ndarray:
-        """Show masks or names of actions, (..., actions), in these coordinates."""
+        """Put masks or names of actions, (..., actions), into the order of these coordinates."""
         array = np.asarray(values)
         return array if self._actions is None else array[..., self._actions]
 
@@ -173,14 +177,14 @@ def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndar
 
 
 def _pixels(number: int, length: int) -> list[int]:
-    # Python promises the numbers of `random()` for a seed, and no more than those.
+    # For a seed, Python promises only the numbers of `random()` to be the same in all versions.
     random = Random(whole("shuffle", number, 0))
     keys = [random.random() for _ in range(length)]
     return sorted(range(length), key=keys.__getitem__) if number else list(range(length))
 
 
 class _Translating:
-    """Give masks and names of actions only if the environment does."""
+    """Have the methods for action masks and action names only if the environment has them."""
 
     coordinates: Coordinates
 
@@ -189,7 +193,7 @@ class _Translating:
         method = method_of(env, name) if env and name in (ACTION_MASKS, MEANINGS) else None
         if method is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        # A partial, since SB3's processes send what they are asked for.
+        # A partial, not a lambda, since SB3's SubprocVecEnv pickles the attributes that it reads.
         return functools.partial(self._translated, method)
 
     def _translated(self, method: Callable[[], Any]) -> np.ndarray:
@@ -200,7 +204,7 @@ class Conflicting(_Translating, gym.Wrapper[Any, Any, Any, Any], RecordConstruct
     """Show an environment in other :class:`Coordinates`.
 
     :param env: with Box observations
-    :param coordinates: `permutation`, `signs`, `actions` and `shuffle`, as of :class:`Coordinates`
+    :param coordinates: `permutation`, `signs`, `actions` and `shuffle`, see :class:`Coordinates`
     """
 
     def __init__(self, env: gym.Env[np.ndarray, Any], **coordinates: Any) -> None:
@@ -225,8 +229,8 @@ class Conflicting(_Translating, gym.Wrapper[Any, Any, Any, Any], RecordConstruct
 class ConflictingVectorEnv(_Translating, VectorWrapper):
     """Show all environments of a :class:`BatchedVectorEnv` in other :class:`Coordinates`.
 
-    :param env: can begin a step and end it later
-    :param coordinates: as of :class:`Conflicting`
+    :param env: the environments in their own coordinates
+    :param coordinates: as for :class:`Conflicting`
     """
 
     def __init__(self, env: BatchedVectorEnv, **coordinates: Any) -> None:
@@ -264,7 +268,7 @@ def conflicting(game: str, render_mode: str | None = None, **coordinates: Any) -
     """Build `CartPole-v1` or a game of MinAtar in other coordinates.
 
     :param game: `"CartPole"` or a game's name
-    :param coordinates: as of :class:`Conflicting`
+    :param coordinates: as for :class:`Conflicting`
     """
     if game == "CartPole":
         pole = CartPoleEnv(render_mode=render_mode)
@@ -275,7 +279,7 @@ def conflicting(game: str, render_mode: str | None = None, **coordinates: Any) -
 def many_conflicting(
     game: str, num_envs: int = 1, *, render_mode: str | None = None, **coordinates: Any
 ) -> ConflictingVectorEnv:
-    """Build environments as :func:`conflicting` does, which step together."""
+    """Build a vector environment of the environments that :func:`conflicting` builds."""
     if game == "CartPole":
         poles = CartPoleVectorEnv(num_envs, render_mode=render_mode)
         return ConflictingVectorEnv(poles, **coordinates)

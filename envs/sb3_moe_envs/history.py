@@ -1,8 +1,8 @@
-"""The last steps of an episode beside its observation, for agents that infer what nobody names.
+"""Show agents the last steps of the episode, so that they can infer a task that nothing names.
 
 Shapes: K rows of the history, D numbers of an observation, A of an action, n environments. A row
-holds [observation D | the action that led to it A | the reward that came with it 1 | 1], and one
-from before the episode's start holds zeros.
+holds [observation D | the action that led to it A | the reward that came with it 1 | 1]. Rows from
+before the start of the episode hold zeros.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _KEYS = {"obs", "task_id"}
 class History:
     """The last steps of one environment, or of many that step together.
 
-    It is what the wrappers are made of, and keeps the history where there is no environment:
+    The wrappers are built on it. Use it directly where an agent acts without an environment:
 
     >>> history = History(spaces.Box(-1, 1, (1,)), spaces.Discrete(2), length=2)
     >>> obs = history.start(np.array([0.5]))  # then `model.predict(obs)`
@@ -72,14 +72,14 @@ class History:
     def step(self, action: Any, obs: Any, reward: Any) -> dict[str, Any]:
         """Add a step of every environment, and return the observations with the history.
 
-        :param action: that was taken
-        :param obs: that it led to
-        :param reward: that came with it
+        :param action: the action that was taken
+        :param obs: the observation that followed
+        :param reward: the reward of the step
         """
         ones = np.ones((*self._lead, 1))
         rewards = np.reshape(reward, (*self._lead, 1))
         row = np.concatenate([_flat(obs), self._numbers_of(action), rewards, ones], axis=-1)
-        # A new array each time: observations that were handed out stay as they are.
+        # A new array each time, so that observations returned earlier stay as they are.
         latest = row.astype(np.float32)[..., None, :]
         self.rows = np.concatenate([self.rows[..., 1:, :], latest], axis=-2)
         return _shown(obs, self.rows)
@@ -89,7 +89,7 @@ class History:
     ) -> tuple[dict[str, Any], dict[int, Any]]:
         """Add a step of many environments, of which some have started their next episode.
 
-        :param obs: the first one of the next episode, where one has ended
+        :param obs: the observations; where an episode has ended, the first of the next
         :param finals: the last observation of each episode that has ended, by environment
         :return: the observations and `finals`, with the history
         """
@@ -117,7 +117,10 @@ class History:
 
 
 def _choices_of(space: Space[Any]) -> tuple[Any, np.ndarray]:
-    """Return what leads from a choice to its one-hot, and all one-hots; none for a Box."""
+    """Return the offset from a choice to its row in a table of one-hots, and the table.
+
+    The table is empty for a Box.
+    """
     if isinstance(space, spaces.Box):
         return 0, np.zeros((0, 0))
     if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
@@ -137,12 +140,12 @@ def _shown(obs: Any, rows: np.ndarray) -> dict[str, Any]:
 
 
 class AddHistory(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Show the last steps of the episode beside each observation, as `"history"` beside `"obs"`.
+    """Add the last steps of the episode to each observation, as `"history"` beside `"obs"`.
 
-    Gymnasium's vector environments take environments that are wrapped so.
+    Gymnasium's vector environments accept environments with this wrapper.
 
-    :param env: with spaces as :class:`History` takes them
-    :param length: K, how many steps, the current one among them
+    :param env: an environment with spaces that :class:`History` accepts
+    :param length: K, how many steps, including the current one
     """
 
     def __init__(self, env: gym.Env[Any, Any], length: int) -> None:

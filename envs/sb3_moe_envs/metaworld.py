@@ -1,4 +1,4 @@
-"""Meta-World's tasks, whose objects and goals follow from the seed of a reset."""
+"""Meta-World's tasks, with objects and goals that are drawn from the seed of a reset."""
 
 from typing import Any
 
@@ -31,20 +31,22 @@ CW10 = (
     "hammer", "push-wall", "faucet-close", "push-back", "stick-pull", "handle-press-side", "push",
     "shelf-place", "window-close", "peg-unplug-side",
 )  # fmt: skip
-# What dense SAC learned soonest of eight likely tasks: examples/metaworld/protocol.md has the rule.
+# The three of eight likely tasks that dense SAC learned soonest, by the rule in
+# examples/metaworld/protocol.md.
 EASY = ("door-close", "reach", "faucet-close")
-#: the two reward functions that published results are of; they aren't comparable
+#: the two reward functions in published results; results of V1 and V2 aren't comparable
 REWARDS = ("V1", "V2")
 
 
 class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
-    """A task of Meta-World 3 with its goal in the observation, both drawn anew at each reset.
+    """A task of Meta-World 3 with the goal in the observation; each reset draws objects and goal.
 
     Meta-World's own environments ignore the seed of a reset, hide the goal until a task is set, and
-    play fifty fixed goals; here each episode has its own, from the seed. After 500 steps an episode
-    is truncated; reaching the goal (`info["success"]`, the only info) doesn't end it. Observations
-    are float32, clipped to their space. Pickled, it is built again and keeps its generators, but
-    not the episode: Meta-World's own pickle, read back, has the hand in another place.
+    play fifty fixed goals; here each episode has its own goal, from the seed. After 500 steps an
+    episode is truncated; reaching the goal (`info["success"]`, the only info) doesn't end it.
+    Observations are float32, clipped to their space. Unpickling builds the environment again and
+    keeps its random generators, but not the running episode: an environment of Meta-World that is
+    unpickled has the hand in another place.
 
     :param task: one of :data:`TASKS`
     :param reward: which of Meta-World's reward functions, `"V1"` or `"V2"`
@@ -70,7 +72,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
             reward_function_version=reward.lower(), render_mode=render_mode
         )
         _draw_goals(self._env)
-        # Its `observation_space` stays that of the hidden goal, all zero.
+        # Not its `observation_space`, whose bounds for the goal stay zero, as for a hidden goal.
         box = self._env.sawyer_observation_space
         self.observation_space = spaces.Box(
             box.low.astype(np.float32), box.high.astype(np.float32), dtype=np.float32
@@ -79,32 +81,32 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         self._seeded = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Say how to build it, and which random numbers come next."""
+        """Return the arguments of the constructor, and the random generators."""
         built_by = super().__getstate__()  # type: ignore[no-untyped-call]  # Gymnasium's
         return {**built_by, "generators": (self._np_random, self._env.np_random, self._seeded)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Build it again, before an episode."""
+        """Build the environment again; it needs a reset before the first step."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._np_random, self._env.np_random, self._seeded = state["generators"]
 
     def reset(self, *, seed: int | None = None, options: Options = None) -> ResetResult:
         """Place the objects and draw a goal.
 
-        :param seed: of all goals from here on
+        :param seed: seeds all goals from this reset on
         """
         super().reset(seed=seed)
         if seed is not None or not self._seeded:
             self._env.seed(int(self.np_random.integers(2**31)))
             self._seeded = True
         box: Any = self.observation_space
-        # Meta-World clips what steps give, but not what a reset does.
+        # Meta-World clips the observations of steps, but not those of resets.
         return np.clip(self._env.reset()[0].astype(np.float32), box.low, box.high), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move the hand and the gripper."""
         observation, reward, terminated, truncated, info = self._env.step(action)
-        # The rest of its info is parts of the reward, which would cost every step some time.
+        # The rest of Meta-World's info is parts of the reward; returning it would slow every step.
         said = {"success": float(info["success"])}
         observation = observation.astype(np.float32)
         return observation, float(reward), bool(terminated), bool(truncated), said
@@ -121,9 +123,9 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
 def _draw_goals(env: Any) -> None:
     """Let an environment of Meta-World show its goal and draw it from its own generator.
 
-    This is what its `set_task` does, but for the goal, which that freezes.
+    Its `set_task` does the same, but keeps one goal for all episodes.
     """
     env._partially_observable = False
-    # Its space is computed once, and was of the hidden goal.
+    # A cached property, which was computed with the goal hidden.
     del env.sawyer_observation_space
     env._freeze_rand_vec, env.seeded_rand_vec, env._set_task_called = False, True, True

@@ -1,6 +1,6 @@
-"""Methods that environments may have, wrapped or many at a time.
+"""Find optional methods of environments, through wrappers and in vector environments.
 
-They are masks and names of actions, and the rewards of goals for hindsight (SB3's HER).
+The methods return action masks, action names, and rewards of given goals, which SB3's HER needs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +16,12 @@ from sb3_moe_envs.spaces.observations import array_fit
 ACTION_MASKS, MEANINGS = "action_masks", "get_action_meanings"
 COMPUTE_REWARD = "compute_reward"
 GOALS = ("achieved_goal", "desired_goal")
-# Behind these wrappers, names and masks are those of other actions.
+# These wrappers change actions, so the names and masks of the wrapped environment don't apply.
 _OTHER_ACTIONS = (gym.ActionWrapper, VectorActionWrapper)
 
 
 def method_of(env: Any, name: str, *, of_actions: bool = True) -> Callable[..., Any] | None:
-    """Return a method of an environment or vector environment, or of a wrapper; None: it has none.
+    """Return a method of an environment, a vector environment or a wrapper around it, or None.
 
     :param of_actions: the method is about the actions that `env` takes, so a wrapper that changes
         them hides it
@@ -36,9 +36,9 @@ def method_of(env: Any, name: str, *, of_actions: bool = True) -> Callable[..., 
 
 
 def results_of_all(env: Any, name: str) -> list[Any] | None:
-    """Call a method of each environment of a vector environment; None: they have none.
+    """Call a method of each environment of a vector environment; None if any lacks the method.
 
-    A vector environment that keeps its environments elsewhere may have a method of this name.
+    Vector environments other than SyncVectorEnv are asked by their `call`, if they have one.
     """
     while isinstance(env, VectorWrapper):
         if isinstance(env, _OTHER_ACTIONS):
@@ -51,19 +51,19 @@ def results_of_all(env: Any, name: str) -> list[Any] | None:
 
 
 def _all_have(env: Any, name: str) -> bool:
-    # A worker process of Gymnasium's shuts down if it is asked for what it doesn't have.
+    # Gymnasium's worker processes shut down if they are asked for a method that they lack.
     return hasattr(env, "call") and all(env.call("has_wrapper_attr", name))
 
 
 def masks_of(env: Any) -> np.ndarray | None:
-    """Return the action masks that a vector environment, or each environment, gives, by row."""
+    """Return a vector environment's action masks, a row for each environment; None: it has none."""
     method = method_of(env, ACTION_MASKS)
     own = method() if method else results_of_all(env, ACTION_MASKS)
     return None if own is None else np.asarray(own)
 
 
 def meanings_of(env: Any) -> list[str] | None:
-    """Return the names of an environment's or vector environment's actions; None: it has none."""
+    """Return the names of an environment's or vector environment's actions, or None."""
     names = method_of(env, MEANINGS)
     if names is not None:
         return [*map(str, names())]
@@ -72,7 +72,7 @@ def meanings_of(env: Any) -> list[str] | None:
 
 
 def has_goals(space: Space[Any]) -> bool:
-    """Return whether observations hold goals: checkers want them wherever the method is."""
+    """Return whether observations hold goals, as SB3's checker requires beside `compute_reward`."""
     return isinstance(space, spaces.Dict) and set(GOALS) <= set(space.spaces)
 
 
@@ -83,15 +83,15 @@ def rewards_of(
     goals: tuple[Any, Any],
     info: Any,
 ) -> Any:
-    """Return the rewards of goals that were reached in place of those that were wanted.
+    """Return the reward of each step for its achieved and desired goals, by the rule of its task.
 
-    :param task_spaces: each task's observations, Dicts with the two goals
-    :param common: the observations of all tasks
-    :param reward: of a task, its goals and its info
+    :param task_spaces: each task's observation space, a Dict with the two goals
+    :param common: the observation space that all tasks share
+    :param reward: called with a task's index, its achieved and desired goals, and its infos
     :param goals: achieved and desired, of one step or of a batch
     :param info: the step's info, or one for each step of the batch; with several tasks each holds
         its `task_id`
-    :raises ValueError: if there are several tasks and an info doesn't tell which
+    :raises ValueError: if there are several tasks and an info lacks the `task_id`
     """
     if isinstance(info, Mapping):
         task = _task_of(info, len(task_spaces))
@@ -106,7 +106,10 @@ def rewards_of(
 
 
 def reward_of(env: Any, *goals_and_info: Any) -> Any:
-    """Call `compute_reward` of a vector environment, or of its first; None: there is none."""
+    """Call `compute_reward` of an environment or vector environment, or of the first one in it.
+
+    :return: what it returns; None if there is no such method
+    """
     method = method_of(env, COMPUTE_REWARD, of_actions=False)
     base: Any = env.unwrapped
     if method is None and isinstance(base, SyncVectorEnv):
@@ -127,7 +130,7 @@ def _task_of(info: Mapping[str, Any], num_tasks: int) -> int:
 
 
 def _own(space: Any, common: Any, goals: Sequence[Any]) -> list[Any]:
-    """Return goals as a task knows them, without what only other tasks have."""
+    """Return goals in a task's own space: without padding, and counted from the task's start."""
     own = []
     for key, goal in zip(GOALS, goals, strict=True):
         fit = array_fit(common[key], space[key])

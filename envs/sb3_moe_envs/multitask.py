@@ -17,17 +17,17 @@ from sb3_moe_envs.suites import ScheduleLike
 from sb3_moe_envs.task_set import TaskSet, framed
 from sb3_moe_envs.tasks import built, called, close_all
 
-# What a state keeps of the running episode.
+# The attributes of the running episode that a state holds.
 _EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_success", "_running")
 
 
 class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
     """Play one of several tasks per episode, as a schedule says.
 
-    A switch in mid-episode is a truncation, with the last observation of the old task; the new
-    task starts at the next reset. A reset with a seed starts the schedule again. An episode whose
-    task was chosen by hand (`set_task`, `reset(options={"task_id": k})`) isn't counted by the
-    schedule.
+    If the schedule switches tasks in mid-episode, the episode is truncated, with the last
+    observation of the old task; the new task starts at the next reset. A reset with a seed starts
+    the schedule again. An episode whose task was chosen by hand (`set_task`,
+    `reset(options={"task_id": k})`) isn't counted by the schedule.
 
     >>> env = MultiTaskEnv(["CartPole-v1", "Acrobot-v1"])
     >>> obs, info = env.reset(seed=0, options={"task_id": 1})
@@ -39,18 +39,19 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
     :param schedule: which task when: a schedule (it is copied), or a function of `Progress` that
         chooses for each episode; None: the suite's, or `Interleave()`
     :param task_id: how observations name the task: `"dict"`, `"onehot"`, `"channels"`; `"info"` and
-        `"none"` leave them as they are, and `"none"` also hides it from `action_masks`
-    :param obs_space: `"pad"` to a common space (Dicts join their keys, what a task lacks is zero),
-        or `"strict"`: the spaces must be equal
-    :param action_space: as `obs_space`; choices are counted from 0, and choice i is a task's start
-        + i; Boxes with other bounds become floats in [-1, 1], mapped to each task's own bounds
+        `"none"` leave observations as they are, and `"none"` also hides the task in `action_masks`
+    :param obs_space: `"pad"` to a common space (Dicts join their keys; entries that a task lacks
+        are zero), or `"strict"`: the spaces must be equal
+    :param action_space: as `obs_space`; choices are counted from 0, and choice i stands for a
+        task's start + i; Boxes with different bounds become floats in [-1, 1], mapped to each
+        task's own bounds
     :param invalid_action: what an action that the task lacks does: `"noop"` (the task's first
         action), `"modulo"` (wraps around) or `"error"`
     :param num_envs: how many such environments run side by side, as in SB3's `make_vec_env`: each
         step counts as that many
     :param env_index: which of them this is: round robin starts with a different task in each
-    :param render_mode: passed on to the tasks; with one, each task is drawn once when built, for
-        the size of its images
+    :param render_mode: passed on to the tasks; if given, each task is rendered once when it is
+        built, to find the size of its images
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
     :raises ValueError: if an argument is unknown, or the tasks' spaces don't fit
     """
@@ -99,11 +100,11 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: Options = None) -> ResetResult:
         """Start an episode of the task that is next.
 
-        :param seed: starts the schedule and every task's stream again
+        :param seed: starts the schedule and every task's random stream again
         :param options: `{"task_id": k}` chooses this episode's task; other entries go to the task
         """
         restored, self._restored = self._restored, False
-        # Loading a model seeds its environments once more; a restored state outlives that.
+        # Loading a model seeds its environments once more, which must not undo a restored state.
         self._begin(None if restored and self._seeds.started else seed)
         options = dict(options or {})
         chosen = options.pop("task_id", self._pinned)
@@ -122,8 +123,8 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         self._success = succeeded(self._success, info)
         over, switched = self._count()
         if switched and not (terminated or truncated):
-            # A truncation, so that values are bootstrapped from the old task's observation: a copy,
-            # as the task may write the next one over it.
+            # Truncated, so that values are bootstrapped from the old task's observation. It is a
+            # copy, as the task may write its next observation into the same array.
             truncated, obs = True, copy.deepcopy(obs)
         if terminated or truncated:
             self._end(finished=not (over or switched))
@@ -150,7 +151,9 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         return self._task
 
     def action_masks(self) -> np.ndarray:
-        """Return which actions the running task has and, by its own masks, allows, for MaskablePPO.
+        """Return a mask of the actions that the running task has and its own masks allow.
+
+        MaskablePPO calls this method.
 
         :raises TypeError: if the action space has no choices to mask
         """
@@ -174,7 +177,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
 
         If the running task can't be restored, it starts a new episode.
 
-        :raises ValueError: if the state is of other tasks or another schedule
+        :raises ValueError: if the state is of another number of tasks or of environments
         """
         self._load_head(state)
         for name, value in state["episode"].items():
@@ -188,7 +191,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
             self._start(None)
 
     def _begin(self, seed: int | None) -> None:
-        """Rewind the schedule, or end an episode that is being left."""
+        """Start the schedule with a seed or at the first reset; else end an unfinished episode."""
         if seed is not None or not self._seeds.started:
             super().reset(seed=seed)
             self._seeds.rewind(seed)
@@ -199,7 +202,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
             self._end(finished=False)
 
     def _start(self, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode of the task, and return what it does."""
+        """Start an episode of the current task, and return its observation and info."""
         self._steps, self._reward, self._success, self._running = 0, 0.0, UNKNOWN, True
         env, seed = self._envs[self._task], self._seeds.take(self._task)
         started: tuple[Any, dict[str, Any]] = self._call(env.reset, seed=seed, options=options)
@@ -227,5 +230,5 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         return function(self._envs[task], *args)
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call the running task; its error names it."""
+        """Call a function of the running task; its error names the task."""
         return called(self.tasks[self._task], self._task, function, *args, **kwargs)

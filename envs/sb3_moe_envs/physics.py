@@ -1,6 +1,7 @@
-"""Gymnasium's environments with other physics or other goals, and many CartPoles in one step.
+"""Gymnasium's environments with other physics or other goals, and a vectorized CartPole.
 
-Where the physics differ, transitions tell which task is played; where goals do, rewards alone.
+An agent can tell tasks with different physics by their transitions, and tasks with different goals
+by their rewards alone.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from sb3_moe_envs.checks import (
 from sb3_moe_envs.vector.batched import BatchedVectorEnv
 from sb3_moe_envs.vector.infos import stack_final
 
-# What the equations divide by: at 0, observations would be NaN.
+# The equations divide by these: at 0, observations would be NaN.
 _DIVISORS = ("length", "l", "m")
 
 
@@ -32,7 +33,7 @@ class GoalCartPole(CartPoleEnv):
     """A CartPole to be balanced at a place: the reward is 1 there, and half of it 0.5 m away.
 
     :param goal: the place, in [-2.4, 2.4]
-    :param render_mode: as of CartPole
+    :param render_mode: as for CartPole
     """
 
     def __init__(self, goal: float, render_mode: str | None = None) -> None:
@@ -49,7 +50,7 @@ class GoalPendulum(PendulumEnv):
     """A Pendulum to be held at an angle.
 
     :param goal: the angle, counted from upright
-    :param render_mode: as of Pendulum
+    :param render_mode: as for Pendulum
     """
 
     def __init__(self, goal: float, render_mode: str | None = None) -> None:
@@ -71,8 +72,8 @@ def cartpole(
 
     :param goal: where it is to be balanced; None: anywhere
     :param physics: `gravity`, `masscart`, `masspole`, `length` (half the pole's) or `force_mag`
-    :raises ValueError: if there is no such quantity, or one divided by isn't positive, of which
-        the sum of the two masses is one
+    :raises ValueError: if a quantity is unknown or not finite, or `length` or the sum of the two
+        masses isn't positive
     """
     env: Any = CartPoleEnv(render_mode=render_mode)
     if goal is not None:
@@ -91,7 +92,7 @@ def pendulum(
 
     :param goal: at which angle it is to be held, counted from upright; None: upright
     :param physics: `g` (gravity), `m` (mass) or `l` (length)
-    :raises ValueError: if there is no such quantity, or one divided by isn't positive
+    :raises ValueError: if a quantity is unknown or not finite, or `m` or `l` isn't positive
     """
     env: Any = PendulumEnv(render_mode=render_mode)
     if goal is not None:
@@ -122,14 +123,14 @@ def _change(env: Any, physics: dict[str, float], allowed: tuple[str, ...]) -> No
         setattr(env, name, number(name, value))
 
 
-#: where `CartPole-v1` is truncated
+#: the number of steps after which `CartPole-v1` is truncated
 MAX_STEPS = 500
 
 
 class CartPoleVectorEnv(BatchedVectorEnv):
     """Environments of `CartPole-v1` with SAME_STEP autoreset, each with its own random stream.
 
-    Seeded ``s``, environment ``i`` plays what a lone `CartPole-v1` seeded ``s + i`` does.
+    With seed ``s``, environment ``i`` does the same as a single `CartPole-v1` with seed ``s + i``.
 
     :param num_envs: how many, at least 1
     :param render_mode: None or ``"rgb_array"``
@@ -138,7 +139,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
 
     def __init__(self, num_envs: int = 1, *, render_mode: str | None = None) -> None:
         super().__init__(num_envs, render_mode, CartPoleEnv.metadata["render_fps"])
-        # Whose constants and spaces these are.
+        # Only its constants and spaces are used.
         self._pole = CartPoleEnv()
         self._set_spaces(self._pole.observation_space, self._pole.action_space)
         self._random: list[np.random.Generator] = []
@@ -180,7 +181,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
 
     @staticmethod
     def draw(observation: np.ndarray) -> np.ndarray:
-        """Return one observation as Gymnasium's image of it."""
+        """Return Gymnasium's image of one observation."""
         pole: Any = CartPoleEnv(render_mode="rgb_array")
         pole.state = observation
         image: np.ndarray = pole.render()
@@ -198,7 +199,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that :meth:`state_dict` returned.
 
-        :param state: of as many environments
+        :param state: a state of the same number of environments
         """
         self._states, self._steps = state["states"].copy(), state["steps"].copy()
         self._random = [seeding.np_random(None)[0] for _ in state["random"]]
@@ -215,7 +216,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         self._steps[i] = 0
 
     def _moved(self) -> np.ndarray:
-        """Return the states one step on: Gymnasium's equations and Euler's method."""
+        """Return the states after one step, by Gymnasium's equations and Euler's method."""
         pole, (_, speed, theta, turn) = self._pole, self._states
         force = np.where(self._actions == 1, pole.force_mag, -pole.force_mag)
         cos, sin = np.cos(theta), np.sin(theta)

@@ -1,4 +1,4 @@
-"""The state of an environment of any kind, where it has one to give, and back again."""
+"""Save the state of an environment of any kind, if that is possible, and restore it."""
 
 import io
 import pickle
@@ -14,11 +14,11 @@ Env = gym.Env[Any, Any]
 
 
 def snapshot(env: Env) -> dict[str, Any] | None:
-    """Return the state of an environment and its wrappers, or None if it has none to give.
+    """Return the state of an environment and its wrappers, or None if it can't be saved.
 
-    The innermost environment gives its own (`state_dict`), is cloned (`clone_state`, as ALE), or
-    pickled with its wrappers; one that pickles by building itself again (EzPickle, as MuJoCo) would
-    lose its state.
+    The innermost environment returns its own state (`state_dict`), is cloned (`clone_state`, as
+    ALE), or is pickled with its wrappers. The result is None for an environment that pickles by
+    building itself again (EzPickle, as MuJoCo's), which would lose its state.
     """
     base: Any = env.unwrapped
     try:
@@ -37,7 +37,7 @@ def snapshot(env: Env) -> dict[str, Any] | None:
 
 
 def restore(env: Env, state: dict[str, Any]) -> Env:
-    """Return an environment in a saved state, in place of one that was built in the same way."""
+    """Return an environment in a saved state, to replace `env`, which was built in the same way."""
     base: Any = env.unwrapped
     if state["base"] is not None:
         if gives_state(base):
@@ -50,20 +50,21 @@ def restore(env: Env, state: dict[str, Any]) -> Env:
 
 
 def gives_state(base: Any) -> bool:
-    """Return whether an environment gives its state, and takes it back."""
+    """Return whether an environment has `state_dict` and `load_state_dict`."""
     return hasattr(base, "state_dict") and hasattr(base, "load_state_dict")
 
 
 def own_state(base: Any) -> Any:
-    """Return the state that an environment gives, or None if it says that this isn't all."""
+    """Return an environment's state, or None if `"exact"` in it is False."""
     state = base.state_dict()
     return None if isinstance(state, dict) and not state.get("exact", True) else state
 
 
 class _Saver(cloudpickle.Pickler):
-    """Pickle an environment, but not its innermost one if that has given its state.
+    """Pickle an environment, but not its innermost one (`base`) if that is saved in another way.
 
-    Functions without a name of their own are pickled too: Gymnasium's wrappers hold such.
+    Lambdas and functions within functions are pickled too, as some of Gymnasium's wrappers hold
+    them.
     """
 
     def __init__(self, file: io.BytesIO, base: Env | None) -> None:
@@ -77,15 +78,18 @@ class _Saver(cloudpickle.Pickler):
         if isinstance(obj, EzPickle):
             raise pickle.PicklingError(f"{type(obj)} would build itself again and lose its state")
         if type(obj).__module__.partition(".")[0] == "pygame":
-            return type(None), ()  # a window belongs to the process, and is made again to render
+            return type(None), ()  # a window belongs to its process; `render` opens a new one
         named = isinstance(obj, type | types.FunctionType) and "<" not in obj.__qualname__
         if named and obj.__module__ == "__main__":
-            return NotImplemented  # by name, so that the environment meets its own classes again
+            return NotImplemented  # by name, so that no copies of the script's classes arise
         return super().reducer_override(obj)
 
 
 class _Loader(pickle.Unpickler):
-    """Load an environment around the innermost one of another, which was built in the same way."""
+    """Load an environment; if its innermost one was not pickled, that of `built` takes its place.
+
+    `built` must have been built in the same way.
+    """
 
     def __init__(self, saved: bytes, built: Env) -> None:
         super().__init__(io.BytesIO(saved))
@@ -99,7 +103,7 @@ class _Loader(pickle.Unpickler):
         return self._base
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a class; of a script that isn't run now, the one that `built` is of."""
+        """Return a class; if it is of a script that isn't running now, look it up in `built`."""
         if module != "__main__" or hasattr(sys.modules[module], name.partition(".")[0]):
             return super().find_class(module, name)
         if name not in self._classes:

@@ -34,7 +34,7 @@ class Suite:
     """A named set of tasks, and the schedule they come with (None: interleaved).
 
     :param tasks: the tasks, in order
-    :param schedule: the schedule used where none is asked for
+    :param schedule: the schedule that is used if none is given
     """
 
     tasks: tuple[Task, ...]
@@ -50,7 +50,7 @@ def _changed(env_id: str, physics: dict[str, dict[str, Any]]) -> tuple[Task, ...
 
 
 def _combined(env_id: str, **values: Sequence[float]) -> Suite:
-    """Return a task for each combination of values."""
+    """Return a suite with a task for each combination of values."""
     each = [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
     return Suite(tuple(as_tasks([(f"{_OURS}/{env_id}-v0", kwargs) for kwargs in each])))
 
@@ -64,8 +64,8 @@ def _gravities(robot: str) -> tuple[Task, ...]:
 def _metaworld(version: str, ending: str) -> dict[str, Suite]:
     """Return Meta-World's suites.
 
-    :param version: one of its rewards, or ``"EnvPool"``; each task's name says it
-    :param ending: of the suites' names
+    :param version: one of its reward functions, or ``"EnvPool"``; it is part of each task's name
+    :param ending: the ending of the suites' names
     """
 
     def task(name: str) -> Task:
@@ -90,7 +90,7 @@ def _metaworld(version: str, ending: str) -> dict[str, Suite]:
     return {f"MetaWorld/{name}{ending}": suite for name, suite in suites.items()}
 
 
-#: Every suite by its name, those of `register_suite` too.
+#: Every suite by its name, including those added by `register_suite`.
 SUITES: dict[str, Suite] = {
     "MinAtar/MTRL3": Suite(_games("MinAtar", PAPER_GAMES, 1)),
     "MinAtar/CRL3": Suite(_games("MinAtar", PAPER_GAMES, 1), Cycle(steps_per_task=1_000_000)),
@@ -121,8 +121,8 @@ SUITES: dict[str, Suite] = {
     "Physics/CartPole8": _combined(
         "CartPole", gravity=(1.6, 25.0), length=(0.15, 2.0), masspole=(0.05, 2.0)
     ),
-    # Where gravity is negative, a Pendulum falls upwards and must be slowed down, not swung. A long
-    # one under little gravity takes the same torque, and other speeds.
+    # Where gravity is negative, a Pendulum falls upwards and must be slowed down, not swung up. The
+    # long ones need the same torques as the short ones, since gravity is weak, but move slowly.
     "Physics/Pendulum4": Suite(
         _changed(
             "Pendulum",
@@ -154,7 +154,7 @@ SUITES: dict[str, Suite] = {
 
 
 def suite_names() -> list[str]:
-    """Return the suites' names, those of single tasks of Meta-World as `MetaWorld/MT1-<task>`."""
+    """Return the suites' names, with `MetaWorld/MT1-<task>` for all single tasks of Meta-World."""
     return sorted({re.sub("(?<=/MT1-).*?(?=-V1$|-EnvPool$|$)", "<task>", name) for name in SUITES})
 
 
@@ -174,10 +174,10 @@ def get_suite(name: str) -> list[Task]:
 
 
 def tasks_of(tasks: Any) -> list[Task]:
-    """Read a suite's name, or whatever :func:`~sb3_moe_envs.tasks.as_tasks` reads.
+    """Return the tasks of a suite, or of a list that :func:`~sb3_moe_envs.tasks.as_tasks` reads.
 
-    :raises TypeError: if it is neither
-    :raises ValueError: if the suite is unknown, or the list empty
+    :raises TypeError: if `tasks` is neither
+    :raises ValueError: if the suite is unknown, or the list is empty
     """
     return get_suite(tasks) if isinstance(tasks, str) else as_tasks(tasks)
 

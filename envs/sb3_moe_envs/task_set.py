@@ -1,4 +1,4 @@
-"""What environments of several tasks have in common, one at a time or side by side."""
+"""What `MultiTaskEnv` and `MultiTaskVectorEnv` have in common."""
 
 import copy
 import functools
@@ -16,12 +16,12 @@ from sb3_moe_envs.spaces.interface import check_options
 from sb3_moe_envs.suites import ScheduleLike, suite_schedule, tasks_of
 from sb3_moe_envs.tasks import built
 
-# What these modes render is shown or read, not recorded.
+# Render modes that return no images: they show a window, or return text.
 _NO_IMAGES = (None, "human", "ansi")
 
 
 def drawn_size(env: Any) -> tuple[int, int]:
-    """Return height and width of what an environment, or a vector environment, draws at its start.
+    """Return the largest height and width of the images of an environment or vector environment.
 
     This resets it, which draws random numbers: reset it with its seed afterwards.
     """
@@ -41,9 +41,9 @@ def _images(rendered: Any) -> Iterable[np.ndarray]:
 
 
 def framed(rendered: Any, size: tuple[int, int]) -> Any:
-    """Return what a task rendered (an image, a list of them or neither) in the middle of black.
+    """Center what a task rendered, an image or a list of them, on black of at least this size.
 
-    Pixels stay as they are, and a larger image is not cut.
+    Images are neither scaled nor cut. Anything but images is returned as it is.
     """
     if isinstance(rendered, list):
         return [framed(image, size) for image in rendered]
@@ -55,7 +55,7 @@ def framed(rendered: Any, size: tuple[int, int]) -> Any:
 
 
 class TaskSeeds:
-    """Deal out seeds that follow from one: each key's once per rewind, when it is first played."""
+    """Derive all seeds from one; a task gets its seed once per rewind, when it is first played."""
 
     def __init__(self) -> None:
         self._entropy: Any = None
@@ -64,7 +64,7 @@ class TaskSeeds:
 
     @property
     def started(self) -> bool:
-        """Whether there was a rewind."""
+        """Whether :meth:`rewind` has been called."""
         return self._entropy is not None
 
     def rewind(self, seed: int | Sequence[int] | None) -> None:
@@ -83,9 +83,9 @@ class TaskSeeds:
         return _integer(self._stream(1))
 
     def take(self, *key: int) -> int | None:
-        """Return a task's seed, the first time it is asked for; then None: the task goes on.
+        """Return a task's seed the first time; later None, with which its random stream goes on.
 
-        :param key: the task, and whatever else distinguishes its environments
+        :param key: the task's index, and whatever else distinguishes its environments
         """
         if key in self._taken:
             return None
@@ -94,7 +94,7 @@ class TaskSeeds:
         return _integer(self._stream(3, renewals, *key) if renewals else self._stream(2, *key))
 
     def renew(self, *key: int) -> None:
-        """Let a key get another seed next, where its environments could not be restored."""
+        """Give a key a new seed at the next :meth:`take`, as its environments can't be restored."""
         if key in self._taken:
             self._taken.remove(key)
             self._renewals[key] = self._renewals.get(key, 0) + 1
@@ -117,7 +117,7 @@ def _integer(stream: np.random.SeedSequence) -> int:
 
 
 class TaskSet:
-    """What environments of several tasks have in common, one at a time or side by side."""
+    """The base class of `MultiTaskEnv` and `MultiTaskVectorEnv`."""
 
     num_envs: int
     render_mode: str | None
@@ -136,7 +136,7 @@ class TaskSet:
         self._seeds, self._restored = TaskSeeds(), False
 
     def _unify(self, observations: list[Space[Any]], actions: list[Space[Any]]) -> None:
-        """Set what translates between each task's spaces and those of all, and images' size."""
+        """Set up the translation between the tasks' and the common spaces, and the images' size."""
         self._interface = Interface(observations, actions, self.task_names, **self._options)
         self._size = 0, 0
         if self.render_mode is not None:
@@ -147,11 +147,11 @@ class TaskSet:
             self._size = max(height for height, _ in sizes), max(width for _, width in sizes)
 
     def _ask(self, task: int, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function of the environment or vector environment of a task."""
+        """Call a function with a task's environment or vector environment as first argument."""
         raise NotImplementedError
 
     def _head_of_state(self) -> dict[str, Any]:
-        """Return the part of a state that is alike for one environment and many."""
+        """Return the part of a state that both kinds of environments have."""
         return {
             "num_tasks": self.num_tasks,
             "num_envs": self.num_envs,
@@ -171,16 +171,16 @@ class TaskSet:
 
     @property
     def is_interleaved(self) -> bool:
-        """Whether the schedule mixes the tasks, even if one is played at a time."""
+        """Whether the schedule mixes the tasks, from one episode to the next or side by side."""
         return isinstance(self.schedule, Interleave)
 
     def action_meanings(self) -> dict[int, list[str]]:
-        """Return each task's names of its actions, where there are any (`get_action_meanings`)."""
+        """Return, by task index, the action names of tasks that have `get_action_meanings`."""
         names = {task: self._ask(task, meanings_of) for task in range(self.num_tasks)}
         return {task: own for task, own in names.items() if own}
 
     def __getattr__(self, name: str) -> Any:
-        """Give `compute_reward` to environments of goals alone."""
+        """Have `compute_reward` only if observations hold goals."""
         interface = vars(self).get("_interface")
         if name == COMPUTE_REWARD and interface and has_goals(interface.observation_space):
             return self._compute_reward
@@ -193,7 +193,7 @@ class TaskSet:
         :param desired_goal: likewise
         :param info: the step's info, or one for each step
         :raises TypeError: if the task has no such method
-        :raises ValueError: if there are several tasks and an info doesn't tell which
+        :raises ValueError: if there are several tasks and an info lacks the `task_id`
         """
         own, common = self._interface.task_spaces, self._interface.observation_space
         return rewards_of(own, common, self._reward_in, (achieved_goal, desired_goal), info)
@@ -212,9 +212,11 @@ class TaskSet:
 
 
 def as_schedule(schedule: Any, tasks: Any) -> Schedule:
-    """Return a schedule of one's own: that given, the suite's, or `Interleave()`.
+    """Return a copy of the given schedule, else of the suite's, else of `Interleave()`.
 
-    :raises TypeError: if it is neither a schedule nor a function
+    A function becomes a :class:`Chosen`.
+
+    :raises TypeError: if `schedule` is neither a schedule nor a function
     """
     if schedule is None:
         schedule = suite_schedule(tasks) or Interleave()
@@ -224,4 +226,4 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
         raise TypeError(
             f"`schedule` must be a Schedule (not its class), a function or None, got {schedule!r}"
         )
-    return copy.copy(schedule)  # `start` gives it a state of its own
+    return copy.copy(schedule)  # a shallow one, as `start` sets a new state

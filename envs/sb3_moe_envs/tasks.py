@@ -21,14 +21,15 @@ class TaskError(RuntimeError):
 
 @dataclass(frozen=True)
 class Task:
-    """One environment among several, by a Gymnasium id or a callable that builds it.
+    """One environment among several, given by a Gymnasium id or a callable that builds it.
 
     :param name: what logs and tables call the task
     :param env_id: Gymnasium id, or None where `env_fn` builds the environment
     :param kwargs: arguments for `gymnasium.make`
     :param env_fn: builds the environment; takes no arguments
     :param vector_fn: builds a vector environment of a given number of environments, with SAME_STEP
-        autoreset; None: they are stepped one by one, unless the id is one of this package
+        autoreset; None: environments are stepped one by one, unless this package has a vector
+        environment for the id
     """
 
     name: str
@@ -45,27 +46,30 @@ class Task:
             )
 
     def make(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        """Build one environment; an `env_fn`, which isn't given the mode, may draw nothing."""
+        """Build one environment.
+
+        An `env_fn` isn't given the render mode, so its environment may render nothing.
+        """
         if self.env_fn is not None:
             env = self.env_fn()
             _require_new(env, self.name)
             return env
         assert self.env_id is not None
-        # What a task returns is checked in `CheckedTask`, at less cost.
+        # `CheckedTask` checks what the environment returns, at less cost.
         kwargs = {"disable_env_checker": True, **self.kwargs}
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
         return gym.make(self.env_id, **kwargs)
 
 
-# The environments that `env_fn`s gave, by their ids, for as long as they live.
+# The living environments that `env_fn`s have returned, by `id()`.
 _GIVEN: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
 def _require_new(env: gym.Env[Any, Any], name: str) -> None:
-    """Raise ValueError if an environment was given before, and remember it.
+    """Raise ValueError if an `env_fn` has returned this environment before, and remember it.
 
-    Environments that are played side by side, or evaluated, would step each other.
+    Otherwise two slots, or training and evaluation, would step the same environment.
     """
     inner = env.unwrapped
     if _GIVEN.get(id(inner)) is inner:
@@ -108,13 +112,13 @@ def _as_task(task: Any, index: int) -> Task:
 
 
 def _short_name(env_id: str, game: object = None) -> str:
-    """Return `Name` of `module:Namespace/Name-v0`, and the game behind it if one is named."""
+    """Return `Name` for `module:Namespace/Name-v0`, or `Name-game` if a game is given."""
     name = re.sub(r"-v\d+$", "", env_id.rpartition(":")[2].rpartition("/")[2])
     return name if game is None else f"{name}-{game}"
 
 
 def _unique(tasks: list[Task]) -> list[Task]:
-    """Give tasks of one name different ones: first by their arguments, then by a number."""
+    """Make equal names of tasks different, first by the tasks' arguments, then by a number."""
     names = [task.name for task in tasks]
     for place, task in enumerate(tasks):
         if names.count(task.name) > 1 and task.kwargs:
@@ -131,7 +135,7 @@ def _unique(tasks: list[Task]) -> list[Task]:
 def called(task: Task, index: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function of a task's environment.
 
-    :raises TaskError: if it raises, which names the task
+    :raises TaskError: if the function raises; the message names the task
     """
     try:
         return function(*args, **kwargs)
@@ -141,9 +145,9 @@ def called(task: Task, index: int, function: Callable[..., Any], *args: Any, **k
 
 
 def built(task: Task, index: int, build: Callable[[], Any]) -> Any:
-    """Build something of a task.
+    """Call a function that builds a part of a task.
 
-    :raises ValueError: if that fails, for the reason that the task gives
+    :raises ValueError: if the function raises; the message names the task and the reason
     """
     try:
         return build()
@@ -155,7 +159,7 @@ def built(task: Task, index: int, build: Callable[[], Any]) -> Any:
 
 
 def _atari_ids(env_id: str) -> str:
-    """Say what Atari games are called here, where an unknown id looks like one's."""
+    """Return a hint with this package's ids of Atari games, or "" for an id unlike theirs."""
     if not re.search(r"ALE/|NoFrameskip|Atari-", env_id):
         return ""
     ids = [i for i, spec in gym.registry.items() if str(spec.entry_point).endswith(":AtariEnv")]
@@ -166,7 +170,7 @@ def _atari_ids(env_id: str) -> str:
 
 
 def close_all(closes: Iterable[Callable[[], Any]]) -> None:
-    """Call each of these, also after one that raises."""
+    """Call all of these functions, even if one raises."""
     with ExitStack() as stack:
         for close in closes:
             stack.callback(close)

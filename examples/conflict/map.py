@@ -1,4 +1,4 @@
-"""A map of conflicts: when do experts pay, by how many tasks conflict, and how wide dense is?
+"""A map of conflicts: when do experts pay, by number of conflicting tasks and width of dense?
 
     python examples/conflict/map.py rates map_rates.csv
     python examples/conflict/map.py runs map.csv --rates map_rates.csv
@@ -39,8 +39,8 @@ class Case(NamedTuple):
     """Where a network is trained.
 
     :param tasks: how many
-    :param share: of the tasks that are in other coordinates than plain CartPole
-    :param times: how many times the steps
+    :param share: of the tasks that have coordinates of their own; the others are plain CartPole
+    :param times: factor of the number of steps
     """
 
     tasks: int
@@ -48,7 +48,7 @@ class Case(NamedTuple):
     times: int = 1
 
 
-# Of two tasks in other coordinates than each other one may be the plain one: a half is all.
+# The first task is always plain CartPole: with two tasks, shares of 0.5 and 1 give the same ones.
 CASES = [Case(2, 0.0), Case(2, 1.0)]
 CASES += [Case(number, share) for number in (8, 32) for share in (0.0, 0.5, 1.0)]
 CASES += [Case(8, share, 4) for share in (0.0, 0.5, 1.0)]
@@ -73,7 +73,7 @@ def train(case: Case, network: str, rate: float, seed: int) -> float:
 
 
 def rate_trials(table: Path) -> Iterator[tuple[Any, ...]]:
-    """List the runs that choose rates: each network's for each number of tasks, all in conflict.
+    """List the runs that choose learning rates, by network and number of tasks, which all conflict.
 
     While a network's best rate is at an end of its grid, the grid goes on there.
     """
@@ -90,7 +90,7 @@ def rate_trials(table: Path) -> Iterator[tuple[Any, ...]]:
 
 
 def scores_of(table: Path) -> pd.Series:
-    """Read how each rate did, by number of tasks, network and rate."""
+    """Read the mean return at each learning rate, by number of tasks, network and rate."""
     return pd.read_csv(table).groupby(["tasks", "network", "rate"])["return"].mean()
 
 
@@ -104,7 +104,7 @@ def runs(rates: Path) -> Iterator[tuple[Any, ...]]:
 
 
 def main() -> None:
-    """Train what the table does not have."""
+    """Train the runs that the table does not have."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["rates", "runs"])
     parser.add_argument("table", type=Path)

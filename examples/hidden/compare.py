@@ -40,8 +40,8 @@ class Setting(NamedTuple):
 
     :param suite: of tasks
     :param num_tasks: how many they are
-    :param part: steps between two evaluations; in turn, of a visit of a task
-    :param parts: how many of these a run has
+    :param part: steps before each evaluation; if tasks come in turn, of one visit of a task
+    :param parts: how many evaluations a run has
     :param predicts: what the models of a belief predict
     """
 
@@ -62,7 +62,7 @@ SETTINGS = {
 
 
 def dense(width: int) -> dict[str, Any]:
-    """Return a network of two layers."""
+    """Return the options of a dense network with two hidden layers."""
     return {"placement": "none", "net_arch": [width, width]}
 
 
@@ -79,7 +79,7 @@ def dense_predicting(width: int) -> dict[str, Any]:
     return {"net_arch": [width], **extractor, "features_extractor_kwargs": {"width": width}}
 
 
-# A network's options, and what it sees beside the frame.
+# A network's options, and what it sees beside the current observation.
 NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
     "predict-8": ({**BIG, "router": "predict", "num_experts": 8}, "history"),
     "predict-16": ({**BIG, "router": "predict", "num_experts": 16}, "history"),
@@ -110,14 +110,15 @@ NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
     "dense-history-wide": (dense(50), "history"),
     "dense-history-128": (dense(128), "history"),
     "dense-predicting": (dense_predicting(50), "history"),
-    # One step of history is the action and the reward that led to the frame.
+    # One step of history is the action and the reward that led to the current observation.
     "lstm": ({"net_arch": [32], "lstm_hidden_size": 32}, "last step"),
     "soft": ({**BIG, "router": "soft", "num_experts": 8}, "history"),
     "uniform": ({**BIG, "router": "uniform", "num_experts": 8}, "history"),
     "oracle": ({**BIG, "router": "task", "task_input": "router"}, "id"),
     "dense-frame": ({"net_arch": [51, 51]}, "nothing"),
 }
-# For SAC on a Pendulum, with about 10,000 parameters in each network where all see one frame.
+# For SAC on a Pendulum, with about 10,000 parameters in each network. Those of `uniform` would be
+# as many if its experts didn't see the history.
 _WIDE = {"placement": "big", "net_arch": [32, 32]}
 PENDULUM_NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
     "predict-8": ({**_WIDE, "router": "predict", "num_experts": 8}, "history"),
@@ -127,7 +128,7 @@ PENDULUM_NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
     "oracle": ({**_WIDE, "router": "task", "task_input": "router"}, "id"),
     "dense-frame": ({"net_arch": [98, 98]}, "nothing"),
 }
-# Those without a policy of this package.
+# Networks that use another policy than this package's.
 POLICIES = {
     "dense-predicting": "MultiInputPolicy",
     "lstm": "MultiInputLstmPolicy",
@@ -189,7 +190,7 @@ FIELDS += [
 
 
 def make(experiment: str, network: str, rate: float, seed: int, visit: int = 1) -> BaseAlgorithm:
-    """Build a network and its environments; in turn, each visit of a task takes so many steps."""
+    """Build a network and its environments; in turn, a visit of a task takes `visit` steps."""
     setting = SETTINGS[experiment]
     options, sees = (PENDULUM_NETWORKS if experiment == "physics" else NETWORKS)[network]
     if has_belief(options):
@@ -216,7 +217,7 @@ def make(experiment: str, network: str, rate: float, seed: int, visit: int = 1) 
 
 
 def has_belief(options: dict[str, Any]) -> bool:
-    """Say whether a network infers the task by models."""
+    """Say whether a network infers the task by models of the environment."""
     extractor = options.get("features_extractor_class")
     return options.get("router") == "predict" or extractor is BeliefExtractor
 
@@ -253,9 +254,10 @@ def run(
 
 @th.no_grad()
 def said_of_tasks(model: BaseAlgorithm, env: VecEnv, num_tasks: int) -> tuple[float, int]:
-    """Return what the belief says of the task, and how many tasks have a likeliest model alone.
+    """Return how much the belief tells of the task, and how many tasks have a model of their own.
 
-    The first is the mutual information of model and task, as a share of its maximum.
+    The first is the mutual information of model and task, as a share of its maximum. A task has a
+    model of its own if its likeliest model is no other task's.
     """
     joint_KE = np.zeros((num_tasks, model.policy.belief.num_models))
     obs = env.reset()
@@ -274,7 +276,7 @@ def said_of_tasks(model: BaseAlgorithm, env: VecEnv, num_tasks: int) -> tuple[fl
 
 
 def main() -> None:
-    """Train what the table does not have."""
+    """Train the runs that the table does not have."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("experiment", choices=SETTINGS)
     parser.add_argument("table", type=Path)

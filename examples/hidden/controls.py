@@ -14,13 +14,12 @@ from sb3_moe.layers.aux_loss import add_loss
 class PredictingExtractor(BaseFeaturesExtractor):
     """Encode an observation and its history, and learn to predict the next observation from them.
 
-    The prediction is of the newest step in the history, made from the code of what was known
-    before it. Its loss, the squared error in units of the batch's standard deviation, is added to
-    the algorithm's.
+    The newest step in the history is predicted from the encoding of what was known before it. The
+    loss, the squared error in units of the batch's standard deviation, is added to the algorithm's.
 
     :param observation_space: a Dict of a flat `obs` and its `history`
-    :param width: of the code, which is also that of the features
-    :param coef: how much the loss counts
+    :param width: of the encoding, which is the features
+    :param coef: weight of the loss
     """
 
     def __init__(self, observation_space: spaces.Dict, width: int, coef: float = 1.0) -> None:

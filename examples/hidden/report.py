@@ -34,7 +34,7 @@ LOOKS = {
     "oracle": ("#000000", "*"),
     "dense-frame": ("#777777", "<"),
 }
-# The panel whose horizontal axis is the processor time of training, by each network's own speed.
+# The panel whose horizontal axis is processor time of training, from each network's own speed.
 TIMED = "The same runs against processor time"
 PANELS = {
     "interleaved": {
@@ -91,14 +91,14 @@ def interval(values: np.ndarray, digits: int = 0) -> str:
 
 
 def half_width(values: np.ndarray) -> float:
-    """Return half of a 95% t interval; not a number for a single value."""
+    """Return half of the width of a 95% t interval; NaN for a single value."""
     if len(values) < 2:
         return float("nan")
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def areas_and_ends(results: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the area under each network's curves and their ends, by seed."""
+    """Return each network's mean over evaluations (the area) and last evaluation, by seed."""
     runs = results.groupby(["network", "seed"], sort=True)["mean"]
     names = [name for name in LOOKS if name in set(results["network"])]
     areas, ends = runs.mean(), runs.last()
@@ -123,7 +123,7 @@ def print_levels(results: pd.DataFrame) -> None:
 
 
 def print_differences(results: pd.DataFrame, experiment: str) -> None:
-    """Print what gates by prediction have more than each other network."""
+    """Print by how much networks with gates by prediction exceed each other network."""
     areas, ends = areas_and_ends(results)
     print("\n| difference | seeds | area | p | end | p |\n|---|---|---|---|---|---|")
     told = set()
@@ -140,7 +140,7 @@ def print_differences(results: pd.DataFrame, experiment: str) -> None:
 
 
 def print_rounds(results: pd.DataFrame) -> None:
-    """Print what a network knows after all tasks were visited once, and what it has forgotten."""
+    """Print each network's return after the first round of tasks, and what each round forgot."""
     print("\n| network | after the first visits | forgotten in them | in the second | new tasks |")
     print("|---|---|---|---|---|")
     for name in [name for name in LOOKS if name in set(results["network"])]:
@@ -159,7 +159,7 @@ def print_rounds(results: pd.DataFrame) -> None:
 
 
 def welch(ours: np.ndarray, theirs: np.ndarray) -> tuple[str, float]:
-    """Return a difference of means with Welch's 95% interval, and the p of none."""
+    """Return a difference of means with Welch's 95% interval, and the p value of no difference."""
     test = stats.ttest_ind(ours, theirs, equal_var=False)
     low, high = test.confidence_interval()
     return f"{ours.mean() - theirs.mean():.0f} ({low:.0f} to {high:.0f})", float(test.pvalue)
@@ -206,7 +206,7 @@ def draw(results: pd.DataFrame, experiment: str) -> Figure:
 
 
 def main() -> None:
-    """Print the tables, and draw the figure where it is asked for."""
+    """Print the tables, and draw the figure if it is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path)
     parser.add_argument("--rates", action="store_true", help="of development runs")

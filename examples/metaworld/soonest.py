@@ -3,8 +3,8 @@
     python examples/metaworld/soonest.py runs/metaworld/soonest [TASK ...]
     python examples/metaworld/soonest.py runs/metaworld/soonest --table
 
-The first trains on the tasks that have no scores yet, about four minutes each on one core; the
-second prints them ranked, as protocol.md says.
+The first command trains on the tasks that have no scores yet, about four minutes each on one core;
+both print the tasks ranked, as protocol.md says.
 """
 
 import argparse
@@ -26,7 +26,7 @@ TASKS = (
     "handle-press-side", "window-close",
 )  # fmt: skip
 SEED, STEPS, EVERY, EPISODES = 100, 30_000, 5_000, 10
-# Of examples/studies/metaworld_mt3.yaml, where a task has a third of each batch of 384.
+# As in examples/studies/metaworld_mt3.yaml, where each task has a third of a batch of 384.
 NETWORK = {"placement": "none", "net_arch": [128, 128], "optimizer_kwargs": {"fused": True}}
 ARGUMENTS = {"buffer_size": STEPS, "batch_size": 128, "learning_starts": 1_667}
 MOST_BY_CHANCE = 0.2
@@ -45,7 +45,7 @@ def train(task: str, folder: Path) -> None:
 
 
 def random_success(env: VecEnv, episodes: int) -> float:
-    """Return the share of episodes of uniform actions that succeed."""
+    """Return the share of episodes with uniformly random actions that succeed."""
     env.action_space.seed(SEED)
     env.reset()
     running, ended = Successes(env.num_envs), list[float]()
@@ -57,7 +57,7 @@ def random_success(env: VecEnv, episodes: int) -> float:
 
 
 def table(out: Path) -> Iterator[str]:
-    """Rank the tasks by success averaged over training, those that chance solves last."""
+    """Rank the tasks by success averaged over training, those that random actions solve last."""
     rows = []
     for folder in (out / task for task in TASKS if (out / task / "random.json").exists()):
         with np.load(folder / "scores.npz") as scores:

@@ -25,7 +25,7 @@ from sb3_moe.vec_env import evaluate_tasks
 
 SUITE, ENVIRONMENTS, EPISODES, EVALUATIONS = "MetaWorld/MT10-EnvPool", 40, 10, 10
 PPO_SETTINGS = {"n_steps": 500, "batch_size": 1000, "n_epochs": 10, "gae_lambda": 0.97}
-# Of about 80,000 parameters in the actor, and as many in the critic.
+# Each has about 80,000 parameters in the actor, and as many in the critic.
 NETWORKS: dict[str, dict[str, Any]] = {
     "dense": presets.with_policy(presets.BALANCED_PPO, net_arch=[256, 256]),
     "experts": presets.with_policy(
@@ -52,7 +52,7 @@ def make(network: str, rate: float, seed: int) -> PPO:
 
 
 def train(network: str, rate: float, seed: int, steps: int) -> list[dict[str, Any]]:
-    """Train one network, and return a row for each evaluation: the successes of each task."""
+    """Train one network, and return a row for each evaluation: the success rate of each task."""
     model = make(network, rate, seed)
     played_env = make_pinned_env(model.get_env())
     callbacks = [] if network == "plain" else [PopArtCallback(), TaskAdvantageCallback()]
@@ -77,7 +77,7 @@ def successes(model: Any, env: VecEnv, seed: int) -> dict[str, float]:
 
 
 def play_at_random(seed: int) -> list[dict[str, Any]]:
-    """Return the successes of uniformly random actions, from ten times as many episodes."""
+    """Return the success rates of uniformly random actions, from ten times as many episodes."""
     env = sb3_moe.make_multitask_vec_env(SUITE, n_envs=ENVIRONMENTS, seed=seed)
     env.action_space.seed(seed)
 
@@ -90,7 +90,7 @@ def play_at_random(seed: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Train what the table does not have."""
+    """Train the runs that the table does not have."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", required=True)

@@ -1,9 +1,9 @@
-"""Does plasticity fade? What the last blocks of a study's runs gave against the first, as Markdown.
+"""Does plasticity fade? The last blocks of a study's runs against the first, as Markdown.
 
     python examples/plasticity/fading.py runs/plasticity/permuted_breakout
 
-reads the `progress-*.csv` of each run: the mean return of the last 100 training episodes one
-rollout before the end of every block of its tasks, which protocol.md compares.
+This reads the `progress-*.csv` of each run. The return of a block is the mean over the last 100
+training episodes, one rollout before the end of the block, as protocol.md says.
 """
 
 import argparse
@@ -20,16 +20,16 @@ from sb3_moe.study.judging import t_interval
 
 Array = NDArray[np.float64]
 RETURN, STEPS = "rollout/ep_rew_mean", "time/total_timesteps"
-# Blocks at each end that are averaged, and the share of the first that must be lost to count.
+# Blocks averaged at each end, and the smallest loss that counts, as a share of the first return.
 ENDS, LEAST = 2, 0.1
 REFERENCE = "dense"
 
 
 def ends_of_blocks(run: Path) -> Array | None:
-    """Give the return before the end of each block of a run; None if it has not come that far.
+    """Give the return before the end of each block of a run; None if the run is not complete.
 
-    The last rollout of a block doesn't count: the switch cuts every copy's episode short, in all
-    blocks but the last.
+    The last rollout of a block doesn't count: the switch cuts every environment's episode short, in
+    all blocks but the last.
     """
     config = read_json(run / "config.json")["run"]
     length, blocks = int(config["steps_per_task"]), len(config["games"])
@@ -44,7 +44,7 @@ def ends_of_blocks(run: Path) -> Array | None:
 
 
 def by_network(study: Path) -> dict[str, dict[int, Array]]:
-    """Give every whole run's returns by network and seed."""
+    """Give every complete run's returns, by network and seed."""
     found: dict[str, dict[int, Array]] = defaultdict(dict)
     for path in sorted(study.glob("runs/*/config.json")):
         run = read_json(path)["run"]
@@ -55,7 +55,7 @@ def by_network(study: Path) -> dict[str, dict[int, Array]]:
 
 
 def change(ends: Array) -> float:
-    """Give what the last blocks gave more than the first."""
+    """Give the mean return of the last blocks less that of the first."""
     return float(ends[-ends_at(ends) :].mean() - ends[: ends_at(ends)].mean())
 
 
@@ -65,13 +65,13 @@ def ends_at(ends: Array) -> int:
 
 
 def interval(values: Array) -> str:
-    """Say a mean with Student's 95% interval over seeds."""
+    """Write a mean with Student's 95% interval over seeds."""
     low, high = t_interval(values) if len(values) > 1 else (float("nan"),) * 2
     return f"{values.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 
 def table(found: dict[str, dict[int, Array]]) -> Iterator[str]:
-    """Say each network's returns by block, and how they change."""
+    """Write a table of each network's returns by block, and their change."""
     blocks = max(len(ends) for seeds in found.values() for ends in seeds.values())
     yield f"| network | seeds | {' | '.join(f'block {k + 1}' for k in range(blocks))} | change |"
     yield "|---" * (blocks + 3) + "|"
@@ -87,7 +87,7 @@ def changes(seeds: dict[int, Array]) -> list[float]:
 
 
 def against_reference(found: dict[str, dict[int, Array]]) -> Iterator[str]:
-    """Say how much less each network fades than the reference, and what it gives at the end."""
+    """Write each network's change and last blocks less those of the reference."""
     dense = found.get(REFERENCE, {})
     for network, seeds in found.items():
         both = sorted(set(seeds) & set(dense))
@@ -99,7 +99,7 @@ def against_reference(found: dict[str, dict[int, Array]]) -> Iterator[str]:
 
 
 def verdict(found: dict[str, dict[int, Array]]) -> str:
-    """Say whether anything fades, by the rule of the protocol."""
+    """Say whether the reference's plasticity fades, by the rule of the protocol."""
     seeds = found.get(REFERENCE, {})
     if len(seeds) < 2:
         return "undecided: there are no two whole runs of the dense network"

@@ -1,4 +1,4 @@
-"""Callbacks for any algorithm of SB3: look at every task, and inside the networks."""
+"""Callbacks for any SB3 algorithm: they evaluate every task, and measure or change networks."""
 
 from sb3_moe.callbacks.by_task import (
     PopArtCallback,

@@ -1,6 +1,7 @@
-"""Training seen task by task: episodes, gradients, temperatures, advantages and values.
+"""Callbacks that log or normalize by task: episodes, gradients, temperatures, advantages, values.
 
-Shapes: S steps of a rollout, B environments, N tasks.
+Shapes: S steps of a rollout, B environments (in PopArt: samples), N tasks (in PopArt and
+temperatures: K).
 """
 
 import warnings
@@ -28,18 +29,19 @@ from sb3_moe.vec_env.rollout_buffers import normalized_by_task, tasks_of
 from sb3_moe.vec_env.task_ids import TaskIds
 from sb3_moe.vec_env.tasks import LAYER, PRINTED, TASK, short_names, task_names, tasks_stepped
 
-# What SB3 logs under rollout/ of all tasks at once.
+# Names under rollout/ that SB3 logs over all tasks: no task is logged under one of them.
 OVER_ALL = ("ep_rew_mean", "ep_len_mean", "success_rate", "exploration_rate")
 
 
 class TaskRolloutCallback(CheckedCallback):
     """Log ``rollout/<task>/ep_rew_mean`` and ``ep_len_mean`` over each task's last episodes.
 
-    And ``success_rate`` where the task reports it: an episode succeeds if any of its steps does.
+    It also logs ``success_rate`` if the task reports success: an episode succeeds if any of its
+    steps reports it.
 
-    :param window: episodes of each task to average over, as SB3's ``stats_window_size``; those of
-        the ``learn`` before count where a run goes on
-    :param verbose: unused by SB3's loggers
+    :param window: episodes of each task to average over, as SB3's ``stats_window_size``; where a
+        run goes on, episodes of the previous ``learn`` count too
+    :param verbose: unused, since nothing is printed
     """
 
     def __init__(self, window: int = 100, verbose: int = 0) -> None:
@@ -49,7 +51,7 @@ class TaskRolloutCallback(CheckedCallback):
         self._played: Any = None
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Read the tasks' names, and go on with the episodes of the same run."""
+        """Read the tasks' names; keep the episodes so far where the same run goes on."""
         before = [vars(self).get(name) for name in ("model", "task_names")]
         super().init_callback(model)
         self.task_names = task_names(self.training_env)
@@ -57,7 +59,7 @@ class TaskRolloutCallback(CheckedCallback):
         is_new = model.num_timesteps == 0 or before != [model, self.task_names]
         if is_new:
             self._episodes = [deque[Any](maxlen=self.window) for _ in self.task_names]
-        if is_new or self._played is not self.training_env:  # whose episodes begin
+        if is_new or self._played is not self.training_env:  # then all episodes start anew
             self._played = self.training_env
             self._successes = Successes(self._played.num_envs)
 
@@ -74,7 +76,9 @@ class TaskRolloutCallback(CheckedCallback):
 
     def _on_rollout_end(self) -> None:
         if isinstance(self.model, OffPolicyAlgorithm) and not self._ended:
-            return  # A rollout may be a step, and what was recorded waits for SB3's next line.
+            # An off-policy rollout may be a single step. Without a new episode nothing changes: the
+            # logger keeps the values recorded before until SB3 writes them.
+            return
         self._ended = False
         names = ("ep_rew_mean", "success_rate", "ep_len_mean")
         kinds: dict[str, dict[str, float]] = {f"rollout/{{}}/{name}": {} for name in names}
@@ -89,21 +93,21 @@ class TaskRolloutCallback(CheckedCallback):
 
 
 class TaskGradientCallback(RecordingCallback):
-    """Measure each task's advantages and its gradient's norm before clipping (PPO, A2C).
+    """Measure the variance of each task's advantages and its unclipped gradient's norm (PPO, A2C).
 
-    The gradient is of the algorithm's own loss on the task's part of the rollout, at the policy
-    that collected it, with advantages normalized over all tasks as training does (where a buffer or
-    callback has normalized them by task already, the variance of each is 1). Logged as
+    The gradient is that of the algorithm's own loss on the task's part of the rollout, for the
+    policy that collected it. Advantages are normalized over all tasks, as in training. (Where a
+    buffer or callback has already normalized them by task, each task's variance is 1.) Logged as
     ``plasticity/gradient_norm/<task>`` and ``plasticity/advantage_variance/<task>``; kept in
-    ``diagnostics.npz`` as ``advantage_variance`` and ``gradient_norm_per_task`` (K, N), NaN for a
-    task that the rollout lacks.
+    ``diagnostics.npz`` as ``advantage_variance`` and ``gradient_norm_per_task``, each (K, N) for K
+    measurements. They are NaN for a task with fewer than two transitions in the rollout.
 
     :param every: global steps between measurements
-    :param batch_size: transitions of each task at most
+    :param batch_size: how many transitions of each task the gradient is measured on, at most
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
-    :raises TypeError: if a number is none, or not a whole one
-    :raises ValueError: if a number is below 1, or the algorithm has another loss
+    :raises TypeError: if ``every`` is no number, or ``batch_size`` no int
+    :raises ValueError: if a number is below 1, or the algorithm is neither PPO nor A2C
     """
 
     def __init__(
@@ -120,13 +124,13 @@ class TaskGradientCallback(RecordingCallback):
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless the algorithm's loss is known."""
-        # sb3-contrib's on-policy algorithms have the same attributes and other losses.
+        # sb3-contrib's on-policy algorithms have the same attributes, but other losses.
         if not isinstance(model, PPO | A2C):
             raise ValueError(f"`model` must be of PPO or A2C, got {type(model).__name__}")
 
     def _resume(self, step: int) -> int | None:
         super()._resume(step)
-        # Others write rows of the same file.
+        # Other callbacks write rows of the same file: only rows with this measure count.
         own = self.record.rows.get("gradient_norm_per_task", np.empty((0, 1)))
         steps = self.record.rows["steps"][: len(own)][np.isfinite(own).any(axis=1)]
         return int(steps[-1]) if len(steps) else None
@@ -139,17 +143,17 @@ class TaskGradientCallback(RecordingCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        # A row is of the rollout's start, where others that write to the file measure.
+        # Use the step of the rollout's start: other callbacks write their rows at that step.
         if self._is_due(self._began):
             self._do(self._began)
 
     def act(self, step: int) -> bool:
-        """Measure what the rollout that ends has collected."""
+        """Measure on the rollout that has just ended."""
         tasks_SB = np.array(self._tasks)
         measured = [self._measure(tasks_SB == k) for k in range(len(self.task_names))]
         variances, norms = (np.array(column) for column in zip(*measured, strict=True))
         row = {"gradient_norm": norms, "advantage_variance": variances}
-        # gradient_norm/<network> is what PlasticityCallback logs.
+        # PlasticityCallback logs gradient_norm/<network>, so no task may have a network's name.
         networks = short_names(list(online_parameters(self.model.policy)), LAYER)
         keys = short_names(self.task_names, PRINTED - len("advantage_variance/"), taken=networks)
         by_kind = {kind: dict(zip(keys, v.tolist(), strict=True)) for kind, v in row.items()}
@@ -176,11 +180,11 @@ class TaskGradientCallback(RecordingCallback):
         return variance, float(th.linalg.vector_norm(th.stack(norms)))
 
     def _loss(self, rows: tuple[np.ndarray, np.ndarray]) -> th.Tensor:
-        """Return the loss as PPO and A2C compute it at the policy that collected the rollout."""
+        """Return the loss of PPO and A2C for the policy that collected the rollout."""
         model: Any = self.model
         buffer = model.rollout_buffer
         obs = stored_obs(buffer.observations, model.observation_space, rows)
-        # The buffer keeps them in their space's type, and gives them to PPO in this one.
+        # The buffer stores actions in their space's dtype, and gives them to PPO as float32.
         actions = self._column(buffer.actions, rows).float()
         if actions.shape[-1] == 1 and not model.action_space.shape:
             actions = actions.long().flatten()
@@ -205,14 +209,15 @@ class TaskGradientCallback(RecordingCallback):
 class TaskTemperatureCallback(CheckedCallback):
     """Log every task's temperature under ``temperature/<task>``, at the end of each rollout.
 
-    It also makes sure that the algorithm's own is 1, without which there would be a product of two.
+    It also checks that the algorithm's own temperature, ``ent_coef``, is 1: otherwise the entropy
+    of a task would be weighted by the product of two temperatures.
 
     :param verbose: 0 or 1
-    :raises ValueError: if the policy has no temperatures, or the algorithm's own is another
+    :raises ValueError: if the policy has no temperature for each task, or ``ent_coef`` is not 1
     """
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless the model has the temperatures, and no other of its own."""
+        """Raise ValueError unless the policy has temperatures by task, and ``ent_coef`` is 1."""
         found: Any = getattr(getattr(model, "actor", None), "temperatures", None)
         if not isinstance(found, TaskTemperatures):
             raise ValueError("`model` must have a policy with `ent_coef_per_task`=True")
@@ -223,7 +228,7 @@ class TaskTemperatureCallback(CheckedCallback):
         model: Any = self.model
         values = model.actor.temperatures.log_K.detach().exp().tolist()
         names = task_names(self.training_env)
-        if len(names) != len(values):  # a one-hot that the environment itself makes
+        if len(names) != len(values):  # a plain environment's own one-hot
             names = [str(k) for k in range(len(values))]
         by_task = dict(zip(short_names(names, TASK), values, strict=True))
         self.log_scalars({"temperature/{}": by_task})
@@ -232,12 +237,13 @@ class TaskTemperatureCallback(CheckedCallback):
 class TaskAdvantageCallback(CheckedCallback):
     """Normalize any on-policy algorithm's advantages by task, when a rollout is full.
 
-    RecurrentPPO has no ``rollout_buffer_class``, and MaskablePPO's must know of masks: this does
-    for them what :class:`~sb3_moe.vec_env.MultiTaskRolloutBuffer` does. Warns unless
-    ``normalize_advantage=False``. Put it before callbacks that look at advantages.
+    RecurrentPPO takes no ``rollout_buffer_class``, and MaskablePPO's buffer must store action
+    masks. This callback does for both what :class:`~sb3_moe.vec_env.MultiTaskRolloutBuffer` does
+    for PPO. It warns unless ``normalize_advantage=False``. Put it before callbacks that read
+    advantages.
 
-    :param num_tasks: for a Box observation that ends in a one-hot of so many tasks; None: a Dict
-        has the id under ``task_id``
+    :param num_tasks: the number of tasks, where a Box observation ends in the one-hot task id;
+        None: observations are a Dict with the id under ``task_id``
     :raises ValueError: if the algorithm has no rollout buffer, or the observation no task id
     """
 
@@ -247,7 +253,7 @@ class TaskAdvantageCallback(CheckedCallback):
         self.num_tasks = num_tasks
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless the algorithm has advantages, and observations the task."""
+        """Raise ValueError unless the algorithm is on-policy and observations hold a task id."""
         if not isinstance(model, OnPolicyAlgorithm):
             raise ValueError(f"`model` must be on-policy, as PPO, got {type(model).__name__}")
         space = model.observation_space
@@ -268,13 +274,13 @@ class TaskAdvantageCallback(CheckedCallback):
 class PopArtCallback(CheckedCallback):
     """Let a policy with ``popart=True`` learn values that are normalized for each task.
 
-    After each rollout the statistics of every task's returns move, the critic's heads are rescaled
-    so that all values stay, and the buffer's returns and old values are normalized for the update.
-    Values, and so advantages and truncated episodes, are in rewards all the same. Put it before
-    callbacks that look at returns. Logs
-    ``popart/mean/<task number>`` and ``popart/deviation/<task number>``.
+    After each rollout the statistics of every task's returns are updated, the critic's heads are
+    rescaled so that all predicted values stay the same, and the buffer's returns and old values are
+    normalized for the update. The values that advantages and the ends of truncated episodes are
+    computed from are still on the scale of rewards. Put it before callbacks that read returns. It
+    logs ``popart/mean/<task number>`` and ``popart/deviation/<task number>``.
 
-    :param rate: of the statistics, for a single return (beta in arXiv 1809.04474)
+    :param rate: step size of the statistics for a single return (beta in arXiv 1809.04474)
     :param verbose: 0 or 1
     :raises ValueError: if the rate is not in (0, 1], or the policy was built without ``popart``
     """
@@ -285,7 +291,7 @@ class PopArtCallback(CheckedCallback):
         self.rate = rate
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless the policy's values can be normalized."""
+        """Raise ValueError unless the policy was built with ``popart=True``."""
         if getattr(model.policy, "popart", None) is None:
             raise ValueError("`model` must have been built with policy_kwargs=dict(popart=True)")
 
@@ -304,5 +310,5 @@ class PopArtCallback(CheckedCallback):
 
 
 def _in_rows(steps: Any, device: th.device) -> Any:
-    """Return what a buffer holds by step and environment as a batch."""
+    """Return a buffer's arrays, (steps, environments, ...), as one batch of tensors."""
     return map_observation(lambda each: th.as_tensor(each, device=device).flatten(0, 1), steps)

@@ -19,51 +19,58 @@ from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
 from sb3_moe.vec_env.tasks import short_names, task_names
 
 ALL_TASKS = -1
-# What this, SB3's own callback and TaskSwitchCallback log of all tasks at once.
+# Names under eval/ and continual/ that this callback, SB3's EvalCallback and TaskSwitchCallback
+# log over all tasks: no task is logged under one of them.
 OVER_ALL = ("mean_reward", "mean_ep_length", "success_rate", "switches", "task")
 # Attribute of the model: the name of its last rollout's task, or ALL_TASKS.
 TRAINED = "task_trained"
 
 
 class MultiTaskEvalCallback(RecordingCallback):
-    """Evaluate every task in environments of its own, and log and keep the scores.
+    """Evaluate every task in separate environments, and log and keep the scores.
 
-    It logs ``eval/<task>/mean_reward``, ``.../mean_ep_length``, ``.../success_rate`` (where a task
-    reports it: the share of episodes in which any step did), ``eval/mean_reward``, and
-    ``continual/<task>/forgotten``, what a task has lost since its last block. It evaluates before
-    training, then at the first start of a rollout after every ``every`` global steps, at the first
-    that plays another task than the one before, so that the blocks of training end at evaluations,
-    and at the end. Training is the same, bit for bit, as without it: it has its own environments,
-    which learn no statistics, and leaves the random generators as they were. Its episodes depend on
-    the model's seed, the step and the number of environments only. An environment without tasks is
-    one task, named ``task``.
+    It logs ``eval/<task>/mean_reward``, ``.../mean_ep_length``, ``.../success_rate`` (the share of
+    episodes in which any step reported success, for tasks that report it), ``eval/mean_reward``,
+    and ``continual/<task>/forgotten``: how far the task's score has fallen since the end of its
+    last block of training.
+
+    It evaluates before training, then at the first start of a rollout after every ``every`` global
+    steps, and at the end of training. It also evaluates at the first start of a rollout that plays
+    another task than the rollout before, so that each block of training ends at an evaluation.
+
+    Training is the same, bit for bit, as without this callback: the evaluation environments are
+    separate and learn no statistics, and the random generators are left as they were. The seeds of
+    an evaluation's episodes depend only on the model's seed, the step and the number of
+    environments. An environment without tasks counts as one task, named ``task``.
 
     ``scores.npz`` holds, for K evaluations of N tasks: ``score`` (K, N), the mean returns;
     ``steps`` (K,); ``returns``, ``lengths`` and ``successes`` (K, N, episodes); ``trained`` (K,),
-    the task that was trained just before, -1 for all (before training, the first to be trained);
-    ``task_names`` (N,).
+    the number of the task that was trained just before the evaluation, -1 for all tasks (before
+    training: the task that will be trained first); ``task_names`` (N,).
 
-    :param every: global steps between evaluations; those at task switches come on top
+    :param every: global steps between evaluations, besides those at task switches
     :param n_eval_episodes: episodes of each task
-    :param eval_env: a multi-task environment with the training tasks, each in an environment of
-        its own; an id, or an environment that is no VecEnv, is wrapped as SB3's models wrap theirs;
-        None builds one like the training environment, wrappers of the VecEnv included. If it is in
-        a VecNormalize, that takes over the training one's statistics and stops learning its own
-    :param n_eval_envs: how many environments of each task to build. They share its episodes, so
-        another number plays other episodes. None: as many as episodes, and at most ten. If they are
-        stepped one by one, at most as many as in training. With ``vectorization="async"``, at most
-        as many in all as there are cores, but one of each task
+    :param eval_env: a multi-task VecEnv with the training tasks, in which each environment plays
+        one task for good. An id, or an environment that is no VecEnv, is wrapped as SB3's models
+        wrap theirs. None: one like the training environment is built, wrappers of the VecEnv
+        included. A VecNormalize around it takes over the training environment's statistics, and
+        stops learning its own
+    :param n_eval_envs: how many environments of each task to build. The episodes are divided among
+        them, so another number plays other episodes. None: as many as episodes, but at most ten,
+        and at most as many as in training if a task is stepped one environment at a time
     :param deterministic: whether actions are the most likely ones
-    :param max_episode_steps: an evaluation's episode that takes more steps is an error, or one
-        without an end would be played for ever; None: wait for its end
+    :param max_episode_steps: raise an error if an episode of an evaluation takes more steps, since
+        one without an end would be played for ever; None: wait for its end
     :param log_path: folder for ``scores.npz``
-    :param best_model_save_path: folder for ``best_model.zip``, by the mean reward over tasks
-    :param callback_on_new_best: called when that mean reward is the highest so far
+    :param best_model_save_path: folder for ``best_model.zip``, the model with the highest mean
+        reward over all tasks
+    :param callback_on_new_best: called when the mean reward over all tasks is the highest so far
     :param callback_after_eval: called after each evaluation
     :param verbose: 1 prints each evaluation
     :raises TypeError: if a number isn't a whole one
-    :raises ValueError: if a number is below 1, or ``eval_env`` lacks tasks of the training one;
-        while training, if an episode is too long
+    :raises ValueError: if a number is below 1, ``n_eval_envs`` is given with an ``eval_env``, or
+        ``eval_env`` has other tasks than the training environment; while training, if an episode
+        is too long
     """
 
     file: ClassVar[str] = "scores.npz"
@@ -101,17 +108,18 @@ class MultiTaskEvalCallback(RecordingCallback):
         # SB3's StopTrainingOnRewardThreshold and StopTrainingOnNoModelImprovement read these.
         self.best_mean_reward = -np.inf
         self.last_mean_reward = -np.inf
-        # What is built here, now or at the first evaluation, is closed here too.
+        # This callback closes only what it builds itself, now or at the first evaluation.
         self._built_from = eval_env
         self._owns_env = eval_env is None or isinstance(eval_env, str)
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check or build the evaluation environment."""
         super().init_callback(model)
-        self._close_own()  # a training that broke off left it, of what was played then
+        # A training that broke off left its evaluation environment open, maybe with other tasks.
+        self._close_own()
         if self.eval_env is not None:
             if not isinstance(self.eval_env, VecEnv):
-                # An environment may draw numbers while it is built.
+                # An environment may draw random numbers while it is built.
                 with preserved_generators(model.action_space.np_random):
                     self.eval_env = model._wrap_env(maybe_make_env(self.eval_env, 0), verbose=0)
             if (names := task_names(self.eval_env)) != self.task_names:
@@ -123,7 +131,7 @@ class MultiTaskEvalCallback(RecordingCallback):
 
     @property
     def scores(self) -> dict[str, np.ndarray]:
-        """What ``scores.npz`` holds."""
+        """The arrays of ``scores.npz``."""
         return self.diagnostics
 
     def act(self, step: int) -> bool:
@@ -137,14 +145,15 @@ class MultiTaskEvalCallback(RecordingCallback):
 
     def _resume(self, step: int) -> int | None:
         last = super()._resume(step)
-        # Of no run before, or of other tasks, there is only what is played now.
+        # The model knows what it trained last, unless the run is new or its tasks were others. Then
+        # take the task that is played now.
         known = vars(self.model).get(TRAINED) if step > 0 else None
         self._trained: int | None = self._task.number()
         if known in self.task_names:
             self._trained = self.task_names.index(known)
         elif known == ALL_TASKS:
             self._trained = None
-        # By the name alone: a folder may be moved.
+        # Use only the folder's name, because its parent folder may be moved.
         key = f"{Path(self.best_model_save_path or '').name} of {', '.join(self.task_names)}"
         self._best = remembered(self.model, "best_models", key)
         self.best_mean_reward = self._best.get("mean_reward", -np.inf)
@@ -152,12 +161,13 @@ class MultiTaskEvalCallback(RecordingCallback):
 
     def _evaluate(self, step: int) -> TaskEpisodes:
         if self.eval_env is None:
-            # Environments may draw numbers while they are built, as a run that goes on does again.
+            # Environments may draw random numbers while they are built, and a resumed run builds
+            # them again.
             with preserved_generators():
                 env, episodes = self.training_env, self.n_eval_episodes
                 copies = self.n_eval_envs or evaluation_copies(env, episodes)
                 self.eval_env = make_pinned_env(env, copies)
-        # Epsilon-greedy policies draw from the action space.
+        # Epsilon-greedy policies draw from the action space's generator.
         with preserved_generators(self.model.action_space.np_random):
             entropy = [self.model.seed or 0, step]
             self.eval_env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]) // 2)
@@ -170,7 +180,7 @@ class MultiTaskEvalCallback(RecordingCallback):
             )
 
     def _log(self, episodes: TaskEpisodes, step: int) -> None:
-        # The only task of a plain environment is called "task".
+        # A plain environment's only task keeps its name "task", although OVER_ALL has it too.
         taken = OVER_ALL if len(self.task_names) > 1 else ()
         keys = short_names(self.task_names, taken=taken)
         means, lengths = episodes.returns.mean(1), episodes.lengths.mean(1)
@@ -192,7 +202,7 @@ class MultiTaskEvalCallback(RecordingCallback):
         self.say(f"Evaluation at {step} steps: {scores}")
 
     def _forgotten(self) -> list[float]:
-        """Return what each task has lost since its last block; NaN if that isn't over."""
+        """Return how far each task's score fell since its last block ended; NaN before that."""
         score, trained = self.record.rows["score"], self.record.rows["trained"]
         blocks = [np.flatnonzero(trained == k) for k in range(len(self.task_names))]
         return [
@@ -203,7 +213,7 @@ class MultiTaskEvalCallback(RecordingCallback):
         ]
 
     def _keep_best(self) -> bool:
-        if not self.last_mean_reward > self.best_mean_reward:  # nor if it is no number
+        if not self.last_mean_reward > self.best_mean_reward:  # true for NaN too
             return True
         self._best["mean_reward"] = self.best_mean_reward = self.last_mean_reward
         if self.best_model_save_path is not None:
@@ -221,7 +231,8 @@ class MultiTaskEvalCallback(RecordingCallback):
         vars(self.model)[TRAINED] = ALL_TASKS if played is None else self.task_names[played]
 
     def _is_due(self, step: int) -> bool:
-        # Environments may leave a task one by one: it ends with the first, the rest is mixed.
+        # Parallel environments may switch tasks one by one. The block ends when the first one
+        # switches; until all have, the tasks count as mixed.
         switched = self._trained not in (None, self._played)
         return super()._is_due(step) or (switched and step != self._last)
 

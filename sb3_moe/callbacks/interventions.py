@@ -1,6 +1,6 @@
-"""Plasticity interventions every so many steps, and penalties on where weights are.
+"""Plasticity interventions that act periodically, and penalties that pull weights to values.
 
-They are against the loss of plasticity, and against forgetting.
+The interventions and some penalties counter the loss of plasticity, the others forgetting.
 """
 
 from abc import abstractmethod
@@ -48,11 +48,12 @@ Criterion = Literal["activation", "gradient"]
 
 
 class InterventionCallback(PeriodicCallback):
-    """Treat the policy at the start of a rollout, every so many global steps.
+    """Change the policy at the start of a rollout, every so many global steps.
 
-    Not before training and not at its end: what falls due in the last rollout of one ``learn`` is
-    done at the start of the next that goes on with the same class of callback. ``model.remedies``
-    keeps up to which step each was asked, in files too. Put it before a
+    It acts neither before training nor at its end: an intervention that falls due in the last
+    rollout of one ``learn`` is made at the start of the next ``learn`` that continues the run with
+    a callback of the same class. For this, ``model.remedies`` holds the step up to which each class
+    has made all that were due; files of the model hold it too. Put it before a
     :class:`~sb3_moe.callbacks.SnapshotCallback` in the list.
     """
 
@@ -70,7 +71,7 @@ class InterventionCallback(PeriodicCallback):
         """Leave the trained policy as it is."""
 
     def act(self, step: int) -> bool:
-        """Change the policy; what can't be done yet is due again at the next rollout."""
+        """Change the policy; if that is not possible yet, try again at the next rollout."""
         if self.treat() is False:
             self._last = self._asked.get(type(self).__name__, 0)
         return True
@@ -79,26 +80,27 @@ class InterventionCallback(PeriodicCallback):
     def treat(self) -> bool | None:
         """Change the model's policy.
 
-        :return: False if there is nothing yet by which to do it
+        :return: False if what it needs, such as observations, is not there yet
         """
 
 
 class ReDoCallback(InterventionCallback):
-    """Give dormant neurons a new start (Sokar et al. 2023, arXiv 2302.12902).
+    """Reinitialize dormant neurons (ReDo; Sokar et al. 2023, arXiv 2302.12902).
 
-    It judges by observations of the last rollout, or of the replay buffer, and logs how many
-    neurons started anew in each layer under ``plasticity/redo/``.
+    Activations are measured on observations of the last rollout, or of the replay buffer. How many
+    neurons of each layer were reinitialized is logged under ``plasticity/redo/``.
 
-    :param every: global steps between treatments
+    :param every: global steps between interventions
     :param tau: units whose score is at most this are dormant
-    :param batch_size: observations to judge activations by
-    :param criterion: ``"activation"``, or ``"gradient"``: the gradient that reached a neuron in the
-        last update (ReGraMa; Liu et al. 2025, arXiv 2505.24061)
+    :param batch_size: how many observations activations are measured on
+    :param criterion: what a neuron's score is made from: its ``"activation"``, or the
+        ``"gradient"`` that reached it in the last update (ReGraMa; Liu et al. 2025, arXiv
+        2505.24061)
     :param verbose: 0 or 1
     :raises TypeError: if ``batch_size`` is no int
-    :raises ValueError: if a number is out of range, the criterion is none, or, before training, if
-        the policy has no layer that can be treated, or TRPO is to be judged by gradients, which its
-        actor's weights don't keep
+    :raises ValueError: if a number is out of range or the criterion is unknown; before training, if
+        the policy has no layer that ReDo can change, or the algorithm is TRPO and the criterion
+        ``"gradient"``, since TRPO's actor keeps no gradients
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class ReDoCallback(InterventionCallback):
         self._obs: Obs | None = None
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless the algorithm has networks with a layer to treat."""
+        """Raise ValueError unless the policy has a layer whose neurons can be reinitialized."""
         if self.criterion == "gradient":
             refuse_trpo(model, "ReDoCallback(criterion='gradient')")
         treatable_layers(model.policy)
@@ -135,12 +137,12 @@ class ReDoCallback(InterventionCallback):
         self._gradients.detach()
 
     def treat(self) -> bool:
-        """Restart dormant neurons."""
+        """Reinitialize dormant neurons."""
         activity = None
         if self.criterion == "gradient":
             gradients = self._gradients.of_last_step
             activity = gradient_activity(self.model.policy, gradients)
-            # Before the first update of this `learn` nothing is known of the critic, or at all.
+            # Before the first update of this `learn` the critic, or every network, lacks gradients.
             if not activity or (gradients and all(each is None for each in gradients.values())):
                 return False
         obs = self._replayed() if isinstance(self.model, OffPolicyAlgorithm) else self._obs
@@ -164,7 +166,7 @@ class ReDoCallback(InterventionCallback):
 
     def _replayed(self) -> Obs | None:
         buffer: Any = self.model.replay_buffer  # type: ignore[attr-defined]
-        # Hindsight needs an episode that has ended.
+        # A HerReplayBuffer samples only from episodes that have ended.
         rows = buffer.ep_length.any() if isinstance(buffer, HerReplayBuffer) else buffer.size()
         if not rows:
             return None
@@ -176,7 +178,7 @@ class ReDoCallback(InterventionCallback):
 class ResetHeadsCallback(InterventionCallback):
     """Draw the last layer of every network anew (Nikishin et al. 2022, arXiv 2205.07802).
 
-    :param every: global steps between treatments
+    :param every: global steps between interventions
     :param verbose: 0 or 1
     :raises ValueError: if ``every`` is below 1
     """
@@ -187,9 +189,9 @@ class ResetHeadsCallback(InterventionCallback):
 
 
 class ShrinkAndPerturbCallback(InterventionCallback):
-    """Pull every weight towards a new start (Ash and Adams 2020, arXiv 1910.08475).
+    """Shrink every weight and add part of a newly drawn one (Ash and Adams 2020, arXiv 1910.08475).
 
-    :param every: global steps between two interventions
+    :param every: global steps between interventions
     :param shrink: factor of the old weights, in [0, 1]
     :param perturb: factor of newly drawn weights, at least 0
     :param verbose: 0 or 1
@@ -209,29 +211,30 @@ class ShrinkAndPerturbCallback(InterventionCallback):
         shrink_and_perturb(self.model.policy, self.shrink, self.perturb)
 
 
-# Penalties. Arrays are by the name of the parameter.
+# Penalties. `Arrays` holds an array for each parameter, by the parameter's name.
 Arrays = dict[str, npt.NDArray[Any]]
 _OBS = "obs/"
 
 
-# Where a weight is drawn to, and how strongly.
+# The value that a weight is pulled to (its anchor), and how strongly.
 Pull = tuple[th.Tensor | float, th.Tensor | float]
 
 
 class WeightPenaltyCallback(CheckedCallback):
-    """Add a penalty on how far weights are from where they are drawn to.
+    """Add a penalty on the distance of weights from the values that they are pulled to.
 
-    It is ``coef / 2`` times the squared distance, and is added to the gradients by hooks, while the
-    algorithm updates and before ``max_grad_norm`` clips them, as if it stood in the algorithm's
-    loss. It doesn't move frozen experts, nor what ``freeze_idle`` or the masks of a sparse network
-    hold still, and doesn't count there where gradients are clipped.
+    The penalty is ``coef / 2`` times the squared distance. In every update hooks add its gradient
+    to that of the algorithm's loss, before ``max_grad_norm`` clips the sum, as if it were a part of
+    the loss. They add nothing for weights that stay as they are (those of frozen experts, of idle
+    experts under ``freeze_idle``, and masked ones of a sparse network), neither to the weights nor
+    to the norm that is clipped.
 
-    :cvar key: how the log and the model call it
-    :cvar area: the first word of the log's key
-    :param coef: of the penalty, at least 0
+    :cvar key: the penalty's name in log keys and in ``model.anchors``
+    :cvar area: the first word of the log key
+    :param coef: coefficient of the penalty, at least 0
     :param verbose: 0 or 1
     :raises TypeError: if ``coef`` is no number
-    :raises ValueError: if it is out of range, or the algorithm is TRPO
+    :raises ValueError: if ``coef`` is out of range, or the algorithm is TRPO
     """
 
     key: ClassVar[str]
@@ -246,10 +249,10 @@ class WeightPenaltyCallback(CheckedCallback):
 
     @abstractmethod
     def pull(self, name: str, parameter: nn.Parameter) -> Pull | None:
-        """Return where a parameter is drawn to, and how strongly; None where it is not drawn."""
+        """Return the value that a parameter is pulled to, and how strongly; None: not at all."""
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless the algorithm steps by gradients, on networks that are known."""
+        """Raise ValueError for TRPO, and TypeError for a policy of an unknown family."""
         refuse_trpo(model, type(self).__name__)
         networks_of(uncompiled(model.policy))
 
@@ -259,7 +262,10 @@ class WeightPenaltyCallback(CheckedCallback):
         return uncompiled(self.model.policy)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Return what is learned, now or once routers thaw, without target networks, by name."""
+        """Return the parameters that learn, or that a frozen router holds for now, by name.
+
+        Those of target networks, and temperatures, are left out.
+        """
         weights = networks_of(self.policy).owners().keys() - temperatures_in(self.policy)
         return {
             name: each
@@ -279,18 +285,19 @@ class WeightPenaltyCallback(CheckedCallback):
         self._detach()
 
     def _on_rollout_end(self) -> None:
-        """Reach the updates that follow, and nobody else who computes gradients."""
+        """Add the hooks just before the updates, so that no other backward pass runs them."""
         every = dict.fromkeys(self.policy.parameters())
-        if every.keys() != self._pulls.keys():  # where experts joined or left, too
+        if every.keys() != self._pulls.keys():  # also after experts joined or left
             found = {each: self.pull(name, each) for name, each in self.parameters().items()}
             self._pulls = every | found
         masks, experts = _held_still(self.policy)
-        # What someone else keeps as it is takes no hook.
+        # Parameters that don't require a gradient stay as they are, and can have no such hook.
         pulls = [(each, pull) for each, pull in self._pulls.items() if pull and each.requires_grad]
         for each, pull in pulls:
             hook = self._hook(pull, masks.get(each), experts.get(each))
             self._handles.append(each.register_post_accumulate_grad_hook(hook))
-        # Off-policy a rollout may be a step long, and a device would be waited for in each.
+        # An off-policy rollout may be one step long, and to log in each would wait for the device:
+        # log only when an episode ends.
         on_policy = isinstance(self.model, OnPolicyAlgorithm)
         if pulls and (on_policy or np.any(self.locals.get("dones"))):
             halves = [
@@ -328,7 +335,11 @@ class WeightPenaltyCallback(CheckedCallback):
 
 
 def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor, int]]:
-    """Return masks, and how many experts, each still while it is idle, a parameter holds."""
+    """Return which entries of parameters penalties must not move.
+
+    :return: masks by parameter, False where an entry stays as it is; and the number of experts in
+        each parameter whose experts stay as they are while they are idle
+    """
     masks: dict[th.Tensor, th.Tensor] = {}
     experts: dict[th.Tensor, int] = {}
     for optimizer in networks_of(policy).every_optimizer():
@@ -340,24 +351,25 @@ def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor
 
 
 def _like(parameter: nn.Parameter, *arrays: Any) -> tuple[th.Tensor, ...] | None:
-    """Return arrays as tensors, if all are shaped as a parameter: experts may have joined."""
+    """Return arrays as tensors; None if a shape is not the parameter's, since experts may join."""
     if any(each is None or np.shape(each) != parameter.shape for each in arrays):
         return None
     return tuple(th.as_tensor(each).to(parameter) for each in arrays)
 
 
 class L2InitCallback(WeightPenaltyCallback):
-    """Draw weights towards those with which they started (Kumar et al. 2023, arXiv 2308.11958).
+    """Pull weights towards their initial values (Kumar et al. 2023, arXiv 2308.11958).
 
-    Their coefficient is half of this one. Where weights started is where they are when the first
-    training with this callback begins; every file of the model keeps it, as
+    The coefficient of the paper is half of ``coef``. Initial values are those that weights have
+    when the first training with this callback begins; every file of the model keeps them, as
     ``model.initial_weights``, and a run that starts at step 0 takes them anew. Experts keep their
-    own start when others join or leave; a new one is drawn to where it was when it joined.
+    initial values when others join or leave. The initial values of an expert that joins are those
+    with which it joins or, if it is a copy, those of the original.
 
     :param coef: of the penalty, ``coef / 2`` times the squared distance; at least 0
     :param verbose: 0 or 1
     :raises TypeError: if ``coef`` is no number
-    :raises ValueError: if it is out of range, or the algorithm is TRPO
+    :raises ValueError: if ``coef`` is out of range, or the algorithm is TRPO
     """
 
     key: ClassVar[str] = "l2_init"
@@ -368,37 +380,37 @@ class L2InitCallback(WeightPenaltyCallback):
             vars(self.model)["initial_weights"] = self.copies()
 
     def pull(self, name: str, parameter: nn.Parameter) -> Pull | None:
-        """Return where a parameter started, if that is known."""
-        # Growing experts puts another dict in its place.
+        """Return a parameter's initial value, if it is known."""
+        # Read the attribute each time: it is replaced when experts join or leave.
         start = _like(parameter, vars(self.model)["initial_weights"].get(name))
         return None if start is None else (start[0], 1.0)
 
 
 class WeightNormDecayCallback(WeightPenaltyCallback):
-    """Draw weights towards zero: a penalty on their norm, in the loss.
+    """Pull weights towards zero: a penalty on their norm, in the loss.
 
     Unlike AdamW's ``weight_decay`` its gradient goes through the optimizer's running averages.
 
     :param coef: of the penalty, ``coef / 2`` times the squared norm; at least 0
     :param verbose: 0 or 1
     :raises TypeError: if ``coef`` is no number
-    :raises ValueError: if it is out of range, or the algorithm is TRPO
+    :raises ValueError: if ``coef`` is out of range, or the algorithm is TRPO
     """
 
     key: ClassVar[str] = "weight_norm"
 
     def pull(self, name: str, parameter: nn.Parameter) -> Pull:
-        """Return zero, for every parameter alike."""
+        """Return zero, with the same strength for every parameter."""
         return 0.0, 1.0
 
 
 class AnchorCallback(WeightPenaltyCallback):
-    """Draw weights back to where they were when the last task ended.
+    """Pull weights back to the values that they had when the last task ended.
 
-    Nothing happens in the first task, nor where tasks are interleaved. What a resumed run must know
-    is kept in ``model.anchors``, which SB3 saves; a run that starts at step 0 forgets it.
+    Nothing happens in the first task, nor where tasks are interleaved. What a resumed run needs is
+    kept in ``model.anchors``, which SB3 saves; a run that starts at step 0 forgets it.
 
-    :param coef: of the penalty, at least 0
+    :param coef: coefficient of the penalty, at least 0
     :param verbose: 1 prints the end of each task
     :raises ValueError: if ``coef`` is out of range, or the environment has no tasks
     """
@@ -436,18 +448,18 @@ class AnchorCallback(WeightPenaltyCallback):
         self._pulls = {}
 
     def pull(self, name: str, parameter: nn.Parameter) -> Pull | None:
-        """Return where a parameter was at the last task's end, and how strongly it is drawn."""
+        """Return a parameter's value at the last task's end, and how strongly it is pulled."""
         found = _like(parameter, *(self.kept[k].get(name) for k in ("weights", "strengths")))
         return None if found is None else (found[0], found[1])
 
 
 class L2AnchorCallback(AnchorCallback):
-    """Draw all weights alike towards those with which the last task ended.
+    """Pull all weights equally back to the values that they had when the last task ended.
 
-    The penalty is ``coef / 2`` times the squared distance: the plain baseline of Kirkpatrick et
-    al. 2017 (arXiv 1612.00796), who draw towards one task too.
+    The penalty is ``coef / 2`` times the squared distance: the plain L2 baseline of Kirkpatrick et
+    al. 2017 (arXiv 1612.00796), which also pulls towards a single task's weights.
 
-    :param coef: at least 0
+    :param coef: coefficient of the penalty, at least 0
     :param verbose: 1 prints the end of each task
     :raises ValueError: if ``coef`` is out of range
     """
@@ -461,19 +473,19 @@ class L2AnchorCallback(AnchorCallback):
 
 
 class EWCCallback(AnchorCallback):
-    """Draw weights back by how much what was learned depends on them (arXiv 1612.00796).
+    """Pull back the weights that finished tasks depend on (EWC, arXiv 1612.00796).
 
     The penalty is ``coef / 2`` times the sum of F (weight - weight at the last task's end)^2. F is
-    the diagonal of the Fisher information: the mean over the finished task's last rows of the
-    squared gradient of the log-probability of the action taken, where an algorithm has one, and
-    of each critic's value of it (DQN's network, SAC's critics; a PPO's value network has none and
-    goes where it likes). Over tasks F is summed, and all are drawn to the last weights, as
-    in online EWC (arXiv 1805.06370, section 3.1, with ``decay`` for its gamma) and as Continual
-    World does (arXiv 2105.10919): a task that comes back counts again.
+    the diagonal of the Fisher information. It is the mean, over the finished task's last rows, of
+    the squared gradients of the log-probability of the action taken, where an algorithm has one,
+    and of each critic's value of this action (DQN's network, SAC's critics). PPO's value network
+    doesn't value actions, so it is not pulled. F is summed over tasks, but the only anchor is the
+    weights at the last task's end, as in online EWC (arXiv 1805.06370, section 3.1, with ``decay``
+    for its gamma) and in Continual World (arXiv 2105.10919): a task that comes back counts again.
 
-    :param coef: at least 0
-    :param rows: observations and actions of the finished task to judge by, at most
-    :param decay: what an older F counts after each task, in [0, 1]
+    :param coef: coefficient of the penalty, at least 0
+    :param rows: how many observations and actions of the finished task F is computed from, at most
+    :param decay: factor by which F shrinks before a task's own is added to it, in [0, 1]
     :param verbose: 1 prints the end of each task
     :raises ValueError: if a number is out of range
     """
@@ -491,15 +503,16 @@ class EWCCallback(AnchorCallback):
         self.decay = decay
 
     def _on_step(self) -> bool:
-        obs: Any = self.model._last_obs  # SB3 replaces it after this
-        # An actor's are scaled before an off-policy algorithm keeps them.
+        obs: Any = self.model._last_obs  # of this step: SB3 replaces it after callbacks
+        # Off-policy algorithms scale the actions of an actor before they store them.
         actions = self.locals.get("buffer_actions", self.locals["actions"])
         tasks_n = np.array(tasks_stepped(self.locals["infos"], self._task.names), dtype=np.int64)
         named = obs if isinstance(obs, Mapping) else {"": obs}
         columns = {f"{_OBS}{name}": np.asarray(column) for name, column in named.items()}
         columns["actions"] = actions
         step = self.num_timesteps // self.training_env.num_envs
-        # The next task has begun before this one is known to be over: at the next rollout's start.
+        # Keep rows by task. That a task is over is noticed only at the next rollout's start, when
+        # the next task may have rows already.
         for task in np.unique(tasks_n).tolist():
             mine = {name: column[tasks_n == task] for name, column in columns.items()}
             self._recent(self._task.names[task]).add(step, mine)

@@ -26,17 +26,17 @@ FPS, SIZE = 10, 160
 
 
 class SnapshotCallback(PeriodicCallback):
-    """Save everything from which :func:`sb3_moe.resume` goes on, at the start of a rollout.
+    """Save all that :func:`sb3_moe.resume` needs to go on, at the start of a rollout.
 
-    A snapshot is a file ``checkpoints/step-<global steps>.zip``: SB3's zip of the model with the
-    replay buffer, the environment with its schedule, normalizer and running episodes, and the
-    random generators in it. It appears under its name when it is whole. Put this callback last in
-    the list, so that it sees what the others did at the same step. That all this can be saved is
-    tried before training starts.
+    A snapshot is a file ``checkpoints/step-<global steps>.zip``: SB3's zip of the model, to which
+    are added the replay buffer, the environment with its schedule, normalizer and running episodes,
+    and the states of the random generators. The file gets its name only when it is complete. Put
+    this callback last in the list, so that a snapshot holds what the other callbacks did at the
+    same step. Whether all this can be saved is tried before training starts.
 
-    A model that stands at the step of one of the folder's snapshots, or beyond all of them, goes on
-    with that run; snapshots of later steps are removed, since it is about to do those again. Any
-    other, such as one that starts at step 0, is another run: it is refused.
+    A model that stands at the step of one of the folder's snapshots, or beyond all of them,
+    continues that run; snapshots of later steps are removed, since the run repeats these steps. Any
+    other model, such as one that starts at step 0, belongs to another run and is refused.
 
     :param every: global steps between snapshots
     :param path: the run's folder
@@ -65,7 +65,7 @@ class SnapshotCallback(PeriodicCallback):
         self.overwrite = overwrite
 
     def _init_callback(self) -> None:
-        # Before training starts, and so before the other callbacks touch what earlier runs left.
+        # Check before training starts: only then do other callbacks change files of earlier runs.
         self._within_rollout = self._ended = False
         step, steps = self.model.num_timesteps, [step_of(p) for p in snapshots_in(self.folder)]
         self._is_another_run = step not in steps and any(other > step for other in steps)
@@ -81,7 +81,8 @@ class SnapshotCallback(PeriodicCallback):
         old = [p for p in snapshots_in(self.folder) if self._is_another_run or step_of(p) > step]
         for path in [*self.folder.glob(".step-*.tmp"), *old]:
             path.unlink()
-        # There is nothing to save before training, nor where a run has just been resumed.
+        # As if a snapshot had just been saved: there is nothing new to save at the start of a run,
+        # nor where one has just been resumed.
         return step
 
     def _on_rollout_start(self) -> None:
@@ -96,7 +97,7 @@ class SnapshotCallback(PeriodicCallback):
         super()._on_training_end()
 
     def act(self, step: int) -> bool:
-        """Save, and remove what is older."""
+        """Save a snapshot, and remove all but the latest ``keep``."""
         target = self.folder / snapshot_name(step)
         is_whole = not (self._ended and self._within_rollout)
         save_snapshot(self.model, target, drawn=not self._ended, whole=is_whole)
@@ -109,15 +110,16 @@ class SnapshotCallback(PeriodicCallback):
 class ReplayCallback(PeriodicCallback):
     """Play every task every so many global steps, and keep a replay of it.
 
-    Training is the same as without it: it plays in environments of its own and leaves the random
-    generators as they were. The page goes to ``log_path`` as ``replay-<step>.html``; to TensorBoard
-    goes a film of each task as ``replay/<number of the task>``, and to a running W&B the page.
+    Training is the same as without this callback: it plays in separate environments and leaves the
+    random generators as they were. Each replay is a page, ``replay-<step>.html`` in ``log_path``.
+    TensorBoard gets a film of each task, as ``replay/<number of the task>``, and a W&B run that is
+    going on gets the page.
 
     :param every: global steps between replays
-    :param env: where to play; None: an environment like the training one, which must say how it is
-        built
-    :param episodes: of each task
-    :param max_steps: of each task
+    :param env: where to play; None: an environment like the training one, if that can be built
+        again
+    :param episodes: episodes of each task
+    :param max_steps: steps of each task, at most
     :param deterministic: as in ``predict``
     :param log_path: folder for the pages; None: none are kept
     :param verbose: 0 or 1
@@ -146,7 +148,7 @@ class ReplayCallback(PeriodicCallback):
         self.log_path = None if log_path is None else Path(log_path)
 
     def act(self, step: int) -> bool:
-        """Play, and hand on what was seen."""
+        """Play every task, and pass the replay to all outputs."""
         replay = watch(
             self.model,
             self.env,
@@ -163,7 +165,7 @@ class ReplayCallback(PeriodicCallback):
                 _show_films(replay, board, step)
         wandb = sys.modules.get("wandb")
         if wandb is not None and wandb.run is not None:
-            # It would inject a style sheet of its own, from its network, which the page refuses.
+            # W&B would add a style sheet from its own server, which the page's policy forbids.
             page = wandb.Html(replay.to_html(), inject=False)
             wandb.log({"replay": page, "replay/step": step})
         return True
@@ -171,7 +173,7 @@ class ReplayCallback(PeriodicCallback):
 
 def _show_films(replay: Replay, board: TensorBoardOutputFormat, step: int) -> None:
     """Put a film of each task into TensorBoard, which shows GIFs as images."""
-    # SB3's own Video takes moviepy 1.
+    # Write GIFs, because SB3's Video needs moviepy 1.
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     sheet = Sheet(replay, SIZE)

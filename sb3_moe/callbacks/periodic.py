@@ -16,12 +16,12 @@ from sb3_moe.saving.files import Record
 from sb3_moe.vec_env.make import are_interleaved
 from sb3_moe.vec_env.tasks import only_task, require_tasks, task_names
 
-# What a callback adds at most to a printed table.
+# The most rows that one callback adds to SB3's printed table.
 ROWS = 5
 
 
 class CheckedCallback(EventCallback):
-    """A callback that can say whether it takes a model, before any training.
+    """A callback that checks before training whether a model has what it needs.
 
     :param verbose: 0 or 1
     """
@@ -43,11 +43,12 @@ class CheckedCallback(EventCallback):
             print(text)
 
     def log_scalars(self, kinds: Mapping[str, Mapping[str, float]]) -> None:
-        """Record values of several kinds.
+        """Record values of several kinds in SB3's logger, without those that are NaN.
 
-        Only the first kind that has few values is printed; trackers get all that are numbers.
+        Only the first kind with at most ``ROWS`` values is printed; other outputs get all kinds.
 
-        :param kinds: values by place, for each kind's key, such as ``"plasticity/dormant/{}"``
+        :param kinds: for each kind's key, such as ``"plasticity/dormant/{}"``, its values by what
+            takes the place of ``{}``, such as a layer's name
         """
         shown = next((key for key, values in kinds.items() if 0 < len(values) <= ROWS), None)
         for key, values in kinds.items():
@@ -58,16 +59,16 @@ class CheckedCallback(EventCallback):
 
 
 class PeriodicCallback(CheckedCallback):
-    """Act before the first rollout, then every so many global steps, and at the end of training.
+    """Act before the first rollout, then after every ``every`` global steps, and at the end.
 
-    A rollout's start is where the policy has learned from all steps so far. Steps are counted over
-    all environments.
+    It acts at the start of a rollout, where the policy has learned from all steps so far. Global
+    steps are counted over all parallel environments.
 
-    :param every: global steps, at least 1
-    :param callback: called after each time
+    :param every: global steps between actions, at least 1
+    :param callback: called each time after this callback has acted
     :param verbose: 0 or 1
     :raises TypeError: if ``every`` is no number
-    :raises ValueError: if it is below 1, or NaN
+    :raises ValueError: if ``every`` is below 1, or NaN
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class PeriodicCallback(CheckedCallback):
 
     @abstractmethod
     def act(self, step: int) -> bool:
-        """Do what is to be done.
+        """Do the work of this callback.
 
         :param step: global steps so far
         :return: False to end the training
@@ -94,7 +95,7 @@ class PeriodicCallback(CheckedCallback):
         self._continue = True
 
     def _resume(self, step: int) -> int | None:
-        """Return the latest step at which this was done, in a run that stands at ``step``."""
+        """Return the latest step at which this callback acted, in a run that stands at ``step``."""
         return self._last if self._last is not None and 0 < self._last <= step else None
 
     def _on_rollout_start(self) -> None:
@@ -118,9 +119,9 @@ class PeriodicCallback(CheckedCallback):
 
 
 class RecordingCallback(PeriodicCallback):
-    """Measure every so often, and keep what was measured in memory or in a file.
+    """Measure periodically, and keep the measurements in memory or in a file.
 
-    :cvar file: its name
+    :cvar file: the file's name
     :param log_path: folder for the file; None: none is written
     """
 
@@ -146,7 +147,7 @@ class RecordingCallback(PeriodicCallback):
 
     @property
     def diagnostics(self) -> dict[str, np.ndarray]:
-        """What the file held at this callback's last row; others may write there too."""
+        """The recorded arrays, as of this callback's last row; others may add to the file later."""
         return {**self.record.constants, **self.record.rows}
 
     def _resume(self, step: int) -> int | None:
@@ -155,10 +156,11 @@ class RecordingCallback(PeriodicCallback):
 
 
 class CurrentTask:
-    """Follow which task all environments play.
+    """Track which task all parallel environments play.
 
-    :param env: in training
-    :raises ValueError: if it has no tasks, and ``required``
+    :param env: the training environment
+    :param required: whether the environment must have tasks
+    :raises ValueError: if tasks are required, and there are none
     """
 
     def __init__(self, env: VecEnv, *, required: bool = True) -> None:
@@ -169,13 +171,13 @@ class CurrentTask:
         self._env = env
 
     def number(self) -> int | None:
-        """Return the number of the task that all play now; None if tasks are mixed."""
+        """Return the number of the task that all environments play; None if tasks are mixed."""
         return None if self.are_mixed else only_task(self._env)
 
     def ended(self, kept: dict[str, Any]) -> str | None:
-        """Return the name of the task that has ended since this was last asked, if one has.
+        """Return the name of the task that has ended since the last call; None if none has.
 
-        :param kept: where the name of the current one is kept, under ``"task"``
+        :param kept: holds the current task's name under ``"task"``, and is updated in place
         """
         before, number = kept.get("task"), self.number()
         if number is None:
@@ -185,11 +187,14 @@ class CurrentTask:
 
 
 def remembered(model: BaseAlgorithm, name: str, part: str | None = None) -> dict[str, Any]:
-    """Return what a model remembers, in all its files too; a run that starts anew forgets it.
+    """Return a dict that is kept as an attribute of a model, and so in all files of the model.
 
-    :param model: in training
-    :param name: of the attribute
-    :param part: what is one callback's, where several share the attribute
+    A run that starts at step 0 empties it.
+
+    :param model: the model in training
+    :param name: name of the attribute
+    :param part: key of one callback's own dict, where several callbacks share the attribute; None:
+        the whole attribute
     """
     kept: dict[str, Any] = vars(model).setdefault(name, {})
     if part is not None:
@@ -200,23 +205,23 @@ def remembered(model: BaseAlgorithm, name: str, part: str | None = None) -> dict
 
 
 def same_training(model: BaseAlgorithm) -> Callable[[], bool]:
-    """Return what says whether the training that has begun is still the one that goes on.
+    """Return a function that says whether the current ``learn`` is still the model's latest.
 
-    SB3 tells callbacks nothing of a training that breaks off, and the next may be one without them.
+    SB3 doesn't tell callbacks when an error ends ``learn``, and the next one may be without them.
 
-    :param model: in training
+    :param model: the model in training
     """
     began = model.start_time
     return lambda: model.start_time == began
 
 
 def refuse_trpo(model: BaseAlgorithm, of: str) -> None:
-    """Raise if a model is of TRPO, which steps without ``backward`` and without the optimizer.
+    """Raise for TRPO, which moves its actor without ``backward`` and without the optimizer.
 
     :param model: of any algorithm
-    :param of: who can't work with it
-    :raises ValueError: naming it
+    :param of: what can't work with TRPO
+    :raises ValueError: if the algorithm is TRPO, naming ``of``
     """
-    # By name: sb3_contrib need not be installed.
+    # Compare the class's name, because sb3_contrib need not be installed.
     if any(each.__name__ == "TRPO" for each in type(model).__mro__):
         raise ValueError(f"{of} can't be used with TRPO, which steps without the optimizer")

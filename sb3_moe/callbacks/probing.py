@@ -1,6 +1,6 @@
-"""What networks and routers do on observations of every task, over time.
+"""Callbacks that measure networks and routers on observations of every task, over time.
 
-Shapes: B samples, N tasks (or tokens, of gates), E experts.
+Shapes: K measurements, B samples, N tasks (in gates_BNE: tokens), E experts.
 """
 
 import math
@@ -31,7 +31,7 @@ from sb3_moe.measures.plasticity import (
     measure_weights,
 )
 from sb3_moe.measures.resets import hold_router, router_parameters
-from sb3_moe.measures.statistics import agreement, load_entropy, specialisation
+from sb3_moe.measures.statistics import agreement, load_entropy, specialization
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.snapshot import preserved_generators
@@ -40,18 +40,18 @@ from sb3_moe.vec_env.make import make_pinned_env, not_built_again_since, synchro
 from sb3_moe.vec_env.observations import Obs, concatenate, map_observation, select, spread
 from sb3_moe.vec_env.tasks import LAYER, short_names, task_names, tasks_played
 
-# Play goes on for so many steps between the observations that are kept, and so many times.
+# Observations are kept every STRIDE steps of play, at least ROUNDS times.
 STRIDE, ROUNDS = 4, 10
 
 
 def collect_probe(
     env: VecEnv, size: int, model: BaseAlgorithm | None = None, seed: int = 0
 ) -> list[Obs]:
-    """Let a model play every task, and keep observations, equally many of each.
+    """Let a model play every task, and keep equally many observations of each task.
 
-    :param env: a multi-task environment in which each environment plays one task for good
-    :param size: observations altogether; the whole part of ``size`` / N of each task
-    :param model: whose policy draws actions; None: they are random
+    :param env: a multi-task VecEnv in which each environment plays one task for good
+    :param size: how many observations in all: ``size // N`` of each task
+    :param model: the model whose policy samples actions; None: they are random
     :param seed: of the environments, and of random actions
     :return: one batch for each task
     :raises TypeError: if ``size`` is no int
@@ -78,18 +78,19 @@ def collect_probe(
 
 
 class ProbeCallback(RecordingCallback):
-    """Look at the policy every so often on observations of every task, equally many of each.
+    """Measure the policy periodically on observations of every task, equally many of each.
 
-    They are of the states that the agent meets at that time: it plays in environments of its own,
-    with actions that its policy draws. Where an environment of a single task can't be built again,
-    which only those of :func:`~sb3_moe.make_multitask_vec_env` can, they are the latest of
-    training, every fourth step, and the first measurement is at the first rollout that begins with
-    enough of them, or at the end of training.
+    The observations are of states that the agent meets at that time: for each measurement it plays
+    in separate environments, with actions sampled from its policy. Only environments of
+    :func:`~sb3_moe.make_multitask_vec_env` can be built again for this. Any other must have a
+    single task; its observations are then the latest ones of training, of every fourth step. The
+    first measurement is at the start of the first rollout before which enough were collected, or at
+    the end of training.
 
     :param every: global steps between measurements
-    :param probe_size: observations altogether, at least one for each task
-    :param probe: the same observations at each measurement, as the policy sees them, a batch for
-        each task; None: those of the agent
+    :param probe_size: how many observations in all, at least one for each task
+    :param probe: fixed observations for all measurements, as the policy sees them, one batch for
+        each task; None: those that the agent meets
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
     :raises TypeError: if ``probe_size`` is no int
@@ -112,7 +113,7 @@ class ProbeCallback(RecordingCallback):
         self._latest: list[Obs] = []
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Check that observations of every task can be had."""
+        """Check that observations of every task can be collected."""
         before = [vars(self).get(name) for name in ("model", "task_names")]
         super().init_callback(model)
         if before != [model, self.task_names]:
@@ -129,7 +130,7 @@ class ProbeCallback(RecordingCallback):
             raise ValueError(f"`probe` must be a list of a batch for each of {self.task_names}")
 
     def forget(self) -> None:
-        """Drop what was another model's, or other tasks'."""
+        """Drop observations that were collected for another model or for other tasks."""
         self._latest = []
 
     def batches(self) -> list[Obs]:
@@ -138,10 +139,11 @@ class ProbeCallback(RecordingCallback):
             return self.probe
         if self._watches:
             return [concatenate(self._latest)]
-        # New ones each time, as in a run that goes on: some have a state that outlives a reset.
+        # Build new environments each time, as a resumed run does: the state of some outlives a
+        # reset.
         with preserved_generators():
             env = make_pinned_env(self.training_env)
-        # Epsilon-greedy policies draw from the action space.
+        # Epsilon-greedy policies draw from the action space's generator.
         with preserved_generators(self.model.action_space.np_random), closing(env):
             synchronize(self.training_env, env)
             return collect_probe(env, self.probe_size, self.model, self.model.seed or 0)
@@ -152,7 +154,7 @@ class ProbeCallback(RecordingCallback):
 
     def _on_step(self) -> bool:
         if self._watches and self.n_calls % STRIDE == 0:
-            # A copy: some environments write into one array over and over.
+            # Copy, because some environments write each observation into the same array.
             self._latest.append(map_observation(np.array, self.locals["new_obs"]))
             del self._latest[: -self._most]
         return super()._on_step()
@@ -161,34 +163,35 @@ class ProbeCallback(RecordingCallback):
         step = self.model.num_timesteps
         if self._last != step and (self._latest or not self._watches):
             super()._on_training_end()
-            # SB3 writes what was logged during a rollout, and none follows.
+            # SB3 writes logged values after a rollout, but no rollout follows: write them here.
             self.logger.record("time/total_timesteps", step, exclude="tensorboard")
             self.logger.dump(step)
 
 
-# What PlasticityCallback logs; its file holds all.
+# The measures that PlasticityCallback logs; its file holds all of them.
 LOGGED = ("dormant", "inactive", "effective_rank", "ntk_rank", "weight_norm", "gradient_norm")
 
 
 class PlasticityCallback(ProbeCallback):
     """Measure dormant neurons, ranks, weights and gradients of every network and layer.
 
-    All are kept in ``diagnostics.npz``, under the names that
+    All are kept in ``diagnostics.npz``, those of layers under the names that
     :func:`~sb3_moe.measures.measure_layers` explains. Under ``plasticity/`` are logged ``dormant``
     and ``effective_rank`` by layer, ``ntk_rank``, ``weight_norm`` and ``gradient_norm`` by network.
-    Measured before training, at the first start of a rollout after every ``every`` global steps,
+    It measures before training, at the first start of a rollout after every ``every`` global steps,
     and at the end, on observations of the agent's own play, equally many of each task.
-    ``weight_change/<network>`` is since the measurement before, and NaN for the first of a process.
+    ``weight_change/<network>`` is the norm of the change since the previous measurement, NaN at the
+    first measurement of a process.
 
     :param every: global steps between measurements
     :param taus: thresholds of dormancy, each at least 0; the first is the primary one
-    :param by_gradient: also measure the share of units that hardly any gradient reached in the
-        last update (under TRPO the critic's), ``inactive/<layer>`` and ``inactive_<tau>``; see
-        :func:`~sb3_moe.measures.measure_gradients`
-    :param ntk_size: samples for the rank of the neural tangent kernel; 0 leaves it out
-    :param probe_size: observations altogether, at least one for each task
-    :param probe: the same observations at each measurement, as the policy sees them, a batch for
-        each task; None: those of the agent, see :class:`ProbeCallback`
+    :param by_gradient: also measure ``inactive/<layer>`` and ``inactive@<tau>/<layer>``, the share
+        of units that hardly any gradient reached in the last update (under TRPO only the critic's);
+        see :func:`~sb3_moe.measures.measure_gradients`
+    :param ntk_size: samples for the rank of the neural tangent kernel; 0: it is not measured
+    :param probe_size: how many observations in all, at least one for each task
+    :param probe: fixed observations for all measurements, as the policy sees them, one batch for
+        each task; None: those that the agent meets, see :class:`ProbeCallback`
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
     :raises TypeError: if a size isn't an int
@@ -220,12 +223,12 @@ class PlasticityCallback(ProbeCallback):
         self._gradients = CriticGradients()
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless there is a hidden layer to look at."""
+        """Raise ValueError unless the policy has a hidden layer with a known activation."""
         if not hidden_layers(model.policy):
             raise ValueError("`policy` must have a hidden layer with a known activation, got none")
 
     def forget(self) -> None:
-        """Drop what was another model's, or other tasks'."""
+        """Drop observations and weights that were kept for another model or for other tasks."""
         super().forget()
         self._weights = {}
 
@@ -238,7 +241,7 @@ class PlasticityCallback(ProbeCallback):
         self._gradients.detach()
 
     def act(self, step: int) -> bool:
-        """Measure, log and keep."""
+        """Measure, log and record."""
         policy, batches = self.model.policy, self.batches()
         gradients = self._gradients.of_last_step
         measures = measure_layers(policy, batches, self.taus)
@@ -254,7 +257,7 @@ class PlasticityCallback(ProbeCallback):
     def _weight_changes(self) -> dict[str, float]:
         before, now = self._weights, online_parameters(self.model.policy)
         self._weights = {name: [p.detach().clone() for p in now[name]] for name in now}
-        # Nothing can be said of a network whose experts became more, or fewer.
+        # The weights of a network whose experts joined or left can't be compared.
         same = [n for n in before if [p.shape for p in before[n]] == [p.shape for p in now[n]]]
         return {f"weight_change/{n}": joint_norm(map(th.sub, now[n], before[n])) for n in same}
 
@@ -270,34 +273,36 @@ class PlasticityCallback(ProbeCallback):
 
 
 class RoutingCallback(ProbeCallback):
-    """Log what the routers do where the agent plays, task by task, under ``moe/``.
+    """Log how the routers use the experts on observations of each task, under ``moe/``.
 
-    For each mixture: ``specialisation`` (mutual information between task and expert, by the sizes
-    of the weights), ``entropy`` (of the load, 1 where even) and ``agreement`` (cosine similarity of
-    the experts' outputs). TensorBoard gets an image of the weight that each task gives each expert.
-    Of a router that can't change, such as ``"task"``, only the agreement is logged.
-    ``diagnostics.npz`` gets all: ``gates/<mixture>`` (K, N, E), mean weights in the output (those
-    of ``top_k`` sum to less than 1), ``load`` (K, E), shares of the work (of the choices where the
-    router chooses experts, else of the weights), ``entropy``, ``specialisation`` and ``agreement``
-    (K,).
+    For each mixture: ``specialization`` (mutual information between task and expert, from the
+    absolute values of the gates), ``entropy`` (that of the experts' load, 1 where all have the
+    same) and ``agreement`` (cosine similarity of the experts' outputs). TensorBoard gets an image
+    of the gate that each task gives each expert. For a router that neither learns nor reads
+    features, such as ``"task"``, only the agreement is logged.
+
+    ``diagnostics.npz`` gets all measures: ``gates/<mixture>`` (K, N, E), the mean gates (those of
+    ``"top_k"`` sum to less than 1), ``load`` (K, E), the experts' shares of the work (of the
+    choices where the router chooses experts, else of the gates), ``entropy``, ``specialization``
+    and ``agreement`` (K,).
 
     :param every: global steps between measurements
-    :param probe_size: observations altogether, at least one for each task
-    :param probe: the same observations at each measurement, as the policy sees them, a batch for
-        each task; None: those of the agent, see :class:`ProbeCallback`
+    :param probe_size: how many observations in all, at least one for each task
+    :param probe: fixed observations for all measurements, as the policy sees them, one batch for
+        each task; None: those that the agent meets, see :class:`ProbeCallback`
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
     :raises ValueError: if a number is out of range, or the policy has no mixture
     """
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless there is a mixture."""
+        """Raise ValueError unless the policy has a mixture."""
         if not isinstance(model.policy, MoEPolicy) or not model.policy.moe_layers():
             raise ValueError("`model` must have experts, as in PPO('MoeMlpPolicy', env)")
 
     @th.no_grad()
     def act(self, step: int) -> bool:
-        """Measure, log and keep."""
+        """Measure, log and record."""
         policy, batches = policy_of(self.model), self.batches()
         outputs = expert_outputs(policy, concatenate(batches))
         by_task = [policy.routing(batch) for batch in batches]
@@ -309,7 +314,7 @@ class RoutingCallback(ProbeCallback):
             row[f"gates/{name}"] = gates_NE
             row[f"load/{name}"] = load_E = load_NE.cpu().numpy().mean(0)
             row[f"entropy/{name}"] = load_entropy(load_E)
-            row[f"specialisation/{name}"] = specialisation(np.abs(gates_NE))
+            row[f"specialization/{name}"] = specialization(np.abs(gates_NE))
             row[f"agreement/{name}"] = agreement(outputs[name].double().cpu().numpy())
         self._log(row)
         self.record.add(step, row)
@@ -318,20 +323,24 @@ class RoutingCallback(ProbeCallback):
     def _log(self, row: dict[str, Any]) -> None:
         layers = policy_of(self.model).moe_layers()
         keys = dict(zip(layers, short_names(list(layers), LAYER), strict=True))
-        # Others decide the same for good: they neither learn, nor see what does.
-        learn = [n for n, e in layers.items() if e.sees == "tokens" or router_parameters(e)]
-        shown = {"specialisation": learn, "entropy": learn, "agreement": [*layers]}
+        # Routers that learn, or that read features, which change as the networks learn.
+        changing = [
+            name
+            for name, layer in layers.items()
+            if layer.sees in ("tokens", "belief") or router_parameters(layer)
+        ]
+        shown = {"specialization": changing, "entropy": changing, "agreement": [*layers]}
         self.log_scalars(
             {
                 f"moe/{kind}/{{}}": {keys[name]: row[f"{kind}/{name}"] for name in names}
                 for kind, names in shown.items()
             }
         )
-        # An image takes as long as all the rest, and only TensorBoard can show it.
+        # To draw an image takes as long as all the rest, and only TensorBoard can show it.
         if any(isinstance(each, TensorBoardOutputFormat) for each in self.logger.output_formats):
             from sb3_moe.watching.figures import draw_gates  # matplotlib comes with the extras
 
-            for name in learn:
+            for name in changing:
                 image = draw_gates(row[f"gates/{name}"], self.task_names, title=name)
                 elsewhere = ("stdout", "log", "json", "csv")
                 key = f"moe/gates/{keys[name]}"
@@ -339,25 +348,26 @@ class RoutingCallback(ProbeCallback):
 
 
 class FreezeRouterCallback(ProbeCallback):
-    """Stop a mixture's router once its gates have settled, or at a step (arXiv 2406.16437).
+    """Freeze a mixture's router once its gates have settled, or at a step (arXiv 2406.16437).
 
-    Gates are compared from one measurement to the next, on the observations of the first of the
-    two: how much of a row's weight went to other experts, on average. A frozen router keeps its
-    weights, their averages in the optimizer, and the bias of ``bias_rate`` bit for bit; experts
-    learn on. It logs ``moe/moved/<mixture>``, and ``moe/frozen/<mixture>`` when that changes.
-    Routers are frozen while this callback is in training; what a resumed run must know is kept in
-    ``model.frozen_routers``, which SB3 saves.
+    Each measurement computes the gates on the observations of the previous measurement again, and
+    logs ``moe/moved/<mixture>``: the share of a token's gates that has moved to other experts since
+    then, on average. A frozen router keeps its weights, their running averages in the optimizer,
+    and the bias of ``bias_rate`` bit for bit; the experts keep learning. When a router is frozen
+    or thawed, ``moe/frozen/<mixture>`` is logged. Routers are frozen only in training with this
+    callback; what a resumed run needs is kept in ``model.frozen_routers``, which SB3 saves.
 
     :param every: global steps between measurements
-    :param bound: gates that have moved less have settled, in (0, 1]; None: only ``at_step`` counts
-    :param patience: in how many measurements in a row they must have moved less
-    :param at_step: freeze every router at the first measurement so many global steps after training
-        began, or after the last thaw; None: only ``bound`` counts
-    :param thaw_at_switch: let them learn again whenever the task changes
-    :param probe_size: observations altogether, at least one for each task
-    :param probe: the same observations at each measurement, as the policy sees them, a batch for
-        each task; None: those of the agent
-    :param verbose: 1 prints what is frozen and thawed
+    :param bound: the gates have settled if their ``moe/moved`` is below this, in (0, 1]; None: only
+        ``at_step`` counts
+    :param patience: in how many measurements in a row it must be below ``bound``
+    :param at_step: freeze every router at the first measurement that is at least this many global
+        steps after training began, or after the last thaw; None: only ``bound`` counts
+    :param thaw_at_switch: let all routers learn again whenever the task changes
+    :param probe_size: how many observations in all, at least one for each task
+    :param probe: fixed observations for all measurements, as the policy sees them, one batch for
+        each task; None: those that the agent meets
+    :param verbose: 1 prints when a router is frozen or thawed
     :raises ValueError: if a number is out of range, or no router learns
     """
 
@@ -384,19 +394,19 @@ class FreezeRouterCallback(ProbeCallback):
         self.thaw_at_switch = thaw_at_switch
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Check that there are tasks where they count."""
+        """Check that there are tasks if ``thaw_at_switch`` needs them."""
         super().init_callback(model)
         self._task = CurrentTask(self.training_env, required=self.thaw_at_switch)
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless a router learns, in steps of an optimizer."""
+        """Raise ValueError for TRPO, and for a policy without a router that learns."""
         refuse_trpo(model, type(self).__name__)
         layers = model.policy.moe_layers() if isinstance(model.policy, MoEPolicy) else {}
         if not any(router_parameters(layer) for layer in layers.values()):
             raise ValueError("`model` must have a router that learns, such as `router`='soft'")
 
     def _routers(self) -> dict[str, MoELayer]:
-        """Return the mixtures whose routers learn; experts that join make new ones."""
+        """Return the mixtures whose routers learn, looked up anew: adding experts replaces them."""
         layers = policy_of(self.model).moe_layers().items()
         return {name: layer for name, layer in layers if router_parameters(layer)}
 
@@ -412,11 +422,11 @@ class FreezeRouterCallback(ProbeCallback):
         self._hold()
 
     def _awake(self) -> dict[str, Any]:
-        """Return what there is to remember of routers that learn from now on."""
+        """Return the entries of ``kept`` for routers that all learn from now on."""
         return {"since": self.model.num_timesteps, "gates": {}, "settled": {}, "frozen": []}
 
     def _hold(self) -> None:
-        """Hold the routers that are frozen, and no others: training that broke off may have."""
+        """Hold the frozen routers, and release others that a broken-off training left held."""
         for name, layer in self._routers().items():
             hold_router(layer, name in self.kept["frozen"])
 
@@ -442,7 +452,7 @@ class FreezeRouterCallback(ProbeCallback):
         return dict(zip(names, short_names(names, LAYER), strict=True))
 
     def act(self, step: int) -> bool:
-        """Measure how far gates have moved, and freeze what has settled."""
+        """Measure how far gates have moved, and freeze routers that have settled."""
         updates = getattr(self.model, "_n_updates", None)
         if updates is None or updates != self.kept["updates"]:  # else nothing has learned
             self._measure()
@@ -477,6 +487,6 @@ class FreezeRouterCallback(ProbeCallback):
         return {name: each.gates_BNE.float().cpu().numpy() for name, each in routings}
 
     def _on_training_end(self) -> None:
-        """Leave a model whose parameters are like any other's."""
+        """Release all routers, so that the model's parameters are like any other model's."""
         for layer in self._routers().values():
             hold_router(layer, False)

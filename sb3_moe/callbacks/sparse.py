@@ -1,4 +1,4 @@
-"""Train a network of which most weights are zero, from the start to the end.
+"""Sparse training: most weights of a network are zero, from the start to the end.
 
 Shapes: E experts (1 for a dense layer), H units, W weights of one expert's layer.
 """
@@ -40,33 +40,35 @@ Shape = Sequence[int]
 class SparseTrainingCallback(CheckedCallback):
     """Keep most weights of every network at zero while it learns (arXiv 2206.10369).
 
-    For any algorithm that has optimizers, with SB3's policies or ours. Masks are drawn before the
-    first step, for each network by itself, and applied after every step of the optimizer to
-    weights, their moments and target networks. As in the authors' code, all linear and
+    For any algorithm that has optimizers, with SB3's policies or this package's. Masks are drawn
+    before the first step, for each network separately, and applied after every step of the
+    optimizer to weights, their moments and target networks. As in the authors' code, all linear and
     convolutional layers are sparse, those of the output too; biases, normalizations, LSTMs and a
-    mixture's routers are dense. Each expert is a layer of its own. For ``"set"`` and ``"rigl"``
-    ``sparsity/changed`` is logged, the connections that the last change made.
+    mixture's routers are dense. Each expert's part of a layer counts as a layer of its own. For
+    ``"set"`` and ``"rigl"`` ``sparsity/changed`` is logged: how many connections the last change
+    added.
 
-    Masks are saved with the optimizer, and a model that has some goes on with them, until
-    :func:`sb3_moe.growing.drop_masks`. After training the weights stay as they are; without this
-    callback the next training fills them.
+    Masks are saved with the optimizer, and a model that has masks keeps them until
+    :func:`sb3_moe.growing.drop_masks` is called. After training the weights stay sparse, but a
+    later training without this callback makes them dense.
 
     :param sparsity: share of the weights of each network that are zero, in [0, 1)
     :param method: ``"static"``: the masks stay; ``"set"``: the smallest weights are dropped and
-        others, at random, grow from zero (arXiv 1707.04780); ``"rigl"``: those with the largest
-        gradient grow (arXiv 1911.11134)
+        others, at random, grow from zero (arXiv 1707.04780); ``"rigl"``: instead of random ones,
+        those with the largest gradients grow (arXiv 1911.11134)
     :param densities: ``"erk"``: layers with few weights are denser (Erdos-Renyi-Kernel);
-        ``"uniform"``: all are alike
+        ``"uniform"``: all layers are equally dense
     :param drop_fraction: share of a layer's connections that change, at the beginning; it falls to
         0 along half a cosine. The defaults are those with which the authors train DQN and SAC
     :param interval: steps of the optimizer between changes (the authors' PPO: 250)
-    :param end_fraction: share of training after which connections stay
-    :param rescale: whether living weights start larger, so that what units read stays as large as
-        in the dense network
+    :param end_fraction: share of training after which connections no longer change
+    :param rescale: whether weights that are alive start larger, so that the pre-activations of
+        units are as large as in the dense network
     :param seed: of the masks; None: the model's
     :param verbose: 1 prints how many weights are alive
     :raises TypeError: if an argument is of the wrong type
-    :raises ValueError: if it is out of range, or connections would change under TRPO
+    :raises ValueError: if an argument is out of range, or the algorithm is TRPO and the method is
+        not ``"static"``
     """
 
     def __init__(
@@ -96,15 +98,15 @@ class SparseTrainingCallback(CheckedCallback):
         self._changed: dict[th.optim.Optimizer, int] = {}
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """List what is to be sparse."""
+        """List the layers that are to be sparse."""
         super().init_callback(model)
         self.policy = uncompiled(model.policy)
         self.layers = sparse_layers(self.policy)
         self.optimizers = networks_of(self.policy).every_optimizer()
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError where the method needs steps that the algorithm doesn't take."""
-        if self.method != "static":  # behind the optimizer's steps, by its gradients
+        """Raise ValueError for TRPO, unless the method is ``"static"``."""
+        if self.method != "static":  # TRPO's actor makes no optimizer steps
             refuse_trpo(model, f"{type(self).__name__}(method={self.method!r})")
 
     def _on_training_start(self) -> None:
@@ -114,7 +116,8 @@ class SparseTrainingCallback(CheckedCallback):
         own = [masks.get(layer.weight) for layer in self.layers]
         if not masks:
             self._draw(counts)
-        elif [0 if mask is None else int(mask.sum()) for mask in own] != alive:  # of an earlier run
+        elif [0 if mask is None else int(mask.sum()) for mask in own] != alive:
+            # The masks are those of an earlier run.
             raise ValueError("`sparsity` and `densities` must be those of the model's masks")
         lasts = same_training(self.model)
         self._steps = [
@@ -130,7 +133,10 @@ class SparseTrainingCallback(CheckedCallback):
         return {p: mask for each in self.optimizers for p, mask in masks_in(each).items()}
 
     def _draw(self, counts: Sequence[int]) -> None:
-        """Draw masks of which so many of each expert's weights are alive."""
+        """Draw masks that leave a given number of weights alive.
+
+        :param counts: how many weights of each expert are alive, by layer
+        """
         if any(getattr(module, "frozen", ()) for module in self.policy.modules()):
             raise ValueError("`model` must have no frozen experts where weights become sparse")
         seeds = (self.seed, self.model.seed, np.random.SeedSequence().generate_state(1)[0])
@@ -166,7 +172,7 @@ class SparseTrainingCallback(CheckedCallback):
         An expert that got no gradient in the last step keeps its connections: nothing tells which
         it needs, and ``freeze_idle`` promises that it stays as it is.
 
-        :param optimizer: that has just stepped
+        :param optimizer: the one that has just stepped
         """
         masks, moments = masks_in(optimizer), moments_in(optimizer)
         group, place = optimizer.param_groups[0], self.optimizers.index(optimizer) + 1
@@ -190,7 +196,8 @@ class SparseTrainingCallback(CheckedCallback):
             for tensor in (layer.weight, *moments.get(layer.weight, ())):
                 tensor.masked_fill_(born, 0.0)
             changed += int(born.sum())
-        # Not of another optimizer: SAC's actor has run already when its critics step.
+        # Leave weights of other optimizers alone: when SAC's critics step, the actor's forward pass
+        # is done, but not yet its backward pass.
         apply_masks(optimizer)
         mask_targets(self.policy, masks)
         self._changed[optimizer] = changed
@@ -213,7 +220,7 @@ class SparseLayer(NamedTuple):
     :param network: name of the network that has the layer
     :param layer: the module
     :param weight: the layer's weight
-    :param num_experts: E, how many experts hold it together
+    :param num_experts: E, the number of experts whose weights it stacks
     """
 
     network: str
@@ -235,7 +242,7 @@ class SparseLayer(NamedTuple):
 def sparse_layers(policy: BaseModel) -> list[SparseLayer]:
     """List the linear and convolutional layers of every online network, the last ones too.
 
-    Left out, and so dense, are routers, biases, normalizations, LSTMs and what nothing learns.
+    Routers, biases, normalizations, LSTMs and weights that no optimizer learns are left out.
 
     :param policy: of any algorithm
     """
@@ -246,7 +253,7 @@ def sparse_layers(policy: BaseModel) -> list[SparseLayer]:
     learned -= {p for layer in mixtures for p in router_parameters(layer)}
     found: dict[th.Tensor, SparseLayer] = {}
     for net in networks.networks():
-        # Without what is not there, or holds nothing.
+        # Leave out parts that are None or empty.
         parts = nn.ModuleList(filter(None, (net.extractor, net.memory, net.hidden, *net.heads)))
         for layer in (each for each in parts.modules() if isinstance(each, WEIGHTED)):
             weight = weight_of(layer)
@@ -260,7 +267,7 @@ def sparse_layers(policy: BaseModel) -> list[SparseLayer]:
 def _rescale(layer: SparseLayer, mask: th.Tensor, weights: Sequence[th.Tensor]) -> None:
     """Make up for the inputs that each unit loses (Evci et al. 2022, arXiv 2010.03533).
 
-    :param weights: the layer's, and those that follow it
+    :param weights: the layer's weight, and that of the target network, if any
     """
     by_unit = incoming(layer.layer)
     alive = by_unit(mask).flatten(2)
@@ -275,8 +282,8 @@ def _rescale(layer: SparseLayer, mask: th.Tensor, weights: Sequence[th.Tensor]) 
 def erk(shapes: Sequence[Shape], sparsity: float) -> list[float]:
     """Make layers with few weights denser (Erdos-Renyi-Kernel; arXiv 1911.11134, section 3).
 
-    A layer's density is proportional to the sum of its axes over their product; where that is more
-    than 1 the layer is dense, and the others share what remains.
+    A layer's density is proportional to the sum of its axes' lengths over their product. Where that
+    would be more than 1 the layer is dense, and the others share the remaining weights.
 
     :param shapes: of each layer's weight, such as (out, in) or (out, in, height, width)
     :param sparsity: share of all weights that are zero, in [0, 1)
@@ -304,7 +311,7 @@ DENSITIES: Mapping[str, Callable[[Sequence[Shape], float], list[float]]] = {
 
 
 def counts_of(layers: Sequence[SparseLayer], sparsity: float, densities: str) -> list[int]:
-    """Return how many weights of each expert's layer are alive, at least 1.
+    """Return how many weights of one expert are alive in each layer, at least 1.
 
     :param layers: of a policy, whose networks are equally sparse
     :param sparsity: share of a network's weights that are zero
@@ -325,16 +332,16 @@ def counts_of(layers: Sequence[SparseLayer], sparsity: float, densities: str) ->
 
 
 def generator_of(*numbers: int) -> th.Generator:
-    """Return a generator that the numbers alone decide, so that none has to be saved."""
+    """Return a generator that is seeded by numbers alone, so that its state need not be saved."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return th.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 def drawn(size: int, alive: int, generator: th.Generator) -> th.Tensor:
-    """Return a mask (W,) of which so many are True, at random.
+    """Return a random mask (W,) with a given number of True entries.
 
     :param size: W
-    :param alive: at most W
+    :param alive: how many entries are True, at most W
     :param generator: on the CPU
     """
     mask_W = th.zeros(size, dtype=th.bool)
@@ -348,9 +355,9 @@ def regrown(weight_W: th.Tensor, mask_W: th.Tensor, number: int, scores_W: th.Te
     A weight that is dropped may grow again, as in the authors' code of RigL (arXiv 1911.11134).
 
     :param weight_W: the layer's weights
-    :param mask_W: what is alive now
+    :param mask_W: True for weights that are alive now
     :param number: how many change, at most as many as are alive
-    :param scores_W: the largest of what isn't kept are grown
+    :param scores_W: weights with the largest scores grow, among those that aren't kept
     """
     kept = int(mask_W.sum()) - number
     sizes_W = weight_W.abs().masked_fill(~mask_W, -1.0)

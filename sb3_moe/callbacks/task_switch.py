@@ -1,6 +1,7 @@
-"""What to do when the task changes, and how to notice a task that nobody names.
+"""Prepare a model for the next task when the task changes, and notice tasks that have no id.
 
-Shapes: S steps of a window, n environments, M histories, E experts with a model each.
+Shapes: S steps of a window, n environments, K rows of a history, W numbers in a row, M = S*n
+histories, E experts with a model each.
 """
 
 from collections import deque
@@ -29,27 +30,30 @@ OnNewTask = Literal["add_expert", "freeze_old"]
 
 
 class TaskSwitchCallback(CheckedCallback):
-    """Prepare the model for a new task, at the first start of a rollout that plays one.
+    """Prepare the model for the next task, at the start of the first rollout that plays it.
 
     It logs ``continual/task`` and ``continual/switches``. Tasks that are interleaved never switch.
-    What a resumed run must know is kept in ``model.task_switches``, which SB3 saves. A training has
-    one such callback.
+    What a resumed run needs is kept in ``model.task_switches``, which SB3 saves. Give ``learn`` at
+    most one such callback.
 
-    :param reset_optimizer: forget the optimizers' running averages, those of frozen experts and
-        SAC's entropy coefficient too: for about a rollout their momentum would move even an expert
-        that is no longer used
+    :param reset_optimizer: forget the optimizers' running averages, also those of frozen experts
+        and of SAC's entropy coefficient. Otherwise, for about a rollout, their momentum moves even
+        an expert that is no longer used
     :param reset_heads: draw the last layer of every network anew
-    :param replay_buffer: ``"keep"`` it, ``"clear"`` it, or keep a ``"reservoir"``, in which every
-        transition of the run so far is equally likely (of a task that fills the rest of the buffer
-        more than once, the latest ones), and fill the rest anew. SB3
-        counts ``learning_starts`` from the run's beginning alone: after ``"clear"`` it goes on with
-        batches drawn from the new task's first few transitions
+    :param replay_buffer: ``"keep"`` all transitions, ``"clear"`` the buffer, or keep a
+        ``"reservoir"`` and fill the rest of the buffer anew. The reservoir is a sample in which
+        every transition of the run so far is equally likely (if a task fills the rest of the buffer
+        more than once, its latest transitions stand for all). SB3 counts ``learning_starts`` from
+        the run's beginning alone: after ``"clear"`` it goes on updating, with batches drawn from
+        the new task's first few transitions
     :param reservoir_share: share of the buffer that the reservoir takes at most, in (0, 0.5]
-    :param restart_exploration: DQN's epsilon starts again, at the pace at which it first fell
-    :param restart_learning_rate: a schedule of the learning rate starts again likewise; see
-        :class:`~sb3_moe.callbacks.LinearPerBlock` for one that reaches zero in every block
-    :param on_new_task: at a task that wasn't met before, ``"add_expert"`` to every mixture, as
-        :func:`sb3_moe.add_experts` does; ``"freeze_old"`` freezes all there are and adds one
+    :param restart_exploration: DQN's epsilon starts again at its first value, and falls at the same
+        pace as at first
+    :param restart_learning_rate: the schedule of the learning rate starts again in the same way;
+        see :class:`~sb3_moe.callbacks.LinearPerBlock` for one that reaches zero in every block
+    :param on_new_task: what to do at a task that the run plays for the first time:
+        ``"add_expert"`` adds an expert to every mixture, as :func:`sb3_moe.add_experts` does;
+        ``"freeze_old"`` freezes all experts before it adds one; None: nothing
     :param verbose: 1 prints each switch
     :raises ValueError: if an argument is out of range, or does not fit the algorithm
     """
@@ -89,7 +93,7 @@ class TaskSwitchCallback(CheckedCallback):
         self._task = CurrentTask(self.training_env)
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless the model has what is to change at a switch."""
+        """Raise ValueError unless the model has all that this callback changes at a switch."""
         if self.replay_buffer != "keep" and not isinstance(model, OffPolicyAlgorithm):
             raise ValueError("`replay_buffer` must be 'keep' for algorithms that have none")
         buffer: Any = getattr(model, "replay_buffer", None)
@@ -104,7 +108,7 @@ class TaskSwitchCallback(CheckedCallback):
 
     def _check_experts(self, model: BaseAlgorithm) -> None:
         policy = policy_of(model)
-        # One joins at each task but the first; a resumed run has some of these already.
+        # An expert joins at each task but the first; a resumed run has met some tasks already.
         env = model.get_env()
         names = set() if env is None else {*task_names(env)}
         past = vars(model).get("task_switches", {}) if model.num_timesteps > 0 else {}
@@ -130,7 +134,7 @@ class TaskSwitchCallback(CheckedCallback):
 
     def _on_rollout_start(self) -> None:
         if self.on_new_task is not None:
-            changeable(self.model)  # not beside masks that were drawn when training started
+            changeable(self.model)  # raises if masks were drawn when training started
         if self._task.ended(self.kept) is not None:
             self._switch(self.kept["task"])
         if self.kept["task"] is not None:
@@ -138,7 +142,8 @@ class TaskSwitchCallback(CheckedCallback):
 
     def _on_step(self) -> bool:
         if self.replay_buffer == "reservoir":
-            self.reservoir.protect(self.model.replay_buffer)  # type: ignore[attr-defined]  # off-policy
+            # The model is off-policy: check_model refuses a reservoir for any other.
+            self.reservoir.protect(self.model.replay_buffer)  # type: ignore[attr-defined]
         return True
 
     def _switch(self, task: str) -> None:
@@ -147,14 +152,14 @@ class TaskSwitchCallback(CheckedCallback):
         self.say(f"Task {task} begins at {step} steps")
         if self.reset_optimizer:
             reset_optimizers(policy)
-            of_entropy = getattr(self.model, "ent_coef_optimizer", None)  # SAC's and its like's own
+            of_entropy = getattr(self.model, "ent_coef_optimizer", None)  # of SAC, TQC, CrossQ
             if of_entropy is not None:
                 of_entropy.state.clear()
         is_new = self.on_new_task is not None and task not in self.kept["met"]
         if is_new and self.on_new_task == "freeze_old":
             for mixture in changeable(self.model):
                 freeze_experts(self.model, network=mixture)
-        if self.reset_heads:  # of what is not frozen
+        if self.reset_heads:  # frozen experts keep their heads
             reset_heads(policy)
         if is_new:
             add_experts(self.model)
@@ -172,11 +177,11 @@ class TaskSwitchCallback(CheckedCallback):
         self.logger.record("continual/switches", self.kept["switches"])
 
     def _on_training_end(self) -> None:
-        """Leave the model its own schedules: training without this callback would shift them."""
+        """Put the model's own schedules back: restarts depend on the length of this ``learn``."""
         self._restart_schedules(None)
 
     def _restart_schedules(self, step: int | None) -> None:
-        """Let schedules begin again at a step; None: let them be as they were."""
+        """Let schedules start again at a step; None: put the model's own schedules back."""
         model: Any = self.model
         names = ["exploration_schedule"] if self.restart_exploration else []
         for name in [*names, "lr_schedule"] if self.restart_learning_rate else names:
@@ -188,30 +193,34 @@ class TaskSwitchCallback(CheckedCallback):
             setattr(model, name, schedule)
 
 
-# So many calm windows say what is usual: the last ones, for models explain more and more.
+# Scores of this many windows count as usual: the latest ones, because models improve.
 CALM_WINDOWS = 5
 
 
 class NewTaskCallback(CheckedCallback):
-    """Say when several environments play something that no model of the belief explains.
+    """Notice when several environments play a task that no model of the belief explains.
 
-    Before an update, each environment's last histories are read: the log-likelihood for a
-    transition, under the model that explains a history best, has not been trained on them yet. An
-    environment is surprised if its mean lies more than ``margin`` below a quantile of what was
-    usual in the last calm windows. When enough of them are surprised for ``patience`` windows in a
-    row, a new task is noticed, and no other before as many windows were calm. Logs
-    ``moe/log_likelihood``, ``moe/surprised`` (a share of the environments) and ``moe/new_tasks``.
-    What is usual is not saved: a run that goes on learns it anew.
+    Before an update, each environment gets a score: the mean log-likelihood of a transition in its
+    latest histories, under the model that explains each history best. The models have not been
+    trained on these histories yet. The usual scores are those of environments that were not
+    surprised in the last few windows. An environment is surprised if its score lies more than
+    ``margin`` below a quantile of the usual scores. When at least ``share`` of the environments are
+    surprised in ``patience`` windows in a row, a new task is noticed. Another one can be noticed
+    only after as many windows in a row in which fewer were surprised. It logs
+    ``moe/log_likelihood``, ``moe/surprised`` (the share of surprised environments) and
+    ``moe/new_tasks`` (how many were noticed). The usual scores are not saved: a resumed run
+    collects them anew.
 
-    :param window: steps of each environment that are read together, at least
-    :param quantile: of what was usual, in (0, 1]
-    :param margin: how far below it, in nats for a transition
-    :param share: of the environments that must be surprised, in (0, 1]
-    :param patience: windows in a row
+    :param window: how many steps of each environment are scored together, at least
+    :param quantile: the quantile of the usual scores, in (0, 1]
+    :param margin: how far below that quantile a surprised environment's score lies, in nats for a
+        transition
+    :param share: share of the environments that must be surprised, in (0, 1]
+    :param patience: in how many windows in a row they must be surprised
     :param most: how many new tasks are noticed at most
     :param add_expert: whether each new task gets an expert: a copy of the likeliest one, with a
-        model that is first fitted to what surprised
-    :param fit_steps: steps of that
+        model that is first fitted to the surprising histories
+    :param fit_steps: gradient steps of that fit
     :param verbose: 1 prints each new task
     :raises TypeError: if a number isn't a whole one
     :raises ValueError: if a value is out of range, or the policy has no belief
@@ -243,11 +252,12 @@ class NewTaskCallback(CheckedCallback):
         self.noticed = 0
         self._usual: deque[np.ndarray] = deque(maxlen=CALM_WINDOWS)
         self._seen: list[np.ndarray] = []
-        # Windows in a row that were surprising, or calm again; whether a new task is on already.
+        # How many windows in a row were surprising (during an alarm: calm), and whether an alarm
+        # is on, which a new task has raised.
         self._in_row, self._alarmed = 0, False
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless there is a belief, and room for an expert where one may join."""
+        """Raise ValueError unless there is a belief, and an expert can join where one may."""
         policy = policy_of(model)
         if policy.belief is None:
             raise ValueError("the policy must have a belief, as `router`='predict' gives it")
@@ -281,9 +291,9 @@ class NewTaskCallback(CheckedCallback):
         self.logger.record("moe/new_tasks", self.noticed)
 
     def _explained(self, histories: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Return how well the best model explains each history, and which that is, (S, n).
+        """Return how well the best model explains each history, and its number, both (S, n).
 
-        :param histories: (S, n, K, W); one without a transition is not a number
+        :param histories: (S, n, K, W); one without a transition has NaN
         """
         belief: Any = self.model.policy.belief
         score_M, best_M = belief.explained(histories.flatten(0, 1)).max(1)
@@ -296,7 +306,7 @@ class NewTaskCallback(CheckedCallback):
         return score_n < float(usual) - self.margin
 
     def _starts_alarm(self, share: float) -> bool:
-        """Count windows in a row in which an alarm would start, or end; say whether one starts."""
+        """Count windows in a row towards an alarm's start, or its end; say whether one starts."""
         turns = share < self.share if self._alarmed else share >= self.share
         self._in_row = self._in_row + 1 if turns else 0
         if self._in_row < self.patience:
@@ -305,8 +315,8 @@ class NewTaskCallback(CheckedCallback):
         return self._alarmed and self.noticed < self.most
 
     def _add(self, likeliest: int, histories: th.Tensor) -> None:
-        """Add an expert to every network, whose model explains what surprised."""
-        # A copy at first: in the update that follows the policy is what it was.
+        """Add an expert to every network, with a model fitted to the surprising histories."""
+        # At first it is an exact copy, so that the update that follows starts from the same policy.
         add_experts(self.model, like=likeliest, perturb=0.0)
         belief: Any = self.model.policy.belief
         belief.fit(belief.num_models - 1, histories, self.fit_steps)

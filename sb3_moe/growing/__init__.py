@@ -1,4 +1,4 @@
-"""Models that grow: from dense ones to experts, to more of these or fewer, and back."""
+"""Give a dense model experts, change the experts of a model, or make it dense again."""
 
 from sb3_moe.growing.converting import Distilled, distill, to_dense, upcycle
 from sb3_moe.growing.experts import (

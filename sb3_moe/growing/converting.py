@@ -1,4 +1,4 @@
-"""From a dense model to one with experts that does the same, and back.
+"""Convert a dense model to one with experts that computes the same, and back.
 
 Shapes: O outputs, I inputs, H hidden units, B observations, A action dimensions.
 """
@@ -41,7 +41,7 @@ from sb3_moe.policies.of_model import model_of_sb3, policy_of
 from sb3_moe.policies.options import per_network
 from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key, one_hot_behind
 
-# Options whose function no dense layer of SB3's has.
+# Options that `upcycle` refuses: no dense layer of SB3 computes the same.
 _NOT_DENSE = ("tokens", "combine", "block", "task_embedding", "match_scale", "action_dims")
 
 
@@ -53,12 +53,14 @@ def upcycle(
     perturb: float = 0.1,
     **options: Any,
 ) -> Any:
-    """Return a model with experts that does what a dense one does, to go on training.
+    """Return a model with experts that computes what a dense model does and can go on training.
 
-    Each expert begins as the dense layers it stands for, and experts part as their gates differ by
-    row; under gates that are the same for all rows their last layers start apart, so that it
-    cancels. Arguments, counts, target networks, the optimizers' averages (times the gate, or its
-    square) and, where the space stays, the replay buffer go along. The given model stays as it is.
+    Each expert starts as a copy of the dense layers that it replaces. The experts diverge because
+    their gates differ from row to row. Where the gates are the same for all rows, noise that
+    cancels in their mixture is added to the experts' last layers. The new model takes over
+    arguments, step counts, target networks, the optimizers' running averages (times the gate, or
+    its square) and, if observations and ``n_envs`` stay the same, the replay buffer. The given
+    model stays as it is.
 
     >>> from stable_baselines3 import PPO
     >>> dense = PPO("MlpPolicy", "CartPole-v1", n_steps=64)
@@ -66,15 +68,17 @@ def upcycle(
     >>> sorted(model.policy.moe_layers())
     ['pi.middle', 'vf.middle']
 
-    :param model: dense, SB3's or ours, of any algorithm with MoE policies
-    :param env: of the new model; None: the old one's. Its observations may be a Dict with a task id
-        that those of the old one don't have: nothing but routers looks at it at first
-    :param num_tasks: length of the one-hot task id that observations end in, if they are no dicts
-    :param perturb: how far experts under constant gates start apart, relative to last weights
+    :param model: a dense model, SB3's or ours, of any algorithm with MoE policies
+    :param env: the new model's environment; None: the old model's. Its observations may be a Dict
+        that adds a task id to the old observations; at first only routers depend on it
+    :param num_tasks: length of the one-hot task id at the end of observations, if they are no Dict
+    :param perturb: size of the noise on experts under constant gates, relative to the weights of
+        their last layers
     :param options: of :class:`sb3_moe.policies.options.MoEOptions`, each a value or a dict by
         network
     :raises TypeError: if the policy is of no known class, or an option is unknown
-    :raises ValueError: if a value is not valid, spaces differ, or the function can't be kept
+    :raises ValueError: if a value is not valid, the spaces differ, or the new model would not
+        compute the same
     """
     not_negative("perturb", perturb)
     model_of_sb3(model)
@@ -109,7 +113,7 @@ def upcycle(
 
 
 def _policy_kwargs(model: BaseAlgorithm, old: Any, num_tasks: int | None) -> dict[str, Any]:
-    """Return the arguments of the dense policy, with an extractor that tells the task id apart."""
+    """Return the dense policy's arguments, with an extractor that keeps the task id apart."""
     kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
     extractor = networks_of(old).extractors()["features"]
     if kind in (FlattenExtractor, CombinedExtractor) and not tensors_of(extractor):
@@ -121,7 +125,7 @@ def _policy_kwargs(model: BaseAlgorithm, old: Any, num_tasks: int | None) -> dic
 
 
 def _map(map_: CopyMap, new: Any, old: Any, totals: dict[MoELayer, float], perturb: float) -> None:
-    """Say where all that a dense policy has goes in one with experts."""
+    """Map the tensors of a dense policy to those of a policy with experts."""
     cure = "let the head stay dense (`placement`, `head_router`)"
     for mine, other, at in map_.networks(new, old, cure):
         convs = other.extractor.get_submodule("convs").children() if encodes(mine) else ()
@@ -141,13 +145,13 @@ def _map(map_: CopyMap, new: Any, old: Any, totals: dict[MoELayer, float], pertu
 
 
 class _ExpertsFromDense:
-    """Says where the numbers of a network with experts come from.
+    """Maps the layers of a dense network to those of a network with experts.
 
-    :param map_: what it is written into
-    :param totals: what the gates of each layer sum to
-    :param number: how many dense linear layers an expert stands for
-    :param perturb: how far experts under constant gates start apart, in their last layer, as a
-        share of the size of its weights
+    :param map_: the map that gets the entries
+    :param totals: for each layer of experts, what the gates of a token sum to
+    :param number: how many dense linear layers an expert replaces
+    :param perturb: size of the noise on the last layers of experts under constant gates, relative
+        to the size of their weights
     """
 
     def __init__(
@@ -158,10 +162,11 @@ class _ExpertsFromDense:
     def chain(
         self, new: Sequence[nn.Module], old: Sequence[nn.Module], at: th.Tensor | None
     ) -> None:
-        """Map modules that run one behind the other.
+        """Map modules that run one after the other.
 
-        :param old: dense layers
-        :param at: where the first finds each of its old inputs; None: where they were
+        :param new: plain modules and layers of experts
+        :param old: the dense layers that they replace
+        :param at: the column of each old input in the first new layer; None: the same as before
         :raises ValueError: if they don't fit together
         """
         rest = list(old)
@@ -175,9 +180,9 @@ class _ExpertsFromDense:
                 at = self.map.in_order([part], [rest.pop(0)], at)
 
     def _span(self, expert: Sequence[nn.Module], rest: Sequence[nn.Module]) -> tuple[int, bool]:
-        """Return how many dense layers an expert stands for, and if it has a linear one more.
+        """Return how many dense layers an expert replaces, and whether it has a linear layer more.
 
-        :raises ValueError: if it has still more, or fewer
+        :raises ValueError: if it has more than one more, or fewer
         """
         theirs = sum(isinstance(layer, nn.Linear) for layer in expert)
         if theirs - self.number not in (0, 1):
@@ -187,7 +192,7 @@ class _ExpertsFromDense:
             )
         linears = [i for i, layer in enumerate(rest) if isinstance(layer, nn.Linear)]
         count, more = linears[self.number - 1] + 1, theirs > self.number
-        # The activation is in the experts too, and may hold numbers.
+        # With a linear layer more, experts also hold the activation, which may have parameters.
         return (count + len(expert) - theirs if more and self.number == 1 else count), more
 
     def _experts(
@@ -198,9 +203,9 @@ class _ExpertsFromDense:
         more: bool,
         at: th.Tensor | None,
     ) -> None:
-        """Map every expert of a layer to the dense layers that it stands for.
+        """Map every expert of a layer to the dense layers that it replaces.
 
-        :param more: whether experts have one linear layer more, which hands on what it is given
+        :param more: whether experts have one linear layer more, which starts as an identity
         """
         number, total = layer.num_experts, self.totals[layer]
         for *first, last in experts:
@@ -214,16 +219,17 @@ class _ExpertsFromDense:
                 self.map.layer(last, old[-1], columns, scale=1 / total, gate=total / number)
         if layer.sees == "nothing" and number > 1:
             like = old[-1].get_parameter("weight")
-            # Of units that all experts share: those of a wider expert are its own.
+            # Noise cancels only on units that are equal in all experts. The extra units of wider
+            # experts are not.
             shared = len(old[0].get_parameter("weight")) if more else like.shape[1]
             lasts = [expert[-1].get_parameter("weight")[:, :shared] for expert in experts]
-            # An identity has one 1 in each row.
+            # The root mean square of an identity, which has one 1 in each row.
             size = shared**-0.5 if more else self.map.size_of(like)
             self.map.move_apart(lasts, [1.0] * number, self.perturb * size)
 
 
 def _side_by_side(heads: Sequence[nn.Module]) -> list[nn.Module]:
-    """Return heads that read the same as one layer."""
+    """Return heads that have the same input as one layer, in a list that is empty without heads."""
     one = copy.deepcopy([*heads[:1]])
     for name, parameter in one[0].named_parameters() if one else ():
         parameter.data = th.cat([head.get_parameter(name).data for head in heads])
@@ -231,7 +237,7 @@ def _side_by_side(heads: Sequence[nn.Module]) -> list[nn.Module]:
 
 
 def _check_env(model: BaseAlgorithm, env: Any) -> None:
-    """Raise ValueError unless a model can go on in an environment, where a task id may join."""
+    """Raise ValueError unless an environment has a model's spaces; it may add a task id."""
     old, new = model.observation_space, env.observation_space
     seen = new
     if isinstance(new, spaces.Dict) and has_task_key(new):
@@ -246,10 +252,10 @@ def _check_env(model: BaseAlgorithm, env: Any) -> None:
 
 
 def join_task(obs: Any, space: spaces.Space[Any]) -> Any:
-    """Return observations as those of a space, with task ids in turn where it has them anew.
+    """Return observations that fit a space, with task ids 0, 1, ... in turn if it adds a task id.
 
-    :param obs: a batch
-    :param space: that of the observations, or that and a task id
+    :param obs: a batch of observations
+    :param space: the space of these observations, or a Dict that adds a task id to it
     """
     if not isinstance(space, spaces.Dict) or (isinstance(obs, dict) and obs.keys() == space.keys()):
         return obs
@@ -259,34 +265,35 @@ def join_task(obs: Any, space: spaces.Space[Any]) -> Any:
 
 
 class _Plain(NamedTuple):
-    """A network as plain layers: hidden ones, and each head's."""
+    """A network as plain layers: its hidden layers, and the layers of each head."""
 
     network: Network
     hidden: list[nn.Module]
     heads: list[list[nn.Module]]
 
     def modules(self) -> nn.ModuleList:
-        """Return all of them, in one."""
+        """Return all layers in one module."""
         return nn.ModuleList([*self.hidden, *(each for head in self.heads for each in head)])
 
 
 def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
-    """Return SB3's own dense model that does what one with experts does.
+    """Return a dense model of SB3 that computes what a model with experts does.
 
-    There is one where the mixture is one network: one expert, the task router with its task,
-    uniform gates over linear experts; :func:`sb3_moe.growing.distill` fits one to any other
-    mixture. It needs nothing of this package to be loaded. Its optimizers start anew. The given
-    model stays as it is.
+    There is such a model if every mixture equals one network: it has one expert, the task router
+    picks the expert of ``task``, or its experts are linear and have the same gates for every sample
+    (of ``task``). :func:`sb3_moe.growing.distill` fits a dense model to any other mixture. The
+    dense model can be loaded without this package. Its optimizers start anew. The given model stays
+    as it is.
 
     >>> from stable_baselines3 import PPO
     >>> model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"num_experts": 1})
     >>> type(to_dense(model).policy).__name__
     'ActorCriticPolicy'
 
-    :param model: with one of our policies
-    :param task: the task whose observations it is for, where experts or heads go by that
+    :param model: a model with one of our policies
+    :param task: the task that the dense model plays, if the task picks experts or heads
     :raises TypeError: if the policy is not ours
-    :raises ValueError: if the mixture is not one network, or images are encoded
+    :raises ValueError: if a mixture does not equal one network, or the extractor encodes images
     """
     old = policy_of(model)
     goes_by_task = any(layer.sees == "task" for layer in old.moe_layers().values())
@@ -310,7 +317,7 @@ def _net_arch(old: MoEPolicy, found: Sequence[_Plain]) -> Any:
 
 
 def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) -> None:
-    """Write the weights of plain layers, of the online networks and of those that lag behind."""
+    """Write plain layers' weights into a new policy: into its online and its target networks."""
     theirs = networks_of(old)
     map_ = CopyMap(new, old, *(plain.modules() for plain in found))
     cure = "fit one with `distill`, which begins with fresh noise"
@@ -322,7 +329,7 @@ def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) 
                 map_.in_order([head], leaves_of(*modules), first)
     lagging: dict[th.Tensor, th.Tensor] = {}
     for plain in found:
-        # The target network that follows this one, or itself.
+        # This network's target network, or the network itself if it has none.
         online = (plain.network.hidden, *plain.network.heads)
         hidden, *heads = (theirs.follower(each) or each for each in online)
         target = plain.network._replace(hidden=hidden, heads=tuple(heads))
@@ -332,7 +339,7 @@ def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) 
 
 
 def _plain(network: Network, task: int | None) -> _Plain:
-    """Return a network as plain layers; a head begins with the last linear one before it."""
+    """Return a network as plain layers; each head begins with its last linear layer."""
     if not network.heads:
         return _Plain(network, plain_modules([network.hidden], task), [])
     chains = [plain_modules([network.hidden, head], task) for head in network.heads]
@@ -343,7 +350,7 @@ def _plain(network: Network, task: int | None) -> _Plain:
 
 @th.no_grad()
 def _rows_of(linear: nn.Linear, columns: Columns) -> nn.Linear:
-    """Return a linear layer for some outputs of another."""
+    """Return a linear layer that computes only some of another's outputs."""
     one = copy.deepcopy(linear)
     one.out_features = columns.stop - columns.start
     for parameter in one.parameters():
@@ -352,11 +359,11 @@ def _rows_of(linear: nn.Linear, columns: Columns) -> nn.Linear:
 
 
 def plain_modules(modules: Sequence[nn.Module], task: int | None) -> list[nn.Module]:
-    """Return plain layers that do what some modules do, no linear layer behind another.
+    """Return plain layers that compute what some modules do; adjacent linear layers become one.
 
-    :param modules: of a network, one behind the other
-    :param task: the task whose samples are meant; None: any
-    :raises ValueError: if there are none
+    :param modules: a network's modules, in the order in which they run
+    :param task: the task whose samples the layers are for; None: any
+    :raises ValueError: if no plain layers compute the same
     """
     found: list[nn.Module] = []
     for part in parts_of(*modules):
@@ -373,7 +380,7 @@ def plain_modules(modules: Sequence[nn.Module], task: int | None) -> list[nn.Mod
 def _layer(layer: MoELayer, task: int | None) -> list[nn.Module]:
     """Return a mixture as plain layers.
 
-    :raises ValueError: if there are none
+    :raises ValueError: if no plain layers compute the same
     """
     experts = layer.experts
     gates = constant_gates(layer, task) or []
@@ -400,7 +407,7 @@ def _layer(layer: MoELayer, task: int | None) -> list[nn.Module]:
 
 @th.no_grad()
 def in_one(first: nn.Module, second: nn.Module) -> nn.Linear:
-    """Return one linear layer for two that stand one behind the other.
+    """Return one linear layer that computes what two do, one after the other.
 
     :param first: (I to H)
     :param second: (H to O)
@@ -413,17 +420,16 @@ def in_one(first: nn.Module, second: nn.Module) -> nn.Linear:
     return one
 
 
-# Where there is no equal.
+# Where no dense model computes the same.
 
 
 class Distilled(NamedTuple):
     """A dense model that was fitted to one with experts.
 
-    :param model: SB3's own
-    :param remains: how far its outputs are from the other's on the observations, by network and
-        head
-        (``"pi.0"``): root mean square of the difference, as a share of that of the outputs around
-        their mean
+    :param model: the dense model, SB3's own
+    :param remains: the error of its outputs on the observations, by network and head (``"pi.0"``):
+        the root mean square of the difference from the original outputs, divided by the standard
+        deviation of these
     """
 
     model: Any
@@ -433,24 +439,25 @@ class Distilled(NamedTuple):
 def distill(
     model: BaseAlgorithm, obs: Any, *, steps: int = 1000, learning_rate: float = 1e-3
 ) -> Distilled:
-    """Fit SB3's own dense model to what one with experts does on observations.
+    """Fit a dense model of SB3 to the outputs of a model with experts on given observations.
 
-    Its layers are as wide as those of ``net_arch``. Nothing is played and no reward is seen: it
-    learns every network's raw outputs, by Adam on all observations at once. Extractors and LSTMs
-    are copied, and how far actions are spread.
+    Its hidden layers have the widths in the model's ``net_arch``. It learns every network's raw
+    outputs, by Adam on all observations at once, without an environment or rewards. Extractors,
+    LSTMs and a parameter ``log_std`` are copied.
 
-    :param model: with one of our policies
+    :param model: a model with one of our policies
     :param obs: a batch of observations, as environments give them
     :param steps: of Adam
     :param learning_rate: of Adam
     :raises TypeError: if the policy is not ours
-    :raises ValueError: if images are encoded, or there are no steps
+    :raises ValueError: if the extractor encodes images, or ``steps`` is below 1
     """
     whole("steps", steps)
     old: Any = policy_of(model)
     check_defaults(old.moe, ("ent_coef_per_task",), WHY_NOT)
     new = build_dense(model, old, copy.deepcopy(old.net_arch))
-    # What outputs for single observations don't show is copied: all but hidden layers and heads.
+    # Everything but hidden layers and heads is copied: the outputs for single observations don't
+    # determine an LSTM, for example.
     map_ = CopyMap(new.policy, old)
     with map_.made():
         for _ in map_.networks(new.policy, old):
@@ -467,7 +474,8 @@ def _fit(
     new: Any, old: Any, obs: Any, old_obs: Any, steps: int, learning_rate: float
 ) -> dict[str, float]:
     with th.no_grad():
-        # RecurrentPPO's `critic` stands before a value network, and knows no actions.
+        # Only critics of actions need actions. A policy's attribute `critic` doesn't tell, since
+        # RecurrentPPO's is a layer before the value network.
         is_asked = networks_of(old).critic_optimizer() is not None
         actions = old._predict(old_obs, deterministic=True) if is_asked else None
         wanted = raw_outputs(old, old_obs, actions)

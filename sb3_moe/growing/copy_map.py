@@ -1,9 +1,11 @@
-"""One map from the numbers of old networks to those of new ones, along which everything is copied.
+"""Map the numbers of old networks to those of new networks, and copy everything along the map.
 
-All numbers of some networks stand in one long row. A map says which places of one row come from
-which of the other; weights, target networks, what optimizers keep and where penalties draw weights
-to are all copied along it. While it is made, every tensor shows the places of its numbers in place
-of these, so that it can be made with the networks' own modules, an expert's plain ones too.
+Numbers are the elements of all parameters and buffers of some networks, put into one long row; the
+index of a number in this row is its place. A :class:`CopyMap` says which places of the new row come
+from which places of the old row. Weights, target networks, optimizer states and the weights that
+penalties pull towards are all copied along it. While a map is made, every tensor holds the places
+of its numbers instead of the numbers. So the map can be made from any view of the networks, such
+as the plain modules of an expert.
 
 Shapes: n experts that hold a tensor together.
 """
@@ -31,15 +33,16 @@ from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.optimizers import ExpertAdam
 from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
 
-#: What stands in a tensor's place: as many numbers, one number for all, or None for nothing.
+#: A function from a tensor to values for its numbers: one for each, one for all, or None.
 Read = Callable[[th.Tensor], th.Tensor | None]
-#: The power of the gradient that an average grows with; 0 of a count, of which the largest stays.
+#: What numbers are: weights, averages of gradients (1) or of their squares (2), or counts (0), of
+#: which the largest is taken where several come together.
 Kind = Literal["weight", 0, 1, 2]
-#: Since when numbers are there: since before, as those of an expert that stays; or they are of a
-#: copy; or they are new.
+#: Where numbers come from: they were there before the change, as those of an expert that stays;
+#: they belong to a copy of an expert; or they are new.
 Age = Literal["kept", "copied", "new"]
 
-# Optimizers with other averages start anew.
+# The averages that can be copied. An optimizer that keeps any other starts anew.
 POWERS: dict[str, Kind] = {
     "exp_avg": 1,
     "exp_avg_sq": 2,
@@ -47,7 +50,7 @@ POWERS: dict[str, Kind] = {
     "square_avg": 2,
     "momentum_buffer": 1,
 }
-# What reads a linear layer's, or an LSTM's, input.
+# The names of weights that multiply the input of a linear layer or of an LSTM.
 READS = ("weight", "weight_ih_l0")
 
 
@@ -57,12 +60,12 @@ def tensors_of(module: nn.Module) -> list[th.Tensor]:
 
 
 def itself(tensor: th.Tensor) -> th.Tensor:
-    """Return a tensor: the :data:`Read` of weights."""
+    """Return the tensor itself: the :data:`Read` for weights."""
     return tensor
 
 
 class Numbers:
-    """The places of all numbers of some networks.
+    """The places of all numbers of some networks: their indices in one long row.
 
     :param modules: the networks
     """
@@ -75,13 +78,13 @@ class Numbers:
             self.total += tensor.numel()
 
     def places(self, tensor: th.Tensor) -> th.Tensor:
-        """Return the places of a tensor's numbers, shaped as it is."""
+        """Return the places of a tensor's numbers, in the tensor's shape."""
         start = self.starts[tensor]
         return th.arange(start, start + tensor.numel()).view(tensor.shape)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Let each tensor hold the places of its numbers for a while."""
+        """Let each tensor hold the places of its numbers inside a ``with`` block."""
         before = {tensor: tensor.data for tensor in self.starts}
         try:
             for tensor in before:
@@ -92,9 +95,9 @@ class Numbers:
                 tensor.data = data
 
     def row(self, read: Read) -> th.Tensor:
-        """Return what stands in each place: nan where nothing is known.
+        """Return the row of values for all places, nan where there is none.
 
-        :param read: from a tensor of the networks to what stands in its place
+        :param read: from a tensor of the networks to the values for its numbers
         """
         row = th.full((self.total,), math.nan, dtype=th.float64)
         for tensor, start in self.starts.items():
@@ -107,8 +110,9 @@ class Numbers:
     def write(self, row: th.Tensor, read: Read) -> None:
         """Write a row into tensors.
 
-        :param row: of :meth:`row`
-        :param read: from a tensor of the networks to the one that is written; None: none is
+        :param row: a value for each place
+        :param read: from a tensor of the networks to the tensor that its values are written into;
+            None: they are not written
         """
         for tensor in self.starts:
             if (into := read(tensor)) is not None:
@@ -117,11 +121,11 @@ class Numbers:
 
 
 class Origin(NamedTuple):
-    """Numbers of the old networks that new ones have something of.
+    """Numbers of the old networks that contribute to numbers of the new ones.
 
-    :param places: theirs
-    :param weight: how much of the numbers
-    :param gate: how much of their gradient
+    :param places: the places of the old numbers
+    :param weight: the factor by which the old numbers enter the new ones
+    :param gate: the factor by which the gradients of the old numbers enter those of the new ones
     """
 
     places: th.Tensor
@@ -132,11 +136,11 @@ class Origin(NamedTuple):
 class Entry(NamedTuple):
     """Where some numbers of new networks come from.
 
-    :param into: their places
-    :param origins: what they are the sum of
-    :param value: what is added to that: a number, or one for each place
-    :param age: since when they are there
-    :param adds: whether all this is added to what stands there
+    :param into: the places of the new numbers
+    :param origins: the old numbers that they are the sum of
+    :param value: what is added to this sum: a number, or one for each place
+    :param age: whether they were there before, belong to a copy, or are new
+    :param adds: whether all this is added to the values that these places have so far
     """
 
     into: th.Tensor
@@ -149,8 +153,8 @@ class Entry(NamedTuple):
 class CopyMap:
     """Where all numbers of new networks come from.
 
-    :param new: the new networks; what has no entry stays as it was drawn
-    :param old: the old ones
+    :param new: the new networks; a number without an entry keeps its initial value
+    :param old: the old networks
     """
 
     def __init__(self, new: nn.Module, *old: nn.Module) -> None:
@@ -161,11 +165,11 @@ class CopyMap:
         shares = [share for layer in layers for share in layer.experts.shares()]
         self._num_experts: dict[th.Tensor, int] = {s.tensor: s.num_experts for s in shares}
 
-    # Making it.
+    # Making the map.
 
     @contextmanager
     def made(self) -> Iterator[None]:
-        """Let the tensors of all networks show places, as the methods that make a map want them."""
+        """Let all tensors hold places inside a ``with`` block, as making the map needs them."""
         with ExitStack() as stack:
             for numbers in (self.new, self.old):
                 stack.enter_context(numbers.shown())
@@ -174,10 +178,13 @@ class CopyMap:
     def copy(
         self, into: th.Tensor, source: th.Tensor, weight: float = 1.0, gate: float = 1.0
     ) -> None:
-        """Let numbers be those of the old networks, ``weight`` times as large.
+        """Let new numbers be old ones times ``weight``.
 
-        :param gate: how many times larger their gradient is
-        :raises ValueError: if they are not as many
+        :param into: places of the new numbers
+        :param source: places of the old numbers
+        :param weight: factor of the numbers
+        :param gate: factor of their gradients
+        :raises ValueError: if ``into`` and ``source`` differ in shape
         """
         if into.shape != source.shape:
             raise ValueError(
@@ -187,26 +194,26 @@ class CopyMap:
         self.entries.append(Entry(shown_in(into), [Origin(shown_in(source), weight, gate)]))
 
     def fill(self, into: th.Tensor, value: th.Tensor | float, *, adds: bool = False) -> None:
-        """Let a number, or one for each place, stand there, or be added."""
+        """Set new numbers to one value, or to a value for each; or add it to them (``adds``)."""
         self.entries.append(Entry(shown_in(into), value=value, age="new", adds=adds))
 
     def size_of(self, source: th.Tensor) -> float:
-        """Return the size of old weights: the root of their mean square."""
+        """Return the root mean square of old weights."""
         return self._weights[shown_in(source)].square().mean().sqrt().item()
 
     def move_apart(self, lasts: Sequence[th.Tensor], gates: Sequence[float], size: float) -> None:
-        """Move weights of several experts apart, so that it cancels under their gates.
+        """Add noise to the weights of several experts, which cancels in the sum under their gates.
 
-        :param lasts: each expert's last weights
-        :param gates: of these experts
-        :param size: of the moves
+        :param lasts: the weights of each expert's last layer
+        :param gates: the gates of these experts
+        :param size: scale of the noise
         """
         drawn = [th.randn(into.shape).double() for into in lasts]
         mean = sum(gate * move for gate, move in zip(gates, drawn, strict=True)) / sum(gates)
         for into, move in zip(lasts, drawn, strict=True):
             self.fill(into, (move - mean) * size, adds=True)
 
-    # Making it layer by layer, of networks that run one behind the other.
+    # Making the map layer by layer, for layers that run one after the other.
 
     def layer(
         self,
@@ -216,11 +223,11 @@ class CopyMap:
         scale: float = 1.0,
         gate: float = 1.0,
     ) -> None:
-        """Copy a layer, whose units become the first of the new one.
+        """Copy a layer. Its units become the first units of the new layer, which may be wider.
 
-        :param columns: where each old input is found; None: where it was
-        :param scale: how many times larger the numbers are
-        :param gate: how many times larger their gradient is
+        :param columns: the column of each old input in the new layer; None: the same as before
+        :param scale: factor of the numbers
+        :param gate: factor of their gradients
         """
         mine, theirs = named_tensors(new), named_tensors(old)
         for name, into in mine.items():
@@ -230,7 +237,7 @@ class CopyMap:
                 at = th.arange(source.shape[1]) if columns is None else columns
                 if len(at) < into.shape[1]:
                     self.fill(into, 0.0)
-                into = into[:, at[at < into.shape[1]]]  # where some don't fit, `copy` says so
+                into = into[:, at[at < into.shape[1]]]  # if some don't fit, `copy` raises
             elif source.dim() == 1:
                 into = into[: len(source)] if columns is None or not is_norm(new) else into[columns]
             self.copy(into, source, scale, gate)
@@ -242,12 +249,13 @@ class CopyMap:
         columns: th.Tensor | None,
         gate: float = 1.0,
     ) -> th.Tensor | None:
-        """Copy layers that run one behind the other.
+        """Copy layers that run one after the other.
 
-        :param columns: where the first linear layer finds each of its old inputs
-        :param gate: as of :meth:`layer`
-        :return: where the layer behind them does
-        :raises ValueError: if they are of other kinds
+        :param columns: the column of each old input in the first linear layer; None: the same as
+            before
+        :param gate: as in :meth:`layer`
+        :return: ``columns`` for the layer that comes after these
+        :raises ValueError: if the new layers are of other kinds than the old ones
         """
         kinds = [
             [(isinstance(m, nn.Linear), *named_tensors(m)) for m in each] for each in (new, old)
@@ -265,13 +273,15 @@ class CopyMap:
     def networks(
         self, new: Any, old: Any, cure: str = ""
     ) -> Iterator[tuple[Network, Network, th.Tensor | None]]:
-        """Copy all that is no hidden layer and no head, and yield each pair of networks.
+        """Copy everything but hidden layers and heads, and yield each pair of networks.
 
-        With each comes where its first layer finds each input of the other's; None: where it was.
+        A pair is a new network and its old one. With it comes the column of each old input in the
+        new network's first layer; None: the same as before.
 
         :param new: the new policy
-        :param old: the other
-        :param cure: what to do about gSDE's noise for a latent of another width; else it stays new
+        :param old: the old policy
+        :param cure: what an error tells the user to do if gSDE's noise is for a latent of another
+            width; empty: there is no error, and the noise stays new
         :raises ValueError: if there is such noise, and a cure
         """
         ours, theirs = networks_of(new), networks_of(old)
@@ -293,17 +303,17 @@ class CopyMap:
         for mine, theirs in zip(new, old, strict=True):
             self.copy(mine, theirs)
 
-    # Copying along it.
+    # Copying along the map.
 
     def follow(
         self, new: Read, old: Read, kind: Kind = "weight", skip: Sequence[Age] = ()
     ) -> th.Tensor:
-        """Return the row of new networks, with the numbers that come from old ones.
+        """Return the row of the new networks, with all values that come from old ones.
 
-        :param new: what stands in the new networks' tensors
-        :param old: what stands in the old ones'
+        :param new: the values of the new networks' tensors so far
+        :param old: the values of the old networks' tensors
         :param kind: what numbers these are
-        :param skip: numbers of which age stay as they stand there
+        :param skip: numbers of these ages keep their values so far
         """
         row, was = self.new.row(new), self.old.row(old)
         for into, origins, value, age, adds in self.entries:
@@ -315,27 +325,28 @@ class CopyMap:
     def write_weights(
         self, new: Networks, old: Networks, lagging: Mapping[th.Tensor, th.Tensor] | None = None
     ) -> None:
-        """Write weights and buffers, and those of target networks, which lag behind as before.
+        """Write weights and buffers of online networks, and of target networks from old targets.
 
-        :param lagging: what lags behind tensors that are in no policy
+        :param lagging: the target's tensor for each old online tensor that is in no policy
         """
         self.new.write(self.follow(itself, itself), itself)
         ours, theirs = followers(new), followers(old) | dict(lagging or {})
-        # What is new stands in a target as it does in the online network.
+        # New numbers are the same in a target network as in the online network.
         self.new.write(self.follow(itself, lambda each: theirs.get(each, each)), ours.get)
 
     def states(
         self, states: Mapping[th.Tensor, Mapping[str, Any]], optimizer: th.optim.Optimizer
     ) -> dict[th.Tensor, dict[str, Any]]:
-        """Return what an optimizer knows of new parameters: nothing of those without origins.
+        """Return an optimizer's states of new parameters; one without origins has none.
 
-        An average of gradients follows the gates that reach the weights, and one of squares their
-        squares. Of what has joined it is 0, and an expert begins to count its steps. A square that
-        is 0 behind many steps would make the next ones too large: where no expert counts its own
-        steps it begins as the mean of the others.
+        Averages of gradients are multiplied by the factors of the gradients, averages of squares
+        by the squares of these factors. New numbers start with averages of 0, and a new expert
+        starts with a count of 0 steps. After many counted steps, though, an average of squares that
+        is 0 would make the next steps too large: new numbers that share their count with old ones
+        start with the mean of the old numbers' squares.
 
-        :param states: of the old parameters
-        :param optimizer: that has the new parameters
+        :param states: the states of the old parameters
+        :param optimizer: the optimizer of the new parameters
         """
         names = {name for state in states.values() for name in state}
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -359,12 +370,12 @@ class CopyMap:
 
 
 def shown_in(tensor: th.Tensor) -> th.Tensor:
-    """Return the places that a tensor shows."""
+    """Return the places that a tensor holds while a map is made."""
     return tensor.detach().long()
 
 
 def followers(networks: Networks) -> dict[th.Tensor, th.Tensor]:
-    """Return the target's tensor for each online one that has any."""
+    """Return the target network's tensor for each online tensor that has one."""
     pairs = networks.targets().items()
     return {
         mine: theirs
@@ -386,7 +397,7 @@ def _together(origins: Sequence[Origin], old: th.Tensor, kind: Kind) -> th.Tenso
 def _as_row(
     states: Mapping[th.Tensor, Mapping[str, Any]], name: str, tensor: th.Tensor
 ) -> th.Tensor | None:
-    """Return an entry of a parameter's state with a number for each of its own."""
+    """Return an entry of a parameter's state, expanded to a value for each of its numbers."""
     value = states.get(tensor, {}).get(name)
     if value is None:
         return None
@@ -397,13 +408,13 @@ def _as_row(
 
 
 def _known(by_expert: th.Tensor, kind: Kind) -> th.Tensor:
-    """Return what is known, and what stands for it where nothing is."""
+    """Replace nan by the mean of the same expert's squares, or by 0 if they are no squares."""
     rest = by_expert.nanmean(1, keepdim=True).nan_to_num(nan=0.0) if kind == 2 else th.zeros(1)
     return th.where(by_expert.isnan(), rest.to(by_expert), by_expert)
 
 
 def _counts(by_expert: th.Tensor, optimizer: th.optim.Optimizer, parameter: th.Tensor) -> th.Tensor:
-    """Return counts where the optimizer wants them: with the parameter, or else on the CPU."""
+    """Return counts on the device that the optimizer wants: the parameter's, or the CPU."""
     group = optimizer.param_groups[0]
     device = parameter.device if group.get("fused") or group.get("capturable") else "cpu"
     counts = by_expert.amax(1).to(device, th.float32)
@@ -414,7 +425,7 @@ def _counts(by_expert: th.Tensor, optimizer: th.optim.Optimizer, parameter: th.T
 
 
 def _remembers(memory: nn.Module) -> Any:
-    """Return what holds the numbers: a critic's layer may hand on the task id beside its output."""
+    """Return an LSTM, or a critic's layer out of a module that hands on the task id."""
     return getattr(memory, "layer", memory)
 
 
@@ -449,17 +460,17 @@ def leaves_of(*modules: nn.Module) -> list[nn.Module]:
 
 
 def columns(new: Any, mine: Network, old: Any, other: Network) -> th.Tensor | None:
-    """Return where the first layer of a network finds each input of another's.
+    """Return the column of each old input in the first layer of a new network.
 
-    :param new: the policy of the one
-    :param mine: the one
-    :param old: the policy of the other
-    :param other: the other
-    :return: None: where it was
-    :raises ValueError: if the one doesn't see all that the other does
+    :param new: the new policy
+    :param mine: its network
+    :param old: the old policy
+    :param other: its network
+    :return: None if the columns are the same as before
+    :raises ValueError: if the new network doesn't see all that the old one sees
     """
     ours, theirs = _inputs(new, mine), _inputs(old, other)
-    if encodes(mine):  # its encoder makes of the image what the other's extractor makes of it
+    if encodes(mine):  # its own encoder replaces the other's extractor
         tasks = len(ours) - _width(mine.extractor)
         ours = list(range(_width(other.extractor) + tasks))
     if not set(theirs) <= set(ours):
@@ -468,13 +479,13 @@ def columns(new: Any, mine: Network, old: Any, other: Network) -> th.Tensor | No
         return None
     found = [ours.index(each) for each in theirs]
     if kind_of(mine.name) == "qf" and networks_of(new).critic_optimizer() is not None:
-        # Critics of actions see these behind the features.
+        # These critics see the action after the features.
         found += range(len(ours), len(ours) + get_action_dim(new.action_space))
     return th.tensor(found)
 
 
 def encodes(network: Network) -> bool:
-    """Say whether a network holds the encoder of its images."""
+    """Say whether a network encodes images itself, as whole-network experts do."""
     extractor = network.extractor
     return isinstance(extractor, TaskExtractor) and extractor.image_shape is not None
 
@@ -485,18 +496,18 @@ def _width(extractor: Any) -> int:
 
 
 def _inputs(policy: Any, network: Network) -> list[int]:
-    """Name the features that the first layer of a network reads.
+    """Return a number for each feature that the first layer of a network reads.
 
-    Where observations are only flattened, a feature's name is the place of what it shows, the task
-    id behind all else: the extractor is given the places in place of an observation. Else features
-    are numbered.
+    If observations are only flattened, it is the index of the feature in the observation, counted
+    with the task id last: the extractor is run on an observation that consists of these indices.
+    Otherwise features are numbered in order.
     """
     extractor: Any = network.extractor
     names = list(range(extractor.features_dim))
     is_flat = isinstance(extractor, TaskExtractor | CombinedExtractor | FlattenExtractor)
     if is_flat and not tensors_of(extractor):
         found = extractor(_places_seen(policy.observation_space)).flatten().long().tolist()
-        if len(set(found)) == len(names):  # a one-hot made of an image's planes is none of these
+        if len(set(found)) == len(names):  # a one-hot made from planes holds no indices
             names = found
     hidden = (
         isinstance(policy, MoEPolicy) and not policy.moe[kind_of(network.name)].experts_see_task
@@ -505,7 +516,7 @@ def _inputs(policy: Any, network: Network) -> list[int]:
 
 
 def _places_seen(space: spaces.Space[Any]) -> Any:
-    """Return an observation, as SB3 preprocesses it, in which each number is its place."""
+    """Return an observation, as SB3 preprocesses it, in which each number is its own index."""
     parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
     found, start = {}, 0
     for key in sorted(parts, key=lambda key: key == TASK_KEY):

@@ -1,4 +1,4 @@
-"""More experts, or fewer, in a model that goes on training, and experts that stay as they are.
+"""Add, remove, merge and freeze the experts of a model that goes on training.
 
 Shapes: E experts.
 """
@@ -18,7 +18,7 @@ from sb3_moe.policies.networks import kind_of, networks_of, uncompiled
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
 from sb3_moe.saving.snapshot import preserved_generators
 
-# The share of all gates that a new expert takes, at most, unless more is asked for.
+# The default of `share`: how much of all gates a new expert takes at most.
 SHARE = 0.05
 
 
@@ -31,31 +31,31 @@ def add_experts(
     share: float | None = None,
     perturb: float = 0.1,
 ) -> None:
-    """Add experts behind those that a model has, which goes on as before or nearly so.
+    """Add experts after those that a model has; its outputs stay the same, or nearly so.
 
-    A new expert begins as one of a new policy does (``like=None``), or as a copy of another.
+    A new expert starts with fresh weights (``like=None``), or as a copy of another expert.
 
-    - A copy has the router's weights of its original, and a share of its gates: what both say is
-      what one said. So that the two don't stay alike, opposite noise, which cancels, is added to
-      their last layers (``perturb``). A frozen original stays as it is, and the copy moves away.
-      Under ``"top_k"`` only one of the two may be chosen, with less weight.
-    - A new one has the mean of the others' scores, and so at most its share of the gates of any
-      sample, which the others lose evenly. ``"top_k"`` does
-      not choose it before its score has grown; a large ``share``, ``bias_rate`` or
-      ``balance_coef`` makes that soon.
+    - A copy has the router's weights of its original and a share of its gates, so both together
+      output what the original did. So that the two don't stay equal, opposite noise, which cancels,
+      is added to their last layers (``perturb``). A frozen original gets no noise: training moves
+      the copy away from it. ``"top_k"`` may choose only one of the two, which then has less weight.
+    - A fresh expert has the mean of the others' scores, and so at most its share of the gates of
+      any sample. The gates of all others shrink by one factor. ``"top_k"`` does not choose it until
+      its score has grown; a large ``share``, ``bias_rate`` or ``balance_coef`` speeds that up.
 
-    For that, routers with scores get a number to add to each (``router_kwargs=dict(bias=True)``),
-    learned from then on; gates of ``"uniform"`` are all 1/E and can't be shared out. Averages of
-    the optimizers follow the gates, a new expert counts its own steps, and target networks get what
-    follows the new experts.
+    To set the gates, routers with scores get a bias for each score
+    (``router_kwargs=dict(bias=True)``), which is learned from then on. The gates of ``"uniform"``
+    are all 1/E and can't be shared out. The optimizers' running averages are scaled as the gates
+    are, a new expert starts its own count of steps, and target networks get the new experts too.
 
     :param model: of any algorithm, with one of this package's policies
-    :param n: how many
+    :param n: how many experts to add
     :param network: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
-    :param like: the number of the expert to copy; None: they are drawn anew
-    :param share: of its original's gates that each copy takes, or of all gates for new ones, in
-        (0, 1/n); None: equal parts for copies where every sample meets every expert, else 0.05
-    :param perturb: how far copies start apart, as a share of the size of their last weights
+    :param like: the number of the expert to copy; None: new experts get fresh weights
+    :param share: the part of its original's gates that each copy takes, or the part of all gates
+        that each fresh expert takes, in (0, 1/n); None: equal parts for copies if every token meets
+        every expert, else 0.05, or 0.5/n if that is less
+    :param perturb: size of the noise on copies, relative to the weights of their last layer
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
     :raises ValueError: if a value is not valid, the task picks the experts, or the router can't
         share out gates
@@ -85,7 +85,7 @@ def _with_more(
     share: float | None = None,
     perturb: float = 0.0,
 ) -> Transplant:
-    """Make layers with more experts ready, as :func:`add_experts` puts them in."""
+    """Prepare the layers with more experts that :func:`add_experts` puts into a model."""
     whole("n", n)
     not_negative("perturb", perturb)
     if share is not None and not 0.0 < share * n < 1.0:
@@ -98,7 +98,7 @@ def _with_more(
         if like is not None:
             numbers_below("like", [like], layer.num_experts, name)
             _check_sums("like", layer)
-            # Where some are chosen it is one of original and copies that is left out.
+            # Not if the router may leave the copies out: then the original keeps most of its gate.
             if share is None and meets_all(layer):
                 part = 1.0 / (n + 1)
             heirs[like] = kept(like, 1.0 - n * part)
@@ -110,16 +110,17 @@ def _with_more(
 def remove_experts(
     model: BaseAlgorithm, experts: Sequence[int], *, network: str | None = None
 ) -> None:
-    """Take experts away, as :func:`sb3_moe.without_expert` does for a while, for good.
+    """Remove experts permanently; :func:`sb3_moe.without_expert` switches one off temporarily.
 
-    The others keep weights, averages and counts bit for bit, and close up in their order.
+    The other experts keep weights, optimizer averages and step counts bit for bit. They stay in
+    their order and are numbered from 0 again.
 
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers, in every mixture of the network
     :param network: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
     :raises ValueError: if there is no such expert, none would be left, the task picks the experts,
-        or the options don't allow so few
+        or the options need more experts than are left
     """
     by_mixture = {}
     for name, layer in changeable(model, network).items():
@@ -135,11 +136,12 @@ def remove_experts(
 def merge_experts(
     model: BaseAlgorithm, experts: Sequence[int], *, network: str | None = None
 ) -> None:
-    """Make one expert of several: the average of their weights, with all their gates.
+    """Merge several experts into one with the mean of their weights, which takes over their gates.
 
-    It takes the place of the first. The router's weights are averaged too, and the merged expert
-    gets the sum of the gates. Merging experts that are alike changes nothing, except under
-    ``"top_k"``, which had chosen only some of them. If all are frozen, so is the merged one.
+    It takes the place of the first. The router's weights are averaged too: the merged expert gets
+    the sum of the gates, but only roughly if the router scores the experts differently. Merging
+    equal experts changes nothing, except under ``"top_k"``, which may have chosen only some of
+    them. If all are frozen, so is the merged one.
 
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers, two or more, in every mixture of the network
@@ -167,8 +169,8 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
     """Return the mixtures whose number of experts can change.
 
     :param model: of any algorithm, with one of this package's policies
-    :param network: whose; None: of each
-    :raises ValueError: if there is none, or they can't
+    :param network: whose mixtures to return; None: those of every network
+    :raises ValueError: if there is no such mixture, or its number of experts can't change
     """
     model_of_sb3(model)
     policy = policy_of(model)
@@ -194,7 +196,7 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
 
 def _mixtures(policy: MoEPolicy, network: str | None = None) -> dict[str, MoELayer]:
     layers = policy.moe_layers()
-    # If there are none, or no such ones, `mixtures` says so.
+    # If there are no mixtures, or none of this network, `mixtures` raises.
     return layers if network is None and layers else policy.mixtures(str(network))
 
 
@@ -204,25 +206,25 @@ def _check_sums(argument: str, layer: MoELayer) -> None:
         raise ValueError(f"`{argument}` needs `combine`='sum', got {combination.__name__}")
 
 
-# Experts that stay as they are.
+# Frozen experts.
 
 
 def freeze_experts(
     model: BaseAlgorithm, experts: Sequence[int] | None = None, *, network: str | None = None
 ) -> None:
-    """Keep experts as they are from now on: weights, averages and counts, bit for bit.
+    """Freeze experts: their weights, optimizer averages and step counts stay the same bit for bit.
 
-    Their gradients are zero, so that clipping doesn't count them. Routers go on learning how much
-    the experts count. Target networks follow as before. Files keep it as the option
-    ``frozen_experts``.
+    Their gradients are zero, so they don't count where gradients are clipped by their norm. Routers
+    go on learning the gates of frozen experts. Target networks go on following them. A saved model
+    keeps the numbers of its frozen experts as the option ``frozen_experts``.
 
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers; None: all that there are now
     :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole
         name; None: each that has experts
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
-    :raises ValueError: if there is no such network or expert, or the optimizer can't hold
-        experts
+    :raises ValueError: if there is no such network or expert, or the optimizer is neither Adam nor
+        AdamW
     """
     _change(model, experts, network, freeze=True)
 
@@ -230,11 +232,11 @@ def freeze_experts(
 def thaw_experts(
     model: BaseAlgorithm, experts: Sequence[int] | None = None, *, network: str | None = None
 ) -> None:
-    """Let frozen experts learn again, as if there had been no gap.
+    """Let frozen experts learn again from where they were frozen.
 
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers; None: all
-    :param network: as of :func:`freeze_experts`
+    :param network: as in :func:`freeze_experts`
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
     :raises ValueError: if there is no such network or expert
     """
@@ -261,8 +263,8 @@ def _change(
 def _note(model: BaseAlgorithm, what: str, mixtures: Iterable[str], **how: Any) -> None:
     """Add a line to ``model.expert_log``, and log how many experts there are now.
 
-    A line has the ``step``, ``what`` was done, to which ``mixtures``, and its arguments. SB3 and
-    this package keep it in files; a model has it from the first change.
+    A line has the ``step``, ``what`` was done, to which ``mixtures``, and the arguments. A model
+    has the attribute from its first change on; files by SB3 and by this package keep it.
 
     :param model: after the change
     """
@@ -270,7 +272,7 @@ def _note(model: BaseAlgorithm, what: str, mixtures: Iterable[str], **how: Any) 
     line = {"step": model.num_timesteps, "what": what, "mixtures": list(mixtures), **how}
     vars(model).setdefault("expert_log", []).append(line)
     if not hasattr(model, "_logger"):
-        return  # it has not learned yet
+        return  # the model has no logger before it learns
     for name in line["mixtures"]:
         layer = policy.moe_layers()[name]
         model.logger.record(f"experts/number/{name}", layer.num_experts)
@@ -280,12 +282,12 @@ def _note(model: BaseAlgorithm, what: str, mixtures: Iterable[str], **how: Any) 
 def drop_masks(model: BaseAlgorithm) -> None:
     """End sparse training for good: forget the masks that SparseTrainingCallback left.
 
-    They lie in the optimizers, and so in all files of the model. Weights stay as they are, most of
-    them zero, until training fills them; experts can be added, removed and merged again. The next
-    SparseTrainingCallback draws masks anew. A model without masks stays as it is.
+    The optimizers hold the masks, and so do all files of the model. Weights stay as they are, most
+    of them zero, until training changes them; experts can be added, removed and merged again. The
+    next SparseTrainingCallback draws masks anew. A model without masks stays as it is.
 
     :param model: of any algorithm, with SB3's policies or ours
-    :raises TypeError: if it is no model of SB3's, or its policy of no known class
+    :raises TypeError: if it is no model of SB3, or its policy is of no known class
     """
     model_of_sb3(model)
     for optimizer in networks_of(uncompiled(model.policy)).every_optimizer():

@@ -1,4 +1,4 @@
-"""What each kind of router does when its experts are made of others, and when it is one network.
+"""How each kind of router shares out its gates when experts change, and which gates are constant.
 
 Shapes: E experts before, X after, S slots per expert, K tasks.
 """
@@ -23,18 +23,18 @@ from sb3_moe.layers import (
 )
 from sb3_moe.layers.classes import own_options
 
-# So small are scores that all gates are as good as alike, and still tell which is the largest.
+# Times this factor, scores are so small that all gates are practically equal; the order stays.
 FAINT = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Heir:
-    """What an expert comes from.
+    """An expert after a change, and the old experts that it comes from.
 
     :param weights: how much of each old expert there is in its weights; empty: it starts anew
     :param gates: which share of each old expert's gates it takes over
     :param share: which share of all gates it takes, at most, if it starts anew
-    :param stays: whether it goes on as the old one: it is frozen if all that it comes from is
+    :param stays: False for a copy; otherwise it is frozen if all experts that it comes from are
     """
 
     weights: Mapping[int, float] = field(default_factory=dict)
@@ -44,17 +44,17 @@ class Heir:
 
     @property
     def is_new(self) -> bool:
-        """Whether it starts anew, with nothing of an old expert."""
+        """Whether it starts with fresh weights, not with those of old experts."""
         return not self.weights
 
     @property
     def age(self) -> Age:
-        """Since when its numbers are there."""
+        """Whether its numbers were there before the change, belong to a copy, or are new."""
         return "new" if self.is_new else "kept" if self.stays else "copied"
 
 
 def kept(k: int, share: float = 1.0) -> Heir:
-    """Return an expert that stays, with a share of its gates."""
+    """Return the heir of an expert that stays and keeps a share of its gates."""
     return Heir({k: 1.0}, {k: share})
 
 
@@ -63,19 +63,20 @@ def meets_all(layer: MoELayer) -> bool:
     return not isinstance(layer, SparseMoE | ExpertChoiceMoE | TaskMoE)
 
 
-# From dense layers.
+# Experts that are made from dense layers.
 
 
 def take_copies(layer: MoELayer) -> float:
-    """Get a router ready for experts that are all alike.
+    """Prepare a router for experts that are all equal at first.
 
     :return: what the gates of a token sum to
-    :raises ValueError: if alike experts would not do for each token what one of them does
+    :raises ValueError: if equal experts would not output for each token what one of them does
     """
     if isinstance(layer, EmbeddingMoE) and not layer.softmax:
         raise ValueError("`router`='embedding' needs `router_kwargs`=dict(weights='softmax')")
     if isinstance(layer, SparseMoE) and layer.top_k < layer.num_experts and not layer.renormalize:
-        # Kept gates that don't sum to 1 are all but alike, and still chosen by the token.
+        # The kept gates don't sum to 1. With small scores each is nearly 1/E, and the token still
+        # chooses its experts.
         _soften(layer.router)
         return layer.top_k / layer.num_experts
     return 1.0
@@ -83,9 +84,9 @@ def take_copies(layer: MoELayer) -> float:
 
 @th.no_grad()
 def _soften(router: LinearScores | MLPScores) -> None:
-    """Let the scores of every token be next to nothing."""
+    """Scale the scores of every token down to nearly 0."""
     last = _last(router)
-    # Where there is a scale the weights' size makes no difference.
+    # If there is a scale, weights are normalized, and only the scale counts.
     (last.weight_RK if last.scale is None else last.scale).mul_(FAINT)
     if last.bias_K is not None:
         last.bias_K.mul_(FAINT)
@@ -95,14 +96,14 @@ def _last(router: LinearScores | MLPScores) -> LinearScores:
     return router.last if isinstance(router, MLPScores) else router
 
 
-# To dense layers.
+# Mixtures that are made into dense layers.
 
 
 def constant_gates(layer: MoELayer, task: int | None) -> list[float] | None:
     """Return the experts' gates if they are the same for every token, else None.
 
-    :param task: the task whose tokens are meant; None: any
-    :raises ValueError: if a task must be named
+    :param task: the task of the tokens; None: any
+    :raises ValueError: if the task picks the expert, and ``task`` is None
     """
     number = layer.num_experts
     match layer:
@@ -124,7 +125,7 @@ def _gates_KE(layer: EmbeddingMoE) -> th.Tensor:
     return rows_KE.softmax(-1) if layer.softmax else rows_KE
 
 
-# To more experts, or fewer.
+# Experts that are added, removed or merged.
 
 
 def takes_bias(layer: MoELayer) -> bool:
@@ -133,9 +134,9 @@ def takes_bias(layer: MoELayer) -> bool:
 
 
 def shared_gates(gates_KE: th.Tensor, heirs: Sequence[Heir]) -> th.Tensor:
-    """Return gates after experts took over those of others; a new one takes its share of the sum.
+    """Return the gates (K, X) after a change; a new expert takes its share of the sum of all gates.
 
-    :param gates_KE: before
+    :param gates_KE: the gates before the change
     :param heirs: what each of the X experts takes over
     """
     left = 1.0 - sum(heir.share for heir in heirs if heir.is_new)
@@ -151,12 +152,13 @@ def shared_gates(gates_KE: th.Tensor, heirs: Sequence[Heir]) -> th.Tensor:
 
 @th.no_grad()
 def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
-    """Let experts take over the gates of others.
+    """Let the experts of a new layer take over the gates of the old experts.
 
     A router of the user's own may have a method ``share_out(heirs, old)`` that does it.
 
-    :param new: all that :meth:`MoELayer.expert_axes` names is copied or averaged already
-    :param old: the layer before, whose experts are meant
+    :param new: the new layer; the tensors that :meth:`MoELayer.expert_axes` names are copied or
+        averaged already
+    :param old: the layer before the change, from which the heirs come
     :param heirs: what each of the X experts takes over
     :raises ValueError: if the gates can't be shared out
     """
@@ -182,13 +184,13 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
 
 
 def _shared_biases(router: LinearScores, num_experts: int, heirs: Sequence[Heir]) -> th.Tensor:
-    """Return what to add to scores so that experts take over the gates of others, (X*S,).
+    """Return the biases of scores by which experts take over the gates of old experts, (X*S,).
 
-    The exponential of a score is an expert's part in the softmax: a share of it is its logarithm
-    added to the score. One that starts anew has the mean score of all, and the mean of scores is
-    at most the logarithm of the mean of their exponentials: so its gate is at most its share.
-    With normalized weights the direction of the mean can score above the mean of the scores: the
-    bias is lower by as much.
+    A gate is proportional to the exponential of the score: adding the logarithm of a share to the
+    score multiplies the gate by the share. An expert that starts anew has the mean of all scores,
+    which is at most the logarithm of the mean of their exponentials: so its gate is at most its
+    share. With normalized weights the mean direction can score above the mean of the scores: the
+    bias is lower by the largest such difference.
     """
     left = 1.0 - sum(heir.share for heir in heirs if heir.is_new)
     weight_RES = router.weight_RK.unflatten(1, (num_experts, -1))
@@ -207,7 +209,7 @@ def _shared_biases(router: LinearScores, num_experts: int, heirs: Sequence[Heir]
 
 
 def _above_mean(scale: th.Tensor | None, weight_RES: th.Tensor) -> th.Tensor:
-    """Say how far the direction of the mean may score above the mean of all scores, (S,)."""
+    """Return how far the mean direction can score above the mean of all scores at most, (S,)."""
     if scale is None:
         return weight_RES.new_zeros(weight_RES.shape[-1])
     mean_RS = weight_RES.mean(1)

@@ -1,4 +1,4 @@
-"""A model of the same algorithm with another policy that does what the old one did.
+"""Build a model of the same algorithm whose new policy computes what the old one does.
 
 Shapes: B batch, O outputs.
 """
@@ -34,14 +34,14 @@ from sb3_moe.vec_env.observations import map_observation
 from sb3_moe.vec_env.replay_buffers import end_running_episodes
 from sb3_moe.vec_env.tasks import names_on, write_names
 
-# What a log shows, beside arguments and counts.
+# Attributes for logs, beside arguments and counts.
 _LOGGED = ("tensorboard_log", "ep_info_buffer", "ep_success_buffer")
 # What the names of our policies begin with.
 _OURS = "Moe"
-# Options of what is no layer of experts, that SB3's dense networks have nothing like.
+# Options outside the layers of experts that SB3's dense networks have no counterpart of.
 NOT_SB3S = ("block", "task_embedding", "action_dims", "ent_coef_per_task")
 WHY_NOT = "SB3's dense models have nothing else (`distill` fits one)"
-# How far apart rounding may bring outputs, as a share of their size.
+# The largest difference between outputs that counts as rounding, relative to their size.
 TOLERANCE = 1e-4
 
 
@@ -50,10 +50,10 @@ def build_like(
 ) -> Any:
     """Build a model with the arguments, counts and transitions of another, and fresh networks.
 
-    :param model: it stays as it is
+    :param model: the other model, which stays as it is
     :param policy: the class of the new policy
     :param policy_kwargs: its arguments
-    :param env: that the new model will have, as it takes it; None: none
+    :param env: the new model's environment, wrapped as SB3 wraps it; None: none
     """
     new: Any = type(model)(  # type: ignore[call-arg]  # as in SB3's load
         policy=policy, env=None, device=model.device, _init_setup_model=False
@@ -73,7 +73,7 @@ def build_like(
 
 
 def _set_buffers(new: Any, model: BaseAlgorithm, env: Any) -> None:
-    """Copy the transitions where they still fit, else let SB3 choose the buffer anew."""
+    """Copy a replay buffer that still fits, and unset buffer classes that SB3 is to choose anew."""
     old_kind, new_kind = (isinstance(m.observation_space, spaces.Dict) for m in (model, new))
     if makes_own_buffer(model) or (old_kind != new_kind and not is_hindsight(model)):
         for name in ("replay_buffer_class", "rollout_buffer_class"):
@@ -83,7 +83,7 @@ def _set_buffers(new: Any, model: BaseAlgorithm, env: Any) -> None:
     same = new.observation_space == model.observation_space and new.n_envs == model.n_envs
     if buffer is not None and same:
         new.replay_buffer = copy.deepcopy(buffer)
-        # The environments begin anew with the new model.
+        # The new model resets the environments, which ends these episodes.
         end_running_episodes(new.replay_buffer)
         if is_hindsight(new) and env is not None:
             new.replay_buffer.set_env(env)
@@ -92,11 +92,11 @@ def _set_buffers(new: Any, model: BaseAlgorithm, env: Any) -> None:
 
 
 def carry_the_rest(new: Any, model: BaseAlgorithm) -> None:
-    """Carry over variables and optimizers beside the policy, such as SAC's of its entropy.
+    """Copy variables and optimizers outside the policy, such as those of SAC's entropy coefficient.
 
-    :param new: of the same algorithm
-    :param model: the old one
-    :raises ValueError: if the new one doesn't learn what the old one does
+    :param new: the new model, of the same algorithm
+    :param model: the old model
+    :raises ValueError: if only one of the models learns the entropy coefficient
     """
     for name in model._get_torch_save_params()[1]:
         if (into := recursive_getattr(new, name)) is None:
@@ -109,11 +109,11 @@ def carry_the_rest(new: Any, model: BaseAlgorithm) -> None:
 
 
 def finish(new: Any, model: BaseAlgorithm, env: Any) -> Any:
-    """Give a model whose policy is whole all else that another has.
+    """Give a new model, whose policy is complete, everything else that the old one has.
 
-    :param new: of :func:`build_like`
-    :param model: the old one
-    :param env: as the new one takes it; None: none
+    :param new: the new model, from :func:`build_like`
+    :param model: the old model
+    :param env: as in :func:`build_like`
     """
     carry_the_rest(new, model)
     if new.use_sde:
@@ -128,9 +128,9 @@ def finish(new: Any, model: BaseAlgorithm, env: Any) -> Any:
 def check_defaults(options: Mapping[str, MoEOptions], names: Sequence[str], why: str) -> None:
     """Raise ValueError unless options have their defaults.
 
-    :param options: of each network
-    :param names: of the options
-    :param why: they must
+    :param options: the options of each network
+    :param names: the options that must have their defaults
+    :param why: the reason, for the error
     """
     for name, given in ((name, getattr(each, name)) for each in options.values() for name in names):
         if given != DEFAULTS[name]:
@@ -138,7 +138,7 @@ def check_defaults(options: Mapping[str, MoEOptions], names: Sequence[str], why:
 
 
 def changed_kwargs(model: BaseAlgorithm, net_arch: Any, kind: type[Any], kwargs: Any) -> Any:
-    """Return a model's ``policy_kwargs`` for a policy of SB3, which does not know our options.
+    """Return a model's ``policy_kwargs`` without our options, with new layers and extractor.
 
     :param model: whose arguments they are
     :param net_arch: hidden layers
@@ -150,16 +150,16 @@ def changed_kwargs(model: BaseAlgorithm, net_arch: Any, kind: type[Any], kwargs:
     return found | extractor | {"net_arch": net_arch}
 
 
-# Which policy of an algorithm is the same with experts, or without.
+# From a dense policy class to the one with experts, and back.
 
 
 def moe_class(model: BaseAlgorithm, space: spaces.Space[Any]) -> type[Any]:
     """Return our policy class for a model's algorithm and observations.
 
-    :param model: dense
-    :param space: of observations
+    :param model: a dense model
+    :param space: the space of observations
     :raises TypeError: if the model's policy is of no known class
-    :raises ValueError: if there is none for such observations
+    :raises ValueError: if the algorithm has no policy for such observations
     """
     ours = _OURS + _alias(model).removeprefix(_OURS)
     if isinstance(space, spaces.Dict):
@@ -184,12 +184,12 @@ def _alias(model: BaseAlgorithm) -> str:
 
 
 def build_dense(model: BaseAlgorithm, old: Any, net_arch: Any) -> Any:
-    """Build SB3's own model in place of one with experts, with fresh networks.
+    """Build a dense model of SB3 to replace one with experts; its networks are fresh.
 
-    :param model: with experts
+    :param model: the model with experts
     :param old: its policy
-    :param net_arch: the new one's
-    :raises ValueError: if SB3 has no such extractor
+    :param net_arch: hidden layers of the new policy
+    :raises ValueError: if SB3 has no counterpart of the extractor
     """
     kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
     if issubclass(kind, TaskExtractor):
@@ -205,11 +205,11 @@ def build_dense(model: BaseAlgorithm, old: Any, net_arch: Any) -> Any:
 def as_sb3s(new: Any, model: BaseAlgorithm) -> Any:
     """Finish a dense model so that its file can be read without this package.
 
-    :param new: of :func:`build_dense`
-    :param model: the old one
+    :param new: the dense model, from :func:`build_dense`
+    :param model: the old model
     """
     finish(new, model, model.get_env())
-    with suppress(ValueError):  # of a kind that only its maker knows
+    with suppress(ValueError):  # for a space of the user's own class
         space, names = made_anew(new.observation_space), names_on(new.observation_space)
         if names is not None:
             write_names(space, names)
@@ -217,14 +217,14 @@ def as_sb3s(new: Any, model: BaseAlgorithm) -> Any:
     return new
 
 
-# What networks return, before anything is made of it: logits, means, values.
+# Raw outputs of networks: logits, means, values.
 
 
 def raw_outputs(policy: Any, obs: Any, actions: th.Tensor | None = None) -> dict[str, th.Tensor]:
-    """Return what every network returns, by network and number of the head: ``"pi.0"``, (B, O).
+    """Return every network's raw outputs, (B, O), by network and number of the head: ``"pi.0"``.
 
     :param policy: of any algorithm
-    :param obs: a batch of observations as tensors on its device
+    :param obs: a batch of observations as tensors on the policy's device
     :param actions: for critics of actions; None: the actor's own
     """
     networks = networks_of(policy)
@@ -240,12 +240,12 @@ def raw_outputs(policy: Any, obs: Any, actions: th.Tensor | None = None) -> dict
 
 @th.no_grad()
 def check_same(new: Any, old: Any, obs: Any, old_obs: Any) -> None:
-    """Raise ValueError unless two policies return the same, whatever is in them.
+    """Raise ValueError unless the networks of two policies return the same, up to rounding.
 
     :param new: the new policy
-    :param old: the old one
-    :param obs: a batch of observations for the new one, as environments give them
-    :param old_obs: the same for the old one
+    :param old: the old policy
+    :param obs: a batch of observations for the new policy, as environments give them
+    :param old_obs: the same observations for the old policy
     """
     pairs = ((new, obs), (old, old_obs))
     found, known = (raw_outputs(policy, policy.obs_to_tensor(each)[0]) for policy, each in pairs)
@@ -260,10 +260,10 @@ def check_same(new: Any, old: Any, obs: Any, old_obs: Any) -> None:
 
 
 def sampled(space: spaces.Space[Any], rows: int = 16) -> Any:
-    """Return observations from a space, always the same, numbers without bounds near 0.
+    """Draw observations from a space, the same in every call, with floats clipped to [-10, 10].
 
-    :param space: of observations
-    :param rows: how many
+    :param space: the space of observations
+    :param rows: how many observations
     """
     batch = batch_space(space, rows)
     batch.seed(0)

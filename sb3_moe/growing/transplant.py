@@ -1,7 +1,7 @@
-"""Put layers with other experts into a model that goes on: its policy, optimizers and targets.
+"""Replace layers of experts in a model that goes on training, in its optimizers and targets too.
 
-All else stays the very object that it was: networks, environments, noise, callbacks' references.
-Nothing is changed before everything is known to fit.
+All else stays the same object as before: networks, environments, noise, and so what callbacks refer
+to. The model does not change before everything is known to fit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,15 @@ from sb3_moe.policies.parts import MoEPart
 
 
 class Transplant:
-    """Layers with other experts, made ready for a model.
+    """New layers of experts, prepared to replace those of a model.
 
-    :param model: whose policy is one of ours; it stays as it is until :meth:`put_in`
-    :param heirs: what each expert comes from, by mixture; of one network they are equally many
+    :param model: a model with one of our policies; it stays as it is until :meth:`put_in`
+    :param heirs: what each new expert comes from, by mixture; all mixtures of a network get the
+        same number of experts
     :param shares: whether gates are shared out anew
-    :param perturb: how far copies start apart, as a share of the size of their last weights
-    :raises ValueError: if the options don't fit so many experts, or the layers can't be known
+    :param perturb: size of the noise on copies, relative to the weights of their last layer
+    :raises ValueError: if the options don't fit the number of experts, or a router's tensors can't
+        be split by expert
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class Transplant:
         self.frozen = self.policy.frozen_experts or {}
         self.options = self._changed_options(shares=shares)
         given = networks_of(self.policy).constructor_arguments() | self.options
-        given.pop("frozen_experts", None)  # these are numbers of the old ones
+        given.pop("frozen_experts", None)  # its numbers are those of the old experts
         self.built = type(self.policy)(**given).to(self.policy.device)
         self.map = CopyMap(self.built, self.policy)
         old, new = self.policy.moe_layers(), self.built.moe_layers()
@@ -58,7 +60,7 @@ class Transplant:
         self.map.write_weights(ours, theirs)
         self.layers = {old[name]: new[name] for name in heirs}
         places = {module: name for name, module in self.policy.named_modules()}
-        #: Each layer that goes and the one that comes, by their place, in target networks too.
+        #: Each old layer and its replacement by module name, those of target networks included.
         self.pairs: dict[str, tuple[MoELayer, MoELayer]] = {}
         for name, own in heirs.items():
             for before in (old[name], theirs.follower(old[name])):
@@ -69,12 +71,12 @@ class Transplant:
                         share_out(after, before, own)
                     _hold_alike(after, before)
 
-    # What experts come from.
+    # Where the numbers of new experts come from.
 
     def _map_layer(self, old: MoELayer, new: MoELayer, heirs: Sequence[Heir]) -> None:
-        """Say where the numbers of experts come from, and those of their router.
+        """Map the tensors of old experts and of their router to the new ones.
 
-        :raises ValueError: if the router has tensors of which that is not known
+        :raises ValueError: if a tensor of the router can't be split by expert
         """
         mine, theirs = (
             [tensors_of(layer.experts.expert(k)) for k in range(layer.num_experts)]
@@ -86,7 +88,7 @@ class Transplant:
         axes, before = new.expert_axes(), _of_router(old)
         for name, tensor in _of_router(new).items():
             if name in axes and name not in before:
-                continue  # what is added to scores, and shared out later
+                continue  # the new bias of the scores, set by `share_out`
             axis = axes.get(name)
             parts = _by_expert(tensor, axis, new.num_experts)
             origins = _by_expert(before[name], axis, old.num_experts)
@@ -103,10 +105,12 @@ class Transplant:
     def _inherit(
         self, into: th.Tensor, heir: Heir, parts: Sequence[th.Tensor], *, new_is_mean: bool = False
     ) -> None:
-        """Say where an expert's numbers come from.
+        """Map the old experts' tensors to a tensor of a new expert.
 
-        :param parts: those of all experts before
-        :param new_is_mean: whether one that starts anew has their mean, as scores do
+        :param into: the tensor of the new expert
+        :param heir: the new expert
+        :param parts: the same tensor of each old expert
+        :param new_is_mean: whether an expert that starts anew gets their mean, as for scores
         """
         weights: Mapping[int, float] = heir.weights
         if heir.is_new and new_is_mean:
@@ -121,7 +125,7 @@ class Transplant:
     def _move_copies_apart(
         self, name: str, old: MoELayer, new: MoELayer, heirs: Sequence[Heir], perturb: float
     ) -> None:
-        """Move the last weights of copies, and of originals that aren't frozen, apart."""
+        """Add noise to the last layers of copies, and of originals that aren't frozen."""
         for k in {k for heir in heirs if not heir.stays for k in heir.weights}:
             is_still = k in self.frozen.get(name, ())
             movers = {
@@ -134,10 +138,10 @@ class Transplant:
                 lasts = [_last_weight(new, x) for x in movers]
                 self.map.move_apart(lasts, [*movers.values()], size)
 
-    # What changes the model.
+    # Changing the model.
 
     def put_in(self) -> None:
-        """Change the model."""
+        """Replace the old layers in the model."""
         optimizers = {each: name for name, each in networks_of(self.policy).optimizers().items()}
         heirs = next(iter(self.heirs.values()))
         self.policy.follow_experts([h.weights for h in heirs], [h.gates for h in heirs])
@@ -153,14 +157,14 @@ class Transplant:
             if name in dict(old.named_buffers())
         }
         for name, value in vars(self.model).items():
-            if "batch_norm_stats" in name:  # which SB3 copies to targets
+            if "batch_norm_stats" in name:  # lists of buffers that SB3 copies to targets
                 value[:] = [buffers.get(each.data_ptr(), each) for each in value]
         self._set_options()
 
     def _change_optimizer(self, optimizer: th.optim.Optimizer, network: str) -> None:
-        """Give an optimizer the new tensors, in the order that a loaded model has, and states.
+        """Give an optimizer the new parameters, in the order of a loaded model, and their states.
 
-        :param network: which it is of
+        :param network: the name of a network that it optimizes
         """
         names = {parameter: name for name, parameter in self.built.named_parameters()}
         counterpart = networks_of(self.built).optimizers()[network].param_groups[0]["params"]
@@ -172,11 +176,11 @@ class Transplant:
         optimizer.state.update(self.map.states(known, optimizer))
 
     def _move_anchors(self) -> None:
-        """Let penalties draw experts to where they drew what these come from.
+        """Set the weights that penalties pull the new experts towards.
 
-        A copy is drawn to where its original is, and one made of several to the mean of theirs, as
-        its weights are. One that starts anew starts where it is now; neither it nor a copy is held
-        by tasks that ended before it joined.
+        A copy is pulled towards the same weights as its original, and a merged expert towards the
+        mean of those of the old experts. An expert that starts anew is pulled towards its initial
+        weights. Neither it nor a copy is pulled for tasks that ended before it joined.
         """
         kept = vars(self.model)
         if kept.get("initial_weights"):
@@ -188,13 +192,14 @@ class Transplant:
     def _move_arrays(
         self, place: dict[str, Any], key: str, drawn: Read, skip: Sequence[Age]
     ) -> None:
-        """Put others in the place of arrays by parameter.
+        """Replace the arrays of old parameters by those of new parameters.
 
-        :param drawn: what stands there for numbers that are new
-        :param skip: which numbers are new here
+        :param place: the dict whose entry ``key`` holds the arrays by the parameter's name
+        :param drawn: the values of numbers that are new
+        :param skip: the ages of numbers that count as new here
         """
         arrays = {name: th.as_tensor(array) for name, array in place[key].items()}
-        if not arrays:  # nothing is drawn anywhere yet
+        if not arrays:  # no penalty pulls yet
             return
         names = {parameter: name for name, parameter in self.policy.named_parameters()}
         gone = {names[p] for layer in self.layers for p in layer.parameters()}
@@ -230,7 +235,7 @@ class Transplant:
         for name, own in self.heirs.items():
             layer, network = self.policy.moe_layers()[name], kind_of(name)
             found["num_experts"][network] = len(own)
-            if isinstance(layer, SoftMoE):  # it else follows from the number of experts
+            if isinstance(layer, SoftMoE):  # its default depends on the number of experts
                 found["num_slots"][network] = layer.num_slots
             if shares and takes_bias(layer):
                 kwargs = found["router_kwargs"][network] or {}
@@ -239,9 +244,9 @@ class Transplant:
 
 
 def set_frozen(model: Any, frozen: Mapping[str, Sequence[int]]) -> None:
-    """Freeze experts, and these alone, in a model and its arguments.
+    """Freeze these experts and no others, in a model's policy and in its ``policy_kwargs``.
 
-    :param frozen: their numbers, by mixture
+    :param frozen: the numbers of the experts, by mixture
     """
     policy = policy_of(model)
     policy.set_frozen_experts(frozen)
@@ -257,12 +262,12 @@ def _of_router(layer: MoELayer) -> dict[str, th.Tensor]:
 
 
 def _by_expert(tensor: th.Tensor, axis: int | None, num_experts: int) -> Sequence[th.Tensor]:
-    """Return each expert's part of a tensor, or all of it where there is no such axis."""
+    """Return each expert's part of a tensor, or the whole tensor if it has no axis for experts."""
     return [tensor] if axis is None else tensor.unflatten(axis, (num_experts, -1)).unbind(axis)
 
 
 def _last_weight(layer: MoELayer, k: int) -> th.Tensor:
-    """Return an expert's last weights."""
+    """Return the weight of an expert's last layer."""
     last = [module for module in flat(layer.experts.expert(k)) if tensors_of(module)][-1]
     if not isinstance(last, nn.Linear):
         raise ValueError("`perturb` must be 0 with experts that don't end in an nn.Linear")
@@ -270,10 +275,10 @@ def _last_weight(layer: MoELayer, k: int) -> th.Tensor:
 
 
 def _hold_alike(new: MoELayer, old: MoELayer) -> None:
-    """Let a new layer be in the old one's mode, and learn what that does."""
+    """Give a new layer the training mode and the ``requires_grad`` of the old one."""
     new.train(old.training)
     learns = {name: p.requires_grad for name, p in old.named_parameters()}
     of_router = [on for name, on in learns.items() if not name.startswith("experts.")]
     for name, parameter in new.named_parameters():
-        # What a router gets for its new gates is held as all of it is.
+        # A router's new bias learns if any other parameter of the router does.
         parameter.requires_grad_(learns.get(name, any(of_router) or not of_router))

@@ -1,1 +1,1 @@
-"""What joins this package to others: the Hugging Face Hub, and rl-baselines3-zoo."""
+"""Use this package with the Hugging Face Hub and with rl-baselines3-zoo."""

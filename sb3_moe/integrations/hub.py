@@ -31,10 +31,10 @@ __all__ = ["push", "write_folder"]
 
 LIBRARY = "stable-baselines3"
 README, CONFIG, RESULTS = "README.md", "config.json", "results.json"
-#: What a card's folder holds: a card writes over these, or deletes them where it has none.
+#: Files of a card's folder: a new card replaces them, and deletes an earlier card's film.
 FILES = (README, "model.moe", CONFIG, RESULTS, "replay.html", "replay.mp4", "replay.gif")
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-# Half a minute of film for each task.
+# Most steps of each task in the film: half a minute at 10 a second.
 MOST_FILMED = 300
 
 
@@ -52,23 +52,23 @@ def write_folder(
 ) -> Path:
     """Play every task, and write the model, its card, config, results and replay into a folder.
 
-    The files are written after all was played. The model has the statistics by which its own
-    environment is normalized, or where it has none, ``env``.
+    No file is written before everything is played. The model's file has the statistics by which
+    its own environment is normalized, or ``env`` if the model has no environment.
 
     :param model: of any algorithm, dense or with experts
-    :param folder: is made if it isn't there; an earlier card there is replaced
-    :param env: as of :func:`sb3_moe.watch`: None for one like the model's own
+    :param folder: is made if it doesn't exist; an earlier card in it is replaced
+    :param env: as in :func:`sb3_moe.watch`: None for one like the model's own
     :param episodes: of each task, for the results
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
     :param max_steps: of each task, in the replay
-    :param license: of the agent, as the Hub calls it
+    :param license: of the agent, by its name on the Hub
     :param repo_id: ``"user/name"`` on the Hub, for the card's first lines of code
     :return: the folder
     :raises ImportError: without the extra ``hub``
     :raises TypeError: if ``model`` is no model or has a policy that is no network, such as ARS's
-    :raises ValueError: if a number is below 1, ``folder`` can't be written or has files of other
-        origin that would be replaced, something of the model can't be saved, or there is no
+    :raises ValueError: if a number is below 1, ``folder`` can't be written or has files that would
+        be replaced and are no earlier card's, a part of the model can't be saved, or there is no
         environment that plays every task
     """
     require("an agent's card", "huggingface_hub", "jinja2")
@@ -83,7 +83,7 @@ def write_folder(
     playing: dict[str, Any] = {"seed": seed, "deterministic": deterministic}
     results = _results(model, env, episodes, **playing)
     replay = watch(model, env, max_steps=max_steps, **playing)
-    # By its results a folder is known for a card's, should the rest be interrupted.
+    # First the results: they mark the folder as a card's, even if the rest is interrupted.
     write_json(folder / RESULTS, results)
     write_json(folder / CONFIG, config)
     write_file(folder / "model.moe", data)
@@ -101,17 +101,17 @@ def push(
     token: str | None = None,
     message: str = "Upload an agent",
 ) -> str:
-    """Upload a folder of :func:`write_folder`, and return its address.
+    """Upload a folder of :func:`write_folder`, and return its address on the Hub.
 
     Everything in the folder is uploaded.
 
     :param folder: with a card
-    :param repo_id: ``"user/name"``; it is made if it isn't there
-    :param private: whether a new one is yours alone
+    :param repo_id: ``"user/name"``; it is made if it doesn't exist
+    :param private: whether a new repository is private
     :param token: None: that of ``hf auth login``, or of ``HF_TOKEN``
     :param message: of the commit
     :raises ImportError: without the extra ``hub``
-    :raises ValueError: if the folder has no card, or ``repo_id`` is no such name
+    :raises ValueError: if the folder has no card, or ``repo_id`` isn't of that form
     """
     _check_repo_id(repo_id)
     if not (Path(folder) / README).is_file():
@@ -126,11 +126,11 @@ def push(
 
 
 def check_folder(folder: Path, argument: str = "folder") -> None:
-    """Make a folder, and raise if a card would write over what is no earlier card's.
+    """Make a folder, and raise if a card would overwrite files that are no earlier card's.
 
     :param folder: need not exist
-    :param argument: what names it
-    :raises ValueError: naming the folder, and a file that would be lost, or what the system says
+    :param argument: its name in the error
+    :raises ValueError: naming the folder, and a file that would be lost, or the system's error
     """
     check_writable(folder, argument)
     taken = [name for name in FILES if (folder / name).exists()]
@@ -147,7 +147,7 @@ def _check_repo_id(repo_id: str | None) -> None:
 
 
 def _config(model: BaseAlgorithm) -> dict[str, Any]:
-    """Return what an agent is made of, in plain values."""
+    """Return an agent's algorithm, policy, options and cost, in plain values."""
     policy, budget = model.policy, measure(model.policy)
     options = policy.moe_options if isinstance(policy, MoEPolicy) else {}
     return {
@@ -171,7 +171,7 @@ def _config(model: BaseAlgorithm) -> dict[str, Any]:
 def _results(
     model: BaseAlgorithm, env: Any, episodes: int, seed: int, deterministic: bool
 ) -> dict[str, Any]:
-    """Play every task, and return the means as :mod:`huggingface_sb3` calls them."""
+    """Play every task, and return the means under :mod:`huggingface_sb3`'s names."""
     with watched_env(model, env, False, episodes) as watched:
         seed_everything(model, watched.env, seed)
         played = evaluate_tasks(model, watched.env, episodes, deterministic)
@@ -182,7 +182,7 @@ def _results(
             "mean_reward": float(returns_n.mean()),
             "std_reward": float(returns_n.std()),
             "mean_ep_length": float(lengths_n.mean()),
-            "success_rate": success_rate(successes_n),  # NaN of tasks that don't speak of it
+            "success_rate": success_rate(successes_n),  # NaN if a task doesn't report it
         }
         tasks[name] = {key: value for key, value in means.items() if np.isfinite(value)}
     return {
@@ -197,7 +197,7 @@ def _results(
 
 
 def _names(watched: WatchedEnv) -> list[str]:
-    """Name the tasks; an environment without any goes by its id."""
+    """Return the tasks' names; for an environment without tasks, its id."""
     if has_tasks(watched.env) or not watched.env.has_attr("spec"):
         return watched.names
     spec = watched.env.get_attr("spec")[0]
@@ -205,7 +205,7 @@ def _names(watched: WatchedEnv) -> list[str]:
 
 
 def _film(replay: Replay, folder: Path) -> None:
-    """Write a film where there are images and what draws them; one of another agent goes."""
+    """Delete an earlier film, and write one if there are images and the packages for it."""
     for name in ("replay.mp4", "replay.gif"):
         (folder / name).unlink(missing_ok=True)
     if find_spec("PIL") and any(track.frames for track in replay.runs[0].tracks):
@@ -249,7 +249,7 @@ def _write_card(
         template_path=str(Path(__file__).with_name("card.md.j2")),
         config=config,
         results=results,
-        # A suite may have fifty tasks; the table names them.
+        # Not each task of a suite: there may be fifty, which the table names.
         played=", ".join(f"**{_plain(name)}**" for name in suite or results["tasks"]),
         repo_id=repo_id,
         has_film=(folder / "replay.gif").exists(),
@@ -260,5 +260,5 @@ def _write_card(
 
 
 def _plain(name: str) -> str:
-    """Return a task's name without what Markdown would read into it."""
+    """Return a task's name in one line, with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(name.split()))

@@ -1,10 +1,10 @@
-"""rl-baselines3-zoo as it is, with our policies.
+"""Our policies in an unchanged rl-baselines3-zoo.
 
-``--gym-packages sb3_moe_envs sb3_moe.integrations.zoo`` registers the policies' names and, where
-the zoo is installed, teaches its samplers to keep the options of mixtures that are given, and to
-sample those that aren't: the zoo itself replaces all ``policy_kwargs`` by those that it samples.
-``python -m sb3_moe.integrations.zoo ppo`` prints the path of the hyperparameters that its
-``--conf-file`` takes.
+``--gym-packages sb3_moe_envs sb3_moe.integrations.zoo`` registers the policies' names. Where the
+zoo is installed, it also changes the zoo's samplers, which replace all given ``policy_kwargs`` by
+sampled ones: then they keep the given ones, and sample the other options of mixtures.
+``python -m sb3_moe.integrations.zoo ppo`` prints the path of a file of hyperparameters for the
+zoo's ``--conf-file``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["hyperparameters"]
 
 FOLDER = Path(__file__).parent / "hyperparameters"
-#: What a trial chooses among, for options that are not given.
+#: Values among which a trial chooses, for each of these options that is not given.
 CHOICES: dict[str, tuple[Any, ...]] = {
     "placement": ("middle", "all", "big"),
     "router": ("soft", "top_k"),
     "num_experts": (2, 4, 8),
 }
-# The name under which a trial keeps what was given, so that the zoo can build its model again.
+# The name under which a trial keeps the given options, so that the zoo can rebuild its model.
 GIVEN = "policy_kwargs"
 CLASS, MARK = re.compile(r"<class '([\w.]+)'>"), "class:"
 
@@ -61,7 +61,7 @@ def teach() -> None:
 
 
 def _sampler(algorithm: str, zoos: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Return what samples a trial's hyperparameters, as the zoo's own sampler does, and ours."""
+    """Return a sampler of the zoo's hyperparameters that samples the mixture's options too."""
     from rl_zoo3 import ALGOS
 
     def sample(trial: Trial, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _sampler(algorithm: str, zoos: Callable[..., dict[str, Any]]) -> Callable[..
 
 
 def _converter(zoos: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Return what makes hyperparameters of the parameters that a trial keeps."""
+    """Return a function that turns the parameters that a trial keeps into hyperparameters."""
 
     def convert(sampled: dict[str, Any]) -> dict[str, Any]:
         if GIVEN not in sampled:
@@ -93,21 +93,21 @@ def _converter(zoos: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, A
 def sample_options(
     trial: Trial, policy: type[MoEPolicy], given: Mapping[str, Any], use_sde: bool = False
 ) -> dict[str, Any]:
-    """Sample the options of a mixture that are not given, among values that go with those that are.
+    """Sample the options of a mixture that are not given, among values that fit the given ones.
 
     :param trial: of optuna
     :param policy: class of the policy
-    :param given: its ``policy_kwargs``
+    :param given: the run's ``policy_kwargs``
     :param use_sde: whether the algorithm explores with gSDE, which needs a head outside the experts
-    :return: by name, for ``policy_kwargs``
-    :raises ValueError: if what is given doesn't go together
+    :return: the sampled options, for ``policy_kwargs``
+    :raises ValueError: if the given options contradict each other
     """
     options = {name: value for name, value in given.items() if name in DEFAULTS}
     networks = per_network(options, policy.network_names).values()
     if not any(each.place.has_experts for each in networks):
         return {}
     by_task = any(each.router_class.needs_tasks for each in networks)
-    # These need head and features outside the experts.
+    # gSDE needs the head outside the experts, a features extractor of one's own the encoder.
     outside = use_sde or "features_extractor_class" in given
     sampled = {}
     for name, values in CHOICES.items():
@@ -132,22 +132,22 @@ def join(
 ) -> dict[str, Any]:
     """Return a trial's hyperparameters with the ``policy_kwargs`` that the zoo would drop.
 
-    :param sampled: by the zoo, whose ``policy_kwargs`` are stronger than those given
+    :param sampled: by the zoo; its ``policy_kwargs`` replace given ones of the same name
     :param given: ``policy_kwargs`` of the run
-    :param ours: what was sampled of the mixture's options
+    :param ours: the sampled options of the mixture
     """
     zoos = dict(sampled.get("policy_kwargs", {}))
     if given.get("tokens", "sample") != "sample":
-        # Parts of a feature map ask for a single hidden layer; the zoo samples more.
+        # Tokens of a feature map need a single hidden layer; the zoo samples more.
         zoos.pop("net_arch", None)
     return {**sampled, "policy_kwargs": {**given, **zoos, **ours}}
 
 
 def read_kwargs(text: str) -> dict[str, Any]:
-    """Read ``policy_kwargs`` back from the text of a dict, which is all that the zoo keeps of it.
+    """Read ``policy_kwargs`` back from the text of a dict, which is all that the zoo keeps of them.
 
     :param text: as ``str`` writes a dict of plain values and classes
-    :raises ValueError: if something else is in it
+    :raises ValueError: if the dict holds anything else
     """
     try:
         found = ast.literal_eval(CLASS.sub(rf"'{MARK}\1'", text))
@@ -169,7 +169,7 @@ def _with_classes(value: Any) -> Any:
 
 
 def class_of(text: str) -> Any:
-    """Return the class that a text names as ``str`` does, or None if it is no class.
+    """Return the class that a text names in the form of ``str``, or None if it names none.
 
     :param text: such as ``"<class 'torch.nn.modules.activation.ReLU'>"``
     """

@@ -1,7 +1,8 @@
-"""What is an activation and what a normalization, and which act on each number alone.
+"""Tell activations from normalizations, and list the modules that act on each number alone.
 
-The rule for both follows from how SB3 builds a network (``create_mlp``): a normalization is made
-with the number of features that it normalizes, and knows it; an activation is made with nothing.
+The rule follows from how SB3 builds a network (``create_mlp``): a normalization is constructed with
+the number of features that it normalizes, and keeps it as an attribute; an activation is
+constructed without arguments.
 """
 
 from torch import nn
@@ -24,7 +25,7 @@ POINTWISE = (
     nn.Softsign,
     nn.Tanh,
 )
-# What does to each number the same whoever's it is.
+# Modules that treat every number alike, whichever expert it belongs to.
 ALIKE_ON_ROWS = (
     *POINTWISE,
     nn.Dropout,
@@ -36,19 +37,19 @@ ALIKE_ON_ROWS = (
     nn.Tanhshrink,
     nn.Threshold,
 )
-# And to each channel of a picture.
+# With pooling layers, which treat every channel of an image alike.
 ALIKE_FOR_ALL = (*ALIKE_ON_ROWS, nn.AvgPool2d, nn.MaxPool2d)
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Tell a normalization, which knows how many features it has, from an activation."""
+    """Say whether a module is a normalization: it has its number of features as an attribute."""
     return hasattr(module, "num_features") or hasattr(module, "normalized_shape")
 
 
 def is_alike_for_all(module: nn.Module) -> bool:
     """Say whether one module can act on all experts' values at once.
 
-    A class of the user's own can't, even if derived from one of these: an expert's values then go
-    through a copy of its own, as through the activation of a dense layer.
+    A user's own class can't, even if it derives from one of :data:`ALIKE_FOR_ALL`: each expert then
+    has its own copy of the module.
     """
     return type(module) in ALIKE_FOR_ALL

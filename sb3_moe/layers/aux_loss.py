@@ -16,7 +16,8 @@ class AuxCoefs(NamedTuple):
     """How much each auxiliary loss counts; 0 leaves it out.
 
     :param balance: load balance of the Switch Transformer (arXiv 2101.03961, eq. 4-6)
-    :param importance: squared variation of the gates' mass (arXiv 1701.06538, eq. 6-7)
+    :param importance: squared coefficient of variation of the experts' summed probabilities
+        (arXiv 1701.06538, eq. 6-7)
     :param z: squared log of the router's normalizer (arXiv 2202.08906, eq. 5)
     """
 
@@ -46,19 +47,19 @@ LOSSES = {"balance": balance_loss, "importance": importance_loss, "z": z_loss}
 
 
 def total_loss(routing: Routing, coefs: AuxCoefs) -> th.Tensor:
-    """Return the weighted sum of the losses that count."""
+    """Return the weighted sum of the losses whose coefficient is not 0."""
     terms = [coef * LOSSES[name](routing) for name, coef in coefs._asdict().items() if coef != 0.0]
     return th.stack(terms).sum()
 
 
 class AddLoss(th.autograd.Function):
-    """Return the input, and feed gradient 1 to the loss on the way back.
+    """Return the input unchanged, and give the loss a gradient of 1 in the backward pass.
 
-    The gradient is that of adding the loss to whatever the algorithm minimizes, so no algorithm
-    has to know of it.
+    The gradients are those of adding the loss to whatever the algorithm minimizes, so the algorithm
+    itself needs no change.
     """
 
-    #: Whether the loss is fed on the way back, see :func:`without_added_losses`.
+    #: Whether backward passes give losses their gradient; see :func:`without_added_losses`.
     feeding: ClassVar[bool] = True
 
     @staticmethod
@@ -70,14 +71,14 @@ class AddLoss(th.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: th.Tensor | None) -> tuple[th.Tensor | None, th.Tensor | None]:
-        """Pass the gradient through, and 1 to the loss."""
+        """Pass the output's gradient through, and give the loss 1."""
         (loss,) = ctx.saved_tensors
         return grads[0], th.ones_like(loss) if AddLoss.feeding else None
 
 
 @contextmanager
 def without_added_losses() -> Iterator[None]:
-    """Let gradients be those of what they are asked of alone, without the losses on their way."""
+    """Leave the added losses out of all gradients that are computed in the block."""
     before, AddLoss.feeding = AddLoss.feeding, False
     try:
         yield

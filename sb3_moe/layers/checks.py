@@ -1,4 +1,4 @@
-"""What values options may have, each rule with its text."""
+"""Checks of the values of options, each with its error message."""
 
 from collections.abc import Collection, Sequence
 from numbers import Integral, Real
@@ -19,9 +19,9 @@ def whole_or_none(name: str, value: object) -> None:
 
 
 def numbers_below(name: str, values: object, bound: int, of: str) -> None:
-    """Raise unless values are the numbers of some of ``bound`` experts, each once.
+    """Raise unless values are numbers of experts below ``bound``, each named once.
 
-    :param of: what has these experts
+    :param of: name of the mixture that has the experts
     """
     if isinstance(values, str) or not isinstance(values, Collection):
         raise TypeError(f"`{name}` must be a list of numbers of experts, got {values!r}")
@@ -35,12 +35,12 @@ def numbers_below(name: str, values: object, bound: int, of: str) -> None:
 
 
 def number(name: str, value: object) -> float:
-    """Return a number, Python's own or numpy's, or raise."""
+    """Return a number, Python's own or numpy's, as a float; raise for other values."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {value!r}")
     try:
         return float(value)
-    except OverflowError:  # too large for one, as 10**400
+    except OverflowError:  # an int too large for a float, such as 10**400
         raise ValueError(f"`{name}` must be a number that fits a float, got {value}") from None
 
 

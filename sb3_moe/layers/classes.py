@@ -1,4 +1,4 @@
-"""Classes that options name: by a word, as ``"package.module:Class"``, or as they are."""
+"""Find the class that an option means: by name, as ``"package.module:Class"``, or as it is."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -13,7 +13,7 @@ class Registry(Generic[T]):
     """The classes that an option can name.
 
     :param option: the option's name, for errors
-    :param base: what every class derives from
+    :param base: base class of all of them
     """
 
     def __init__(self, option: str, base: type[T]) -> None:
@@ -28,10 +28,10 @@ class Registry(Generic[T]):
         return iter(list(self._classes.items()))
 
     def add(self, name: str, cls: type[T]) -> None:
-        """Let a class be found by a name; the same class twice is no matter.
+        """Register a class under a name; registering it again is allowed.
 
         :raises TypeError: if it does not derive from the base
-        :raises ValueError: if the name is another class's
+        :raises ValueError: if another class has the name
         """
         self._check(cls)
         other = self._classes.setdefault(name, cls)
@@ -81,9 +81,9 @@ class Registry(Generic[T]):
 def own_options(cls: type) -> dict[str, Any]:
     """Return the keyword-only arguments of a constructor with their defaults.
 
-    Where it takes any (``**kwargs``), those of the base classes are among them.
+    If it takes ``**kwargs``, the arguments of the base class's constructor are included.
 
-    :param cls: whose constructor
+    :param cls: class of the constructor
     """
     found: dict[str, Any] = {}
     for each in cls.__mro__:
@@ -99,13 +99,13 @@ def own_options(cls: type) -> dict[str, Any]:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Say which of the known names was meant, as the end of a sentence; nothing if none is near."""
+    """Return the end of an error that suggests the nearest known name; empty if none is near."""
     near = get_close_matches(str(name), list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def of_this_package(cls: type) -> bool:
-    """Say whether a class is none of the user's own."""
+    """Say whether a class is part of this package, and not a user's own."""
     return cls.__module__.partition(".")[0] == "sb3_moe"
 
 
@@ -114,11 +114,11 @@ def check_names(
 ) -> None:
     """Raise TypeError unless all arguments are known.
 
-    :param option: that holds them
-    :param given: by name
-    :param known: names
-    :param what: whose arguments they are, as users call it
-    :param cls: the same, the class
+    :param option: option that holds the arguments
+    :param given: the arguments by name
+    :param known: names of the arguments that are allowed
+    :param what: what takes the arguments, as users call it
+    :param cls: class of what takes them
     """
     for name in given:
         if name in known:

@@ -44,5 +44,5 @@ class ImageEncoder(nn.Module):
 def split_image(x_TF: th.Tensor, image_shape: tuple[int, ...]) -> tuple[th.Tensor, th.Tensor]:
     """Split flat rows into the image at the front, (T, C, height, width), and the rest."""
     num_pixels = math.prod(image_shape)
-    # Not `unflatten`, after which ONNX takes T for a constant.
+    # Not `unflatten`: ONNX would export T as a constant.
     return x_TF[:, :num_pixels].view(-1, *image_shape), x_TF[:, num_pixels:]

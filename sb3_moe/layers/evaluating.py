@@ -1,4 +1,4 @@
-"""Look at a network without touching it."""
+"""Run a network without changing it, and record what its modules compute."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ from torch import nn
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode while the block runs, module by module.
+    """Put a network into evaluation mode while the block runs, then restore each module's mode.
 
-    ``network.train(False)`` would move the bias of loss-free balancing, in a layer that does so.
-    LSTMs without dropout, to which it is the same, are in training mode: in no other does cuDNN
-    give their gradients.
+    A policy's ``set_training_mode(False)`` won't do: it may move the bias of loss-free balancing.
+    LSTMs without dropout compute the same in both modes. They are put into training mode, since
+    cuDNN computes their gradients in no other.
     """
     before = {module: module.training for module in network.modules()}
     for module in before:

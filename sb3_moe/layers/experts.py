@@ -1,9 +1,9 @@
 """Experts: networks of one shape that run together, in one of two ways.
 
-Wide: every expert runs on every row, in GEMMs over all experts. Sorted: each expert runs on the
-rows that chose it, which stand together once the rows are sorted by expert. On a GPU, numbers of 32
-bits are always wide: sorted rows would have to be counted there, or need `grouped_mm`, which takes
-halves.
+Wide: every expert runs on every row, in GEMMs over all experts. Sorted: each expert runs only on
+the rows that chose it, which are contiguous once the rows are sorted by expert. On a GPU, float32
+is always wide: to run sorted rows, the CPU would wait for their counts. `grouped_mm` avoids this
+wait, but in bfloat16 only.
 
 Shapes: E experts, T rows that every expert sees, M rows per expert or sorted rows, k chosen experts
 per row, I inputs, H hidden, O outputs.
@@ -31,18 +31,19 @@ from sb3_moe.layers.stacked import (
     unstack,
 )
 
-# Up to so many wasted multiply-adds (rows, times experts that were not chosen, times multiply-adds
-# of a row) all experts on all rows are faster than sorting. A GPU wastes cheaply, and each call
-# costs more (an estimate).
+# Up to this many wasted multiply-adds (rows, times experts that were not chosen, times those of a
+# row), running all experts on all rows is faster than sorting. On a GPU multiply-adds are cheap and
+# calls expensive, so the number is larger there (an estimate).
 WIDE_UP_TO = {"cpu": 4_000_000}
 WIDE_UP_TO_ELSEWHERE = 1_000_000_000
-# `grouped_mm` wants the rows of every matrix to begin at multiples of so many bytes. To pad one
-# number of a matrix costs as much as so many multiply-adds, and up to so many experts are faster
-# one by one.
+# `grouped_mm` needs the rows of every matrix to begin at multiples of ALIGNMENT bytes. Padding one
+# number of a matrix costs as much as MACS_OF_PADDING multiply-adds. If there is padding, up to
+# FEW_EXPERTS experts are faster one by one on a CPU.
 ALIGNMENT = 16
 MACS_OF_PADDING = 100
 FEW_EXPERTS = 4
-# What can run on sorted rows of all experts: it does to each number the same, or is known below.
+# Layers that can run on the sorted rows of all experts in one call: `_run_grouped` has a case for
+# them, or they treat every number alike.
 GROUPS = (StackedLinear, StackedLayerNorm, StackedResidual, nn.Sequential, *POINTWISE)
 
 
@@ -59,15 +60,15 @@ class Experts(nn.Module):
         self.out_features = out_features
         # Multiply-adds for one row in one expert.
         self.macs = 0
-        # Numbers in matrices that have to be padded before experts can run on sorted rows.
+        # Size, in numbers, of the weight matrices that `grouped_mm` needs padded.
         self.padded = 0
         # Hidden values for one row in one expert, at the widest layer.
         self.width = out_features
-        # Statistics over the batch need every row in every expert. So does whoever hooks on layers
-        # inside, which sorted rows pass by.
+        # Whether every expert must run on every row: for statistics over the batch, or for hooks on
+        # the layers inside, which are not called for sorted rows.
         self.needs_all_rows = False
-        # Makes other outputs of all experts' outputs, (E, T, O) to (E, T, O), before they are
-        # summed; None: they are summed as they are.
+        # Transforms the outputs of all experts together, (E, T, O) to (E, T, O), before they are
+        # summed (Gram-Schmidt does); None: they are summed as they are.
         self.combination: Function | None = None
 
     def every(self, x: th.Tensor) -> th.Tensor:
@@ -88,7 +89,7 @@ class Experts(nn.Module):
     def selected(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Return the gated sum of each row's chosen experts; no row is dropped.
 
-        All experts run, with gates of zero, where that is cheaper than to sort the rows.
+        Where it is cheaper than sorting the rows, all experts run on all rows, with gates of zero.
 
         :param x_TI: the rows
         :param experts_Tk: indices of the chosen experts
@@ -102,15 +103,15 @@ class Experts(nn.Module):
         return gated_TkO.squeeze(1) if experts_Tk.shape[1] == 1 else gated_TkO.sum(1)
 
     def _sorts(self, x_TI: th.Tensor, experts_Tk: th.Tensor) -> bool:
-        """Say whether experts that were not chosen would cost more than to sort the rows."""
-        # What is recorded, for ONNX say, is for any number of rows, and knows no `grouped_mm`.
+        """Say whether sorting the rows costs less than running every expert on every row."""
+        # A recorded graph, such as ONNX, serves any number of rows, and has no `grouped_mm`.
         if self.needs_all_rows or self.combination is not None or is_recorded():
             return False
         wasted = x_TI.shape[0] * (self.num_experts - experts_Tk.shape[1]) * self.macs
         allowed = WIDE_UP_TO.get(x_TI.device.type, WIDE_UP_TO_ELSEWHERE)
         if wasted <= allowed + MACS_OF_PADDING * self.padded:
             return False
-        # One by one needs to read how many rows each has, for which a GPU would have to wait.
+        # Without groups the CPU reads how many rows each expert has, and would wait for a GPU.
         return x_TI.device.type == "cpu" or self._groups(x_TI)
 
     def _groups(self, x_TI: th.Tensor) -> bool:
@@ -145,7 +146,7 @@ class Experts(nn.Module):
 
     @property
     def hidden_width(self) -> int:
-        """H, what a last linear layer reads; 0: there is none behind others, or it sees batches."""
+        """Width H of what each expert's last linear layer reads; 0 where it is not known."""
         return 0
 
     def expert(self, k: int) -> nn.Sequential:
@@ -153,20 +154,20 @@ class Experts(nn.Module):
         raise NotImplementedError
 
     def scale_each(self, factors: Sequence[float]) -> None:
-        """Multiply each expert's output by a number of its own, in its last weights."""
+        """Multiply each expert's output by its own factor, by scaling its last weights."""
         raise NotImplementedError
 
     def shares(self) -> list[Share]:
-        """Return the weights that experts have to themselves, and whose they are."""
+        """Return the weights that experts don't share, and the experts they belong to."""
         raise NotImplementedError
 
     def statistics(self) -> list[Share]:
-        """Return the buffers that experts have to themselves, and whose they are."""
+        """Return the experts' buffers, and the experts they belong to."""
         raise NotImplementedError
 
 
 class StackedNetwork(Experts):
-    """E networks of known layers in a row, with one tensor for the same weight of all experts.
+    """E networks of known layers in sequence; one tensor holds the same weight of all experts.
 
     Each expert is given as a plain module and so starts with exactly the weights that module was
     given: whoever builds the experts decides how they are initialized.
@@ -207,12 +208,12 @@ class StackedNetwork(Experts):
         if self.combination is not None or not isinstance(self.last, StackedLinear):
             return super().mixture(x_TI, gates_TE)
         x = x_TI
-        for layer in self.layers:  # a call less than of all together
+        for layer in self.layers:  # one call less than `self.layers(x)`
             x = layer(x)
         return self.last.mix(x, gates_TE)
 
     def _groups(self, x_TI: th.Tensor) -> bool:
-        """Say whether ``grouped_mm`` serves all layers: on a GPU in halves only, else it waits."""
+        """Say whether ``grouped_mm`` can run all layers, on a GPU without waiting (in bfloat16)."""
         if not (self._all_group and hasattr(F, "grouped_mm")):
             return False
         if self.padded and self.num_experts <= FEW_EXPERTS and x_TI.device.type == "cpu":
@@ -228,7 +229,11 @@ class StackedNetwork(Experts):
 
     @property
     def hidden_width(self) -> int:
-        """H, what a last linear layer reads; 0: there is none behind others, or it sees batches."""
+        """Width H of what each expert's last linear layer reads.
+
+        0 if experts end in another layer, have no weights before it, or keep statistics over the
+        batch.
+        """
         if not isinstance(self.last, StackedLinear) or self.needs_all_rows:
             return 0
         return self.last.in_features if self.spreads else 0
@@ -263,7 +268,7 @@ class StackedNetwork(Experts):
 class SeparateNetworks(Experts):
     """E networks of any kind, run one after the other.
 
-    :param experts: one module per expert, alike but for their weights, from rows to rows
+    :param experts: one module per expert, alike but for their weights; takes and returns rows
     :param out_features: O
     :raises ValueError: if there is no expert, or they differ in more than their weights
     """
@@ -289,9 +294,9 @@ class SeparateNetworks(Experts):
 
     @th.no_grad()
     def scale_each(self, factors: Sequence[float]) -> None:
-        """Ask each expert's own ``scale_outputs``; without one, multiply its last ``nn.Linear``.
+        """Call each expert's own ``scale_outputs``; without one, scale its last ``nn.Linear``.
 
-        What experts share is multiplied once.
+        A last layer that experts share is scaled once.
         """
         last: dict[nn.Parameter, float] = {}
         for expert, factor in zip(self.each, factors, strict=True):
@@ -316,7 +321,7 @@ class SeparateNetworks(Experts):
 def is_recorded() -> bool:
     """Say whether ``torch.export``, ONNX, TorchScript or ``torch.compile`` records a pass.
 
-    What is chosen by the number of rows would then be chosen once and for all.
+    The recorded graph would keep for good what was chosen by the number of rows.
     """
     return th.compiler.is_compiling() or th.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
 
@@ -342,7 +347,7 @@ def _run_grouped(
 
 
 def _grouped_mm(x_MI: th.Tensor, weight_EIO: th.Tensor, ends_E: th.Tensor) -> th.Tensor:
-    """Multiply sorted rows with their experts' matrices, at sizes that ``grouped_mm`` takes."""
+    """Multiply sorted rows by their experts' matrices, padded as ``grouped_mm`` needs them."""
     missing_I, missing_O = _missing(weight_EIO)
     if missing_I:
         x_MI = F.pad(x_MI, (0, missing_I))
@@ -359,7 +364,7 @@ def _missing(weight: th.Tensor) -> tuple[int, int]:
 
 
 def _width(expert: nn.Module) -> int:
-    """Return how many features an expert of known layers returns: those of the last that tells."""
+    """Return how many features an expert outputs, as its last linear layer tells."""
     inside = [each for layer in flat(expert) for each in layer.modules()]
     return [each for each in inside if isinstance(each, nn.Linear)][-1].out_features
 

@@ -1,8 +1,8 @@
-"""Packages that only parts of this one need, and the extra that brings each."""
+"""Packages that only parts of this one need, and the extra of sb3-moe that installs each."""
 
 from importlib.util import find_spec
 
-#: Extra by module. :mod:`sb3_moe_envs.checks` has those of the environments.
+#: The extra for each module. :mod:`sb3_moe_envs.checks` has those for the environments.
 EXTRAS = {
     "PIL": "cli",
     "docstring_parser": "cli",
@@ -29,9 +29,9 @@ EXTRAS = {
 def require(part: str, *modules: str) -> None:
     """Raise, in one line, unless the modules that a part imports are installed.
 
-    :param part: as the reader of the error knows it
-    :param modules: among :data:`EXTRAS`
-    :raises ImportError: naming what is missing, and the extra that brings it
+    :param part: what needs the modules, as the reader of the error knows it
+    :param modules: names of modules, each in :data:`EXTRAS`
+    :raises ImportError: if one is missing; it names the missing modules and their extras
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:

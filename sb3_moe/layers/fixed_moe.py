@@ -16,7 +16,7 @@ from sb3_moe.layers.routing import Routing, softmax_over_experts
 
 
 class TaskMoE(MoELayer):
-    """Let the task id pick the expert: the paper's hardcoded router.
+    """Let the task id pick the expert: the hardcoded router of arXiv 2406.18420.
 
     :param experts: one for each task
     :param router_input: not used
@@ -31,10 +31,10 @@ class TaskMoE(MoELayer):
         super().__init__(experts)
 
     def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
-        """Send every token to its task's expert, whatever a normalizer made of the one-hot.
+        """Send every token to its task's expert, also if the one-hot was normalized.
 
         :param x: what the experts see
-        :param router_x: the one-hot task id; the largest entry is taken for the one
+        :param router_x: the one-hot task id; its largest entry tells the task
         """
         chosen = router_x.argmax(dim=-1, keepdim=True)
         gates = th.zeros_like(router_x).scatter(-1, chosen, 1.0)
@@ -61,13 +61,13 @@ class UniformMoE(MoELayer):
 
 
 class TaskEmbedding(nn.Module):
-    """A learned row for each task.
+    """A learned vector for each task: a row of ``weight_KW``.
 
-    No ``nn.Linear``, since SB3's orthogonal init would visit it.
+    The weight is not an ``nn.Linear``, whose weights SB3's orthogonal init would overwrite.
 
     :param num_tasks: K
-    :param width: length of a row; at the start rows are about as long as a one-hot
-    :param bias: whether there is one, for all tasks, 0 at first
+    :param width: W; the norm of a row starts near 1, that of a one-hot
+    :param bias: whether to add a learned vector that all tasks share, 0 at first
     """
 
     def __init__(self, num_tasks: int, width: int, *, bias: bool = False) -> None:
@@ -77,25 +77,25 @@ class TaskEmbedding(nn.Module):
 
     @property
     def rows_KW(self) -> th.Tensor:
-        """What each task has."""
+        """Each task's vector, with the bias, (K, W)."""
         return self.weight_KW if self.bias_W is None else self.weight_KW + self.bias_W
 
     def forward(self, onehot: th.Tensor) -> th.Tensor:
-        """Return a task's row, whatever a normalizer made of the one-hot: (..., K) to (..., W)."""
+        """Return each task's row, also if the one-hot was normalized: (..., K) to (..., W)."""
         return self.rows_KW[onehot.argmax(dim=-1)]
 
 
 class EmbeddingMoE(MoELayer):
     """Weigh all experts by a learned row for each task.
 
-    With linear weights that is how MOORE (arXiv 2311.11385) weighs experts; with a bias, linear
-    experts in every layer and one row for all of these, a policy is parameterized as PaCo's.
+    With linear weights, this is how MOORE (arXiv 2311.11385) weighs experts. With a bias, linear
+    experts in every layer and one embedding for all layers, a policy is parameterized as PaCo's.
 
     :param experts: the experts
-    :param router_input: what the router is built for
-    :param weights: ``"linear"``, or ``"softmax"`` of the row
-    :param bias: whether there is one, for all tasks
-    :param shared: whether the layers of a network have one embedding together
+    :param router_input: the sizes that the router is built for
+    :param weights: ``"linear"``: the weights are the row itself; ``"softmax"``: its softmax
+    :param bias: whether to add a learned row that all tasks share
+    :param shared: whether all layers of a network share one embedding
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value is not valid
     """
@@ -116,13 +116,13 @@ class EmbeddingMoE(MoELayer):
         one_of("weights", weights, ("linear", "softmax"))
         yes_or_no("bias", bias)
         yes_or_no("shared", shared)
-        # At the start a sum of independent experts is as strong as one of them.
+        # Rows start with a norm near 1: a weighed sum of independent experts is as strong as one.
         self.task_weights = TaskEmbedding(router_input.num_tasks, self.num_experts, bias=bias)
         self.softmax = weights == "softmax"
         self.shared = shared
 
     def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
-        """Give every expert its task's weight."""
+        """Give every expert the weight that it has for the token's task."""
         weights = self.task_weights(router_x)
         if not self.softmax:
             return self.combine(x, weights)
@@ -130,6 +130,6 @@ class EmbeddingMoE(MoELayer):
         return self.combine(x, gates, edited=True)
 
     def expert_axes(self) -> dict[str, int]:
-        """Return the rows and what is added to them."""
+        """Return the rows of the embedding, and the bias that is added to them."""
         axes = {"task_weights.weight_KW": 1}
         return axes if self.task_weights.bias_W is None else axes | {"task_weights.bias_W": 0}

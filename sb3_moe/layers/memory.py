@@ -1,4 +1,4 @@
-"""Keep freed memory in the process: on Linux, large activations are otherwise fetched anew."""
+"""Keep freed memory in the process: otherwise Linux has to map it anew for large activations."""
 
 import ctypes
 
@@ -8,12 +8,13 @@ MIB = 2**20
 
 
 def keep_freed_memory(mebibytes: int = 256) -> bool:
-    """Let the process keep up to so much freed memory instead of giving it back at once.
+    """Let the process keep up to ``mebibytes`` of freed memory instead of returning it at once.
 
-    The C library of Linux (glibc) returns large freed tensors to the system, and fetching them
-    again costs a page fault for every 4 KiB. A mixture's activations are E times a dense layer's,
-    so it feels this first. How much it helps depends on what else the process frees: measure it.
-    The setting holds for the whole process, so it is yours to call, once, before training.
+    The C library of Linux (glibc) returns the memory of large freed tensors to the system, and
+    getting it again costs a page fault for every 4 KiB. A mixture's activations are E times a dense
+    layer's, so it is hit first. How much the setting helps depends on what else the process frees:
+    measure it. It holds for the whole process, so this package leaves it to you to call the
+    function, once, before training.
 
     :param mebibytes: how much freed memory may stay
     :return: whether the C library took the setting; False where it is not glibc
@@ -22,6 +23,6 @@ def keep_freed_memory(mebibytes: int = 256) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    # Larger blocks than 32 MiB are always fetched anew: glibc takes no higher threshold.
+    # glibc takes no threshold above 32 MiB: larger blocks are always returned.
     settings = {M_MMAP_THRESHOLD: min(mebibytes, 32) * MIB, M_TRIM_THRESHOLD: mebibytes * MIB}
     return all(mallopt(name, value) == 1 for name, value in settings.items())

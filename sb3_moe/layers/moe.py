@@ -1,4 +1,4 @@
-"""What all mixture-of-experts layers share: a class of them is a router.
+"""The base class of all mixture-of-experts layers; each subclass is a router.
 
 Shapes: B batch, N tokens per sample, T = B*N, E experts, k chosen experts per token, I features of
 a token, R features that the router sees, O outputs. Where a sample is one token there is no N axis.
@@ -18,9 +18,9 @@ from sb3_moe.layers.routing import Routing
 
 @dataclass(frozen=True, kw_only=True)
 class RouterInput:
-    """What a router is built for.
+    """The sizes that a router is built for.
 
-    :param features: R, features of what it sees of a token
+    :param features: R, number of features that the router sees of a token
     :param num_experts: E
     :param num_tokens: N
     :param num_tasks: length of the one-hot task id; 0 where there is none
@@ -33,21 +33,21 @@ class RouterInput:
 
 
 class MoELayer(nn.Module):
-    """Tokens in, tokens out, and the routing beside them.
+    """A mixture-of-experts layer: it takes tokens, and returns tokens and the routing.
 
     A subclass is a router: policies take it as ``router=``. It needs :meth:`route`, and a
     constructor that takes the experts, a :class:`RouterInput` and options of its own, keyword-only.
 
-    :cvar name: what options, files and figures call it; the class's own where none is given
+    :cvar name: the router's name in options, files and figures; by default that of the class
     :cvar sees: what the router's input is: the ``"tokens"`` (with the task id, where the options
         say so), the one-hot ``"task"`` id alone, a ``"belief"`` about it, or ``"nothing"``
-    :cvar needs_tasks: there is one expert for each task
+    :cvar needs_tasks: whether there must be one expert for each task
     :cvar leaves_out: whether an expert may get no row at all
     :cvar losses: the auxiliary losses that policies may give it
-    :cvar edit_gates: changes gates (..., E) before experts are chosen and weighed by them; set it
-        on a layer, for as long as gates are to be changed
+    :cvar edit_gates: a function that changes gates (..., E) before experts are chosen and weighed
+        by them; set it on a layer for as long as its gates are to be changed
     :cvar aux: coefficients of the auxiliary losses, added while training
-    :cvar frozen: numbers of experts that stay as they are, which the optimizer sees to
+    :cvar frozen: numbers of experts that stay as they are; the policy's optimizer keeps them so
     :param experts: the experts
     """
 
@@ -79,7 +79,7 @@ class MoELayer(nn.Module):
         """Route tokens through the experts.
 
         :param x: what the experts see, (B, I) where a sample is one token, else (B, N, I)
-        :param router_x: what the router sees, (B, R) or (B, N, R); None: the same
+        :param router_x: what the router sees, (B, R) or (B, N, R); None: what the experts see
         :param aux: whether auxiliary losses count in this pass
         :return: (B, O) or (B, N, O), and the routing
         """
@@ -89,7 +89,7 @@ class MoELayer(nn.Module):
         return y, routing
 
     def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
-        """Compute the output and the routing; :meth:`combine` does what follows the gates.
+        """Compute the output and the routing; call :meth:`combine` once the gates are known.
 
         :param x: what the experts see, (B, I) where a sample is one token, else (B, N, I)
         :param router_x: what the router sees, (B, R) or (B, N, R)
@@ -123,7 +123,7 @@ class MoELayer(nn.Module):
             return self._sum(x, gates, experts), routing
         chosen = None if experts is None else experts.flatten(0, 1)
         y_TO = self._sum(x.flatten(0, 1), gates.flatten(0, 1), chosen)
-        # Not `unflatten`, after which ONNX takes B for a constant.
+        # Not `unflatten`: ONNX would export B as a constant.
         return y_TO.view(-1, x.shape[1], y_TO.shape[-1]), routing
 
     def _sum(self, x_TI: th.Tensor, gates_TE: th.Tensor, experts_Tk: th.Tensor | None) -> th.Tensor:
@@ -132,25 +132,25 @@ class MoELayer(nn.Module):
         return self.experts.selected(x_TI, experts_Tk, gates_TE)
 
     def expert_axes(self) -> dict[str, int]:
-        """Return the router's tensors that hold something for each expert, and on which axis.
+        """Return the names of the router's tensors with an axis over experts, and which axis it is.
 
-        The experts' own are not among them: they have the expert axis first. Several entries of
-        one expert (slots) stand side by side.
+        The experts' own tensors are not included: their first axis is that of experts. If an expert
+        has several entries (slots), they are next to each other.
         """
         return {}
 
     def between_updates(self) -> None:
         """Change what may only change between two updates of the policy.
 
-        Called once after each, and once before the first, or where a file of the model goes on.
+        Called once after each update, and once before the first one, also of a loaded model.
         """
 
 
 def edited_shares(layer: MoELayer, gates: th.Tensor) -> th.Tensor:
-    """Return a softmax's gates (..., E) as :attr:`MoELayer.edit_gates` leaves them, summing to 1.
+    """Apply a layer's ``edit_gates`` to gates (..., E), and make them sum to 1 again.
 
-    :param layer: whose gates they are
-    :param gates: which sum to 1
+    :param layer: the layer
+    :param gates: its gates, which sum to 1
     """
     if layer.edit_gates is None:
         return gates

@@ -5,18 +5,20 @@ Shapes: E experts, T rows, O outputs.
 
 import torch as th
 
-# The authors add it to every norm, which in single precision is the same: an output of 0 stays 0.
+# The least norm that is divided by, so that an output of 0 stays 0. The authors add this number to
+# every norm, which in single precision is the same.
 TINY = 1e-8
 
 
 def gram_schmidt(y_ETO: th.Tensor) -> th.Tensor:
     """Make each row's outputs orthonormal over the experts, by Gram-Schmidt.
 
-    Expert 0 keeps its direction, and each further one what is left of its own.
+    Expert 0 keeps its direction. Each further expert keeps the part of its output that is
+    orthogonal to the outputs before it. All are scaled to norm 1.
     """
     units: list[th.Tensor] = []
-    # Squares of halves, under autocast, would lose most of their digits. Apart, since autograd
-    # makes a zero tensor of all experts for each slice of theirs.
+    # In float32, since squares of the half-precision numbers of autocast lose most of their digits.
+    # By `unbind`, since autograd makes a zero tensor of all experts for each slice of one.
     for left_TO in y_ETO.to(th.promote_types(y_ETO.dtype, th.float32)).unbind():
         for unit_TO in units:
             share_T1 = (left_TO * unit_TO).sum(-1, keepdim=True)
@@ -28,7 +30,7 @@ def gram_schmidt(y_ETO: th.Tensor) -> th.Tensor:
 
 
 def check_orthogonal(num_experts: int, out_features: int) -> None:
-    """Raise ValueError where there are more experts than directions."""
+    """Raise ValueError if there are more experts than orthogonal directions."""
     if num_experts > out_features:
         raise ValueError(
             "`combine`='orthogonal' needs experts with at least as many outputs as there are "

@@ -1,11 +1,11 @@
-"""Routing by prediction: an expert counts as much as its model predicts an episode's last steps.
+"""Routing by prediction: gates tell how well each expert's model predicts an episode's last steps.
 
 The idea is that of MOSAIC (Haruno, Wolpert and Kawato 2001) and of multiple model-based
 reinforcement learning (Doya et al. 2002).
 
 Shapes: B batch, K rows of a history, W numbers in a row, T = K - 1 transitions, N = B*T,
 D numbers of an observation, A of an action, I = D + A inputs and O outputs of a model, E experts
-with a model each, P numbers of a model, N tokens per sample where there is a layer.
+with a model each, P numbers of a model.
 """
 
 import math
@@ -23,13 +23,13 @@ from sb3_moe.layers.routing import Routing, softmax_over_experts
 from sb3_moe.layers.sparse_moe import best, check_top_k
 
 PREDICTS = ("transition", "reward", "both")
-# Adam's, as torch has them.
+# Adam's constants, as in torch.
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
-# A model whose share of a batch is below this part of an even one stays as it is.
+# A model learns nothing from a batch of which its share is below this part of an even share, 1/E.
 IDLE_BELOW = 0.01
-# The least number that isn't 0.
+# The least normal number above 0.
 TINY = th.finfo(th.float32).tiny
-# All that there is a row of for each model.
+# The buffers with a row for each model.
 BY_MODEL = ("acting_EP", "learning_EP", "mean_EP", "square_EP", "steps_E")
 
 
@@ -37,13 +37,14 @@ class Belief(nn.Module):
     """Say which of several models of an environment explains the last steps of an episode.
 
     A row of a history is [observation D | the action that led to it A | the reward that came with
-    it | 1], and one from before the episode's start is zeros. Each model predicts from a row and
-    the next action what changes in the observation, the reward, or both, with Gaussian errors of
-    a variance that all models learn together. The belief is the posterior over models.
+    it | 1], and a row from before the episode's start is zeros. From a row and the next action,
+    each model predicts the change of the observation, the reward, or both. Its errors are Gaussian,
+    with variances that all models share and learn together. The belief is the posterior over
+    models.
 
-    Models learn in :meth:`learn`, by an Adam of their own, and a belief comes from a copy that
-    follows in :meth:`between_updates`. All tensors are buffers: no optimizer of a policy moves
-    them, they count in no norm of gradients, and files hold them.
+    Models learn in :meth:`learn`, with their own Adam. The belief comes from a copy of them that
+    :meth:`between_updates` brings up to date. All tensors are buffers: the policy's optimizers
+    don't move them, gradient clipping doesn't count them, and files hold them.
 
     :param obs_dim: D
     :param action_dim: A
@@ -51,9 +52,9 @@ class Belief(nn.Module):
     :param hidden: widths of each model's hidden layers; none: the models are linear
     :param predicts: ``"transition"``, ``"reward"`` or ``"both"``
     :param prior_floor: share of the prior that is spread evenly, in (0, 1]; the rest is learned
-    :param min_variance: of each predicted number, greater than 0
-    :param learning_rate: of the models
-    :param max_grad_norm: to which the gradient of the models is clipped
+    :param min_variance: least variance of each predicted number, greater than 0
+    :param learning_rate: learning rate of the models
+    :param max_grad_norm: norm to which the gradient of all models is clipped
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value is out of range
     """
@@ -94,7 +95,7 @@ class Belief(nn.Module):
         dims = [obs_dim + action_dim, *hidden, end - first]
         # The last column of each weight is the bias.
         self.shapes = [(o, i + 1) for i, o in pairwise(dims)]
-        # Where a model has its part of the log-variances, which are the mean of all.
+        # Where a model's row holds log-variances. Those in use are the mean over all models.
         self._variances = slice(-1 - dims[-1], -1)
         models_EP = th.stack([self._drawn() for _ in range(num_models)])
         for name in ("acting_EP", "learning_EP"):
@@ -127,12 +128,13 @@ class Belief(nn.Module):
         """Return the log-likelihood of each transition under each model, up to a constant.
 
         :param history_BKW: rows of histories
-        :param models_EP: None: those that the belief comes from
-        :return: (E, T, B), 0 where there was no transition, and whether there was one, (T, B)
+        :param models_EP: the models; None: those that the belief comes from
+        :return: the log-likelihoods, (E, T, B), 0 where there was no transition; and a mask,
+            (T, B), 1 where there was one
         """
         models_EP = self.acting_EP if models_EP is None else models_EP
         sizes = [self.obs_dim, self.action_dim, 1, 1]
-        # The batch last: it is the long axis, and sums over short ones are slow.
+        # The batch last, since it is the long axis: sums over a short last axis are slow.
         x_DKB, action_AKB, reward_1KB, real_1KB = history_BKW.permute(2, 1, 0).split(sizes)
         y: th.Tensor = th.cat([x_DKB[:, :-1], action_AKB[:, 1:]]).flatten(1)
         *weights, log_variance_O = self._parts(models_EP)
@@ -150,7 +152,7 @@ class Belief(nn.Module):
     def explained(self, history_BKW: th.Tensor) -> th.Tensor:
         """Return each model's mean log-likelihood over the transitions of a history, (B, E).
 
-        It is up to a constant that all models share, and not a number with no transition yet.
+        It is exact up to a constant that all models share, and NaN if there is no transition yet.
 
         :param history_BKW: rows of histories
         """
@@ -158,7 +160,7 @@ class Belief(nn.Module):
         return (log_ETB.sum(1) / real_TB.sum(0)).t()
 
     def _parts(self, models_EP: th.Tensor) -> list[th.Tensor]:
-        """Return the models' weights by layer, (E, O, I + 1), and the log-variance of them all."""
+        """Return the models' weights by layer, (E, O, I + 1), and common log-variances, (O,)."""
         sizes = [math.prod(shape) for shape in self.shapes]
         *weights, log_variance_EO, _ = models_EP.split([*sizes, self.shapes[-1][0], 1], -1)
         shaped = [w.unflatten(-1, shape) for w, shape in zip(weights, self.shapes, strict=True)]
@@ -167,20 +169,20 @@ class Belief(nn.Module):
     def log_prior(self, models_EP: th.Tensor | None = None) -> th.Tensor:
         """Return the logarithm of the prior over models, (E,).
 
-        :param models_EP: None: those that the belief comes from
+        :param models_EP: the models; None: those that the belief comes from
         """
         scores_E = (self.acting_EP if models_EP is None else models_EP)[:, -1]
         even = self.prior_floor / len(scores_E)
         return ((1.0 - self.prior_floor) * scores_E.softmax(0) + even).log()
 
     def learn(self, history_BKW: th.Tensor, only: int | None = None) -> None:
-        """Move the models one step towards what happened, each by how likely it was the one.
+        """Fit the models to histories by one step, each weighed by its posterior.
 
-        A model that explains next to nothing of a batch stays as it is, so that it forgets
-        nothing while its task is away.
+        A model with next to no share in a batch stays as it is, so that it doesn't forget its task
+        while other tasks are played.
 
         :param history_BKW: rows of histories
-        :param only: a model that moves alone, as if it were the one; None: all
+        :param only: number of the one model that learns, as if it explained all; None: all learn
         """
         with th.enable_grad():
             models_EP = self.learning_EP.detach().requires_grad_()
@@ -197,11 +199,11 @@ class Belief(nn.Module):
         self._step(grad_EP, active_E)
 
     def fit(self, k: int, history_BKW: th.Tensor, steps: int) -> None:
-        """Draw one model anew and fit it to what happened; the belief comes from it at once.
+        """Draw one model anew and fit it to histories; the belief uses the fitted model at once.
 
-        :param k: its number
+        :param k: number of the model
         :param history_BKW: rows of histories
-        :param steps: how many steps it takes
+        :param steps: number of Adam's steps
         """
         own = self._variances
         before, acting = (each[:, own].mean(0) for each in (self.learning_EP, self.acting_EP))
@@ -213,12 +215,12 @@ class Belief(nn.Module):
         for _ in range(steps):
             self.learn(history_BKW, only=k)
         self.acting_EP[k] = self.learning_EP[k]
-        # What the others say of their tasks stays as it was.
+        # The common log-variances stay as they were, and so do the other models' likelihoods.
         self.learning_EP[k, own], self.acting_EP[k, own] = before, acting
 
     @th.no_grad()
     def _step(self, grad_EP: th.Tensor, active_E: th.Tensor) -> None:
-        """Take a step of Adam with those models that are active."""
+        """Take a step of Adam with the active models only."""
         grad_EP = grad_EP * (self.max_grad_norm / (grad_EP.norm() + 1e-6)).clamp(max=1.0)
         steps_E = self.steps_E + 1.0
         mean_EP = BETA_1 * self.mean_EP + (1.0 - BETA_1) * grad_EP
@@ -246,11 +248,12 @@ class Belief(nn.Module):
         shares: Sequence[Mapping[int, float]],
         temperature: float = 1.0,
     ) -> None:
-        """Make the models of those that there are.
+        """Replace the models by new ones that are made from them, as experts join or leave.
 
-        :param origins: for each new model how much of which it is; one of none starts anew
-        :param shares: for each new model what it takes over of whose gates
-        :param temperature: of the gates
+        :param origins: for each new model, the weights with which old models are summed to make it;
+            with none, it starts anew
+        :param shares: for each new model, which share of which old model's gates it takes over
+        :param temperature: temperature of the gates
         """
         drawn = [self._drawn().to(self.acting_EP) for _ in origins]
         for name in BY_MODEL:
@@ -272,7 +275,7 @@ class Belief(nn.Module):
 class PredictMoE(MoELayer):
     """Weigh each expert by how likely its model is, given the last steps of the episode.
 
-    What it sees is a :class:`Belief`, of which nothing is learned here.
+    The router's input is a belief, whose models learn in :class:`Belief`, not here.
 
     :param experts: one for each model
     :param router_input: not used
@@ -308,7 +311,8 @@ class PredictMoE(MoELayer):
         :param router_x: the belief, with an entry for each expert
         """
         logits, gates, chosen = router_x.clamp_min(TINY).log(), router_x, None
-        # A belief can be 1: then others have something to share only where none is exactly 0.
+        # A belief can be exactly 1. If that expert is switched off, the gates of the others must
+        # not all be 0: after this softmax, none is.
         if self.temperature != 1.0 or self.edit_gates is not None:
             gates = softmax_over_experts(logits / self.temperature)
         gates = edited_shares(self, gates)
@@ -323,6 +327,6 @@ class PredictMoE(MoELayer):
 
 
 def positive(name: str, value: object, at_most: float = math.inf) -> None:
-    """Raise unless a value is a number greater than 0."""
+    """Raise unless a value is a number greater than 0 and at most ``at_most``."""
     if not 0.0 < number(name, value) <= at_most:
         raise ValueError(f"`{name}` must be greater than 0 and at most {at_most}, got {value}")

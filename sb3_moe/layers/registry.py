@@ -1,8 +1,8 @@
-"""The classes that options can name: routers, and what stands in an expert for a hidden layer.
+"""The classes that options can name: routers, and kinds of experts.
 
-Any module will do for an expert whose constructor takes (in_features, width, out_features,
-activation) and options of its own, keyword-only, and which turns rows of the one width into rows of
-the other.
+An expert can be any module that turns rows of ``in_features`` into rows of ``out_features``, and
+whose constructor takes (in_features, width, out_features, activation), and options of its own as
+keyword-only arguments.
 """
 
 import copy
@@ -26,7 +26,7 @@ INSIDE = 4
 
 
 def register_router(router: type[MoELayer]) -> type[MoELayer]:
-    """Let a router be called by its name; a decorator.
+    """Let options name a router: a decorator of its class.
 
     :param router: the class
     :raises TypeError: if it is no MoELayer
@@ -37,7 +37,7 @@ def register_router(router: type[MoELayer]) -> type[MoELayer]:
 
 
 def register_expert(kind: type[nn.Module]) -> type[nn.Module]:
-    """Let a kind of expert be called by its name; a decorator.
+    """Let options name a kind of expert: a decorator of its class.
 
     :param kind: the class
     :raises TypeError: if it is no module
@@ -50,15 +50,15 @@ def register_expert(kind: type[nn.Module]) -> type[nn.Module]:
 class MLPExpert(nn.Sequential):
     """Two linear layers with an activation between.
 
-    :cvar name: what options and files call it
-    :cvar stacks: whether it is torch's own layers in a row, which are the same stacked
+    :cvar name: its name in options and files
+    :cvar stacks: whether it is a sequence of torch's own layers, so that experts can be stacked
     :cvar uses_width: whether it has a hidden layer, whose width can be chosen
-    :cvar activates: whether the dense layer's activation is in it; else it follows the sum over
-        experts, as it follows the dense layer
+    :cvar activates: whether it contains the dense layer's activation; if not, the activation
+        follows the sum over experts
     :param in_features: features of a token
-    :param width: of the hidden layer
+    :param width: width of the hidden layer
     :param out_features: features of the output
-    :param activation: the dense layer's
+    :param activation: activation of the dense layer
     """
 
     name: ClassVar[str] = "mlp"
@@ -73,12 +73,12 @@ class MLPExpert(nn.Sequential):
 
 
 class LinearExpert(nn.Sequential):
-    """One linear layer: with the weights summed it is a dense layer of the tokens' own weights.
+    """One linear layer: a gated sum of them is a linear layer whose weights depend on the token.
 
     :param in_features: features of a token
     :param width: not used
     :param out_features: features of the output
-    :param activation: not used: it follows the sum over experts
+    :param activation: not used, since it follows the sum over experts
     """
 
     name: ClassVar[str] = "linear"
@@ -95,8 +95,8 @@ class LinearExpert(nn.Sequential):
 def simba_block(width: int, activation: nn.Module) -> Residual:
     """Return x + W2 act(W1 LN(x)), W1 four times as wide (SimBa, arXiv 2410.09754).
 
-    :param width: of x
-    :param activation: of which the block gets a copy
+    :param width: width of x
+    :param activation: the activation, of which the block gets a copy
     """
     return Residual(
         nn.Sequential(
@@ -112,10 +112,10 @@ class SimbaExpert(nn.Sequential):
     """A linear embedding, SimBa's blocks, a normalization and a linear layer.
 
     :param in_features: features of a token
-    :param width: of the embedding
+    :param width: width of the embedding
     :param out_features: features of the output
-    :param activation: the dense layer's
-    :param num_blocks: how many blocks
+    :param activation: activation of the dense layer
+    :param num_blocks: number of blocks
     """
 
     name: ClassVar[str] = "simba"

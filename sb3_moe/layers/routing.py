@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch as th
 
-# From so many experts on, softmax over the last axis is faster than by way of the first.
+# From this many experts on, softmax over the last axis is faster than over the first.
 LONG_AXIS_FROM = 32
 
 
@@ -19,10 +19,10 @@ class Routing(NamedTuple):
 
     :param weights: weight of each expert in each token's output, (B, E), (B, N, E) or, with slots,
         (B, N, E, S)
-    :param logits: the router's scores before any softmax, shaped as the weights; None where nothing
-        is learned
-    :param experts: indices of the chosen experts, (B, k) or (B, N, k); None where every expert
-        serves every token
+    :param logits: the router's scores before any softmax, shaped as the weights; None if the router
+        has no scores
+    :param experts: indices of the chosen experts, (B, k) or (B, N, k); None if tokens don't choose
+        experts
     """
 
     weights: th.Tensor
@@ -42,7 +42,7 @@ class Routing(NamedTuple):
 
     @property
     def experts_BNk(self) -> th.Tensor | None:
-        """The chosen experts' indices; None where every expert serves every token."""
+        """The chosen experts' indices, (B, N, k); None if tokens don't choose experts."""
         return None if self.experts is None else _with_tokens(self.experts)
 
     @property
@@ -59,8 +59,8 @@ class Routing(NamedTuple):
     def load_E(self) -> th.Tensor:
         """Share of the work that went to each expert, summing to 1.
 
-        Counts of (token, choice) pairs where experts are chosen, else mass of the gates, whatever
-        their signs.
+        Work is the number of tokens that chose the expert or, if tokens don't choose experts, the
+        sum of its gates' absolute values.
         """
         gates_BNE = self.gates_BNE
         if self.experts is None:
@@ -87,16 +87,16 @@ def _with_tokens(tensor: th.Tensor) -> th.Tensor:
 
 
 def counts(experts: th.Tensor, num_experts: int) -> th.Tensor:
-    """How often each expert was chosen, as float (E,); never waits for the device."""
+    """Return how often each expert was chosen, as floats (E,), without waiting for the device."""
     count_E = experts.new_zeros(num_experts, dtype=th.float32)
     ones = th.ones_like(experts, dtype=th.float32).flatten()
     return count_E.scatter_add_(0, experts.flatten(), ones)
 
 
 def softmax_over_experts(logits: th.Tensor) -> th.Tensor:
-    """Softmax over the last axis, by way of the first.
+    """Return the softmax over the last axis, computed over the first if experts are few.
 
-    On CPU torch is up to nine times slower over a short last axis, which a few experts are.
+    On a CPU, torch is up to nine times slower over a short last axis.
     """
     if logits.shape[-1] >= LONG_AXIS_FROM:
         return logits.softmax(-1)

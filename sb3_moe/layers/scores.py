@@ -18,7 +18,7 @@ from sb3_moe.layers.moe import MoELayer, RouterInput
 class LinearScores(nn.Module):
     """Score experts or slots by a linear map without bias (the Phi of Soft MoE).
 
-    The weight is no ``nn.Linear``, since SB3's orthogonal init would visit it.
+    The weight is not an ``nn.Linear``, whose weights SB3's orthogonal init would overwrite.
 
     :param in_features: R
     :param num_scores: K, the number of experts, or experts times slots
@@ -59,7 +59,7 @@ class LinearScores(nn.Module):
             self.register_parameter(name, None if tensor is None else nn.Parameter(tensor))
 
     def score_axes(self) -> dict[str, int]:
-        """Return the tensors that hold something for each score, and on which axis."""
+        """Return the names of the tensors with an axis over scores, and which axis it is."""
         return {"weight_RK": 1} | ({} if self.bias_K is None else {"bias_K": 0})
 
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -83,7 +83,7 @@ class MLPScores(nn.Module):
     :param hidden: widths of the hidden layers
     :param num_scores: K
     :param frozen: keep all weights as buffers instead of learning them: a control
-    :param kwargs: other arguments of the linear router
+    :param kwargs: other arguments of :class:`LinearScores`
     :raises ValueError: if an argument is out of range
     """
 
@@ -113,7 +113,7 @@ class MLPScores(nn.Module):
         return self.last.num_scores
 
     def score_axes(self) -> dict[str, int]:
-        """Return those of the last layer."""
+        """Return those of the last layer, the only ones with an axis over scores."""
         return {f"last.{name}": axis for name, axis in self.last.score_axes().items()}
 
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -133,8 +133,8 @@ class ScoredMoE(MoELayer):
     """A mixture whose gates are made from scores: of a linear map, or with hidden layers before it.
 
     :param experts: the experts
-    :param router_input: what the router is built for
-    :param num_slots: scores for each expert
+    :param router_input: the sizes that the router is built for
+    :param num_slots: slots per expert, each with a score of its own
     :param hidden: widths of the router's hidden layers
     :param normalize_router: L2-normalize tokens and router weights, with one learned scale
     :param router_noise: standard deviation of Gaussian noise on the scores while training
@@ -144,7 +144,7 @@ class ScoredMoE(MoELayer):
     """
 
     losses: ClassVar[frozenset[str]] = frozenset({"balance", "importance", "z"})
-    #: A control: the scores stay as random as they start.
+    #: Whether the router keeps its random weights and never learns: a control.
     frozen_scores: ClassVar[bool] = False
 
     def __init__(
@@ -172,5 +172,5 @@ class ScoredMoE(MoELayer):
             self.router = LinearScores(router_input.features, num_scores, **own)
 
     def expert_axes(self) -> dict[str, int]:
-        """Return the tensors that hold something for each score."""
+        """Return the names of the tensors with an axis over scores, and which axis it is."""
         return {f"router.{name}": axis for name, axis in self.router.score_axes().items()}

@@ -1,4 +1,4 @@
-"""Which of the experts' weights and statistics are whose."""
+"""Which weights and statistics belong to which experts."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -9,9 +9,9 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Share(NamedTuple):
-    """A tensor that some experts have to themselves: a weight, or a buffer.
+    """A weight or a buffer, and the experts that its entries belong to.
 
-    :param tensor: their entries, one expert's after the other on the first axis
+    :param tensor: the experts' entries, one expert's after the other on the first axis
     :param first: number of the first of these experts
     :param num_experts: how many there are
     """
@@ -30,9 +30,9 @@ class Share(NamedTuple):
 
 
 def apart_shares(modules: Iterable[nn.Module]) -> list[Share]:
-    """Return the shares of experts that are modules of their own.
+    """Return the weights of experts that are separate modules.
 
-    :param modules: one per expert; what several of them hold together is nobody's
+    :param modules: one per expert; parameters that several of them hold together are left out
     """
     held = [(each, k) for k, module in enumerate(modules) for each in module.parameters()]
     holders: dict[nn.Parameter, set[int]] = {}
@@ -42,7 +42,7 @@ def apart_shares(modules: Iterable[nn.Module]) -> list[Share]:
 
 
 def apart_statistics(modules: Iterable[nn.Module]) -> list[Share]:
-    """Return the buffers of experts that are modules of their own.
+    """Return the buffers of experts that are separate modules.
 
     :param modules: one per expert
     """
@@ -50,20 +50,20 @@ def apart_statistics(modules: Iterable[nn.Module]) -> list[Share]:
 
 
 def entries_of(statistics: Sequence[Share], experts: Collection[int]) -> list[th.Tensor]:
-    """Return what some experts have in their buffers.
+    """Return the entries that some experts have in buffers.
 
-    :param statistics: of all experts
-    :param experts: whose
+    :param statistics: the buffers of all experts
+    :param experts: numbers of the experts that are meant
     """
     found = (each.of(k) for each in statistics for k in sorted(experts))
     return [part for part in found if part is not None]
 
 
 class KeptBuffers:
-    """Leave buffers of a layer as they were before each forward pass in training, by its hooks.
+    """Restore buffers of a layer after each forward pass in training, by hooks of the layer.
 
     :param layer: the layer
-    :param buffers: returns whole ones, or parts of some
+    :param buffers: returns the layer's buffers that are meant, or views of parts of them
     """
 
     def __init__(self, layer: nn.Module, buffers: Callable[[Any], Sequence[th.Tensor]]) -> None:
@@ -80,12 +80,12 @@ class KeptBuffers:
 
     def _put_back(self, layer: nn.Module, args: Any, output: Any) -> None:
         for part, was in self._before:
-            # Behind autograd's back: a normalization's backward pass has these buffers by it, and
-            # doesn't read them.
+            # `.data` hides the change from autograd. A normalization saves these buffers for its
+            # backward pass, but doesn't read them there.
             part.data.copy_(was)
         self._before = []
 
 
 def frozen_statistics(layer: Any) -> list[th.Tensor]:
-    """Return what a layer's frozen experts have in their buffers."""
+    """Return the entries that a layer's frozen experts have in buffers."""
     return entries_of(layer.experts.statistics(), layer.frozen)

@@ -20,7 +20,7 @@ class SoftMoE(ScoredMoE):
     """Mix tokens into slots, run one expert per group of slots, and mix the slots back (eq. 1-3).
 
     :param experts: the experts
-    :param router_input: what the router is built for
+    :param router_input: the sizes that the router is built for
     :param num_slots: slots per expert; None: enough for all tokens, ceil(N / E)
     :param scores: options of :class:`sb3_moe.layers.scores.ScoredMoE`
     """
@@ -66,11 +66,11 @@ class SoftMoE(ScoredMoE):
         return th.bmm(combine_BNK, out_EBSO.transpose(0, 1).flatten(1, 2))
 
     def _by_slot(self, weights: th.Tensor) -> th.Tensor:
-        """(..., K) to (..., E, S)."""
+        """Split the axis of slots by expert: (..., K) to (..., E, S)."""
         return weights.view(*weights.shape[:-1], self.num_experts, self.num_slots)
 
     def _edited(self, weights: th.Tensor) -> th.Tensor:
-        """Return slots' weights (..., K) as :attr:`edit_gates` leaves those of their experts."""
+        """Apply ``edit_gates`` to slots' weights (..., K), for each slot number by itself."""
         if self.edit_gates is None:
             return weights
         by_expert = self._by_slot(weights).transpose(-1, -2)
@@ -78,11 +78,11 @@ class SoftMoE(ScoredMoE):
 
 
 class RandomMoE(SoftMoE):
-    """Mix as Soft MoE does, with the random scores of the start, which are buffers: a control.
+    """A control: Soft MoE whose router keeps its random weights, as buffers.
 
     :param experts: the experts
-    :param router_input: what the router is built for
-    :param num_slots: as of :class:`SoftMoE`, like all that follows
+    :param router_input: the sizes that the router is built for
+    :param num_slots: as in :class:`SoftMoE`, like all that follow
     :param hidden: widths of the router's hidden layers
     :param normalize_router: L2-normalize tokens and router weights
     :param bias: add a number to each score, 0 at first

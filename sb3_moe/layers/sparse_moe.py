@@ -24,13 +24,13 @@ class SparseMoE(ScoredMoE):
     experts are chosen, except in exported files.
 
     :param experts: the experts
-    :param router_input: what the router is built for
+    :param router_input: the sizes that the router is built for
     :param top_k: k
-    :param bias_rate: step of loss-free balancing (arXiv 2408.15664, algorithm 1): a bias that only
-        chooses, raised for experts with less than their share of tokens. Loads are counted in
-        training passes and the bias moves once, in :meth:`between_updates`, so that the policy
-        stays the same within one update
-    :param renormalize: make the kept gates sum to 1; with k of at least 2
+    :param bias_rate: step of loss-free balancing (arXiv 2408.15664, algorithm 1): a bias that
+        only affects the choice, raised for experts with less than their share of tokens. Loads are
+        counted in training passes and the bias moves once, in :meth:`between_updates`, so that the
+        policy stays the same within one update
+    :param renormalize: make the kept gates sum to 1; needs k of at least 2
     :param scores: options of :class:`sb3_moe.layers.scores.ScoredMoE`
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value is out of range
@@ -85,18 +85,18 @@ class SparseMoE(ScoredMoE):
         bias_E = self.running_bias_E
         if self.edit_gates is not None:
             bias_E = self.edit_gates(bias_E)
-        # An expert that was edited away is not to be chosen for its bias.
+        # An expert whose gate was edited to 0 must not be chosen for its bias.
         chosen = best((probs + bias_E).masked_fill(probs == 0, -th.inf), self.top_k)
         if self.training and th.is_grad_enabled() and not self._is_held():
             self.running_count_E += counts(chosen, self.num_experts)
         return chosen
 
     def _is_held(self) -> bool:
-        """Say whether the router doesn't learn for a while: then nothing of it may move."""
+        """Say whether the router is kept from learning now: then its bias must not move either."""
         return not any(each.requires_grad for each in self.router.parameters())
 
     def expert_axes(self) -> dict[str, int]:
-        """Return those of the scores, and the bias and the counts."""
+        """Return the axes of the scores, of the bias and of the counts."""
         running = ("running_bias_E", "running_count_E") if self.bias_rate else ()
         return super().expert_axes() | dict.fromkeys(running, 0)
 
@@ -118,7 +118,7 @@ class ExpertChoiceMoE(ScoredMoE):
     comes out as zero, and every expert does the same amount of work.
 
     :param experts: the experts
-    :param router_input: what the router is built for
+    :param router_input: the sizes that the router is built for
     :param top_k: how many experts serve a token on average
     :param scores: options of :class:`sb3_moe.layers.scores.ScoredMoE`
     :raises TypeError: if a value has the wrong type
@@ -174,12 +174,12 @@ def best(scores: th.Tensor, top_k: int) -> th.Tensor:
         return scores.argmax(dim=-1, keepdim=True)
     if is_recorded():  # ONNX knows no sort that keeps the order of equal scores
         return scores.topk(top_k, dim=-1).indices
-    # Not `topk`, whose order of equal scores is another on each device.
+    # Not `topk`, whose order of equal scores differs between devices.
     return scores.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
 
 
 def check_top_k(top_k: int, num_experts: int) -> None:
-    """Raise unless so many experts can be chosen."""
+    """Raise unless ``top_k`` of the experts can be chosen."""
     whole("top_k", top_k)
     if top_k > num_experts:
         raise ValueError(f"`top_k` must be in [1, num_experts={num_experts}], got {top_k}")

@@ -1,4 +1,4 @@
-"""One module for all experts: the stacked counterparts of Linear, Conv2d and friends.
+"""One module for all experts: the stacked counterparts of Linear, Conv2d and other layers.
 
 Shapes: E experts, T rows that every expert sees, M rows per expert, I inputs, O outputs. Rows are
 (T, I) while all experts see the same, and (E, M, I) once each has its own. Images keep the experts
@@ -44,11 +44,11 @@ class Stacked(nn.Module):
         raise NotImplementedError
 
     def shares(self) -> list[Share]:
-        """Return the layer's own weights, without those of layers inside it, and whose they are."""
+        """Return the layer's own weights, without those of layers inside it, by expert."""
         return [Share(each, 0, self.num_experts) for each in self.parameters(recurse=False)]
 
     def statistics(self) -> list[Share]:
-        """Return the buffers that experts have entries in, without those of layers inside it."""
+        """Return the layer's own buffers, without those of layers inside it, by expert."""
         return []
 
 
@@ -88,7 +88,7 @@ class StackedLinear(Stacked):
         if x.dim() == 2 and not self.last:
             bias = None if self.bias_EO is None else self.bias_EO.flatten()
             y_TK = F.linear(x, self.weight.flatten(0, 1), bias)
-            # Not `unflatten`, after which ONNX takes T for a constant.
+            # Not `unflatten`: ONNX would export T as a constant.
             return y_TK.view(-1, self.num_experts, self.out_features).transpose(0, 1)
         x_EMI = x.expand(self.num_experts, *x.shape) if x.dim() == 2 else x
         if self.bias_EO is None:
@@ -107,7 +107,7 @@ class StackedLinear(Stacked):
             return gated_sum(self(x), gates_TE)
         gated_TK = (x_TEI * gates_TE.unsqueeze(-1)).flatten(1)
         y_TO = gated_TK @ self.weight.flatten(0, 1)
-        # Not `addmm`, of which TorchScript's `freeze` takes the shifts for a constant row.
+        # Not `addmm`, in which TorchScript's `freeze` takes the added rows for one constant row.
         return y_TO if self.bias_EO is None else y_TO + gates_TE @ self.bias_EO
 
     def apart(self) -> list[Function]:
@@ -127,7 +127,7 @@ class StackedLinear(Stacked):
 
 
 class StackedConv2d(Stacked):
-    """E convolutions: the first as one wide convolution, later ones grouped by expert.
+    """E convolutions: one wide one if all experts see the same image, else one grouped by expert.
 
     :param convs: one ``nn.Conv2d`` per expert, alike but for their weights
     :raises TypeError: if they are grouped or dilated, or pad with anything but zeros
@@ -185,7 +185,7 @@ class StackedLayerNorm(Stacked):
         self.bias_EH = nn.Parameter(th.stack([norm.bias.detach() for norm in norms]))
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        """Normalize rows of all experts, (T, H), or of each, (E, M, H)."""
+        """Normalize rows that all experts see, (T, H), or each expert's own, (E, M, H)."""
         normed = F.layer_norm(x, self.shape, eps=self.eps)
         return normed * self.weight_EH.unsqueeze(1) + self.bias_EH.unsqueeze(1)
 
@@ -201,7 +201,7 @@ class StackedLayerNorm(Stacked):
 
 
 class StackedBatchNorm(Stacked):
-    """E normalizations over the batch as one over E*H features, which is the same thing.
+    """E normalizations over the batch as one over E*H features, with the same result.
 
     :param norms: one normalization of (T, H) inputs per expert; every tensor of it with an axis
         has H entries
@@ -240,7 +240,7 @@ class StackedBatchNorm(Stacked):
 
 
 class StackedEach(Stacked):
-    """E modules of which no more is known: each acts on its own expert's values, by itself.
+    """E modules of any other kind, which run one by one, each on its own expert's values.
 
     :param modules: one per expert; they take rows (M, H), or images (T, C, height, width)
     """
@@ -338,7 +338,7 @@ STACKS: dict[type[nn.Module], Callable[..., nn.Module]] = {
 
 
 def stack(modules: Sequence[nn.Module]) -> nn.Module:
-    """Return one module that does what each of these alike modules does, for all of them."""
+    """Return one module that does the work of alike modules, one per expert, for all experts."""
     first = modules[0]
     if type(first) in STACKS:
         return STACKS[type(first)](modules)
@@ -346,7 +346,7 @@ def stack(modules: Sequence[nn.Module]) -> nn.Module:
         return StackedLayerNorm(modules)  # type: ignore[arg-type]  # alike: all are LayerNorm
     if is_alike_for_all(first):
         return copy.deepcopy(first)
-    # Norms of pictures mix the experts' channels in no order that is known here.
+    # A StackedBatchNorm takes rows: normalizations of images run expert by expert.
     if hasattr(first, "num_features") and not isinstance(first, nn.BatchNorm2d | nn.BatchNorm3d):
         return StackedBatchNorm(modules)
     return StackedEach(modules)
@@ -397,7 +397,7 @@ def _with_weights(
 
 @th.no_grad()
 def _filled(module: M, weights: th.Tensor, biases: th.Tensor | None, k: int) -> M:
-    """Give a module without memory expert ``k``'s weights, copied."""
+    """Copy expert ``k``'s weights into a module from the meta device."""
     module = module.to_empty(device=weights.device).to(weights.dtype)
     tensors = [weights[k]] if biases is None else [weights[k], biases[k]]
     for parameter, tensor in zip(module.parameters(), tensors, strict=True):

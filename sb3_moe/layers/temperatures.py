@@ -1,8 +1,8 @@
 """An entropy temperature for each task, in an actor whose algorithm has one for all.
 
-SAC multiplies every log-probability by its temperature, and asks the actor for nothing else. So an
-actor that hands out log-probabilities already multiplied by their tasks' temperatures, under a
-temperature of 1 (``ent_coef=1.0``), is trained with one for each.
+SAC uses the actor's log-probabilities only multiplied by its temperature. So if that is 1
+(``ent_coef=1.0``), and the actor returns log-probabilities that are already multiplied by their
+tasks' temperatures, each task is trained with a temperature of its own.
 
 Shapes: B batch, K tasks.
 """
@@ -26,13 +26,13 @@ class TaskTemperatures(nn.Module):
     def __init__(self, targets: Sequence[float]) -> None:
         super().__init__()
         self.log_K = nn.Parameter(th.zeros(len(targets)))
-        # Follows from the actions, so that files needn't hold it.
+        # Computed from the action dimensions, so that files needn't hold it.
         self.register_buffer("target_K", th.tensor(targets), persistent=False)
 
     def forward(self, log_prob_B: th.Tensor, tasks_B: th.Tensor) -> th.Tensor:
         """Return log-probabilities times their tasks' temperatures.
 
-        While the actor learns, so do these: their loss is attached to what is returned.
+        While the actor learns, the temperatures learn too: their loss is attached to the result.
         """
         log_B = self.log_K[tasks_B]
         weighed_B = log_B.detach().exp() * log_prob_B
@@ -43,8 +43,8 @@ class TaskTemperatures(nn.Module):
 
 
 def temperatures_in(module: nn.Module) -> set[nn.Parameter]:
-    """Return the temperatures in a network: they are learned, but are no weights of its function.
+    """Return the temperatures in a network: they are learned, but are not weights of a layer.
 
-    :param module: a policy, say
+    :param module: for example a policy
     """
     return {each.log_K for each in module.modules() if isinstance(each, TaskTemperatures)}

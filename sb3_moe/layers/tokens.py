@@ -1,4 +1,4 @@
-"""How a sample becomes tokens, and how tokens become one vector again.
+"""How a sample becomes tokens, and how features are appended to each of them.
 
 Shapes: B batch, N tokens, D features of a bare token, X features that are appended to each token
 (a task's one-hot, a critic's action), C channels, H height, W width of a feature map.

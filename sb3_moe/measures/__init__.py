@@ -43,7 +43,7 @@ from sb3_moe.measures.statistics import (
     holm,
     iqm,
     load_entropy,
-    specialisation,
+    specialization,
 )
 
 __all__ = [
@@ -92,7 +92,7 @@ __all__ = [
     "reset_optimizers",
     "score_at",
     "shrink_and_perturb",
-    "specialisation",
+    "specialization",
     "stable_rank",
     "zero_shot_transfer_gem",
 ]

@@ -1,7 +1,7 @@
-"""What a policy costs, part by part, and the dense network that costs as much.
+"""The parameters and FLOPs of a policy, part by part, and its matched baseline.
 
-Torch counts the FLOPs of dense parts; mixtures are counted by shapes: what their routing needs of
-the experts, whichever way the layer computes them.
+Torch counts the FLOPs of dense parts. Those of mixtures are computed from shapes: they are those
+that the routing requires of the experts, however the layer computes its output.
 
 Shapes: B samples, N tokens of each, E experts, I features of a token.
 """
@@ -37,10 +37,11 @@ from sb3_moe.policies.options import DEFAULTS, OF_EXPERTS
 class Cost:
     """What one network, or one features extractor, costs.
 
-    :param parameters: learned numbers; of a sparse network those that are alive
-    :param active: those that a token uses: the chosen experts' and all that is not an expert's
-    :param flops: multiplications and additions of one forward pass of one sample; those with a
-        sparse network's zeros count, since they are done
+    :param parameters: how many parameters it has; in a sparse network those that are alive
+    :param active: how many of these a token uses: those of the chosen experts, and all that belong
+        to no expert
+    :param flops: multiplications and additions of one forward pass of one sample; those with the
+        zeros of a sparse network count too, since they are computed
     """
 
     parameters: int = 0
@@ -55,10 +56,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Budget:
-    """A policy's cost by part; target networks are no part of it.
+    """A policy's cost by part, without target networks.
 
-    :param parts: cost by name: ``"features"`` (all features extractors), each network's, and
-        ``"lstm"`` (or ``"other"``) for what is neither
+    :param parts: cost by name: ``"features"`` (all features extractors), each network's name, and
+        ``"lstm"`` (or ``"other"``) for the rest
     """
 
     parts: dict[str, Cost]
@@ -76,7 +77,7 @@ class Budget:
         return "\n".join(lines)
 
 
-# Options that :func:`describe` prints where they have other values than usual.
+# Options that :func:`describe` prints where they differ from their defaults.
 NOTED = ("combine", "block", "task_embedding", "tokens", "spectral_coef", "task_gradients")
 
 
@@ -90,7 +91,7 @@ class Described(Budget):
 def describe(model: BaseAlgorithm | BaseModel) -> Budget:
     """Print what a model's policy is made of and what it costs, and return the costs.
 
-    In a notebook it is shown once, as the last line of a cell too.
+    In a notebook the costs are shown only once, even if the call is the last line of a cell.
 
     >>> from stable_baselines3 import PPO
     >>> costs = describe(PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"num_experts": 2}))
@@ -131,7 +132,7 @@ def measure(policy: BaseModel) -> Budget:
     names = dict.fromkeys(networks.extractors(), "features") | dict.fromkeys(
         networks.memories(), rest
     )
-    # A Gaussian's log_std is the actor's, and so comes to the first.
+    # A Gaussian's log_std belongs to the actor, which is the first network.
     names |= {name: next(iter(by_name)) for name in networks.loose() if name not in by_name}
     parts = networks.parts()
     modules = [each for part in parts.values() for each in part if isinstance(each, nn.Module)]
@@ -141,7 +142,7 @@ def measure(policy: BaseModel) -> Budget:
     add_up = _Costs(count, _alive(networks))
     for name, part in parts.items():
         found[names.get(name, name)] += sum((add_up(each) for each in part), Cost())
-    # What is left in the policy's own modules, and what ran in none of the parts.
+    # Add the parameters of online modules that are in no part, and the FLOPs that ran in none.
     for module in networks.online().values():
         left = add_up(module)
         found[rest] += Cost(left.parameters, left.active)
@@ -150,9 +151,9 @@ def measure(policy: BaseModel) -> Budget:
 
 
 class _Costs:
-    """Say what parts cost; a parameter counts where it is met first.
+    """Compute what parts cost; a shared parameter counts only in the first part that has it.
 
-    :param count: of a run of all of them
+    :param count: the FLOPs of a run of all parts
     :param alive: how many weights of each masked parameter are alive
     """
 
@@ -161,7 +162,7 @@ class _Costs:
         self._counted: set[nn.Parameter] = set()
 
     def __call__(self, part: nn.Module | nn.Parameter) -> Cost:
-        """Return what a part costs; the FLOPs of a module that is shared count each time."""
+        """Return what a part costs; FLOPs of a shared module count in every part that has it."""
         if isinstance(part, nn.Parameter):
             number = self._number([part])
             return Cost(number, number)
@@ -199,14 +200,14 @@ def matching_net_arch(
     policy_kwargs: dict[str, Any],
     match: str = "parameters",
 ) -> dict[str, list[int]] | list[int]:
-    """Return the ``net_arch`` of the dense policy that costs what an MoE policy costs.
+    """Return the ``net_arch`` of the matched baseline, the dense policy that costs the same.
 
-    All hidden widths of a network are scaled together until its count comes as near as it can. A
-    network's count is that of its own layers (for critics, of all of them) and an equal share of
-    the features extractors and LSTMs. Small networks match less closely, since widths are whole
-    numbers. If the features extractor alone costs more than the MoE policy (SB3's NatureCNN ends
-    in a layer of 512), all widths are 1; name an ``encoder`` in ``features_extractor_kwargs`` to
-    give both the same one.
+    All hidden widths of a network are scaled together, until its count comes as close as possible
+    to that of the MoE policy's network. A network's count is that of its own layers (for critics,
+    of all critics together) and an equal share of the features extractors and LSTMs. Small networks
+    match less closely, since widths are whole numbers. If the features extractor alone costs more
+    than the MoE policy (SB3's NatureCNN ends in a layer of 512), all widths are 1; name an
+    ``encoder`` in ``features_extractor_kwargs`` to give both policies the same one.
 
     :param policy_class: one of this package's policies
     :param observation_space: observation space
@@ -217,7 +218,7 @@ def matching_net_arch(
     :raises ValueError: if ``match`` is neither, or a network has no hidden layer to widen
     """
     one_of("match", match, ("parameters", "flops"))
-    # What is frozen costs as much, and a dense policy has no experts to freeze.
+    # Frozen experts cost as much as others, and a dense policy has none to freeze.
     dense = {name: each for name, each in policy_kwargs.items() if name not in OF_EXPERTS}
     dense |= {"placement": "none", "head_router": None, "frozen_experts": None}
     dense["task_input"] = _as_dense_sees(policy_kwargs.get("task_input", "both"))
@@ -258,14 +259,14 @@ def _as_given(arch: dict[str, list[int]]) -> dict[str, list[int]] | list[int]:
 
 
 def _as_dense_sees(task_input: Any) -> Any:
-    """Let a dense network see the id that only a router saw: without it it would be no control."""
+    """Let a dense network see the task id where only a router does, or it would be no control."""
     if isinstance(task_input, Mapping):
         return {network: _as_dense_sees(each) for network, each in task_input.items()}
     return "both" if task_input == "router" else task_input
 
 
 def _count_by_network(policy: MoEPolicy, match: str) -> dict[str, float]:
-    """Return each network's own count, all critics together, and a share of what is none's."""
+    """Return each network's count, for all critics together, with its share of common parts."""
     counts = {name: getattr(cost, match) for name, cost in measure(policy).parts.items()}
     own = dict.fromkeys(policy.network_names, 0)
     for name in networks_of(policy).modules():
@@ -274,30 +275,30 @@ def _count_by_network(policy: MoEPolicy, match: str) -> dict[str, float]:
     return {name: number + share for name, number in own.items()}
 
 
-# Layers of torch's with products of matrices that torch doesn't count.
+# Torch's layers whose matrix products torch doesn't count.
 UNCOUNTED = (nn.Bilinear, nn.MultiheadAttention)
 
 
 class FlopCount:
-    """Count what runs in a network while :func:`counting` it.
+    """The FLOPs that run in a network while :func:`counting` them.
 
-    :ivar by_part: FLOPs of each part in its last run: SB3's methods run an extractor once for each
-        network that reads it
-    :ivar share: of its experts that a token uses, by mixture
-    :param parts: modules that are counted each by itself
+    :ivar by_part: FLOPs of each part in its last run alone, because SB3's methods run an extractor
+        once for each network that reads it
+    :ivar share: share of the experts that a token uses, by mixture
+    :param parts: modules that are counted separately
     """
 
     def __init__(self, parts: Iterable[nn.Module]) -> None:
         self.by_part: dict[nn.Module, int] = dict.fromkeys(parts, 0)
         self.share: dict[MoELayer, float] = {}
         self.mode = _flop_counter()
-        # Of each module that runs, the innermost last: what torch had counted when it began, what
-        # torch counted within it in modules that are done, and what counts for these.
+        # For each module that runs now, the innermost last: torch's count when it began, torch's
+        # count of the modules inside it that have ended, and the FLOPs that count for these.
         self._running = [[0, 0, 0]]
 
     @property
     def outside(self) -> int:
-        """FLOPs of what is in no part."""
+        """FLOPs that ran in no part."""
         return self.mode.get_total_flops() - self._running[0][1]
 
     def begin(self, module: nn.Module, args: Any) -> None:
@@ -305,7 +306,7 @@ class FlopCount:
         self._running.append([self.mode.get_total_flops(), 0, 0])
 
     def end(self, module: nn.Module, args: tuple[th.Tensor, ...], output: Any) -> None:
-        """Note what a module that ends has done."""
+        """Note the FLOPs of a module that ends."""
         start, done, inside = self._running.pop()
         own = self.mode.get_total_flops() - start - done
         if isinstance(module, MoELayer):
@@ -322,10 +323,10 @@ class FlopCount:
 
 @contextmanager
 def counting(module: nn.Module, parts: Iterable[nn.Module] = ()) -> Iterator[FlopCount]:
-    """Count while the block runs.
+    """Count the FLOPs of a module while the ``with`` block runs.
 
     :param module: a policy, or a part of one
-    :param parts: modules in it that are counted each by itself
+    :param parts: modules in it that are counted separately
     """
     count = FlopCount(parts)
     watched = {*count.by_part}
@@ -340,7 +341,8 @@ def counting(module: nn.Module, parts: Iterable[nn.Module] = ()) -> Iterator[Flo
     handles = [each.register_forward_pre_hook(count.begin) for each in watched]
     handles += [each.register_forward_hook(count.end) for each in watched]
     try:
-        # Nothing sees into compiled code, and torch warns that its own hooks ask for it twice.
+        # Hooks can't look into compiled code, so it runs eagerly. Torch warns that the global hooks
+        # of its counter fire twice on a compiled module.
         with warnings.catch_warnings(), th.compiler.set_stance("force_eager"), count.mode:
             warnings.filterwarnings("ignore", "Using `torch.compile")
             yield count
@@ -350,7 +352,7 @@ def counting(module: nn.Module, parts: Iterable[nn.Module] = ()) -> Iterator[Flo
 
 
 def _flop_counter() -> Any:
-    # With a torch for GPUs it loads triton, which takes half of the time of `import sb3_moe`.
+    # Imported late: in a torch for GPUs it loads triton, which takes half of `import sb3_moe`.
     from torch.utils.flop_counter import FlopCounterMode
 
     return FlopCounterMode(display=False)
@@ -386,7 +388,7 @@ def _num_chosen(layer: MoELayer, routing: Routing) -> int:
 
 
 def _rows(layer: MoELayer, num_tokens: int, routing: Routing) -> int:
-    """Return how many rows the experts run on together, for one sample."""
+    """Return on how many rows all experts together run for one sample."""
     if isinstance(layer, SoftMoE):
         # With one token every slot holds that token, and each expert runs once.
         return layer.num_experts * (layer.num_slots if num_tokens > 1 else 1)
@@ -396,7 +398,7 @@ def _rows(layer: MoELayer, num_tokens: int, routing: Routing) -> int:
 
 
 def _recurrent_flops(layer: nn.RNNBase, x: th.Tensor) -> int:
-    """Count the products of a recurrent layer, which torch runs as one operation on some devices.
+    """Return the FLOPs of a recurrent layer, which torch doesn't count where it is one operation.
 
     :param x: (..., features)
     """

@@ -37,19 +37,20 @@ ACTIVATIONS = (nn.PReLU, *POINTWISE)
 #: Layers with weights from each input to each output, dense or stacked.
 WEIGHTED = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d)
 KNOWN = (*WEIGHTED, LinearScores)
-# A unit inside a block, or before it, also goes around it: no weights hold all that leads out.
+# A block adds its input to its output: the values of units before it or inside it also reach what
+# follows without weights, so no layer's weights hold all that leads out of these units.
 BLOCKS = (Residual, StackedResidual)
-# Whose modules run their parts in the order in which they hold them.
+# Packages whose modules run their submodules in the order in which they hold them.
 IN_ORDER = ("stable_baselines3", "sb3_contrib", "sb3_moe")
 
-# A view of a tensor that a layer stores, or of Adam's moments of it, by expert and unit.
+# A function that views a tensor stored by a layer, or its Adam moments, by expert and unit.
 View = Callable[[th.Tensor], th.Tensor]
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Say whether a module is an activation whose values are a hidden layer's, stacked or not."""
+    """Say whether a module is an activation, stacked or not: its output is a hidden layer's."""
     if isinstance(module, StackedEach):
-        # The experts' own modules, of a class of the user's own.
+        # A module of a user-defined class for each expert.
         return any(isinstance(part, ACTIVATIONS) for part in module.modules())
     return isinstance(module, ACTIVATIONS)
 
@@ -63,31 +64,31 @@ def weight_of(layer: nn.Module) -> th.Tensor:
 
 
 def incoming(layer: nn.Module) -> View:
-    """Return the view (E, H, ...) of a layer's weight or bias by the unit that it leads into."""
+    """Return a function that views a layer's weight or bias by the units it feeds, (E, H, ...)."""
     return lambda tensor: _as_EOI(layer, tensor) if tensor.dim() > 1 else tensor.unsqueeze(0)
 
 
 def outgoing(layer: nn.Module, num_experts: int, units: int, inputs: int) -> View:
-    """Return the view (E, H, ...) of a layer's weight by the unit that it leads out of.
+    """Return a function that views a layer's weight by the units it reads, (E, H, ...).
 
-    :param layer: whose inputs begin with the units, equally many inputs for each
-    :param num_experts: E of the hidden layer; 1 where a dense one is read by every expert
+    :param layer: the layer, whose inputs begin with the units, equally many inputs for each
+    :param num_experts: E of the hidden layer; 1 for a dense one, even if every expert reads it
     :param units: H
-    :param inputs: how many of the layer's inputs belong to the units; others, such as a one-hot
-        task id, come after them
+    :param inputs: how many of the layer's inputs belong to the units; other inputs, such as a
+        one-hot task id, come after them
     """
 
     def view(tensor: th.Tensor) -> th.Tensor:
         tensor_EOI = _as_EOI(layer, tensor)[:, :, :inputs]
         by_unit = tensor_EOI.unflatten(2, (units, -1)).movedim(2, 1)
-        # A dense unit that every expert reads has outgoing weights in all of them.
+        # A dense unit that every expert reads has outgoing weights in all experts.
         return by_unit if num_experts == len(by_unit) else by_unit.movedim(1, 0).unsqueeze(0)
 
     return view
 
 
 def _as_EOI(layer: nn.Module, tensor: th.Tensor) -> th.Tensor:
-    """Return a weight with experts, outputs and inputs in front; a stacked bias as it is."""
+    """Return a view of a weight with axes (E, O, I, ...); a stacked bias stays as it is."""
     match layer:
         case StackedLinear():
             return tensor.mT if layer.last and tensor.dim() == 3 else tensor
@@ -101,8 +102,8 @@ def _as_EOI(layer: nn.Module, tensor: th.Tensor) -> th.Tensor:
 class Reader(NamedTuple):
     """One layer that reads a hidden layer.
 
-    :param layer: with weights whose inputs begin with the units, position by position within each
-    :param by_position: it sees one position of a feature map at a time, as a convolution does
+    :param layer: the layer, whose inputs begin with the units; within a unit they are its positions
+    :param by_position: whether it reads one position of a feature map at a time, as a convolution
     """
 
     layer: nn.Module
@@ -114,12 +115,13 @@ class HiddenLayer(NamedTuple):
 
     :param name: ``<network>.<index>``, counted from the input
     :param module: the activation module
-    :param num_experts: 1 for a dense layer
+    :param num_experts: E; 1 for a dense layer, or if it belongs to a single expert
     :param mixture: the mixture it is in, None for a dense layer
     :param expert: which of the mixture's experts it is in, None where it holds all of them
-    :param feeder: the layer whose weights lead into it, maybe through a normalization
-    :param readers: every layer that reads it; none where not all are known, or where it stands
-        behind a normalization
+    :param feeder: the layer whose weights lead into it, maybe through a normalization; None if
+        there is no such layer
+    :param readers: every layer that reads it; empty where not all readers are known, or where a
+        normalization stands before the activation
     :param norm: the normalization over the batch between the layer and its readers, if any
     """
 
@@ -134,14 +136,14 @@ class HiddenLayer(NamedTuple):
 
 
 def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
-    """List every hidden layer, one for each activation; a squashed action is no hidden layer.
+    """List every hidden layer, one for each activation but the one that squashes actions.
 
     The hidden layers of routers count too. ``readers`` is empty where not all of them are known:
 
     - next to a normalization (except CrossQ's batch normalization), a residual block or an LSTM
     - where feature maps are tokens of a mixture (``tokens="feature"``)
-    - at the end of a features extractor that joins several networks
-    - in a class of the user's own
+    - at the end of a features extractor that joins the outputs of several networks
+    - in a user-defined class
 
     :param policy: of any algorithm
     """
@@ -185,18 +187,18 @@ def _last(network: nn.Module) -> nn.Module:
     mixture = _mixture(part)
     if mixture is None:
         return part
-    # The experts of "big" are whole networks, each with a head of its own.
+    # Whole-network experts have a head each.
     experts = mixture.experts
     return experts.last if isinstance(experts, StackedNetwork) and experts.spreads else mixture
 
 
 def _learned_heads(net: Network) -> list[nn.Module]:
-    """Leave out heads that only take columns of what big experts give."""
+    """Return the heads that have weights; others take columns from whole-network experts."""
     return [head for head in net.heads if any(True for _ in head.parameters())]
 
 
 def _entries(net: Network) -> list[nn.Module]:
-    """Return what reads the features: the first hidden layer, or else the heads do."""
+    """Return the parts that read the features: an LSTM, else the first layer, else the heads."""
     if net.memory is not None:
         return [net.memory]
     first = _next(_flat(net.hidden))
@@ -210,26 +212,26 @@ def _mixture(part: nn.Module) -> MoELayer | None:
 
 
 def _runs_in_order(module: nn.Module) -> bool:
-    """Say whether a module runs what it holds one after the other, and nothing around it.
+    """Say whether a module runs its submodules one after the other, and does nothing else.
 
-    A class of the user's own may run its parts in any way. What makes a network of task ids is no
-    part of the way from features to outputs.
+    A user-defined class may run its submodules in any way.
     """
     if isinstance(module, (*KNOWN, *BLOCKS, StackedEach)) or _mixture(module) is not None:
         return False
-    if isinstance(module, nn.ModuleDict):  # an extractor's images: several join
+    if isinstance(module, nn.ModuleDict):  # of an extractor: several entries are joined
         return len(module) < 2
     forward = type(module).forward
     if forward.__module__.partition(".")[0] in IN_ORDER or forward is nn.Sequential.forward:
         return True
-    # What is around an activation.
+    # A user-defined wrapper of a single module, such as an activation.
     return len(list(module.children())) == 1 and not any(True for _ in module.parameters())
 
 
 def _flat(module: nn.Module) -> list[nn.Module]:
     """List a module's parts in the order in which they run.
 
-    A mixture is one part, with what makes its tokens, and so is what runs in no known order.
+    A mixture is one part, together with the module that makes its tokens. So is a module whose
+    order is not known. A task embedding is no part: it isn't on the way from features to outputs.
     """
     children = list(module.children())
     if isinstance(module, TaskEmbedding):
@@ -244,7 +246,7 @@ def _along(chain: Sequence[nn.Module], after: Sequence[Reader]) -> Iterator[Hidd
     """Find the hidden layers along a chain, and within its mixtures and blocks.
 
     :param chain: parts in the order in which they run
-    :param after: what reads the last of them
+    :param after: the layers that read the last part
     """
     for i, part in enumerate(chain):
         mixture = _mixture(part)
@@ -264,7 +266,7 @@ def _along(chain: Sequence[nn.Module], after: Sequence[Reader]) -> Iterator[Hidd
 
 
 def _feeder(chain: Sequence[nn.Module]) -> nn.Module | None:
-    """Return the layer whose weights lead into what follows a chain, if nothing mixes them."""
+    """Return the layer whose weights lead into what follows a chain, or None."""
     for part in reversed(chain):
         if isinstance(part, WEIGHTED):
             return part
@@ -283,12 +285,12 @@ def _in_mixture(mixture: MoELayer) -> Iterator[HiddenLayer]:
 
 
 def _is_unit_norm(part: nn.Module) -> bool:
-    # As torch's and sb3-contrib's call the running variance of each unit over batches.
+    # The names of the running variance of each unit in torch's and sb3-contrib's normalizations.
     return hasattr(part, "running_var") or hasattr(part, "ra_var")
 
 
 def _next(rest: Sequence[nn.Module]) -> list[nn.Module]:
-    """Return the next part that does more than reshape."""
+    """Return the next part that does more than reshape, as a list; empty if there is none."""
     for part in rest:
         weighted = isinstance(part, KNOWN) or any(True for _ in part.parameters())
         if weighted or is_activation(part):
@@ -297,9 +299,9 @@ def _next(rest: Sequence[nn.Module]) -> list[nn.Module]:
 
 
 def _readers(part: nn.Module, tokens: str = "sample") -> list[Reader]:
-    """Return the layers by which a part reads its input; itself where they are not known."""
+    """Return the layers by which a part reads its input; the part itself if they are unknown."""
     mixture = _mixture(part)
-    # With a token per feature map each unit comes alone, and the same weights read all of them.
+    # With one token for each feature map every unit is a token, and the same weights read them all.
     if mixture is None or tokens == "feature":
         return [Reader(part, isinstance(part, nn.Conv2d | StackedConv2d))]
     networks = [*_networks_of(mixture.experts), *_readers_of(mixture)]
@@ -308,12 +310,12 @@ def _readers(part: nn.Module, tokens: str = "sample") -> list[Reader]:
 
 
 def _readers_of(mixture: MoELayer) -> list[nn.Module]:
-    """Return the modules by which a router reads tokens; the layer itself where nothing tells."""
+    """Return the modules by which a router reads tokens; the mixture itself if unknown."""
     if mixture.sees != "tokens":
         return []
     parts = [part for part in mixture.children() if part is not mixture.experts]
     linears = [m for m in mixture.experts.modules() if isinstance(m, nn.Linear | StackedLinear)]
-    # A narrower layer of the user's own reads some of what there is, and nothing tells which.
+    # A narrower layer of a user-defined router reads only some features, and nothing tells which.
     narrow = any(
         isinstance(part, nn.Linear) and linears and part.in_features < linears[0].in_features
         for part in parts
@@ -327,7 +329,7 @@ def _networks_of(experts: Experts) -> list[nn.Module]:
     return list(experts.each) if isinstance(experts, SeparateNetworks) else [experts]
 
 
-# What they compute, read with forward hooks that are taken off again.
+# What hidden layers compute, read by forward hooks that are removed afterwards.
 
 
 class Activations(NamedTuple):
@@ -380,7 +382,7 @@ def _mean(values_ETHP: th.Tensor) -> th.Tensor:
 
 
 def as_ETHP(values: th.Tensor, num_experts: int = 1) -> th.Tensor:
-    """Bring what an activation module returned into one shape.
+    """Return the output of an activation module as (E, T, H, P).
 
     :param values: (T, H) or (T, C, height, width) of a dense layer, (E, T, H) or
         (E, T, C, height, width) of a stacked one, or (T, E*C, height, width) of grouped
@@ -415,8 +417,9 @@ def online_parameters(policy: BasePolicy) -> dict[str, list[nn.Parameter]]:
 def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
     """Return what each hidden layer computes on a batch, by ``<network>.<index>``.
 
-    A token that a sparse router did not send to an expert is zeros there. Layers of the
-    user's own whose values have three axes are left out: which of them are units isn't known.
+    An expert's rows are zeros for tokens that a sparse router did not send to it. Layers of
+    user-defined classes whose values have three axes are left out: which axis is that of the units
+    isn't known.
 
     :param policy: of any algorithm; its mode is left as it was
     :param obs: a batch of observations, as the environment gives them
@@ -445,10 +448,10 @@ def every_row_in_every_expert(policy: BasePolicy) -> Iterator[None]:
 
 
 def _activations(layer: HiddenLayer, calls: Mapping[str, list[Call]]) -> Activations | None:
-    """Return what a layer computed, if it ran, and if it is known which axis its units are on.
+    """Return what a layer computed; None if it didn't run, or the axis of its units is unknown.
 
-    Of three axes it isn't: a convolution over time has them before positions, a layer that is
-    applied to each of several things behind.
+    With three axes it is unknown: a convolution over time has its units before the positions, a
+    layer that is applied to each of several items has them last.
     """
     try:
         values_ETHP = as_ETHP(calls[layer.name][-1].output, layer.num_experts)
@@ -462,7 +465,7 @@ def _activations(layer: HiddenLayer, calls: Mapping[str, list[Call]]) -> Activat
     gates_TE = row_gates(layer.mixture, routing)
     if routing.experts_BNk is not None:
         chosen_TE = th.zeros_like(gates_TE).scatter(-1, routing.experts_BNk.flatten(0, 1), 1.0)
-    elif layer.mixture.edit_gates is not None:  # where all experts run, those that are off too
+    elif layer.mixture.edit_gates is not None:  # all run, even experts that are off
         chosen_TE = (gates_TE != 0).to(gates_TE.dtype)
     else:
         return Activations(values_ETHP, gates_TE[:, mine])
@@ -491,7 +494,7 @@ def row_gates(layer: MoELayer, routing: Routing) -> th.Tensor:
 def expert_outputs(policy: Any, obs: Obs) -> dict[str, th.Tensor]:
     """Return the output of every expert for every token, (E, T, O), by mixture.
 
-    :param policy: one of ours
+    :param policy: one of this package's policies
     :param obs: a batch of observations
     """
     layers = policy.moe_layers()

@@ -1,8 +1,8 @@
 """Whether a network can still learn: dormant neurons, ranks, and gradients.
 
-Dormant neurons are those of Sokar et al. 2023 (arXiv 2302.12902), for dense and stacked layers. An
-activity is the mean absolute activation of a unit over a batch, and over positions; gradients of
-neurons take its place in GraMa (arXiv 2505.24061).
+Dormant neurons are defined as in Sokar et al. 2023 (arXiv 2302.12902), for dense and stacked
+layers. A unit's activity is its mean absolute activation over a batch, and over positions; GraMa
+(arXiv 2505.24061) takes the gradients of neurons instead.
 
 Shapes: N tasks, E experts (1 for a dense layer), H units, B samples, T rows, F features.
 """
@@ -34,15 +34,15 @@ from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.optimizers import unmasked
 from sb3_moe.vec_env.observations import Obs, concatenate, select
 
-#: The thresholds at which neurons count as dormant; the first is the one of figures.
+#: The thresholds at which neurons count as dormant; figures show the first.
 TAUS = (0.025, 0.0, 0.1)
 
 
 def dormant_scores(activity_EH: th.Tensor) -> th.Tensor:
     """Return each unit's activity relative to the mean of the whole layer (eq. 1).
 
-    All units of all experts count as one layer. A layer that is silent has only zeros; one of which
-    any activity is not finite, as of a network that diverged, only NaN.
+    All units of all experts count as one layer. All scores of a silent layer are 0. If any activity
+    is not finite, as in a network that diverged, all are NaN.
 
     :param activity_EH: mean absolute activations, (E, H) or (H,)
     """
@@ -52,7 +52,7 @@ def dormant_scores(activity_EH: th.Tensor) -> th.Tensor:
 
 
 def dormant_mask(activity_EH: th.Tensor, tau: float) -> th.Tensor:
-    """Tell which units are dormant at a threshold; none of a layer whose scores are NaN.
+    """Return which units are dormant at a threshold; none of them if the scores are NaN.
 
     :param activity_EH: mean absolute activations
     :param tau: units whose score is at most this are dormant
@@ -65,8 +65,8 @@ def dormant_mask(activity_EH: th.Tensor, tau: float) -> th.Tensor:
 def dormant_fraction(activity_EH: th.Tensor, tau: float = 0.0) -> float:
     """Return the share of dormant units, pooled over the layer: the primary measure.
 
-    Given ``Activations.gated_activity_EH`` it is the gate-weighted one, in which an expert that
-    reaches no output counts as dormant.
+    Given ``Activations.gated_activity_EH`` it is the gate-weighted share, in which an expert whose
+    gates are all 0 counts as dormant.
 
     :param activity_EH: mean absolute activations
     :param tau: units whose score is at most this are dormant
@@ -80,9 +80,9 @@ def dormant_fraction(activity_EH: th.Tensor, tau: float = 0.0) -> float:
 
 
 def dormant_fraction_per_expert(activity_EH: th.Tensor, tau: float = 0.0) -> th.Tensor:
-    """Return each expert's share of units that are dormant beside the same expert's other units.
+    """Return each expert's share of dormant units, relative to the mean activity of that expert.
 
-    It does not show an expert that is quiet as a whole; the pooled measure does.
+    It does not show that an expert is quiet as a whole; the pooled measure does.
 
     :param activity_EH: mean absolute activations
     :param tau: units whose score is at most this are dormant
@@ -116,7 +116,7 @@ def stable_rank(features_TF: th.Tensor) -> float:
 
 
 def _singular_values(features_TF: th.Tensor) -> th.Tensor:
-    """Return them as doubles; NaN of what is not finite, at which LAPACK fails."""
+    """Return the singular values as doubles; NaN if an entry isn't finite: LAPACK would fail."""
     matrix_TF = features_TF.detach().double()
     values = th.linalg.svdvals(matrix_TF.nan_to_num(0.0, 0.0, 0.0))
     return values.masked_fill(~matrix_TF.isfinite().all(), float("nan"))
@@ -129,7 +129,7 @@ def ntk_rank(outputs_T: th.Tensor, parameters: Sequence[th.Tensor]) -> float:
     arXiv 2303.01486).
 
     :param outputs_T: one scalar per sample, with a graph
-    :param parameters: what to differentiate by; those without influence count as zero
+    :param parameters: what to differentiate by; those without influence have gradient 0
     :return: as of :func:`effective_rank`
     """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
@@ -151,12 +151,15 @@ def measure_layers(
 ) -> Measures:
     """Measure dormancy and ranks of every hidden layer.
 
-    ``dormant/<layer>`` is pooled over the layer and all tasks at the first tau, the primary
-    measure; of an expert only the rows that it got count. ``dormant@<tau>/<layer>`` is at the other
-    taus; ``dormant_per_task`` (N,) on each task's batch alone; ``dormant_per_expert``, the mean of
-    each expert's own fraction, and ``dormant_gated``, with activities weighted by the gates, are
-    for layers in a mixture. ``effective_rank`` and
-    ``stable_rank`` are of the layer's features over all tasks.
+    Each name ends in ``/<layer>``:
+
+    - ``dormant``, the primary measure: the dormant fraction at the first tau, pooled over the layer
+      and all tasks; for an expert's units only the rows sent to that expert count
+    - ``dormant@<tau>``: the same at each other tau
+    - ``dormant_per_task`` (N,): the same as ``dormant``, on each task's batch alone
+    - ``dormant_per_expert``, for layers in a mixture: the mean of the experts' own fractions
+    - ``dormant_gated``, for layers in a mixture: the fraction for activities weighted by the gates
+    - ``effective_rank`` and ``stable_rank``: of the layer's features over all tasks
 
     :param policy: of any algorithm
     :param batches: observations of each task
@@ -207,7 +210,8 @@ def measure_ntk(policy: BasePolicy, batches: Sequence[Obs], size: int = 24) -> M
 def _behind(outputs_T: th.Tensor, policy: BasePolicy) -> list[th.Tensor]:
     """Return the parameters on which outputs depend: a network's, and its features extractor's.
 
-    A recurrent policy has an LSTM between the two, and an off-policy one has extractors apart.
+    A recurrent policy has an LSTM between the two, and an off-policy one has separate extractors:
+    gradients show which parameters these are.
     """
     learned = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     gradients = th.autograd.grad(outputs_T.sum(), learned, retain_graph=True, allow_unused=True)
@@ -216,19 +220,19 @@ def _behind(outputs_T: th.Tensor, policy: BasePolicy) -> list[th.Tensor]:
 
 
 Gradients = Mapping[th.Tensor, th.Tensor | None]
-#: No gradient takes the place of what a parameter's ``.grad`` holds.
+#: The default: every gradient is read from its parameter's ``.grad``.
 NOT_KEPT: Gradients = MappingProxyType({})
 
 
 def gradient_activity(policy: BasePolicy, gradients: Gradients = NOT_KEPT) -> dict[str, th.Tensor]:
     """Return the mean absolute gradient of the weights into each unit, (E, H), by hidden layer.
 
-    It takes the place of activities in ``dormant_scores``. The gradient is
-    that of the last update, as in the authors' code: nothing is computed for it. Layers next to a
-    normalization and in residual blocks have an entry too.
+    It takes the place of activities in ``dormant_scores``. The gradient is that of the last update,
+    as in the authors' code: no backward pass is run for it. Layers next to a normalization and in
+    residual blocks have an entry too.
 
     :param policy: of any algorithm; layers without gradient are left out
-    :param gradients: of some parameters, in place of what their ``.grad`` holds; see
+    :param gradients: gradients of some parameters, to be used instead of their ``.grad``; see
         :class:`~sb3_moe.measures.plasticity.CriticGradients`
     """
     found = {}
@@ -267,11 +271,11 @@ def measure_weights(policy: BasePolicy, gradients: Gradients = NOT_KEPT) -> dict
     """Measure the size of the weights of every network, and of their gradients if there are any.
 
     Gradients are those of the last update, after clipping. Where a critic has an optimizer of its
-    own, its ``.grad`` holds what the actor's loss left there too: give what
+    own, the actor's loss has added to the ``.grad`` of its weights: give the gradients that
     :class:`~sb3_moe.measures.plasticity.CriticGradients` kept.
 
     :param policy: of any algorithm
-    :param gradients: of some parameters, in place of what their ``.grad`` holds
+    :param gradients: gradients of some parameters, to be used instead of their ``.grad``
     """
     measures = {}
     for network, parameters in online_parameters(policy).items():
@@ -294,8 +298,8 @@ def joint_norm(tensors: Iterable[th.Tensor]) -> float:
 class CriticGradients:
     """Keep the critic's gradient as its optimizer saw it (SAC, TD3, DDPG, TQC, CrossQ).
 
-    The actor's loss goes through the critic after the critic's own step, and adds to what is in
-    ``.grad`` there; SB3 clears that only before the critic's next step.
+    After the critic's own step the actor's loss is backpropagated through the critic, and adds to
+    the ``.grad`` of its weights; SB3 clears that only before the critic's next step.
 
     :ivar of_last_step: the gradient of each of the critic's weights, None where there was none
     """
@@ -313,12 +317,12 @@ class CriticGradients:
         optimizer = networks_of(policy).critic_optimizer()
         if optimizer is not None:
             groups = [group["params"] for group in optimizer.param_groups]
-            # Until it steps, nothing is known.
+            # Until the optimizer steps, no gradient is known.
             self.of_last_step = {parameter: None for group in groups for parameter in group}
             self._handle = optimizer.register_step_post_hook(self._keep)
 
     def detach(self) -> None:
-        """Follow it no longer, and forget."""
+        """Follow the critic no longer, and forget its gradients."""
         self.of_last_step = {}
         if self._handle is not None:
             self._handle.remove()
@@ -338,20 +342,21 @@ def fisher_information(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Return the diagonal of the empirical Fisher information, by the parameters' names.
 
-    The mean over rows of the squared gradient of what the policy says of the action taken, see
-    :meth:`sb3_moe.policies.networks.Networks.taken` (arXiv 1612.00796, eq. 3).
+    It is the mean over rows of the squared gradients of what
+    :meth:`sb3_moe.policies.networks.Networks.taken` returns for the action taken: its
+    log-probability and critics' values, where there are any (arXiv 1612.00796, eq. 3).
 
     :param policy: of any algorithm; its mode is left as it was
     :param obs: a batch of observations, as the policy sees them
-    :param actions: taken then, as the algorithm keeps them in its buffer, B of them
-    :param parameters: the weights in question
+    :param actions: the B actions taken there, as the algorithm keeps them in its buffer
+    :param parameters: what to differentiate by, by name
     """
     networks, wanted = networks_of(policy), list(parameters.values())
     sums = [th.zeros_like(each) for each in wanted]
     taken = th.as_tensor(actions, device=policy.device)
     taken = taken.float() if taken.is_floating_point() else taken
     with evaluating(policy), _learned(wanted), unmasked(), th.enable_grad():
-        # The square of a row's own gradient: a batch's would be of their sum.
+        # Row by row: a batch's gradient is the sum, and each row's own has to be squared.
         for i in range(len(actions)):
             seen, _ = policy.obs_to_tensor(select(obs, slice(i, i + 1)))
             for each in networks.taken(seen, taken[i : i + 1]):

@@ -1,4 +1,4 @@
-"""New starts for a whole network, its heads, its optimizer, or its dormant neurons (ReDo).
+"""Reset the heads, optimizers or dormant neurons (ReDo) of a policy, or perturb all its weights.
 
 Shapes: E experts (1 for a dense layer), H units, P positions of a feature map.
 """
@@ -34,17 +34,18 @@ from sb3_moe.vec_env.observations import Obs
 
 
 def router_parameters(layer: MoELayer) -> list[nn.Parameter]:
-    """Return what a layer's router decides by: all parameters but the experts'."""
+    """Return the parameters of a mixture's router: all of the layer's but the experts'."""
     return [p for name, p in layer.named_parameters() if not name.startswith("experts.")]
 
 
 def hold_router(layer: MoELayer, still: bool) -> None:
-    """Keep what a router decides by as it is, or let it learn again what it learned before.
+    """Hold a router's parameters as they are, or let those learn again that were held.
 
-    Optimizers leave a parameter without a gradient alone, with its averages. Nothing is saved.
+    Optimizers leave a parameter without a gradient alone, and its running averages too. Files of
+    the model don't tell which routers are held.
 
-    :param layer: whose router
-    :param still: whether to keep it
+    :param layer: the router's mixture
+    :param still: True: hold the router; False: let it learn again
     """
     for parameter in router_parameters(layer):
         if still and parameter.requires_grad:
@@ -59,7 +60,7 @@ def fresh_copy(policy: BasePolicy) -> Any:
     """Return a policy built like this one, with weights drawn anew from torch's generator.
 
     :param policy: of any algorithm
-    :raises ValueError: if its class forgets an argument that changes the networks
+    :raises ValueError: if ``_get_constructor_parameters`` lacks an argument of the networks
     """
     built = policy.__class__(**networks_of(policy).constructor_arguments())
     ours, theirs = (
@@ -77,12 +78,12 @@ def fresh_copy(policy: BasePolicy) -> Any:
 
 
 def fresh_modules(policy: BasePolicy) -> dict[nn.Module, nn.Module]:
-    """Return each module of a policy with its counterpart of a :func:`fresh_copy`."""
+    """Map each module of a policy to its counterpart in a :func:`fresh_copy`."""
     return dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
 
 
 def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
-    """Tell which entries of their tensors frozen experts and held routers have: True there.
+    """Return masks that are True where a tensor's entries are of frozen experts or held routers.
 
     :param policy: of any algorithm
     """
@@ -102,7 +103,7 @@ def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
 
 @contextmanager
 def frozen_kept(policy: BasePolicy) -> Iterator[None]:
-    """Leave frozen experts' weights and held routers, and their running averages, as they were.
+    """Put frozen experts and held routers, and their running averages, back when the block ends.
 
     :param policy: of any algorithm
     """
@@ -121,8 +122,8 @@ def frozen_kept(policy: BasePolicy) -> Iterator[None]:
 def reset_heads(policy: BasePolicy) -> None:
     """Draw the last layer of every network anew (Nikishin et al. 2022, arXiv 2205.07802).
 
-    Optimizers know nothing of it, as of a new model's, and target networks get the same new head. A
-    router's map that other layers have too stays as it is.
+    Optimizers forget their running averages of it, and target networks get the same new head.
+    Weights of a head's router that other layers share stay as they are.
 
     :param policy: of any algorithm
     :raises ValueError: if the policy can't be built again
@@ -139,7 +140,7 @@ def reset_heads(policy: BasePolicy) -> None:
 
 
 def _own(head: nn.Module, policy: BasePolicy) -> set[str]:
-    """Return the names of a head's tensors that no other layer has too."""
+    """Return the names of those tensors of a head that it shares with no other layer."""
     paths = policy.named_modules(remove_duplicate=False)
     within = tuple(f"{path}." for path, module in paths if module is head)
     stored = policy.state_dict(keep_vars=True).items()
@@ -149,16 +150,17 @@ def _own(head: nn.Module, policy: BasePolicy) -> set[str]:
 
 
 def _load(module: nn.Module, other: nn.Module, names: set[str]) -> None:
-    """Give a module what another one, built alike, has under some names."""
+    """Copy the tensors of some names into a module from another one that was built alike."""
     new = {name: each for name, each in other.state_dict().items() if name in names}
     module.load_state_dict(module.state_dict() | new)
 
 
 def _forget(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
-    """Forget what optimizers know of some parameters, their count of steps too.
+    """Make optimizers forget their running averages of some parameters, and the count of steps.
 
-    Behind many steps averages that begin at 0 would make the next ones several times too large. But
-    where experts are frozen, or each counts its own steps, their averages alone become 0.
+    After a large count of steps, averages that start at 0 again would make the next steps several
+    times too large. But the count of a parameter stays if it holds frozen experts, or experts that
+    stay as they are while they are idle: then only the averages become 0.
     """
     kept = {*kept_entries(policy)}
     for optimizer in networks_of(policy).every_optimizer():
@@ -174,10 +176,10 @@ def _forget(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
 
 @th.no_grad()
 def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float = 0.2) -> None:
-    """Pull every weight towards a new start (Ash and Adams 2020, arXiv 1910.08475).
+    """Shrink every weight and add part of a newly drawn one (Ash and Adams 2020, arXiv 1910.08475).
 
-    Each online weight becomes ``shrink`` times itself plus ``perturb`` times one drawn as at the
-    beginning. The optimizers forget their running averages.
+    Each online weight becomes ``shrink`` times itself plus ``perturb`` times a newly initialized
+    one. The optimizers forget their running averages.
 
     :param policy: of any algorithm
     :param shrink: in [0, 1]
@@ -209,7 +211,7 @@ def check_shrink_and_perturb(shrink: float, perturb: float) -> None:
 
 
 def reset_optimizers(policy: BasePolicy) -> None:
-    """Forget the running averages of every optimizer, but those of routers that are held still."""
+    """Forget the running averages of every optimizer, except those of held routers."""
     held = {tensor for tensor in kept_entries(policy) if not tensor.requires_grad}
     for optimizer in networks_of(policy).every_optimizer():
         for parameter in optimizer.state.keys() - held:
@@ -225,7 +227,7 @@ def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:
 
 
 def treatable_layers(policy: BasePolicy) -> list[HiddenLayer]:
-    """List the hidden layers of which the weights on both sides are known.
+    """List the hidden layers of which incoming and outgoing weights are known.
 
     :raises ValueError: if there is none
     """
@@ -239,22 +241,24 @@ def treatable_layers(policy: BasePolicy) -> list[HiddenLayer]:
 def redo(
     policy: BasePolicy, obs: Obs, tau: float = 0.1, activity: Mapping[str, th.Tensor] | None = None
 ) -> dict[str, int]:
-    """Draw what leads into dormant neurons anew, and set what leads out and Adam's moments to 0.
+    """Reinitialize incoming weights of dormant neurons; set outgoing ones and Adam's moments to 0.
 
-    At tau 0 the policy does the same as before on ``obs``, unless a normalization stands between
-    silent units and what reads them.
-    The units of an expert to which a sparse router sends none of ``obs`` (one of another task, say)
-    stay as they are: the measures of dormancy count them, but nothing tells what they would do. So
-    do those of frozen experts, and those that a frozen expert or a router that is held still reads.
+    At tau 0 the outputs of the policy on ``obs`` stay the same, unless a normalization stands
+    between silent units and the layers that read them.
 
-    :param policy: of any algorithm; a hidden layer stays as it is unless the weights on both sides
-        are known, see :func:`~sb3_moe.measures.hidden_layers`
-    :param obs: observations by which activity is judged; the paper takes 256
+    The units of an expert to which a sparse router sends none of ``obs`` (one for another task,
+    say) stay as they are: the measures of dormancy count them, but what they would do is unknown.
+    Units of frozen experts stay as they are too, and so do units that a frozen expert or a held
+    router reads.
+
+    :param policy: of any algorithm; a hidden layer stays as it is unless its incoming and outgoing
+        weights are known, see :func:`~sb3_moe.measures.hidden_layers`
+    :param obs: observations on which activity is measured; the paper takes 256
     :param tau: units whose score is at most this are dormant
-    :param activity: of each unit, (E, H) by layer, in place of what it is on ``obs``, such as
-        :func:`~sb3_moe.measures.gradient_activity`; layers that it lacks stay as they are, and so
-        does an expert of which it says 0 throughout
-    :return: how many neurons started anew in each layer, ``<network>.<index>``
+    :param activity: activity of each unit, (E, H) by layer, to be used instead of that on ``obs``,
+        such as :func:`~sb3_moe.measures.gradient_activity`; layers that it lacks stay as they are,
+        and so do experts whose entries are all 0
+    :return: how many neurons were reinitialized in each layer, ``<network>.<index>``
     :raises ValueError: if ``tau`` is negative, no layer can be treated, or the policy can't be
         built again
     """
@@ -275,7 +279,7 @@ def redo(
 
 
 def _to_restart(activations: Activations, given_EH: th.Tensor | None, tau: float) -> th.Tensor:
-    """Tell which units are dormant, (E, H), in the experts that saw any row."""
+    """Return which units are dormant, (E, H), in experts that got any row or gradient."""
     if given_EH is not None:
         return dormant_mask(given_EH, tau) & given_EH.any(1, keepdim=True)
     mask_EH, rows_E = dormant_mask(activations.activity_EH, tau), activations.rows_E
@@ -285,7 +289,7 @@ def _to_restart(activations: Activations, given_EH: th.Tensor | None, tau: float
 def _held_still(
     layer: HiddenLayer, mask_EH: th.Tensor, positions: int, kept: Mapping[th.Tensor, th.Tensor]
 ) -> th.Tensor:
-    """Tell which units can't begin anew, (E, H): of frozen experts, or read by what stays."""
+    """Return which units must stay, (E, H): frozen experts' own, or read by held weights."""
     assert layer.feeder is not None
     into = incoming(layer.feeder)
     still = [into(kept[each]) for each in layer.feeder.parameters() if each in kept]
@@ -315,7 +319,7 @@ def _restart(
 ) -> None:
     assert layer.feeder is not None
     anew: list[tuple[nn.Module, View]] = [(layer.feeder, incoming(layer.feeder))]
-    if layer.norm is not None:  # its statistics too, which are of silent units
+    if layer.norm is not None:  # its statistics too: units were silent
         anew.append((layer.norm, lambda tensor: tensor.view(mask_EH.shape)))
     for module, view in anew:
         new = fresh[module].state_dict()

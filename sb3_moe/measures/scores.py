@@ -1,7 +1,7 @@
 """Scores over time, the blocks in which tasks were trained, and metrics of continual learning.
 
-These metrics are each under the name of the variant that it is, and of scores that are normalized
-(see :func:`normalize`); p_i(t) is task i's at global step t, T is the last step.
+Each metric's name says which variant it is. Metrics expect normalized scores (see
+:func:`normalize`); p_i(t) is the score of task i at global step t, T is the last step.
 
 Shapes: K evaluations, N tasks, M blocks of training, V visits of one task.
 """
@@ -37,7 +37,7 @@ Blocks = Sequence[Block]
 
 
 class Scores(NamedTuple):
-    """What a run's ``scores.npz`` says.
+    """The scores in a run's ``scores.npz``.
 
     :param score: mean return of each task at each evaluation, (K, N)
     :param steps: global step of each evaluation, (K,)
@@ -60,7 +60,7 @@ def load_scores(folder: str | Path) -> Scores:
     """Read the scores of a run from its folder.
 
     :param folder: where ``MultiTaskEvalCallback`` wrote
-    :raises ValueError: if there are none, or the file is damaged or another
+    :raises ValueError: if there are none, or the file is damaged or holds something else
     """
     path = Path(folder) / "scores.npz"
     if not path.exists():
@@ -74,12 +74,12 @@ def load_scores(folder: str | Path) -> Scores:
 
 
 def blocks_of(steps: ArrayLike, trained: ArrayLike) -> list[Block]:
-    """Find the blocks of training from what each evaluation says was trained before it.
+    """Find the blocks of training from the task that was trained before each evaluation.
 
-    A block ends at its last evaluation: those of ``MultiTaskEvalCallback`` are at every switch.
+    A block ends at its last evaluation: ``MultiTaskEvalCallback`` evaluates at every task switch.
 
     :param steps: (K,)
-    :param trained: (K,), -1 where all tasks were
+    :param trained: (K,), -1 where all tasks were trained
     """
     steps_K, trained_K = np.asarray(steps, np.float64), np.asarray(trained)
     blocks: list[Block] = []
@@ -110,7 +110,7 @@ def checked(score: ArrayLike, steps: ArrayLike) -> tuple[Array, Array]:
 
 
 def score_at(score: ArrayLike, steps: ArrayLike, step: float) -> Array:
-    """Return the score of every task at a step, on the line between evaluations, (N,).
+    """Return every task's score at a step, linearly interpolated between evaluations, (N,).
 
     :raises ValueError: if the step is outside of the evaluations
     """
@@ -120,9 +120,9 @@ def score_at(score: ArrayLike, steps: ArrayLike, step: float) -> Array:
 
 
 def area(score: ArrayLike, steps: ArrayLike, start: float, end: float) -> Array:
-    """Return the mean score of every task over a stretch, by the trapezoidal rule, (N,).
+    """Return the mean score of every task over a range of steps, by the trapezoidal rule, (N,).
 
-    :raises ValueError: if the stretch is outside of the evaluations
+    :raises ValueError: if the range is outside of the evaluations
     """
     score_KN, steps_K = checked(score, steps)
     _check_covered(steps_K, start, end)
@@ -171,7 +171,7 @@ def normalize(returns: ArrayLike, random: ArrayLike, reference: ArrayLike) -> Ar
     :param random: a random agent's mean returns, (N,): see :func:`random_returns`
     :param reference: a reference's mean returns, (N,), each above the random one: see
         :func:`reference_returns`
-    :raises ValueError: if a reference is not above random: such a score means nothing
+    :raises ValueError: if a reference is not above random: the result would mean nothing
     """
     values, low, high = (np.asarray(v, np.float64) for v in (returns, random, reference))
     if not np.all(high > low):
@@ -186,14 +186,14 @@ FILE = Path(__file__).with_name("returns.json")
 
 @cache
 def load_measured(agent: Agent) -> Any:
-    """Read what was measured, by suite and task: ``mean``, its ``standard_error``, and of what."""
+    """Read an agent's returns by suite and task: ``mean``, ``standard_error`` and their origin."""
     return json.loads(FILE.read_text())[agent]
 
 
 def random_returns(suite: str) -> dict[str, float]:
     """Return the mean return of uniformly random actions for each task of a suite, as measured.
 
-    Those of another suite, or of tasks of your own, are played by whatever has a ``predict``:
+    For another suite, or tasks of your own, let any object with a ``predict`` play them:
 
     >>> import sb3_moe
     >>> from sb3_moe.callbacks import evaluate_tasks
@@ -235,11 +235,11 @@ Reference = Mapping[int, tuple[ArrayLike, ArrayLike]]
 
 
 def average_performance(score: ArrayLike, steps: ArrayLike, window: int = 1) -> float:
-    """Return P(T), the mean over tasks at the end (Continual World, arXiv 2105.10919).
+    """Return P(T), the mean score over tasks at the end (Continual World, arXiv 2105.10919).
 
     :param score: (K, N)
     :param steps: (K,)
-    :param window: evaluations to average over; Continual World takes 5
+    :param window: how many of the last evaluations to average over; Continual World takes 5
     """
     score_KN, _ = checked(score, steps)
     return float(score_KN[-window:].mean())
@@ -260,8 +260,9 @@ def forgetting_per_task(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> A
 def forgetting_isolated(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> Array:
     """Return how much each block took from each task (CORA, arXiv 2110.10067), (M, N).
 
-    Entry (j, i) is r_i before block j minus r_i after it, over the largest abs r_i of the run:
-    positive where task i was forgotten, negative where it gained. NaN for a task that never scored.
+    Entry (j, i) is task i's score before block j minus its score after it, divided by its largest
+    absolute score in the run: positive where task i was forgotten, negative where it gained. NaN
+    for a task whose scores are all 0.
     """
     score_KN, steps_K = checked(score, steps)
     before = np.stack([score_at(score_KN, steps_K, b.start) for b in checked_blocks(blocks)])
@@ -275,8 +276,9 @@ def forward_transfer_per_task(
 ) -> Array:
     """Return FT_i = (AUC_i - AUC_i^b) / (1 - AUC_i^b) over each task's first block, (N,).
 
-    NaN where the reference's area is 1 or more, which leaves no room to be better. Its mean is the
-    forward transfer of Continual World (arXiv 2105.10919).
+    AUC_i is the :func:`area` of this run there, and AUC_i^b that of the reference over as many
+    steps from its start. NaN where the reference's is 1 or more, which leaves no room to be better.
+    The mean of FT_i is the forward transfer of Continual World (arXiv 2105.10919).
 
     :param score: (K, N)
     :param steps: (K,)
@@ -301,7 +303,8 @@ def forward_transfer_per_task(
 def backward_transfer_gem(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> float:
     """Return the mean over i < N of R_{N,i} - R_{i,i} (GEM, arXiv 1706.08840).
 
-    Tasks count in the order in which they were trained last. NaN if there is only one.
+    R_{j,i} is the score of task i after task j; tasks are numbered in the order in which they were
+    trained last. NaN if there is only one.
     """
     score_KN, steps_K = checked(score, steps)
     now_N = block_ends(score_KN, steps_K, blocks)[-1]
@@ -318,7 +321,8 @@ def zero_shot_transfer_gem(
 ) -> float:
     """Return the mean over i >= 2 of R_{i-1,i} - b_i: what earlier tasks give an untrained one.
 
-    NaN if there is only one task (arXiv 1706.08840).
+    R_{j,i} is the score of task i after task j; tasks are numbered in the order in which they were
+    trained first. NaN if there is only one (arXiv 1706.08840).
 
     :param score: (K, N)
     :param steps: (K,)
@@ -338,7 +342,10 @@ def zero_shot_transfer_gem(
 
 
 def area_ratios(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: int) -> Array:
-    """Return AUC_k / AUC_1 for each visit of a task, (V,); NaN if AUC_1 is not positive."""
+    """Return AUC_k / AUC_1 for each visit of a task, (V,); NaN if AUC_1 is not positive.
+
+    AUC_k is the :func:`area` of the task's score over its k-th block.
+    """
     score_KN, steps_K = checked(score, steps)
     own = visits(blocks, task)
     areas = np.array([area(score_KN, steps_K, b.start, b.end)[task] for b in own])
@@ -346,7 +353,7 @@ def area_ratios(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: int) -
 
 
 def plasticity_loss(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: int) -> float:
-    """Return the mean over visits k >= 2 of max(0, 1 - AUC_k / AUC_1).
+    """Return the mean over visits k >= 2 of max(0, 1 - AUC_k / AUC_1), see :func:`area_ratios`.
 
     0 where later visits are learned at least as well as the first; NaN if AUC_1 is not positive.
 

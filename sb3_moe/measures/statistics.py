@@ -1,6 +1,8 @@
 """Summaries over seeds and tasks, with intervals (Agarwal et al. 2021, arXiv 2108.13264).
 
-And over experts. Shapes: S seeds, N tasks, B resamples, E experts, T tokens, O outputs.
+Also measures of how experts share the work.
+
+Shapes: S seeds, N tasks, B resamples, E experts, T tokens, O outputs.
 """
 
 import math
@@ -34,8 +36,8 @@ def iqm(scores: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any:
     """Return the interquartile mean: the mean without the lowest and highest quarter.
 
     :param scores: of any shape
-    :param axis: over which; None: all
-    :raises ValueError: if one is not finite
+    :param axis: the axis or axes to average over; None: all
+    :raises ValueError: if a score is not finite
     """
     values = _finite(scores, "scores")
     axes = tuple(range(values.ndim)) if axis is None else np.atleast_1d(axis)
@@ -55,19 +57,19 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the percentile bootstrap interval of a statistic over seeds.
 
-    Of several tasks, seeds are resampled within each task, as rliable does.
+    With several tasks, seeds are resampled within each task, as rliable does.
 
     >>> found = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0])
     >>> round(found.low, 1), round(found.high, 1)
     (1.8, 4.2)
 
     :param values: one for each seed, (S,), or for each seed and task, (S, N)
-    :param statistic: takes ``axis``; applied over seeds and tasks together
+    :param statistic: a function that takes ``axis``; applied over seeds and tasks together
     :param confidence: between 0 and 1
     :param resamples: B
     :param seed: the same seed gives the same interval
-    :return: NaN and NaN of a single seed
-    :raises ValueError: if there are no values, or one is not finite
+    :return: the interval; both ends are NaN for a single seed
+    :raises ValueError: if there are no values, or a value is not finite
     """
     array = _finite(values, "values")
     if array.ndim not in (1, 2) or array.size == 0:
@@ -109,7 +111,7 @@ def decimals(values: ArrayLike) -> int:
     >>> [decimals(each) for each in ([500.0, 9.6], [9.6], [0.25, -0.5])]
     [1, 2, 3]
 
-    :param values: that stand side by side, of any shape; those that are not finite don't count
+    :param values: values shown side by side, of any shape; those that are not finite don't count
     """
     sizes = np.abs(np.asarray(values, np.float64))
     largest = float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
@@ -120,9 +122,9 @@ def decimals(values: ArrayLike) -> int:
 
 
 def load_entropy(load_E: ArrayLike) -> float:
-    """Return the entropy of the experts' shares of the work, over its largest value, log E.
+    """Return the entropy of the experts' shares of the work, divided by its maximum, log E.
 
-    :param load_E: shares, of any sum
+    :param load_E: each expert's share; they need not sum to 1
     :return: 0 where one expert does everything, 1 where all do the same; 1 for a single expert; NaN
         where there is no work, or a share is not finite
     """
@@ -130,14 +132,14 @@ def load_entropy(load_E: ArrayLike) -> float:
     return float(_entropy(shares) / np.log(len(shares))) if len(shares) > 1 else 1.0
 
 
-def specialisation(gates_NE: ArrayLike) -> float:
-    """Return the mutual information between task and expert, over its largest value.
+def specialization(gates_NE: ArrayLike) -> float:
+    """Return the mutual information between task and expert, divided by its maximum.
 
-    :param gates_NE: mean weight of each expert for each task; rows are scaled to sum to 1, and all
-        tasks count the same but those without any weight, which are left out
-    :return: 0 where all tasks use the experts alike, 1 where the expert tells the task (or, with
-        fewer experts than tasks, as far as it can); 0 with one task or one expert; NaN where there
-        is no task, or a weight is not finite
+    :param gates_NE: mean gate of each expert for each task; rows are scaled to sum to 1. All tasks
+        count equally, except those whose gates are all 0, which are left out
+    :return: 0 where all tasks use the experts alike, 1 where the expert identifies the task (or,
+        with fewer experts than tasks, as far as it can); 0 with one task or one expert; NaN where
+        there is no task, or a gate is not finite
     """
     gates = np.atleast_2d(np.asarray(gates_NE, np.float64))
     gates = gates[gates.any(1)]
@@ -148,7 +150,7 @@ def specialisation(gates_NE: ArrayLike) -> float:
     if smaller == 1:
         return 0.0
     information = _entropy(rows_NE.mean(0)) - np.mean([_entropy(row) for row in rows_NE])
-    # Rounding may leave it a hair outside of its range.
+    # Rounding may leave the quotient slightly outside of its range.
     return float(np.clip(information / np.log(smaller), 0.0, 1.0))
 
 
@@ -156,8 +158,8 @@ def agreement(outputs_ETO: ArrayLike) -> float:
     """Return the mean cosine similarity between the outputs of two experts for the same input.
 
     :param outputs_ETO: every expert's output for every row
-    :return: 1 where all experts say the same, -1 at the least; 1 for a single expert; NaN where an
-        output is not finite
+    :return: 1 where all experts' outputs have the same direction, -1 at the least; 1 for a single
+        expert; NaN where an output is not finite
     """
     outputs = np.asarray(outputs_ETO, np.float64)
     num_experts = len(outputs)
@@ -184,5 +186,5 @@ def _entropy(shares: Array) -> float:
     if np.isnan(shares).any():
         return float("nan")
     positive = shares[shares > 0]
-    # Not its negative, which is -0.0 where one has everything.
+    # Subtract from 0.0: a plain minus gives -0.0 where one expert has everything.
     return float(0.0 - (positive * np.log(positive)).sum())

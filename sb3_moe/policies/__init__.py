@@ -10,7 +10,7 @@ from typing import NoReturn
 
 
 def __getattr__(name: str) -> NoReturn:
-    """Say which modules have a policy that was looked for here."""
+    """Raise an error that names the modules which have policies of the given name."""
     from sb3_moe.policies.registration import TABLE
 
     places: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""From the dense network that SB3 built to a network with experts in some of its layers."""
+"""Turn the dense network that SB3 built into one with experts in some of its layers."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,13 +18,14 @@ def as_torch_does(module: nn.Module) -> None:
 
 
 class Architect:
-    """Builds one network from the dense one.
+    """Builds one network from the dense network that SB3 built.
 
-    :param options: what the network is to be
+    :param options: the network's options
     :param layout: what its input holds
     :param init_hidden: initializes hidden layers in place, as SB3 would
     :param init_head: initializes the head in place, as SB3 would
-    :param after_lstm: the task id has entered the LSTM, so only routers see it here
+    :param after_lstm: whether the network is behind an LSTM: the task id enters that, and only
+        routers see it here
     :raises ValueError: if the options do not fit the input
     """
 
@@ -38,7 +39,7 @@ class Architect:
         after_lstm: bool = False,
     ) -> None:
         self.options, self.place = options, options.place
-        #: As given, and behind the encoder that the network itself may begin with.
+        #: The layout as given, and the layout behind the network's own image encoder, if any.
         self.given_layout = self.layout = layout
         self.init_hidden, self.init_head = init_hidden, init_head
         options.check_tasks(layout.num_tasks if layout.tells_task else 0)
@@ -64,7 +65,7 @@ class Architect:
     # Whole networks and their parts.
 
     def _begin(self, dense: Iterable[nn.Module], *, heads: int) -> list[Stage]:
-        """Start a network that has nothing together with the one before, and read its layers.
+        """Start a network that shares nothing with the previous one, and read its dense layers.
 
         :param heads: how many of the layers at the end are heads
         """
@@ -105,10 +106,9 @@ class Architect:
     def hidden_network(self, dense: Iterable[nn.Module]) -> tuple[nn.Module, int]:
         """Return the hidden layers and their width, for policies that keep the head apart.
 
-        Where the head routes, the one-hot task id is handed on to it behind the output.
+        If the head has experts, the one-hot task id is appended to the output for their router.
 
-        :raises ValueError: if there is no hidden layer that the task id, which the head is not
-            given, could enter
+        :raises ValueError: if the first hidden layer has to see the task id, and there is none
         """
         self._stages = stages = self._begin(dense, heads=0)
         if self.place.whole:
@@ -126,11 +126,11 @@ class Architect:
         return network, width + (self.layout.num_tasks if carry else 0)
 
     def head(self, linear: nn.Linear) -> nn.Module:
-        """Return what stands for SB3's head behind the last ``hidden_network``.
+        """Return the module that replaces SB3's head behind the last ``hidden_network``.
 
-        Where the head is dense that is ``linear`` itself.
+        A dense head is ``linear`` itself.
 
-        :param linear: SB3's head, as wide as the output is to be
+        :param linear: SB3's head, whose inputs are the outputs of ``hidden_network``
         """
         if self.place.whole:
             return self._big(self._stages, Stage(linear))
@@ -187,10 +187,10 @@ class Architect:
         return blocks
 
     def _dense(self, stage: Stage, width: int, *, first: bool) -> list[nn.Module]:
-        """Return a layer as SB3 made it, for rows of another width if need be.
+        """Return a dense layer as SB3 made it, or a new one if its input has another width.
 
         :param stage: the dense layer
-        :param width: of the rows, but for what the first layer sees beside them
+        :param width: of the rows, without the features that the first layer sees beside x
         :param first: whether it is the first one
         """
         linear, dim = stage.linear, width + (self.seen if first else 0)
@@ -200,11 +200,11 @@ class Architect:
         return [*([] if first else stage.norms_for(width)), linear, *stage.after]
 
     def _width(self, blocks: Sequence[nn.Module]) -> int:
-        """Return how wide the rows behind some of the hidden layers are."""
+        """Return the width of the rows behind these blocks."""
         for block in reversed(blocks):
             if isinstance(block, nn.Linear):
                 return block.out_features
-            # Tokens come out as wide as they are, and so does a map of them.
+            # Experts on tokens keep the width of each token, and so that of the feature map.
             if isinstance(block, MoELayer) and not (
                 block is blocks[0] and self.options.is_tokenized
             ):
@@ -212,16 +212,16 @@ class Architect:
         return self.layout.x_dim
 
     def match(self, *parts: nn.Module) -> None:
-        """Scale the experts' initial weights to the size of the dense layers, if that is asked for.
+        """With ``match_scale``, scale the experts' outputs to the size of the dense layers'.
 
-        :param parts: all of a network as it is built and initialized, one part behind the other
-        :raises ValueError: if an output doesn't follow its experts' weights
+        :param parts: all parts of a network in their order, built and initialized
+        :raises ValueError: if a layer's output doesn't grow with its experts' weights
         """
         match_sizes(parts, self.expert_layers.dense_spans, self.given_layout)
 
 
 def _check_depth(options: MoEOptions, depth: int) -> None:
-    """Raise unless a placement, and tokens, find the hidden layers that they need.
+    """Raise unless there are the hidden layers that ``placement`` and ``tokens`` need.
 
     :param depth: number of hidden layers
     :raises ValueError: naming the option
@@ -246,7 +246,7 @@ def _check_depth(options: MoEOptions, depth: int) -> None:
 
 
 def _check_block(options: MoEOptions, depth: int) -> None:
-    """Raise if there is no hidden layer that a block could change.
+    """Raise if there is no hidden layer that the option ``block`` could change.
 
     :param depth: number of hidden layers
     :raises ValueError: naming the option

@@ -1,4 +1,4 @@
-"""A features extractor that puts a belief about the task where else the one-hot task id stands.
+"""A features extractor that puts a belief about the task in place of the one-hot task id.
 
 Shapes: B batch, E models, K rows of a history, W numbers in a row.
 """
@@ -25,17 +25,17 @@ class BeliefExtractor(TaskExtractor):
     Observations are a Dict of ``"obs"``, a flat Box, and ``"history"``, as
     ``make_multitask_vec_env(..., history=8)`` gives them.
 
-    :param observation_space: of that kind
+    :param observation_space: such a Dict
     :param shown: who sees the history: the ``"router"`` alone, by way of the belief, or the
         experts too, as a part of x (``"both"``)
-    :param belief: shared with another extractor, whose models it leaves to learn; None: a new one
-    :param num_models: how many models, which is the number of experts where a router predicts
+    :param belief: a belief of another extractor, which alone teaches its models; None: a new one
+    :param num_models: number of models; with ``router="predict"`` it is the number of experts
     :param models: other options of :class:`sb3_moe.layers.Belief`
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if observations are of another kind, or a value is out of range
     """
 
-    #: The belief is a guess: whoever needs to know the task does not find it here.
+    #: The belief is a guess: it can't serve where the true task id is needed.
     tells_task = False
 
     def __init__(
@@ -75,7 +75,7 @@ class BeliefExtractor(TaskExtractor):
         return th.cat([super().forward(observations), self.belief(history_BKW)], dim=1)
 
     def follow_belief(self) -> None:
-        """Have as many features as the belief has models now."""
+        """Adjust the number of features to the number of models that the belief has now."""
         self._features_dim += self.belief.num_models - self.num_tasks
         self.num_tasks = self.belief.num_models
 
@@ -83,7 +83,7 @@ class BeliefExtractor(TaskExtractor):
 def _parts_of(space: gym.Space[Any]) -> tuple[spaces.Box, spaces.Box]:
     parts: dict[str, Any] = dict(space.spaces) if isinstance(space, spaces.Dict) else {}
     shapes = {key: len(part.shape or ()) for key, part in parts.items()}
-    # One step has no transition, so that the belief would stay the prior.
+    # A history of one step has no transition: the belief would always be the prior.
     if shapes != {"obs": 1, HISTORY_KEY: 2} or parts[HISTORY_KEY].shape[0] < 2:
         raise ValueError(
             "`router`='predict' needs a Dict of a flat 'obs', its 'history' of at least 2 steps "

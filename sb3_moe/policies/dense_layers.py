@@ -1,4 +1,4 @@
-"""The dense network that SB3 built, read layer by layer, and what is made anew of a layer.
+"""Read the dense network that SB3 built layer by layer, and make new modules from its layers.
 
 SB3 builds every network as a list of linear layers with activations between (``create_mlp``).
 Reading that list keeps each algorithm's own choices: widths, activations, CrossQ's BatchRenorm,
@@ -42,12 +42,12 @@ class Stage:
         return [fitted(norm, width) for norm in self.norms]
 
     def simba(self, dim: int, width: int, *, first: bool, last: bool) -> list[nn.Module]:
-        """Return a block in place of the layer, as it comes from torch.
+        """Return a SimBa block in place of the layer, initialized as torch does.
 
-        :param dim: width of its rows
-        :param width: of what it returns
-        :param first: whether it is the first of several
-        :param last: whether it is the last one, which a normalization follows
+        :param dim: width of the block's input
+        :param width: width of the block's output
+        :param first: whether it is the first of several blocks
+        :param last: whether it is the last block, which a normalization follows
         """
         embedding = [nn.Linear(dim, width)] if first or dim != width else []
         norms = [nn.LayerNorm(width)] if last else []
@@ -57,7 +57,7 @@ class Stage:
     def activation(self, normed_width: int | None = None) -> nn.Module:
         """Return a copy of the activation.
 
-        :param normed_width: with the norm before it, for rows of that width; None: without
+        :param normed_width: include the norm before it, for rows of that width; None: leave it out
         """
         before = self.after[: len(self.after) - len(self.last_norms)]
         own = [m for m in before if normed_width or not is_norm(m)]
@@ -85,7 +85,7 @@ def read_stages(modules: Iterable[nn.Module]) -> list[Stage]:
 def fitted(module: nn.Module, width: int) -> nn.Module:
     """Return a copy of a dense layer's activation or normalization, for rows of another width.
 
-    All entries of each tensor of a normalization start alike.
+    All entries of a normalization's tensor are taken to be equal, as they are at the start.
     """
     module = copy.deepcopy(module)
     if not is_norm(module):

@@ -1,4 +1,4 @@
-"""The layers of a network that become experts, each built as the dense layers it stands for."""
+"""The layers of experts in a network, each modeled on the dense layers that it replaces."""
 
 import math
 from collections.abc import Sequence
@@ -30,14 +30,15 @@ from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.start_scale import own_generator
 
-# Rows that classes of the user's own are tried on.
+# A user's own classes are tried on this many rows.
 TRIAL_ROWS = 2
-# The size of dense layers is measured on so many draws of them, each with so many outputs.
+# For `match_scale`, the size of dense layers' outputs is measured over this many random
+# initializations, with this many outputs where a head has fewer.
 DRAWS, MEASURED_WIDTH = 16, 128
 
 
 def image_encoder(layout: Layout, init: Init) -> tuple[ImageEncoder, Layout]:
-    """Return an encoder of the image that x starts with, and what the input holds behind it.
+    """Return an encoder of the image that x starts with, and the layout of the encoded input.
 
     :param layout: of an input with an image
     :param init: initializes the encoder in place
@@ -52,10 +53,10 @@ def image_encoder(layout: Layout, init: Init) -> tuple[ImageEncoder, Layout]:
 
 
 class ExpertLayers:
-    """Makes a network's layers of experts, and remembers what each stands for.
+    """Builds a network's layers of experts, and remembers the dense layers that each replaces.
 
-    :param options: what the network is to be
-    :param layout: what its first layer is given
+    :param options: the network's options
+    :param layout: what the input of its first layer holds
     :param seen: how many features the first layer sees beside x
     :param init_hidden: initializes hidden layers in place, as SB3 would
     :param init_head: initializes a head in place, as SB3 would
@@ -67,20 +68,21 @@ class ExpertLayers:
         self.options, self.layout, self.seen = options, layout, seen
         self.init_hidden, self.init_head = init_hidden, init_head
         self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
-        # Experts of a kind that options name may hold the activation; others may leave it out.
+        # Whether `expert` was given, and whether its class holds the activation. If the class does
+        # not, the activation follows the sum over experts.
         self.is_named = options.is_given("expert")
         self.kind_activates = bool(getattr(options.expert_class, "activates", True))
-        #: Draws of the dense layers that each layer of experts stands for, where both are to start
-        #: as strong.
+        #: For ``match_scale``: random initializations of the dense layers that each layer of
+        #: experts replaces.
         self.dense_spans: dict[MoELayer, list[nn.Sequential]] = {}
-        #: The first layer of one network that shares its task embedding with the others.
+        #: The first of a network's layers that share one task embedding; None before there is one.
         self.shared: EmbeddingMoE | None = None
 
     def hidden(self, stage: Stage, width: int, number: int) -> list[nn.Module]:
-        """Return experts in place of a hidden layer, and what follows their sum.
+        """Return experts in place of a hidden layer, and the modules that follow their sum.
 
         :param stage: the dense layer
-        :param width: of the rows, but for what the first layer sees beside them
+        :param width: of the rows, without the features that the first layer sees beside x
         :param number: which hidden layer it is, from 0
         """
         first = number == 0
@@ -93,7 +95,7 @@ class ExpertLayers:
         made = [self._named(stage, bare + seen, out) for _ in range(self.num_experts)]
         experts = self._together(made, out)
         layer = self._routed(experts, bare, num_tokens=num_tokens, first=first)
-        # What the experts don't hold follows their sum: CrossQ's last norm, or the activation too.
+        # What follows the sum is not in the experts: CrossQ's last norm, and maybe the activation.
         after = stage.last_norms if self.kind_activates else stage.after
         self._remember(layer, [stage], num_tokens * bare + seen, left=len(after))
         total = num_tokens * out
@@ -105,8 +107,8 @@ class ExpertLayers:
 
         :param hidden: the dense hidden layers before it
         :param stage: the dense head
-        :param width: of the rows, but for what the first layer sees beside them
-        :param first: whether it sees what the first layer does
+        :param width: of the rows, without the features that the first layer sees beside x
+        :param first: whether the head is the first layer, and so sees those features
         """
         in_features = width + (self.seen if first else 0)
         router = self.options.head_router_class
@@ -122,11 +124,11 @@ class ExpertLayers:
         return layer
 
     def span(self, hidden: Sequence[Stage], head: Stage | None = None) -> list[nn.Module]:
-        """Return experts that are all hidden layers each, and what follows their sum.
+        """Return experts that each hold all hidden layers, and the modules that follow their sum.
 
         :param hidden: the hidden layers
-        :param head: then each is a whole network, which ends in it and begins with the image's
-            encoder
+        :param head: the head, if each expert is a whole network, with a head at its end and the
+            image encoder at its beginning
         """
         dim = self.layout.x_dim + self.seen
         last = hidden[-1] if head is None else head
@@ -145,12 +147,12 @@ class ExpertLayers:
     # Single experts.
 
     def _deep(self, hidden: Sequence[Stage], head: Stage | None, dim: int, left: int) -> nn.Module:
-        """Return one expert that is all hidden layers, or with the head a whole network.
+        """Return one expert that holds all hidden layers, or with the head is a whole network.
 
         :param hidden: the hidden layers
-        :param head: what follows them, if the expert holds it
+        :param head: the head behind them, if the expert holds it
         :param dim: features that the expert sees
-        :param left: how many of the last modules are not its own
+        :param left: how many of the last modules the expert leaves out
         """
         if self.is_named:
             layers, dim = self._encoder(dim)
@@ -170,14 +172,14 @@ class ExpertLayers:
         left: int = 0,
         at_least: int = 0,
     ) -> list[nn.Module]:
-        """Return layers like the dense ones.
+        """Return new layers like the dense ones.
 
         :param hidden: the dense hidden layers
-        :param dim: features that the first of all sees
-        :param head: what follows them, if it does
-        :param width: of hidden layers; None: as the dense ones
+        :param dim: features that the first layer sees
+        :param head: the head behind them; None: without
+        :param width: of hidden layers; None: that of the dense ones
         :param left: how many of the last modules are left out
-        :param at_least: outputs that the head is to have, if it sees as many features
+        :param at_least: least number of outputs of the head, unless it has fewer inputs
         """
         encoder, dim = self._encoder(dim)
         layers: list[nn.Module] = []
@@ -198,7 +200,7 @@ class ExpertLayers:
         return [*encoder, *layers]
 
     def _encoder(self, dim: int) -> tuple[list[nn.Module], int]:
-        """Return what encodes an image first in a whole network, and how wide rows are then.
+        """Return the image encoder, if a whole network has one, and the width of rows behind it.
 
         :param dim: width of the rows before it
         """
@@ -210,16 +212,16 @@ class ExpertLayers:
     def _named(
         self, stage: Stage, in_features: int, out: int, head: Stage | None = None
     ) -> nn.Module:
-        """Return one expert of the kind that options name.
+        """Return one expert of the class that the option ``expert`` names.
 
-        :param stage: the dense layer whose width and activation it has
-        :param in_features: of its rows
+        :param stage: the dense layer whose width and activation the expert gets
+        :param in_features: features of its input
         :param out: features of its output
-        :param head: if its last linear layer is one
+        :param head: the dense head, if the expert's last linear layer is a head
         """
         kind, kwargs = self.options.expert_class, self.options.expert_kwargs or {}
         hidden = self.options.expert_width or stage.width
-        # Others have norms of their own, or none.
+        # Only an MLPExpert gets the dense layer's norm. Others have norms of their own, or none.
         activation = stage.activation(hidden if kind is MLPExpert else None)
         module = kind(in_features, hidden, out, activation, **kwargs)
         self.init_hidden(module)
@@ -233,11 +235,11 @@ class ExpertLayers:
         self.init_head(linear)
         return linear
 
-    # Their layers.
+    # Layers of experts.
 
     def _together(self, made: list[nn.Module], out: int) -> Experts:
-        """Stack experts of torch's own layers; a class of the user's own may do anything."""
-        # Not what a subclass inherits.
+        """Stack experts of torch's own layers; keep those of a user's class apart."""
+        # vars() ignores inherited attributes: a subclass must declare `stacks` itself.
         if self.is_named and not vars(self.options.expert_class).get("stacks", False):
             return SeparateNetworks(made, out)
         return StackedNetwork(made)
@@ -251,19 +253,19 @@ class ExpertLayers:
         *,
         left: int = 0,
     ) -> None:
-        """Keep the dense layers that experts stand for, drawn anew, if they are to start alike.
+        """With ``match_scale``, keep random draws of the dense layers that experts replace.
 
         :param layer: of experts
-        :param hidden: the hidden layers
-        :param dim: features that the first of all sees
-        :param head: what follows them, if experts stand for it too
-        :param left: how many of the last modules experts don't stand for
+        :param hidden: the hidden layers that the experts replace
+        :param dim: features that the first layer sees
+        :param head: the head, if the experts replace it too
+        :param left: how many of the last modules the experts don't replace
         """
         if not self.options.match_scale:
             return
         with own_generator():
-            # One output says little about the size of others. More outputs than inputs start
-            # smaller.
+            # A single output of a head says little about the size of outputs. But if there were
+            # more outputs than inputs, orthogonal initialization would make them smaller.
             spans = [
                 self._plain(hidden, dim, head, left=left, at_least=MEASURED_WIDTH)
                 for _ in range(DRAWS)
@@ -283,9 +285,10 @@ class ExpertLayers:
 
         :param experts: the experts
         :param bare: width of a token before anything is appended
-        :param first: whether the router sees what the first layer does
+        :param first: whether this is the network's first layer, whose router sees actions too
         :param num_tokens: tokens per sample
-        :param router: the head's own; None: that of the options, with its own options
+        :param router: the class of the head's own router; None: that of the options, with the
+            router's options
         """
         options, num_tasks = self.options, self.layout.num_tasks
         seen = bare + (options.task_embedding or num_tasks) * options.router_sees_task
@@ -316,16 +319,19 @@ class ExpertLayers:
 
 
 def _like(hidden: Sequence[Stage], dim: int) -> Stage:
-    """Return what an expert of a kind is made like; without hidden layers it is as its input."""
+    """Return the dense layer whose width and activation an expert of a named class gets.
+
+    Without hidden layers it is a stand-in of the width ``dim``, without an activation.
+    """
     return hidden[0] if hidden else Stage(nn.Linear(dim, dim, device="meta"))
 
 
 @th.no_grad()
 def _try_out(layer: MoELayer, in_features: int, router_input: RouterInput) -> None:
-    """Run a mixture with parts of the user's own once, for what is wrong to be told at once.
+    """Run a mixture with a user's own router or experts once, so that errors show when it is built.
 
     :raises TypeError: if the router doesn't return an output and a routing
-    :raises ValueError: if these have other shapes than they should
+    :raises ValueError: if the output or the gates have the wrong shape
     """
     shape = (TRIAL_ROWS,) if router_input.num_tokens == 1 else (TRIAL_ROWS, router_input.num_tokens)
     rows, seen = (th.zeros(*shape, width) for width in (in_features, router_input.features))

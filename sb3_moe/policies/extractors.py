@@ -59,7 +59,7 @@ CONVS: dict[str, Callable[[int], nn.Sequential]] = {
     "nature": nature_convs,
     "impala": impala_convs,
 }
-#: ``"auto"``: each picture's by its size.
+#: ``"auto"`` chooses for each image by its size.
 ENCODERS = ("flat", *CONVS, "auto")
 SMALLEST = {"minatar": 3, "nature": 36, "impala": 1}
 
@@ -88,7 +88,7 @@ def map_shape_of(encoder: str, image_shape: Shape) -> Shape:
 
 
 def default_encoder(space: spaces.Space[Any], *, normalized: bool = False) -> str:
-    """Return the encoder for an observation: that of its pictures, ``"auto"`` where they differ."""
+    """Return the encoder for a space's images: ``"flat"`` if none, ``"auto"`` if several differ."""
     images = [each for each in _parts(space).values() if is_image(each)]
     found = {
         encoder_of_size(image_shape_of(each, channel_axis(each, normalized=normalized)))
@@ -100,7 +100,7 @@ def default_encoder(space: spaces.Space[Any], *, normalized: bool = False) -> st
 
 
 def encoder_of_size(image_shape: Shape) -> str:
-    """Return the encoder for a picture: MinAtar's from 3x3 on, Nature's from 36x36, else flat.
+    """Return the encoder for an image: MinAtar's from 3x3 on, Nature's from 36x36, else flat.
 
     :param image_shape: (C, H, W)
     """
@@ -111,29 +111,29 @@ def encoder_of_size(image_shape: Shape) -> str:
 
 
 def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
-    """Return what there is to see beside the task id, by key."""
+    """Return the parts of an observation space by key, without the task id."""
     if not isinstance(space, spaces.Dict):
         return {"": space}
     return {key: each for key, each in space.spaces.items() if key != TASK_KEY}
 
 
 class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
-    """Encode what is seen and put the one-hot task id behind it: (B, F) = ``[x | one-hot]``.
+    """Encode observations and append the one-hot task id: (B, F) = ``[x | one-hot]``.
 
     The id is a Dict's ``task_id``, or the last ``num_tasks`` features (or channels) of a Box.
-    Pictures may have their channels first or last: see
+    Images may have their channels first or last: see
     :func:`sb3_moe.vec_env.observations.channel_axis`.
 
     :param observation_space: Box, or Dict with at most one Discrete ``task_id``
-    :param encoder: ``"flat"``, ``"minatar"``, ``"nature"`` or ``"impala"``, for all pictures;
-        ``"auto"``: for each by its size, as :func:`encoder_of_size` says
+    :param encoder: ``"flat"``, ``"minatar"``, ``"nature"`` or ``"impala"``, for all images;
+        ``"auto"``: for each image by its size, see :func:`encoder_of_size`
     :param num_tasks: number of tasks in a one-hot that is part of a Box observation
     :param features_dim: add a linear layer of this width after the convolutions; then there is no
         feature map
-    :param raw: leave the encoding to the experts and hand on the flattened observation
-    :param normalized_image: images are scaled already, so SB3's rule for their channels holds for
-        all of them; ``normalize_images=False`` sets it
-    :raises TypeError: if a number is no whole one
+    :param raw: return the flattened observation and leave its encoding to the experts
+    :param normalized_image: images are scaled already, so SB3's rule for the channel axis applies
+        to all of them; policies set this for ``normalize_images=False``
+    :raises TypeError: if a number is not a whole number
     :raises ValueError: if an argument does not fit the space
     """
 
@@ -157,7 +157,8 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         if num_tasks is not None or has_task_key(observation_space):
             task_ids = TaskIds(observation_space, num_tasks, "`num_tasks`")
             self.num_tasks, self._tail = task_ids.num_tasks, task_ids.tail
-        # A flat Box that ends in the one-hot already is [x | one-hot].
+        # Only an image's task planes have to be cut off. A flat Box that ends in the one-hot is
+        # [x | one-hot] already.
         self._planes = self._tail if self._tail is not None and self._tail.planes else None
         self.channel_axes = {
             key: channel_axis(each, normalized=normalized_image)
@@ -185,7 +186,7 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         self._features_dim = image_dim + flat_dim + self.num_tasks
 
     def _choose_encoders(self, encoder: str, parts: dict[str, spaces.Space[Any]]) -> None:
-        """Share out what is seen among encoders, one for each picture, and what stays flat."""
+        """Choose an encoder for each image; all other parts of the observation stay flat."""
         shapes = {
             key: image_shape_of(each, self.channel_axes[key])
             for key, each in parts.items()
@@ -204,11 +205,11 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         self.image_keys = list(self.encoders)
         self.image_shapes = {key: shapes[key] for key in self.image_keys}
         self.flat_keys = [key for key in parts if key not in self.encoders]
-        # Of the only picture that is encoded, its own.
+        # If exactly one image is encoded, its own encoder replaces "auto".
         self.encoder = self.encoders[self.image_keys[0]] if len(self.image_keys) == 1 else encoder
 
     def _without_planes(self, space: Any, planes: Tail) -> dict[str, spaces.Space[Any]]:
-        """Return the space of the picture without the planes that show the task."""
+        """Return the space of the image without the planes that show the task."""
         axis = self.channel_axes[""] = planes.axis + 3
         num_channels = space.shape[axis] - self.num_tasks
         if num_channels < 1:

@@ -11,8 +11,8 @@ class LinearPerBlock:
 
     ``PPO(..., learning_rate=LinearPerBlock(5e-3, num_blocks=6))`` for six blocks of equal length.
 
-    :param initial: at the beginning of a block
-    :param num_blocks: in the whole run
+    :param initial: learning rate at the beginning of a block
+    :param num_blocks: number of blocks in the whole run
     :raises TypeError: if ``initial`` is no number, or ``num_blocks`` no whole one
     :raises ValueError: if a number is out of range
     """
@@ -21,7 +21,7 @@ class LinearPerBlock:
         if not 0 < number("initial", initial) < math.inf:
             raise ValueError(f"`initial` must be above 0 and finite, got {initial}")
         if isinstance(num_blocks, float) and num_blocks % 1 == 0:
-            num_blocks = int(num_blocks)  # what a division gives
+            num_blocks = int(num_blocks)  # a division gives a float
         whole("num_blocks", num_blocks)
         self.initial = initial
         self.num_blocks = num_blocks
@@ -31,7 +31,7 @@ class LinearPerBlock:
         done = round((1.0 - progress_remaining) * self.num_blocks, 9)
         # SB3 ends a run with a whole rollout, which may be more steps than it was asked for.
         done = min(done, self.num_blocks)
-        # SB3 asks after the block's last step, which still belongs to it.
+        # SB3 asks for the rate after a block's last step, which still belongs to that block.
         within = done - math.ceil(done) + 1.0 if done > 0 else 0.0
         return self.initial * (1.0 - within)
 

@@ -15,20 +15,20 @@ from sb3_moe.policies.options import MoEOptions
 from sb3_moe.vec_env.observations import map_observation
 
 Array = np.ndarray[Any, Any]
-# An actor's output layers: the mean of its actions, and how widely they spread.
+# An actor's output layers: the mean of its actions, and the log of their standard deviation.
 HEADS = ("mu", "log_std")
 
 
 class LooksInside(BaseModel):
-    """What a policy shows of its experts."""
+    """The part of a policy that gives access to its mixtures, experts and routing."""
 
     moe: dict[str, MoEOptions]
 
     def moe_layers(self) -> dict[str, MoELayer]:
-        """Return every MoE layer by network and layer.
+        """Return every MoE layer by network and place.
 
-        Such as ``"pi.middle"``, ``"qf0.all.1"``, and of output layers ``"vf.head"``, or ``"pi.mu"``
-        and ``"pi.log_std"`` where an actor has both.
+        Names are, for example, ``"pi.middle"`` or ``"qf0.all.1"``; of output layers ``"vf.head"``,
+        or ``"pi.mu"`` and ``"pi.log_std"`` where an actor has both.
         """
         found: dict[str, MoELayer] = {}
         for network, modules in networks_of(self).modules().items():
@@ -50,9 +50,10 @@ class LooksInside(BaseModel):
 
         :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name,
             such as ``"pi.middle"``
-        :param layer: which of them, counted from 0, in each critic; None: each, without a head for
-            each task beside other experts, whose numbers are not theirs
-        :raises ValueError: if there is none
+        :param layer: number of the mixture within each network, from 0, or from the end with -1,
+            ...; None: all, but a head with an expert for each task only if there are no others,
+            since its experts' numbers are those of tasks
+        :raises ValueError: if there is no such mixture
         """
         layers = self.moe_layers()
         if not layers:
@@ -67,7 +68,7 @@ class LooksInside(BaseModel):
             )
         if layer is None:
             return {name: each for name, each in found.items() if not each.needs_tasks} or found
-        of_each: dict[str, list[str]] = {}  # of several critics
+        of_each: dict[str, list[str]] = {}  # there may be several critics
         for name in found:
             of_each.setdefault(network_of(name), []).append(name)
         fewest = min(map(len, of_each.values()))
@@ -96,11 +97,11 @@ class LooksInside(BaseModel):
         """Return what every router decides for a batch of observations, by network and layer.
 
         :param obs: observations as the environment gives them, with or without a batch axis. An
-            LSTM sees each as the first step of an episode, as all measures on a batch do;
-            :func:`sb3_moe.watch` plays with its memory
+            LSTM sees each as the first step of an episode, as in all measures on a batch;
+            :func:`sb3_moe.watch` plays episodes, with the LSTM's memory
         :param actions: for critics of Box actions, as the environment takes them and ``predict``
             gives them, with or without a batch axis, as many as observations; None: the actor's own
-        :raises ValueError: if they have another shape
+        :raises ValueError: if the actions have another shape
         """
         tensors, _ = self.obs_to_tensor(map_observation(_as_array, obs))
         given = None if actions is None else self._as_tensor(actions)
@@ -115,7 +116,7 @@ class LooksInside(BaseModel):
                 f"`actions` must be of the shape {shape}, each alone or in rows, got "
                 f"{actions.shape}"
             )
-        if self.squash_output:  # critics learn from what the actor's tanh gives
+        if self.squash_output:  # critics see actions scaled to [-1, 1]
             actions = self.scale_action(actions)
         tensor = th.as_tensor(actions, dtype=th.float32, device=self.device)
         return tensor.reshape(-1, *shape)
@@ -126,5 +127,5 @@ def _as_array(given: Any) -> Array:
 
 
 def _called(name: str) -> tuple[str, str, str]:
-    """Return what a mixture answers to: itself, its network, and all networks of the kind."""
+    """Return the names that select a mixture: its own, its network's, and its network's kind."""
     return name, network_of(name), kind_of(name)

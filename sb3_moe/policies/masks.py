@@ -1,8 +1,8 @@
-"""Weights that stay zero, with their running averages, whatever an optimizer does.
+"""Keep masked weights and their running averages at zero, whatever an optimizer does.
 
-A mask is a boolean tensor like its parameter, True where a weight is alive. Masks lie in the
-optimizer's groups, beside the parameters: every file that holds the optimizer holds them, and
-forgetting its running averages doesn't forget them.
+A mask is a boolean tensor shaped like its parameter, True where a weight is alive. Masks are stored
+in the optimizer's groups, beside the parameters: so they are in every file that holds the
+optimizer, and stay when its running averages are reset.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +14,11 @@ from stable_baselines3.common.policies import BaseModel
 
 from sb3_moe.policies.networks import networks_of
 
-#: The entries of an optimizer's groups: a mask or None for each parameter, how many steps there
-#: were since, and what chance is drawn from.
+#: Entries of an optimizer's groups: a mask or None for each parameter, the number of steps since
+#: the masks were drawn, and the seed of random changes.
 MASKS, UPDATES, SEED = "sparse_masks", "sparse_updates", "sparse_seed"
 
-#: Entries of a parameter's state that count, and are the same for any gradient.
+#: Entries of a parameter's state that depend on the number of steps, and not on gradients.
 COUNTS = ("step", "mu_product")
 
 Masks = Mapping[th.Tensor, th.Tensor]
@@ -26,7 +26,7 @@ Masks = Mapping[th.Tensor, th.Tensor]
 
 def moments_of(optimizer: th.optim.Optimizer, parameter: th.Tensor) -> dict[str, th.Tensor]:
     """Return a parameter's running averages by name, shaped like it; none before its first step."""
-    # Asking for the state of a tensor that has none would make it.
+    # `get`, since `state[parameter]` would create a state where there is none.
     return {
         name: value
         for name, value in optimizer.state.get(parameter, {}).items()
@@ -40,7 +40,7 @@ def moments_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, list[th.Tensor]
 
 
 def masks_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, th.Tensor]:
-    """Return the masks by parameter, of those that have one."""
+    """Return the masks by parameter, for the parameters that have one."""
     return {
         parameter: mask
         for group in optimizer.param_groups
@@ -50,13 +50,13 @@ def masks_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, th.Tensor]:
 
 
 def set_masks(optimizer: th.optim.Optimizer, masks: Masks) -> None:
-    """Keep masks beside the parameters."""
+    """Store masks in the optimizer's groups, in place of its present masks."""
     for group in optimizer.param_groups:
         group[MASKS] = [masks.get(parameter) for parameter in group["params"]]
 
 
 def forget_masks(optimizer: th.optim.Optimizer) -> None:
-    """Keep no masks any more; weights stay as they are."""
+    """Drop all masks of an optimizer; weights stay as they are."""
     if (steps := vars(optimizer).get("masked_steps")) is not None:
         steps.detach()
     for group in optimizer.param_groups:
@@ -66,7 +66,7 @@ def forget_masks(optimizer: th.optim.Optimizer) -> None:
 
 @th.no_grad()
 def apply_masks(optimizer: th.optim.Optimizer) -> None:
-    """Set weights that are not alive to zero, and their moments."""
+    """Set weights that are not alive, and their running averages, to zero."""
     masks, moments = masks_in(optimizer), moments_in(optimizer)
     for parameter, mask in masks.items():
         for tensor in (parameter, *moments.get(parameter, ())):
@@ -74,18 +74,21 @@ def apply_masks(optimizer: th.optim.Optimizer) -> None:
 
 
 def always() -> bool:
-    """Say that something lasts."""
+    """Return True: the default for masks that are kept without an end."""
     return True
 
 
 def keeps_masks(optimizer: th.optim.Optimizer) -> bool:
-    """Say whether someone keeps an optimizer's masks now."""
+    """Say whether a :class:`MaskedSteps` keeps an optimizer's masks now."""
     steps = vars(optimizer).get("masked_steps")
     return steps is not None and steps.lasts()
 
 
 def is_masked(optimizer: th.optim.Optimizer) -> bool:
-    """Say whether masks hold: training on without them fills what they leave out."""
+    """Say whether an optimizer's masks still hold.
+
+    They don't if training went on without them, which makes masked weights nonzero.
+    """
     if keeps_masks(optimizer):
         return True
     masks = masks_in(optimizer)
@@ -94,7 +97,9 @@ def is_masked(optimizer: th.optim.Optimizer) -> bool:
 
 @contextmanager
 def masked_as_before(policy: BaseModel) -> Iterator[None]:
-    """Apply a policy's masks, where some hold, after its weights were changed by hand.
+    """Apply a policy's masks again after the block, which may change weights by hand.
+
+    Only masks that held before the block are applied.
 
     :param policy: of any algorithm
     """
@@ -107,10 +112,10 @@ def masked_as_before(policy: BaseModel) -> Iterator[None]:
 
 @th.no_grad()
 def mask_targets(policy: BaseModel, masks: Masks) -> None:
-    """Set to zero in target networks what is zero in those that they follow.
+    """Set weights to zero in target networks where the online networks' masks do.
 
     :param policy: of any algorithm
-    :param masks: of online parameters
+    :param masks: masks of online parameters
     """
     for online, target in networks_of(policy).targets().items():
         for mine, theirs in zip(online.parameters(), target.parameters(), strict=True):
@@ -121,7 +126,7 @@ def mask_targets(policy: BaseModel, masks: Masks) -> None:
 def alive_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, int]:
     """Return how many weights of each masked parameter are alive.
 
-    A mask that isn't kept any more, since training went on without it, doesn't count.
+    A mask that no longer holds, since training went on without it, is left out.
     """
     return {
         parameter: int(mask.sum())
@@ -131,12 +136,12 @@ def alive_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, int]:
 
 
 class MaskedSteps:
-    """Keep the masks of an optimizer through its steps, by hooks, while it lasts.
+    """Keep an optimizer's masks through its steps, by hooks, as long as ``lasts`` returns True.
 
-    Gradients of weights that are not alive are zero, so that they don't count where gradients are
-    clipped; but in a step after which connections change, ``regrow`` finds all of them.
+    Gradients of weights that are not alive are set to zero, so that clipping doesn't count them.
+    Only in a step after which connections change are they kept, for ``regrow`` to choose by.
 
-    :param optimizer: with masks
+    :param optimizer: an optimizer with masks
     :param is_due: says whether connections change after the step of that number, from 1
     :param regrow: called after such a step, before the masks are applied
     :param lasts: says whether the masks are still to be kept; :meth:`detach` ends it in any case
@@ -151,7 +156,7 @@ class MaskedSteps:
     ) -> None:
         self.optimizer, self._is_due, self._regrow = optimizer, is_due, regrow
         self.lasts = lasts
-        # Torch saves and copies an optimizer without its attributes.
+        # As an attribute, which torch neither saves nor copies with an optimizer.
         vars(optimizer)["masked_steps"] = self
         self._masks: dict[th.Tensor, th.Tensor] = {}
         self._recall(optimizer)
@@ -168,13 +173,13 @@ class MaskedSteps:
         return number
 
     def detach(self) -> None:
-        """Leave the optimizer alone; masks stay beside its parameters."""
+        """Remove the hooks; the masks stay in the optimizer's groups."""
         for handle in self._handles:
             handle.remove()
         vars(self.optimizer).pop("masked_steps", None)
 
     def _recall(self, optimizer: th.optim.Optimizer) -> None:
-        """Take the masks of what was loaded; where that has none, ours stay."""
+        """Take the masks of a loaded state; if it has none, keep the present ones."""
         found = masks_in(optimizer) or self._masks
         self._masks = {p: mask.to(p.device) for p, mask in found.items()}
         set_masks(optimizer, self._masks)

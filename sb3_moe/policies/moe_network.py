@@ -1,4 +1,4 @@
-"""Dense layers and mixtures of experts in a row: hidden layers, a head, or both.
+"""Dense layers and mixtures of experts in sequence: hidden layers, a head, or both.
 
 Shapes: B batch, F features = ``[x | one-hot(task)]``, X features of x, N tokens, D features of a
 token, A action dimensions, K tasks, O outputs.
@@ -25,7 +25,7 @@ class Layout:
     :param map_shape: (C, H, W) where x is a flattened feature map
     :param image_shape: (C, H, W) where x starts with an image that the network itself encodes
     :param encoder: name of the encoder for that image
-    :param tells_task: whether the one-hot is the task's id, and no belief in its place
+    :param tells_task: whether the one-hot is the true task id, and not a belief in its place
     """
 
     x_dim: int
@@ -43,18 +43,19 @@ class Layout:
 
 
 class MoENetwork(nn.Module):
-    """Run plain layers and mixtures one after another, with the task id where it belongs.
+    """Run plain layers and mixtures in sequence, and give the task id to those that see it.
 
     :param blocks: plain modules and mixtures of experts
     :param layout: what the input holds
     :param experts_see_task: whether the one-hot enters the first layer
     :param router_sees_task: whether the one-hot is part of every router's input
-    :param tokens: what the first block, a mixture, sees of a sample
+    :param tokens: how a sample becomes tokens for the first block, which is then a mixture
     :param map_shape: (C, H, W), for tokens that are parts of a feature map
-    :param encoder: encodes the image in x before all else; None where that is done already
+    :param encoder: encodes the image in x before all else; None: x is used as it is
     :param norms: modules before the first layer (CrossQ's BatchRenorm), over all that it sees
-    :param carry_task: hand the one-hot on behind the output, for a head that routes
-    :param task_embedding: what whoever sees the task sees in place of the one-hot
+    :param carry_task: append the one-hot to the output, for a head that routes
+    :param task_embedding: turns the one-hot into a learned vector, which experts and routers of
+        tokens see in its place
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class MoENetwork(nn.Module):
         self.map_shape = map_shape
         self.carry_task = carry_task
         self.task_embedding = task_embedding
-        # Then the first layer sees the features as they are, and nothing is to be copied.
+        # If the first layer sees the features as they are, nothing has to be copied.
         sees_all = experts_see_task or layout.num_tasks == 0
         parts = (encoder, self.norms, task_embedding)
         self._sees_all = sees_all and tokens == "sample" and all(each is None for each in parts)
@@ -91,9 +92,9 @@ class MoENetwork(nn.Module):
         """Return the network's output.
 
         :param features_BF: ``[x | one-hot]``
-        :param actions_BA: the actions that a critic judges. Where they carry a gradient it belongs
-            to the actor, and auxiliary losses are left out: they would leak into it
-        :return: (B, O), with the one-hot behind if ``carry_task``
+        :param actions_BA: the actions that a critic judges. If they carry a gradient, the actor
+            learns from this pass, and auxiliary losses are left out: they would change its gradient
+        :return: (B, O), with the one-hot appended if ``carry_task``
         """
         aux = actions_BA is None or not actions_BA.requires_grad
         num_tasks = self.layout.num_tasks
@@ -117,7 +118,7 @@ class MoENetwork(nn.Module):
     def _first_inputs(
         self, features_BF: th.Tensor, task_BK: th.Tensor | None, actions_BA: th.Tensor | None
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
-        """Return the first layer's input, its router's, and what later routers get behind x."""
+        """Return the first layer's input, its router's, and what later routers see besides x."""
         routed = task_BK if self.router_sees_task else None
         if self._sees_all and (self.router_sees_task or task_BK is None):
             x = append_to_each(features_BF, actions_BA)

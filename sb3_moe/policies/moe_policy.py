@@ -32,8 +32,9 @@ EXPERT_ADAMS: dict[type[th.optim.Optimizer], type[ExpertAdam]] = {
 class MoEPolicy(TeachesOptimizers):
     """A mixin that stands before one of SB3's policy classes and gives its networks experts.
 
-    Each of SB3's arguments keeps its meaning. Every option below may also be a dict from network to
-    value, as ``net_arch``: ``dict(pi=..., vf=...)``, or ``dict(pi=..., qf=...)`` off-policy.
+    Each of SB3's arguments keeps its meaning. Every option from ``placement`` to ``action_dims``
+    may also be a dict from network to value, like ``net_arch``: ``dict(pi=..., vf=...)``, or
+    ``dict(pi=..., qf=...)`` off-policy.
 
     :param observation_space: observation space
     :param action_space: action space
@@ -44,43 +45,48 @@ class MoEPolicy(TeachesOptimizers):
     :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"embedding"``,
         ``"predict"``, ``"uniform"``, ``"random"``, or a class of your own
     :param router_kwargs: the router's own options
-    :param num_experts: None: the number of tasks for ``"task"``, else 4
+    :param num_experts: how many experts; None: the number of tasks for ``"task"``, else 4
     :param top_k: experts per token; None: 1, or all of them for ``"predict"``
     :param renormalize: make the gates of the kept experts sum to 1
-    :param tokens: ``"sample"``, ``"conv"`` or ``"feature"``
+    :param tokens: what one token is: ``"sample"``, ``"conv"`` or ``"feature"``
     :param num_slots: slots per expert for the soft router; None: ceil(tokens / experts)
-    :param combine: ``"sum"`` or ``"orthogonal"``
-    :param expert: ``"mlp"``, ``"linear"``, ``"simba"``, or a class of your own
+    :param combine: how the experts' outputs are combined: ``"sum"`` or ``"orthogonal"``
+    :param expert: the kind of expert: ``"mlp"``, ``"linear"``, ``"simba"``, or a class of your own
     :param expert_kwargs: the expert's own options
-    :param expert_width: hidden width of an expert; None: as the dense layer it replaces
-    :param block: ``"mlp"``, ``"layer_norm"`` or ``"simba"``, of hidden layers without experts and
-        within them
-    :param head_router: ``"task"`` for a head for each task
+    :param expert_width: hidden width of an expert; None: that of the dense layer it replaces
+    :param block: what hidden layers consist of, both outside and inside experts: ``"mlp"``,
+        ``"layer_norm"`` or ``"simba"``
+    :param head_router: ``"task"``: a head for each task
     :param normalize_router: L2-normalize tokens and router weights
-    :param router_noise: noise on the router's scores, off-policy training only
+    :param router_noise: noise on the router's scores, in off-policy training only
     :param balance_coef: weight of the load-balance loss
     :param importance_coef: weight of the importance loss
     :param z_coef: weight of the router's z-loss
-    :param spectral_coef: size of the penalty on the experts' features; a number is the actor's
+    :param spectral_coef: size of the penalty on the experts' features; a single number applies to
+        the actor alone, or to ``qf`` where there is no actor
     :param bias_rate: step of loss-free balancing
-    :param freeze_idle: keep an expert as it is while its gradient is zero, as without a row; None:
-        where the task id picks it
+    :param freeze_idle: leave an expert unchanged in steps in which its gradient is zero, for
+        example because no row reached it; None: do so where the task id picks the expert
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
     :param task_embedding: width of a learned vector for each task in place of the one-hot
-    :param ent_coef_per_task: a temperature for each task, of SAC, TQC and CrossQ with
-        ``ent_coef=1.0``
-    :param task_gradients: how gradients of several tasks become one: None, they are added up, or
-        ``"pcgrad"``; a value is the actor's
-    :param match_scale: let experts start as strong as the dense layers they stand for
-    :param action_dims: how many dimensions each task's Box action has; the rest is left out
-    :param frozen_experts: numbers of experts that stay as they are while all else learns, by
+    :param ent_coef_per_task: learn an entropy temperature for each task (SAC, TQC and CrossQ, with
+        ``ent_coef=1.0``)
+    :param task_gradients: how the gradients of several tasks are combined: None (added up) or
+        ``"pcgrad"``; a single value applies to the actor alone, or to ``qf`` where there is no
+        actor
+    :param match_scale: scale the experts' initial weights so that their combined output starts as
+        large as that of the dense layers they replace
+    :param action_dims: how many dimensions each task's Box action has; the others are padding
+    :param frozen_experts: indices of experts that stay unchanged while everything else learns, by
         network (``"pi"``, ``"qf"`` for all critics, ``"qf0"``) or mixture (``"pi.all.1"``)
-    :param features_extractor_class: None: SB3's own where no experts need more, else
-        :class:`sb3_moe.policies.extractors.TaskExtractor`. One of your own tells a task id or a
-        feature map apart if it is a subclass of that
-    :param features_extractor_kwargs: its arguments
-    :param net_arch: hidden layers; None: SB3's default, or ``[512]`` behind an image encoder
+    :param features_extractor_class: None: SB3's default if all networks are dense and can use it,
+        else :class:`sb3_moe.policies.extractors.TaskExtractor` (with ``router="predict"`` its
+        subclass :class:`sb3_moe.policies.belief.BeliefExtractor`). A class of your own must be a
+        subclass of TaskExtractor to keep a task id or a feature map apart
+    :param features_extractor_kwargs: arguments of the features extractor
+    :param net_arch: widths of the hidden layers; None: SB3's default, or ``[512]`` behind an image
+        encoder
     :raises TypeError: if an option is unknown or has the wrong type
     :raises ValueError: if a value or a combination is not valid
     """
@@ -92,7 +98,7 @@ class MoEPolicy(TeachesOptimizers):
     _has_experts = False
     _acts_between_updates = False
     _belief: tuple[Belief, ...] = ()
-    # True at first: a file may hold a policy after an update, before `between_updates` ran.
+    # True at first: a policy may be saved after an update and before `between_updates` has run.
     _may_have_updated = True
 
     def __init__(
@@ -157,7 +163,7 @@ class MoEPolicy(TeachesOptimizers):
 
     @classmethod
     def dense_extractor(cls) -> type[BaseFeaturesExtractor]:
-        """Return the features extractor that SB3's policy behind ours takes if none is given."""
+        """Return the default features extractor of the SB3 policy behind this mixin."""
         inits = [vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each)]
         found = [signature(init).parameters.get("features_extractor_class") for init in inits]
         return next(p.default for p in found if p is not None and isinstance(p.default, type))
@@ -173,7 +179,7 @@ class MoEPolicy(TeachesOptimizers):
         kwargs, dense = dict(kwargs or {}), self.dense_extractor()
         encodes_images = dense is not FlattenExtractor
         if given is None:
-            # As SB3 tells its own extractors of images.
+            # SB3 adds this argument for its own image extractors.
             told = {"normalized_image": True} if normalized and encodes_images else {}
             given = self._default_extractor(space, kwargs | told)
         if self._networks_by_belief and not issubclass(given, BeliefExtractor):
@@ -201,7 +207,7 @@ class MoEPolicy(TeachesOptimizers):
                 f"{given.__name__}; to name an encoder use "
                 "features_extractor_kwargs=dict(encoder=...)"
             )
-        # What a policy for images was given is not to be flattened in silence.
+        # A policy for images must not flatten its observations silently.
         flattens = asked == "auto" and encoder == "flat"
         if flattens and dense is NatureCNN and issubclass(given, TaskExtractor | NatureCNN):
             raise ValueError(
@@ -222,11 +228,11 @@ class MoEPolicy(TeachesOptimizers):
         return dense if sb3s else TaskExtractor
 
     def _default_to_expert_adam(self, kwargs: dict[str, Any]) -> None:
-        """Let Adam and AdamW know the experts, where there are any."""
+        """Replace Adam and AdamW by ExpertAdam and ExpertAdamW if any network has experts."""
         optimizer = kwargs.get("optimizer_class", th.optim.Adam)
         if optimizer not in EXPERT_ADAMS or not any(each.is_moe for each in self.moe.values()):
             return
-        if kwargs.get("optimizer_kwargs") is None:  # then SB3 would ask which class it is
+        if kwargs.get("optimizer_kwargs") is None:  # SB3's defaults go by the original class
             kwargs["optimizer_kwargs"] = dict(self.optimizer_defaults.get(optimizer, {}))
         kwargs["optimizer_class"] = EXPERT_ADAMS[optimizer]
 
@@ -251,7 +257,7 @@ class MoEPolicy(TeachesOptimizers):
             )
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
-        """Build the features extractor, with the encoding left to the experts for ``"big"``."""
+        """Build the features extractor; for ``"big"`` it leaves the encoding to the experts."""
         if not issubclass(self.features_extractor_class, TaskExtractor):
             return super().make_features_extractor()
         kwargs = {**self.features_extractor_kwargs, "raw": self.raw_features}
@@ -262,21 +268,21 @@ class MoEPolicy(TeachesOptimizers):
                     kwargs["num_models"] = each.num_experts
         extractor = self.features_extractor_class(self.observation_space, **kwargs)
         if isinstance(extractor, BeliefExtractor):
-            self._belief = (extractor.belief,)  # not as a module: it is in the extractors
+            self._belief = (extractor.belief,)  # a tuple: only the extractors register the module
         return extractor
 
     @property
     def belief(self) -> Belief | None:
-        """What all networks believe of the task that is played, where something predicts it."""
+        """The belief about the task that all networks share; None without a BeliefExtractor."""
         return self._belief[0] if self._belief else None
 
     def follow_experts(
         self, origins: Sequence[Mapping[int, float]], shares: Sequence[Mapping[int, float]]
     ) -> None:
-        """Let the belief's models come and go with the experts.
+        """After experts joined or left, give the belief one model for each expert again.
 
-        :param origins: how much of which old expert each new one is
-        :param shares: which share of whose gates it takes over
+        :param origins: for each new expert, the weights of the old experts that it is made of
+        :param shares: for each new expert, the shares that it takes over of the old experts' gates
         :raises ValueError: as :meth:`check_followed`
         """
         self.check_followed()
@@ -290,7 +296,7 @@ class MoEPolicy(TeachesOptimizers):
                 module.follow_belief()
 
     def check_followed(self) -> None:
-        """Raise ValueError if experts can't join or leave, since a network sees the belief."""
+        """Raise ValueError if experts can't join or leave because a network sees the belief."""
         if 0 < len(self._networks_by_belief) < len(self.moe):
             raise ValueError(
                 "experts can join or leave only if all networks have `router`='predict': others "
@@ -302,7 +308,7 @@ class MoEPolicy(TeachesOptimizers):
         return [each for each in self.moe.values() if each.routes_by_belief]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        """Return what ``load`` needs, with our options and what SB3 itself forgets."""
+        """Return what ``load`` needs: also this package's options, and arguments SB3 omits."""
         data = super()._get_constructor_parameters() | self.moe_options
         if self.frozen_experts is not None:
             data["frozen_experts"] = self.frozen_experts
@@ -313,14 +319,14 @@ class MoEPolicy(TeachesOptimizers):
     # What routers do between two updates, such as loss-free balancing.
 
     def set_training_mode(self, mode: bool) -> None:
-        """Set the mode; where an algorithm ends its update with it, routers may change, once.
+        """Set the mode; the first False after an update lets routers change.
 
-        Every algorithm of SB3 says False before it collects what the next update learns from: the
-        one moment at which the choice of experts can change without the data of an update coming
-        from other experts than the update itself. ``predict`` says False too, and moves nothing.
+        Every algorithm of SB3 sets False before it collects the data of the next update. Only at
+        that moment can the choice of experts change without an update learning from data that was
+        collected with other experts. ``predict`` sets False too, but changes no router.
         """
         if self._in_predict and self._has_experts and _is_in_mode(self, mode):
-            return  # Experts are many modules: to set each anew takes a fifth of a single action.
+            return  # Setting the mode of all experts' modules takes a fifth of `predict`'s time.
         super().set_training_mode(mode)
         if mode and self._has_experts:
             self._teach_again()
@@ -337,7 +343,8 @@ class MoEPolicy(TeachesOptimizers):
     def obs_to_tensor(self, observation: Any) -> Any:
         """Turn observations into tensors as SB3's policy does.
 
-        :raises ValueError: if a key is missing, or a task id out of range: torch would name neither
+        :raises ValueError: if a key is missing, or a task id is out of range; torch's errors would
+            name neither
         """
         if isinstance(self.observation_space, gym.spaces.Dict):
             keys = [*self.observation_space.spaces]
@@ -355,7 +362,7 @@ class MoEPolicy(TeachesOptimizers):
         return super().obs_to_tensor(observation)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Choose actions as SB3's policy does, and leave the policy as it is."""
+        """Choose actions as SB3's policy does; routers don't change."""
         self._in_predict = True
         try:
             return super().predict(*args, **kwargs)  # type: ignore[misc]  # of the policy behind
@@ -366,7 +373,7 @@ class MoEPolicy(TeachesOptimizers):
 
     @staticmethod
     def layout(extractor: BaseFeaturesExtractor, action_dim: int = 0) -> Layout:
-        """Return what a network behind this extractor is given."""
+        """Return the layout of the input that a network behind this extractor gets."""
         if not isinstance(extractor, TaskExtractor):
             return Layout(x_dim=extractor.features_dim, action_dim=action_dim)
         return Layout(
@@ -380,7 +387,7 @@ class MoEPolicy(TeachesOptimizers):
         )
 
     def uses_sb3_network(self, network: str, layout: Layout) -> bool:
-        """Say whether SB3's own network serves as it is."""
+        """Say whether a network can be SB3's own, unchanged."""
         options = self.moe[network]
         is_sb3s = options.is_sb3s and not options.is_given("block")
         sees_task = options.experts_see_task or layout.num_tasks == 0
@@ -388,9 +395,9 @@ class MoEPolicy(TeachesOptimizers):
 
 
 def _is_in_mode(module: nn.Module, mode: bool) -> bool:
-    """Say whether a module and all within are in training mode, or all out of it."""
+    """Say whether a module and all modules in it are in a mode, True for training."""
     found = [module]
-    for each in found:  # It grows: a call for each would take longer than what is looked at.
+    for each in found:  # The list grows in this loop: a recursive call per module is slower.
         if each.training is not mode:
             return False
         found += [child for child in each._modules.values() if child is not None]
@@ -400,10 +407,10 @@ def _is_in_mode(module: nn.Module, mode: bool) -> bool:
 def _takes(
     extractor: type[BaseFeaturesExtractor], space: gym.Space[Any], kwargs: dict[str, Any]
 ) -> bool:
-    """Try SB3's extractor on a space, and leave the random numbers as they were.
+    """Say whether SB3's extractor can be built for a space; random numbers stay as they were.
 
-    SB3 takes only uint8 images in [0, 255] for images, of at least 36x36. Its flat extractor lets
-    itself be built for a Dict, and fails when it is given one.
+    SB3 treats only uint8 Boxes in [0, 255] as images, and these must have at least 36x36 pixels.
+    Its FlattenExtractor can be built for a Dict space, but fails on a Dict observation.
     """
     if isinstance(space, gym.spaces.Dict) and issubclass(extractor, FlattenExtractor):
         return False
@@ -416,7 +423,7 @@ def _takes(
 
 
 def _refuse_unknown(policy: type[MoEPolicy], kwargs: dict[str, Any]) -> None:
-    """Name a misspelt argument ourselves: SB3's class would be named in Python's own error."""
+    """Refuse unknown arguments here, since Python's own error would name SB3's class."""
     known = {name for each in policy.__mro__ for name in signature(each).parameters} | {*DEFAULTS}
     for name in [name for name in kwargs if name not in known]:
         hint = did_you_mean(name, known)

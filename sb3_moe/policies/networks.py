@@ -1,9 +1,9 @@
 """Find the networks of a policy: one class for each family of policies, SB3's own included.
 
-Nothing is built here: that is ``architect``'s work.
+Networks are built elsewhere, in ``architect``.
 
-Whoever measures, counts, treats or watches a policy asks ``networks_of(policy)`` and looks into no
-policy itself. A family of a user's own is entered with ``register_networks``.
+Code that measures, changes or watches a policy's networks gets them from ``networks_of(policy)``
+instead of reading the policy's attributes. A user's own family is added by ``register_networks``.
 
 Shapes: B batch, A choices of one kind or dimensions of an action, D components of a continuous
 action, Q quantiles.
@@ -33,8 +33,9 @@ class Decision(NamedTuple):
 
     :param kind: what the preferences are: probabilities, values of actions (Q), or the mean of a
         continuous action
-    :param preferences: (B, A) for each choice that makes up an action, or one (B, D)
-    :param values: (B,) by network
+    :param preferences: (B, A) for each choice that makes up an action, or one (B, D) for a
+        continuous action
+    :param values: the critics' values by network, (B,) each
     """
 
     kind: Kind
@@ -46,7 +47,7 @@ def of_distribution(found: Any, values: dict[str, th.Tensor]) -> Decision:
     """Read one of SB3's or sb3-contrib's action distributions.
 
     :param found: the distribution
-    :param values: (B,) by network
+    :param values: the critics' values by network, (B,) each
     """
     inner = getattr(found, "distribution", None)
     several = inner if isinstance(inner, list) else getattr(found, "distributions", None)
@@ -56,7 +57,7 @@ def of_distribution(found: Any, values: dict[str, th.Tensor]) -> Decision:
         return Decision("probability", tuple(each.probs for each in several), values)
     if isinstance(several[0], distributions.Bernoulli):
         yes_BD = several[0].probs
-        # As choices between no and yes.
+        # Each dimension becomes a choice between no and yes.
         pairs = tuple(th.stack([1 - yes_B, yes_B], -1) for yes_B in yes_BD.unbind(-1))
         return Decision("probability", pairs, values)
     return Decision("mean", (found.mode(),), values)
@@ -66,12 +67,12 @@ TARGET = "_target"
 
 
 def network_of(mixture: str) -> str:
-    """Return the network of a mixture, or of any part that is named after one: ``"qf0"``."""
+    """Return the network that the name of a mixture or part begins with, such as ``"qf0"``."""
     return mixture.partition(".")[0]
 
 
 def kind_of(mixture: str) -> str:
-    """Return what stands for a network in options: ``"qf"`` for each of several critics."""
+    """Return a network's name in options: ``"qf"`` for ``"qf0"``, ``"qf1"`` and their mixtures."""
     return network_of(mixture).rstrip(digits)
 
 
@@ -83,11 +84,11 @@ def uncompiled(module: Any) -> Any:
 class Network(NamedTuple):
     """One online network, from features to output.
 
-    :param network: its name: ``"pi"``, ``"vf"``, ``"qf"``, or ``"qf0"`` for the first critic
-    :param extractor: what it sees observations through
+    :param name: ``"pi"``, ``"vf"``, ``"qf"``, or ``"qf0"`` for the first critic
+    :param extractor: its features extractor
     :param hidden: its hidden layers, with the output layer where there are no ``heads``
-    :param heads: what reads the last hidden layer
-    :param memory: what reads the features before ``hidden`` does (an LSTM), if anything
+    :param heads: its output layers, if they are apart from the hidden layers
+    :param memory: the module between ``extractor`` and ``hidden`` (an LSTM), if there is one
     """
 
     name: str
@@ -100,13 +101,13 @@ class Network(NamedTuple):
 class Networks(ABC):
     """The networks of one policy; a subclass knows where its family of policies keeps them.
 
-    A subclass answers ``fits``, ``networks`` and ``decide``, and overrides what else is different
-    in its family.
+    A subclass defines ``fits``, ``networks`` and ``decide``, and overrides other methods where its
+    family differs.
 
-    :param policy: SB3's, or one like it
+    :param policy: a policy of SB3, or one with the same parts
     """
 
-    # Arguments of the constructor that are kept under another name, by path in the policy.
+    # The attribute paths of constructor arguments that the policy keeps under another name.
     kept_as: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, policy: BaseModel) -> None:
@@ -115,7 +116,7 @@ class Networks(ABC):
     @classmethod
     @abstractmethod
     def fits(cls, policy: BaseModel) -> bool:
-        """Say whether a policy is of this family, by what it has."""
+        """Say whether a policy belongs to this family, judged by its attributes."""
 
     @abstractmethod
     def networks(self) -> list[Network]:
@@ -123,9 +124,9 @@ class Networks(ABC):
 
     @abstractmethod
     def decide(self, obs: PyTorchObs, **masks: Any) -> Decision:
-        """Return what the policy thinks of its actions at the start of an episode.
+        """Return the policy's preferences and values at the start of an episode.
 
-        It runs every network once.
+        Every network runs once.
 
         :param obs: a batch of observations on the policy's device
         :param masks: ``action_masks`` where the policy takes them
@@ -134,12 +135,12 @@ class Networks(ABC):
     def step(
         self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
     ) -> tuple[Decision, Any]:
-        """Return what the policy thinks of its actions in any step, and its memory after it.
+        """Return the policy's preferences and values at any step, and its memory after the step.
 
         :param obs: a batch of observations on the policy's device
-        :param memory: what it returned in the step before; None at first
+        :param memory: the memory that this method returned for the previous step; None at first
         :param starts: 1 where an episode starts, (B,)
-        :param masks: as of :meth:`decide`
+        :param masks: as for :meth:`decide`
         """
         return self.decide(obs, **masks), None
 
@@ -147,15 +148,15 @@ class Networks(ABC):
         """Run every network once, at the start of an episode.
 
         :param obs: a batch of observations on the policy's device
-        :param actions: for critics of actions; None: the actor's most likely ones
+        :param actions: for critics that judge Box actions; None: the actor's most likely ones
         """
         self.decide(obs)
 
     def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
-        """Return one scalar of each network's output for every sample, (B,), with a graph.
+        """Return one differentiable scalar for each network and sample, (B,).
 
-        A critic's is its value; an actor's is the log-probability of the most likely action, or
-        the sum of the components of a continuous one.
+        A critic's is its value; an actor's is the log-probability of its most likely action, or
+        the sum of the components of a continuous action.
 
         :param obs: a batch of observations on the policy's device
         """
@@ -168,38 +169,42 @@ class Networks(ABC):
         return {"pi": th.stack(logs).sum(0), **decision.values}
 
     def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
-        """Return what the policy says of actions that were taken, (B,) each, with a graph.
+        """Return the policy's outputs for actions that were taken: differentiable, (B,) each.
 
-        The squared gradients of a sample, summed over the list, are its Fisher information: of the
-        log-probability where there is one, and of each critic's value of the action.
+        Each is the actions' log-probability, an output of a deterministic actor, or a critic's
+        value of the actions. The squared gradients of a sample, summed over this list, are its
+        Fisher information.
 
         :param obs: a batch of observations on the policy's device
         :param actions: as the algorithm keeps them in its buffer, on that device
-        :raises TypeError: if the family doesn't say
+        :raises TypeError: if the family does not define this method
         """
         raise TypeError(f"{type(self).__name__} doesn't say what its policies think of actions")
 
-    # Where things are.
+    # Where the networks' modules, parameters and targets are.
 
     def modules(self) -> dict[str, list[nn.Module]]:
         """Return each online network's modules, from features to output."""
         return {net.name: [net.hidden, *net.heads] for net in self.networks()}
 
     def extractors(self) -> dict[str, nn.Module]:
-        """Return the online features extractors: ``"features"``, and the critic's own if any."""
+        """Return the online features extractors: ``"features"``, and a critic's ``"vf_features"``.
+
+        A critic that shares the actor's has no entry.
+        """
         found = dict.fromkeys(net.extractor for net in self.networks())
         return dict(zip(("features", "vf_features"), found, strict=False))
 
     def memories(self) -> dict[str, nn.Module]:
-        """Return what stands between the features extractors and the networks."""
+        """Return the modules between the features extractors and the networks, such as LSTMs."""
         return {}
 
     def loose(self) -> dict[str, list[nn.Parameter]]:
-        """Return the parameters that lie in no layer, such as a Gaussian's ``log_std``, by part."""
+        """Return, by part, parameters outside of all layers, such as a Gaussian's ``log_std``."""
         return {name: [each] for name, each in self.policy.named_parameters(recurse=False)}
 
     def parts(self) -> dict[str, list[nn.Module | nn.Parameter]]:
-        """Return all that is online by name; every parameter is in exactly one part."""
+        """Return the online modules and loose parameters by part; no parameter is in two parts."""
         alone = self.extractors() | self.memories()
         parts: dict[str, list[Any]] = {name: [module] for name, module in alone.items()}
         parts |= self.modules()
@@ -210,7 +215,8 @@ class Networks(ABC):
     def owners(self) -> dict[nn.Module | nn.Parameter, str]:
         """Return the name of the part that each online module and parameter is in.
 
-        What a policy has beside its family's parts goes by its own name there.
+        A module or parameter outside of :meth:`parts` gets the name of the policy's child that
+        holds it.
         """
         held: list[Any] = [(name, each) for name, part in self.parts().items() for each in part]
         held += self.online().items()
@@ -227,13 +233,13 @@ class Networks(ABC):
         return {name: child for name, child in children if not name.endswith(TARGET)}
 
     def targets(self) -> dict[nn.Module, nn.Module]:
-        """Return the target network that follows each online one, if any follows it."""
+        """Return the target network of each online network that has one."""
         children = dict(self.policy.named_children())
         pairs = ((children[name], children.get(name + TARGET)) for name in self.online())
         return {online: target for online, target in pairs if target is not None}
 
     def follower(self, module: nn.Module) -> nn.Module | None:
-        """Return the module of a target network that follows an online one.
+        """Return the counterpart of an online module in its target network; None without one.
 
         :param module: an online network, or any module inside one
         """
@@ -244,10 +250,10 @@ class Networks(ABC):
         return None
 
     def squash(self) -> nn.Module | None:
-        """Return the activation, if any, that squashes the actor's output and is no hidden one."""
+        """Return the module that may squash the actor's output and is no hidden layer, if any."""
         return None
 
-    # How it learns, and is built.
+    # How the policy learns, and is built.
 
     def optimizers(self) -> dict[str, th.optim.Optimizer]:
         """Return the optimizer of each network; networks may share one."""
@@ -258,32 +264,32 @@ class Networks(ABC):
         return list(dict.fromkeys(self.optimizers().values()))
 
     def critic_optimizer(self) -> th.optim.Optimizer | None:
-        """Return the optimizer whose gradients another loss adds to after its step, if any."""
+        """Return the critics' optimizer if the actor's loss adds to their gradients, else None."""
         return None
 
     def constructor_arguments(self) -> dict[str, Any]:
         """Return what the policy was built with.
 
-        SB3's policies give back what ``load`` needs, but for a few arguments (whether features are
-        shared, the sizes of an LSTM), which stand in attributes.
+        SB3's policies return what ``load`` needs, except for a few arguments (whether features are
+        shared, the sizes of an LSTM). These are read from attributes.
         """
         given: dict[str, Any] = self.policy._get_constructor_parameters()
         for name in signature(type(self.policy)).parameters.keys() - given.keys():
-            # Another may be the class's own; whoever builds again checks whether it matters.
+            # A user's class may keep an argument in no attribute. Callers check what they build.
             with suppress(AttributeError):
                 given[name] = attrgetter(self.kept_as.get(name, name))(self.policy)
         return given
 
 
 class ActorCriticNetworks(Networks):
-    """The networks of PPO, A2C, TRPO and MaskablePPO: one optimizer learns all of them.
+    """The networks of PPO, A2C, TRPO and MaskablePPO, which share one optimizer.
 
     sb3-contrib's policy for MaskablePPO has the same parts and methods, but another base class.
     """
 
     @classmethod
     def fits(cls, policy: BaseModel) -> bool:
-        """Say whether there is a value network beside an actor, with hidden layers of each."""
+        """Say whether there are an actor and a value network, each with hidden layers."""
         hidden = getattr(policy, "mlp_extractor", None)
         return hasattr(policy, "value_net") and hasattr(hidden, "policy_net")
 
@@ -304,19 +310,19 @@ class ActorCriticNetworks(Networks):
     def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
         """Return the log-probability of the actions, at the start of an episode."""
         if isinstance(self.policy.action_space, spaces.Discrete):
-            actions = actions.long().flatten()  # buffers keep a column
+            actions = actions.long().flatten()  # buffers keep discrete actions as a column
         return [self._distribution(obs).log_prob(actions)]
 
     def _distribution(self, obs: PyTorchObs, **masks: Any) -> Any:
         return self.policy.get_distribution(obs, *self._memory(obs), **masks)
 
     def _memory(self, obs: PyTorchObs) -> tuple[Any, ...]:
-        """Return what the policy is given beside observations at the start of an episode."""
+        """Return the arguments that follow observations at the start of an episode: here none."""
         return ()
 
 
 class Memories(NamedTuple):
-    """The states of both LSTMs, named as sb3-contrib does."""
+    """The states of both LSTMs, with the field names of sb3-contrib's ``RNNStates``."""
 
     pi: Any
     vf: Any
@@ -336,10 +342,10 @@ class RecurrentNetworks(ActorCriticNetworks):
         return super().fits(policy) and hasattr(policy, "lstm_actor")
 
     def networks(self) -> list[Network]:
-        """Return actor and value network, each with what feeds it."""
+        """Return actor and value network, each with the module that feeds it."""
         actor, value = super().networks()
         lstm = self.policy.lstm_actor
-        # Without an LSTM of its own a critic has a linear layer, or shares the actor's.
+        # A critic without its own LSTM has a linear layer, or shares the actor's LSTM.
         of_value = self.policy.lstm_critic or self.policy.critic or lstm
         return [actor._replace(memory=lstm), value._replace(memory=of_value)]
 
@@ -352,7 +358,7 @@ class RecurrentNetworks(ActorCriticNetworks):
     def step(
         self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
     ) -> tuple[Decision, Any]:
-        """Return the actor's distribution and the value, and move both memories on."""
+        """Return the actor's distribution and the value, and the next states of both LSTMs."""
         fresh, _ = self._memory(obs)
         memory = memory or Memories(fresh, fresh)
         found, _ = self.policy.get_distribution(obs, memory.pi, starts)
@@ -360,11 +366,11 @@ class RecurrentNetworks(ActorCriticNetworks):
         return of_distribution(found, {"vf": values_B.flatten()}), after
 
     def _distribution(self, obs: PyTorchObs, **masks: Any) -> Any:
-        # The memory that comes with it is not needed.
+        # The LSTM's next state, which comes with the distribution, is not needed.
         return super()._distribution(obs)[0]
 
     def _memory(self, obs: PyTorchObs) -> tuple[Any, ...]:
-        """Return an LSTM's empty memory, and the sign that an episode starts."""
+        """Return an LSTM's initial state, and ones that tell it that an episode starts."""
         batch = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         layers, _, width = self.policy.lstm_hidden_state_shape
         zeros = th.zeros(layers, batch, width, device=self.policy.device)
@@ -390,28 +396,28 @@ class ActorWithCriticsNetworks(Networks):
 
     def _actor(self) -> Network:
         actor = self.policy.actor
-        # gSDE's log_std is one tensor.
+        # With gSDE, log_std is a parameter and no module.
         heads = tuple(h for h in (actor.mu, actor.log_std) if isinstance(h, nn.Module))
         return Network("pi", actor.features_extractor, actor.latent_pi, heads)
 
     def loose(self) -> dict[str, list[nn.Parameter]]:
-        """Return the actor's as the actor's network's."""
+        """Return the policy's own, and the actor's (gSDE's ``log_std``) as part ``"pi"``."""
         own = list(self.policy.actor.parameters(recurse=False))
         return super().loose() | ({"pi": own} if own else {})
 
     def squash(self) -> nn.Module | None:
-        """Return the last module of the actor's mean: TD3's is a tanh, and gSDE may clip it."""
+        """Return the last module of the actor's mean: TD3's is a tanh, gSDE's may be a clipping."""
         parts = self.policy.actor.mu.modules()
         return [part for part in parts if not isinstance(part, TaskEmbedding)][-1]
 
     def optimizers(self) -> dict[str, th.optim.Optimizer]:
-        """Return the actor's, and for each critic the one of all critics."""
+        """Return the actor's optimizer, and for each critic the one that all critics share."""
         actor, *critics = self.modules()
         of_critics = dict.fromkeys(critics, self.policy.critic.optimizer)
         return {actor: self.policy.actor.optimizer, **of_critics}
 
     def critic_optimizer(self) -> th.optim.Optimizer | None:
-        """Return the critics': the actor's loss goes through the critics after their own step."""
+        """Return the critics' optimizer: the actor's loss reaches the critics after its step."""
         optimizer: th.optim.Optimizer = self.policy.critic.optimizer
         return optimizer
 
@@ -422,7 +428,7 @@ class ActorWithCriticsNetworks(Networks):
 
     def _values(self, obs: PyTorchObs, actions_BA: th.Tensor) -> dict[str, th.Tensor]:
         q_values: Any = self.policy.critic(obs, actions_BA.detach())
-        # TQC's critic returns one tensor for all.
+        # TQC's critic returns the quantiles of all critics in one tensor.
         critics = q_values if isinstance(q_values, tuple) else q_values.unbind(1)
         return {f"qf{i}": values.flatten(1).mean(1) for i, values in enumerate(critics)}
 
@@ -438,7 +444,7 @@ class ActorWithCriticsNetworks(Networks):
     def _preference(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
         actor = self.policy.actor
         mean_BA, log_std, noise = actor.get_action_dist_params(obs)
-        # Where tasks have dimensions of their own, it depends on the observations.
+        # If tasks have their own action dimensions, the distribution depends on the observations.
         all_alike = getattr(actor, "task_dims", None) is None
         distribution = actor.action_dist if all_alike else actor.own_distribution(obs)
         found = distribution.proba_distribution(mean_BA, log_std, **noise)
@@ -450,26 +456,27 @@ class DeterministicActorNetworks(ActorWithCriticsNetworks):
 
     @classmethod
     def fits(cls, policy: BaseModel) -> bool:
-        """Say whether the actor's hidden layers and head are one."""
+        """Say whether the actor's hidden layers and head are one module."""
         return super().fits(policy) and not hasattr(policy.actor, "latent_pi")
 
     def _actor(self) -> Network:
         return Network("pi", self.policy.actor.features_extractor, self.policy.actor.mu)
 
     def _preference(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
-        # Without probabilities: as if they were Gaussian, of width 1.
+        # There is no log-probability. The squared gradients of these outputs are the Fisher
+        # information of a Gaussian around them, of standard deviation 1.
         return list(self.policy.actor(obs).unbind(-1))
 
 
 class QNetworks(Networks):
     """The network of DQN: a single network, ``"qf"``."""
 
-    # What the policy calls its network, and the network its layers.
+    # The attribute that holds the network in the policy, and the layers in the network.
     name = "q_net"
 
     @classmethod
     def fits(cls, policy: BaseModel) -> bool:
-        """Say whether there is such a network."""
+        """Say whether the policy has a network under this family's ``name``."""
         return hasattr(policy, cls.name)
 
     def networks(self) -> list[Network]:
@@ -478,7 +485,7 @@ class QNetworks(Networks):
         return [Network("qf", net.features_extractor, getattr(net, self.name))]
 
     def decide(self, obs: PyTorchObs, **masks: Any) -> Decision:
-        """Return the value of each action, and of the best."""
+        """Return the value of each action, and the value of the best action."""
         values_BA = self.values(obs)
         return Decision("value", (values_BA,), {"qf": values_BA.max(dim=1).values})
 
@@ -505,7 +512,7 @@ class QuantileNetworks(QNetworks):
 
 N = TypeVar("N", bound=type[Networks])
 
-# The first that fits is taken.
+# `networks_of` takes the first that fits.
 FAMILIES: list[type[Networks]] = [
     RecurrentNetworks,
     ActorCriticNetworks,
@@ -517,14 +524,14 @@ FAMILIES: list[type[Networks]] = [
 
 
 def networks_of(policy: BaseModel) -> Networks:
-    """Return what knows where a policy keeps its networks.
+    """Return the :class:`Networks` of a policy, of the first family that fits.
 
     >>> from stable_baselines3 import DQN
     >>> networks = networks_of(DQN("MlpPolicy", "CartPole-v1").policy)
     >>> list(networks.modules()), list(networks.optimizers())
     (['qf'], ['qf'])
 
-    :param policy: of any algorithm of SB3 or sb3-contrib, ours or a dense one
+    :param policy: of any algorithm of SB3 or sb3-contrib, with experts or without
     :raises TypeError: if no family fits
     """
     for family in FAMILIES:
@@ -538,7 +545,7 @@ def networks_of(policy: BaseModel) -> Networks:
 
 
 def register_networks(family: N) -> N:
-    """Add a family of policies, which is asked before those there are; works as a decorator.
+    """Add a family of policies, which is tried before all others; works as a decorator.
 
     :param family: a subclass of :class:`sb3_moe.policies.networks.Networks`
     """

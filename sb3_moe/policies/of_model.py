@@ -14,7 +14,7 @@ from sb3_moe.policies.moe_policy import MoEPolicy
 
 
 def model_of_sb3(value: object) -> None:
-    """Raise TypeError unless a value is an SB3 model, such as the name of a model's file."""
+    """Raise TypeError unless a value is an SB3 model; the name of a model's file is none."""
     if not isinstance(value, BaseAlgorithm):
         if isinstance(value, str | Path):
             got = f"{str(value)!r}: open a file by sb3_moe.load first"
@@ -58,7 +58,7 @@ def routing(
     :param model: an SB3 model, or the policy of one
     :param obs: as the environment gives them, with or without a batch axis
     :param actions: for critics of Box actions, likewise; None: the actor's own
-    :return: by network and place, such as ``"pi.middle"``
+    :return: the routing by network and place, such as ``"pi.middle"``
     :raises TypeError: if the policy is not one of this package's, or observations are a tuple
     """
     if isinstance(obs, tuple):

@@ -26,7 +26,7 @@ from sb3_moe.policies.task_gradients import TaskGradients
 from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
 
 HEAD_GAIN = {"pi": 0.01, "vf": 1.0}
-# Where SB3 keeps hidden layers and heads.
+# The attributes in which SB3 keeps hidden layers (in `mlp_extractor`) and heads (in the policy).
 HIDDEN = {"pi": "policy_net", "vf": "value_net"}
 HEADS = {"pi": "action_net", "vf": "value_net"}
 
@@ -34,7 +34,7 @@ HEADS = {"pi": "action_net", "vf": "value_net"}
 if TYPE_CHECKING:
 
     class _Policy(MoEPolicy, ActorCriticPolicy):
-        """What stands behind the mixin, or sb3-contrib's counterpart of it."""
+        """For type checkers: SB3's policy, or sb3-contrib's counterpart, is behind the mixin."""
 
 else:
     _Policy = MoEPolicy
@@ -43,13 +43,13 @@ else:
 class MoEActorCritic(_Policy):
     """Give an actor-critic policy's ``mlp_extractor`` and heads experts.
 
-    :param args: as of :class:`~sb3_moe.policies.moe_policy.MoEPolicy`
+    :param args: as for :class:`~sb3_moe.policies.moe_policy.MoEPolicy`
     :param popart: let the critic, which needs a head for each task, learn values that are
-        normalized for each; :class:`~sb3_moe.callbacks.PopArtCallback` does the rest
-    :param kwargs: as of MoEPolicy
+        normalized for each task; this needs :class:`~sb3_moe.callbacks.PopArtCallback`
+    :param kwargs: as for MoEPolicy
     """
 
-    # As SB3's policy sets it.
+    # The same as SB3's policy sets for Adam.
     optimizer_defaults: ClassVar[dict[Any, Any]] = {th.optim.Adam: {"eps": 1e-5}}
     task_dims: TaskActionDims | None
     _has_BA: th.Tensor | None = None
@@ -70,7 +70,7 @@ class MoEActorCritic(_Policy):
             self.popart = PopArt(task_ids, critic[-1] if critic else None).to(self.device)
 
     def _build_mlp_extractor(self) -> None:
-        """Build SB3's networks and turn them into networks, before the heads are built on them."""
+        """Build SB3's hidden layers and put experts into them, before SB3 builds the heads."""
         super()._build_mlp_extractor()
         self._architects = self._make_architects()
         for network, architect in self._architects.items():
@@ -81,7 +81,7 @@ class MoEActorCritic(_Policy):
 
     @staticmethod
     def init_weights(module: nn.Module, gain: float = 1.0) -> None:
-        """Initialize a layer as SB3 does, unless a router of the user's own starts with it."""
+        """Initialize a layer as SB3 does, except in a user's router, which initializes itself."""
         if not getattr(module, "keeps_start", False):
             ActorCriticPolicy.init_weights(module, gain)
 
@@ -105,7 +105,7 @@ class MoEActorCritic(_Policy):
         return Architect(self.moe[network], layout, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        """Build as SB3 does, then the heads with experts, then the optimizer over all of it."""
+        """Build as SB3 does, then the heads with experts, then the optimizer of all parameters."""
         if any(options.is_moe for options in self.moe.values()):
             self.action_dist: Any = plain(self.action_dist)
         super()._build(lr_schedule)
@@ -114,7 +114,7 @@ class MoEActorCritic(_Policy):
         for network, architect in self._architects.items():
             name = HEADS[network]
             setattr(self, name, architect.head(getattr(self, name)))
-            # Only now: SB3 has initialized what it visits.
+            # Only now that SB3 has initialized its layers: the scale depends on their outputs.
             architect.match(getattr(self.mlp_extractor, HIDDEN[network]), getattr(self, name))
         if self._architects:
             self.optimizer = self.optimizer_class(
@@ -125,16 +125,16 @@ class MoEActorCritic(_Policy):
         del self._architects
 
     def extract_features(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
-        """Extract features as SB3's policy does, and remember which dimensions tasks have.
+        """Extract features as SB3's policy does, and remember each task's own action dimensions.
 
-        SB3 doesn't hand the observations on to where it makes the distribution of their actions.
+        SB3 doesn't pass observations on to ``_get_action_dist_from_latent``, which needs these.
         """
         if self.task_dims is not None:
             self._has_BA = self.task_dims(obs)
         return super().extract_features(obs, *args, **kwargs)
 
     def forward(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
-        """Choose actions as SB3's policy does; values are in rewards."""
+        """Choose actions as SB3's policy does; values are on the scale of the rewards."""
         found = super().forward(obs, *args, **kwargs)  # type: ignore[arg-type]  # SB3's says less
         if self.popart is None:
             return found
@@ -143,14 +143,14 @@ class MoEActorCritic(_Policy):
         return actions, self.popart.values(outputs, obs), *rest
 
     def predict_values(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> th.Tensor:
-        """Return the values, in rewards, (B, 1)."""
+        """Return the values, on the scale of the rewards, (B, 1)."""
         outputs = super().predict_values(obs, *args, **kwargs)
         return outputs if self.popart is None else self.popart.values(outputs, obs)
 
     def evaluate_actions(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate as SB3's policy does; with ``popart`` values are the critic's own outputs.
+        """Evaluate as SB3's policy does; with ``popart``, return the critic's normalized values.
 
-        :raises RuntimeError: if nobody has normalized the latest rollout's returns for ``popart``
+        :raises RuntimeError: with ``popart``, if no PopArtCallback has processed the latest rollout
         """
         if self.popart is not None and not self.popart.has_followed:
             raise RuntimeError(
@@ -169,7 +169,7 @@ class MoEActorCritic(_Policy):
         return super()._get_constructor_parameters() | {"popart": self.popart is not None}
 
     def get_distribution(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
-        """Return SB3's distribution, over each task's own dimensions."""
+        """Return SB3's distribution, with ``action_dims`` over each task's own dimensions."""
         if self.task_dims is not None:  # SB3's method calls its own `extract_features`, not ours
             self._has_BA = self.task_dims(obs)
         return super().get_distribution(obs, *args, **kwargs)

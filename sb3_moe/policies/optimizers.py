@@ -16,16 +16,16 @@ from sb3_moe.layers.shares import Share
 
 #: The entry of an optimizer's first group that says which parameters hold experts.
 EXPERTS = "experts"
-#: What Adam keeps of a parameter's gradients; the last only with ``amsgrad``.
+#: The tensors in Adam's state of a parameter; the last only with ``amsgrad``.
 AVERAGES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 class ExpertLayer(NamedTuple):
-    """What an optimizer is told of a layer of experts.
+    """What an optimizer knows of a layer of experts.
 
-    :param shares: the tensors that its experts hold, and whose they are
-    :param freeze_idle: whether an expert stays as it is in a step in which it is idle
-    :param frozen: numbers of experts that stay as they are in every step
+    :param shares: the tensors that its experts hold, each with its owners
+    :param freeze_idle: whether an expert stays unchanged in a step in which it is idle
+    :param frozen: indices of experts that stay unchanged in every step
     """
 
     shares: Sequence[Share]
@@ -34,20 +34,21 @@ class ExpertLayer(NamedTuple):
 
 
 class ExpertAdam(th.optim.Adam):
-    """Adam in which every expert has its own count of steps, and some experts stay as they are.
+    """Adam in which every expert has its own count of steps, and some experts stay unchanged.
 
-    An expert is idle in a step if the gradient of all that it has in its layer is zero (its norm
-    is, so that no entry is above 1e-22). An expert that stays keeps its weights, averages and count
-    bit for bit. All others get the step that a fused Adam of their own would make. In the state of
-    a parameter that several experts hold, ``step`` has an entry for each of them.
+    An expert is idle in a step if the gradients of all its tensors in its layer have norm zero,
+    which means no entry above 1e-22. An expert that is frozen, or idle in a layer with
+    ``freeze_idle``, keeps its weights, averages and count bit for bit. All others get the step that
+    a fused Adam of their own would make. In the state of a parameter that several experts hold,
+    ``step`` has an entry for each of them.
 
-    Where idle experts are held, each step reads once from the device which experts were active. On
-    a GPU that waits for the backward pass.
+    With ``freeze_idle``, each step reads once from the device which experts were active. On a GPU
+    this read waits for the backward pass.
 
-    :param params: as torch's
+    :param params: as for torch's Adam
     :param lr: learning rate
-    :param settings: of torch's Adam; the step is always the fused one, so ``fused`` and ``foreach``
-        make no difference
+    :param settings: other arguments of torch's Adam; the step is always the fused one, so ``fused``
+        and ``foreach`` make no difference
     """
 
     _one_by_one: dict[th.Tensor, OneByOne]
@@ -57,9 +58,9 @@ class ExpertAdam(th.optim.Adam):
         self._one_by_one = {}
 
     def set_experts(self, layers: Iterable[ExpertLayer]) -> None:
-        """Say where the experts are, and which of them stay as they are, from now on.
+        """Set where the experts are, and which of them stay unchanged from now on.
 
-        The parameter groups keep it as plain numbers, so that copies and pickles know it too.
+        The first parameter group keeps this as plain numbers, so that copies and pickles have it.
         """
         numbers = {parameter: i for i, parameter in enumerate(self._parameters())}
         self.param_groups[0][EXPERTS] = [
@@ -73,19 +74,19 @@ class ExpertAdam(th.optim.Adam):
         self._one_by_one = {}
 
     def frozen_while_idle(self) -> dict[th.Tensor, int]:
-        """Return the parameters of experts that stay while they are idle: how many hold each."""
+        """Return the parameters of experts that are frozen while idle: how many hold each."""
         parameters, layers = self._parameters(), self.param_groups[0].get(EXPERTS, ())
         held = [share for layer in layers if layer["freeze_idle"] for share in layer["shares"]]
         return {parameters[i]: n for i, _, n in held}
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """Take a state; which experts stay as they are is this optimizer's own to know."""
+        """Load a state, except for its experts: this optimizer keeps what ``set_experts`` set."""
         own = self.param_groups[0].get(EXPERTS, [])
         super().load_state_dict(state_dict)
         self.param_groups[0][EXPERTS] = own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a state, or what a copy or a pickle holds."""
+        """Restore a loaded, copied or pickled state, and drop the views of the old tensors."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
         self._one_by_one = {}
 
@@ -105,7 +106,7 @@ class ExpertAdam(th.optim.Adam):
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def _moves(self) -> dict[th.Tensor, Moves]:
-        """Return which experts take the step, for each parameter that holds some."""
+        """Return, for each parameter that experts hold, which of these take the step."""
         parameters, layers = self._parameters(), self.param_groups[0].get(EXPERTS, ())
         active_ones = iter(_active(parameters, [each for each in layers if each["freeze_idle"]]))
         found = {}
@@ -127,7 +128,7 @@ class ExpertAdam(th.optim.Adam):
     def _step_group(self, group: dict[str, Any], moves: dict[th.Tensor, Moves]) -> None:
         averages = AVERAGES[: 3 if group["amsgrad"] else 2]
         columns: list[list[th.Tensor]] = [[] for _ in range(3 + len(averages))]
-        counts: list[th.Tensor] = []  # that grow by 1 as a whole
+        counts: list[th.Tensor] = []  # that grow by 1 in every entry
         for parameter in group["params"]:
             own = moves.get(parameter, WHOLE)
             if parameter.grad is None or not own.numbers:
@@ -173,8 +174,8 @@ class Moves(NamedTuple):
     """Which experts of a parameter take a step.
 
     :param num_experts: n
-    :param numbers: of those that do
-    :param by: what is added to the counts of all n; None: 1
+    :param numbers: indices of the experts that take it
+    :param by: what is added to the step counts of all n; None: 1 for each
     """
 
     num_experts: int
@@ -188,28 +189,29 @@ WHOLE = Moves(1, (0,), None)
 class OneByOne:
     """A parameter's count of steps, the parameter and its averages, expert by expert.
 
-    To make these views takes longer than a step does, so they are kept from step to step.
+    Making these views takes longer than a step does, so they are kept from step to step.
 
-    :param tensors: with n counts at first
+    :param tensors: the n counts, the parameter, and its averages
     """
 
     def __init__(self, tensors: Sequence[th.Tensor]) -> None:
         self._tensors = tensors
         self._storages = [each.untyped_storage() for each in tensors]
-        # Counted on here without a look at the device: they matter only where they differ.
+        # A copy on the host, so that steps need not read the device. Only differences between
+        # counts matter here, so steps that all experts take together are not counted.
         self._counts: list[float] = tensors[0].tolist()
         self._views = [each.unflatten(0, (len(self._counts), -1)).unbind() for each in tensors]
         self._are_alike = len(set(self._counts)) == 1
 
     def is_of(self, tensors: Sequence[th.Tensor]) -> bool:
-        """Say whether it is of the memory that these tensors have now."""
+        """Say whether the views are of the memory that these tensors have now."""
         return all(map(is_, map(th.Tensor.untyped_storage, tensors), self._storages))
 
     def rows(self, grad: th.Tensor, numbers: Sequence[int]) -> list[list[th.Tensor]]:
-        """Return what takes a step, and the gradients: whole, or expert by expert.
+        """Return the tensors that take a step, and the gradients: whole, or expert by expert.
 
-        :param grad: the parameter's
-        :param numbers: of the experts that take the step
+        :param grad: the parameter's gradient
+        :param numbers: indices of the experts that take the step
         """
         if len(numbers) == len(self._counts) and self._are_alike:
             return [[self._views[0][0]], *([each] for each in self._tensors[1:]), [grad]]
@@ -221,7 +223,7 @@ class OneByOne:
 
 
 def _active(parameters: Sequence[th.Tensor], layers: Sequence[dict[str, Any]]) -> list[set[int]]:
-    """Return the experts of each layer that have a gradient; the device is read once for all."""
+    """Return each layer's experts with a nonzero gradient; the device is read once for all."""
     norms, owners = [], []
     for number, layer in enumerate(layers):
         places: dict[tuple[int, int], list[th.Tensor]] = {}
@@ -233,7 +235,7 @@ def _active(parameters: Sequence[th.Tensor], layers: Sequence[dict[str, Any]]) -
             norms.append(th.stack(norms_of_place).amax(0))
             owners += [(number, first + k) for k in range(n)]
     values = th.cat(norms).tolist() if norms else []
-    # Not "> 0": what is not a number is no reason to stay.
+    # Not "> 0": an expert whose gradient is NaN counts as active.
     active = {owner for owner, value in zip(owners, values, strict=True) if value != 0.0}
     return [{k for owner, k in active if owner == number} for number in range(len(layers))]
 
@@ -261,8 +263,8 @@ def _fused_step(group: dict[str, Any], counts: list[th.Tensor], *columns: list[t
 class FrozenGradient:
     """Keep the gradient of frozen experts in a tensor zero, so that clipping doesn't count it.
 
-    TRPO moves the actor beside its optimizer, in a direction that begins as noise. Frozen experts
-    are put back in the optimizer's next step, the critic's.
+    TRPO moves the actor without the optimizer, in a direction that its solver starts from noise:
+    this moves frozen experts too. They are put back before the optimizer's next step, the critic's.
 
     :param parameter: the tensor
     :param num_experts: how many experts hold it
@@ -282,14 +284,14 @@ class FrozenGradient:
         """Return a gradient with zeros for frozen experts, whatever stood there."""
         if not FrozenGradient.masking:
             return grad
-        if th.is_grad_enabled():  # TRPO asks for a graph
+        if th.is_grad_enabled():  # only TRPO makes a graph of gradients
             self._before = self._by_expert(self._parameter)[self._rows]
         masked_nr = grad.reshape(self._num_experts, -1).clone()
         masked_nr[self._rows] = 0.0
         return masked_nr.view_as(grad)
 
     def put_back(self, *args: Any) -> None:
-        """Undo what was done to frozen experts beside the optimizer."""
+        """Undo changes to frozen experts that were made without the optimizer."""
         if self._before is not None:
             self._by_expert(self._parameter)[self._rows] = self._before
             self._before = None
@@ -297,7 +299,7 @@ class FrozenGradient:
 
 @contextmanager
 def unmasked() -> Iterator[None]:
-    """Let gradients reach frozen experts, for one who looks at them and moves nothing."""
+    """Let gradients reach frozen experts, for code that reads gradients but moves no weights."""
     before, FrozenGradient.masking = FrozenGradient.masking, False
     try:
         yield

@@ -21,11 +21,11 @@ __all__ = ["MoEOptions"]
 DEFAULT_NUM_EXPERTS = 4
 #: More experts than this are surely a slip, and would take minutes to build.
 MOST_EXPERTS = 4096
-# Options that are a router's own, as it calls them itself.
+# Options that go to the router, whose own options have the same names.
 OF_ROUTERS = ("top_k", "num_slots", "normalize_router", "renormalize", "router_noise", "bias_rate")
-# Options that ask for an auxiliary loss.
+# Options that weigh an auxiliary loss, and that loss's name in a router's `losses`.
 LOSS_OF = {"balance_coef": "balance", "importance_coef": "importance", "z_coef": "z"}
-# What values may be, where an option has one.
+# The values that an option may have.
 CHOICES: dict[str, Sequence[Any]] = {
     "tokens": TOKENS,
     "task_input": ("both", "router", "experts", "none"),
@@ -45,65 +45,71 @@ TYPES: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MoEOptions:
-    """What one network is to be.
+    """The options of one network.
 
     :param placement: where the experts sit: ``"none"``, ``"middle"`` (the last hidden layer),
         ``"final"`` (the head), ``"all"`` (each hidden layer and the head), ``"body"`` (each expert
-        all hidden layers) or ``"big"`` (each expert a whole network, encoder and head included);
-        or a :class:`~sb3_moe.policies.placements.Placement`
+        holds all hidden layers) or ``"big"`` (each expert is a whole network, encoder and head
+        included); or a :class:`~sb3_moe.policies.placements.Placement`
     :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"`` (the task id picks the
         expert), ``"embedding"`` (a learned weight of each expert for each task), ``"predict"`` (how
         well an expert's model predicts the last steps, see
         :class:`~sb3_moe.policies.belief.BeliefExtractor`), or a control: ``"uniform"`` (every
-        gate 1/E), ``"random"`` (frozen weights); or a
-        :class:`~sb3_moe.layers.MoELayer`, itself or as ``"package.module:Class"``
-    :param router_kwargs: its own options, ``dict(hidden=[64])`` among them for hidden layers of a
-        router with scores
-    :param num_experts: None: the number of tasks for ``"task"``, else 4
-    :param top_k: experts per token, with the gates of a softmax over all; None: the router's own
-        default, 1 or, for ``"predict"``, all of them
-    :param renormalize: make the gates of the experts that were kept sum to 1, for ``"top_k"``
-    :param tokens: ``"sample"`` (one token), ``"conv"`` (one per position of the feature map) or
-        ``"feature"`` (one per channel)
+        gate 1/E), ``"random"`` (frozen weights); or a subclass of
+        :class:`~sb3_moe.layers.MoELayer`, as a class or as ``"package.module:Class"``
+    :param router_kwargs: the router's own options, such as ``dict(hidden=[64])`` for hidden layers
+        in a router that scores tokens
+    :param num_experts: how many experts; None: the number of tasks for ``"task"``, else 4
+    :param top_k: experts per token, with their gates from a softmax over all experts (for
+        ``"predict"``, made to sum to 1); None: the router's own default, 1 or, for ``"predict"``,
+        all of them
+    :param renormalize: make the gates of the kept experts sum to 1, for ``"top_k"``
+    :param tokens: what one token is: ``"sample"`` (all features), ``"conv"`` (a position of the
+        feature map) or ``"feature"`` (a channel of it)
     :param num_slots: slots per expert for ``"soft"``; None: ceil(tokens / experts)
-    :param combine: ``"sum"``, or ``"orthogonal"``: each row's outputs of all experts are made
-        orthonormal by Gram-Schmidt before they are summed
-    :param expert: what stands in one expert for a hidden layer: ``"mlp"`` (two linear layers),
-        ``"linear"`` (one), ``"simba"`` (SimBa's blocks), or a module's class, itself or as
+    :param combine: how the experts' outputs are combined: ``"sum"``, or ``"orthogonal"``: each
+        row's outputs of all experts are made orthonormal by Gram-Schmidt before they are summed
+    :param expert: what an expert has in place of a hidden layer: ``"mlp"`` (two linear layers),
+        ``"linear"`` (one), ``"simba"`` (SimBa's blocks), or a module class, itself or as
         ``"package.module:Class"``, that takes (in_features, width, out_features, activation)
-    :param expert_kwargs: its own options
-    :param expert_width: hidden width of an expert; None: as the dense layer it replaces
-    :param block: what a hidden layer is that isn't replaced by experts, or is part of one:
-        ``"mlp"`` (a linear layer and its activation), ``"layer_norm"`` (with a normalization
-        between both) or ``"simba"``
-    :param head_router: ``"task"``: a head for each task, with any placement whose experts hold none
+    :param expert_kwargs: the expert's own options
+    :param expert_width: hidden width of an expert; None: that of the dense layer it replaces
+    :param block: what hidden layers consist of that are not replaced by experts, or that are part
+        of an expert: ``"mlp"`` (a linear layer and its activation), ``"layer_norm"`` (with a
+        normalization between the two) or ``"simba"``
+    :param head_router: ``"task"``: a head for each task, with any placement whose experts hold no
+        head
     :param normalize_router: L2-normalize tokens and router weights, with one learned scale
-    :param router_noise: standard deviation of noise on the scores, off-policy training only
+    :param router_noise: standard deviation of noise on the router's scores, in off-policy training
+        only
     :param balance_coef: weight of the load-balance loss
     :param importance_coef: weight of the importance loss
     :param z_coef: weight of the router's z-loss
     :param spectral_coef: size of the penalty on the features of the experts' last hidden layers
-        (SPHERE, arXiv 2605.04712): the norm of its gradient over the network as a share of that of
-        the loss's; a number is the actor's, or of ``qf`` where there is none
+        (SPHERE, arXiv 2605.04712): the norm of the penalty's gradient, over the network, as a share
+        of the norm of the loss's; a single number applies to the actor alone, or to ``qf`` where
+        there is no actor
     :param bias_rate: step of loss-free balancing
-    :param freeze_idle: keep weights and optimizer state of an expert as they are in a step in which
-        its gradient is zero, as it is without a row; None: where the task id picks the expert, if
-        the optimizer is Adam or AdamW. Else idle experts still move by momentum
+    :param freeze_idle: leave an expert's weights and optimizer state unchanged in steps in which
+        its gradient is zero, for example because no row reached it; None: do so where the task id
+        picks the expert, if the optimizer is Adam or AdamW. Otherwise idle experts still move by
+        momentum
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"`` or
-        ``"none"``; dense networks count as experts. With experts, another than ``"both"`` needs a
-        task id, and a router of a kind that can be shown it, or spared it. ``head_router`` goes by
-        the id whoever else sees it
-    :param task_embedding: width of a learned vector for each task, which whoever sees the one-hot
-        sees in its place; what goes by the task alone still has the one-hot
-    :param ent_coef_per_task: an entropy temperature for each task, of SAC, TQC and CrossQ with
-        ``ent_coef=1.0``; a value is the actor's
-    :param task_gradients: how gradients of several tasks become one: None, they are added up, or
-        one of ``sb3_moe.policies.task_gradients.COMBINATIONS``: ``"pcgrad"``; a value is the
-        actor's, or of ``qf`` where there is none
-    :param match_scale: scale the experts' initial weights so that each layer of experts starts as
-        strong as the dense layer it stands for
-    :param action_dims: how many dimensions each task's Box action has, where they are padded to one
-        space: what a task lacks is 0, and has no part in log-probability, entropy and critics
+        ``"none"``; dense networks count as experts. With experts, values other than ``"both"`` need
+        a task id. A router that goes by the task needs ``"both"`` or ``"router"``, and
+        ``"predict"`` needs ``"both"``. ``head_router`` gets the id in any case
+    :param task_embedding: width of a learned vector for each task, which experts and routers see in
+        place of the one-hot; a router that goes by the task alone still gets the one-hot
+    :param ent_coef_per_task: learn an entropy temperature for each task (SAC, TQC and CrossQ, with
+        ``ent_coef=1.0``); a single value applies to the actor alone
+    :param task_gradients: how the gradients of several tasks are combined: None (added up), or one
+        of ``sb3_moe.policies.task_gradients.COMBINATIONS``: ``"pcgrad"``; a single value applies to
+        the actor alone, or to ``qf`` where there is no actor
+    :param match_scale: scale the experts' initial weights so that the output of each layer of
+        experts starts as large as that of the dense layers it replaces
+    :param action_dims: how many dimensions each task's Box action has, where actions are padded to
+        one space: the other dimensions are 0, and have no part in log-probability and entropy, and
+        no effect on critics
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value or a combination is not valid
     """
@@ -138,7 +144,7 @@ class MoEOptions:
     action_dims: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        # First what may be imported: a module may register a placement beside its router.
+        # Find the classes first: this may import a module that registers the placement, too.
         _ = self.router_class, self.expert_class, self.place
         for name, allowed in CHOICES.items():
             one_of(name, getattr(self, name), allowed)
@@ -159,7 +165,7 @@ class MoEOptions:
         """
         return bool(getattr(self, name) != DEFAULTS[name])
 
-    # What the names mean.
+    # What the options mean.
 
     @property
     def place(self) -> Placement:
@@ -168,24 +174,24 @@ class MoEOptions:
 
     @property
     def router_class(self) -> type[MoELayer]:
-        """What routes."""
+        """The class of the router."""
         return ROUTERS.find(self.router)
 
     @property
     def router_options(self) -> dict[str, Any]:
-        """The router's own options: its defaults, and what is given."""
+        """The router's own options: its defaults, replaced by what was given."""
         given = {name: getattr(self, name) for name in OF_ROUTERS if self.is_given(name)}
         merged = own_options(self.router_class) | given | dict(self.router_kwargs or {})
         return {name: value for name, value in merged.items() if value is not Parameter.empty}
 
     @property
     def expert_class(self) -> type[nn.Module]:
-        """What stands in one expert for a hidden layer."""
+        """The module class that an expert has in place of a hidden layer."""
         return EXPERTS.find(self.expert)
 
     @property
     def head_router_class(self) -> type[MoELayer] | None:
-        """What routes the head, where that is not the router of the rest."""
+        """The class of the head's router; None if it is the same as for other layers."""
         return None if self.head_router is None else TaskMoE
 
     @property
@@ -195,17 +201,17 @@ class MoEOptions:
 
     @property
     def routes_by_belief(self) -> bool:
-        """Whether gates are a belief about the task."""
+        """Whether the router turns a belief about the task into gates."""
         return self.place.has_experts and self.router_class.sees == "belief"
 
     @property
     def is_sb3s(self) -> bool:
-        """Whether SB3's own network will do, but for its blocks and who sees the task."""
+        """Whether SB3's own network will do, apart from what ``block`` and ``task_input`` ask."""
         return not (self.is_moe or self.embeds_task or self.ent_coef_per_task)
 
     @property
     def embeds_task(self) -> bool:
-        """Whether anyone sees a learned vector in place of the one-hot."""
+        """Whether experts or routers see a learned vector in place of the one-hot."""
         asks = self.place.has_experts and self.router_class.sees == "tokens"
         seen = self.experts_see_task or (asks and self.router_sees_task)
         return self.task_embedding is not None and seen
@@ -234,7 +240,8 @@ class MoEOptions:
         """Return the number of experts, once the number of tasks is known.
 
         :param num_tasks: 0 if the observation holds no task id
-        :raises ValueError: if the task router is asked for another number of experts than of tasks
+        :raises ValueError: if the router needs one expert for each task, and ``num_experts`` is
+            another number
         """
         by_task = self.router_class.needs_tasks or self.routes_by_belief
         if not (by_task and self.place.has_experts):
@@ -246,10 +253,10 @@ class MoEOptions:
             )
         return num_tasks
 
-    # Which go together.
+    # Which options go together.
 
     def check_tasks(self, num_tasks: int) -> None:
-        """Raise ValueError if something is asked for that needs a task id, and there is none.
+        """Raise ValueError if an option needs a task id, and there is none.
 
         :param num_tasks: 0 if the observation holds none
         """
@@ -270,7 +277,7 @@ class MoEOptions:
                 )
 
     def _check_router(self) -> None:
-        """Refuse what the router doesn't take."""
+        """Refuse options that the router doesn't take."""
         router, kwargs = self.router_class, self.router_kwargs or {}
         for name in (*OF_ROUTERS, *LOSS_OF):
             if self.is_given(name) and not takes(router, name):
@@ -279,7 +286,8 @@ class MoEOptions:
                     f"{sorted(key for key, each in ROUTERS.items() if takes(each, name))}, got "
                     f"{router.name!r}"
                 )
-            # A user's own class may have another default, which only `router_kwargs` changes back.
+            # A user's class may have another default than the option here. The latter's default
+            # counts as not given, so only `router_kwargs` can set it.
             if name in kwargs and (self.is_given(name) or of_this_package(router)):
                 raise ValueError(
                     f"`{name}` is an option of its own: give it beside `router_kwargs`, not "
@@ -295,7 +303,7 @@ class MoEOptions:
         check_top_k(self.top_k or 1, self.num_experts)
 
     def _check_expert(self) -> None:
-        """Refuse what the kind of expert doesn't take."""
+        """Refuse options that the kind of expert doesn't take."""
         kind, kwargs = self.expert_class, self.expert_kwargs or {}
         called = getattr(kind, "name", kind.__name__)
         check_names("expert_kwargs", kwargs, [*own_options(kind)], f"{called!r}", cls=kind)
@@ -319,7 +327,7 @@ class MoEOptions:
             )
 
     def _check_head(self) -> None:
-        """Refuse a head for each task within experts, and to hold experts that are never idle."""
+        """Refuse a head for each task within experts, and ``freeze_idle`` if no expert idles."""
         if self.head_router is not None and self.place.whole:
             raise ValueError(
                 f"`head_router`={self.head_router!r} needs a head outside the experts, got "
@@ -334,7 +342,7 @@ class MoEOptions:
             )
 
     def _check_tokens(self) -> None:
-        """Refuse tokens where there are none, and what is done with whole samples alone."""
+        """Refuse tokens that the placement lacks, and options that need whole samples as tokens."""
         if self.tokens not in self.place.tokens:
             able = [name for name, row in PLACEMENTS.items() if self.tokens in row.tokens]
             raise ValueError(
@@ -348,7 +356,7 @@ class MoEOptions:
                 )
 
     def _check_task_input(self) -> None:
-        """Refuse to hide the task from what goes by it, and an embedding that nobody would see."""
+        """Refuse to hide the task from a router that needs it, or an embedding nobody would see."""
         router = self.router_class
         for name in ("task_input", "task_embedding"):
             if router.sees == "belief" and self.is_given(name):
@@ -370,7 +378,7 @@ class MoEOptions:
 
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MoEOptions)}
-# All arguments that our policies take and SB3's don't: options by network, and what is by mixture.
+# All arguments that MoE policies take and SB3's don't: a network's options, and the policy's own.
 ARGUMENTS = (*DEFAULTS, "frozen_experts", "popart")
 
 # Options of which a single value is for the first network alone: the actor, where there is one.
@@ -421,7 +429,7 @@ def _of_network(name: str, value: Any, network: str, networks: Sequence[str]) ->
 
 
 def takes(router: type[MoELayer], option: str) -> bool:
-    """Say whether an option speaks to a router.
+    """Say whether a router takes an option, or the option has nothing to do with routers.
 
     :param router: a router's class
     :param option: any of ``MoEOptions``

@@ -1,7 +1,7 @@
-"""Actions of which each task has its own first dimensions, and the rest are padding.
+"""Actions of tasks with different dimensions: each task has the first ones, the rest is padding.
 
-What a task lacks is 0 in every action, has no part in log-probability and entropy, isn't seen by
-critics, and gets a gradient of exactly 0.
+A dimension that a task lacks is 0 in every action, has no part in log-probability and entropy, is 0
+in what critics see, and gets a gradient of exactly 0.
 
 Shapes: B batch, A dimensions of the common action, K tasks.
 """
@@ -23,9 +23,9 @@ class TaskActionDims(nn.Module):
     """Tell which dimensions of the common action the task of an observation has.
 
     :param action_dims: how many dimensions each task has, K numbers
-    :param model: whose observations hold the task id, and whose actions are meant
-    :param extractor: of its features, which knows of one-hots
-    :raises ValueError: if these don't fit
+    :param model: the policy or network whose actions are meant; its observations hold the task id
+    :param extractor: its features extractor, which knows whether there is a one-hot
+    :raises ValueError: if the dimensions don't fit the tasks or the action space
     """
 
     own_KA: th.Tensor
@@ -48,7 +48,7 @@ class TaskActionDims(nn.Module):
                 f"{list(action_dims)}"
             )
         own_KA = th.arange(size) < th.tensor(list(action_dims)).unsqueeze(1)
-        # Follows from the arguments, so that files needn't hold it.
+        # Computed from the arguments, so that files needn't hold it.
         self.register_buffer("own_KA", own_KA, persistent=False)
 
     def forward(self, obs: Any) -> th.Tensor:
@@ -64,17 +64,17 @@ class TaskActionDims(nn.Module):
 
 
 class _Own(Plain):
-    """A mixin before a Gaussian: it is a constant one in the other dimensions, as KL needs it."""
+    """A mixin before a Gaussian: N(0, 1) in dimensions a task lacks, so that they add no KL."""
 
     own_BA: th.Tensor
 
     def of(self, own_BA: th.Tensor) -> Any:
-        """Say which dimensions each row has, (B, A) of bool."""
+        """Set which dimensions the task of each row has, (B, A) of bool, and return itself."""
         self.own_BA = own_BA
         return self
 
     def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:  # type: ignore[override]
-        """Set the means, (B, A), and what is the log of the deviations, (A,) or (B, A)."""
+        """Set the means, (B, A), and the log of the standard deviations, (A,) or (B, A)."""
         return super().proba_distribution(self._own(mean_actions), self._own(log_std))
 
     def _own(self, values_BA: th.Tensor) -> th.Tensor:
@@ -93,7 +93,7 @@ class OwnGaussian(_Own, PlainGaussian):
         return self._own(self.distribution.entropy()).sum(dim=1)
 
     def sample(self) -> th.Tensor:
-        """Return actions, 0 in the other dimensions."""
+        """Return actions, 0 in dimensions that the task lacks."""
         return self._own(self.distribution.rsample())
 
 
@@ -103,8 +103,8 @@ class OwnSquashedGaussian(_Own, PlainSquashedGaussian):
     def log_prob(self, actions: th.Tensor, gaussian_actions: th.Tensor | None = None) -> th.Tensor:
         """Return the log-probability of the own dimensions, (B,).
 
-        :param actions: behind the tanh
-        :param gaussian_actions: before it; None: what the tanh makes ``actions`` of, as in SB3
+        :param actions: the actions behind the tanh
+        :param gaussian_actions: those before it; None: the inverse tanh of ``actions``, as in SB3
         """
         if gaussian_actions is None:
             gaussian_actions = TanhBijector.inverse(actions)
@@ -113,6 +113,6 @@ class OwnSquashedGaussian(_Own, PlainSquashedGaussian):
         return self._own(before_BA).sum(dim=1) - self._own(squash_BA).sum(dim=1)
 
     def sample(self) -> th.Tensor:
-        """Return actions, 0 in the other dimensions."""
+        """Return actions, 0 in dimensions that the task lacks."""
         self.gaussian_actions = self._own(self.distribution.rsample())
         return th.tanh(self.gaussian_actions)

@@ -1,4 +1,4 @@
-"""SB3's actors, critics and Q networks with experts: parts of a policy that load on their own."""
+"""SB3's actors, critics and Q networks with experts: parts of a policy with their own ``load``."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -22,16 +22,16 @@ from sb3_moe.vec_env.task_ids import strongest
 
 
 class MoEPart(BaseModel):
-    """A mixin that stands before one of SB3's networks and puts experts into what that built.
+    """A mixin that stands before one of SB3's network classes and puts experts into its network.
 
     ``save`` keeps every argument, so that ``type(part).load`` builds the same part.
 
-    :param kwargs: arguments of SB3's network, and the options of its network
+    :param kwargs: arguments of SB3's class, and this package's options for the network
         (:class:`sb3_moe.policies.options.MoEOptions`)
     """
 
     judges_actions = False
-    #: Where SB3 keeps hidden layers and head, if they are one network.
+    #: The attribute in which SB3 keeps hidden layers and head, if they are one module.
     layers: ClassVar[str]
     features_extractor: BaseFeaturesExtractor
     task_dims: TaskActionDims | None
@@ -39,7 +39,8 @@ class MoEPart(BaseModel):
     def __init__(self, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in DEFAULTS if name in kwargs}
         super().__init__(**kwargs)
-        # Not the extractor: SB3 moves this module's own to other devices, and trains it.
+        # Without the extractor: `_get_constructor_parameters` takes `self.features_extractor`, the
+        # one that SB3 trains and moves to other devices.
         self.given = {k: v for k, v in kwargs.items() if k != "features_extractor"} | options
         action_dim = get_action_dim(self.action_space) if self.judges_actions else 0
         extractor, moe = kwargs["features_extractor"], MoEOptions(**options)
@@ -52,23 +53,23 @@ class MoEPart(BaseModel):
         self.put_experts(Architect(moe, MoEPolicy.layout(extractor, action_dim)))
 
     def put_experts(self, architect: Architect) -> None:
-        """Replace layers of the network that SB3 built: here the one that holds them all."""
+        """Replace layers of the network that SB3 built: here of the one module in ``layers``."""
         setattr(self, self.layers, architect.network(getattr(self, self.layers)))
 
     def forward(self, obs: PyTorchObs, *args: Any) -> Any:
-        """Return what SB3's network does."""
+        """Return what SB3's network returns, by way of :meth:`by_task`."""
         return self.by_task(obs, super().forward(obs, *args))[0]
 
     def by_task(self, obs: PyTorchObs, *outputs: th.Tensor) -> Sequence[Any]:
-        """Return outputs, through which tasks send their gradients apart if options say so.
+        """Return outputs unchanged; with ``task_gradients`` their backward pass is task by task.
 
         :param obs: observations
-        :param outputs: with a row for each
+        :param outputs: tensors with a row for each observation
         """
         return outputs if self.task_gradients is None else self.task_gradients(self, obs, outputs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        """Return what ``load`` needs: SB3's actors name their own, its critics hardly any."""
+        """Return what ``load`` needs: SB3's actors return it all, its critics hardly anything."""
         own = {"features_extractor": self.features_extractor}
         return super()._get_constructor_parameters() | self.given | own
 
@@ -80,11 +81,11 @@ def make_part(
     net_kwargs: dict[str, Any],
     features_extractor: BaseFeaturesExtractor | None = None,
 ) -> Any:
-    """Build the part of a policy that holds a network, or SB3's own where it is to be dense.
+    """Build the part of a policy that holds a network, or SB3's own part if that is enough.
 
     :param policy: whose part it is
     :param network: ``"pi"`` or ``"qf"``
-    :param part_class: with experts; its last base is SB3's
+    :param part_class: the class with experts, whose last base is SB3's class
     :param net_kwargs: arguments of SB3's network
     :param features_extractor: None: a new one
     """
@@ -136,7 +137,7 @@ class GaussianActor(MoEPart):
             actor.mu = nn.Sequential(actor.mu, nn.Hardtanh(-actor.clip_mean, actor.clip_mean))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """Return actions, 0 where the task has none."""
+        """Return actions, with 0 in the dimensions that their task lacks."""
         if self.task_dims is None:
             actions: th.Tensor = super().forward(obs, deterministic)
             return actions
@@ -144,9 +145,10 @@ class GaussianActor(MoEPart):
         return self.own_distribution(obs).actions_from_params(mean_actions, log_std, deterministic)
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
-        """Draw actions; their log-probabilities, (B,), are of what the task has of them.
+        """Draw actions, and return them with their log-probabilities, (B,).
 
-        They are weighed where tasks have a temperature.
+        A log-probability is that of the task's own dimensions. With ``ent_coef_per_task`` it is
+        multiplied by the task's temperature.
 
         :param obs: observations
         """
@@ -165,7 +167,7 @@ class GaussianActor(MoEPart):
         return actions_BA, self.temperatures(log_prob_B, tasks_B)
 
     def own_distribution(self, obs: PyTorchObs) -> OwnSquashedGaussian:
-        """Return the distribution over each task's own dimensions, where tasks have such.
+        """Return the distribution over each task's own dimensions; only with ``action_dims``.
 
         :param obs: observations
         """
@@ -175,9 +177,10 @@ class GaussianActor(MoEPart):
 
 
 class MoECritic(MoEPart):
-    """A critic that hands features and actions to its networks apart.
+    """A critic that hands features and actions to its networks separately.
 
-    SB3's critics join the two first; a network has to tell whether the actions carry a gradient.
+    SB3's critics concatenate them first, but a network has to know whether the actions carry a
+    gradient.
     """
 
     judges_actions = True
@@ -185,7 +188,7 @@ class MoECritic(MoEPart):
     share_features_extractor: bool
 
     def put_experts(self, architect: Architect) -> None:
-        """Replace every Q network by a network."""
+        """Replace every Q network that SB3 built."""
         for i, dense in enumerate(self.q_networks):
             self.q_networks[i] = architect.network(dense)
             setattr(self, f"qf{i}", self.q_networks[i])
@@ -206,7 +209,7 @@ class MoECritic(MoEPart):
             actions = self.task_dims.keep(actions, obs)
         networks = self.q_networks[:1] if only_first else self.q_networks
         values = [network(features, actions) for network in networks]
-        # Where they carry a gradient it belongs to the actor.
+        # If the actions carry a gradient, the loss is the actor's: critics don't learn from it.
         return tuple(values if actions.requires_grad else self.by_task(obs, *values))
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
@@ -216,7 +219,7 @@ class MoECritic(MoEPart):
 
 
 class MoEContinuousCritic(MoECritic, ContinuousCritic):
-    """SB3's critic of SAC, TD3 and DDPG, with networks."""
+    """SB3's critic of SAC, TD3 and DDPG, with experts."""
 
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """Return the Q values by the first network, as TD3's actor loss needs them."""
@@ -233,9 +236,9 @@ class MoEActorWithCritics(MoEPolicy):
     critic_kwargs: dict[str, Any]
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
-        """Build the actor, with experts where they are wanted."""
+        """Build the actor, with experts if its options ask for them."""
         return make_part(self, "pi", self.actor_class, self.actor_kwargs, features_extractor)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
-        """Build the critics, with experts where they are wanted."""
+        """Build the critics, with experts if their options ask for them."""
         return make_part(self, "qf", self.critic_class, self.critic_kwargs, features_extractor)

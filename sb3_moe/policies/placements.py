@@ -14,16 +14,16 @@ ONE_TOKEN = ("sample",)
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Which spans of a network become experts.
+    """Which parts of a network become experts.
 
-    :param name: how options, files and layers call it
-    :param meaning: half a sentence for reports
-    :param hidden: None; ``"each"`` hidden layer by itself; all of them as ``"one"``; or the number
-        of a single one, counted from the input, or from the head with -1, -2, ...
+    :param name: its name in options, files and layers
+    :param meaning: what becomes experts, as half a sentence for reports
+    :param hidden: which hidden layers: None; ``"each"`` by itself; all of them as ``"one"``; or the
+        number of a single one, counted from the input, or from the head with -1, -2, ...
     :param head: None: it stays dense; ``"own"``: it has experts of its own; ``"inside"``: each
-        expert of the hidden layers as one holds it, and the image encoder too
-    :param tokens: kinds of tokens that the first layer with experts can take: others than
-        ``"sample"`` are parts of a feature map, which no second layer sees
+        expert, which is all hidden layers, holds a head too, and the image encoder
+    :param tokens: kinds of tokens that the first layer with experts can take. ``"conv"`` and
+        ``"feature"`` are parts of a feature map, which only the first hidden layer sees
     """
 
     name: str
@@ -40,7 +40,7 @@ class Placement:
 
     @property
     def has_experts(self) -> bool:
-        """Whether there are any."""
+        """Whether there are any experts."""
         return self.hidden is not None or self.head is not None
 
     @property
@@ -51,8 +51,8 @@ class Placement:
     def takes(self, layer: int, depth: int) -> bool:
         """Say whether a hidden layer becomes experts by itself.
 
-        :param layer: its number, counted from the input
-        :param depth: how many there are
+        :param layer: number of the layer, counted from the input
+        :param depth: number of hidden layers
         """
         if isinstance(self.hidden, int):
             return layer == self.hidden % max(depth, 1)
@@ -86,9 +86,9 @@ PLACEMENTS: dict[str, Placement] = {
 
 
 def register_placement(placement: Placement) -> Placement:
-    """Let a placement be called by its name.
+    """Let options call a placement by its name.
 
-    :param placement: the row
+    :param placement: the placement
     :raises ValueError: if another placement has the name
     """
     other = PLACEMENTS.setdefault(placement.name, placement)
@@ -98,9 +98,9 @@ def register_placement(placement: Placement) -> Placement:
 
 
 def find_placement(given: str | Placement) -> Placement:
-    """Return the row that an option means.
+    """Return the placement that an option means.
 
-    :param given: a name, or a row
+    :param given: a name, or a placement
     :raises ValueError: if there is no such name
     """
     if isinstance(given, Placement):

@@ -1,9 +1,9 @@
 """SB3's action distributions without a check of their arguments at every call.
 
-torch checks logits, means, deviations and actions whenever a distribution is made or asked. That is
-a third of the time of choosing an action, and on a GPU each check waits for the device. Here
-numbers are SB3's but for rounding, and so are random draws; one look at the parameters where
-actions are chosen tells of a network that has diverged.
+torch checks logits, means, deviations and actions whenever a distribution is created or used. This
+takes a third of the time of choosing an action, and on a GPU each check waits for the device. The
+distributions here give SB3's numbers up to rounding, and SB3's random draws. They check parameters
+once, where actions are chosen, to detect a network that has diverged.
 
 Shapes: B batch, A actions or their components.
 """
@@ -26,13 +26,13 @@ from torch import distributions
 
 from sb3_moe.layers.experts import is_recorded
 
-#: Ours by the class that SB3 makes. gSDE stays SB3's: its noise is what takes the time.
+#: Our class for each of SB3's. gSDE's stays SB3's: its time goes into noise, not into checks.
 PLAIN: dict[type[Any], type[Any]] = {}
 
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Let no distribution that torch makes in the block check its arguments."""
+    """Switch off the argument checks of torch distributions that are made in the block."""
     before = distributions.Distribution._validate_args
     distributions.Distribution.set_default_validate_args(False)
     try:
@@ -42,7 +42,7 @@ def unchecked() -> Iterator[None]:
 
 
 class Plain(Distribution):
-    """A mixin before one of SB3's distributions: parameters are looked at once, for actions.
+    """A mixin before one of SB3's distributions: it checks parameters only to choose actions.
 
     :ivar given_BA: the parameters, logits or means
     """
@@ -62,15 +62,15 @@ class Plain(Distribution):
             super().proba_distribution(*args, **kwargs)  # type: ignore[safe-super]
         made = vars(self).get("distributions") or self.distribution
         for each in made if isinstance(made, list) else [made]:
-            each._validate_args = False  # nor when it is asked
+            each._validate_args = False  # no checks in its methods either
         return self
 
     def get_actions(self, deterministic: bool = False) -> th.Tensor:
         """Return sampled actions or the most likely ones.
 
-        :raises ValueError: if a parameter is NaN, as torch begins to say it
+        :raises ValueError: if a parameter is NaN; the message begins like torch's
         """
-        # A sum is NaN where one number is, and takes one call to find.
+        # The sum is NaN if any number is, and takes one call.
         if not is_recorded() and math.isnan(self.given_BA.sum().item()):
             raise ValueError(
                 f"Expected parameter {self.parameter} (Tensor of shape "
@@ -81,25 +81,26 @@ class Plain(Distribution):
 
 
 class PlainCategorical(Plain, CategoricalDistribution):
-    """For Discrete actions: all that is asked of it follows from one log-softmax."""
+    """For Discrete actions: everything is computed from one log-softmax."""
 
     log_probs_BA: th.Tensor
 
     def proba_distribution(self, action_logits: th.Tensor) -> Self:  # type: ignore[override]
         """Return a distribution with these logits, (B, A).
 
-        It is a new one: the policy's own would keep the graph of a minibatch, with all activations,
-        until the next one is computed, which then finds no memory that is in the cache.
+        It is a new object. If the policy kept it, the graph of a minibatch with all its activations
+        would live until the next minibatch is computed, which could then not reuse that memory
+        while it is in the CPU's cache.
         """
         found = type(self)(self.action_dim)
         found.given_BA = action_logits
-        # By way of the first axis, which torch is faster at where there are few actions.
+        # Over the first axis, which is faster in torch if actions are few.
         found.log_probs_BA = action_logits.t().log_softmax(0).t()
         return found
 
     @property
     def distribution(self) -> distributions.Categorical:  # type: ignore[override]  # made when asked
-        """torch's distribution, for whoever asks it for more."""
+        """The same as a distribution of torch, for callers that need its other methods."""
         return distributions.Categorical(logits=self.log_probs_BA, validate_args=False)
 
     def log_prob(self, actions: th.Tensor) -> th.Tensor:
@@ -112,8 +113,8 @@ class PlainCategorical(Plain, CategoricalDistribution):
 
     def sample(self) -> th.Tensor:
         """Draw an action per row, (B,)."""
-        # What torch's `multinomial` does, and so SB3's draws, but for its checks. Contiguous, since
-        # torch draws in the order of the memory.
+        # As torch's `multinomial` does, so draws are SB3's, but without its checks. Contiguous,
+        # since torch draws in the order of the memory.
         probs_BA = self.log_probs_BA.exp().contiguous()
         return (probs_BA / th.empty_like(probs_BA).exponential_()).argmax(1)
 
@@ -143,7 +144,7 @@ class PlainSquashedGaussian(Plain, SquashedDiagGaussianDistribution):
 
 
 def plain(distribution: Distribution) -> Distribution:
-    """Return the plain counterpart of SB3's distribution, or one of another class as it is.
+    """Return the plain counterpart of SB3's distribution; return any other as it is.
 
     :param distribution: as the policy or actor has it
     """

@@ -13,15 +13,15 @@ from sb3_moe.layers.experts import StackedNetwork
 from sb3_moe.layers.stacked import StackedLinear
 from sb3_moe.vec_env.task_ids import TaskIds
 
-# What deviations are kept within, as in the paper.
+# Bounds of the standard deviations, as in the paper.
 LEAST, MOST = 1e-4, 1e6
 
 
 class PopArt(nn.Module):
-    """Mean and deviation of each task's returns, by which its head's outputs are to be read.
+    """Mean and standard deviation of each task's returns, which turn a head's output into a value.
 
-    A value is mean + deviation * output. When the statistics move, :meth:`follow` rescales the
-    task's head so that values stay what they were (section 3 of the paper).
+    A value is mean + deviation * output. :meth:`follow` moves the statistics, and rescales the
+    tasks' heads so that values stay as they were (section 3 of the paper).
 
     :param task_ids: finds tasks in observations
     :param head: the critic's head, an expert for each task
@@ -31,7 +31,7 @@ class PopArt(nn.Module):
     mean_K: th.Tensor
     variance_K: th.Tensor
     weight_K: th.Tensor
-    #: Whether the statistics hold the returns of the latest rollout.
+    #: Whether the statistics include the returns of the latest rollout.
     has_followed = False
 
     def __init__(self, task_ids: TaskIds, head: nn.Module | None) -> None:
@@ -43,14 +43,14 @@ class PopArt(nn.Module):
                 "dict(vf='task'), or `router`='task' with `placement`='final', 'all' or 'big'"
             )
         self._task_ids = task_ids
-        # Not as a module: it is in the critic.
+        # In a tuple, so that it is not registered as a module here: the critic has it.
         self._last: tuple[Any] = (head.experts.last,)  # type: ignore[union-attr]
         for name in ("mean_K", "variance_K", "weight_K"):
             self.register_buffer(name, th.zeros(task_ids.num_tasks))
 
     @property
     def deviation_K(self) -> th.Tensor:
-        """Standard deviation of each task's returns, 1 before there are any."""
+        """Standard deviation of each task's returns; 1 for tasks without returns yet."""
         return th.where(self.weight_K > 0, self.variance_K.sqrt().clamp(LEAST, MOST), 1.0)
 
     def tasks(self, obs: Any) -> th.Tensor:
@@ -64,31 +64,31 @@ class PopArt(nn.Module):
         return self.mean_K[tasks_B, None] + self.deviation_K[tasks_B, None] * outputs
 
     def normalized(self, values_B: th.Tensor, tasks_B: th.Tensor) -> th.Tensor:
-        """Return what a critic should put out for these values, (B,)."""
+        """Return the outputs with which a critic would give these values, (B,)."""
         return (values_B - self.mean_K[tasks_B]) / self.deviation_K[tasks_B]
 
     @th.no_grad()
     def follow(self, returns_B: th.Tensor, tasks_B: th.Tensor, rate: float) -> None:
-        """Take returns into the statistics, and keep every value as it is.
+        """Update the statistics with returns, and keep every value as it is.
 
         Averages begin with the first returns, not with 0 and 1 as in the paper.
 
-        :param returns_B: returns
-        :param tasks_B: the task of each
-        :param rate: of a single return
+        :param returns_B: the returns
+        :param tasks_B: the task of each return
+        :param rate: step size of the averages for a single return
         """
         self.has_followed = True
         mean_K, deviation_K = self.mean_K.clone(), self.deviation_K
         for task in tasks_B.unique().tolist():
             own = returns_B[tasks_B == task]
-            # What so many steps with their mean come to.
+            # The weight of their mean after one step of size `rate` for each of them.
             weight = 1.0 - (1.0 - rate) ** len(own)
             self.weight_K[task] += weight * (1.0 - self.weight_K[task])
             share = weight / self.weight_K[task]
             offset = own.mean() - self.mean_K[task]
             self.mean_K[task] += share * offset
-            # The paper has the mean of squares, which float32 can't tell from the squared mean
-            # where returns are far from 0 and alike.
+            # The paper averages squares instead. In float32 their mean can't be told from the
+            # squared mean if returns are far from 0 and close together.
             variance = own.var(correction=0) + (1.0 - share) * offset.square()
             self.variance_K[task] += share * (variance - self.variance_K[task])
         (last,) = self._last

@@ -1,4 +1,4 @@
-"""One table: algorithm, alias, policy class; importing ``sb3_moe`` enters it into SB3."""
+"""The table of policies for each algorithm; importing ``sb3_moe`` registers them with SB3."""
 
 from importlib import import_module
 from importlib.util import find_spec

@@ -1,6 +1,6 @@
 """A penalty on features that use few directions, or some far more than others (SPHERE).
 
-It is attached to the last layer of experts of a network by a forward hook, while it trains.
+A forward hook computes it at a network's last layer of experts, in training.
 
 Shapes: T rows, E experts, H units of an expert's last hidden layer, D = E*H.
 """
@@ -17,17 +17,17 @@ from sb3_moe.layers.aux_loss import without_added_losses
 from sb3_moe.policies.looks_inside import LooksInside
 from sb3_moe.policies.networks import kind_of, network_of, networks_of
 
-# Norms and penalties are divided by; features without any spread have a penalty of 0.
+# The least norm that is divided by: the penalty's gradient may be 0.
 TINY = 1e-12
 
 
 def penalty_gradient(phi_TD: th.Tensor) -> th.Tensor:
     """Return the gradient of the penalty |A|^2 - tr(A)^2 / D, where A = Phi' Phi / T.
 
-    The penalty is 0 where all directions are used alike. The gradient goes by way of the smaller
-    of Phi' Phi and Phi Phi', which give the same numbers (arXiv 2605.04712).
+    The penalty is 0 if all directions are used alike. The gradient is computed with the smaller of
+    Phi' Phi and Phi Phi', which give the same numbers (arXiv 2605.04712).
 
-    :param phi_TD: features
+    :param phi_TD: the features
     """
     rows, width = phi_TD.shape
     small = width > rows
@@ -39,11 +39,12 @@ def penalty_gradient(phi_TD: th.Tensor) -> th.Tensor:
 def gated_features(experts: Experts, x: th.Tensor, routing: Routing) -> th.Tensor:
     """Return what the experts' last layers read, weighed by the gates: (T, E, H).
 
-    They are computed apart from the layer's output, and so are the same whichever way that took.
+    They are computed again, apart from the layer's output, so they don't depend on whether the
+    layer sorted its rows.
 
     :param experts: the experts
-    :param x: what they saw
-    :param routing: what was decided
+    :param x: what the experts saw
+    :param routing: what the router decided
     """
     hidden_TEH = experts.hidden(x.flatten(0, -2))  # type: ignore[operator]  # has a width
     return hidden_TEH * routing.gates_BNE.flatten(0, 1).unsqueeze(-1)
@@ -52,12 +53,12 @@ def gated_features(experts: Experts, x: th.Tensor, routing: Routing) -> th.Tenso
 class FeaturePenalty:
     """The penalty of one layer of experts: a gradient that is added in the optimizer's steps.
 
-    It is taken in the forward pass, and multiplied by ``coef`` and the ratio of both gradients'
-    norms over the network when the optimizer is about to step: after the algorithm has clipped the
-    loss's, and only if it steps.
+    The gradient is computed in the forward pass. When the optimizer is about to step, after the
+    algorithm has clipped the loss's gradient, it is scaled and added: its norm over the network
+    becomes ``coef`` times that of the loss's gradient.
 
-    :param coef: size of its gradient, as a share of the loss's
-    :param parameters: of the network, from features to output
+    :param coef: norm of the penalty's gradient, as a share of that of the loss's
+    :param parameters: parameters of the network, from features to output
     """
 
     def __init__(self, coef: float, parameters: Iterable[nn.Parameter]) -> None:
@@ -66,21 +67,21 @@ class FeaturePenalty:
         self._own: list[tuple[nn.Parameter, th.Tensor | None]] | None = None
 
     def hook(self, layer: MoELayer, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
-        """Keep the penalty's gradient until the next step; that of the last pass counts."""
+        """Compute the penalty's gradient and keep it until the next step; the last pass counts."""
         if not (layer.training and th.is_grad_enabled() and kwargs.get("aux", True)):
             return
         phi_TD = gated_features(layer.experts, args[0], output[1]).flatten(1)
-        # A router that is held learns nothing for a while.
+        # Parameters that don't learn now, such as those of a router on hold, are left out.
         learned = [p for p in self._parameters if p.requires_grad]
-        # Written out, the penalty's gradient takes a product less.
+        # Written out, the penalty's gradient takes one matrix product less than by autograd.
         own_TD = penalty_gradient(phi_TD.detach())
-        with without_added_losses():  # those of the layers before
+        with without_added_losses():  # of the layers before this one
             grads = th.autograd.grad(phi_TD, learned, own_TD, retain_graph=True, allow_unused=True)
         self._own = list(zip(learned, grads, strict=True))
 
     @th.no_grad()
     def before_step(self, *args: Any) -> None:
-        """Add the gradient: a hook of the optimizer."""
+        """Scale and add the penalty's gradient: a hook of the optimizer."""
         found, self._own = self._own, None
         losss = [p.grad for p in self._parameters if p.grad is not None]
         own = [(p.grad, g) for p, g in found or () if g is not None and p.grad is not None]
@@ -93,7 +94,7 @@ class FeaturePenalty:
 
 
 def total_norm(tensors: Sequence[th.Tensor]) -> th.Tensor:
-    """Return the norm of all tensors together, without a look at it."""
+    """Return the norm of all tensors together, without waiting for the device."""
     return th.stack(th._foreach_norm(list(tensors))).norm()
 
 
@@ -101,11 +102,11 @@ Hooks = list[RemovableHandle]
 
 
 def penalize(policy: LooksInside) -> tuple[dict[str, FeaturePenalty], Hooks, Hooks]:
-    """Give the layers that are to have a penalty one.
+    """Attach a penalty to every network for which the options ask for one.
 
-    :param policy: whole
-    :return: the penalties by mixture, hooks of the layers, which go along into a copy of the
-        policy, and hooks of the optimizers, which don't
+    :param policy: a policy that is completely built
+    :return: the penalties by mixture; hooks of layers, which a copy of the policy has too; and
+        hooks of optimizers, which it doesn't have
     :raises ValueError: if a network's experts have no features that could be penalized
     """
     networks = networks_of(policy)

@@ -1,8 +1,8 @@
-"""Experts that start as strong as the dense layers they stand for.
+"""Scale experts so that they start as strong as the dense layers they stand for.
 
-A sum of E independent experts, weighed by gates that sum to 1, starts 1/sqrt(E) as strong as one of
-them, a single one under its gate 1/E, and an expert has a layer that the dense network hasn't. What
-a router and an expert make of their input is their own: so sizes are measured, not derived.
+A sum of E independent experts, weighed by equal gates that sum to 1, starts 1/sqrt(E) as strong as
+one of them, and a single expert under such a gate 1/E. An expert also has one layer more than the
+dense network. Routers and experts can be of any kind, so sizes are measured, not derived.
 
 Shapes: B rows, F features, A action dimensions, N tokens, I features of a token, O outputs.
 """
@@ -18,22 +18,23 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.policies.moe_network import Layout
 
-# Behind several sharp routers few rows make up most of the size, so there must be many; fewer where
-# they are wide, or many experts run on each, for time and memory.
+# Number of random rows on which sizes are measured. Behind several sharp routers, few rows make up
+# most of the size, so there must be many. There are fewer if rows are wide or many experts run on
+# each, to save time and memory.
 PROBE_ROWS = 2**14
 FEWEST_ROWS = 64
 PROBE_VALUES = 2**20
 EXPERT_ROWS = 2**18
-# Of dense layers, which have no routers.
+# Rows for dense layers, which have no routers.
 DENSE_ROWS = 512
-# Sizes that differ by more than rounding.
+# Relative difference of sizes that is not mere rounding.
 TOLERANCE = 0.01
 TINY = 1e-12
 
 
 @contextmanager
 def own_generator() -> Iterator[None]:
-    """Draw from a generator of our own: what is drawn outside stays what it is."""
+    """Draw from a generator of our own in the block, so that draws outside stay the same."""
     with th.random.fork_rng(devices=[]):
         th.default_generator.manual_seed(0)
         yield
@@ -42,16 +43,16 @@ def own_generator() -> Iterator[None]:
 def match_sizes(
     parts: Sequence[nn.Module], dense: Mapping[MoELayer, Sequence[nn.Module]], layout: Layout
 ) -> None:
-    """Scale experts so that each layer's output is as large as that of a dense one on its input.
+    """Scale experts so that each layer's output is as large as that of dense layers on its input.
 
-    :param parts: modules that stand one behind the other, the first being a network's
-    :param dense: draws of what each layer of experts stands for
+    :param parts: modules in sequence; the first takes a network's input
+    :param dense: for each layer of experts, random draws of the dense layers it stands for
     :param layout: what the first part's input holds
-    :raises ValueError: if a layer's output doesn't follow its experts' last weights
+    :raises ValueError: if scaling the experts' last weights doesn't scale a layer's output alike
     """
     inside = {module for part in parts for module in part.modules()}
     own = {layer: drawn for layer, drawn in dense.items() if layer in inside}
-    # On the meta device a file's sizes are checked, and nothing has a value.
+    # On the meta device, where the sizes in a file are checked, tensors have no values.
     if not own or any(each.is_meta for each in parts[0].parameters()):
         return
 
@@ -75,7 +76,7 @@ def match_sizes(
 
 
 def _probe(layout: Layout, runs: int) -> list[th.Tensor]:
-    """Return standard-normal rows of every task alike, and actions where networks judge these.
+    """Return standard-normal rows, equally many per task, and actions if networks judge actions.
 
     :param layout: what a network's input holds
     :param runs: how many experts run on a row
@@ -90,10 +91,10 @@ def _probe(layout: Layout, runs: int) -> list[th.Tensor]:
 
 
 def _untokenized(x: th.Tensor, y: th.Tensor) -> th.Tensor:
-    """Return what a dense layer sees of tokens: their own features, and once what each has behind.
+    """Return a dense layer's input: the tokens' own features, and once what is appended to each.
 
     :param x: (B, I), or (B, N, I)
-    :param y: what experts made of it; a token comes out as wide as it is without what is behind
+    :param y: the experts' output; its tokens are as wide as the own features of those in x
     """
     if x.dim() == 2:
         return x
@@ -101,8 +102,8 @@ def _untokenized(x: th.Tensor, y: th.Tensor) -> th.Tensor:
 
 
 def _check_scaled(layer: MoELayer, args: tuple[th.Tensor, ...], y: th.Tensor) -> None:
-    """Raise unless a layer now returns what it should, or if that is nothing."""
-    # Not the module itself, which would call its hooks again.
+    """Raise unless a layer's output now has the size that it should have, and more than 0."""
+    # Not `layer(...)`, which would call its hooks again.
     again, _ = layer.forward(*(x[:FEWEST_ROWS] for x in args))
     got, wanted = _size(again), _size(y[:FEWEST_ROWS])
     if not abs(got - wanted) <= TOLERANCE * wanted or not wanted:

@@ -1,8 +1,8 @@
 """How a network's gradients of several tasks become one (PCGrad, arXiv 2001.06782).
 
-SB3 makes one backward pass through a loss that is the mean over all rows. Its gradient at the
-network's outputs has a part for each row: here the rows of each task go back through the network by
-themselves, and what they ask of the weights is combined before it reaches these.
+SB3 makes one backward pass through a loss that is the mean over all rows. The loss's gradient at
+the network's outputs has a part for each row. Here the rows of each task go back through the
+network by themselves, and the weights get a combination of the tasks' gradients.
 
 Shapes: B batch, K tasks in it, P numbers of a gradient.
 """
@@ -20,14 +20,14 @@ from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
 
 
 def pcgrad(gradients_KP: th.Tensor) -> th.Tensor:
-    """Take out of each task's gradient what conflicts with others', and add up (algorithm 1), (P,).
+    """Remove from each task's gradient what conflicts with others, and sum (algorithm 1): (P,).
 
-    Where two gradients have a negative product, each loses its part along the other. The others
-    come in random order. Without conflicts it is the plain sum.
+    If two gradients have a negative inner product, each loses its part along the other. A task's
+    gradient meets the others in random order. Without conflicts the result is the plain sum.
 
     :param gradients_KP: a row for each task
     """
-    # All that is needed of gradients is their products: rows stay sums of the ones that were given.
+    # Gradients stay weighed sums of the given ones, so their inner products are all that is needed.
     products_KK = (gradients_KP @ gradients_KP.t()).double().cpu()
     shares_KK = th.eye(len(gradients_KP), dtype=th.double)
     for task, share_K in enumerate(shares_KK):
@@ -38,29 +38,29 @@ def pcgrad(gradients_KP: th.Tensor) -> th.Tensor:
     return shares_KK.sum(0).to(gradients_KP) @ gradients_KP
 
 
-#: Makes one gradient (P,) of those of tasks (K, P), by the name that ``task_gradients`` has for it;
-#: add your own.
+#: Functions that make one gradient (P,) from those of tasks (K, P), by their names in the option
+#: ``task_gradients``; add your own.
 COMBINATIONS: dict[str, Callable[[th.Tensor], th.Tensor]] = {"pcgrad": pcgrad}
 
 
 def known_combination(name: str, value: str) -> None:
     """Raise ValueError unless there is a combination of that name.
 
-    :param name: of the option
-    :param value: as given
+    :param name: name of the option
+    :param value: the option's value
     """
     one_of(name, value, [*COMBINATIONS])
 
 
 class TaskGradients:
-    """Combine what the rows of each task ask of a network, while it learns.
+    """Combine the gradients that the rows of each task give a network's weights, while it learns.
 
     It costs a backward pass through the network for each task of a minibatch, and on a GPU waits
     for the device.
 
     :param combination: one of :data:`COMBINATIONS`
-    :param space: of observations
-    :param extractor: of the network's features, which knows of one-hots
+    :param space: space of observations
+    :param extractor: the network's features extractor, which knows whether there is a one-hot
     :raises ValueError: if observations hold no task id
     """
 
@@ -71,9 +71,9 @@ class TaskGradients:
     def __call__(self, network: nn.Module, obs: Any, outputs: Sequence[Any]) -> Sequence[Any]:
         """Return a network's outputs, with a backward pass that goes by task.
 
-        :param network: in which their weights are
-        :param obs: what it has seen, as tensors
-        :param outputs: with an entry for each observation, or None
+        :param network: the network, whose weights learn
+        :param obs: the network's observations, as tensors
+        :param outputs: the outputs, each with an entry for each observation, or None
         """
         if not (network.training and th.is_grad_enabled()):
             return outputs
@@ -86,13 +86,13 @@ class TaskGradients:
 
 
 class _ByTask(th.autograd.Function):
-    """Hand outputs on; weights get their gradients from here, and not through the outputs."""
+    """Return outputs as they are; the weights' gradients come from here, and not through them."""
 
     @staticmethod
     def forward(
         ctx: Any, combine: Any, tasks_B: th.Tensor, number: int, *tensors: th.Tensor
     ) -> tuple[th.Tensor, ...]:
-        """Return the outputs, the first tensors; behind them are the weights."""
+        """Return the outputs, which are the first ``number`` tensors; the weights follow."""
         ctx.set_materialize_grads(False)
         ctx.combine, ctx.number = combine, number
         ctx.save_for_backward(tasks_B, *tensors)
@@ -100,7 +100,7 @@ class _ByTask(th.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: th.Tensor | None) -> tuple[th.Tensor | None, ...]:
-        """Return nothing for the outputs, so that only losses on the way are fed there."""
+        """Return the weights' gradients; None for outputs, behind which only added losses act."""
         tasks_B, *tensors = ctx.saved_tensors
         outputs, weights = tensors[: ctx.number], tensors[ctx.number :]
         every = zip(outputs, grads, strict=True)
@@ -120,7 +120,7 @@ class _ByTask(th.autograd.Function):
 def _gradients(
     pairs: Sequence[tuple[th.Tensor, th.Tensor]], weights: Sequence[th.Tensor], mask_B: th.Tensor
 ) -> tuple[Any, ...]:
-    """Return what some rows ask of the weights, None of those that outputs don't depend on."""
+    """Return some rows' gradients of the weights; None if outputs don't depend on a weight."""
     outputs = [y for y, _ in pairs]
     grads = [grad * mask_B.view(-1, *[1] * (grad.dim() - 1)) for _, grad in pairs]
     with without_added_losses():

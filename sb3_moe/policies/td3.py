@@ -15,7 +15,7 @@ class MoEActor(MoEPart, Actor):
     layers = "mu"
 
     def forward(self, obs: PyTorchObs, *args: Any) -> th.Tensor:
-        """Return actions, 0 where the task has none."""
+        """Return actions, 0 in dimensions that the task lacks."""
         actions: th.Tensor = super().forward(obs, *args)
         return actions if self.task_dims is None else self.task_dims.keep(actions, obs)
 

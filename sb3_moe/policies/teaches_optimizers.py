@@ -1,4 +1,4 @@
-"""What a policy's optimizers are told: penalties, and experts that stay as they are."""
+"""Tell a policy's optimizers about penalties, and about experts that stay as they are."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,15 +15,15 @@ from sb3_moe.policies.spectral import FeaturePenalty, penalize
 
 
 class TeachesOptimizers(LooksInside):
-    """A policy that lets steps know of penalties, and of experts that are idle or frozen."""
+    """A policy that tells its optimizers about penalties, and about idle or frozen experts."""
 
     #: The spectral penalties, by mixture.
     penalties: dict[str, FeaturePenalty]
-    # The optimizers that know, by network.
+    # The optimizers that have been told, by network.
     _taught: dict[str, th.optim.Optimizer]
 
     def teach_optimizers(self) -> None:
-        """Let steps know of penalties and of experts that are to stay as they are."""
+        """Tell the optimizers about penalties and about experts that are to stay as they are."""
         for each in (*vars(self).pop("_of_layers", ()), *vars(self).pop("_of_steps", ())):
             each.remove()
         self.penalties, self._of_layers, self._of_steps = penalize(self)
@@ -61,12 +61,12 @@ class TeachesOptimizers(LooksInside):
     def set_frozen_experts(self, frozen: Mapping[str, Sequence[int]] | None) -> None:
         """Let these experts stay as they are from now on, and no others.
 
-        Of a model whose files are to know it too, :func:`sb3_moe.freeze_experts` does it.
+        For a model, use :func:`sb3_moe.freeze_experts`, so that the model's files keep it too.
 
-        :param frozen: numbers by network or mixture; None: none
-        :raises TypeError: if it is no dict of whole numbers
-        :raises ValueError: if there is no such mixture or expert, or an optimizer of another class
-            than Adam or AdamW stands behind them
+        :param frozen: numbers of experts by network or mixture; None: no expert is frozen
+        :raises TypeError: if it is not a dict with lists of whole numbers
+        :raises ValueError: if there is no such mixture or expert, or the experts' optimizer is of
+            another class than Adam or AdamW
         """
         found = self.check_frozen_experts({} if frozen is None else frozen)
         self.frozen_experts = found or None
@@ -75,9 +75,9 @@ class TeachesOptimizers(LooksInside):
         self.teach_optimizers()
 
     def check_frozen_experts(self, frozen: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-        """Return the numbers by mixture, if these experts can be frozen.
+        """Return the experts' numbers by mixture; raise if one of them can't be frozen.
 
-        :param frozen: numbers by network or mixture
+        :param frozen: numbers of experts by network or mixture
         :raises TypeError: as :meth:`set_frozen_experts`
         :raises ValueError: as :meth:`set_frozen_experts`
         """
@@ -94,27 +94,27 @@ class TeachesOptimizers(LooksInside):
         return {name: sorted(numbers) for name, numbers in found.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out hooks that copies of optimizers and tensors don't have."""
+        """Leave out the hooks of optimizers and tensors, which copies of these don't have."""
         return {name: value for name, value in vars(self).items() if name != "_of_steps"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what a pickle or a copy holds, and give it these hooks again."""
+        """Restore the policy from a pickle or a copy, and register these hooks again."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
         self.teach_optimizers()
 
     def _teach_again(self) -> None:
-        """Teach an optimizer that the user put in another's place."""
+        """Tell the optimizers again if the user has replaced one of them."""
         optimizers = networks_of(self).optimizers()
         if any(optimizers[network] is not known for network, known in self._taught.items()):
             self.teach_optimizers()
 
 
 def check_optimizer(optimizer: th.optim.Optimizer, option: str) -> None:
-    """Refuse to hold experts by an optimizer that doesn't know them.
+    """Raise unless an optimizer can keep single experts as they are.
 
-    :param optimizer: behind them
-    :param option: what asks for it
-    :raises ValueError: if it is none of ours
+    :param optimizer: optimizer of the experts
+    :param option: name of the option that asks for it
+    :raises ValueError: if the optimizer is not an ExpertAdam
     """
     if not isinstance(optimizer, ExpertAdam):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Files: models that are safe to open, and runs that stop and go on as if they never had."""
+"""Save models in files that are safe to open, and runs in snapshots that they resume from."""
 
 from sb3_moe.saving.model_file import load, save
 from sb3_moe.saving.model_parts import NormalizerLeftOutWarning

@@ -1,4 +1,4 @@
-"""A VecEnv with all its wrappers as one pickle, its monitor's file included."""
+"""Pickle a VecEnv with all its wrappers; loading it opens its monitor's file again."""
 
 import inspect
 import io
@@ -20,7 +20,7 @@ class UnknownEnvError(ValueError):
 
 
 def save_env(env: VecEnv) -> tuple[bytes, bool]:
-    """Return an environment as a pickle, and False if a task has no state to be saved.
+    """Return an environment as a pickle, and whether the pickle holds its whole state.
 
     :param env: of :func:`sb3_moe.make_multitask_vec_env`, or a DummyVecEnv, in any wrappers
     :raises UnknownEnvError: if it is of another kind
@@ -32,14 +32,15 @@ def save_env(env: VecEnv) -> tuple[bytes, bool]:
 
 
 def load_env(saved: tuple[bytes, bool]) -> tuple[VecEnv, bool]:
-    """Return an environment in the state in which it was saved, and whether that is all of it."""
+    """Return a saved environment, and whether its whole state was saved."""
     return pickle.loads(saved[0]), saved[1]
 
 
 class _Pickler(cloudpickle.Pickler):
-    """Pickle environments by what they hold; SB3's own pickles leave much of that out.
+    """Pickle environments with all their attributes, of which SB3's own pickles leave out many.
 
-    ``exact`` turns False at an object that pickles by building itself anew.
+    ``exact`` becomes False if the state of a task can't be saved. An EzPickle, for example, is only
+    built again from its constructor's arguments.
     """
 
     def __init__(self, file: io.BytesIO) -> None:
@@ -54,7 +55,7 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, ResultsWriter):
             return _reopened, (obj.file_handler.name, tuple(obj.logger.fieldnames)[3:])
         if type(obj).__module__.partition(".")[0] == "pygame":
-            return type(None), ()  # it belongs to the process, and is made again to render
+            return type(None), ()  # it belongs to this process, and rendering makes it again
         return super().reducer_override(obj)
 
     def _reduced(self, env: VecEnv) -> tuple[Any, ...]:
@@ -89,6 +90,6 @@ def _built(recipe: dict[str, Any], state: dict[str, Any]) -> GymnasiumVecEnv:
 
 
 def _reopened(name: str, extra_keys: tuple[str, ...]) -> ResultsWriter:
-    """Go on with a monitor's file: what was written after the snapshot stays in it."""
+    """Open a monitor's file to append to it; rows written after the snapshot stay in it."""
     is_there = os.path.exists(name)
     return ResultsWriter(name, extra_keys=extra_keys, override_existing=not is_there)

@@ -1,6 +1,6 @@
-"""Files that are whole whenever they are read: written under another name, then renamed.
+"""Write files so that a reader never meets half of one: under another name, then renamed.
 
-One that grows by a row at a time is a :class:`Record`.
+A :class:`Record` is a file that grows row by row.
 """
 
 import errno
@@ -17,20 +17,20 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-# So many of a name's bytes begin a temporary one, which file systems may take no longer than 255.
+# How many bytes of a file's name begin its temporary name, which may have 255 bytes at most.
 _MOST_BYTES = 60
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to, which takes the place of ``path`` when it is on the disk.
+    """Yield a temporary path to write to; the file replaces ``path`` once it is on the disk.
 
-    It is hidden, in the same folder, and nobody else's: processes of other machines and containers
-    may have the same number as this one.
+    The temporary file is hidden, in the same folder. A random part keeps its name unique, since
+    processes on other machines and in containers may have the same process id.
 
-    :param path: the file, whose folder is made; an older one there stays until the new one is
-        whole. A link stays, and what it points to is replaced
-    :raises PermissionError: if an older one can't be written to
+    :param path: the file, whose folder is created if needed; an older file stays until the new one
+        is complete. If it is a link, the link stays, and the file that it points to is replaced
+    :raises PermissionError: if the older file can't be written to
     :raises OSError: naming the file, if the disk is full
     """
     target = Path(os.path.realpath(path))
@@ -45,7 +45,7 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        # A full disk is met by a write, which names no file.
+        # The error of a write, such as one to a full disk, names no file.
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
@@ -54,21 +54,21 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file in one piece."""
+    """Write a file by :func:`atomic`."""
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
 
 def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal, read in pieces: a buffer may fill the memory."""
+    """Return a file's SHA-256 in hexadecimal, read in pieces: the file may exceed the memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_writable(path: Path, argument: str = "out") -> None:
-    """Make a folder, and raise if nothing can be written there.
+    """Create a folder, and raise if nothing can be written there.
 
-    :param argument: what names it
+    :param argument: the argument that gave the folder, for the error
     :raises ValueError: naming the folder, and what the system says
     """
     try:
@@ -82,7 +82,7 @@ def check_writable(path: Path, argument: str = "out") -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file in one piece."""
+    """Write a JSON file by :func:`atomic`."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
@@ -90,7 +90,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
-    :raises ValueError: naming the file, if it is not one
+    :raises ValueError: naming the file, if it holds no JSON object
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -102,9 +102,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write arrays by name into an ``npz`` file, in one piece."""
+    """Write arrays by name into an ``npz`` file, by :func:`atomic`."""
     with atomic(path) as temporary, temporary.open("wb") as file:
-        # Returns are mostly whole numbers, which pack well.
+        # Returns are mostly whole numbers, which compress well.
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none is `allow_pickle`
 
 
@@ -114,7 +114,7 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     :raises ValueError: naming the file, if it is damaged
     """
     try:
-        # numpy leaves a damaged file open if it opened it.
+        # Opened here, since numpy doesn't close a damaged file that it opened itself.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except Exception as error:  # a damaged file can raise anything
@@ -127,8 +127,9 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 class Record:
     """Rows of measurements by global step, in one ``npz`` file that several callbacks may share.
 
-    ``steps`` is the first axis of every other array but the constants. A measure that a row lacks
-    is NaN there, and so is what an array of a row lacks beside a larger one, of more experts, say.
+    Every array but the constants has a row for each of ``steps``. A measure that a row lacks is NaN
+    in that row. Where rows of a measure differ in shape, because experts joined for example, the
+    smaller ones are filled up with NaN. Arrays that hold no floats have -1 instead of NaN.
 
     :param path: the file; None keeps the rows in memory only
     :param constants: arrays that are the same in every row, such as the tasks' names
@@ -142,14 +143,14 @@ class Record:
 
     @classmethod
     def of(cls, model: object, before: Self | None, path: Path | None, constants: Arrays) -> Self:
-        """Return the record of a model's run: the one before, if it is that model's and in memory.
+        """Return a record for a model's run: the one before, if it is this model's and has no file.
 
-        SB3 tells callbacks of their model in each ``learn``, and one goes on where another ended.
+        SB3 initializes callbacks in each call of ``learn``, which may go on with the call before.
 
         :param model: whose run it is
-        :param before: of the same callback
-        :param path: as of the class
-        :param constants: as of the class
+        :param before: the record that the same callback had before
+        :param path: as in the class
+        :param constants: as in the class; the record before must have the same ones
         """
         record = cls(path, constants)
         record._model = model
@@ -168,10 +169,10 @@ class Record:
         return int(steps[-1]) if len(steps) else None
 
     def resume(self, step: int) -> None:
-        """Keep what was measured up to a step, as a run that goes on from there needs it.
+        """Keep only the rows up to a step, from which the run goes on.
 
-        :param step: where the run stands; 0 forgets everything, names and shapes included
-        :raises ValueError: if the file is of other tasks
+        :param step: the run's global step; 0 forgets everything, names and shapes included
+        :raises ValueError: if the file has other constants, such as other tasks
         """
         if step <= 0:
             self.rows = {"steps": np.empty(0, np.int64)}
@@ -219,7 +220,7 @@ class Record:
 
 
 def _widened(values: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return an array in a larger one, NaN or -1 where it has nothing."""
+    """Return an array enlarged to a shape, filled up with NaN, or with -1 if it holds no floats."""
     blank = np.nan if np.issubdtype(values.dtype, np.floating) else -1
     wide = np.full(shape, blank, values.dtype)
     wide[tuple(map(slice, values.shape))] = values

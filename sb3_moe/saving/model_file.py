@@ -1,4 +1,4 @@
-"""Models in files that are safe to open: ``save``, and ``load``, which takes any file."""
+"""Save models in files that are safe to open, and load them, whoever wrote the file."""
 
 import copy
 import importlib.metadata
@@ -33,22 +33,23 @@ from sb3_moe.saving.values import Decoder, Encoder, UnsafeFileError, blaming, pa
 from sb3_moe.vec_env.tasks import check_tasks, tasks_known, write_names
 
 __version__ = importlib.metadata.version("sb3-moe")
-#: The most memory that a file may ask for unless more is allowed.
+#: The default of `max_bytes`: the most memory that a file may ask for.
 MAX_BYTES = 2**30
-#: The model of a run: a file that is safe to open, or SB3's zip where that can't hold it.
+#: The file of a run's model: one that is safe to open, or SB3's zip if that can't hold the model.
 SAFE, PICKLED = "model.moe", "model.zip"
 _FORMAT = {"format": "sb3_moe model", "format_version": 1}
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "numpy")
-# The parts of a file's tensors, as their names begin.
+# Prefixes of the names of tensors in a file.
 _ARRAYS, _WEIGHTS = "arrays/", "weights/"
-# Building makes experts one by one, each with a number in the file at least, and stacks them.
+# Limits of the torch calls that build the networks: the first, plus one call for each weight in
+# the file, but at most the second. Experts are built one by one, and each has a weight there.
 _FEW_CALLS, _MOST_CALLS = 5_000, 100_000
-# What a policy may hold besides the weights in its file, such as masks and tables.
+# How many bytes a policy may hold besides the weights in its file, such as masks and tables.
 _BESIDES = 2**26
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this package, of what it stands on, and of Python."""
+    """Return the versions of this package, of the packages that it depends on, and of Python."""
     found = {"sb3_moe": __version__, "python": platform.python_version()}
     there = (package for package in _PACKAGES if find_spec(package.replace("-", "_")))
     return found | {package: importlib.metadata.version(package) for package in there}
@@ -57,20 +58,20 @@ def versions() -> dict[str, str]:
 def save(model: BaseAlgorithm, path: str | Path, *, normalizer: bool = True) -> None:
     """Write a model into a file that :func:`sb3_moe.load` opens without running anything in it.
 
-    Weights, optimizers, arguments, spaces, schedules, step counts, what callbacks remember of
-    task switches, anchors and frozen routers, and ``expert_log``, as safetensors with JSON;
-    nothing is pickled. Not saved: the environment, the current rollout, the replay buffer, the
-    log's window of episodes, ``tensorboard_log``, and attributes of an algorithm of your own that
-    are none of its arguments. Classes and functions of your own are named in the file; ``load``
-    takes them as ``custom_objects``.
+    The file holds weights, optimizers, arguments, spaces, schedules, step counts, what callbacks
+    remember of task switches, anchors and frozen routers, and ``expert_log``, as safetensors with
+    JSON; nothing is pickled. Not saved: the environment, the current rollout, the replay buffer,
+    the log's window of episodes, ``tensorboard_log``, and attributes of an algorithm of your own
+    that are not arguments of its constructor. Classes and functions of your own are named in the
+    file; ``load`` takes them as ``custom_objects``.
 
     :param model: of any algorithm of SB3 or sb3-contrib that this package has policies for, with
         ours or SB3's own policy
     :param path: the file; a name without an ending gets ``.moe``. An older one is replaced when the
         new one is whole
-    :param normalizer: with the statistics of the model's VecNormalize, if it has one
+    :param normalizer: whether to save the statistics of the model's VecNormalize, if it has one
     :raises TypeError: if ``model`` is no model
-    :raises ValueError: if ``path`` ends in .zip, or something of the model can't be written so
+    :raises ValueError: if ``path`` ends in .zip, or a part of the model can't be saved in this way
     :raises OSError: naming the file, if it can't be written
     """
     model_of_sb3(model)
@@ -86,7 +87,7 @@ def save(model: BaseAlgorithm, path: str | Path, *, normalizer: bool = True) -> 
 
 
 def packed(model: BaseAlgorithm, normalizer: VecNormalize | None) -> tuple[bytes, dict[str, Any]]:
-    """Return a file's contents, and what ``custom_objects`` must give, by name.
+    """Return a file's contents, and the objects that ``custom_objects`` must give, by name.
 
     :param model: as in :func:`save`
     :param normalizer: whose statistics are saved
@@ -114,24 +115,26 @@ def packed(model: BaseAlgorithm, normalizer: VecNormalize | None) -> tuple[bytes
 
 
 def write_model(model: BaseAlgorithm, folder: Path) -> bool:
-    """Write ``model.moe``, or SB3's ``model.zip`` if the model has classes or functions of yours.
+    """Write ``model.moe``, or SB3's ``model.zip`` if loading that would need ``custom_objects``.
+
+    A model that :func:`save` refuses is also written as ``model.zip``.
 
     :param model: of any kind
-    :param folder: gets the file, with the statistics of the model's VecNormalize if ``model.moe``
-        can hold them
-    :return: whether it is safe to open
+    :param folder: where the file goes; ``model.moe`` includes the statistics of the model's
+        VecNormalize if it can hold them
+    :return: whether the file is safe to open
     :raises OSError: naming the file, if it can't be written
     """
     normalizer = model.get_vec_normalize_env()
     kept = normalizer if normalizer is not None and is_known(normalizer) else None
     try:
         data, own = packed(model, kept)
-    except ValueError:  # as `save` says of what it doesn't take
+    except ValueError:  # `save` raises the same for this model
         data, own = b"", {"model": model}
     if not own:
         write_file(folder / SAFE, data)
         return True
-    zipped = io.BytesIO()  # torch tells of a full disk by another error
+    zipped = io.BytesIO()  # in memory first: torch raises another error on a full disk
     model.save(zipped)
     write_file(folder / PICKLED, zipped.getvalue())
     return False
@@ -146,11 +149,11 @@ def load(
     normalizer: bool = True,
     max_bytes: float = MAX_BYTES,
 ) -> Any:
-    """Return the model of a file that :func:`sb3_moe.save` wrote, wherever it comes from.
+    """Return the model in a file that :func:`sb3_moe.save` wrote, even from an untrusted source.
 
-    Nothing in the file is run, and nothing it names is imported but a fixed list of SB3's and our
-    classes. Sizes are compared with the file's before memory is taken. If it fails, ``env`` is as
-    it was. As in SB3's ``load``, the generators are seeded with the
+    No code in the file is run, and of the classes that it names only those on a fixed list are
+    imported. The model's sizes are compared with the file's before memory is allocated. If loading
+    fails, ``env`` stays as it was. As in SB3's ``load``, the random generators are seeded with the
     model's seed, episodes begin anew, and the replay buffer is empty.
 
     >>> import tempfile, sb3_moe
@@ -162,16 +165,17 @@ def load(
     ('PPO', True)
 
     :param path: the file, with its ending ``.moe`` or without
-    :param env: to go on training with, or its id; None: for predictions, or for ``set_env`` (and a
-        HerReplayBuffer's own ``set_env``). Statistics that normalize observations go with an
-        environment: without one they are left out, with a
+    :param env: the environment to go on training in, or its id; None: the model can predict, and
+        train after ``set_env`` (and after a HerReplayBuffer's own ``set_env``). Without an
+        environment, statistics that normalize observations are left out, with a
         :class:`sb3_moe.saving.NormalizerLeftOutWarning`
     :param device: as in SB3's ``load``
     :param custom_objects: the classes and functions of your own that the file names, by name
     :param normalizer: give the file's running statistics to the VecNormalize of ``env``, or wrap
         ``env`` in a new one
-    :param max_bytes: the most that the file, and the buffers it asks for, may take
-    :raises UnsafeFileError: if the file isn't whole, isn't such a file, or doesn't fit together
+    :param max_bytes: the most bytes that the file may have, and that the model's buffers may take
+    :raises UnsafeFileError: if the file is damaged, is of another kind, or its parts don't fit
+        together
     :raises ValueError: if ``env`` has other spaces, other tasks or the same in another order, or
         another kind of normalizer
     :raises RuntimeError: if torch has no such ``device``
@@ -199,18 +203,18 @@ def load(
 
 
 def _with_ending(path: Path) -> Path:
-    """Return where a model is written: a name without an ending gets one, as SB3's does."""
+    """Return a path with the ending ``.moe`` if it has none, as SB3 adds ``.zip``."""
     return path if path.suffix else Path(f"{path}.moe")
 
 
 class _SavedModel:
-    """What a file says, and a model of which no network is built yet.
+    """The contents of a file, and its model, whose networks are built by :meth:`build`.
 
     :param state: the file's plain values
-    :param tensors: by name
+    :param tensors: the file's tensors by name
     :param custom: the user's own classes and functions, by name
     :param device: as in SB3's ``load``
-    :raises UnsafeFileError: if there is nothing that could be built
+    :raises UnsafeFileError: if the contents describe no model
     """
 
     def __init__(
@@ -236,7 +240,7 @@ class _SavedModel:
         values = model_parts.decode_attributes(self._decoder, self.model, state["attributes"])
         spaces = {name: self._decoded(name) for name in ("observation_space", "action_space")}
         vars(self.model).update(values | spaces)
-        # Building the model makes these anew.
+        # Building the model overwrites these.
         lasting = (*model_parts.SCHEDULES, *model_parts.REMEMBERED)
         self._put_back = {name: values[name] for name in lasting if name in values}
         if state["tasks"] is not None:
@@ -248,9 +252,9 @@ class _SavedModel:
         return self._decoder.decode(name, self._state[name])
 
     def take_environment(self, env: Any, normalizer: bool) -> None:
-        """Find out whether environments fit, and which normalizer gets the file's statistics.
+        """Check that environments fit, and choose the normalizer that gets the file's statistics.
 
-        :param env: as of :func:`load`
+        :param env: as in :func:`load`
         :param normalizer: whether its normalizer gets the file's statistics
         :raises ValueError: if the environments don't fit
         """
@@ -262,7 +266,7 @@ class _SavedModel:
         if normalizer and self.normalizer is not None:
             self._normalizes = unwrap_vec_normalize(venv)
             if self._normalizes is None:
-                # SB3 turns images last, behind the normalizer.
+                # SB3 transposes images last, so the normalizer goes inside that wrapper.
                 turned = venv is not env and isinstance(venv, VecTransposeImage)
                 venv = wrap(self.normalizer.wrap(venv.venv if turned else venv))
                 self._normalizes = unwrap_vec_normalize(venv)
@@ -272,7 +276,7 @@ class _SavedModel:
         self._venv = venv
 
     def build(self, max_bytes: float) -> Any:
-        """Return the model, without environments.
+        """Build the networks and return the model, without environments.
 
         :param max_bytes: the most that its buffers may take
         :raises UnsafeFileError: if parts of the file don't fit
@@ -306,12 +310,12 @@ def _setup(model: Any, venv: VecEnv | None) -> None:
 
 
 def _check_sizes(model: Any, weights: Mapping[str, th.Tensor], max_bytes: float) -> None:
-    """Build a model that takes no memory, and compare it with the file and with what is allowed.
+    """Build a model that takes no memory, and compare it with the file and with ``max_bytes``.
 
-    :param model: with arguments, not built yet
-    :param weights: of the file
-    :raises UnsafeFileError: if the networks are others than those of the weights, or the buffer
-        is too large
+    :param model: the model with its arguments, not built yet
+    :param weights: the weights in the file
+    :param max_bytes: the most that the buffer may take
+    :raises UnsafeFileError: if the networks don't fit the weights, or the buffer is too large
     """
     is_off_policy = isinstance(model, OffPolicyAlgorithm)
     counted = "buffer_size" if is_off_policy else "n_steps"
@@ -357,9 +361,9 @@ def _check_forms(own: Mapping[str, th.Tensor], found: Mapping[str, th.Tensor]) -
 
 
 class _Sketching(TorchDispatchMode):
-    """Keep tensors on the device "meta", where they take no memory, and their number small.
+    """Keep tensors on the device "meta", where they take no memory, and limit the number of calls.
 
-    :param weights: of the file, which the tensors are to be filled from
+    :param weights: the weights in the file, whose size sets the limit
     """
 
     def __init__(self, weights: Mapping[str, th.Tensor]) -> None:
@@ -368,7 +372,7 @@ class _Sketching(TorchDispatchMode):
         self._calls_left = min(_FEW_CALLS + numbers, _MOST_CALLS)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do what is called for, on the device "meta".
+        """Run a torch function on the device "meta".
 
         :raises UnsafeFileError: if there are too many calls
         """
@@ -376,9 +380,9 @@ class _Sketching(TorchDispatchMode):
         if self._calls_left < 0:
             raise UnsafeFileError("its networks have more parts than its weights could fill")
         if func is th.ops.aten._local_scalar_dense.default:
-            return 1  # a number is asked for, and there is none; checks want True
+            return 1  # meta tensors hold no number to return; checks want True
         kwargs = kwargs or {}
-        if kwargs.get("device"):  # SB3 moves what it builds to the CPU, whatever the default
+        if kwargs.get("device"):  # SB3 asks for the CPU, whatever the default device is
             kwargs["device"] = th.device("meta")
         return func(*args, **kwargs)
 

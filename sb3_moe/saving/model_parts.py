@@ -1,4 +1,4 @@
-"""What a model is made of: its arguments and progress, its tensors, and what callbacks leave."""
+"""The parts of a model that a file holds: arguments, progress, tensors, what callbacks set."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,16 +21,16 @@ from sb3_moe.saving.values import Decoder, Encoder, UnsafeFileError
 from sb3_moe.vec_env.observations import VecHistory
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskMeanStd, PerTaskVecNormalize
 
-# Not the file's to say: where to run, and where to write.
+# Arguments that a file does not decide, such as where to run and where to write.
 _NOT_SAVED = frozenset({"policy", "env", "device", "tensorboard_log", "self"})
-# Kept under another name than the constructor's, or set by `learn`.
+# Attributes that are named unlike the constructor's arguments, or that `learn` sets.
 PROGRESS = (
     "num_timesteps", "n_envs", "_stats_window_size", "_total_timesteps", "_num_timesteps_at_start",
     "_episode_num", "_current_progress_remaining", "_n_updates", "_n_calls", "exploration_rate",
 )  # fmt: skip
-# Built from the arguments, but a callback may have put another in its place.
+# Schedules are built from the arguments, but a callback may have replaced them.
 SCHEDULES = ("lr_schedule", "exploration_schedule")
-#: What callbacks and growing leave on a model, so that a run which goes on with it has it too.
+#: Attributes that callbacks and `sb3_moe.growing` set on a model, for runs that go on with it.
 REMEMBERED = (
     "task_switches", "anchors", "frozen_routers", "initial_weights", "remedies",
     "expert_log", "task_trained",
@@ -49,14 +49,17 @@ def argument_names(model: BaseAlgorithm) -> list[str]:
 
 
 def makes_own_buffer(model: Any) -> bool:
-    """Say whether SB3 itself chose the buffer for n-step returns; it warns of a user's choice."""
+    """Say whether SB3 itself chose the buffer for n-step returns.
+
+    Then the class must not be passed to SB3 again, which would warn that it ignores ``n_steps``.
+    """
     chosen = getattr(model, "replay_buffer_class", None)
     is_dict = isinstance(model.observation_space, spaces.Dict)
     return chosen is NStepReplayBuffer and model.n_steps > 1 and not is_dict
 
 
 def encode_attributes(encoder: Encoder, model: Any) -> dict[str, Any]:
-    """Return the JSON of a model's arguments, progress and schedules, and of what is remembered."""
+    """Return the JSON of a model's arguments, progress, schedules and remembered attributes."""
     values = dict(vars(model))
     if isinstance(frequency := values.get("train_freq"), TrainFreq):
         values["train_freq"] = (frequency.frequency, frequency.unit.value)
@@ -69,16 +72,16 @@ def encode_attributes(encoder: Encoder, model: Any) -> dict[str, Any]:
 
 
 def _kept(model: BaseAlgorithm) -> list[str]:
-    """Return the names of what a file may hold of a model's attributes."""
+    """Return the names of a model's attributes that a file may hold."""
     return [*argument_names(model), *PROGRESS, *SCHEDULES, *REMEMBERED]
 
 
 def decode_attributes(
     decoder: Decoder, model: BaseAlgorithm, saved: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the values of what :func:`encode_attributes` returned.
+    """Return the values of the attributes that :func:`encode_attributes` encoded.
 
-    :param model: as SB3's ``load`` begins
+    :param model: a model whose networks are not built yet, as at the start of SB3's ``load``
     :raises UnsafeFileError: if there is a name that no such model has
     """
     if unknown := set(saved) - set(_kept(model)):
@@ -94,14 +97,14 @@ def decode_attributes(
 def weights_of(model: BaseAlgorithm) -> dict[str, th.Tensor]:
     """Return every parameter, buffer and other variable that SB3 saves; shared ones once.
 
-    :raises ValueError: if a module keeps something else in its state
+    :raises ValueError: if a module's state holds anything but tensors
     """
     found: dict[str, th.Tensor] = {}
     seen: set[tuple[Any, ...]] = set()
     for name, tensor in _named_tensors(model):
         if not isinstance(tensor, th.Tensor):
             raise ValueError(f"{name} can't be saved: it is no tensor but {type(tensor)}")
-        # Not the place in memory, which those of the device "meta" don't have.
+        # By the storage, not by the address of its data, which tensors on "meta" don't have.
         storage = tensor.untyped_storage()._cdata
         place = (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
         if place not in seen:
@@ -122,11 +125,11 @@ def _named_tensors(model: BaseAlgorithm) -> Iterator[tuple[str, Any]]:
 
 def _part(model: BaseAlgorithm, name: str) -> Any:
     part = recursive_getattr(model, name)
-    return getattr(part, "_orig_mod", part)  # behind torch.compile, as SB3's get_parameters
+    return getattr(part, "_orig_mod", part)  # without torch.compile's wrapper, as in SB3
 
 
 def set_weights(model: BaseAlgorithm, found: Mapping[str, th.Tensor]) -> None:
-    """Write tensors into a model that is built, and whose like was compared with them."""
+    """Write tensors into a built model, after their names and shapes were checked."""
     with th.no_grad():
         for name, tensor in weights_of(model).items():
             tensor.copy_(found[name])
@@ -147,7 +150,7 @@ def encode_optimizers(encoder: Encoder, model: BaseAlgorithm) -> dict[str, Any]:
 def set_optimizers(model: BaseAlgorithm, decoder: Decoder, states: Mapping[str, Any]) -> None:
     """Write a file's states into the optimizers of a model that is built.
 
-    :raises UnsafeFileError: if they are of other optimizers
+    :raises UnsafeFileError: if the file has other optimizers than the model
     """
     own = optimizers_of(model)
     if set(states) != set(own):
@@ -155,7 +158,7 @@ def set_optimizers(model: BaseAlgorithm, decoder: Decoder, states: Mapping[str, 
     for name, optimizer in own.items():
         state = decoder.decode(name, states[name])
         device = optimizer.param_groups[0]["params"][0].device
-        # Torch moves the parameters' states alone.
+        # Torch itself moves only the parameters' states to the device.
         state["param_groups"] = moved(state["param_groups"], device)
         optimizer.load_state_dict(state)
 
@@ -172,7 +175,7 @@ def moved(value: Any, device: th.device | str) -> Any:
     return value
 
 
-# HerReplayBuffer, which is built around the environments that say what goals are worth.
+# HerReplayBuffer, which needs the environments to compute rewards for goals.
 
 
 def is_hindsight(model: Any) -> bool:
@@ -182,10 +185,10 @@ def is_hindsight(model: Any) -> bool:
 
 
 def hindsight_buffer(model: Any, venv: VecEnv | None) -> HerReplayBuffer:
-    """Build the buffer as SB3 does, which can't do it without environments.
+    """Build a HerReplayBuffer as SB3 does; unlike there, environments may still be missing.
 
-    :param model: with arguments, not built yet
-    :param venv: its environments; None: it serves for predictions until it has some
+    :param model: the model with its arguments, not built yet
+    :param venv: its environments; None: until it has some, the model can only predict
     """
     buffer: HerReplayBuffer = model.replay_buffer_class(
         model.buffer_size,
@@ -208,16 +211,16 @@ _SETTINGS = (
     "training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon",
     "norm_obs_keys",
 )  # fmt: skip
-# The statistics of returns; the others are of observations.
+# The name of the statistics of returns; all others are of observations.
 _RETURN = "return"
 
 
 class NormalizerLeftOutWarning(UserWarning):
-    """A model takes normalized observations, and was opened without what normalizes them."""
+    """A model that takes normalized observations was loaded without its normalizer."""
 
 
 def is_known(normalizer: VecNormalize) -> bool:
-    """Say whether a file can hold a normalizer's statistics: unless it is of a user's own class."""
+    """Say whether a file can hold a normalizer's statistics: not if it is of a user's own class."""
     return type(normalizer) in _KINDS.values()
 
 
@@ -249,7 +252,7 @@ def _statistics(normalizer: Any) -> dict[str, RunningMeanStd | PerTaskMeanStd]:
 
 
 def _rows(statistics: RunningMeanStd | PerTaskMeanStd) -> list[tuple[Any, Any, float]]:
-    """Return mean, variance and count of all observations, or of each task's."""
+    """Return one row (mean, variance, count), or one for each task."""
     values: Any = (statistics.mean, statistics.var, statistics.count)
     tasks = zip(*values, strict=True) if isinstance(statistics, PerTaskMeanStd) else [values]
     return [(np.asarray(mean), np.asarray(var), float(count)) for mean, var, count in tasks]
@@ -258,8 +261,8 @@ def _rows(statistics: RunningMeanStd | PerTaskMeanStd) -> list[tuple[Any, Any, f
 class SavedNormalizer:
     """A file's normalizer.
 
-    :param saved: of :func:`described`
-    :raises UnsafeFileError: if it is none
+    :param saved: what :func:`described` returned
+    :raises UnsafeFileError: if it is of no known class
     """
 
     def __init__(self, saved: dict[str, Any]) -> None:
@@ -271,13 +274,16 @@ class SavedNormalizer:
         self._statistics: dict[str, list[Any]] = saved["statistics"]
 
     def wrap(self, venv: VecEnv) -> VecEnv:
-        """Put a new normalizer with the file's settings where the old one was."""
+        """Wrap environments in a new normalizer with the file's settings.
+
+        It goes inside a VecHistory if the saved normalizer did not see the history.
+        """
         if isinstance(venv, VecHistory) and not self._sees_history:
             return VecHistory(self.wrap(venv.venv), venv.length)
         return self._kind(venv, **self._settings)
 
     def check(self, normalizer: VecNormalize) -> None:
-        """Compare kind, names and shapes with a normalizer that is to take the statistics.
+        """Compare kind, names and shapes with the normalizer that is to get the statistics.
 
         :raises ValueError: if they differ
         """
@@ -294,9 +300,9 @@ class SavedNormalizer:
             )
 
     def warn_if_left_out(self, name: str) -> None:
-        """Warn that nothing takes the statistics of observations, if there are any.
+        """Warn that the statistics of observations are left out, if the file has any.
 
-        :param name: of the file
+        :param name: the file's name
         """
         if set(self._statistics) - {_RETURN}:
             warnings.warn(
@@ -307,7 +313,7 @@ class SavedNormalizer:
             )
 
     def put_into(self, normalizer: Any) -> None:
-        """Give a normalizer that was checked the file's statistics."""
+        """Give the file's statistics to a normalizer that passed :meth:`check`."""
         for name, each in _statistics(normalizer).items():
             values = [np.array(column) for column in zip(*self._statistics[name], strict=True)]
             if not isinstance(each, PerTaskMeanStd):

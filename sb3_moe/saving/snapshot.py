@@ -30,19 +30,20 @@ from sb3_moe.saving.model_parts import SCHEDULES, moved
 from sb3_moe.vec_env.observations import map_observation
 from sb3_moe.vec_env.replay_buffers import end_running_episodes
 
-# What a snapshot holds besides SB3's own entries of a model's zip.
+# Entries that a snapshot has besides those of SB3's zip of the model.
 _STATE, _REPLAY_BUFFER = "state.pkl", "replay_buffer.pkl"
-# What a buffer keeps of each transition; HER's also where its episode begins, and how long it is.
+# Arrays of a buffer with a row for each transition; HER's last two say where its episode begins,
+# and how long it is.
 _ROWS = (
     *("observations", "next_observations", "actions", "rewards", "dones", "timeouts"),
     *("ep_start", "ep_length"),
 )
-# Of gSDE's distribution.
+# Attributes in which gSDE's distribution keeps the noise that was drawn.
 _MATRICES = ("exploration_mat", "exploration_matrices")
 
 
 class DamagedError(ValueError):
-    """A file that is no snapshot as a run wrote it."""
+    """A file is damaged, or is no snapshot of a run."""
 
 
 def save_snapshot(
@@ -50,12 +51,13 @@ def save_snapshot(
 ) -> None:
     """Write a snapshot of a model that is about to start a rollout, or to end its training.
 
-    It is SB3's zip of the model, which SB3's ``load`` opens too, with the rest of the run in it.
+    The file is SB3's zip of the model, with the rest of the run in it; SB3's ``load`` opens it too.
 
     :param model: with its environment
     :param path: the file, which ends in ``.zip``; an older one stays until the new one is whole
-    :param drawn: False at the end of training, where no rollout has drawn gSDE's noise yet
-    :param whole: False in the middle of a rollout, which then can't be gone on with exactly
+    :param drawn: whether the next rollout has drawn gSDE's noise already; False at the end of
+        training
+    :param whole: False in the middle of a rollout, from which training can't go on exactly
     :raises ValueError: if the environment, the model or its buffer can't be saved
     :raises OSError: naming the file, if it can't be written
     """
@@ -64,10 +66,10 @@ def save_snapshot(
 
 
 def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
-    """Find out whether snapshots can be written, and leave none.
+    """Check that snapshots can be written, by a trial that is removed again.
 
     :param model: with its environment
-    :param folder: of the snapshots
+    :param folder: the folder of the snapshots
     :raises ValueError: if the environment, the model or its buffer can't be saved
     :raises OSError: if the folder can't be written to
     """
@@ -82,18 +84,18 @@ def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
 
 
 def snapshots_in(folder: Path) -> list[Path]:
-    """List the snapshots, oldest first; what else lies there isn't ours."""
+    """List the snapshots in a folder, oldest first; all other files are ignored."""
     named = [path for path in folder.glob("step-*.zip") if path.stem[len("step-") :].isdecimal()]
     return sorted(named, key=step_of)
 
 
 def snapshot_name(step: int) -> str:
-    """Return the name of a snapshot's file at so many global steps."""
+    """Return the file name of a snapshot at a global step."""
     return f"step-{step:012d}.zip"
 
 
 def step_of(path: Path) -> int:
-    """Return the global steps of a snapshot, from its file's name."""
+    """Return the global step of a snapshot, from its file's name."""
     return int(path.stem.removeprefix("step-"))
 
 
@@ -111,14 +113,14 @@ def _write(
         "whole": whole,
         "device": model.device.type,
         "action_space": model.action_space,
-        # Whether model and environment draw from one action space.
+        # Whether model and environment draw from the same action space object.
         "shares_space": model.action_space is env.action_space,
         "generators": get_generators(),
     }
-    zipped = io.BytesIO()  # torch tells of a full disk by another error
+    zipped = io.BytesIO()  # in memory first: torch raises another error on a full disk
     with _pickled("model"):
         model.save(zipped)
-        # Unlike pickle, cloudpickle takes what was defined in a function too.
+        # Unlike pickle, cloudpickle takes classes that are defined in a function too.
         pickled = cloudpickle.dumps(state)
     path.write_bytes(zipped.getvalue())
     with zipfile.ZipFile(path, "a") as archive:
@@ -133,7 +135,7 @@ def _write(
 
 @contextmanager
 def _pickled(what: str) -> Iterator[None]:
-    """Say what it is that can't be pickled; classes of others may raise anything then."""
+    """Name the part that can't be pickled; classes of the user's own may raise any error then."""
     try:
         yield
     except (OSError, UnknownEnvError):
@@ -171,15 +173,15 @@ def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, Vec
     Go on with ``model.learn(total - model.num_timesteps, reset_num_timesteps=False)``: on a CPU the
     weights are then bit for bit those of a run that was never stopped, for every on- and off-policy
     algorithm of SB3 and sb3-contrib, with recurrent state, action noise, gSDE and every replay
-    buffer. Where that can't be, a warning says what is not the same: a task has no state to be
-    saved, training was ended in the middle of a rollout, the device or the algorithm is another
-    (ARS).
+    buffer. Where that is not possible, a warning says why: a task has no state that can be saved,
+    training was ended in the middle of a rollout, the device is another, or the algorithm is
+    neither on- nor off-policy (ARS).
 
-    :param path: a snapshot of :class:`~sb3_moe.callbacks.SnapshotCallback`, or the folder of a
-        run, or of its snapshots, for the latest one; with a warning for the one before where that
-        is not what the run wrote
+    :param path: a snapshot of :class:`~sb3_moe.callbacks.SnapshotCallback`, or the folder of a run
+        or of its snapshots, whose latest snapshot is taken; if that is damaged, the one before it
+        is, with a warning
     :param device: as in SB3's ``load``
-    :raises ValueError: if there is no snapshot, or it is not what the run wrote
+    :raises ValueError: if there is no snapshot, or it is damaged
     :raises RuntimeError: if torch has no such ``device``
     :return: the model, of the class that was trained, and its environment
     """
@@ -198,7 +200,7 @@ def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, Vec
         )
     if exact and state["whole"]:
         _keep_action_noise(model)
-        # The next reset is no first one: a seed would rewind the schedule.
+        # Loading may have seeded the environment: the next reset would restart its task schedule.
         env.unwrapped._reset_seeds()
     else:
         model._last_obs = None
@@ -217,7 +219,7 @@ def _load_model(
     algorithm: type[BaseAlgorithm], path: Path, archive: zipfile.ZipFile, env: VecEnv, device: Any
 ) -> Any:
     with warnings.catch_warnings():
-        # SB3 takes the class that it chose itself, with its arguments, for one of the user's.
+        # SB3 chose this buffer class itself, but takes it for the user's choice and warns.
         warnings.filterwarnings("ignore", r"`n_steps=\d+` is ignored .*\(`NStepReplayBuffer`\)")
         model: Any = algorithm.load(path, env=env, device=device, force_reset=False)
     if _REPLAY_BUFFER in archive.namelist():
@@ -229,7 +231,7 @@ def _load_model(
 
 
 def _inexact(model: BaseAlgorithm, state: dict[str, Any], exact: bool) -> Iterator[str]:
-    """Say what is not as it was."""
+    """Yield the reasons why the resumed run is not exactly the same."""
     if not exact:
         yield "a task of this run has no state that can be saved: it starts a new episode"
     if not state["whole"]:
@@ -241,7 +243,7 @@ def _inexact(model: BaseAlgorithm, state: dict[str, Any], exact: bool) -> Iterat
 
 
 def _latest(path: Path) -> Path:
-    """Return the snapshot that a path means."""
+    """Return the snapshot at a path, or the latest undamaged one in a folder."""
     if path.is_file():
         return path
     snapshots = snapshots_in(path / "checkpoints") or snapshots_in(path)
@@ -266,14 +268,14 @@ def _latest(path: Path) -> Path:
 def _rows_written(buffer: Any) -> int:
     """Return how many rows of a buffer hold something.
 
-    The row after the last has its next observation, with ``optimize_memory_usage``.
+    With ``optimize_memory_usage`` the row after the last transition holds its next observation.
     """
     size = int(buffer.buffer_size)
     return size if buffer.full else min(buffer.pos + 1, size)
 
 
 def _resize(buffer: Any, rows: int) -> Any:
-    """Cut a replay buffer's arrays to their first rows, or give them empty ones; return it."""
+    """Cut or extend a replay buffer's arrays to a number of rows, and return the buffer."""
 
     def resized(array: Any) -> Any:
         if len(array) >= rows:
@@ -290,16 +292,16 @@ def _resize(buffer: Any, rows: int) -> Any:
     return buffer
 
 
-# What SB3 makes anew when it goes on with a saved model: `load` forgets the recurrent state and
-# schedules that a callback changed, `learn` begins by resetting the action noise, and a rollout by
-# drawing gSDE's noise, before a callback can save it.
+# State that SB3 makes anew when it goes on with a saved model. `load` drops the recurrent state and
+# schedules that a callback changed. `learn` begins by resetting the action noise. A rollout begins
+# by drawing gSDE's noise, before callbacks save: a resumed run would draw it a second time.
 
 
 def _rollout_state(model: BaseAlgorithm, *, drawn: bool) -> dict[str, dict[str, Any]]:
-    """Return what the next rollout takes over, on the CPU.
+    """Return the state that the next rollout starts from, on the CPU.
 
     :param model: with its environment
-    :param drawn: whether that rollout has drawn gSDE's noise
+    :param drawn: whether that rollout has drawn gSDE's noise already
     """
     found = vars(model)
     kept = [name for name in found if name.startswith("_last_") or name in SCHEDULES]
@@ -314,7 +316,7 @@ def _rollout_state(model: BaseAlgorithm, *, drawn: bool) -> dict[str, dict[str, 
 
 
 def _set_rollout_state(model: BaseAlgorithm, state: dict[str, dict[str, Any]]) -> None:
-    """Put back what the next rollout takes over.
+    """Put back the state that the next rollout starts from.
 
     :param model: as loaded
     :param state: what :func:`_rollout_state` returned
@@ -335,7 +337,7 @@ def _keep_action_noise(model: BaseAlgorithm) -> None:
 
 
 class _Drawn(StateDependentNoiseDistribution):
-    """Stand in for gSDE's noise until it would be drawn once more, and then give way."""
+    """Stand in for gSDE's distribution, skip its next draw of noise, and then give way to it."""
 
     def __init__(self, owner: Any) -> None:
         vars(self).update(vars(owner.action_dist))
@@ -346,11 +348,11 @@ class _Drawn(StateDependentNoiseDistribution):
 
 
 class _Going(VectorizedActionNoise):
-    """Stand in for an action noise until it would be reset, and then give way."""
+    """Stand in for an action noise, skip its next reset, and then give way to it."""
 
     def __init__(self, model: BaseAlgorithm, noise: ActionNoise) -> None:
         self._model, self.noise = model, noise
-        # What SB3 and `sb3_moe.save` ask for.
+        # SB3 and `sb3_moe.save` read it.
         self._base_noise = getattr(noise, "base_noise", noise)
 
     def reset(self, indices: Iterable[int] | None = None) -> None:
@@ -363,7 +365,7 @@ class _Going(VectorizedActionNoise):
         return repr(self.noise)
 
     def __reduce__(self) -> Any:
-        # A model that is saved meanwhile has its own noise.
+        # If the model is saved while this stands in, the file gets the noise itself.
         return copy.copy, (self.noise,)
 
 
@@ -374,7 +376,7 @@ def _sde_owner(model: BaseAlgorithm) -> Any:
     return owner if is_sde else None
 
 
-# The random generators that training draws from, as a value.
+# The states of the random generators that training draws from.
 
 
 def get_generators() -> dict[str, Any]:
@@ -392,7 +394,7 @@ def set_generators(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     th.set_rng_state(state["torch"])
-    # Those of devices that this machine lacks have nowhere to go.
+    # States of devices that this machine lacks are left out.
     for device, each in enumerate(state["cuda"][: th.cuda.device_count()]):
         th.cuda.set_rng_state(each, device)
 
@@ -401,7 +403,7 @@ def set_generators(state: dict[str, Any]) -> None:
 def preserved_generators(*others: np.random.Generator) -> Iterator[None]:
     """Leave the generators as they were, so that a measurement does not change what follows.
 
-    :param others: besides those of Python, numpy and torch, such as an action space's
+    :param others: generators besides those of Python, numpy and torch, such as an action space's
     """
     state = get_generators()
     other_states = [each.bit_generator.state for each in others]

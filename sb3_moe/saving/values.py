@@ -1,9 +1,10 @@
-"""The file of a saved model: one of safetensors, with JSON among its metadata.
+"""The file of a saved model: safetensors, with JSON in its metadata.
 
-An object of the JSON has one key, which says what it is; arrays and tensors lie beside it. Plain
-values stay as they are. Others are ``{"tuple": [...]}``, ``{"dict": [[key, value], ...]}``,
+Plain values stay as they are in the JSON. Any other value is an object with one key, which says
+what it is: ``{"tuple": [...]}``, ``{"dict": [[key, value], ...]}``,
 ``{"float": "inf"}``, ``{"float64": 1.5}``, ``{"dtype": "float32"}``, ``{"array": "3"}``,
-``{"tensor": "3"}``, ``{"class": ...}``, ``{"custom": ...}``, and the objects of ``OBJECTS``.
+``{"tensor": "3"}``, ``{"class": ...}``, ``{"custom": ...}``, or an object of ``OBJECTS``. Arrays
+and tensors lie beside the JSON, under the names in it.
 """
 
 import json
@@ -32,7 +33,7 @@ from sb3_moe.layers import __all__ as layer_names
 from sb3_moe.policies.learning_rates import LinearPerBlock, Restarted
 from sb3_moe.policies.placements import Placement
 
-#: The most bytes before the numbers: the JSON, and the names and shapes of tensors.
+#: The most bytes of a file's header: the JSON, and the names and shapes of tensors.
 MAX_HEADER = 2**21
 _NOT_OURS = (
     "sb3_moe.save didn't write it; a file of SB3's model.save is opened by PPO.load or its like"
@@ -40,12 +41,12 @@ _NOT_OURS = (
 
 
 class UnsafeFileError(ValueError):
-    """A file that can't be opened safely, and what is wrong with it, in one line."""
+    """A file can't be opened safely; the message says in one line what is wrong with it."""
 
 
 @contextmanager
 def blaming(path: Path) -> Iterator[None]:
-    """Turn whatever a file's contents lead to into one line that names the file.
+    """Turn any error that a file's contents cause into one line that names the file.
 
     :param path: the file
     :raises MemoryError: if there is too little memory here, which is no fault of the file's
@@ -71,13 +72,13 @@ def pack(state: Mapping[str, Any], tensors: Mapping[str, th.Tensor]) -> bytes:
     :param tensors: by name, none of which needs to be contiguous or on the CPU
     :raises ValueError: if the values and names are too long
     """
-    # Copies, since safetensors refuses what shares memory, such as two views of one tensor.
+    # Copies, since safetensors refuses tensors that share memory, such as two views of one.
     own = {
         name: tensor.detach().cpu().clone(memory_format=th.contiguous_format)
         for name, tensor in tensors.items()
     }
     said = json.dumps(state, allow_nan=False)
-    # Among the tensors, since safetensors writes metadata in any order.
+    # The checksum is a tensor, since safetensors writes several entries of metadata in any order.
     own["crc32"] = th.tensor(_checksum(said, own))
     data: bytes = safetensors.torch.save(own, {"model": said})
     length = int.from_bytes(data[:8], "little")
@@ -94,7 +95,7 @@ def unpack(file: IO[bytes], max_bytes: float) -> tuple[Any, dict[str, th.Tensor]
 
     :param file: open for reading
     :param max_bytes: the most that the file may hold
-    :raises UnsafeFileError: if it is no such file
+    :raises UnsafeFileError: if the file is too large, is damaged, or is of another kind
     """
     size, start = os.fstat(file.fileno()).st_size, file.read(8)
     if size > max_bytes:
@@ -129,8 +130,9 @@ def _no_number(text: str) -> NoReturn:
 
 
 _SB3, _CONTRIB = "stable_baselines3", "sb3_contrib"
-# What each argument that takes a class may name, by module. Anything else could do harm there: an
-# algorithm in the place of an extractor would make an environment, and import what that names.
+# The classes that a file may name for each argument that takes one, by module. Any other class
+# could do harm there: an algorithm in place of an extractor would make an environment, and import
+# the module in the environment's id.
 _OF_ROLES = {
     "algorithm": {
         _SB3: "A2C DDPG DQN PPO SAC TD3",
@@ -161,13 +163,13 @@ _OF_ROLES = {
         "sb3_moe.vec_env": "DeviceRolloutBuffer MultiTaskRolloutBuffer",
     },
 }
-#: By argument, the module of each class by its name. A file has the name alone, so that modules
-#: may move.
+#: For each argument, the module of each class by the class's name. A file holds only this name, so
+#: that modules may move.
 KNOWN = {
     role: {name: module for module, names in modules.items() for name in names.split()}
     for role, modules in _OF_ROLES.items()
 }
-# Other arguments take layers, by whatever name they have.
+# All other arguments may name the classes of `sb3_moe.layers`.
 _LAYERS = {name: "sb3_moe.layers" for name in layer_names if name[0].isupper()}
 
 
@@ -175,8 +177,9 @@ def _kept(*names: str, **others: str) -> dict[str, str]:
     return {name: name for name in names} | others
 
 
-# Objects that are data: class, and for each argument of its constructor the attribute that keeps
-# it. A space's bounds lie in full: a few bytes of a file can't describe one that takes memory.
+# Classes of objects that are mere data, and the attribute that keeps each argument of the
+# constructor. A space's bounds are stored in full, so that a few bytes can't describe a space that
+# takes much memory.
 _OBJECTS: dict[type[Any], dict[str, str]] = {
     FloatSchedule: _kept("value_schedule"),
     ConstantSchedule: _kept("val"),
@@ -197,8 +200,8 @@ _OBJECTS: dict[type[Any], dict[str, str]] = {
     spaces.Tuple: _kept("spaces"),
 }
 OBJECTS = {kind.__name__: (kind, attributes) for kind, attributes in _OBJECTS.items()}
-# Options whose text may be "package.module:Class", which the policy imports: a file says what the
-# class is called instead, and whoever opens it what that is.
+# Options whose text may be "package.module:Class", which the policy imports. A file holds only the
+# name of the class, and whoever loads the file passes the class in `custom_objects`.
 _IMPORTED = ("router", "head_router", "expert")
 _LARGEST_SPACE = 2**24
 _DTYPES = (
@@ -212,7 +215,7 @@ class Encoder:
 
     def __init__(self) -> None:
         self.tensors: dict[str, th.Tensor] = {}
-        #: the user's own classes and functions, by the name that the file has
+        #: the user's own classes and functions, by their names in the file
         self.own: dict[str, Any] = {}
 
     def encode(self, name: str, value: Any) -> Any:
@@ -228,7 +231,8 @@ class Encoder:
             value = getattr(import_module(module), attribute)
         match value:
             case np.float64():
-                # NumPy rounds by one otherwise than by a float; other numbers can be Python's.
+                # NumPy may round otherwise when it computes with a np.float64 than with a Python
+                # float. Its other numbers become Python's.
                 return {"float64": self.encode(name, float(value))}
             case np.generic() if value.dtype.name in _DTYPES:
                 return self.encode(name, value.item())
@@ -252,7 +256,7 @@ class Encoder:
             case GoalSelectionStrategy():
                 return next(key for key, each in KEY_TO_GOAL_STRATEGY.items() if each is value)
             case noise.VectorizedActionNoise():
-                # `learn` makes as many of it as there are environments.
+                # `learn` makes a copy of the noise for each environment.
                 return self.encode(name, value.base_noise)
             case type() if issubclass(value, np.generic):
                 return {"dtype": np.dtype(value).name}
@@ -301,10 +305,11 @@ class Decoder:
         self._tensors, self._custom_objects = tensors, custom_objects
 
     def decode(self, name: str, value: Any) -> Any:
-        """Return the value of its JSON.
+        """Return the value that JSON stands for.
 
         :param name: the argument that the value belongs to
-        :raises UnsafeFileError: if it is none
+        :param value: its JSON
+        :raises UnsafeFileError: if it stands for no value
         """
         if _is_import(name, value):
             raise UnsafeFileError(f"its `{name}` names a module to import, {value[:60]!r}")
@@ -337,7 +342,7 @@ class Decoder:
         raise UnsafeFileError(f"its `{name}` holds what is none of our values, {str(value)[:60]}")
 
     def _named(self, role: str, kind: str, name: str) -> Any:
-        """Return a known class, or what the user gives under that name."""
+        """Return a known class, or the custom object that the user gives by this name."""
         if kind == "custom":
             if name not in self._custom_objects:
                 raise UnsafeFileError(
@@ -359,7 +364,7 @@ class Decoder:
         if set(given) != set(attributes):
             raise UnsafeFileError(f"its {kind} must have {sorted(attributes)}")
         if made is spaces.Dict:
-            given["spaces"] = list(given["spaces"].items())  # a dict would be sorted
+            given["spaces"] = list(given["spaces"].items())  # Gymnasium would sort a dict
         value = made(**given)
         if isinstance(value, spaces.Space) and math.prod(value.shape or ()) > _LARGEST_SPACE:
             raise UnsafeFileError(f"its {kind} space has more than {_LARGEST_SPACE} numbers")
@@ -367,9 +372,9 @@ class Decoder:
 
 
 def made_anew(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """Return a space of Gymnasium's own classes that is equal to one whose classes are ours.
+    """Return a space of Gymnasium's own classes that equals a space of our classes.
 
-    :raises ValueError: if it is of another kind than those that a file may hold
+    :raises ValueError: if a file may not hold spaces of its kind
     """
     encoder = Encoder()
     state = encoder.encode("space", space)
@@ -378,7 +383,7 @@ def made_anew(space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 
 def _kind_of(value: Any) -> type[Any]:
-    """Return a value's class; of a space that names its tasks, Gymnasium's behind it."""
+    """Return a value's class; for a space that names its tasks, the Gymnasium class it extends."""
     classes = type(value).__mro__ if hasattr(value, "task_names") else ()
     return next((each for each in classes if each in _OBJECTS), type(value))
 
@@ -388,12 +393,18 @@ def _is_import(name: str, value: Any) -> bool:
 
 
 def _role(outer: str, key: Any) -> str:
-    """Return the argument that an entry of a dict is for: in a dict by network, the dict's own."""
+    """Return the argument that a dict's entry is for: usually the entry's key.
+
+    A router or an expert may be a dict by network. Its entries are for the dict's own argument.
+    """
     return outer if outer in _IMPORTED else str(key)
 
 
 def _known(role: str, name: str) -> Any:
-    """Import what the lists above name, never what a file says; None without sb3-contrib."""
+    """Import a class that the lists above name, never one that only a file names.
+
+    :return: None if the lists don't name it, or sb3-contrib is not installed
+    """
     try:
         return getattr(import_module(KNOWN.get(role, _LAYERS)[name]), name)
     except (ImportError, KeyError):

@@ -1,4 +1,4 @@
-"""What a study's file asks for: its YAML read, and what that names found and built.
+"""Read a study's YAML file, and find and build the objects that it names.
 
 These are tasks, algorithm, policy, schedule, normalizer and callbacks.
 """
@@ -51,18 +51,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Of every dataclass into which a study's file is read.
+#: Pydantic's configuration of every dataclass into which a study's file is read.
 STRICT = ConfigDict(extra="forbid")
-#: What an entry may be that names something or says more of it, for the schema.
+#: The JSON schema of an entry that is a name, or a mapping with details.
 WORD_OR_MAPPING = WithJsonSchema({"type": ["string", "object"]})
 _FLOAT = "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader, but a key stands once, and ``1e6`` is a whole number."""
+    """PyYAML's loader, except that duplicate keys are errors and ``1e6`` is an integer."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Refuse a key that is there twice: PyYAML would drop the first without a word."""
+        """Refuse duplicate keys, of which PyYAML would silently keep the last."""
         node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value]
         for position, (key, _) in enumerate(node.value):
@@ -95,15 +95,15 @@ def read_yaml(text: str) -> Any:
 
 
 def typed(kind: type[T], values: Any, context: Any = None, where: str = "") -> T:
-    """Build a dataclass, and those within it, from what YAML gave.
+    """Build a dataclass, and the dataclasses within it, from the values of a YAML file.
 
     :param kind: the dataclass
     :param values: of its fields
-    :param context: what its validators are told
+    :param context: passed on to its validators: the folder of the study's file
     :param where: the entry that holds the values
     :raises ValueError: naming every entry that is missing, unknown or of another type
     """
-    # From JSON, strictly: lists may become tuples and mappings dataclasses, but 1 not true.
+    # JSON in strict mode: lists may become tuples and mappings dataclasses, but 1 not True.
     text = json.dumps(values, default=str)
     try:
         return TypeAdapter(kind).validate_json(text, strict=True, extra="forbid", context=context)
@@ -113,16 +113,16 @@ def typed(kind: type[T], values: Any, context: Any = None, where: str = "") -> T
 
 
 def in_words(error: ValidationError, where: str = "", known: Iterable[str] = ()) -> str:
-    """Say what pydantic found, a line for each entry.
+    """Describe the errors that pydantic found, a line for each entry.
 
-    :param error: what it raised
-    :param where: the entry that holds what was refused
-    :param known: the entries that there are, for hints at misspelled ones
+    :param error: the error that pydantic raised
+    :param where: the entry that holds the refused values
+    :param known: the names of all entries, for hints at misspelled ones
     """
     lines = []
     for each in error.errors(include_url=False):
         if each["type"] == "too_short" and each["ctx"]["actual_length"] < len(each["input"]):
-            continue  # its items are wrong, of which others tell
+            continue  # too short only without its wrong items, which have lines of their own
         path = ".".join(map(str, (where, *each["loc"]) if where else each["loc"]))
         if each["type"] == "value_error":
             lines.append(str(each["ctx"]["error"]))
@@ -138,12 +138,12 @@ def in_words(error: ValidationError, where: str = "", known: Iterable[str] = ())
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """Say which known name was meant, or which there are."""
+    """Say which known name was probably meant, or list all of them."""
     return did_you_mean(name, known) or f"; there are {', '.join(sorted(known))}"
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Write nested mappings as one, with dots between keys; empty entries are left out."""
+    """Flatten nested mappings into one, with dots between keys; empty entries are left out."""
     if not isinstance(values, Mapping):
         text = ", ".join(map(str, values)) if isinstance(values, list | tuple) else values
         return {} if text in (None, "") else {prefix: text}
@@ -155,9 +155,9 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Named:
-    """A class by its name, and what it is built with.
+    """The name of a class, and the arguments that it is built with.
 
-    :param name: of this package or SB3, or ``package.module:Class``
+    :param name: a class of this package or SB3, or ``package.module:Class``
     :param arguments: of its constructor, plain values; see :func:`resolved`
     """
 
@@ -167,10 +167,10 @@ class Named:
     def class_of(self, base: type, where: str, *modules: str) -> type[Any]:
         """Give the class.
 
-        :param base: what it must be a class of
+        :param base: the class that it must derive from
         :param where: the entry that names it
-        :param modules: whose classes need no module before their names
-        :raises ValueError: if there is none, or it is another kind of class
+        :param modules: modules whose classes can be named without their module
+        :raises ValueError: if there is no such class, or it does not derive from ``base``
         """
         everything = {k: v for module in modules for k, v in vars(import_module(module)).items()}
         kinds = {k: v for k, v in everything.items() if isinstance(v, type) and issubclass(v, base)}
@@ -182,7 +182,7 @@ class Named:
 
 
 def _in_full(value: Any) -> Any:
-    """Read ``Cycle`` or ``{Cycle: {num_cycles: 2}}``."""
+    """Turn ``Cycle`` or ``{Cycle: {num_cycles: 2}}`` into the fields of :class:`Named`."""
     if isinstance(value, str):
         return {"name": value}
     if isinstance(value, Mapping) and len(value) == 1 and "name" not in value:
@@ -210,10 +210,10 @@ def imported(reference: str, where: str) -> Any:
 
 
 def resolved(value: Any, where: str, name: str = "") -> Any:
-    """Give an argument of a file, or a mapping of them, as code takes it.
+    """Replace the names of classes in an argument of a file, or in a mapping of arguments.
 
-    ``package.module:Class`` becomes that class where SB3 calls the argument ``..._class`` or
-    ``..._fn``; a mapping of one ``package.module:Class`` to its arguments becomes an instance.
+    ``package.module:Class`` becomes that class if the argument's name ends in ``_class`` or
+    ``_fn``; a mapping of one ``package.module:Class`` to its arguments becomes an instance.
 
     :param where: the entry that holds it
     :param name: of the argument
@@ -229,12 +229,12 @@ def resolved(value: Any, where: str, name: str = "") -> Any:
     kind = imported(reference, where)
     try:
         return kind(**resolved(value[reference] or {}, where))
-    except Exception as error:  # as its constructor likes
+    except Exception as error:  # a constructor may raise anything
         raise ValueError(f"`{where}` can't be built from {value!r}: {error}") from error
 
 
 def arguments_for(call: Callable[..., Any], values: Any, where: str) -> dict[str, Any]:
-    """Give arguments of a file as a function or class takes them.
+    """Resolve the arguments in a file for a function or class, and check their names.
 
     :param where: the entry that holds them
     :raises ValueError: if one is unknown
@@ -250,15 +250,15 @@ def arguments_for(call: Callable[..., Any], values: Any, where: str) -> dict[str
 
 #: An entry of ``tasks``.
 Entry = str | tuple[str, Mapping[str, Any]]
-#: What ``tasks`` may be: a suite's name, or entries; none where ``games`` names them.
+#: The type of ``tasks``: a suite's name, or entries; empty where ``games`` names the tasks.
 Entries = str | tuple[Entry, ...]
-#: Games that a file can name without an id.
+#: MinAtar's games, which a file can name by these words instead of their ids.
 MINATAR = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
-#: Values by name. "none" are SB3's own.
+#: Arguments of the algorithm, by the name of the preset; "none" leaves SB3's own values.
 PRESETS: dict[str, Mapping[str, Any]] = {"minatar": MINATAR_PPO, "none": {}}
-# What a run gives the algorithm itself.
+# Arguments of the algorithm that every run sets itself.
 _OF_RUNS = {"policy", "env", "policy_kwargs", "seed", "device"}
-# Where the normalizers lie that can be named without their module.
+# The modules of the normalizers that can be named without their module.
 _NORMALIZERS = ("stable_baselines3.common.vec_env", PerTaskVecNormalize.__module__)
 
 
@@ -270,9 +270,10 @@ def game_id(game: str) -> str:
 def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) -> list[Any]:
     """Give the tasks of a study, with their names.
 
-    :param games: by their short names or ids; not looked at where there are ``tasks``
+    :param games: short names or ids; ignored if there are ``tasks``
     :param tasks: a suite's name, or entries
-    :param no_op_max: most no-ops at the start of an episode of MinAtar's games by short names
+    :param no_op_max: largest number of no-ops at the start of an episode, in MinAtar's games that
+        are given by short names
     :return: :class:`sb3_moe_envs.Task` objects
     :raises ValueError: if there is no such suite, id, module or callable
     """
@@ -285,10 +286,10 @@ def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) ->
 
 
 def entry_of(entry: Any, where: str) -> Any:
-    """Give an id, an id with arguments, or the callable that ``module:callable`` stands for.
+    """Give the id, id with arguments, or callable that an entry of a file stands for.
 
-    :param entry: of a file; MinAtar's games by their short names too
-    :param where: what holds the entry
+    :param entry: an id, a short name of MinAtar's, ``[id, arguments]`` or ``module:callable``
+    :param where: the entry's place in the file
     :raises ValueError: if there is no such id, module or callable
     """
     name, arguments = (entry, None) if isinstance(entry, str) else entry
@@ -311,9 +312,9 @@ def entry_of(entry: Any, where: str) -> Any:
 
 
 def algorithm_class(name: str) -> type[BaseAlgorithm]:
-    """Give the class of an algorithm that there are policies for.
+    """Give the class of an algorithm that this package has policies for.
 
-    :raises ValueError: if there are none, or it needs a package that is not installed
+    :raises ValueError: if it has none, or the algorithm's package is not installed
     """
     if name not in TABLE:
         raise ValueError(
@@ -328,16 +329,16 @@ def is_off_policy(name: str) -> bool:
 
 
 def network_names_of(name: str) -> tuple[str, ...]:
-    """Name the networks of an algorithm's policies that options can tell apart."""
-    algorithm_class(name)  # which refuses a misspelled one
+    """List the networks of an algorithm's policies that can have options of their own."""
+    algorithm_class(name)  # raises if the name is misspelled
     policies = import_module(TABLE[name].policies)
     return cast(tuple[str, ...], getattr(policies, TABLE[name].aliases[0]).network_names)
 
 
 def policy_of(run: RunConfig) -> type[BasePolicy]:
-    """Give the class of a run's policy: one named, or ours that sees tasks as they are shown.
+    """Give the class of a run's policy: the named one, or ours that suits the observations.
 
-    :raises ValueError: if there is no such alias, module or class, or none sees tasks so
+    :raises ValueError: if there is no such alias, module or class
     """
     name, aliases = run.architecture.policy, algorithm_class(run.algorithm).policy_aliases
     if name is None:
@@ -353,7 +354,7 @@ def policy_of(run: RunConfig) -> type[BasePolicy]:
 
 
 def value_of_argument(run: RunConfig, name: str) -> Any:
-    """Give an argument of a run's algorithm; None if it has no such argument."""
+    """Give the value of an argument of a run's algorithm; None if it has no such argument."""
     parameter = signature(algorithm_class(run.algorithm)).parameters.get(name)
     return _given(run).get(name, None if parameter is None else parameter.default)
 
@@ -368,13 +369,13 @@ def rollout_of(run: RunConfig) -> int:
     length = value_of_argument(run, name)
     count, unit = length if isinstance(length, list | tuple) else (length, "step")
     if unit != "step" or count < 1:
-        # Runs would be evaluated, and end, at steps of their own: a report has them at the same.
+        # A report needs all runs to be evaluated, and to end, at the same steps.
         raise ValueError(f"`{name}` must be a number of steps, at least 1, got {length}")
     return run.n_envs * int(count)
 
 
 def _given(run: RunConfig) -> dict[str, Any]:
-    """Give the plain arguments that aren't SB3's own: architecture over study over preset."""
+    """Merge the algorithm's arguments, as files have them: architecture over study over preset."""
     preset = {k: v for k, v in PRESETS[run.preset or "none"].items() if k != "policy_kwargs"}
     given = {**preset, **run.arguments, **run.architecture.arguments}
     if isinstance(given.get("train_freq"), list):  # SB3 takes a tuple
@@ -383,7 +384,7 @@ def _given(run: RunConfig) -> dict[str, Any]:
 
 
 def arguments_of(run: RunConfig) -> dict[str, Any]:
-    """Give all arguments of a run's algorithm but policy, environment, seed and device.
+    """Give all arguments of a run's algorithm, except policy, environment, seed and device.
 
     :raises ValueError: naming what can't be built
     """
@@ -391,7 +392,7 @@ def arguments_of(run: RunConfig) -> dict[str, Any]:
     arguments = arguments_for(kind, _given(run), "arguments")
     normalizer = None if run.normalize is None else _normalizer_class(run.normalize)
     if normalizer is PerTaskVecNormalize and is_off_policy(run.algorithm):
-        # To normalize a reward that is replayed, the buffer must know whose it was.
+        # To normalize a replayed reward, the buffer must know which task it is from.
         arguments.setdefault("replay_buffer_class", MultiTaskReplayBuffer)
     if run.annealing != "none":
         rate = value_of_argument(run, "learning_rate")
@@ -405,21 +406,21 @@ def arguments_of(run: RunConfig) -> dict[str, Any]:
 
 
 def _policy_kwargs(run: RunConfig) -> dict[str, Any]:
-    """Lay an architecture's options over the preset's, and over what its observations need."""
+    """Merge ``policy_kwargs``: architecture over preset, and what the observations need."""
     policy = policy_of(run)
     preset = dict(PRESETS[run.preset or "none"].get("policy_kwargs", {}))
     own = dict(resolved(run.architecture.policy_kwargs, f"architectures.{run.architecture.name}"))
     encoder = preset.pop("features_extractor_kwargs", {})
     if not issubclass(policy, MoEPolicy):
-        # SB3's extractors have no encoder to choose: they flatten MinAtar's observations as ours.
+        # SB3's extractors take no `encoder`: they flatten MinAtar's observations, as "flat" does.
         extractor = signature(policy).parameters.get("features_extractor_class")
-        # Observations have the task id beside them: MlpPolicy sees them as MultiInputPolicy does.
+        # Observations are a Dict with the task id: MlpPolicy needs MultiInputPolicy's extractor.
         if run.task_id == "dict" and extractor and extractor.default is FlattenExtractor:
             preset["features_extractor_class"] = CombinedExtractor
         return {**preset, **own}
     options = {k: v for k, v in own.items() if k in DEFAULTS}
-    per_network(options, policy.network_names)  # which checks them
-    # An extractor of the user's own may know neither of tasks nor of a preset's encoder.
+    per_network(options, policy.network_names)  # raises if an option is wrong
+    # A user's own extractor may take neither `num_tasks` nor the preset's `encoder`.
     number = {"num_tasks": len(run.games)} if run.task_id in ("onehot", "channels") else {}
     takes = signature(own.get("features_extractor_class") or TaskExtractor).parameters
     extra = {k: v for k, v in number.items() if k in takes} | (
@@ -433,9 +434,10 @@ def _normalizer_class(named: Named) -> type[Any]:
 
 
 def callback_class(named: Named) -> type[Any]:
-    """Give the class of callbacks that a file names.
+    """Give the class of a callback that a file names.
 
-    :raises ValueError: if there is none, or it would write into the files of every run's own
+    :raises ValueError: if there is none, or it would write the files that every run's own
+        evaluation and snapshots write
     """
     kind = named.class_of(BaseCallback, "callbacks", "sb3_moe.callbacks")
     of_every_run = issubclass(kind, MultiTaskEvalCallback | SnapshotCallback)
@@ -447,9 +449,9 @@ def callback_class(named: Named) -> type[Any]:
 
 
 def build_callbacks(callbacks: Sequence[Named], folder: Path) -> list[BaseCallback]:
-    """Build what a file names.
+    """Build the callbacks that a file names.
 
-    :param folder: where those write that have a ``log_path`` and aren't given one
+    :param folder: the ``log_path`` of callbacks that take one and aren't given one
     """
     built = []
     for each in callbacks:
@@ -461,9 +463,9 @@ def build_callbacks(callbacks: Sequence[Named], folder: Path) -> list[BaseCallba
 
 
 def schedule_of(run: RunConfig) -> Any:
-    """Say which task is played when.
+    """Build the schedule, which decides when each task is played.
 
-    :raises ValueError: naming the entry, or what the schedule says against the run's tasks
+    :raises ValueError: naming the wrong entry, or why the schedule doesn't fit the run's tasks
     """
     try:
         if run.schedule is not None:
@@ -483,23 +485,24 @@ def schedule_of(run: RunConfig) -> Any:
 
 
 def stream(seed: int) -> int:
-    """Spread seeds out: parallel environment ``i`` of a seed ``s`` has the seed ``s + i``.
+    """Turn a study's seed into one that is far from those of neighboring seeds.
 
-    Neighboring seeds of a study would otherwise share most of their environments' randomness.
+    Parallel environment ``i`` of a run with seed ``s`` gets seed ``s + i``: runs with neighboring
+    seeds would otherwise share most of their environments' seeds.
     """
     return int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
 
 
 def plain_env(run: RunConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv:
-    """Build the environment of a run: all tasks, and a schedule that says which is played."""
+    """Build the environment of a run without normalizer: all tasks, and the schedule."""
     tasks = read_tasks(run.games, run.tasks, run.no_op_max)
     return make_multitask_vec_env(tasks, n_envs, seed, schedule=schedule, **run.env)
 
 
 def build_env(run: RunConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv:
-    """Build the environment of a run, in the normalizer that it asks for.
+    """Build the environment of a run, wrapped in its normalizer if it has one.
 
-    :raises ValueError: if that can't be built
+    :raises ValueError: if the normalizer can't be built
     """
     env = plain_env(run, n_envs, seed, schedule)
     if run.normalize is None:
@@ -514,11 +517,11 @@ def _normalized(normalize: Named, env: VecEnv) -> VecEnv:
     arguments = arguments_for(kind, normalize.arguments, "normalize")
     takes_keys = "norm_obs_keys" in signature(kind).parameters and kind is not PerTaskVecNormalize
     if takes_keys and isinstance(env.observation_space, spaces.Dict):
-        # SB3's own takes all keys, and the task's id is none that it could normalize.
+        # By default SB3's takes all keys, but it can't normalize the task id, which is Discrete.
         arguments.setdefault("norm_obs_keys", box_keys(env.observation_space))
     try:
         normalized: VecEnv = kind(env, **arguments)
-    except Exception as error:  # SB3 looks up keys, and a user's class may do anything
+    except Exception as error:  # wrong keys raise in SB3, and a user's class may raise anything
         env.close()
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"`normalize`: {normalize.name} can't be built: {reason}") from error

@@ -1,4 +1,4 @@
-"""What the commands of ``sb3-moe`` do: ``study``, and ``watch`` and ``card`` of an agent's file."""
+"""The commands of ``sb3-moe``: ``study``, and ``watch`` and ``card`` for an agent's file."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ from sb3_moe_envs.suites import tasks_of
 if TYPE_CHECKING:
     import sb3_moe_cli as cli
 
-#: How observations may show which task is on.
+#: How observations may show which task is played: the values of ``task_id``.
 SHOWN = ("dict", "onehot", "channels", "info")
-# Seconds of training that `plan` takes in all, and of each network at least.
+# Seconds for which `plan` trains: all networks together, and each network at least.
 REHEARSAL, SHORTEST = 12.0, 1.0
 
 
 def read(options: cli.StudyOptions) -> tuple[config.StudyConfig, Path]:
-    """Read the study, with what the command line changes in it, and give its folder."""
+    """Read the study and apply the command line's changes; give the study and its folder."""
     changes = {name: getattr(options, name) for name in ("seeds", "steps_per_task", "only")}
     study = config.load_study(options.study, options.architecture, **changes)
     root = options.out or Path("runs") / study.name
@@ -69,14 +69,15 @@ def schema(options: cli.Schema) -> int:
 
 
 def status(options: cli.Status) -> int:
-    """Print what the folders hold."""
+    """Print the state of a study's runs."""
     return show_status(*read(options))
 
 
 def show_status(study: config.StudyConfig, root: Path) -> int:
-    """Print what the folders hold.
+    """Print the state of a study's runs.
 
-    :return: 1 if one failed, is damaged or is of another configuration
+    :return: 1 if a run failed or is damaged, else 0
+    :raises ValueError: if a folder was made by another configuration
     """
     jobs = survey(preparing.all_runs(study, root), root)
     counts = Counter[str]()
@@ -101,7 +102,7 @@ def show_status(study: config.StudyConfig, root: Path) -> int:
 def make_engine(options: cli.Run, study: config.StudyConfig, root: Path) -> engine.Engine:
     """Give the engine that a command line asks for.
 
-    :raises ValueError: if options are another engine's, or runs would not find their device
+    :raises ValueError: if an option is of another engine, or runs would not find their device
     """
     others = {"local": ("address", "cpus", "gpus", "slurm"), "ray": ("processes", "slurm")}
     for name in others.get(options.engine, ("processes", "address")):
@@ -126,14 +127,15 @@ def make_engine(options: cli.Run, study: config.StudyConfig, root: Path) -> engi
 
 
 def run(options: cli.Run) -> int:
-    """Run what is missing, then write the report; 1 if a run is not done at the end.
+    """Train the runs that are not done, then write the report.
 
+    :return: 1 if a run is not done at the end, else 0
     :raises ValueError: if a claim is wrong, a network can't be built, or a folder was made by
         another configuration
     :raises BusyError: if another process runs the study in the folder
     """
     study, root = read(options)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, unless under nohup
+    for number in (signal.SIGTERM, signal.SIGHUP):  # stop as Ctrl-C does, unless nohup ignores them
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     check_claims(study)
@@ -141,11 +143,11 @@ def run(options: cli.Run) -> int:
     check_report_folder(root)
     with held(root):
         refuse_changes(survey(preparing.all_runs(study, root), root))
-        # Without the folder in which it is installed.
+        # The program's name without the folder in which it is installed.
         command = shlex.join(["sb3-moe", *sys.argv[1:]])
         said = {"study": study.to_dict(), "command": command, "versions": versions()}
         write_json(root / "study.json", said)
-        # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
+        # Before jax is loaded: Ray starts processes by fork, which can hang once jax is loaded.
         where = make_engine(options, study, root)
         try:
             jobs = train(study, root, where, options.retry)
@@ -164,10 +166,10 @@ def run(options: cli.Run) -> int:
 def train(
     study: config.StudyConfig, root: Path, where: engine.Engine, retry: bool = False
 ) -> list[Job]:
-    """Run what is missing, those that choose values first, and look at all runs again.
+    """Train the runs that are not done, tuning runs first, and look at all folders again.
 
-    :param retry: run again what failed or is damaged
-    :return: none if a value could not be chosen
+    :param retry: also run again those that failed or are damaged
+    :return: all runs of the study; none if a value could not be chosen
     """
 
     def run_some(jobs: Sequence[Job]) -> None:
@@ -185,9 +187,10 @@ def train(
 
 
 def check_claims(study: config.StudyConfig) -> None:
-    """Read the claims, so that what is wrong with them shows before anything is run.
+    """Read the claims, so that an error in them shows before anything is run.
 
-    Comparisons without a value are only named: several studies may share a file of claims.
+    Comparisons for which no run gives a value are only printed: several studies may share a file
+    of claims.
 
     :raises ValueError: naming the claim
     """
@@ -197,16 +200,16 @@ def check_claims(study: config.StudyConfig) -> None:
 
 
 def report(options: cli.Report) -> int:
-    """Write the report from what is done."""
+    """Write the report from the runs that are done."""
     write(*read(options), options.to, replays=options.replays, partial=options.partial)
     return 0
 
 
 def write(study: config.StudyConfig, root: Path, to: Path | None = None, **options: bool) -> None:
-    """Write the report from what is done.
+    """Write the report from the runs that are done.
 
-    :param options: ``replays``: with a page on which each network plays; ``partial``: with the
-        curves of runs that are not done
+    :param options: ``replays``: with a page for each network on which it plays; ``partial``: with
+        the curves of runs that are not done
     """
     study, folder = preparing.chosen(study, root), check_report_folder(root, to)
     for line in write_replays(study, root, folder) if options.pop("replays", False) else ():
@@ -217,7 +220,8 @@ def write(study: config.StudyConfig, root: Path, to: Path | None = None, **optio
 def plan(options: cli.Plan) -> int:
     """Print what would run, and how long it would take.
 
-    Runs that are done say how fast their network trains; one without any trains for a moment.
+    A network's speed is taken from its runs that are done; one that has none yet is trained for a
+    moment.
 
     :raises ValueError: if a claim or the number of processes is wrong, a folder was made by another
         configuration, or a network can't be built
@@ -235,7 +239,7 @@ def plan(options: cli.Plan) -> int:
     rates = {_network(job): rate for job in jobs if (rate := preparing.past_rate(job)) is not None}
     untried = {name: run for name, run in networks.items() if name not in rates}
     seconds = max(REHEARSAL / max(len(untried), 1), SHORTEST)
-    th.set_num_threads(1)  # as a run's process has
+    th.set_num_threads(1)  # as in a run's process
     preparing.check_networks(list(networks.values()))
     for name, run in track(untried.items(), "training each network a little"):
         rates[name] = preparing.rehearsed_rate(run, seconds)
@@ -250,22 +254,24 @@ def plan(options: cli.Plan) -> int:
 
 
 def _network(job: Job) -> str:
-    """Name a run's network, whatever value of it is tried."""
+    """Give the name of a run's network, without the value that a tuning run tries."""
     return job.run.architecture.name.partition("@")[0]
 
 
-# The agent of a file, in the environment that it knows.
+# Opening an agent's file, with the tasks that the agent was trained on.
 
 
 def opened(options: cli.AgentOptions) -> BaseAlgorithm:
-    """Open the model twice: its spaces say how the tasks are shown to it.
+    """Open a model with an environment that shows the tasks as in its training.
+
+    The file is opened twice: the model's observation space says how tasks are shown to it.
 
     :param options: of the command line
-    :raises ValueError: if no task is named, or they aren't the model's
+    :raises ValueError: if no task is named, or the tasks aren't the model's
     """
     if not options.tasks:
         raise ValueError("`--tasks` must name a suite or Gymnasium ids, got none")
-    # A single observation is no work for two, who wait for each other on a busy machine.
+    # Two threads are no faster on a single observation, and wait for each other on a busy machine.
     th.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NormalizerLeftOutWarning)
@@ -277,7 +283,6 @@ def _load(options: cli.AgentOptions, env: Any) -> BaseAlgorithm:
     path = options.model
     if path.suffix != ".zip":
         own = {each.partition(":")[2]: imported(each, "--custom") for each in options.custom}
-        # A buffer would be of as many environments as it was trained in.
         return load(path, env, device="cpu", custom_objects=own)
     if not options.trust:
         raise ValueError(
@@ -285,7 +290,7 @@ def _load(options: cli.AgentOptions, env: Any) -> BaseAlgorithm:
         )
     try:
         return building.algorithm_class(options.algorithm).load(path, env, device="cpu")
-    except Exception as error:  # where another algorithm's parts are taken, it can be anything
+    except Exception as error:  # the file of another algorithm may raise anything
         raise ValueError(
             f"{path.name} can't be opened as a model of {options.algorithm} "
             f"({type(error).__name__}: {error}); `--algorithm` must be the one that it is of"
@@ -293,16 +298,16 @@ def _load(options: cli.AgentOptions, env: Any) -> BaseAlgorithm:
 
 
 def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
-    """Build the environment that shows tasks as a model saw them, in the order that it knows.
+    """Build an environment that shows the tasks as in a model's training, in the same order.
 
     :param words: a suite's name, or ids, ids with arguments as in a study's file, or
         ``module:callable``
-    :param space: the model's observations
-    :raises ValueError: if nothing fits, or can be built
+    :param space: the model's observation space
+    :raises ValueError: if no way of showing the tasks fits, or no environment can be built
     """
     tasks = _in_order(words, space)
     if not isinstance(tasks, str) and len(tasks) == 1 and tasks[0].env_id and not names_on(space):
-        alone = tasks[0].make()  # by whose id the agent's card calls it
+        alone = tasks[0].make()  # not wrapped, so that the agent's card can name its id
         if alone.observation_space == space:
             return alone
         alone.close()
@@ -310,7 +315,7 @@ def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
         try:
             env = make_multitask_vec_env(tasks, task_id=shown)
         except ValueError:
-            if shown == SHOWN[-1]:  # that adds nothing: the environment itself can't be built
+            if shown == SHOWN[-1]:  # "info" adds nothing, so the environment itself can't be built
                 raise
             continue  # not every environment can be shown in every way
         if _fits(env.observation_space, space):
@@ -323,11 +328,11 @@ def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
 
 
 def _in_order(words: Sequence[str], space: spaces.Space[Any]) -> Any:
-    """Put tasks into the order in which a model knows them, if its observations say it.
+    """Put tasks into a model's order, if its observation space names them.
 
-    A suite in its own order stays a name, by which the agent's card calls it.
+    A suite in its own order stays a name, so that the agent's card can use it.
 
-    :raises ValueError: if they are others
+    :raises ValueError: if the tasks aren't the model's
     """
     known = names_on(space)
     if known is not None and sorted(map(game_id, words)) == sorted(map(game_id, known)):
@@ -349,7 +354,7 @@ def _in_order(words: Sequence[str], space: spaces.Space[Any]) -> Any:
 
 
 def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:
-    """Say whether a model's observations are ours, whatever SB3 or a normalizer made of them."""
+    """Say whether spaces agree but for axes that SB3 moved and bounds that a normalizer changed."""
     if isinstance(ours, spaces.Dict) and isinstance(models, spaces.Dict):
         return ours.keys() == models.keys() and all(_fits(ours[k], models[k]) for k in ours)
     if isinstance(ours, spaces.Box) and isinstance(models, spaces.Box):
@@ -358,7 +363,7 @@ def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:
 
 
 def watch(options: cli.Watch) -> int:
-    """Write a page or a film on which an agent plays."""
+    """Write a page or a film that shows an agent at play."""
     suffix = options.out.suffix
     if suffix not in (".html", *FILMS):
         raise ValueError(f"`--out` must end in .html, .gif or .mp4, got {options.out}")
@@ -366,7 +371,7 @@ def watch(options: cli.Watch) -> int:
         raise ValueError(
             f"`--without` and `--table` must be left out of a film, got {options.out.name}"
         )
-    # What is wrong shows before anything is played.
+    # These raise, if anything is wrong, before anything is played.
     check_writable(options.out.parent)
     model = opened(options)
     if options.table:

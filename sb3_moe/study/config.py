@@ -1,4 +1,4 @@
-"""A study as a YAML file: which runs there are, each as plain values.
+"""The configuration of a study, read from a YAML file, and of each of its runs.
 
 Each entry is declared once: its type, range and default in the class, its meaning in the class's
 docstring. The JSON schema and the docs' table are made from both.
@@ -34,14 +34,14 @@ from sb3_moe.study.building import STRICT, WORD_OR_MAPPING, NamedEntry, hint, re
 
 #: The studies of this package.
 PRESETS = ("smoke", "first-run", "paper-small", "paper-full")
-#: Files of models, by how their names end.
+#: Suffixes of the files of models.
 MODELS = (".moe", ".zip")
-# Characters of the tasks in the name of a run's folder: file systems take 255 bytes in all.
+# Most characters for the tasks in the name of a run's folder: file systems take 255 bytes.
 LONGEST_TASKS = 120
 # Development seeds are counted from here, so that they are none of the study's.
 FIRST_DEVELOPMENT_SEED = 1_000
 
-#: How tasks come: together, one after the other, each alone, or by a schedule.
+#: How tasks are trained: interleaved, one after the other, each alone, or by a schedule.
 Regime = Literal["mtrl", "crl", "scratch", "schedule"]
 Count = Annotated[int, Field(ge=1)]
 #: A word that can be a folder's name.
@@ -50,7 +50,7 @@ Name = Annotated[str, Field(pattern=r"^[^\s/\\.][^\s/\\]*$", max_length=100)]
 
 @dataclass(kw_only=True, config=STRICT)
 class Evaluation:
-    """How often the agent is evaluated while it trains, and how closely.
+    """How often the agent is evaluated while it trains, and over how many episodes.
 
     :param points: evaluations per task and visit, evenly spread, besides the one before training
     :param episodes: episodes of every task at each of them
@@ -66,10 +66,11 @@ class Evaluation:
 class StartFrom:
     """Whose weights a network begins with: a file's, or those of another network of the study.
 
-    :param model: path of a model beside the study's file, ``.moe`` or, only from those you trust,
-        SB3's ``.zip``
-    :param architecture: a network of the study, whose model of the same seed and regime it is
-    :param order: of that network's run; None: as of the run that begins
+    :param model: path of a model's file, from the folder of the study's file: ``.moe``, or SB3's
+        ``.zip``, but only from those you trust
+    :param architecture: a network of the study; the weights are of its run of the same seed and
+        regime
+    :param order: the order of tasks in that run; None: the same as in the run that begins with it
     """
 
     model: Annotated[str, Field(pattern=r"\.(moe|zip)$")] | None = None
@@ -82,13 +83,13 @@ class StartFrom:
 
 
 def _start(value: Any, info: ValidationInfo) -> Any:
-    """Read a file's name or a network's; a path is taken from the folder of the study's file."""
+    """Read ``start_from``: a file, whose path is from the study's folder, or a network's name."""
     if isinstance(value, str):
         value = {"model" if value.endswith(MODELS) else "architecture": value}
     if not isinstance(value, Mapping):
         return value
     if info.context and value.get("model"):
-        # Absolute: a study may be run from another folder the next time.
+        # Absolute: the study may be resumed from another working directory.
         value = {**value, "model": str((info.context / str(value["model"])).absolute())}
     return typed(StartFrom, value, where="start_from")
 
@@ -101,12 +102,12 @@ Start = Annotated[StartFrom, BeforeValidator(_start), WORD_OR_MAPPING]
 class Architecture:
     """A network of the study: a policy, and what it is built with.
 
-    :param name: how folders and reports call it
-    :param policy: an alias that the algorithm knows, or ``package.module:Class``; None: ours for
-        observations such as the study has
-    :param policy_kwargs: plain values laid over the preset's own ``policy_kwargs``
-    :param arguments: of the algorithm, laid over the study's, such as a learning rate chosen for
-        this network
+    :param name: its name in folders and reports
+    :param policy: an alias that the algorithm knows, or ``package.module:Class``; None: our policy
+        for the study's observations
+    :param policy_kwargs: plain values that override the preset's ``policy_kwargs``
+    :param arguments: of the algorithm, such as a learning rate for this network; they override the
+        study's
     :param callbacks: besides the study's, such as a plasticity intervention
     :param start_from: the trained model that it begins with; None: new weights
     """
@@ -119,7 +120,7 @@ class Architecture:
     start_from: Start | None = None
 
 
-#: What an architecture has besides options of its policy.
+#: The entries of an architecture that are not options of its policy.
 OWN_ENTRIES = ("policy", "arguments", "callbacks", "start_from")
 
 
@@ -128,13 +129,13 @@ def named_architecture(
 ) -> Architecture:
     """Read an architecture of a study's file: ``dense``, ``soft-big``, ``MOORE``, ...
 
-    :param name: any word if ``options`` are given, and ``package.module:Class`` for a policy; one
-        that means something by itself keeps its meaning where options don't say otherwise
+    :param name: a name that stands for options, such as those above; ``package.module:Class`` for a
+        policy; or, with ``options``, any word. ``options`` override those that the name stands for
     :param options: ``policy_kwargs`` spelled out, and optionally ``policy``, ``arguments``,
         ``callbacks`` and ``start_from``
-    :param algorithm: whose networks they are
+    :param algorithm: the algorithm whose networks a name can end in
     :param folder: against which a path in ``start_from`` is resolved
-    :raises ValueError: if the name says nothing and no options do
+    :raises ValueError: if the name stands for nothing and there are no options
     """
     if options is None and ":" in name:
         return Architecture(name=name.rpartition(":")[2], policy=name)
@@ -157,20 +158,20 @@ def named_architecture(
 
 
 def _as_word(value: Any) -> Any:
-    """Return what a file can hold: of a class where it is found."""
+    """Return a value as a file can hold it: a class as ``package.module:Class``."""
     return f"{value.__module__}:{value.__qualname__}" if isinstance(value, type) else value
 
 
 def _meant_by(name: str, networks: tuple[str, ...]) -> dict[str, Any]:
-    """Give the options that a name stands for; none for a word of the user's."""
+    """Give the options that a name stands for; empty for a word of the user's."""
     if name == "dense":
         return {"placement": "none"}
     method = getattr(presets, name, {}) if name.isupper() else {}
-    if method and "policy_kwargs" not in method:  # else they are arguments of an algorithm
+    if method and "policy_kwargs" not in method:  # with it, they are arguments of an algorithm
         return {key: _as_word(value) for key, value in method.items()}
     router, placement, network, *_ = *name.split("-", 2), "", ""
     try:
-        MoEOptions(router=router, placement=placement)  # which knows their names
+        MoEOptions(router=router, placement=placement)  # raises if one is unknown
     except ValueError:
         return {}
     if network not in ("", *networks):
@@ -188,17 +189,17 @@ class Setup:
         ``[id, {arguments}]`` and ``package.module:callable``
     :param env: arguments of ``make_multitask_vec_env``: ``task_id``, ``obs_space``,
         ``action_space``, ``invalid_action``, ``vectorization``, ``history``
-    :param no_op_max: most no-ops at the start of an episode of MinAtar's ``games``; 30 is what the
-        suites have
+    :param no_op_max: largest number of no-ops at the start of an episode of MinAtar's ``games``;
+        the suites have 30
     :param algorithm: any of [the table](algorithms.md)
-    :param arguments: of the algorithm, over the preset's (``train_freq`` in steps)
+    :param arguments: of the algorithm; they override the preset's (``train_freq`` in steps)
     :param preset: ``minatar`` is ``sb3_moe.presets.MINATAR_PPO``, the default for PPO; ``none`` are
         SB3's own values, the default for the others
     :param schedule: ``{Adaptive: {rule: "return>=200"}}`` or any [schedule](tasks.md), for the
         regime ``schedule``, which is then the default
     :param normalize: ``VecNormalize``, ``PerTaskVecNormalize`` or ``package.module:Class``, with
         arguments
-    :param callbacks: in every run, besides a study's own: names from [callbacks](callbacks.md) or
+    :param callbacks: further callbacks of every run: names from [callbacks](callbacks.md) or
         ``package.module:Class``, with arguments; evaluation and snapshots have entries of their own
     :param steps_per_task: steps of each task and visit, over all parallel environments; a multiple
         of the rollout
@@ -208,7 +209,7 @@ class Setup:
     :param evaluation: evaluations per task and visit (``points``), ``episodes`` of every task at
         each, and whether actions are the most likely ones (``deterministic``, by default false)
     :param checkpoints: snapshots from which a run can go on, evenly spread
-    :param device: of torch
+    :param device: torch's device, such as ``cuda``
     """
 
     games: tuple[str, ...] = ()
@@ -244,7 +245,7 @@ class Setup:
 
     @property
     def task_id(self) -> str:
-        """How observations show which task is on."""
+        """How observations show which task is played."""
         return str(self.env.get("task_id", "dict"))
 
     def to_dict(self) -> dict[str, Any]:
@@ -260,7 +261,7 @@ class RunConfig(Setup):
     :param regime: ``"mtrl"`` interleaves the tasks by steps, ``"crl"`` plays them one after the
         other, ``"scratch"`` trains on one task only, in the spaces of all of them, ``"schedule"``
         plays what ``schedule`` says
-    :param order: what ``"crl"`` plays, one after the other; ``"scratch"`` plays one task
+    :param order: the tasks that ``"crl"`` plays, one after the other, or the one of ``"scratch"``
     :param architecture: which network
     :param seed: of the model, the environments and the schedule
     """
@@ -296,12 +297,12 @@ class RunConfig(Setup):
 
     @property
     def name(self) -> str:
-        """The name of its folder: what tells it from the study's other runs."""
+        """The name of the run's folder, which no other run of the study has."""
         return self._named(self.order, self.architecture.name)
 
     @property
     def start(self) -> str | None:
-        """The name of the run that this one begins with, if it begins with one."""
+        """The name of the run whose weights this one begins with, if there is one."""
         start = self.architecture.start_from
         if start is None or start.architecture is None:
             return None
@@ -324,7 +325,7 @@ class RunConfig(Setup):
 
 
 def _counted(value: Any, start: int = 0) -> Any:
-    """Count a number of seeds up, or take the seeds."""
+    """Turn a number of seeds into seeds that count up from ``start``; a list stays."""
     if isinstance(value, int):
         return tuple(range(start, start + value))
     return tuple(value) if isinstance(value, list) else value
@@ -337,7 +338,7 @@ DevelopmentSeeds = Annotated[tuple[int, ...], _DEVELOPMENT, _NUMBER_OR_LIST]
 
 
 def _architectures(value: Any, info: ValidationInfo) -> Any:
-    """Read names, or names with their options."""
+    """Read architectures: names, or mappings from names to options."""
     entries = value if isinstance(value, list | tuple) else [value]
     more = info.data.get("algorithm", "PPO"), info.context
     named = [each.items() if isinstance(each, Mapping) else [(each, None)] for each in entries]
@@ -354,7 +355,7 @@ Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(_architectur
 
 
 def _beside(path: Path | None, info: ValidationInfo) -> Path | None:
-    """Take a path from the folder of the study's file."""
+    """Resolve a path against the folder of the study's file."""
     return info.context / path if info.context and path is not None else path
 
 
@@ -367,11 +368,11 @@ def _about(value: Any, info: ValidationInfo) -> Any:
 
 @dataclass(kw_only=True, config=STRICT)
 class About:
-    """A study's own words; its report says the rest from the configuration.
+    """A study's own texts for its report, which takes the rest from the configuration.
 
-    :param title: of the page, empty for one made of the study's name, algorithm and tasks
-    :param introduction: what is asked and why; an empty line begins a new paragraph
-    :param notes: choices that the configuration can't tell, a sentence or two each
+    :param title: of the page; empty: the study's name, algorithm and tasks
+    :param introduction: what the study asks and why; an empty line begins a new paragraph
+    :param notes: choices that the configuration can't show, a sentence or two each
     :param reproduce: how to run it again
     """
 
@@ -383,13 +384,13 @@ class About:
 
 @dataclass(kw_only=True, config=STRICT)
 class Tune:
-    """Values of one argument, of which each network takes its best before the study's seeds run.
+    """Values to try for one argument: each network gets its best before the study's seeds run.
 
     :param argument: of the algorithm, such as ``learning_rate``; a network whose own ``arguments``
         have it keeps that value
     :param values: to try
-    :param seeds: development seeds, none of the study's; a number of them counts from 1000
-    :param extensions: how often, at most, the grid gets a further value where the best is at its
+    :param seeds: development seeds, none of them the study's; a number of seeds counts up from 1000
+    :param extensions: how often, at most, a further value is added if the best is at the grid's
         edge
     :param measure: the best value has the highest return while tasks are trained (``area``), or at
         the end of the run (``final``)
@@ -408,13 +409,13 @@ class StudyConfig(Setup):
 
     :param name: of the study, and of its folder under ``runs``
     :param architectures: the networks: a list of names, or a mapping from names to options
-    :param only: the networks whose runs are left, with those that they begin with; by default all
-    :param regimes: ``mtrl`` interleaves, ``crl`` one after the other, ``scratch`` one task alone,
-        ``schedule`` what ``schedule`` says; by default ``[mtrl, crl]``, or ``[schedule]`` where
-        there is a ``schedule``
-    :param orders: of ``crl``: the order given, its ``rotations``, ``all`` permutations, or a list
-        of orders
-    :param seeds: a number of seeds, or the seeds
+    :param only: run only these networks, and those whose weights they begin with; by default all
+    :param regimes: ``mtrl`` interleaves the tasks, ``crl`` trains them one after the other,
+        ``scratch`` each alone, ``schedule`` as the entry ``schedule`` says; by default
+        ``[mtrl, crl]``, or ``[schedule]`` where there is a ``schedule``
+    :param orders: orders of tasks for ``crl``: the one ``given``, its ``rotations``, ``all``
+        permutations, or a list of orders
+    :param seeds: the number of seeds, or a list of seeds
     :param tune: ``{argument: learning_rate, values: [1e-4, 3e-4, 1e-3], seeds: 3}``: each network
         takes its best value on development seeds, and the study's own seeds run with it
     :param random_episodes: episodes of each task that measure the random policy
@@ -446,10 +447,10 @@ class StudyConfig(Setup):
             if shared := {*self.tune.seeds} & {*self.seeds}:
                 raise ValueError(f"`tune.seeds` must be none of the study's `seeds`, got {shared}")
             tuned(self, {each.name: self.tune.values[0] for each in self.architectures})
-        self._runs = self._grid()  # which checks that there are such
+        self._runs = self._grid()  # raises if there are none, or names are not unique
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON holds them, with the name of the claims' file alone."""
+        """Plain values, as JSON holds them; of the path of ``claims`` only the file's name."""
         return super().to_dict() | {"claims": self.claims and self.claims.name}
 
     @property
@@ -458,9 +459,9 @@ class StudyConfig(Setup):
         return [each.name for each in self.architectures]
 
     def runs(self) -> list[RunConfig]:
-        """List the runs, whole seeds first: what is finished can be compared at any time.
+        """List the runs seed by seed, so that those that are done can be compared at any time.
 
-        A run that another begins with comes before it, and is added where the grid lacks it.
+        A run whose weights another begins with comes before it, and is added if the grid lacks it.
         """
         return list(self._runs)
 
@@ -476,7 +477,8 @@ class StudyConfig(Setup):
             for network in self.architectures
             if not self.only or network.name in self.only
         ]
-        if not 0 < len({run.name for run in runs}) == len(runs):  # tasks may have dashes too
+        # Different runs may have the same name, since tasks may have dashes too.
+        if not 0 < len({run.name for run in runs}) == len(runs):
             raise ValueError(
                 "`architectures`, `regimes`, `orders` and `seeds` must each be different from each "
                 "other, at least one, or runs would have the same names"
@@ -484,9 +486,10 @@ class StudyConfig(Setup):
         return list({run.name: run for each in runs for run in self._chain(each)}.values())
 
     def _chain(self, run: RunConfig, behind: tuple[str, ...] = ()) -> list[RunConfig]:
-        """Give a run behind the one that it begins with, and so on.
+        """List the runs whose weights a run builds on, oldest first, and then the run itself.
 
-        :raises ValueError: if it begins with one that there isn't, or in the end with itself
+        :raises ValueError: if one begins with a network that doesn't exist, or in the end with
+            itself
         """
         start = run.architecture.start_from
         if start is None or start.architecture is None:
@@ -516,9 +519,9 @@ class StudyConfig(Setup):
 
 
 def tuned(study: StudyConfig, values: Mapping[str, float]) -> StudyConfig:
-    """Give a study in which networks have a value of the argument that is tuned.
+    """Give a copy of a study in which networks have values of the tuned argument.
 
-    :param values: of each network; one that says the argument itself keeps its own
+    :param values: by network; one whose own ``arguments`` have the argument keeps that value
     """
     assert study.tune is not None
     argument = study.tune.argument
@@ -536,7 +539,7 @@ def load_study(name_or_path: str, architecture: Sequence[str] = (), **changes: A
 
     :param name_or_path: one of ``PRESETS`` or a path
     :param architecture: further networks
-    :param changes: entries in place of the file's; those that are None are left
+    :param changes: entries that replace the file's; those that are None are ignored
     :raises ValueError: naming the entry that is unknown or out of range
     """
     path = Path(name_or_path)
@@ -558,7 +561,7 @@ def read_study(
     """Read a study from YAML.
 
     :param folder: against which paths in it are resolved
-    :raises ValueError: as of :func:`load_study`
+    :raises ValueError: as in :func:`load_study`
     """
     values = read_yaml(text)
     if not isinstance(values, dict):

@@ -32,18 +32,18 @@ RETRIES = 3
 
 
 def variables(root: Path) -> dict[str, str]:
-    """Give the environment variables of a process that trains, unless the user sets others.
+    """Give the environment variables with which runs are trained.
 
-    :param root: folder of the study, in which processes leave each other what jax has compiled
+    :param root: folder of the study, in which processes share what jax has compiled
     """
     return {
-        # One thread per process: networks of this size are faster so, and runs share the cores.
+        # One thread per process: small networks are faster with one, and runs share the cores.
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
         "JAX_PLATFORMS": "cpu",
-        # glibc would give the memory of an update back to the system, which hands it out page by
-        # page again in the next one: tens of thousands of faults a second.
+        # glibc would otherwise give the memory of an update back to the system, and get it again
+        # page by page in the next update: tens of thousands of page faults a second.
         "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
         "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
         "MALLOC_TOP_PAD_": str(64 * 2**20),
@@ -54,16 +54,16 @@ def variables(root: Path) -> dict[str, str]:
 
 
 def work(run: Mapping[str, Any], path: str) -> None:
-    """Train one run in this process, and write down what went wrong if something did.
+    """Train one run in this process; if it fails, write the error into its folder.
 
     :param run: what to train
     :param path: its folder
-    :raises BusyError: if another process works in the folder, and goes on to
+    :raises BusyError: if another process still works in the folder after ``PATIENCE`` seconds
     """
     folder = RunFolder(Path(path))
     with held(folder.path, PATIENCE):
         status = folder.state().status
-        if status == "done":  # by the process that was waited for
+        if status == "done":  # by a process that held the folder until now
             return
         if status in ("failed", "damaged"):
             folder.make_ready()
@@ -75,9 +75,9 @@ def work(run: Mapping[str, Any], path: str) -> None:
 
 
 def _work_quietly(run: Mapping[str, Any], path: str) -> None:
-    """Do the same with the process's own output in a file, so that it doesn't mix with others'."""
+    """Call :func:`work` with the process's output in a file, so that outputs of runs don't mix."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # A terminal sends both to the whole group; the parent decides who stops.
+    # A terminal sends both signals to all processes of the group; the parent decides which end.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     log = (Path(path) / LOG).open("a", buffering=1)
@@ -87,7 +87,7 @@ def _work_quietly(run: Mapping[str, Any], path: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process as soon as its parent is gone: one that is killed can't stop it."""
+    """End this process as soon as its parent is gone: a killed parent can't stop it."""
     parent = mp.parent_process()
     assert parent is not None
     parent.join()
@@ -95,9 +95,9 @@ def _end_with_parent() -> None:
 
 
 def check_processes(processes: int | None) -> int:
-    """Give the number of processes; as many as the cores that this process may use for None.
+    """Give the number of processes; for None, the number of cores that this process may use.
 
-    :raises ValueError: if there are none
+    :raises ValueError: if it is below 1
     """
     processes = num_cores() if processes is None else processes
     if processes < 1:
@@ -106,16 +106,17 @@ def check_processes(processes: int | None) -> int:
 
 
 class Engine:
-    """What starts runs and tells when they have ended."""
+    """Base class: starts runs, and tells which have ended."""
 
-    #: How many run at a time; clusters have queues of their own.
+    #: How many runs may go on at the same time; by default without limit, since clusters have their
+    #: own queues.
     capacity = sys.maxsize
 
     def __init__(self) -> None:
         self._running: dict[str, Any] = {}
 
     def launch(self, run: dict[str, Any], path: str) -> Any:
-        """Start :func:`work`; give what has ``done()``, ``exception()`` and ``cancel()``."""
+        """Start :func:`work`; give a handle with ``done()``, ``exception()`` and ``cancel()``."""
         raise NotImplementedError
 
     def start(self, run: RunConfig, path: Path) -> None:
@@ -124,18 +125,18 @@ class Engine:
         self._running[run.name] = self.launch(run.to_dict(), str(path.resolve()))
 
     def ended(self) -> dict[str, str]:
-        """Name the runs that have ended since the last call, one way or another.
+        """Name the runs that have ended since the last call, done or not.
 
-        :return: with what there is to say of a process that ended early, else nothing
+        :return: by name, the reason if the run's process ended early, else an empty text
         """
         over = [name for name, work in self._running.items() if work.done()]
         reasons = {name: self._running.pop(name).exception() or "" for name in over}
-        # Ray's own errors have what was raised as their cause, and tracebacks as their texts.
+        # Ray's own errors have the original error as `cause`; their texts are tracebacks.
         causes = {name: getattr(each, "cause", each) for name, each in reasons.items()}
         return {name: str(each).strip().partition("\n")[0] for name, each in causes.items()}
 
     def stop(self) -> None:
-        """End what is running; it can go on later from its last snapshot."""
+        """End all running runs; each can resume later from its last snapshot."""
         for each in self._running.values():
             each.cancel()
         self._running.clear()
@@ -144,7 +145,7 @@ class Engine:
 class _Process(SpawnProcess):
     """A process of this machine, started by spawn: where jax is loaded, fork hangs.
 
-    It is no daemon, so that tasks, and workers of ours, may have processes of their own.
+    It is no daemon, so that environments may start processes of their own.
     """
 
     def done(self) -> bool:
@@ -165,8 +166,8 @@ class _Process(SpawnProcess):
 class LocalEngine(Engine):
     """One process per run.
 
-    :param processes: how many at a time; None: as many as the cores that it may use
-    :raises ValueError: if there are none
+    :param processes: how many at the same time; None: one for each core that this process may use
+    :raises ValueError: if the number is below 1
     """
 
     def __init__(self, processes: int | None) -> None:
@@ -183,13 +184,13 @@ class LocalEngine(Engine):
 class RayEngine(Engine):
     """Tasks of a Ray cluster, with results in a folder that all nodes see.
 
-    A run on a node that is lost runs again on another, from its last snapshot.
+    If a node is lost, its runs start again on another, from their last snapshots.
 
     :param root: see :func:`variables`
     :param address: of the cluster; None takes the one that Ray finds on this machine, or starts
         one; ``"local"`` starts one in any case
     :param cpus: CPUs per run
-    :param gpus: GPUs per run, a fraction too
+    :param gpus: GPUs per run; may be a fraction
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class RayEngine(Engine):
         import ray
 
         self._ray: Any = ray
-        # Ray's own handler would leave at once, before the study has said what is finished.
+        # Ray's own handler would exit at once, before the study has said what is finished.
         handler = signal.getsignal(signal.SIGTERM)
         self._ray.init(
             address=address,
@@ -217,19 +218,19 @@ class RayEngine(Engine):
         return self._task.remote(run, path).future()
 
     def stop(self) -> None:
-        """Let go of the cluster, which ends the tasks."""
+        """Disconnect from the cluster, which ends the tasks."""
         super().stop()
         self._ray.shutdown()
 
 
 class _Work:
-    """What a SLURM job does; one that reaches its time limit is queued again and goes on."""
+    """A SLURM job: it trains a run, and at its time limit it is queued again and resumes."""
 
     def __call__(self, run: Mapping[str, Any], path: str) -> None:
         work(run, path)
 
     def checkpoint(self, run: Mapping[str, Any], path: str) -> Any:
-        """Say what a job does that submitit queues again."""
+        """Return what submitit queues at the time limit: the same run again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, run, path)
@@ -242,9 +243,9 @@ class SlurmEngine(Engine):
     :param cpus: CPUs per run
     :param gpus: GPUs per run
     :param cluster: ``"slurm"``, or ``"local"`` for processes of this machine; None: SLURM if it is
-        here
-    :param parameters: further ones of submitit's ``update_parameters``, such as ``timeout_min`` and
-        ``slurm_partition``
+        installed
+    :param parameters: further parameters of submitit's ``update_parameters``, such as
+        ``timeout_min`` and ``slurm_partition``
     """
 
     def __init__(
@@ -271,7 +272,7 @@ class SlurmEngine(Engine):
         return self._executor.submit(_Work(), run, path)
 
     def stop(self) -> None:
-        """Cancel the jobs, those that have ended meanwhile too."""
+        """Cancel all jobs; those that have ended meanwhile raise no error."""
         for each in self._running.values():
             each.cancel(check=False)
         self._running.clear()
@@ -281,7 +282,7 @@ class SlurmEngine(Engine):
 
 
 def unfinished(jobs: Sequence[Job], retry: bool) -> list[Job]:
-    """List what is to be run; runs that failed or are damaged only when asked to."""
+    """List the jobs to run; those that failed or are damaged only with ``retry``."""
     wanted = {"missing", "interrupted"} | ({"failed", "damaged"} if retry else set())
     return [job for job in jobs if job.state.status in wanted]
 
@@ -291,7 +292,7 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, console: Console) -> None:
 
     :param jobs: in the order in which they start
     :param engine: where they run
-    :param console: which is told of each end, and of the progress in between
+    :param console: where progress, and the end of each run, are printed
     """
     waiting, running = list(jobs), dict[str, Job]()
     if jobs:
@@ -324,7 +325,7 @@ class LiveView:
     """A bar of all runs' steps on a terminal, and a line for each run that has ended.
 
     :param jobs: all that will run
-    :param console: where to
+    :param console: where both are shown
     """
 
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
@@ -360,7 +361,7 @@ class LiveView:
 
 
 def _summary(row: Mapping[str, str]) -> str:
-    """Say the rate and the last returns of a run, and that a report's are other ones."""
+    """Say a run's speed and its last returns in training; a report has those of evaluations."""
     found = ((_RETURN.fullmatch(key), value) for key, value in row.items())
     returns = [f"{key[1]} {float(value):.1f}" for key, value in found if key and value]
     last = f", last training episodes: {'  '.join(returns)}" if returns else ""

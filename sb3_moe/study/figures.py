@@ -18,9 +18,9 @@ from sb3_moe.study.judging import t_interval
 from sb3_moe.study.results import INSIDES, WHOLE, Array, Results, planned_blocks
 from sb3_moe.watching import figures as plots
 
-#: Panels side by side, at most: so many can be read on a page of a paper or a screen.
+#: Most panels side by side that can be read on a page of a paper or a screen.
 ACROSS = 3
-#: Experts in a panel, at most, for whose numbers there is room.
+#: Most experts in a panel for which there is room to write their weights.
 MOST_WRITTEN = 12
 
 REGIMES = {
@@ -29,15 +29,15 @@ REGIMES = {
     "scratch": "alone",
     "schedule": "as the schedule chooses",
 }
-#: What can be drawn against steps, and what the vertical axis says.
+#: The measures that can be drawn against steps, with the labels of their vertical axes.
 CURVES = {"return": "return per episode", "success": "share of episodes that succeed", **INSIDES}
 MEAN = "mean over tasks"
 
 
 def figures(results: Results, units: Mapping[str, float] | None = None) -> dict[str, Figure]:
-    """Draw all that there is something to draw of, by name.
+    """Draw every figure for which there are data, by name.
 
-    :param units: as of :func:`draw_curves`
+    :param units: as in :func:`draw_curves`
     """
     drawn = {name: draw_curves(results, name, units) for name in CURVES}
     drawn["expert_weights"] = draw_experts(results)
@@ -50,18 +50,19 @@ def draw_curves(
     units: Mapping[str, float] | None = None,
     looks: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Figure | None:
-    """Draw a measure against steps: first the mean over tasks, then each of them.
+    """Draw a measure against steps: first the mean over tasks, then each task.
 
     Each way to mix the tasks has panels of its own. Lines are means over seeds, bands are Student's
     95% intervals, shading marks the steps in which the task was trained, and the dotted line is the
     random policy.
 
-    :param units: what a task's return is divided by before the mean over tasks, as the claims do
-    :param looks: of :func:`sb3_moe.watching.figures.look_of` by network; None: by the study's order
+    :param units: what a task's return is divided by before the mean over tasks, as in the claims
+    :param looks: by network, from :func:`sb3_moe.watching.figures.look_of`; None: by the study's
+        order
     :return: None if no run has measured it
     """
     rows = results.table[results.table["measure"] == measure].dropna(subset=["step", "value"])
-    # Of runs on one task alone, what other tasks return means nothing.
+    # In runs on one task alone, the returns of the other tasks mean nothing.
     alone = (rows["regime"] == "scratch") & (rows["task"] != WHOLE)
     rows = rows[~alone | (rows["order"] == rows["task"])]
     if rows.empty:
@@ -79,13 +80,13 @@ def draw_curves(
         for k, part in enumerate(parts, 1)
         if (there := curves["architecture"].isin(part)).any()
     ]
-    # Parts of one panel stand side by side.
+    # The parts of a panel with too many networks stand side by side.
     across = ACROSS // len(parts) * len(parts) or ACROSS
     figure, axes = plots.panels(len(panels), 2.5, across)
     orders = rows.groupby("regime")["order"].nunique()
     runs: Any = {(r.config.regime, " ".join(r.config.order)): r.config for r in results.runs}
     for ax, (regime, order, task, curves, part) in zip(axes, panels, strict=True):
-        # Where all runs have the same order, shading shows it.
+        # If all runs have the same order, the title needn't name it: shading shows it.
         is_one = regime == "scratch" or orders[regime] == 1
         where = REGIMES[regime] if is_one else f"{REGIMES[regime]}: {order}"
         unit = " in units" if task == MEAN and units else ""
@@ -101,7 +102,7 @@ def draw_curves(
 
 
 def _means(rows: pd.DataFrame, units: Mapping[str, float]) -> pd.DataFrame:
-    """Give the rows of the mean over tasks, of runs that have several."""
+    """Give rows with the mean over tasks, for runs that have several tasks."""
     values = rows["value"] / rows["task"].map(units).fillna(1.0)
     keys = ["regime", "order", "architecture", "seed", "step"]
     groups = rows.assign(value=values).groupby(keys, sort=False)["value"]
@@ -115,13 +116,13 @@ def _draw_panel(
     looks: Mapping[str, Mapping[str, Any]],
     level: float | None,
 ) -> None:
-    """Draw the means over seeds of some networks.
+    """Draw the means over seeds of some networks into a panel.
 
-    :param values: all that the vertical axis must have room for
-    :param level: of the random policy
+    :param values: all values that the vertical axis must have room for
+    :param level: the random policy's value; None: not drawn
     """
     for name, seeds in curves.groupby("architecture", sort=False):
-        # At the steps that all seeds have.
+        # Only the steps that all seeds have.
         wide = seeds.pivot_table(index="step", columns="seed", values="value").dropna()
         steps, values_SK = wide.index.to_numpy(float), wide.to_numpy().T
         mean, interval = values_SK.mean(0), t_interval(values_SK)
@@ -130,14 +131,14 @@ def _draw_panel(
     if level is not None:
         ends.append(level)
         ax.axhline(level, color="0.35", linewidth=1, linestyle=":", label="random policy")
-    # Intervals of few seeds would leave no room for the curves.
+    # The axis has no room for whole intervals: those of few seeds would dwarf the curves.
     margin = 0.05 * (max(ends) - min(ends)) or 1.0
     ax.set_ylim(min(ends) - margin, max(ends) + margin)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def draw_experts(results: Results) -> Figure | None:
-    """Draw how much of each task every expert serves at the end of training, mean over seeds.
+    """Draw each expert's mean gate on each task at the end of training, as a mean over seeds.
 
     Experts are in the order of :func:`expert_weights`.
 
@@ -163,7 +164,7 @@ def draw_experts(results: Results) -> Figure | None:
 
 
 def expert_weights(results: Results) -> dict[tuple[str, tuple[str, ...]], Array]:
-    """Average the last gates over seeds, by caption and tasks, (N, E) each.
+    """Average the last gates over seeds; give arrays (N, E), by caption and tasks.
 
     Gates that never changed are left out: their routers don't learn.
     """
@@ -186,12 +187,12 @@ def expert_weights(results: Results) -> dict[tuple[str, tuple[str, ...]], Array]
 
 
 def matched_mean(seeds: Sequence[Array]) -> Array:
-    """Average gates over seeds, (N, E) each, after their experts were matched.
+    """Average gates over seeds, (N, E) each, after matching the seeds' experts with each other.
 
-    An expert's number is chance, and so is its sign where weights have both. So each seed's experts
-    are assigned to those of the mean so far (Hungarian method) and turned to its sign, three times.
-    Where experts join at a new task a seed may have more of them: what another lacks counts as 0.
-    Experts are in the order of the task for which they weigh most.
+    An expert's number is chance, and so is its sign where gates can be negative. So each seed's
+    experts are assigned to those of the mean so far (Hungarian method) and take its signs, three
+    times. Where experts join at a new task, seeds may differ in their number of experts: missing
+    ones have gates of 0. Experts are sorted by the task on which their gate is largest.
     """
     most = max(each.shape[1] for each in seeds)
     padded = [np.pad(each, ((0, 0), (0, most - each.shape[1]))) for each in seeds]
@@ -207,5 +208,5 @@ def matched_mean(seeds: Sequence[Array]) -> Array:
 
 
 def _wrapped(text: str, width: int = 36) -> str:
-    # Names of many tasks would leave a panel no room.
+    # Five lines at most: the names of many tasks would leave a panel no room.
     return "\n".join(textwrap.wrap(text, width, max_lines=5, placeholder=" …"))

@@ -1,7 +1,7 @@
 """A run's folder: what is in it, how it is written, and what state it is in.
 
-``config.json`` comes first and ``done.json`` last. Each file is written under a temporary name and
-renamed: a file that is there is whole, whenever the run was stopped.
+``config.json`` is written first and ``done.json`` last. All files but the logs are written under a
+temporary name and then renamed, so that a file that exists is whole, whenever the run was stopped.
 """
 
 import shutil
@@ -28,9 +28,10 @@ LOG = "log.txt"
 STATISTICS = "vec_normalize.pkl"
 #: Whose weights a run began with.
 ORIGIN = "start_from.json"
-# A process that is told to end takes a moment; NFS keeps the lock of a node that is lost for 90 s.
+# Seconds to wait for a lock: a process that is told to end takes a moment, and NFS keeps the lock
+# of a lost node for 90 s.
 PATIENCE = 100.0
-# Bytes in which the last rows of a log surely are.
+# How many bytes at the end of a log are read for its last rows.
 _ROWS = 16_384
 
 
@@ -40,11 +41,11 @@ class BusyError(RuntimeError):
 
 @contextmanager
 def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Keep other processes out of a folder, until this one lets go or ends in whatever way.
+    """Lock a folder against other processes, until the ``with`` block or this process ends.
 
-    :param folder: made if it is not there
+    :param folder: made if it does not exist
     :param patience: seconds to wait for a process that holds it
-    :raises BusyError: if one still holds it then
+    :raises BusyError: if another process still holds it then
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -64,7 +65,7 @@ def is_held(folder: Path) -> bool:
 
 
 class State(NamedTuple):
-    """What a folder holds, and why it is thought so."""
+    """The state of a run's folder, and the reason for it."""
 
     status: Status
     reason: str = ""
@@ -96,7 +97,7 @@ class RunFolder:
         return read_npz(path) if path.exists() else {}
 
     def last_logged(self) -> dict[str, str]:
-        """Read what the run has logged last, by key; empty if there is nothing yet."""
+        """Read the last logged value of each key; empty if nothing is logged yet."""
         files = sorted(self.path.glob("progress-*.csv"), key=lambda path: path.stat().st_mtime)
         if not files:
             return {}
@@ -104,7 +105,7 @@ class RunFolder:
             keys = file.readline().decode().strip().split(",")
             file.seek(max(file.tell(), files[-1].stat().st_size - _ROWS))
             rows = [row.split(",") for row in file.read().decode(errors="replace").splitlines()]
-        # A row that was cut, or is being written, is shorter.
+        # A row that was cut off, or is being written, is shorter, and left out.
         whole = [zip(keys, row, strict=True) for row in rows if len(row) == len(keys)]
         return {key: value for row in whole for key, value in row if value}
 
@@ -117,7 +118,7 @@ class RunFolder:
         return [path for path in self.checkpoints() if not _damage(path)]
 
     def goes_on_at(self) -> int:
-        """Give the step of the snapshot that the run goes on from; 0 where it starts anew."""
+        """Give the step of the snapshot from which the run resumes; 0 if it starts anew."""
         snapshots = self.snapshots()
         return step_of(snapshots[-1]) if snapshots else 0
 
@@ -127,7 +128,7 @@ class RunFolder:
         write_json(self.path / "config.json", config)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Say that everything is there."""
+        """Write ``done.json``, which says that everything is there."""
         write_json(self.path / "done.json", summary)
 
     def fail(self, error: BaseException) -> None:
@@ -138,13 +139,16 @@ class RunFolder:
         write_json(self.path / "error.json", values)
 
     def make_ready(self) -> None:
-        """Clear a run's error: it resumes from its snapshot, or starts anew if none is sound."""
+        """Delete a failed run's error, so that it resumes from its last whole snapshot.
+
+        Without one, or if the folder is damaged, all files are deleted, and the run starts anew.
+        """
         error = self.path / "error.json"
         goes_on = error.exists() and self.snapshots()
         for path in [error] if goes_on else self.path.glob("*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name not in (LOCK, LOG):  # for which others wait, into which this one prints
+            elif path.name not in (LOCK, LOG):  # the lock is held, and the log is open
                 path.unlink(missing_ok=True)
 
     def state(self) -> State:
@@ -169,12 +173,12 @@ class RunFolder:
 
 
 def steps_in(row: Mapping[str, str]) -> int:
-    """Give the steps at which a row was logged; 0 of none."""
+    """Give the number of steps at which a row was logged; 0 for an empty row."""
     return int(float(row.get("time/total_timesteps") or 0))
 
 
 def _damage(snapshot: Path) -> str:
-    """Say what is wrong with a snapshot; nothing if it is whole."""
+    """Say what is wrong with a snapshot; an empty text if it is whole."""
     try:
         check_snapshot(snapshot)
     except ValueError as error:
@@ -199,7 +203,7 @@ def survey(runs: Sequence[RunConfig], root: Path) -> list[Job]:
 def refuse_changes(jobs: Sequence[Job]) -> None:
     """Raise if a folder was made by another configuration.
 
-    One in which the run starts anew has no results that could be mixed up, so that it may differ.
+    A folder may differ if its run starts anew, since it has no results that could be mixed up.
 
     :raises ValueError: saying which folder, and what differs
     """
@@ -215,9 +219,9 @@ def refuse_changes(jobs: Sequence[Job]) -> None:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Say, a line each, what differs between two nested mappings of plain values.
+    """List the differences between two nested mappings of plain values, a line each.
 
-    A model that runs begin with may lie elsewhere: a study may be moved.
+    Of ``start_from.model`` only the file's name is compared, since a study may be moved.
     """
     before, after = (
         {k: Path(v).name if k.endswith("start_from.model") else v for k, v in flat(each).items()}

@@ -1,4 +1,4 @@
-"""Claims as data, and differences between networks, judged on the table of results.
+"""Test claims, and differences between networks, on the table of a study's results.
 
 Shapes: S seeds, G groups of runs.
 """
@@ -21,14 +21,14 @@ from sb3_moe.study.building import STRICT, hint, read_yaml, typed
 from sb3_moe.study.config import Regime, named_architecture
 from sb3_moe.study.results import MEASURES, WHOLE, Array
 
-#: As a file has it: a report shows 9 as it stands there, and not as 9.0.
+#: A positive number, whole if the file has it so: a report shows 9 as 9 and not as 9.0.
 Number = Annotated[int | float, Field(gt=0, allow_inf_nan=False)]
 MeasureName = Literal[tuple(MEASURES)]  # type: ignore[valid-type]  # known when it is imported
-#: A share.
+#: A share, between 0 and 1.
 Share = Annotated[float, Field(gt=0, lt=1)]
 #: With fewer seeds nothing is decided.
 FEWEST_SEEDS = 5
-# How a summary calls what it estimates of a network's difference from the first.
+# The columns of a summary for a network's difference from the first, as in `Estimate`.
 _COMPARED = ("difference", "difference_low", "difference_high", "p", "seeds_compared")
 
 
@@ -51,7 +51,7 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Selector:
-    """Which runs: those that match in everything that is named.
+    """Select the runs that match all of these entries.
 
     :param architecture: the network's name
     :param regime: None for any
@@ -79,7 +79,7 @@ class Contrast:
     :param smallest_effect: the smallest difference that matters, in the measure's unit
     :param primary: whether the verdict rests on it; the others are only shown
     :param over: ``"tasks"``: a seed has one value, the mean over the tasks for which the measure is
-        defined, if it has them all; None: one for each task
+        defined, if it has values for all of them; None: one value for each task
     """
 
     measure: MeasureName  # type: ignore[valid-type]  # as above
@@ -95,12 +95,12 @@ class Contrast:
 
     @property
     def groups(self) -> tuple[Selector, ...]:
-        """Those that are added, then those that are subtracted."""
+        """The groups that are added, then those that are subtracted."""
         return self.plus + self.minus
 
     @property
     def alternative(self) -> str:
-        """The side of its test."""
+        """The alternative hypothesis of its t test."""
         return "two-sided" if self.expects == "different" else "greater"
 
     @property
@@ -111,13 +111,13 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Claim:
-    """Something that was said, and the contrasts that test it.
+    """A claim, and the contrasts that test it.
 
-    :param name: a word
+    :param name: a word, by which no other claim is named
     :param text: what is claimed
     :param contrasts: at least one; the verdict rests on those that are primary
-    :param needs: ``"any"``: it holds if one primary contrast speaks for it and none against;
-        ``"all"``: only if every one does, which needs no correction for their number
+    :param needs: ``"any"``: it holds if one primary contrast supports it and none contradicts it;
+        ``"all"``: it holds only if each supports it, which needs no correction for their number
     """
 
     name: str
@@ -149,11 +149,12 @@ class Claims:
 def load_claims(
     path: Path | None, tasks: tuple[str, ...], networks: Collection[str] = ()
 ) -> Claims:
-    """Read a file of claims; None for none.
+    """Read a file of claims; without a file there are none.
 
-    :param tasks: of the study: units must be theirs
-    :param networks: of the study; several studies may share a file, so that only names that look
-        like one of these, misspelled, are refused
+    :param path: the file; None: no claims
+    :param tasks: of the study; ``units`` must name exactly these
+    :param networks: of the study; several studies may share a file, so unknown names are refused
+        only if they look like one of these, misspelled
     :raises ValueError: naming the file and the entry that can't be read, and why
     """
     if path is None:
@@ -175,7 +176,7 @@ def _check_networks(claims: Claims, networks: Collection[str]) -> None:
     contrasts = [contrast for claim in claims.claims for contrast in claim.contrasts]
     for name in {group.architecture for contrast in contrasts for group in contrast.groups}:
         try:
-            named_architecture(name)  # which is a network of another study
+            named_architecture(name)  # if it has a meaning, it is a network of another study
         except ValueError:
             if name not in networks and get_close_matches(name, networks, 1):
                 raise ValueError(
@@ -185,9 +186,10 @@ def _check_networks(claims: Claims, networks: Collection[str]) -> None:
 
 
 class Estimate(NamedTuple):
-    """A sum of groups over seeds: its interval, and a t test of its being at most 0, or 0.
+    """A difference between groups, its interval, and the p of its t test.
 
-    ``seeds``: of the smallest group.
+    The null hypothesis is that the difference is 0, or, tested one-sided, at most 0. ``seeds`` is
+    the number of seeds of the smallest group.
     """
 
     difference: float = np.nan
@@ -209,11 +211,11 @@ def t_interval(values: Array, coverage: float = 0.95) -> tuple[Any, Any]:
 
 
 def welch(values: Array, signs: Array, rule: Rule, alternative: str = "two-sided") -> Estimate:
-    """Estimate a sum of groups by Welch's t test; of one group it is Student's.
+    """Estimate a signed sum of groups by Welch's t test, which is Student's for one group.
 
     :param values: (S, G), NaN where a group lacks a seed
     :param signs: 1 for a group that is added, -1 for one that is subtracted, (G,)
-    :param rule: where it is paired, the sum is taken seed by seed, as one group
+    :param rule: if it is paired, the sum is taken seed by seed, and tested as one group
     :param alternative: ``"greater"`` or ``"two-sided"``
     """
     if rule.paired:
@@ -240,8 +242,9 @@ def values_of_groups(
 ) -> pd.DataFrame:
     """Give each group's value for every seed and task, as (task, seed) by group.
 
-    It is the mean over the regimes and orders of tasks that the study has for all groups, lest the
-    difference between these pass for theirs. A seed counts once it has all of them.
+    A value is the mean over those regimes and orders of tasks that the study has for all groups:
+    a difference between regimes or orders must not pass for one between groups. A seed counts only
+    if it has a value for each of them.
 
     :param table: the rows of one measure
     :param paired: only seeds that all groups have; False: NaN for a group that lacks a seed
@@ -279,15 +282,15 @@ def compare(
     claims: Claims,
     over: str | None = None,
 ) -> dict[str, Array]:
-    """Give the values (S, G) of groups in a measure, by task; none of seeds where one has none.
+    """Give the values (S, G) of groups in a measure, by task; (0, G) if a group has none.
 
     :param table: of results
-    :param over: as of :class:`Contrast`
+    :param over: as in :class:`Contrast`
     """
     rows = table[(table["measure"] == measure) & table["step"].isna()]
-    if MEASURES[measure].unit == "success":  # defined where a task says it
+    if MEASURES[measure].unit == "success":  # only defined for tasks that report success
         rows = rows[rows.groupby("task")["value"].transform("count") > 0]
-    # Those for which it is defined in every group of a study, done or not.
+    # The tasks for which the measure is defined in every group, whether runs are done or not.
     tasks = sorted(set.intersection(*(set(_selected(rows, each)["task"]) for each in groups)))
     values = values_of_groups(rows, groups, claims.rule.paired)
     if over == "tasks":
@@ -302,7 +305,7 @@ def compare(
 def _over_tasks(
     values: pd.DataFrame, tasks: list[str], measure: str, claims: Claims
 ) -> pd.DataFrame:
-    """Give seeds that have every task one value, the mean over tasks, as (task, seed) by group."""
+    """Average over tasks the seeds that have every task; give them as (task, seed) by group."""
     if values.empty:
         return values
     if claims.units and MEASURES[measure].unit == "return":
@@ -314,7 +317,7 @@ def _over_tasks(
 
 
 def missing(claims: Claims, table: pd.DataFrame) -> list[str]:
-    """Say, a line each, what of the claims a study will have no value of: it may be misspelled.
+    """List, a line each, the comparisons that will have no value in a study: a name may be wrong.
 
     :param table: see :func:`~sb3_moe.study.results.imagined`
     """
@@ -326,8 +329,8 @@ def missing(claims: Claims, table: pd.DataFrame) -> list[str]:
 def judge(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:
     """Test every claim on the results that there are.
 
-    :return: a row for each contrast and task, with its ``verdict`` and that of its claim; what has
-        no values is ``"not tested"``. ``p_adjusted`` is NaN where no correction is needed
+    :return: a row for each contrast and task, with its ``verdict`` and that of its claim; contrasts
+        without values are ``"not tested"``. ``p_adjusted`` is NaN where no correction is needed
     """
     found: list[dict[str, Any]] = [
         {
@@ -361,7 +364,7 @@ def judge(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _correct(rows: Sequence[dict[str, Any]], name: str) -> None:
-    """Add p by Holm's correction to the rows of one family that were tested."""
+    """Write p with Holm's correction, under ``name``, into the tested rows of one family."""
     tested = [row for row in rows if not np.isnan(row["p"])]
     for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
         row[name] = p
@@ -392,7 +395,7 @@ def combine(verdicts: Collection[str], every: bool = False) -> str:
     """Give a claim's verdict: supported by one contrast and contradicted by none, or the reverse.
 
     :param verdicts: of its primary contrasts
-    :param every: supported only by all, and contradicted by any
+    :param every: if True, all must support the claim, and one is enough to contradict it
     """
     supported, contradicted = "supported" in verdicts, "contradicted" in verdicts
     if every:
@@ -410,8 +413,8 @@ def summarize(table: pd.DataFrame, claims: Claims, networks: Sequence[str]) -> p
     regime and measure.
 
     :param networks: of the study, in its order
-    :return: in the columns ``regime``, ``measure``, ``architecture``, ``task``, ``seeds``,
-        ``mean``, ``low``, ``high``, ``iqm``, ``difference``, ``difference_low``,
+    :return: a table with the columns ``regime``, ``measure``, ``architecture``, ``task``,
+        ``seeds``, ``mean``, ``low``, ``high``, ``iqm``, ``difference``, ``difference_low``,
         ``difference_high``, ``seeds_compared``, ``p``, ``p_holm`` and ``verdict``
     """
     done = set(table.dropna(subset="value")["architecture"])
@@ -438,7 +441,7 @@ def summarize(table: pd.DataFrame, claims: Claims, networks: Sequence[str]) -> p
 def _beside_first(
     rows: pd.DataFrame, measure: str, networks: list[str], claims: Claims, over: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Give a network's mean on each task, or over all, and its difference from the first one."""
+    """Give a network's mean on each task, or over all, and its difference from the first's."""
     groups = [Selector(architecture=name) for name in networks]
     pairs = compare(rows, measure, groups, claims, over)
     for task, values_S1 in compare(rows, measure, groups[:1], claims, over).items():

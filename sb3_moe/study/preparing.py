@@ -1,4 +1,4 @@
-"""What a study finds out before it trains: levels, speeds, and the values that suit networks."""
+"""What a study finds out before it trains: random policy, speeds of training, tuned values."""
 
 import math
 import time
@@ -30,15 +30,15 @@ from sb3_moe.vec_env.evaluating import evaluate_tasks, random_player
 from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
 from sb3_moe_envs.schedules import Cycle, Interleave
 
-# Transitions that a replay buffer has room for where nothing is learned, and in a rehearsal.
+# Size of a replay buffer where nothing is learned, and its largest size in a rehearsal.
 SMALL, ENOUGH = 100, 10_000
 # Minibatches in a rehearsed rollout: the time per step hardly depends on how long rollouts are.
 MINIBATCHES = 4
 
 
 def measure_random_policy(study: StudyConfig, root: Path) -> None:
-    """Play each task with actions drawn uniformly, unless ``random.json`` has its returns."""
-    with suppress(ValueError):  # not there, damaged, or of what the study was before
+    """Play each task with actions drawn uniformly, unless ``random.json`` has the returns."""
+    with suppress(ValueError):  # the file is missing, damaged, or of other settings
         random_means(study, root)
         return
     run, episodes = study.runs()[0], study.random_episodes
@@ -60,7 +60,7 @@ def check_networks(runs: Sequence[RunConfig]) -> None:
     :raises ValueError: naming the architecture, and why it can't be built
     """
     first, built = runs[0], dict[str, BaseAlgorithm]()
-    # PPO wants more than one sample to a rollout, whatever `n_steps` is.
+    # Two environments: PPO needs more than one sample in a rollout, even with `n_steps=1`.
     with closing(building.build_env(first, 2, 0, Cycle(1, order=first.games[:1]))) as env:
         for name, run in {run.architecture.name: run for run in runs}.items():
             try:
@@ -76,16 +76,16 @@ def check_networks(runs: Sequence[RunConfig]) -> None:
 
 
 def _built(run: RunConfig, env: VecEnv) -> BaseAlgorithm:
-    """Build a run's model and callbacks, and ask for all that a run would."""
+    """Build a run's model and callbacks, and check that they can do what a run needs."""
     arguments = building.arguments_of(run)
     if building.is_off_policy(run.algorithm):
-        # What it would hold isn't needed, and may be more than there is room for.
+        # Nothing is stored here, and there may be no memory for the buffer's full size.
         arguments["buffer_size"] = SMALL
     with warnings.catch_warnings():
-        # That a batch is larger than a rollout is so with two parallel environments only.
+        # SB3 warns of batches larger than a rollout, but a run's rollout is larger than this one.
         warnings.simplefilter("ignore")
         model = building.build_model(run, env, device="cpu", **arguments)
-    # Some policies can be built in spaces that they can't see.
+    # Some policies can be built for spaces that they then can't handle.
     obs: Any = model.observation_space.sample()
     model.predict(obs)
     policy: Any = model.policy
@@ -93,7 +93,7 @@ def _built(run: RunConfig, env: VecEnv) -> BaseAlgorithm:
         with th.no_grad():  # what a rollout calls
             policy(policy.obs_to_tensor(obs)[0])
     policy_activations(policy, obs)  # which every run measures from its first step on
-    # No more of callbacks is called: at step 0 they might find the files of a run that goes on.
+    # No more of callbacks is called: at step 0 they might reset the files of a run that goes on.
     named = [*run.callbacks, *run.architecture.callbacks]
     with TemporaryDirectory() as folder:
         for each in building.build_callbacks(named, Path(folder)):
@@ -103,7 +103,7 @@ def _built(run: RunConfig, env: VecEnv) -> BaseAlgorithm:
 
 
 def past_rate(job: Job) -> float | None:
-    """Give the steps per second of a run's last attempt; None if it isn't done, or did nothing."""
+    """Give a run's steps per second in its last attempt; None if it isn't done or took no steps."""
     if job.state.status != "done":
         return None
     done = read_json(job.folder.path / "done.json")
@@ -115,7 +115,7 @@ def rehearsed_rate(run: RunConfig, seconds: float) -> float:
     """Train a network for a moment in this process, and say how fast its runs would be.
 
     :param run: of the network
-    :param seconds: to train, if that is enough for two updates
+    :param seconds: how long to train, or until the second update if that takes longer
     :return: environment steps per second, evaluation included
     """
     arguments, batch = building.arguments_of(run), building.value_of_argument(run, "batch_size")
@@ -129,13 +129,13 @@ def rehearsed_rate(run: RunConfig, seconds: float) -> float:
     with closing(building.build_env(run, run.n_envs, 0, building.schedule_of(run))) as env:
         model: Any = building.build_model(run, env, seed=0, device=run.device, **arguments)
         if off_policy and not isinstance(model.replay_buffer, HerReplayBuffer):
-            model.learning_starts = 0  # waiting is faster than what is measured
+            model.learning_starts = 0  # steps before it would be too fast
         model.set_logger(Logger(None, []))
         model.learn(run.total_steps, callback=watch)
     lengths = [episode["l"] for episode in model.ep_info_buffer]
     length = float(np.mean(lengths)) if lengths else model.num_timesteps / run.n_envs
     visits = run.total_steps // run.steps_per_task
-    # One before training, and then at most one after each rollout.
+    # One evaluation before training, and then at most one after each rollout.
     evaluations = 1 + min(visits * run.evaluation.points, run.total_steps // run.rollout)
     steps = evaluations * run.evaluation.episodes * len(run.games) * length
     evaluating = steps * watch.collecting / model.num_timesteps
@@ -155,7 +155,7 @@ class _Stopwatch(BaseCallback):
     def rate(self) -> float:
         """Steps per second, without the first rollout and update, which compile and allocate.
 
-        A run that has only one is measured whole.
+        A run that has only one rollout is measured whole.
         """
         (begun, first), (end, last) = self._starts[min(1, len(self._starts) - 2)], self._starts[-1]
         return (last - first) / max(end - begun, 1e-9)
@@ -174,15 +174,15 @@ class _Stopwatch(BaseCallback):
         return len(self._starts) < 3 or time.monotonic() < self._starts[0][0] + self._seconds
 
 
-# Each network's best value of the argument that is tuned.
+# Tuning: each network's best value of one argument.
 
 
 def chosen(study: StudyConfig, root: Path) -> StudyConfig:
-    """Give a study with the values that were found, without the networks that lack theirs.
+    """Give a study in which networks have their tuned values, without those that have none yet.
 
-    It stays as it is where all lack theirs.
+    If no network has one yet, the study stays as it is.
 
-    :raises ValueError: if they were found with other entries of `tune`
+    :raises ValueError: if values were found with other entries of `tune`
     """
     found, undecided = _choices(study, root)
     decided = tuple(name for name in study.only or study.networks if name not in undecided)
@@ -193,7 +193,7 @@ def chosen(study: StudyConfig, root: Path) -> StudyConfig:
 
 
 def all_runs(study: StudyConfig, root: Path) -> list[RunConfig]:
-    """List the runs of a study, those that choose its values first where it lacks some."""
+    """List the runs of a study; if values are still to be tuned, the runs for that come first."""
     found, undecided = _choices(study, root)
     if study.tune is None or not undecided:
         return chosen(study, root).runs()
@@ -217,13 +217,13 @@ def _choices(study: StudyConfig, root: Path) -> tuple[dict[str, Any], list[str]]
             )
         found = saved["networks"]
     own = [each.name for each in study.architectures if study.tune.argument in each.arguments]
-    # With those that others begin with.
+    # These include networks that others begin with.
     asked = dict.fromkeys(run.architecture.name for run in study.runs())
     return found, [name for name in asked if name not in {*found, *own}]
 
 
 def _next(study: StudyConfig, undecided: Collection[str]) -> list[str]:
-    """List the networks whose values can be tried: those that they begin with have theirs."""
+    """List the networks that can be tuned now: those with no start, or one that has its value."""
     starts = {each.name: each.start_from for each in study.architectures}
     return [
         name for name in undecided if getattr(starts[name], "architecture", None) not in undecided
@@ -231,12 +231,12 @@ def _next(study: StudyConfig, undecided: Collection[str]) -> list[str]:
 
 
 def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None]) -> bool:
-    """Run the values of each network, further ones where the best is at the edge, and choose.
+    """Train each network with each value, extend grids whose best is at the edge, and choose.
 
-    Networks that others begin with come first.
+    Networks that others begin with are tuned first.
 
-    :param root: of the study, which gets ``tune.json`` unless a run isn't done
-    :param train: runs those of some jobs that aren't done
+    :param root: the study's folder, which gets ``tune.json`` once all of these runs are done
+    :param train: a function that trains those of its jobs that aren't done
     :return: whether each network has its value
     """
     found, undecided = _choices(study, root)
@@ -268,13 +268,13 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
 
 
 def _beyond(study: StudyConfig, name: str, values: Sequence[float], best: float) -> float | None:
-    """Give the value that continues a network's grid, if there is one that the study takes."""
+    """Give the value that continues a network's grid; None if there is none that works."""
     value = beyond(values, best)
     if value is None:
         return None
     try:
         check_networks(trials(study, {name: [value]}, {}).runs())
-    except ValueError:  # such as rollouts that no block of steps is a multiple of
+    except ValueError:  # such as an `n_steps` that `steps_per_task` is no multiple of
         return None
     return value
 
@@ -282,10 +282,10 @@ def _beyond(study: StudyConfig, name: str, values: Sequence[float], best: float)
 def trials(
     study: StudyConfig, grids: Mapping[str, Sequence[float]], values: Mapping[str, float]
 ) -> StudyConfig:
-    """Give the study of the development seeds: networks with each of their values.
+    """Give the study that tunes: networks with each of their values, on the development seeds.
 
     :param grids: the values of each network
-    :param values: which others have taken, that these may begin with
+    :param values: those chosen for other networks, whose weights these may begin with
     """
     assert study.tune is not None
     argument, seeds = study.tune.argument, study.tune.seeds
@@ -299,7 +299,7 @@ def trials(
         for each in study.architectures
         for value in grids.get(each.name, ())
     ]
-    # The others are there only to be begun with.
+    # The other networks are there only so that these can begin with them.
     networks, only = (*study.architectures, *variants), tuple(each.name for each in variants)
     return replace(study, architectures=networks, only=only, seeds=seeds)
 
@@ -314,8 +314,8 @@ def _scores(
     """Give each network's score with each value: the mean return above the random policy's.
 
     It is the mean over all runs and tasks. Each task is divided by its largest mean among the
-    network's values, so that tasks weigh alike. A run whose returns are no numbers makes its value
-    the worst.
+    network's values, so that tasks weigh alike. A run whose returns are NaN makes its value the
+    worst.
     """
     assert study.tune is not None
     random = random_means(study, root)
@@ -336,10 +336,11 @@ def _scores(
 def beyond(values: Sequence[float], best: float) -> float | None:
     """Give the value that continues a grid on the side of its best value, if that is an edge.
 
-    By the ratio of the last two values, or by their difference where one is not positive; whole
-    numbers stay whole, positive ones positive, and shares shares.
+    It continues the ratio of the two values at that edge, or their difference if the grid has
+    values that are not positive. A grid of integers gets an integer. There is none beyond 0 for a
+    positive grid, below 0 for a non-negative one, or outside [0, 1] for a grid of shares.
 
-    :param values: rising
+    :param values: in ascending order
     :param best: one of them
     """
     if best not in (values[0], values[-1]):

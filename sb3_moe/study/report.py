@@ -1,4 +1,4 @@
-"""The report of a study: a page of tables and figures, and its files, from folders alone."""
+"""The report of a study: a page of tables and figures, and its files, from the folder alone."""
 
 import base64
 import json
@@ -30,14 +30,14 @@ from sb3_moe.watching.replays import Replay
 from sb3_moe_envs.schedules import Interleave
 
 PAGE, README, TABLE = "index.html", "README.md", "measures.csv"
-#: All that a report writes over, or deletes where it has none.
+#: All files that a report writes; those that it has no data for are deleted.
 WRITTEN = [PAGE, README, TABLE, "measures.parquet", "summary.csv", "verdicts.csv"]
 WRITTEN += [f"{name}.{end}" for name in (*CURVES, "expert_weights") for end in FORMATS]
-#: Where agents at play lie, beside the page.
+#: The folder of the replays, beside the page.
 REPLAYS = "replays"
-# A page stays small enough to be sent, and is recorded in seconds.
+# Most steps of a task in a replay, so that its page can be sent, and is recorded in seconds.
 MAX_STEPS = 500
-# What answers a study's question at a glance; the others are further down the page.
+# The measures and regimes of the first tables, which answer a study's question at a glance.
 _FIRST = {(measure, regime) for measure in ("block_end", "success") for regime in REGIMES}
 _FIRST |= {("final", "crl"), ("final", "schedule")}
 _MORE_IS_BETTER = ("block_end", "final", "area", "gain", "success", "success_area")
@@ -52,7 +52,7 @@ def write_report(
     :param folder: where to write; None for ``report`` in the study's folder
     :param partial: with the curves of runs that are not done
     :return: the page
-    :raises ValueError: as of :func:`check_report_folder`, or if it can't be written
+    :raises ValueError: as in :func:`check_report_folder`, or if the folder can't be written to
     """
     results = load_results(study, root, partial)
     folder = check_report_folder(root, folder)
@@ -60,7 +60,7 @@ def write_report(
     claims = load_claims(study.claims, study.games, study.networks)
     verdicts = judge(claims, results.table)
     summary = summarize(results.table, claims, study.networks)
-    # First of all: a report that was stopped before its end is known by its table.
+    # The table is written first, never deleted: it marks the folder of an unfinished report too.
     tables = {TABLE: results.table, "summary.csv": summary, "verdicts.csv": verdicts}
     for name in set(WRITTEN) - {TABLE}:
         (folder / name).unlink(missing_ok=True)
@@ -96,12 +96,12 @@ def write_report(
 
 
 def check_report_folder(root: Path, to: Path | None = None) -> Path:
-    """Give the folder that a report goes to, unless files of others lie there.
+    """Give the folder that a report goes to, unless it holds files of other origin.
 
-    Nothing is written, so that a study can ask before it trains.
+    Nothing is written, so that a study can check this before it trains.
 
     :param root: the study's folder
-    :param to: None for ``report`` in the study's folder
+    :param to: where to write; None for ``report`` in the study's folder
     :raises ValueError: naming the folder
     """
     folder = root / "report" if to is None else to
@@ -114,7 +114,7 @@ def check_report_folder(root: Path, to: Path | None = None) -> Path:
 
 
 def written(value: float, low: float = NAN, high: float = NAN) -> str:
-    """Write a number in three digits, with its interval if it has one; a dash for none."""
+    """Format a number with three digits, and its interval if it has one; NaN is a dash."""
     if value != value:
         return "-"
     digits = decimals([value, low, high])
@@ -129,7 +129,7 @@ def _chance(p: float) -> str:
 def _context(
     results: Results, claims: Claims, verdicts: pd.DataFrame, summary: pd.DataFrame
 ) -> dict[str, Any]:
-    """Give what the templates show: texts of the study's own, and tables."""
+    """Give the variables of the templates: the study's own texts, and tables."""
     study = results.study
     configuration = study.to_dict()
     tasks = ", ".join(study.games) if len(study.games) <= 5 else f"{len(study.games)} tasks"
@@ -162,7 +162,7 @@ def _context(
 
 
 def _answer(summary: pd.DataFrame, min_seeds: int) -> str:
-    """Say in a sentence which networks the first tables show to be better than the first one."""
+    """Say in a sentence which networks the first tables show to beat the first network."""
     first, *others = summary["architecture"].unique()
     if not others:
         return ""
@@ -205,7 +205,7 @@ def _with_costs(name: str, costs: Mapping[str, int] | None) -> str:
 
 
 def _field(row: Mapping[Any, Any]) -> str:
-    """Write what is known of a network on a task, the mean with its interval first."""
+    """Format a network's results on a task: the mean first, then the difference if there is one."""
     mean = written(row["mean"], row["low"], row["high"])
     lines = [mean, f"IQM {written(row['iqm'])}, n {row['seeds']}"]
     if row["verdict"]:
@@ -216,7 +216,7 @@ def _field(row: Mapping[Any, Any]) -> str:
 
 
 def _claims(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Give what was claimed, what came out, and the table of its comparisons."""
+    """Give the text of each claim, its verdict, and the table of its comparisons."""
     for (text, verdict), rows in verdicts.groupby(["text", "claim_verdict"], sort=False):
         columns = {
             "comparison": rows["contrast"] + np.where(rows["primary"], "", " (secondary)"),
@@ -259,25 +259,26 @@ def _tuned(choices: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _columns(entries: Mapping[str, Any]) -> pd.DataFrame:
-    """Give each entry that any of several nested mappings has, with its value in each."""
+    """Give a table of several nested mappings: a row for each entry, a column for each mapping."""
     table = pd.DataFrame({name: flat(values) for name, values in entries.items()})
     return table.map(lambda value: "" if value != value else str(value)).rename_axis("entry")
 
 
 def _as_html(table: pd.DataFrame) -> str:
-    """Write a table as HTML; all its texts are escaped, and their lines stay."""
-    table = table.rename_axis(index=None, columns=str(table.index.name))  # above the first column
+    """Write a table as HTML, with its texts escaped and their line breaks kept."""
+    # The index's name goes above the first column.
+    table = table.rename_axis(index=None, columns=str(table.index.name))
     with pd.option_context("display.max_colwidth", None):
         text = table.to_html(border=0, na_rep="", justify="left", float_format=written)
-    return text.replace("\\n", "<br>")  # as which pandas writes the end of a line
+    return text.replace("\\n", "<br>")  # pandas writes a line break as \ and n
 
 
 def write_replays(study: StudyConfig, root: Path, to: Path) -> Iterator[str]:
-    """Play every task with each network, by the first of its runs that is done.
+    """Record how each network plays every task, with its first run that is done.
 
     :param root: the study's folder
     :param to: the report's folder, which gets ``replays/<network>.html``
-    :return: a line for each network, on what came of it, while they are played
+    :return: a line for each network as soon as it has played: the page, or why there is none
     """
     jobs: dict[str, Job] = {}
     for job in survey(study.runs(), root):
@@ -286,7 +287,7 @@ def write_replays(study: StudyConfig, root: Path, to: Path) -> Iterator[str]:
     for name, job in jobs.items():
         try:
             yield f"replay: {_replay(job).save(to / REPLAYS / f'{name}.html')}"
-        except Exception as error:  # what a task can't do, or lacks for it, is its own to say
+        except Exception as error:  # a task that can't be played or shown may raise anything
             yield f"no replay of {name}: {str(error) or type(error).__name__}"
 
 
@@ -306,7 +307,7 @@ def _replay(job: Job) -> Replay:
             f"{command}"
         )
     with closing(plain_env(run, len(run.games), run.seed, Interleave())) as env:
-        # One's own model may be of any size.
+        # The size is not limited: the study wrote this model itself.
         model = load(path, env, device="cpu", max_bytes=sys.maxsize)
         if run.normalize is not None and model.get_vec_normalize_env() is None:
             raise ValueError(f"{SAFE} lacks the statistics of its normalizer")

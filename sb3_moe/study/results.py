@@ -1,10 +1,10 @@
-"""What is measured of runs, task by task, from a study's folder, and the table of all results.
+"""The measures of a study's runs, task by task, and the table of all results.
 
 The table has a row for each value of each run, in the columns ``regime``, ``order``,
-``architecture``, ``seed``, ``measure``, ``task``, ``step`` and ``value``. With a step it is of one
-evaluation: ``return``, ``success``, or one of :data:`INSIDES`. Without one it is one of
-:data:`MEASURES`, of the whole run. Runs that have no value (yet) of a measure have a row with NaN,
-so that the table also says what is missing.
+``architecture``, ``seed``, ``measure``, ``task``, ``step`` and ``value``. In a row with a step, the
+measure is of one evaluation: ``return``, ``success``, or one of :data:`INSIDES`. In a row without
+one, it is one of :data:`MEASURES`, of the whole run. If a run has no value of one of these (yet),
+its row has NaN, so that the table also says what is missing.
 
 Shapes: K evaluations, N tasks.
 """
@@ -29,10 +29,10 @@ from sb3_moe.vec_env.evaluating import is_told_masks
 Array = npt.NDArray[np.float64]
 NAN = float("nan")
 
-#: A measure that belongs to the whole run has its value under this name.
+#: Instead of a task's name, for values of the whole run or means over tasks.
 WHOLE = "all tasks"
 
-#: What ``diagnostics.npz`` has of layers while a network is trained, and what readers are told.
+#: The measures of layers in ``diagnostics.npz``, each with its explanation in reports.
 INSIDES = {
     "dormant": "dormant neurons: share of neurons that are hardly ever active",
     "effective_rank": "effective rank: how many directions a layer's outputs really use",
@@ -43,19 +43,19 @@ INSIDES = {
     "zero_gradients": "zero gradients: share of weights whose gradient was exactly 0",
 }
 
-# Where environments can't be dealt out evenly, one task has more steps than its share; with so many
-# times its share, at most, it counts as having as many steps as alone.
+# If `n_envs` is no multiple of the number of tasks, some tasks have more steps than their share. Up
+# to this multiple of its share, a task counts as having as many steps as alone.
 EVENLY = 1.05
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder has it.
+    """The results of a run, read from its folder.
 
-    :param config: what it was
+    :param config: the run's configuration
     :param scores: the arrays of ``scores.npz``
     :param diagnostics: the arrays of ``diagnostics.npz``, empty if it has none
-    :param is_done: whether it has come to its end; if not, it has curves and no measures
+    :param is_done: whether it has come to its end; if not, it has curves but no :data:`MEASURES`
     """
 
     config: RunConfig
@@ -73,13 +73,13 @@ class Run:
         return np.asarray(self.scores["score"][:, self.config.games.index(task)], np.float64)
 
     def success(self, task: str) -> Array:
-        """Share of a task's episodes that succeeded at each evaluation, (K,); NaN if unsaid."""
+        """Share of a task's episodes that succeeded at each evaluation, (K,); NaN if unreported."""
         return np.asarray(self.scores["successes"][:, self.config.games.index(task)].mean(axis=1))
 
     def inside(self, kind: str) -> tuple[npt.NDArray[Any], Array]:
-        """Give what was measured of the network, averaged over its layers.
+        """Give a measure that is taken inside the network, averaged over its layers.
 
-        :param kind: what stands before the layer's name, such as ``"dormant"``
+        :param kind: the measure's name, which stands before the layer's, such as ``"dormant"``
         :return: steps and values where it was measured: callbacks that share the file may measure
             at other steps
         """
@@ -94,7 +94,7 @@ class Run:
     def blocks(self, task: str) -> list[tuple[float, float]]:
         """The stretches of global steps in which a task was trained.
 
-        A schedule's are those that evaluations recorded, since it may choose while it runs.
+        With a schedule, they are what evaluations recorded, since it may choose tasks as it runs.
         """
         if self.config.order:
             return planned_blocks(self.config, task)
@@ -104,7 +104,7 @@ class Run:
         return own if recorded else [(0, self.config.total_steps)]
 
     def areas(self, values: Array, task: str) -> list[float]:
-        """Mean of values over each block of a task; NaN if the run ended before, or one is NaN."""
+        """Mean of values over each block of a task; NaN if the run ended earlier, or one is NaN."""
         last = self.steps[-1] if np.isfinite(values).all() else -1
         return [
             float(metrics.area(values[:, None], self.steps, *block)[0]) if last >= block[1] else NAN
@@ -117,7 +117,7 @@ class Run:
 
 
 def planned_blocks(run: RunConfig, task: str) -> list[tuple[float, float]]:
-    """Give the stretches in which a task is trained, of a run that has an order of tasks."""
+    """Give the stretches of steps in which a run with an order of tasks trains a task."""
     length, sequence = run.steps_per_task, run.order * run.cycles
     return [(k * length, (k + 1) * length) for k, each in enumerate(sequence) if each == task]
 
@@ -125,11 +125,12 @@ def planned_blocks(run: RunConfig, task: str) -> list[tuple[float, float]]:
 class References:
     """What a return is compared with: the random policy, and the same network from scratch.
 
-    Where the regime ``"scratch"`` has runs they alone count: the first block of a sequence may
-    have another learning rate or exploration. The first run in the study counts, done or not, so
-    that it stays the same while others are still to come.
+    If the study has runs of the regime ``"scratch"``, only they count as from scratch, since the
+    first block of a sequence may have another learning rate or exploration; else that block does.
+    Of several such runs the first in the study counts, done or not, so that the reference stays
+    the same while others are still to come.
 
-    :param runs: that there are, by name
+    :param runs: those that have results, by name
     :param random: mean return of the random policy, by task
     :param planned: the runs of the study
     """
@@ -146,18 +147,18 @@ class References:
                 self._alone.setdefault(key, runs.get(run.name))
 
     def alone(self, run: Run, task: str, network: str | None = None) -> Run | None:
-        """Give a network's run from scratch of the same seed, by default the same network's."""
+        """Give the run from scratch on a task, of the same seed and, by default, network."""
         network = network or run.config.architecture.name
         return self._alone.get((network, run.config.seed, task))
 
     def above_random(self, value: float, scratch: float, task: str) -> float:
-        """Divide what is above the random policy; NaN where the reference is no better than it."""
+        """Divide two returns, both less the random policy's; NaN if the second is not above it."""
         random = self.random.get(task, NAN)
         return (value - random) / (scratch - random) if scratch > random else NAN
 
 
 Value = Callable[[Run, str, References], float]
-#: For which tasks of a run a measure is defined.
+#: Says whether a measure is defined for a task of a run.
 Defined = Callable[[RunConfig, str], bool]
 
 
@@ -167,7 +168,7 @@ def is_trained(run: RunConfig, task: str) -> bool:
 
 
 def has_an_end(run: RunConfig, task: str) -> bool:
-    """Say whether a run's end counts for a task; from scratch, only for the trained one."""
+    """Say whether a task counts at a run's end; from scratch, only the trained one does."""
     return is_trained(run, task) or run.regime != "scratch"
 
 
@@ -177,29 +178,29 @@ def has_a_block(run: RunConfig, task: str) -> bool:
 
 
 def is_later(run: RunConfig, task: str) -> bool:
-    """Leave out the first task of a sequence, which is its own reference."""
+    """Say whether a task comes later in a sequence; the first task is its own reference."""
     return task in run.order and run.order[0] != task
 
 
 def is_beside_scratch(run: RunConfig, task: str) -> bool:
-    """Say whether a stretch of a run has as many steps of a task as its run from scratch."""
+    """Say whether a block, or an interleaved run, has a task for as many steps as from scratch."""
     most = math.ceil(run.n_envs / len(run.games)) * len(run.games) / run.n_envs
     evenly = run.regime == "mtrl" and run.cycles == 1 and most <= EVENLY
     return is_trained(run, task) and (bool(run.order) or evenly)
 
 
 def is_no_opener(run: RunConfig, task: str) -> bool:
-    """Leave the first task of a sequence out of what is put beside runs from scratch."""
+    """Say whether :func:`is_beside_scratch` holds and the task doesn't open a sequence."""
     return is_beside_scratch(run, task) and run.order[:1] != (task,)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What can be known of a run.
+    """A measure of runs.
 
-    :param meaning: what readers are told
-    :param value: of a run and one of its :meth:`tasks`
-    :param defined: for which tasks of a run it is; None: it belongs to the whole run
+    :param meaning: what readers of a report are told
+    :param value: computes it for a run and one of its :meth:`tasks`
+    :param defined: says for which tasks of a run it is defined; None: it is of the whole run
     :param unit: ``"return"``: the task's own; ``"success"``: a share of episodes
     """
 
@@ -209,7 +210,7 @@ class Measure:
     unit: str | None = None
 
     def tasks(self, run: RunConfig) -> list[str]:
-        """List the tasks for which it is defined in a run; of the whole run :data:`WHOLE`."""
+        """List the tasks for which it is defined in a run; :data:`WHOLE` if of the whole run."""
         if self.defined is None:
             return [WHOLE]
         return [task for task in run.games if self.defined(run, task)]
@@ -221,8 +222,8 @@ MEASURES: dict[str, Measure] = {}
 def measure(defined: Defined | None = None, unit: str | None = None) -> Callable[[Any], Any]:
     """Enter a function into :data:`MEASURES` under its name; its docstring is the meaning.
 
-    :param defined: as of :class:`Measure`
-    :param unit: as of :class:`Measure`
+    :param defined: as in :class:`Measure`
+    :param unit: as in :class:`Measure`
     """
 
     def enter(value: Value) -> Value:
@@ -269,7 +270,7 @@ def success_area(run: Run, task: str, _: References) -> float:
 
 
 def first_area(run: Run | None, task: str) -> float:
-    """Mean return in a task's first block: later ones would reward what was kept."""
+    """Mean return in a task's first block; later ones would reward what a network remembers."""
     return NAN if run is None else next(iter(run.areas(run.returns(task), task)), NAN)
 
 
@@ -321,7 +322,7 @@ def average_performance(run: Run, _: str, references: References) -> float:
 
 
 def late(run: Run, kind: str) -> float:
-    """Mean of what was measured inside the network over the second half of the run."""
+    """Mean of a measure that is taken inside the network, over the second half of the run."""
     steps, values = run.inside(kind)
     there = steps >= run.diagnostics["steps"][-1] / 2 if len(steps) else np.zeros(0, bool)
     return float(np.mean(values[there])) if there.any() else NAN
@@ -343,7 +344,7 @@ def inactive(run: Run, _: str, __: References) -> float:
 # The table of a study's results.
 
 COLUMNS = ["regime", "order", "architecture", "seed", "measure", "task", "step", "value"]
-#: Where, in a study's folder, the values stand that its networks take of what is tuned.
+#: The file in a study's folder with its networks' values of the tuned argument.
 CHOICES = "tune.json"
 
 
@@ -351,13 +352,13 @@ CHOICES = "tune.json"
 class Results:
     """All that a report is made of.
 
-    :param study: what was asked for
-    :param runs: those that are done, and those that count as far as they have come
+    :param study: the study
+    :param runs: those that are done, and others if the report has their curves
     :param random: the random policy's mean return on each task
-    :param table: see above
+    :param table: as the module's docstring says
     :param problems: what readers should know of single runs: run, task, problem and value
     :param arguments: of the algorithm, by network
-    :param choices: how the values of what is tuned scored, and which networks took
+    :param choices: how values of the tuned argument scored, and which one each network got
     :param said: with which command and versions the study was run last
     :param costs: each network's ``parameters`` and ``flops``, where its runs wrote them down
     """
@@ -377,7 +378,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     """Read a study's folder.
 
     :param partial: with the curves of runs that are not done
-    :raises ValueError: if no run is done, or what numbers rest on was made by another
+    :raises ValueError: if no run is done, or a run's folder or ``random.json`` was made by another
         configuration
     """
     jobs = survey(study.runs(), root)
@@ -430,7 +431,7 @@ def _costs(jobs: Sequence[Job]) -> dict[str, dict[str, int]]:
 
 
 def imagined(runs: Sequence[RunConfig]) -> pd.DataFrame:
-    """Give the table that a study may come to have, to see of what there will be values."""
+    """Give a made-up table in which all runs are done, to see what a study will have values of."""
     there = []
     for run in runs:
         steps = np.arange(0, run.total_steps + 1, run.steps_per_task)
@@ -447,7 +448,7 @@ def as_table(
     """Measure the runs of a study.
 
     :param planned: the runs of the study, done or not
-    :param runs: those that there are
+    :param runs: those that have results
     :param random: mean return of the random policy, by task
     """
     found = {run.config.name: run for run in runs}
@@ -464,7 +465,7 @@ def as_table(
 def _values(
     config: RunConfig, run: Run | None, references: References
 ) -> Iterator[tuple[Any, ...]]:
-    """Give measure, task, step and value of all that is known of a run."""
+    """Give measure, task, step and value for all results of a run."""
     for name, measure in MEASURES.items():
         for task in measure.tasks(config):
             value = measure.value(run, task, references) if run and run.is_done else NAN
@@ -484,7 +485,7 @@ def _values(
 def _problems(
     jobs: Sequence[Job], runs: Sequence[Run], random: Mapping[str, float]
 ) -> Iterator[tuple[str, str, str, Any]]:
-    """List what readers should know of single runs: the run, the task, what, and the value."""
+    """List what readers should know of single runs: the run, the task, the problem, the value."""
     for job in jobs:
         if job.state.status not in ("done", "missing"):
             yield job.run.name, "", job.state.status, job.state.reason
@@ -512,7 +513,7 @@ def random_means(study: StudyConfig, root: Path) -> dict[str, float]:
 
 
 def random_of(study: StudyConfig) -> dict[str, Any]:
-    """Say what decides how well a random policy plays."""
+    """Give the settings on which the random policy's returns depend."""
     played = {name: study.to_dict()[name] for name in ("games", "tasks", "env", "no_op_max")}
     masked = is_told_masks(algorithm_class(study.algorithm))
     return {**played, "episodes": study.random_episodes, "masked": masked}

@@ -1,4 +1,4 @@
-"""Train one run of a study in its folder, from new weights, a trained model's or a snapshot's."""
+"""Train one run of a study in its folder, from new weights, a trained model or a snapshot."""
 
 import copy
 import time
@@ -33,11 +33,11 @@ from sb3_moe.study.folder import ORIGIN, STATISTICS, RunFolder
 from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
 from sb3_moe.vec_env.tasks import check_tasks, tasks_known
 
-#: Observations at which networks are looked at, of all tasks together.
+#: Number of observations, of all tasks together, on which networks are measured.
 PROBE = 256
-# Of a reason: torch names every tensor.
+# Most characters of an error's reason that are kept, because torch's errors list every tensor.
 LONGEST = 400
-# What numbers rest on, besides what SB3 lists.
+# Packages on which results depend, besides those whose versions SB3 lists.
 PACKAGES = ("sb3-moe", "sb3-contrib", "gymnax", "jax", "scipy")
 
 
@@ -54,7 +54,7 @@ def train_run(run: RunConfig, folder: RunFolder) -> None:
     folder.start({**said, "arguments": arguments})
     model, env = _begun(run, folder)
     start = model.num_timesteps
-    # A file of this attempt: SB3's CSV writer erases what it opens.
+    # A new file for each attempt: SB3's CSV writer erases the file that it opens.
     log = folder.path / f"progress-{start:09d}.csv"
     logger = Logger(str(folder.path), [CSVOutputFormat(str(log))])
     model.set_logger(logger)
@@ -73,7 +73,7 @@ def train_run(run: RunConfig, folder: RunFolder) -> None:
 
 
 def _costs(model: BaseAlgorithm) -> dict[str, int]:
-    """Count a network's parameters and FLOPs; of a stranger's policy it may not be possible."""
+    """Count a network's parameters and FLOPs; empty if that fails, as for some users' policies."""
     with suppress(Exception):
         total = measure(model.policy).total
         return {"parameters": total.parameters, "flops": total.flops}
@@ -87,10 +87,10 @@ def versions() -> dict[str, str]:
 
 
 def _write_model(model: BaseAlgorithm, path: Path) -> None:
-    """Write the model that training ends with, ``model.moe``, or SB3's ``model.zip``.
+    """Write the model that training ends with, as ``model.moe``, or else SB3's ``model.zip``.
 
-    What saw normalized observations can't be used without their statistics: where ``model.moe``
-    can't hold them, they stand beside the model as SB3 writes them.
+    A model of normalized observations can't be used without their statistics: if its file can't
+    hold them, they are written beside it in SB3's format.
     """
     normalizer, is_safe = model.get_vec_normalize_env(), write_model(model, path)
     if normalizer is not None and not (is_safe and is_known(normalizer)):
@@ -99,7 +99,8 @@ def _write_model(model: BaseAlgorithm, path: Path) -> None:
 
 
 def _begun(run: RunConfig, folder: RunFolder) -> tuple[BaseAlgorithm, VecEnv]:
-    """Load the latest snapshot that is whole; without one, build the model and its start's weights.
+    """Load the latest whole snapshot; without one, build the model and give it the weights that it
+    begins with.
 
     :raises RuntimeError: if a run can't go on from its snapshot
     """
@@ -122,10 +123,11 @@ def _begun(run: RunConfig, folder: RunFolder) -> tuple[BaseAlgorithm, VecEnv]:
 
 
 def _eval_env(run: RunConfig, model: BaseAlgorithm) -> VecEnv:
-    """Build where the agent is evaluated, before any evaluation.
+    """Build the environment in which the agent is evaluated, before any evaluation.
 
-    SB3 draws a seed for it from the generator that epsilon-greedy policies draw from: were it built
-    in the first evaluation, that one of a run that goes on would have other actions.
+    SB3 draws a seed for it from the generator that epsilon-greedy policies draw from. If it were
+    built in the first evaluation, a run that resumes would take other actions there than one that
+    was never stopped.
     """
     env = model.get_env()
     assert env is not None
@@ -136,7 +138,7 @@ def _eval_env(run: RunConfig, model: BaseAlgorithm) -> VecEnv:
 def _callbacks(
     run: RunConfig, model: BaseAlgorithm, folder: RunFolder, eval_env: VecEnv
 ) -> list[BaseCallback]:
-    """Evaluate every task and look inside the network, as often as the run says."""
+    """Build the callbacks that evaluate, measure the network and save, as often as the run says."""
     path, named = folder.path, [*run.callbacks, *run.architecture.callbacks]
     kinds = [callback_class(each) for each in named]
     every = max(1, run.steps_per_task // run.evaluation.points)
@@ -151,11 +153,11 @@ def _callbacks(
     ]
     if getattr(model.policy, "moe_layers", dict)():
         others.append(callbacks.RoutingCallback(every, probe_size=probe, log_path=path))
-    # One that the file names, or derived from ours, takes our place; the evaluation stays.
+    # If the file names one of these, or a subclass, it replaces ours; the evaluation stays.
     others = [each for each in others if not any(issubclass(k, type(each)) for k in kinds)]
-    # Last, so that a snapshot is of everything that the others did at its step.
-    # Two, so that there is another if one is damaged.
-    # A run starts anew only where no snapshot can be gone on from.
+    # The last callback, so that a snapshot has everything that the others did at its step.
+    # Two snapshots are kept, so that there is another if one is damaged.
+    # Overwriting loses nothing: a run starts anew only if it can resume from no snapshot.
     steps = max(1, run.total_steps // (run.checkpoints + 1))
     snapshot = callbacks.SnapshotCallback(steps, path, keep=2, overwrite=True)
     return [evaluation, *others, *build_callbacks(named, path), snapshot]
@@ -190,13 +192,13 @@ def start_of(run: RunConfig, runs: Path) -> Path | None:
 
 
 def begin_with(model: BaseAlgorithm, run: RunConfig, path: Path) -> dict[str, Any]:
-    """Give a model, which has taken no step, the networks of a file.
+    """Give a new model, which has taken no step, the weights of a model's file.
 
-    :param model: as the run says
-    :param run: which the model is of
+    :param model: built as the run says
+    :param run: the model's run
     :param path: the file
-    :return: what there is to say of its origin
-    :raises ValueError: if the file holds none that fits
+    :return: where the weights come from, as plain values
+    :raises ValueError: if the file can't be loaded, or its model doesn't fit
     """
     start = run.architecture.start_from
     assert start is not None
@@ -206,7 +208,7 @@ def begin_with(model: BaseAlgorithm, run: RunConfig, path: Path) -> dict[str, An
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"`start_from` can't load {path} ({reason})") from error
     take_over(model, trained, run.architecture.name)
-    # Loading seeds everything with the other model's seed, and so all of a study's seeds alike.
+    # Loading has seeded everything with the file's seed, which may be the same for all runs.
     model.set_random_seed(model.seed)
     return {
         "model": str(path) if start.architecture is None else f"{run.start}/{path.name}",
@@ -217,10 +219,10 @@ def begin_with(model: BaseAlgorithm, run: RunConfig, path: Path) -> dict[str, An
 
 
 def _read_trained(model: BaseAlgorithm, path: Path) -> Any:
-    """Return a file's model; the environment of the new one gets its normalizer's statistics."""
+    """Return a file's model, and give the normalizer of the new model the file's statistics."""
     normalizer, statistics = model.get_vec_normalize_env(), path.with_name(STATISTICS)
     if path.suffix == ".moe" and (normalizer is None or is_known(normalizer)):
-        with warnings.catch_warnings():  # of a normalizer that the study lacks
+        with warnings.catch_warnings():  # an error if the study lacks the file's normalizer
             warnings.simplefilter("error", NormalizerLeftOutWarning)
             env = None if normalizer is None else model.get_env()
             return load(path, env, device=model.device)
@@ -239,7 +241,7 @@ def _has_experts(model: BaseAlgorithm) -> bool:
 def take_over(model: Any, trained: Any, name: str) -> None:
     """Write a trained model's weights, and its optimizers' averages, into a new one.
 
-    :param model: a new one, whose arguments stay
+    :param model: a new one, which keeps its arguments
     :param trained: of the same algorithm; a dense one is upcycled where the new one has experts
     :param name: of the architecture
     :raises ValueError: if they don't fit

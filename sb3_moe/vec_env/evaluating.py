@@ -1,4 +1,4 @@
-"""Play a fixed number of episodes of every task, and say what they came to.
+"""Play a fixed number of episodes of every task, and report how each one went.
 
 Shapes: N tasks, n episodes of each, B environments.
 """
@@ -29,7 +29,7 @@ class TaskEpisodes(NamedTuple):
     :param returns: (N, n)
     :param lengths: (N, n) in steps
     :param successes: (N, n), 1 where any step's info had ``is_success`` or ``success`` true, else
-        0; NaN where the task does not say
+        0; NaN where no step's info had either
     """
 
     returns: Array
@@ -37,7 +37,7 @@ class TaskEpisodes(NamedTuple):
     successes: Array
 
 
-#: More steps than an episode of any suite takes: Atari's longest have 108,000 without skipping.
+#: More steps than an episode of any suite takes: Atari's longest take 108,000 without frame skip.
 LONGEST = 200_000
 
 
@@ -49,10 +49,11 @@ def evaluate_tasks(
     *,
     max_episode_steps: int | None = LONGEST,
 ) -> TaskEpisodes:
-    """Play every task of an environment in which each copy plays one task for good.
+    """Play episodes of every task, in parallel environments that each keep to one task.
 
-    Each copy has its own share of the episodes: taking those that end first would favour short
-    ones. An Atari game is played to its end, over all lives, and its return is the game's score.
+    Each parallel environment plays a fixed share of its task's episodes: counting those that end
+    first would favor short ones. An Atari game is played to its end, over all lives, and its
+    return is the game's score.
 
     >>> import sb3_moe
     >>> from sb3_moe.callbacks import make_pinned_env
@@ -62,23 +63,24 @@ def evaluate_tasks(
     >>> evaluate_tasks(model, make_pinned_env(env), n_eval_episodes=2).returns.shape
     (1, 2)
 
-    :param model: only its ``predict`` is used, with ``action_masks`` where it takes them and the
+    :param model: only its ``predict`` is used, with ``action_masks`` if it takes them and the
         environment has them
-    :param env: a monitored environment, multi-task or of a single task; where the model has one of
-        its own, ``VecNormalize`` takes that one's statistics and learns none from then on
-    :param n_eval_episodes: of each task, at least 1
+    :param env: a monitored environment, multi-task or of a single task; if the model has an
+        environment of its own, a ``VecNormalize`` around ``env`` gets the statistics of the model's
+        environment and stops updating them
+    :param n_eval_episodes: number of episodes of each task, at least 1
     :param deterministic: as in ``predict``
-    :param max_episode_steps: an episode that takes more steps is an error, or one without an end
-        would be played for ever; None: wait for its end
-    :raises TypeError: if a number isn't a whole one, or ``env`` no VecEnv
+    :param max_episode_steps: a longer episode raises an error, since one without an end would be
+        played forever; None: no limit
+    :raises TypeError: if a number isn't a whole one, or ``env`` isn't a VecEnv
     :raises ValueError: if a task is not played or isn't the model's, observations aren't normalized
-        as the model's own environment does it, an episode is too long, or a number is below 1
+        as in the model's own environment, an episode is too long, or a number is below 1
     """
     whole_or_none("max_episode_steps", max_episode_steps)
     whole("n_eval_episodes", n_eval_episodes)
     if not isinstance(env, VecEnv):
         raise TypeError(f"`env` must be a VecEnv, as of make_vec_env, got {type(env).__name__}")
-    if isinstance(model, BaseAlgorithm):  # else there is nothing but a `predict`
+    if isinstance(model, BaseAlgorithm):  # other models need only have a `predict`
         check_tasks(tasks_known(model), env)
         if (own := model.get_env()) is not None and own is not env:
             synchronize(own, env)
@@ -95,11 +97,11 @@ def evaluate_tasks(
 def played(
     model: Any, env: VecEnv, obs: Any, *, deterministic: bool
 ) -> Iterator[tuple[Any, npt.NDArray[np.bool_], Sequence[Mapping[str, Any]]]]:
-    """Let a model play for ever, and give observations, ends and infos of each step.
+    """Let a model play forever, and yield the observations, dones and infos of each step.
 
-    :param model: only its ``predict`` is used, with ``action_masks`` where it takes them and the
+    :param model: only its ``predict`` is used, with ``action_masks`` if it takes them and the
         environment has them
-    :param obs: of the environment's reset
+    :param obs: the observations that the environment's reset returned
     """
     states, dones = None, np.ones(env.num_envs, dtype=bool)
     masked = takes_masks(model, env)
@@ -117,10 +119,10 @@ _BUILD = "build it with sb3_moe.make_multitask_vec_env(tasks, schedule=Interleav
 
 
 class _Episodes:
-    """What each environment has played of its own share of the episodes.
+    """The episodes that each parallel environment has played of its share.
 
-    :param env: what is played
-    :param episodes: of each task
+    :param env: the environment that is played
+    :param episodes: number of episodes of each task
     :raises ValueError: if a task is not played
     """
 
@@ -133,11 +135,11 @@ class _Episodes:
         self._quota = (episodes + number - 1 - rank) // number
         self.wanted = self._quota > 0
         self._episodes: list[list[tuple[float, float, float]]] = [[] for _ in self._quota]
-        self._running = np.zeros(env.num_envs, dtype=np.int64)  # steps without an end
-        self._lengths = np.zeros(env.num_envs)  # of the lives of a game that goes on
+        self._running = np.zeros(env.num_envs, dtype=np.int64)  # steps since the last `done`
+        self._lengths = np.zeros(env.num_envs)  # of the lives lost so far in the running game
         self._successes = Successes(env.num_envs)
         lives = (env.env_is_wrapped(wrapper) for wrapper in (EpisodicLifeEnv, Monitor))
-        # SB3 puts its Monitor within, where a lost life ends nothing.
+        # SB3 puts its Monitor inside EpisodicLifeEnv: it reports no episode at a lost life.
         self._unheard = [all(each) for each in zip(*lives, strict=True)]
 
     def step(self, dones: npt.NDArray[np.bool_], infos: Sequence[Mapping[str, Any]]) -> None:
@@ -162,7 +164,7 @@ class _Episodes:
             self.wanted[index] = len(self._episodes[index]) < self._quota[index]
 
     def check_lengths(self, most: int | None) -> None:
-        """Raise if an episode that counts has gone on for so many steps; None: it may."""
+        """Raise ValueError if an episode that counts is longer than ``most`` steps; None: never."""
         steps = self._running * self.wanted
         if most is not None and steps.max() >= most:
             task = self._names[self._tasks[steps.argmax()]]
@@ -179,17 +181,17 @@ class _Episodes:
 
 
 def takes_masks(model: BaseAlgorithm | type[BaseAlgorithm], env: VecEnv) -> bool:
-    """Say whether a model, or one of an algorithm, is told which actions an environment allows."""
+    """Say whether a model, or an algorithm, takes action masks and an environment has them."""
     return is_told_masks(model) and env.has_attr("action_masks")
 
 
 def is_told_masks(model: BaseAlgorithm | type[BaseAlgorithm]) -> bool:
-    """Say whether a model, or one of an algorithm, can be told which actions are allowed."""
+    """Say whether ``predict`` of a model, or of an algorithm, takes ``action_masks``."""
     return "action_masks" in inspect.signature(model.predict).parameters
 
 
-# What the infos of this package's Atari games hold, whose episodes may be lives: others may call
-# anything `score`.
+# The key that marks infos of this package's Atari games, whose episodes may be single lives. In
+# infos without it, `score` may mean anything.
 OF_ATARI = "of_atari"
 
 
@@ -206,12 +208,12 @@ class Successes:
         self._succeeded = np.full(n_envs, np.nan)
 
     def step(self, infos: Sequence[Mapping[str, Any]]) -> None:
-        """Look at a step of every environment, before :meth:`end`."""
+        """Read the infos of a step of every environment; to be called before :meth:`end`."""
         for i, info in enumerate(infos):
             self._succeeded[i] = self._now(float(self._succeeded[i]), info)
 
     def end(self, index: int) -> float:
-        """Return 1 if the episode that ends succeeded, 0 if not, NaN if it never said."""
+        """Return 1 if the episode that ends succeeded, 0 if not, NaN if no step reported either."""
         succeeded = float(self._succeeded[index])
         self._succeeded[index] = np.nan
         return succeeded
@@ -220,36 +222,37 @@ class Successes:
 def success_rate(successes: npt.ArrayLike) -> float:
     """Return the share of episodes that succeeded.
 
-    Some tasks speak only of what succeeded: a silent episode failed, where any other speaks.
+    Some tasks report only successes. So if any episode reported success or failure, the episodes
+    that reported nothing (NaN) count as failed.
 
-    :param successes: of :meth:`Successes.end`, of any shape
-    :return: NaN if no episode speaks, or there is none
+    :param successes: as :meth:`Successes.end` returns them, of any shape
+    :return: NaN if no episode reported anything, or there is none
     """
     told = np.asarray(successes, dtype=np.float64)
     return float(np.nan_to_num(told).mean()) if np.isfinite(told).any() else float("nan")
 
 
 def is_lost_life(info: Mapping[str, Any]) -> bool:
-    """Tell the end of a life from that of a game, which goes on with the next life.
+    """Say whether an episode ended only because a life was lost, so that the game goes on.
 
-    :param info: of an episode's last step; one that isn't of this package's Atari games ended the
-        game, whatever it says of a ``score``
+    :param info: of an episode's last step; the answer is False unless it is from one of this
+        package's Atari games
     """
     goes_on = bool(info.get(OF_ATARI)) and not info.get("game_over", True)
     return goes_on and not info.get("TimeLimit.truncated", False)
 
 
 def game_return(info: Mapping[str, Any]) -> float:
-    """Return what a game came to: an Atari game's own score, else the monitored return.
+    """Return the result of a game: an Atari game's own score, else the monitored return.
 
     :param info: of the game's last step
     """
-    # Training rewards may be clipped, and of the last life only.
+    # The monitored rewards of an Atari game may be clipped, and of the last life only.
     return float(info["score"] if info.get(OF_ATARI) else monitored(info)["r"])
 
 
 def monitored(info: Mapping[str, Any]) -> Mapping[str, float]:
-    """Return what a monitor says of an episode.
+    """Return a monitor's record of an episode: its return ``"r"``, its length ``"l"``.
 
     :param info: of the episode's last step
     :raises ValueError: if the environment isn't monitored
@@ -261,11 +264,11 @@ def monitored(info: Mapping[str, Any]) -> Mapping[str, float]:
 
 
 def random_player(env: VecEnv, *, masked: bool = False) -> Any:
-    """Return what plays an environment as a model would, by uniformly random actions.
+    """Return an object whose ``predict`` draws uniformly random actions, in place of a model.
 
-    :param env: of whose action space's generator actions are drawn
-    :param masked: leave out what the environment's ``action_masks`` forbid, as a policy that takes
-        masks does
+    :param env: the environment that it plays; its action space's generator draws the actions
+    :param masked: leave out actions that the environment's ``action_masks`` forbid, as a policy
+        that takes masks does
     """
     space = env.action_space
 
@@ -278,10 +281,10 @@ def random_player(env: VecEnv, *, masked: bool = False) -> Any:
 
 
 def _allowed(space: Space[Any], mask: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Draw one of the actions that a mask allows; of all where it allows none, as policies do.
+    """Draw one of the actions that a mask allows; if it allows none, one of all, as policies do.
 
-    :param space: of which sb3-contrib's masks can be
-    :param mask: (choices of every entry, one entry's behind another's)
+    :param space: Discrete, MultiDiscrete or MultiBinary, as sb3-contrib's masks need it
+    :param mask: the masks of all entries of an action, one behind the other
     """
     from sb3_moe_envs.spaces.actions import choices
 

@@ -14,25 +14,27 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from sb3_moe.vec_env.observations import map_observation
 
-# What is the same for all environments, though it may be as long as there are environments. SB3's
-# HER asks the first environment for the rewards of any number of steps, of any environment.
+# Methods whose result is the same for all environments, even if it happens to have as many entries
+# as there are environments: it isn't split by row. SB3's HER asks the first environment for the
+# rewards of any number of steps, of any environment.
 _OF_ALL = ("compute_reward", "get_action_meanings")
 
 
 class GymnasiumVecEnv(VecEnv):
     """Any Gymnasium vector environment with SAME_STEP autoreset, as SB3 expects it.
 
-    Where the environment reports ``info["task_id"]``, each step's info holds the ``task_id`` (and
-    ``task_name``) of the task that made the step; at the end of an episode, the finished one's.
-    A SyncVectorEnv's environments are reached one by one; any other vector environment is one
-    object that answers for all of its environments.
+    If the environment reports ``info["task_id"]``, each step's info holds the ``task_id`` (and
+    ``task_name``) of the task in which the step was made; at the end of an episode, that is the
+    finished episode's task. Attributes and methods of a SyncVectorEnv's environments are reached
+    one by one; any other vector environment is one object that answers for all its environments.
 
     :param env: the vector environment; its autoreset mode must be SAME_STEP
     :raises ValueError: if its autoreset mode isn't SAME_STEP
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
-        # ale-py's environments all write into one metadata dict: the attribute is each one's own.
+        # ale-py's environments all write into the same metadata dict, so that an environment's own
+        # attribute comes first.
         mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
         if mode is not AutoresetMode.SAME_STEP:
             raise ValueError(
@@ -43,17 +45,17 @@ class GymnasiumVecEnv(VecEnv):
         self.spec = env.spec
         self._base = env.unwrapped
         self._envs = self._base.envs if isinstance(self._base, SyncVectorEnv) else None
-        # One of somebody's own may write every step into one array; Gymnasium's and ours don't.
+        # A user's own class may write all steps into the same array; Gymnasium's and ours don't.
         gymnasiums = isinstance(self._base, SyncVectorEnv | AsyncVectorEnv) and self._base.copy
         self._copies = not gymnasiums and not hasattr(self._base, "task_names")
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
         named = self.has_attr("task_names")
         self._task_names = self.get_attr("task_names", 0)[0] if named else None
-        self._task_ids = np.full(self.num_envs, -1)  # -1: it says nothing of tasks
+        self._task_ids = np.full(self.num_envs, -1)  # -1: no task was reported
         self._observations: Any = None
         self._restored = False
-        #: the arguments of `make_multitask_vec_env`, from which others like it are built
+        #: the arguments of `make_multitask_vec_env`, to build other environments like this one
         self.recipe: dict[str, Any] | None = None
 
     # Steps and episodes.
@@ -101,9 +103,9 @@ class GymnasiumVecEnv(VecEnv):
         return [None] * self.num_envs if frames is None else list(frames)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the environments and what :meth:`reset` and the next step report.
+        """Return the state of the environments, their latest observations and their task ids.
 
-        :raises AttributeError: if the vector environment has no state to give
+        :raises AttributeError: if the vector environment has no ``state_dict``
         """
         return {
             "env": self._of_all("state_dict")(),
@@ -112,9 +114,10 @@ class GymnasiumVecEnv(VecEnv):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that :meth:`state_dict` returned; the next reset keeps to it.
+        """Go on from a state that :meth:`state_dict` returned.
 
-        Where an environment had to start anew, as MuJoCo's do, the next reset starts all anew.
+        The next reset then starts no episodes, but returns the restored observations. If any
+        environment could not be restored, as with MuJoCo's, it starts new episodes in all of them.
         """
         inner = state["env"]
         self._of_all("load_state_dict")(inner)
@@ -127,7 +130,8 @@ class GymnasiumVecEnv(VecEnv):
         return map_observation(np.array, obs) if self._copies else obs
 
     def _seed(self) -> Any:
-        # One number also seeds what a vector environment has besides environments: its schedule.
+        # SB3 makes consecutive seeds of one number. That number alone is passed on: with it,
+        # a vector environment also seeds what it has besides environments, such as a schedule.
         first = self._seeds[0]
         if first is None:
             return None
@@ -142,12 +146,12 @@ class GymnasiumVecEnv(VecEnv):
     def _note_tasks(self, vector_infos: Mapping[str, Any]) -> None:
         """Remember which task each environment plays, for the infos of its next step."""
         told = np.asarray(vector_infos.get("task_id"))
-        if np.issubdtype(told.dtype, np.integer):  # environments of others may call theirs so
-            # A row that says nothing goes on: it may name its task at a start alone.
+        if np.issubdtype(told.dtype, np.integer):  # other packages may use this key for text
+            # A row without a `task_id` keeps its task: some report it only when an episode starts.
             self._task_ids = np.where(vector_infos.get("_task_id", True), told, self._task_ids)
 
     def _infos(self, vector_infos: Mapping[str, Any], dones: np.ndarray) -> list[dict[str, Any]]:
-        """Return a step's info of each environment; one that ended reports its final info."""
+        """Return a step's info of each environment: the final info if its episode has ended."""
         infos = self._rows(vector_infos)
         if dones.any():
             final = self._rows(vector_infos.get("final_info") or {})
@@ -162,7 +166,7 @@ class GymnasiumVecEnv(VecEnv):
         return infos
 
     def _rows(self, vector_infos: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the infos of each environment, without those of episodes that ended."""
+        """Return the info of each environment, without the final infos of ended episodes."""
         from sb3_moe_envs.vector.infos import unstack
 
         by_row = unstack(vector_infos, self.num_envs)
@@ -171,7 +175,7 @@ class GymnasiumVecEnv(VecEnv):
     # Attributes and methods.
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of each environment, or of the vector environment, once for each."""
+        """Return an attribute of each environment, or the vector environment's for each of them."""
         chosen = list(self._get_indices(indices))
         if self._envs is not None:
             return [self._envs[i].get_wrapper_attr(attr_name) for i in chosen]
@@ -180,9 +184,9 @@ class GymnasiumVecEnv(VecEnv):
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set an attribute of each environment, or of the vector environment.
 
-        :raises AttributeError: if they are one object, or play tasks of ours, without such an
-            attribute, so that nothing that plays would be reached
-        :raises ValueError: if only some environments are meant and they can't be told apart
+        :raises AttributeError: if the environments are one object, or have tasks, and lack this
+            attribute: to set it on them would change no task
+        :raises ValueError: if ``indices`` selects only some environments, but they are one object
         """
         chosen = list(self._get_indices(indices))
         reaches_each = self._envs is not None and self._task_names is None
@@ -203,10 +207,11 @@ class GymnasiumVecEnv(VecEnv):
     ) -> list[Any]:
         """Call a method of each environment, or of the vector environment as a whole.
 
-        A method of the vector environment is called once. ``indices`` is handed on if it takes
-        them; a result with a row for each environment is dealt out.
+        A method of the vector environment is called once. It is given ``indices`` if it takes them;
+        if its result has a row for each environment, each environment gets its own row.
 
-        :raises ValueError: if only some environments are meant and they can't be told apart
+        :raises ValueError: if ``indices`` selects only some environments, and the method has
+            arguments but takes no ``indices``
         """
         chosen = list(self._get_indices(indices))
         if self._envs is not None:
@@ -225,7 +230,7 @@ class GymnasiumVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Say of each environment whether it is in such a wrapper."""
+        """Say for each environment whether it is wrapped in this class."""
         chosen = list(self._get_indices(indices))
         if self._envs is None:
             return [False] * len(chosen)

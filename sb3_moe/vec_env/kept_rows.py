@@ -1,4 +1,4 @@
-"""Rows of training that are kept: the latest, and a sample of all."""
+"""Rows of training data that are kept: the latest rows, or a sample of all rows so far."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,27 +8,28 @@ import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.her import HerReplayBuffer
 
-# Of so many environments one row is kept in each step, in turn: rows of one step are alike.
+# In each step, one of every `STRIDE` environments has its row kept, in turn: the rows of one step
+# are alike.
 STRIDE = 8
 
 
 class RecentRows:
     """Keep some of the latest rows of every environment, in a dict that a model may remember.
 
-    :param size: how many
-    :param kept: what an earlier one left, or an empty dict; it changes in place
+    :param size: number of rows to keep
+    :param kept: the dict of an earlier instance, or an empty one; it is changed in place
     """
 
     def __init__(self, size: int, kept: dict[str, Any]) -> None:
         self.size = size
         self.kept = kept
         if any(name != "written" and len(ring) != size for name, ring in kept.items()):
-            kept.clear()  # of another size
+            kept.clear()  # rings of another size can't be continued
 
     def add(self, step: int, columns: Mapping[str, np.ndarray]) -> None:
         """Keep some rows of a step.
 
-        :param step: of the environments, which says whose turn it is
+        :param step: number of the step, which decides whose turn it is
         :param columns: (n_envs, ...) each
         """
         written = self.kept.setdefault("written", 0)
@@ -51,7 +52,7 @@ class RecentRows:
 class Reservoir:
     """Keep a share of a replay buffer for a sample of all transitions so far.
 
-    :param share: of the buffer, in (0, 0.5]: the rest must hold as many new rows
+    :param share: of the buffer, in (0, 0.5]: the rest must hold at least as many new rows
     :raises ValueError: if ``share`` is out of range
     """
 
@@ -79,30 +80,30 @@ class Reservoir:
     def resume(self, buffer: Any, kept: int, seen: int) -> None:
         """Go on from what an earlier reservoir of the same run had kept and seen.
 
-        :param buffer: empty where a model was loaded without its own
-        :param kept: rows at the front that were a sample
-        :param seen: rows that they stand for
+        :param buffer: the model's buffer, which is empty if it wasn't loaded with the model
+        :param kept: number of rows at the front of the buffer that are a sample
+        :param seen: number of rows of which they are a sample
         """
         self.kept, self.seen = min(kept, buffer.size()), seen
 
     def protect(self, buffer: Any) -> None:
-        """Let a buffer that has come to its end go on behind the sample."""
+        """Let a full buffer continue behind the sample, so that it doesn't overwrite the sample."""
         if buffer.full:
             buffer.pos = max(buffer.pos, self.kept)
 
     def reduce(self, buffer: Any, written: int, rng: np.random.Generator) -> None:
         """Move a uniform sample of all rows so far to the front, and let the rest be overwritten.
 
-        The rows that were kept before are themselves a sample, and stand for all that were seen
-        until then. Of a block that is longer than the rest of the buffer the latest rows stand for
-        the others.
+        The rows that were kept before are themselves a sample, and represent all rows seen until
+        then. If more rows were written since then than the rest of the buffer holds, the latest
+        ones represent those that were overwritten.
 
-        :param buffer: of SB3's kind
-        :param written: rows since the last time
+        :param buffer: a replay buffer that :meth:`check` accepts
+        :param written: number of rows written since the last call
         :param rng: draws the sample
         """
         filled = buffer.size()
-        # There may be more: SB3 keeps an earlier run's rows, but no longer counts its steps.
+        # The buffer may hold more: SB3 keeps the rows of an earlier run, but not its step count.
         written = max(written, filled - self.kept)
         old, new = np.arange(self.kept), np.arange(self.kept, filled)
         size = min(int(self.share * buffer.buffer_size), filled)

@@ -24,9 +24,11 @@ from sb3_moe.vec_env.observations import VecHistory
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.tasks import task_names
 
-# An environment for evaluation has other numbers, another schedule, and no file over training's.
+# An environment for evaluation has its own number of environments and its own schedule, and must
+# not overwrite training's monitor file.
 NOT_COPIED = ("n_envs", "schedule", "monitor_dir")
-# Wrappers that another environment can be put into as well; the first two change nothing.
+# Wrappers that `wrap_like` can copy to another environment. It leaves out the first two, which
+# change no observations or rewards.
 WRAPPERS = (VecMonitor, VecCheckNan, VecFrameStack, VecHistory, VecNormalize, VecTransposeImage)
 # More environments of a task would play few episodes each and cost more time in every step.
 MAX_COPIES = 10
@@ -52,7 +54,7 @@ def make_multitask_vec_env(
     >>> env.reset()["task_id"].tolist()
     [0, 0, 1, 1]
 
-    SB3's VecNormalize takes it with ``norm_obs_keys=["obs"]``, which leaves out the task's id.
+    Around it, give SB3's VecNormalize ``norm_obs_keys=["obs"]``, which leaves out the task id.
 
     :param tasks: a suite's name, or a list of Gymnasium ids, (id, kwargs) pairs or callables
     :param n_envs: how many environments; None: one per task
@@ -60,10 +62,10 @@ def make_multitask_vec_env(
     :param schedule: which task is played when; None: the suite's own, or all tasks interleaved
     :param task_id: how the task is shown: "dict", "onehot", "channels", "info" or "none"
     :param history: how many steps of the episode are shown beside each observation, by a
-        :class:`~sb3_moe.vec_env.VecHistory` around the rest; None: no history
+        :class:`~sb3_moe.vec_env.VecHistory` as the outermost wrapper; None: no history
     :param monitor_dir: folder for monitor.csv; None: no file
     :param monitor_kwargs: for VecMonitor
-    :param kwargs: as of :func:`sb3_moe_envs.make_multitask_vector` (``obs_space``, ...)
+    :param kwargs: as in :func:`sb3_moe_envs.make_multitask_vector` (``obs_space``, ...)
     """
     from sb3_moe_envs import make_multitask_vector
 
@@ -86,7 +88,7 @@ def make_multitask_vec_env(
     for seeded in (env, env.action_space):
         seeded.seed(None if seed is None else int(seed))
     options = dict(monitor_kwargs or {})
-    # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
+    # Every info has these two keys, so each episode that SB3 keeps or writes names its task.
     keywords = dict.fromkeys(("task_id", "task_name", *options.pop("info_keywords", ())))
     file = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
     monitored = VecMonitor(env, file, info_keywords=tuple(keywords), **options)
@@ -102,13 +104,13 @@ def make_pinned_env(
 ) -> VecEnv:
     """Build environments like the training ones, each of which plays one task for good.
 
-    :param training_env: of :func:`sb3_moe.make_multitask_vec_env`, asked only how it was built
+    :param training_env: of :func:`sb3_moe.make_multitask_vec_env`; it is neither reset nor stepped
     :param copies: how many environments for each task; None: as many as a task has in training,
-        which saves jax from compiling once more
+        so that jax need not compile again
     :param seed: of the environments
-    :param render_mode: ``"rgb_array"`` for images; None: as in training, but in no window
+    :param render_mode: ``"rgb_array"`` for images; None: as in training, but without a window
     :raises TypeError: if ``copies`` is no whole number
-    :raises ValueError: if it can't be rebuilt, or ``copies`` is below 1
+    :raises ValueError: if ``training_env`` can't be rebuilt, or ``copies`` is below 1
     """
     from sb3_moe_envs.schedules import Interleave
 
@@ -123,23 +125,23 @@ def make_pinned_env(
 
 
 def mode_again(render_mode: str | None) -> str | None:
-    """Give the ``render_mode`` in which an environment is built once more.
+    """Return the ``render_mode`` with which to build an environment once more.
 
-    ``"human"`` becomes None, so that no second window opens. Any other mode stays: what an
-    environment draws may be its observation.
+    ``"human"`` becomes None, so that no second window opens. Any other mode stays, since the images
+    of an environment may be its observations.
     """
     return None if render_mode == "human" else render_mode
 
 
 def evaluation_copies(training_env: VecEnv, episodes: int) -> int:
-    """Return how many environments of each task play a number of episodes.
+    """Return how many environments of each task an evaluation should use.
 
-    As many as episodes, up to ten. Tasks that are stepped one by one have no more than in training,
-    since more would save no time.
+    As many as episodes, up to ten. If environments are stepped one by one, each task gets no more
+    than it has in training, since more would save no time.
 
     :param training_env: of :func:`sb3_moe.make_multitask_vec_env`
-    :param episodes: of each task
-    :raises ValueError: if it can't be built again
+    :param episodes: number of episodes of each task
+    :raises ValueError: if ``training_env`` can't be rebuilt
     """
     from sb3_moe_envs.suites import tasks_of
     from sb3_moe_envs.vector.parts import is_batched
@@ -154,21 +156,21 @@ def evaluation_copies(training_env: VecEnv, episodes: int) -> int:
 def are_interleaved(env: VecEnv) -> bool:
     """Say whether an environment's schedule mixes its tasks, even if one is played at a time.
 
-    :param env: in any wrappers; one without a schedule, or of a single task, interleaves nothing
+    :param env: in any wrappers; without a schedule, or with a single task, the answer is False
     """
     several = len(task_names(env)) > 1 and env.has_attr("is_interleaved")
     return several and bool(env.get_attr("is_interleaved")[0])
 
 
 def not_built_again_since(env: VecEnv) -> str | None:
-    """Say why no environment like this one can be built, or None if one can."""
+    """Return why no other environment like this one can be built; None if one can."""
     if getattr(env, "recipe", None) is None:
         return "it doesn't say how it was built"
     return not_wrapped_again_since(env)
 
 
 def not_wrapped_again_since(env: VecEnv) -> str | None:
-    """Say why no other environment can have this one's wrappers, or None if one can."""
+    """Return why this environment's wrappers can't be copied to another one; None if they can."""
     while isinstance(env, VecEnvWrapper):
         if not isinstance(env, WRAPPERS):
             return f"{type(env).__name__} around it can't be copied"
@@ -187,17 +189,19 @@ def _recipe_of(env: Any) -> dict[str, Any]:
 
 
 def _as_in_training(env: VecEnv, num_tasks: int) -> int:
-    """Count the environments that give each task as many as it has in training."""
-    # By the schedule: which tasks are played at this moment may be chance.
+    """Return how many environments to build so that each task has as many as in training."""
+    # The schedule decides this, since it may be chance which tasks are played at the moment.
     shared = are_interleaved(env) and env.num_envs >= num_tasks
     return env.num_envs if shared else env.num_envs * num_tasks
 
 
 def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:
-    """Put an environment into the wrappers of another, with normalizers that learn nothing.
+    """Put copies of another environment's wrappers around an environment.
 
-    :param env: to be wrapped
-    :param model_env: whose wrappers are copied; see :func:`not_wrapped_again_since`
+    Copies of normalizers keep their statistics, but don't update them.
+
+    :param env: the environment to wrap
+    :param model_env: the one whose wrappers are copied; see :func:`not_wrapped_again_since`
     """
     if not isinstance(model_env, VecEnvWrapper):
         return env
@@ -219,7 +223,7 @@ def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:
 
 
 def _channels_order(stacked: StackedObservations[Any]) -> Any:
-    """Say where a stack of frames is put together, for each key of a Dict."""
+    """Return the ``channels_order`` of a VecFrameStack, for each key of a Dict."""
     if isinstance(stacked.observation_space, spaces.Dict):
         parts = stacked.sub_stacked_observations
         return {key: _channels_order(part) for key, part in parts.items()}
@@ -227,7 +231,7 @@ def _channels_order(stacked: StackedObservations[Any]) -> Any:
 
 
 def _kind(normalizer: VecNormalize | None) -> str:
-    """Say by what, and which parts of, observations are normalized."""
+    """Say which normalizer observations have, and for which of their parts."""
     if normalizer is None or not normalizer.norm_obs:
         return "nothing"
     kind = PerTaskVecNormalize if isinstance(normalizer, PerTaskVecNormalize) else VecNormalize
@@ -236,11 +240,11 @@ def _kind(normalizer: VecNormalize | None) -> str:
 
 
 def synchronize(training_env: VecEnv, env: VecEnv) -> None:
-    """Give an environment's normalizer the statistics of the training one's.
+    """Copy the statistics of the training environment's normalizer to another environment's.
 
-    It learns none of its own from then on, and leaves rewards as they are.
+    That one then no longer updates them, and leaves rewards as they are.
 
-    :raises ValueError: if they normalize observations in different ways, or only one does
+    :raises ValueError: if the two normalize observations in different ways, or only one does
     """
     source, target = unwrap_vec_normalize(training_env), unwrap_vec_normalize(env)
     if _kind(source) != _kind(target):
@@ -250,7 +254,7 @@ def synchronize(training_env: VecEnv, env: VecEnv) -> None:
         )
     if target is None:
         return
-    # There are none of observations that are not normalized.
+    # Without normalized observations there is no `obs_rms`.
     names = [n for n in ("obs_rms", "ret_rms") if source is not None and n in vars(source)]
     vars(target).update(copy.deepcopy({name: vars(source)[name] for name in names}))
     target.training = target.norm_reward = False

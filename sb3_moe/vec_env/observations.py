@@ -23,7 +23,7 @@ Shape = tuple[int, int, int]
 
 
 def map_observation(function: Callable[..., Any], *observations: Any) -> Any:
-    """Apply a function to an array, or to each entry of a dict of them.
+    """Apply a function to an array, or to each entry of a dict of arrays.
 
     :param function: takes as many arrays as there are observations
     :param observations: all arrays, or all dicts with the same keys
@@ -47,7 +47,7 @@ def concatenate(batches: Sequence[Obs]) -> Obs:
 
 
 def spread(batch: Obs, count: int) -> Obs:
-    """Take so many samples of a batch, evenly spread."""
+    """Take ``count`` samples of a batch, evenly spread."""
     length = len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
     return select(batch, np.arange(count) * length // count)
 
@@ -61,15 +61,16 @@ def is_image(space: spaces.Space[Any]) -> bool:
 
 
 def channel_axis(space: spaces.Space[Any], *, normalized: bool = False) -> int:
-    """Return the axis of the channels in images as a policy is given them.
+    """Return the channel axis of images in the form in which a policy gets them.
 
-    What SB3 takes for images (uint8 in [0, 255]) reaches a policy with the channels first:
-    ``VecTransposeImage`` has seen to it. In all others the channels are on the first axis where
-    that is shorter than both others, else on the last.
+    Boxes that SB3 takes for images (uint8 in [0, 255]) reach a policy with the channels first,
+    because SB3 wraps the environment in ``VecTransposeImage``. In other images the channels are on
+    the first axis if it is shorter than both other axes, else on the last.
 
     :param space: of an image
-    :param normalized: whether SB3 was told to take any Box of three axes for an image, with
-        ``normalize_images=False``; then its own rule holds, which takes the first of two as short
+    :param normalized: whether SB3 takes any Box of three axes for an image, as it does with
+        ``normalize_images=False``; then SB3's rule holds, by which the first axis also has the
+        channels if another axis is as short
     """
     if is_image_space(space) and not normalized:
         return 0
@@ -80,7 +81,8 @@ def channel_axis(space: spaces.Space[Any], *, normalized: bool = False) -> int:
 def plane_axis(space: spaces.Box) -> int:
     """Return the axis of the channels in an image whose last channels are one plane for each task.
 
-    The environment refuses images of which this is not true (``sb3_moe_envs.spaces.interface``).
+    The environment refuses images in which this is not where it put the planes
+    (``sb3_moe_envs.spaces.interface``).
     """
     return _shortest_axis(space.shape, ties_first=is_image_space(space))
 
@@ -88,8 +90,8 @@ def plane_axis(space: spaces.Box) -> int:
 def _shortest_axis(shape: tuple[int, ...], *, ties_first: bool) -> int:
     """Return 0 where the first axis is the shortest, else 2.
 
-    :param ties_first: whether the first axis is taken where another is as short, as SB3 does in
-        what it takes for images; otherwise a cube such as MinAtar's (10, 10, 10) is channels-last
+    :param ties_first: whether the first axis is taken if another is as short, as SB3 does for
+        images; otherwise a cube such as MinAtar's (10, 10, 10) is channels-last
     """
     first, others = shape[0], min(shape[1:])
     return 0 if first < others or (ties_first and first == others) else 2
@@ -120,7 +122,7 @@ def allocate(space: spaces.Space[Any], leading: tuple[int, ...], device: th.devi
 
 
 def torch_dtype(dtype: Any) -> th.dtype:
-    """Return torch's name of a numpy dtype."""
+    """Return the torch dtype of a numpy dtype."""
     return th.from_numpy(np.zeros(0, dtype)).dtype
 
 
@@ -141,11 +143,11 @@ def write_row(tensors: Any, row: int, observation: Any) -> None:
 
 
 def stored_obs(stored: Any, space: spaces.Space[Any], index: Any = ...) -> Obs:
-    """Take observations out of a buffer, which gives a Discrete one an axis more.
+    """Take observations out of a buffer, without the extra axis of stored Discrete ones.
 
     :param stored: arrays or tensors, or a dict of them
     :param space: of one observation
-    :param index: which ones
+    :param index: selects the observations
     """
     if isinstance(space, spaces.Dict):
         parts: Any = space.spaces
@@ -158,10 +160,10 @@ def _numpy(values: Any, space: spaces.Space[Any]) -> npt.NDArray[Any]:
     return array.reshape(-1, *(space.shape or ()))
 
 
-# The last steps of an episode beside its observation, over any of SB3's VecEnvs.
+# The last steps of an episode beside its observation, for any VecEnv.
 
 
-#: Why a history and a normalizer by task are not used together.
+#: The error if a history and :class:`PerTaskVecNormalize` are used together.
 NO_TASK = (
     "PerTaskVecNormalize knows which task is played, which a history is there to infer: use "
     "VecNormalize"
@@ -171,20 +173,20 @@ NO_TASK = (
 class VecHistory(VecEnvWrapper):
     """Show the last steps of each environment's episode as ``"history"`` beside ``"obs"``.
 
-    A row of the history is [observation | the action that led to it | the reward that came with it
-    | 1], and a row from before the episode's start is zeros: (n_envs, length, columns), float32,
-    the current step last. Actions of Discrete and MultiDiscrete spaces are one-hots.
+    The history is (n_envs, length, columns), float32, with the current step last. A row is
+    [observation | the action that led to it | the reward that came with it | 1]; rows from before
+    the episode's start are zeros. Actions of Discrete and MultiDiscrete spaces are one-hots.
 
-    VecNormalize goes below it. Rewards in the history are the environment's own even then, so that
-    an evaluation, which normalizes none, shows what training does. Off-policy, where
-    replay buffers hold raw observations, put ``VecNormalize(..., norm_obs_keys=["obs"])`` above:
-    it leaves the history alone.
+    On-policy, put VecNormalize below (inside VecHistory). The history still shows the environment's
+    own rewards, so that it is the same in an evaluation, which normalizes no rewards. Off-policy,
+    where replay buffers hold raw observations, put ``VecNormalize(..., norm_obs_keys=["obs"])``
+    above (around VecHistory): it leaves the history alone.
 
     :param venv: with flat Box observations, alone or as ``"obs"`` beside ``"task_id"``
     :param length: how many rows
     :raises ValueError: if the spaces don't fit, or observations are normalized by task; at the
-        first reset, if a normalizer above would change the history, or one below keep it from a
-        replay buffer
+        first reset, if a normalizer above would change the history, or a replay buffer would store
+        the observations of a normalizer below, which lack the history
     """
 
     def __init__(self, venv: VecEnv, length: int) -> None:
@@ -200,7 +202,7 @@ class VecHistory(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         """Start an episode in every environment."""
-        # Nothing else tells a wrapper of what is above it.
+        # The caller's `self` is what is above: a wrapper has no other way to find it.
         above: Any = sys._getframe(1).f_locals.get("self")
         changes = isinstance(above, VecNormalize) and above.norm_obs and "history" in above.obs_rms
         is_kept = isinstance(above, OffPolicyAlgorithm) and unwrap_vec_normalize(self.venv)
@@ -217,7 +219,7 @@ class VecHistory(VecEnvWrapper):
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Add the step to the history; an episode that ended keeps its own in its last one."""
+        """Add the step to the history; a terminal observation has its own episode's history."""
         obs, rewards, dones, infos = self.venv.step_wait()
         finals = {i: infos[i]["terminal_observation"] for i in np.flatnonzero(dones).tolist()}
         below = unwrap_vec_normalize(self.venv)

@@ -24,7 +24,7 @@ NEED_BUFFER = (
 
 
 class PerTaskMeanStd:
-    """As many of SB3's running statistics as there are tasks.
+    """SB3's running mean and variance, separately for each task.
 
     :param num_tasks: how many tasks, at least 1
     :param shape: of one observation (or () for returns)
@@ -35,7 +35,7 @@ class PerTaskMeanStd:
         self.count = np.full(num_tasks, RunningMeanStd().count)
 
     def update(self, batch: np.ndarray, task_ids: np.ndarray) -> None:
-        """Count each row in its task's statistics.
+        """Add each row to its task's statistics.
 
         :param batch: (n, *shape)
         :param task_ids: (n,)
@@ -58,23 +58,23 @@ class PerTaskMeanStd:
 class PerTaskVecNormalize(VecNormalize):
     """Normalize observations and rewards with the statistics of the task they come from.
 
-    One statistic over all tasks shrinks the rewards of a small-scale task next to a large-scale one
-    to nothing, and turns a one-hot task id into a spike at each switch. SB3 finds, saves, loads and
-    synchronizes this as its own VecNormalize. The id itself is never touched.
+    Statistics over all tasks shrink the rewards of a small-scale task next to a large-scale one to
+    nothing, and turn a one-hot task id into a spike at each switch. SB3 finds, saves, loads and
+    synchronizes this wrapper as its own VecNormalize. The task id itself is not normalized.
 
     Off-policy, use it with :class:`~sb3_moe.vec_env.MultiTaskReplayBuffer`: SB3's own buffers
     don't keep the task that a reward came from.
 
     :param venv: environments with ``num_tasks`` and ``get_task``, such as make_multitask_vec_env's.
-        Their observations show the task in a Dict under ``"task_id"``; as their attribute
-        ``task_id`` says, in the last ``num_tasks`` features (``"onehot"``) or channels
-        (``"channels"``, wherever images have them); or else it is hidden
-    :param norm_obs_keys: of a Dict observation, those to normalize, none if it is empty, as in
-        VecNormalize; None: every Box key but the id and images
-    :param kwargs: as of VecNormalize
-    :raises ValueError: if the environments aren't multi-task, don't show the id so, or their
-        observations are whole numbers and are to be normalized; at an off-policy algorithm's first
-        gradient step, if its replay buffer doesn't keep the tasks that are needed
+        The task is read from a Dict's ``"task_id"``, or from the last ``num_tasks`` features or
+        channels if the environments' attribute ``task_id`` is ``"onehot"`` or ``"channels"`` (first
+        or last in the image); otherwise observations don't show it
+    :param norm_obs_keys: the keys of a Dict observation to normalize, none if empty, as in
+        VecNormalize; None: every Box key but the id, a history and images
+    :param kwargs: as in VecNormalize
+    :raises ValueError: if the environments aren't multi-task, don't show the id in this way, or
+        have observations of whole numbers that are to be normalized; at an off-policy algorithm's
+        first gradient step, if its replay buffer doesn't keep the tasks that are needed
     """
 
     obs_rms: Any
@@ -99,7 +99,7 @@ class PerTaskVecNormalize(VecNormalize):
         is_hidden = self.task_id_mode == "hidden"
         what = "normalizing by task"
         self._shown = None if is_hidden else TaskIds(space, self.num_tasks, what)
-        # Where a Box shows the id; None where it stands beside the observation, or is hidden.
+        # Splits a Box into observation and id; None if the id is a Dict's key, or is hidden.
         self._tail = None if self._shown is None else self._shown.tail
         super().__init__(venv, norm_obs=norm_obs, norm_obs_keys=norm_obs_keys, **kwargs)
         if norm_obs and isinstance(space, spaces.Dict):
@@ -116,7 +116,7 @@ class PerTaskVecNormalize(VecNormalize):
     def set_venv(self, venv: VecEnv) -> None:
         """Wrap these environments after unpickling.
 
-        :raises ValueError: if they have another number of tasks, or the same in another order
+        :raises ValueError: if they have another number of tasks, or the same tasks in another order
         """
         num_tasks = _num_tasks(venv)
         if num_tasks != self.num_tasks:
@@ -137,9 +137,9 @@ class PerTaskVecNormalize(VecNormalize):
         return self.normalize_obs(obs, self._task_ids)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Normalize what a step gives; rewards and last observations belong to the old task."""
+        """Normalize the results of a step; rewards and last observations are of the old task."""
         obs, rewards, dones, infos = self.venv.step_wait()
-        self.old_obs, self.old_reward = obs, rewards  # type: ignore[assignment]  # SB3 checks by assert
+        self.old_obs, self.old_reward = obs, rewards  # type: ignore[assignment]  # SB3 asserts it
         played, self._task_ids = self._task_ids, self._current_tasks(obs)
         self._count_obs(obs)
         if self.training:
@@ -156,8 +156,8 @@ class PerTaskVecNormalize(VecNormalize):
         """Normalize a batch of observations, or a single one.
 
         :param obs: array or dict of arrays
-        :param task_ids: the task of each; None: as the observations show it
-        :raises ValueError: if they don't show it
+        :param task_ids: the task of each; None: read it from the observations
+        :raises ValueError: if ``task_ids`` is None and the observations don't show the task
         """
         return self._each_key(self._normalized, obs, task_ids)
 
@@ -194,7 +194,7 @@ class PerTaskVecNormalize(VecNormalize):
                 statistics.update(part, self._task_ids)
 
     def _parts(self, obs: Any) -> Iterator[tuple[Any, PerTaskMeanStd]]:
-        """Give what is normalized of observations, each part with its statistics."""
+        """Yield each part of the observations that is normalized, with its statistics."""
         if isinstance(obs, dict):
             yield from ((obs[key], statistics) for key, statistics in self.obs_rms.items())
         else:
@@ -233,11 +233,11 @@ class PerTaskVecNormalize(VecNormalize):
 
 
 def _normalized_parts(space: spaces.Space[Any], keys: list[str] | None) -> dict[str, Any]:
-    """Give the parts of observations that are to be normalized, by key.
+    """Return the spaces of the parts of observations that are to be normalized, by key.
 
-    :param keys: of a Dict; None where observations are one part
+    :param keys: those of a Dict's parts; None if observations are no Dict, but one part
     :raises KeyError: if there is no such key
-    :raises ValueError: if a part is of whole numbers
+    :raises ValueError: if a part holds whole numbers
     """
     parts = space.spaces if isinstance(space, spaces.Dict) else {"observations": space}
     chosen = [*parts] if keys is None else keys
@@ -251,7 +251,7 @@ def _normalized_parts(space: spaces.Space[Any], keys: list[str] | None) -> dict[
 
 
 def box_keys(space: spaces.Dict) -> list[str]:
-    """List the keys to normalize: numbers, and neither the id, a history, nor images."""
+    """List the keys to normalize by default: every Box but the id, a history and images."""
     boxes = (
         key
         for key, entry in space.spaces.items()

@@ -1,4 +1,4 @@
-"""Replay buffers: on the training device, with tasks in balance, and of one scale."""
+"""Replay buffers: on the training device, balanced over tasks, and with returns of one scale."""
 
 import warnings
 from typing import Any
@@ -27,9 +27,9 @@ class DeviceReplayBuffer(ReplayBuffer):
     too. A pickled buffer can be loaded on a machine with another device.
 
     :param buffer_size: transitions to keep, over all environments
-    :param optimize_memory_usage: False: each observation is kept twice
-    :param handle_timeout_termination: a time limit is no end: its ``done`` isn't given out
-    :raises ValueError: with ``optimize_memory_usage``
+    :param optimize_memory_usage: must be False: each observation is stored twice
+    :param handle_timeout_termination: samples have no ``done`` where a time limit ended an episode
+    :raises ValueError: if ``optimize_memory_usage`` is True
     """
 
     observations: Any  # (buffer_size, n_envs, ...) tensor, or a dict of them
@@ -121,14 +121,14 @@ class DeviceReplayBuffer(ReplayBuffer):
         return samples(observations, actions, next_observations, dones.unsqueeze(1), rewards)
 
     def _tasks_for(self, env: VecNormalize, flat_indices: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return what a normalizer is told of transitions besides their content."""
+        """Return what a normalizer needs besides the transitions: their tasks, or nothing."""
         return ()
 
     def _to_device(self, arrays: Any) -> Any:
         return map_observation(lambda array: th.as_tensor(array, device=self.device), arrays)
 
     def _follow_device(self) -> None:
-        # SB3 sets `device` to the model's, after unpickling too; the tensors come after it.
+        # SB3 sets `device` to the model's, after unpickling too; the tensors are moved here.
         now, wanted = self.rewards.device, self.device
         if now.type != wanted.type or wanted.index not in (None, now.index):
             for name, value in self._tensors().items():
@@ -155,15 +155,15 @@ def _to_numpy(tensors: Any) -> Any:
 
 
 class MultiTaskReplayBuffer(DeviceReplayBuffer):
-    """Remember each transition's task; draw every task that is stored equally often.
+    """A replay buffer that stores each transition's task and draws all stored tasks equally often.
 
     The task comes from ``info["task_id"]``. With PerTaskVecNormalize, the rewards and observations
-    of a batch are normalized by the statistics of their own tasks, as they are when it is drawn:
-    what is stored stays raw, so it never goes stale.
+    of a batch are normalized by the statistics that their tasks have when the batch is drawn: the
+    stored values are raw, so they never go stale.
 
-    :param args: as of :class:`~sb3_moe.vec_env.DeviceReplayBuffer`
-    :param balance: draw tasks equally often; False: each transition, as SB3 does
-    :param kwargs: as of :class:`~sb3_moe.vec_env.DeviceReplayBuffer`
+    :param args: as in :class:`~sb3_moe.vec_env.DeviceReplayBuffer`
+    :param balance: draw tasks equally often; False: transitions equally often, as SB3 does
+    :param kwargs: as in :class:`~sb3_moe.vec_env.DeviceReplayBuffer`
     """
 
     def __init__(self, *args: Any, balance: bool = True, **kwargs: Any) -> None:
@@ -186,7 +186,7 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
         super().add(*transition)
 
     def reset(self) -> None:
-        """Forget every transition, and whose it was."""
+        """Forget every transition and its task."""
         super().reset()
         self.task_ids.fill(-1)
         self._places = _PlacesByTask()
@@ -206,14 +206,15 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
 
 
 class _PlacesByTask:
-    """Where each task's transitions are, so that drawing one takes no search.
+    """The places of each task's transitions in the buffer, so that drawing one takes no search.
 
-    The oldest are overwritten first: those of a task too, which are at the front of its list.
+    The buffer overwrites its oldest transitions first. Within a task, these are at the front of the
+    task's list.
     """
 
     def __init__(self) -> None:
         self._lists: dict[int, list[int]] = {}
-        self._overwritten: dict[int, int] = {}  # how many at the front of each list
+        self._overwritten: dict[int, int] = {}  # number at the front of each list
 
     def move(self, place: int, old_task: int, new_task: int) -> None:
         """Take a place from one task (-1: from none) and give it to another."""
@@ -226,7 +227,7 @@ class _PlacesByTask:
         self._overwritten.setdefault(new_task, 0)
 
     def draw(self, size: int) -> np.ndarray:
-        """Draw a task for each of ``size``, each alike, and one of its places."""
+        """Draw ``size`` places: for each, first a task and then one of its places, uniformly."""
         stored = [task for task, places in self._lists.items() if places]
         chosen = np.random.randint(len(stored), size=size)
         drawn = np.empty(size, dtype=np.int64)
@@ -240,15 +241,15 @@ class _PlacesByTask:
 class ReturnScaledReplayBuffer(MultiTaskReplayBuffer):
     """Bring the returns of all tasks to one scale (BRC, arXiv 2505.23150).
 
-    Rewards are divided, when they are drawn, by the largest abs(G) / ``scale``, where G is the
-    discounted return of each finished episode of their task. An episode that a time limit has cut
-    goes on with its mean reward. Until a task's first episode ends its rewards stay as they are.
-    BRC adds what entropy may bring, which is left out here.
+    Rewards are divided, when they are drawn, by max abs(G) / ``scale``, over the discounted returns
+    G of all finished episodes of their task. If a time limit cut an episode, G counts it as going
+    on forever with its mean reward. Until a task's first episode ends, its rewards stay as they
+    are. BRC also adds a term for the entropy bonus, which is left out here.
 
-    :param args: as of :class:`~sb3_moe.vec_env.MultiTaskReplayBuffer`
-    :param gamma: discount factor of the returns: the algorithm's own
-    :param scale: the largest return that is given out (v_max)
-    :param kwargs: as of MultiTaskReplayBuffer
+    :param args: as in :class:`~sb3_moe.vec_env.MultiTaskReplayBuffer`
+    :param gamma: discount factor of the returns; give the algorithm's
+    :param scale: the largest absolute return after scaling (v_max)
+    :param kwargs: as in MultiTaskReplayBuffer
     :raises ValueError: if ``gamma`` is out of range
     """
 
@@ -262,7 +263,7 @@ class ReturnScaledReplayBuffer(MultiTaskReplayBuffer):
         self._return_n, self._sum_n, self._steps_n = np.zeros((3, self.n_envs))
 
     def add(self, *transition: Any) -> None:
-        """Keep one transition of every environment, and the returns of episodes that end."""
+        """Keep one transition of every environment; episodes that end update :attr:`largest`."""
         super().add(*transition)
         *_, reward, done, infos = transition
         self._return_n += self.gamma**self._steps_n * reward
@@ -287,10 +288,10 @@ class ReturnScaledReplayBuffer(MultiTaskReplayBuffer):
 
 
 def end_running_episodes(buffer: Any) -> None:
-    """End the episodes that are running, so that nothing of the next ones counts for them.
+    """Mark the running episodes as ended, so that nothing of the next ones counts for them.
 
-    Goals of a HerReplayBuffer, rewards of n-step returns, and next observations that aren't kept
-    would be taken from there.
+    Otherwise the goals of a HerReplayBuffer, the rewards of n-step returns, and next observations
+    that aren't stored would be taken from the next episodes.
 
     :param buffer: a replay buffer of any kind; one of the user's own that has none of SB3's arrays
         stays as it is
@@ -299,11 +300,11 @@ def end_running_episodes(buffer: Any) -> None:
         return
     if isinstance(buffer, HerReplayBuffer):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # SB3's advice is for those who call it themselves
+            warnings.simplefilter("ignore")  # SB3 warns of the truncation, which is intended here
             buffer.truncate_last_trajectory()
         return
     last = buffer.pos - 1
     if buffer.handle_timeout_termination:
         buffer.timeouts[last][buffer.dones[last] == 0] = 1
     else:
-        buffer.dones[last] = 1  # which is what a time limit is to it
+        buffer.dones[last] = 1  # such a buffer stores a time limit as any other end

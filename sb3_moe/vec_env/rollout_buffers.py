@@ -22,10 +22,10 @@ class DeviceRolloutBuffer(RolloutBuffer):
 
     SB3's own gathers each minibatch in numpy and copies it from the host. Here each step is copied
     once and minibatches are gathered on the device: the same content, in the same order for the
-    same seed. Values, rewards and advantages are one number a step; they stay in numpy for SB3's
-    own arithmetic and follow in one copy. Takes Dict observations too.
+    same seed. Values, rewards and advantages are one number per step; they stay in numpy for SB3's
+    own arithmetic and are then copied together. Takes Dict observations too.
 
-    :param args: as SB3's RolloutBuffer
+    :param args: as in SB3's RolloutBuffer
     """
 
     observations: Any  # (n_steps, n_envs, ...) tensor, or a dict of them
@@ -113,19 +113,20 @@ def _environment_by_environment(tensor: th.Tensor) -> th.Tensor:
 class MultiTaskRolloutBuffer(DeviceRolloutBuffer):
     """SB3's rollout buffer, on the training device, with advantages normalized by task.
 
-    A task whose rewards are a thousand times another's then moves the policy no more than that one.
-    Each task's advantages get mean 0 and deviation 1, as SB3 gives them to a minibatch; a lone one
-    becomes 0. Returns, which the critic learns, stay as they are.
+    A task whose rewards are a thousand times another task's then moves the policy no more than the
+    other does. Each task's advantages get mean 0 and standard deviation 1, as SB3 does it for each
+    minibatch; if a task has only one, that becomes 0. Returns, which the critic learns, stay as
+    they are.
 
     For PPO, A2C and TRPO: ``rollout_buffer_class=MultiTaskRolloutBuffer`` with
     ``normalize_advantage=False``. With True, PPO normalizes each minibatch over all tasks once
     more, which changes little. The buffer cannot see that argument;
     :class:`~sb3_moe.callbacks.TaskAdvantageCallback` does, and warns.
 
-    :param args: as SB3's RolloutBuffer; takes Dict observations too
-    :param num_tasks: K, where the id is a one-hot at the end of a Box observation, or planes of an
+    :param args: as in SB3's RolloutBuffer; takes Dict observations too
+    :param num_tasks: K, if the id is a one-hot at the end of a Box observation, or planes of an
         image; None: a Dict has it under ``task_id``
-    :param kwargs: as SB3's RolloutBuffer
+    :param kwargs: as in SB3's RolloutBuffer
     :raises ValueError: if the observation holds no task id
     """
 
@@ -147,8 +148,8 @@ class MultiTaskRolloutBuffer(DeviceRolloutBuffer):
 def tasks_of(buffer: RolloutBuffer, task_ids: TaskIds) -> np.ndarray:
     """Return the task of each step of a full rollout, (T, E).
 
-    :param buffer: any of SB3's or sb3-contrib's
-    :param task_ids: reads them
+    :param buffer: any rollout buffer of SB3 or sb3-contrib
+    :param task_ids: reads the tasks from observations
     """
     ids = task_ids(buffer.observations)
     array = ids.cpu().numpy() if isinstance(ids, th.Tensor) else np.asarray(ids)
@@ -156,7 +157,7 @@ def tasks_of(buffer: RolloutBuffer, task_ids: TaskIds) -> np.ndarray:
 
 
 def normalized_by_task(advantages_TE: np.ndarray, tasks_TE: np.ndarray) -> np.ndarray:
-    """Return advantages with mean 0 and deviation 1 within each task, in their dtype.
+    """Return advantages with mean 0 and standard deviation 1 within each task, in their dtype.
 
     :param advantages_TE: (T, E)
     :param tasks_TE: (T, E) the task of each
@@ -165,7 +166,7 @@ def normalized_by_task(advantages_TE: np.ndarray, tasks_TE: np.ndarray) -> np.nd
     for task in np.unique(tasks_TE):
         rows = tasks_TE == task
         own = advantages_TE[rows]
-        # As torch's, which SB3 uses.
+        # torch's `std`, which SB3 uses, also has ddof=1.
         deviation = own.std(ddof=1) if own.size > 1 else 0.0
         normalized[rows] = (own - own.mean()) / (deviation + 1e-8)
     return normalized

@@ -1,4 +1,4 @@
-"""How a task id that stands in an observation is read: the one place that knows.
+"""Read the task id from observations, in each form in which they can hold it.
 
 Shapes: B batch, K tasks. Observations are numpy arrays or torch tensors, with or without B.
 """
@@ -16,22 +16,22 @@ TASK_KEY = "task_id"
 
 
 def has_task_key(space: spaces.Space[Any]) -> bool:
-    """Say whether observations are a Dict with the id under its key."""
+    """Say whether observations are a Dict with the task id under :data:`TASK_KEY`."""
     return isinstance(space, spaces.Dict) and TASK_KEY in space.spaces
 
 
 def check_num_tasks(space: spaces.Space[Any], num_tasks: int | None) -> None:
-    """Compare a number of tasks with what observations say of it.
+    """Check a number of tasks against the one that an observation space tells, if it tells any.
 
-    :param space: of observations; a one-hot or planes of this package's know their tasks
-    :param num_tasks: as given, None if it wasn't
+    :param space: of observations; this package's Boxes with a one-hot or planes hold task names
+    :param num_tasks: the number that a user gave, or None
     :raises ValueError: if the space has the ids of another number of tasks
     """
     if has_task_key(space):
         known, where = int(space[TASK_KEY].n), "the task_id space"  # type: ignore[index]
     else:
-        # A wrapper that makes the space anew leaves the names out, and a plain Box that was told
-        # names need not show them.
+        # A wrapper that makes a new space leaves the names out. A plain Box may have been given
+        # names (`write_names`) although its observations hold no id.
         names = () if type(space) is spaces.Box else getattr(space, "task_names", ())
         known, where = len(names), "the tasks in the observation space"
     if known and num_tasks not in (None, known):
@@ -39,11 +39,11 @@ def check_num_tasks(space: spaces.Space[Any], num_tasks: int | None) -> None:
 
 
 def strongest(codes: Any) -> Any:
-    """Return the ids of (..., K) codes, the largest of each: (...).
+    """Return the ids (...) of codes (..., K): the index of each code's largest entry.
 
-    A one-hot that was scaled or normalized, to [1, -1] or whatever, still says the same id.
+    A one-hot that was scaled or normalized, for example to [1, -1], still gives the same id.
     """
-    return (1 * codes).argmax(-1)  # torch knows no largest of booleans
+    return (1 * codes).argmax(-1)  # torch has no argmax of booleans
 
 
 def as_one_hot(codes: th.Tensor) -> th.Tensor:
@@ -52,11 +52,12 @@ def as_one_hot(codes: th.Tensor) -> th.Tensor:
 
 
 class OneHotBehind:
-    """A features extractor whose features are ``[x | one-hot(task)]``; a mark.
+    """Base class that marks an extractor whose features are ``[x | one-hot(task)]``.
 
-    An extractor of the user's own may mean anything by attributes of the same names.
+    The attributes alone don't mark it: a user's own extractor may use the same names for something
+    else.
 
-    :cvar tells_task: whether it is the id, and no guess in its place
+    :cvar tells_task: whether the last features are the task's id, and not a guess in its place
     """
 
     tells_task: ClassVar[bool] = True
@@ -65,19 +66,19 @@ class OneHotBehind:
 
 
 def one_hot_behind(extractor: nn.Module) -> int:
-    """Return the length of the one-hot task id behind an extractor's features, 0 without one."""
+    """Return the length of the one-hot task id at the end of the features; 0 without one."""
     if isinstance(extractor, OneHotBehind) and extractor.tells_task:
         return extractor.num_tasks
     return 0
 
 
 class Tail:
-    """Tell an observation from the id behind it: a one-hot, or a constant plane for each task.
+    """Split observations from the id behind them: a one-hot, or a constant plane for each task.
 
     :param num_tasks: K, the length of the id
-    :param axis: where the id stands, counted from the end: -1, or -3 for images with their
-        channels first
-    :param planes: whether observations are images, and the id planes behind their channels
+    :param axis: the axis at whose end the id stands, counted from the last: -1, or -3 for images
+        with their channels first
+    :param planes: whether observations are images, with the id as planes behind their channels
     """
 
     def __init__(self, num_tasks: int, *, axis: int = -1, planes: bool = False) -> None:
@@ -90,13 +91,13 @@ class Tail:
         return tuple(sizes)
 
     def split(self, obs: Any) -> tuple[Any, Any]:
-        """Return the observation without the id, and the id as it stands."""
+        """Return the observation without the id, and the one-hot or planes of the id."""
         rest = [slice(None)] * (-1 - self.axis)
         width = obs.shape[self.axis] - self.num_tasks
         return obs[(..., slice(width), *rest)], obs[(..., slice(width, None), *rest)]
 
     def codes(self, obs: Any) -> Any:
-        """Return the id as (..., K): of planes the first pixel, since they are constant."""
+        """Return the id as (..., K): the first pixel of planes, since these are constant."""
         _, tail = self.split(obs)
         if not self.planes:
             return tail
@@ -111,14 +112,14 @@ class TaskIds:
     """Read the task of each observation, wherever the id stands.
 
     :param space: of observations
-    :param num_tasks: K, where the id is a one-hot at the end of a Box, or planes of an image; None
-        where a Dict holds it
-    :param what: needs the id, for the error
+    :param num_tasks: K, if the id is a one-hot at the end of a Box, or planes of an image; None if
+        a Dict holds it
+    :param what: what needs the id, for the error message
     :raises ValueError: if observations hold no task id
     """
 
     def __init__(self, space: spaces.Space[Any], num_tasks: int | None, what: str) -> None:
-        #: tells an observation from the id behind it; None where a Dict holds the id
+        #: splits an observation from the id behind it; None if a Dict holds the id
         self.tail: Tail | None = None
         check_num_tasks(space, num_tasks)
         if has_task_key(space):
@@ -142,5 +143,8 @@ class TaskIds:
         self.tail = Tail(num_tasks, axis=axis, planes=planes)
 
     def __call__(self, obs: Any) -> Any:
-        """Return the task of each observation; a Dict's as it stands, with an axis more or not."""
+        """Return the task of each observation; a Dict's entry is returned as it is.
+
+        Observations from a buffer have an extra axis there.
+        """
         return obs[TASK_KEY] if self.tail is None else self.tail.ids(obs)

@@ -1,4 +1,4 @@
-"""The tasks of an environment: their names, which one is on, and how a logger's keys call them."""
+"""The tasks of an environment: their names, which is played, and their names in a logger's keys."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key
 
-# What the only task of an environment without tasks is called.
+# The name of the only task of an environment that isn't multi-task.
 ONLY = "task"
 
 
@@ -29,9 +29,9 @@ def task_names(env: VecEnv) -> list[str]:
 
 
 def suite_of(env: VecEnv) -> str | None:
-    """Return the name of the suite that an environment plays; None where it was given no name.
+    """Return the name of the suite that an environment plays; None if it was built without one.
 
-    :param env: of make_multitask_vec_env, or of copies that Gymnasium made by a suite's id
+    :param env: of make_multitask_vec_env, or of environments that Gymnasium made from a suite's id
     """
     if not has_tasks(env):
         return None
@@ -53,26 +53,26 @@ def require_tasks(env: VecEnv) -> None:
 
 
 def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
-    """Return the task that each copy plays now, (n_envs,)."""
+    """Return the task that each parallel environment plays now, (n_envs,)."""
     if not has_tasks(env):
         return np.zeros(env.num_envs, dtype=np.int64)
     return np.asarray(env.env_method("get_task"), dtype=np.int64).reshape(-1)
 
 
 def only_task(env: VecEnv) -> int | None:
-    """Return the task that all copies play now; None if they play several."""
+    """Return the task that all parallel environments play now; None if they play several."""
     tasks = set(tasks_played(env).tolist())
     return tasks.pop() if len(tasks) == 1 else None
 
 
 def action_meanings(env: VecEnv) -> dict[int, list[str]]:
-    """Return what tasks call their choices, by task, for those that say so."""
+    """Return the names of the actions, by task, for the tasks that name them."""
     if not isinstance(env.action_space, spaces.Discrete):
         return {}
     if env.has_attr("action_meanings"):
         found: dict[int, list[str]] = env.env_method("action_meanings", indices=0)[0]
         return found
-    # What stands between may take other actions than it gives.
+    # An ActionWrapper may take other actions than those that the environment inside it names.
     changed = any(env.env_is_wrapped(gym.ActionWrapper))
     if has_tasks(env) or changed or not env.has_attr("get_action_meanings"):
         return {}
@@ -81,31 +81,32 @@ def action_meanings(env: VecEnv) -> dict[int, list[str]]:
 
 
 def tasks_stepped(infos: Sequence[dict[str, Any]], names: Sequence[str]) -> list[int]:
-    """Return the task that made each environment's step.
+    """Return the task in which each environment made its step.
 
     :param infos: of the step
     :param names: of the environment's tasks
     """
-    if len(names) == 1:  # what a plain environment calls its `task_id` is no place among ours
+    if len(names) == 1:  # a single-task environment's `task_id` may mean something else
         return [0] * len(infos)
     return [info["task_id"] for info in infos]
 
 
 def names_on(space: spaces.Space[Any]) -> list[str] | None:
-    """Return the names of the tasks whose ids are in observations; None where nothing says them."""
+    """Return the task names that an observation space holds; None if it holds none."""
     names = getattr(_holder(space), "task_names", None)
     return None if names is None else list(names)
 
 
 def write_names(space: spaces.Space[Any], names: Sequence[str]) -> None:
-    """Write the tasks' names on a space that was made anew."""
+    """Store the tasks' names on a space, such as one that was made anew and lost them."""
     vars(_holder(space))["task_names"] = tuple(names)
 
 
 def tasks_known(model: BaseAlgorithm) -> list[str] | None:
-    """Return the names of a model's tasks, by id; None where nothing says them.
+    """Return the names of a model's tasks, by id; None if they are unknown.
 
-    Its environment's are its own: ``set_env`` gives it others.
+    These are the tasks of the model's environment, which ``set_env`` may replace. If that tells no
+    names, they are those that the model's observation space holds.
 
     :param model: of any algorithm
     """
@@ -116,9 +117,9 @@ def tasks_known(model: BaseAlgorithm) -> list[str] | None:
 def check_tasks(known: Sequence[str] | None, env: VecEnv) -> None:
     """Refuse an environment in which ids stand for other tasks than a model knows.
 
-    :param known: of :func:`tasks_known`; None takes all
-    :param env: which is to be played; one that doesn't say its tasks' names is taken
-    :raises ValueError: with both lists
+    :param known: of :func:`tasks_known`; None accepts any environment
+    :param env: the environment to play; one that doesn't name its tasks is accepted
+    :raises ValueError: if they are other tasks; the message has both lists
     """
     shown = None if known is None else _tasks_shown(env)
     if known is None or shown is None or shown == list(known) or len(shown) == len(known) == 1:
@@ -131,13 +132,14 @@ def check_tasks(known: Sequence[str] | None, env: VecEnv) -> None:
 
 
 def _tasks_shown(env: VecEnv) -> list[str] | None:
-    """Return the tasks whose ids an environment shows, or tells to its normalizer."""
+    """Return the tasks whose ids are in an environment's observations or told to its normalizer."""
     layers = [env]
     while isinstance(layers[-1], VecEnvWrapper):
         layers.append(layers[-1].venv)
     for layer in reversed(layers):
-        # The innermost first: a normalizer from a file has the space of where it was trained, and
-        # where images are turned or stacked, or all is normalized, the space is a new one.
+        # The innermost first: a normalizer from a file has the space of the environment that it was
+        # trained with, and wrappers that transpose, stack or normalize make a new space, without
+        # names.
         if names := names_on(layer.observation_space):
             return names
         if getattr(layer, "task_id_mode", None) == "hidden":
@@ -150,20 +152,21 @@ def _holder(space: spaces.Space[Any]) -> spaces.Space[Any]:
     return space.spaces.get(TASK_KEY, space) if isinstance(space, spaces.Dict) else space
 
 
-# HumanOutputFormat prints 36 characters, of which three are spaces in place of the tag.
+# SB3's HumanOutputFormat prints 36 characters of a key, with three spaces in place of its tag.
 PRINTED = 33
-# The most with which eval/<task>/mean_ep_length is printed whole.
+# The longest task name with which eval/<task>/mean_ep_length is printed whole.
 TASK = 18
-# The longest of our own: vf_features.10; dormant_per_expert comes before it.
+# The lengths of the longest layer name of our own, vf_features.10, and of the longest measure that
+# precedes one in a key, dormant_per_expert.
 LAYER, MEASURE = 14, 18
 
 
 def short_names(names: Sequence[str], length: int = TASK, taken: Collection[str] = ()) -> list[str]:
-    """Return a name for each of these that fits a key, all of them different.
+    """Return a short form of each name that fits into a logger's key, all of them different.
 
     :param names: of any characters, also equal ones
     :param length: characters that a key has room for, at least 8
-    :param taken: names that must not come out
+    :param taken: names that must not be returned
     """
     used, short = {*taken}, []
     for name in names:
@@ -173,7 +176,7 @@ def short_names(names: Sequence[str], length: int = TASK, taken: Collection[str]
 
 
 def _plain(name: str) -> str:
-    """Replace what a tracker refuses, or takes for a folder."""
+    """Replace characters that an experiment tracker refuses or takes for a folder."""
     text = re.sub(r"[^A-Za-z0-9_.\-]+", "_", name)
     text = text if text == name else text.strip("_")
     return text if text.strip(".") else "task"
@@ -188,7 +191,7 @@ def _cut(name: str, length: int) -> str:
 
 
 def _unlike(used: Collection[str], name: str, length: int) -> str:
-    """Number a name that is taken."""
+    """Append a number to a name that is already used."""
     ends = (f"-{number}" for number in itertools.count(2))
     numbered = (name[: length - len(end)] + end for end in ends)
     return next(each for each in itertools.chain([name], numbered) if each not in used)

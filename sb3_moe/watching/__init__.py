@@ -1,4 +1,4 @@
-"""Watch an agent play with its routing beside it, and see what becomes of it without an expert."""
+"""Watch an agent play and its routers decide, and see how it plays without an expert."""
 
 from sb3_moe.watching.importance import Importance, expert_importance
 from sb3_moe.watching.interventions import only_expert, swap_experts, without_expert

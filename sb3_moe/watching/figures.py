@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.layers.extras import require
 
+# Before matplotlib is imported: this error names the extra that brings it.
 require("sb3_moe.watching.figures", "matplotlib")
 
 import matplotlib
@@ -47,13 +48,13 @@ __all__ = [
 # Okabe and Ito's colors, which all readers can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX<"
-#: Networks in a panel, at most: more lines, and bands upon each other, can't be told apart.
+#: Most networks in one panel: more lines, with bands that overlap, can't be told apart.
 MOST_LINES = 6
 #: For screens, for pages, and for papers.
 FORMATS = ("png", "svg", "pdf")
-# A file that named its date or its maker would differ each time.
+# Without date and software in the metadata, equal figures give equal bytes.
 _METADATA = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-# Experts that have their number beside one task's row, at most: for more there is no room.
+# Most expert numbers on the axis of one task's panel: there is no room for more.
 _MOST_NUMBERED = 6
 Array = npt.NDArray[np.float64]
 
@@ -93,7 +94,7 @@ def draw_transfer(folder: str | Path) -> Figure:
     """
     scores = load_scores(folder)
     ends_MN = block_ends(scores.score, scores.steps, scores.blocks)
-    # Where returns are negative the worst one is the origin: it is the furthest from 0.
+    # Colors begin at 0, or at the worst return of a task if that is negative.
     lowest_N = np.minimum(scores.score.min(0), 0.0)
     ranges_N = np.maximum(scores.score.max(0) - lowest_N, 1e-12)
     digits_N = [decimals(column) for column in scores.score.T]
@@ -130,14 +131,14 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
     """Draw the weight of each expert for each task over training.
 
     :param folder: of a run with ``RoutingCallback(log_path=folder)``
-    :param mixture: as ``"pi.middle"``; None: the first
+    :param mixture: its name, such as ``"pi.middle"``; None: the first
     :raises ValueError: if the folder has no gates, or none of that mixture
     """
     mixture, steps_K, gates_KNE, names = _gates(folder, mixture)
     experts = gates_KNE.shape[2]
     figure = Picture(figsize=(7.0, 1.2 + 1.3 * len(names)), layout="constrained")
     rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-    # Borders half way between measurements; a single one has a column of its own.
+    # Columns meet half way between measurements; a single measurement has a column 1 step wide.
     middles = (steps_K[1:] + steps_K[:-1]) / 2
     sides = (steps_K[:1], steps_K[-1:]) if len(steps_K) > 1 else (steps_K - 0.5, steps_K + 0.5)
     edges, colors = np.concatenate([sides[0], middles, sides[1]]), colors_of_gates(gates_KNE)
@@ -157,11 +158,11 @@ def draw_last_gates(folder: str | Path, mixture: str | None = None) -> Figure:
     """Draw which expert serves which task at the end of training.
 
     :param folder: of a run with ``RoutingCallback(log_path=folder)``
-    :param mixture: as ``"pi.middle"``; None: the first
+    :param mixture: its name, such as ``"pi.middle"``; None: the first
     :raises ValueError: if the folder has no gates, or none of that mixture
     """
     name, _, gates_KNE, names = _gates(folder, mixture)
-    there_E = np.isfinite(gates_KNE[-1]).any(axis=0)  # others left, or are yet to come
+    there_E = np.isfinite(gates_KNE[-1]).any(axis=0)  # NaN: removed, or not added yet
     return draw_gates(gates_KNE[-1][:, there_E], names, f"Experts of {name}")
 
 
@@ -171,11 +172,11 @@ def draw_routing(
     mixture: str | None = None,
     **kwargs: Any,
 ) -> Figure:
-    """Play every task and draw the mean weight of each expert for each.
+    """Play every task and draw the mean weight of each expert for each task.
 
     :param model: of any algorithm, with mixtures of experts
-    :param env: as of :func:`sb3_moe.watch`; None: one like the model's own
-    :param mixture: as ``"pi.middle"``; None: the first
+    :param env: as in :func:`sb3_moe.watch`; None: one like the model's own
+    :param mixture: its name, such as ``"pi.middle"``; None: the first
     :param kwargs: other arguments of :func:`sb3_moe.watch`
     :raises ValueError: if there is no such mixture
     """
@@ -204,9 +205,9 @@ def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = 
 
 
 def load_diagnostics(folder: str | Path) -> dict[str, npt.NDArray[Any]]:
-    """Read what the probes of a run measured.
+    """Read the diagnostics that a run's callbacks wrote, as arrays by name.
 
-    :raises ValueError: if there is nothing
+    :raises ValueError: if the folder has no diagnostics
     """
     path = Path(folder) / "diagnostics.npz"
     if not path.exists():
@@ -218,7 +219,7 @@ def load_diagnostics(folder: str | Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _measured(folder: str | Path, kind: str) -> dict[str, tuple[Array, Array]]:
-    """Return the steps at which something was measured, and the values, by layer or mixture."""
+    """Return the steps and the values of one kind of measurement, by layer or mixture."""
     saved, found = load_diagnostics(folder), {}
     for name in [each for each in saved if each.startswith(f"{kind}/")]:
         there = was_measured(saved[name])
@@ -242,7 +243,7 @@ def _gates(folder: str | Path, mixture: str | None) -> tuple[str, Array, Array, 
 
 
 def _mark_switches(axes: Axes, folder: str | Path, color: str) -> None:
-    """Draw a line where the task changed, if the folder says so."""
+    """Draw a line at each change of the task, if the folder has scores that tell it."""
     if (Path(folder) / "scores.npz").exists():
         for block in load_scores(folder).blocks[1:]:
             axes.axvline(block.start, color=color, linestyle=":", linewidth=1)
@@ -254,7 +255,7 @@ def save_figure(
     """Write a figure, once for each format; the same figure gives the same bytes.
 
     :param figure: of matplotlib
-    :param path: of the files, without an ending
+    :param path: of the files, without a suffix
     :param formats: of ``"png"``, ``"svg"`` and ``"pdf"``
     :param dpi: of the PNG
     :return: the files
@@ -312,13 +313,13 @@ class Picture(Figure):
 
 
 def shared_out(names: Sequence[str]) -> list[list[str]]:
-    """Share networks out to as few panels as have room for them, about as many to each."""
+    """Distribute networks evenly over as few panels as have room for them."""
     parts = -(-len(names) // MOST_LINES)
     return [list(each) for each in np.array_split(np.array(names, dtype=object), parts)]
 
 
 def panels(number: int, height: float, across: int) -> tuple[Figure, list[Axes]]:
-    """Make a figure with so many panels.
+    """Make a figure with a number of panels.
 
     :param height: of a panel, in inches
     :param across: panels side by side, at most
@@ -347,9 +348,9 @@ def plot_mean(
     :param mean: (K,)
     :param interval: the ends of the band, (K,) each; None: no band
     :param label: of the legend
-    :param look: of :func:`look_of`
+    :param look: from :func:`look_of`
     """
-    # A few markers tell lines apart in print; at other steps than those of the lines before.
+    # A few markers tell lines apart in print; each line has its markers at different steps.
     every = max(len(x) // 4, min(MOST_LINES, len(x) // 2), 1)
     style = {"linewidth": 1.6, "markersize": 4, "markevery": (len(axes.lines) % every, every)}
     axes.plot(x, mean, label=as_written(label), **(style | look))
@@ -380,11 +381,11 @@ def draw_matrix(
 ) -> Figure:
     """Draw a matrix as colors with its numbers written in.
 
-    :param values: of the colors
-    :param labels: what is written
+    :param values: shown as colors
+    :param labels: text of each cell
     :param rows: names of the rows
     :param columns: names of the columns
-    :param unit: beside the color bar
+    :param unit: label of the color bar
     :param colors: ``cmap``, ``vmin`` and ``vmax``
     """
     wide = 0.8 + 0.1 * max(map(len, columns))
@@ -402,11 +403,11 @@ def draw_matrix(
 def write_into(
     axes: Axes, image: AxesImage, labels: Sequence[Sequence[str]], fontsize: float | None = None
 ) -> None:
-    """Write a text into each field of a matrix, dark on light and light on dark.
+    """Write a text into each cell of a matrix, dark on light and light on dark.
 
     :param axes: on which the image is
     :param image: of the matrix
-    :param labels: what is written
+    :param labels: text of each cell
     :param fontsize: in points; None: matplotlib's
     """
     values = image.get_array()
@@ -414,7 +415,7 @@ def write_into(
     colors = image.to_rgba(values)
     for row, column in np.ndindex(*colors.shape[:2]):
         red, green, blue, opaque = colors[row, column]
-        # By the luminance that a reader sees; NaN has no color, on a white page.
+        # By the luminance that a reader sees: NaN is transparent, which shows the white page.
         light = opaque * (0.299 * red + 0.587 * green + 0.114 * blue) + 1 - opaque
         color = "w" if light < 0.5 else "k"
         text = labels[row][column]
@@ -422,18 +423,18 @@ def write_into(
 
 
 def as_numbers(values: Array, form: str) -> list[list[str]]:
-    """Write a matrix's numbers, and a dash for NaN.
+    """Format a matrix's numbers, with a dash for NaN.
 
-    :param values: of the fields
-    :param form: as ``"z.2f"``, whose z takes the minus from what is rounded to 0
+    :param values: numbers of the cells
+    :param form: such as ``"z.2f"``, whose z drops the minus of numbers that round to 0
     """
     return [[format(each, form) if each == each else "-" for each in row] for row in values]
 
 
 def colors_of_gates(gates: npt.NDArray[Any]) -> dict[str, Any]:
-    """Return the color map of gates and its ends: of both signs where weights are, as MOORE's.
+    """Return the color map of gates and its ends: a diverging map if any is negative (MOORE).
 
-    :param gates: all that have the same colors, of any shape
+    :param gates: all gates that share the color map, of any shape
     """
     there = np.isfinite(gates)
     low, high = (float(f(gates, initial=0.0, where=there)) for f in (np.min, np.max))
@@ -443,22 +444,22 @@ def colors_of_gates(gates: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def was_measured(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Say when something was measured: callbacks that share a file may look at other steps.
+    """Say at which steps values were measured: callbacks may share a file, but not their steps.
 
-    :param values: of K steps at which any callback looked, (K, ...)
+    :param values: NaN at steps at which only other callbacks measured, (K, ...)
     :return: (K,)
     """
     return np.isfinite(values).any(axis=tuple(range(1, values.ndim)))
 
 
 def add_legend(figure: Figure, title: str | None = None) -> None:
-    """Put one legend above all axes, for which the figure grows."""
+    """Put one legend above all axes, and make the figure higher by as much."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
     width, height = figure.get_size_inches()
-    # In inches: a line's sample and a letter of the default font, and a line of text.
+    # Inches: 0.6 for a line's sample, 0.085 for a letter of the default font, 0.2 for a text line.
     columns = int(width / (0.6 + 0.085 * max(map(len, entries)))) or 1
     figure.set_figheight(height + 0.2 * (-(-len(entries) // columns) + bool(title)))
     handles, labels = list(entries.values()), list(entries)

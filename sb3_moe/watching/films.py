@@ -20,14 +20,14 @@ from sb3_moe.watching.frames import Frame, shrunk
 if TYPE_CHECKING:
     from sb3_moe.watching.replays import Replay, Track
 
-#: Of experts, as on the page (``page/draw.js``): Okabe and Ito's, and a grey.
+#: Colors of experts, as on the page (``page/draw.js``): Okabe and Ito's, and a gray.
 COLORS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999",
 )  # fmt: skip
-#: How films end, and pages don't.
+#: Suffixes of films, which the name of a page must not have.
 FILMS = (".gif", ".mp4")
 BACK, INK, EMPTY = "#ffffff", "#1b1f24", "#dfe4ea"
-# In pixels; the gates have as much room as the frame, and this at least.
+# In pixels. The gates are as wide as the frame, but at least NARROWEST.
 GAP, LINE, NARROWEST = 12, 18, 160
 
 
@@ -49,7 +49,7 @@ def write_video(
     :param size: of the square, in pixels
     :param max_steps: of each task; None: all
     :raises ValueError: if the file's kind is unknown
-    :raises ImportError: if an MP4 needs what isn't installed
+    :raises ImportError: without Pillow, or for an MP4 without imageio-ffmpeg
     """
     if path.suffix not in FILMS:
         raise ValueError(f"`path` must end in one of {FILMS}, got {path.name!r}")
@@ -81,7 +81,7 @@ class Sheet:
         self._font = ImageFont.load_default(size=13)
         lines = sum(each.num_experts + 2 for each in replay.mixtures) + 2
         self._beside = max(size, NARROWEST)
-        # Codecs take no odd numbers.
+        # Video codecs need even numbers of pixels.
         width = size + self._beside + 3 * GAP
         height = max(size, lines * LINE) + 4 * GAP + LINE
         self._shape = (width + width % 2, height + height % 2)
@@ -124,7 +124,7 @@ class Sheet:
 
 
 def _fit(frame: Frame, size: int) -> Any:
-    """Put a frame into the middle of a black square; pixel art grows by whole pixels."""
+    """Put a frame in the middle of a black square, enlarged by a whole factor or shrunk to fit."""
     from PIL import Image, ImageOps
 
     image, square = Image.fromarray(shrunk(frame)), Image.new("RGB", (size, size))
@@ -143,7 +143,7 @@ def save_gif(target: Path | io.BytesIO, pictures: Iterable[Any], fps: int) -> No
     :param pictures: at least one
     :param fps: pictures a second
     """
-    # One palette for all steps: what stays the same then takes no room.
+    # Without dithering, what stays the same from step to step takes hardly any room.
     first, *others = (each.quantize(64, dither=0) for each in pictures)
     duration = round(1000 / fps)
     first.save(target, "gif", save_all=True, append_images=others, duration=duration, loop=0)
@@ -155,7 +155,7 @@ def _save_mp4(path: Path, pictures: Iterable[Any], fps: int) -> None:
 
     rest = iter(pictures)
     first = next(rest)
-    # The name that it is given ends in no kind.
+    # ffmpeg can't tell the format by the suffix of a temporary file.
     kind = ["-f", "mp4"]
     film = write_frames(str(path), first.size, fps=fps, macro_block_size=2, output_params=kind)
     film.send(None)

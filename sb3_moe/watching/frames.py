@@ -1,4 +1,4 @@
-"""Frames as small files: pixel art in its own size, few colors without loss."""
+"""Frames as small files: pixel art in its own size, images of few colors without loss."""
 
 import base64
 import io
@@ -10,17 +10,18 @@ import numpy.typing as npt
 from sb3_moe.layers.extras import require
 
 Frame = npt.NDArray[np.uint8]
-# Photos are drawn no larger than this, in pixels, and without loss up to so many colors.
+# Images of up to FEW_COLORS colors are stored without loss. Others are stored with loss, and shrunk
+# to at most LARGEST pixels a side.
 LARGEST, FEW_COLORS = 480, 256
 
 
 def as_frame(picture: Any) -> Frame:
     """Return what an environment drew as (height, width, 3), in whole numbers from 0 to 255.
 
-    Floats that all lie in [0, 1] are shares of 255, and so is a boolean; other numbers are taken
-    as they are, cut to that range. NaN is 0.
+    Booleans, and floats that all lie in [0, 1], are multiplied by 255; other numbers are rounded
+    and clipped to that range. NaN is 0.
 
-    :param picture: (height, width), or with 1, 3 or 4 channels behind, of any numbers
+    :param picture: (height, width), or with 1, 3 or 4 channels as the last axis, of any numbers
     :raises ValueError: if it is anything else, such as a text or a list of pictures
     """
     frame = np.asarray(picture)
@@ -41,7 +42,7 @@ def as_frame(picture: Any) -> Frame:
 
 
 def shrunk(frame: Frame) -> Frame:
-    """Undo an enlargement by whole pixels, which a page can do again.
+    """Undo an enlargement of an image by a whole factor: the page enlarges it again.
 
     :param frame: (height, width, 3)
     """
@@ -56,7 +57,7 @@ def shrunk(frame: Frame) -> Frame:
 
 
 def data_of(frame: Frame) -> str:
-    """Return what follows ``data:image/`` in an address that holds the picture.
+    """Return the part of an image's data URL that follows ``data:image/``.
 
     :param frame: (height, width, 3)
     """

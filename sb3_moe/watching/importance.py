@@ -1,4 +1,4 @@
-"""What an agent's returns become with each expert off.
+"""An agent's returns with each expert switched off in turn.
 
 Shapes: N tasks, n episodes, E experts.
 """
@@ -26,9 +26,9 @@ Array = npt.NDArray[np.float64]
 class Importance:
     """Returns of every task: of the whole agent, and without each expert of one network.
 
-    :param network: the network
+    :param network: its name
     :param task_names: of the columns
-    :param when_off: what switching off means there
+    :param when_off: what switching an expert off means in this network
     :param returns: (E + 1, N, n); the first row is the agent as it is
     """
 
@@ -65,11 +65,11 @@ class Importance:
 
 
 def network_that_acts(model: BaseAlgorithm) -> str:
-    """Return the name of the network that acts, which is known before anything is played.
+    """Return the name of the first network with experts: the one that acts, if it has any.
 
     :param model: of any algorithm, with one of this package's policies
     :raises TypeError: if the policy is not one of this package's
-    :raises ValueError: if it has no experts
+    :raises ValueError: if the policy has no experts
     """
     policy = policy_of(model)
     network = kind_of(next(iter(policy.moe_layers()), "pi"))
@@ -90,14 +90,15 @@ def expert_importance(
     """Evaluate every task with each expert of a network off, from the same seed each time.
 
     :param model: of any algorithm, with one of this package's policies
-    :param env: as of :func:`sb3_moe.watch`
-    :param network: as of :func:`sb3_moe.without_expert`; None: the one that acts
+    :param env: as in :func:`sb3_moe.watch`
+    :param network: as in :func:`sb3_moe.without_expert`; None: the first with experts, which is
+        the one that acts if it has any
     :param episodes: of each task; intervals need at least 2
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
-    :param max_episode_steps: an episode that takes more is an error, or one without an end would
-        be played for ever
-    :raises TypeError: as of :func:`sb3_moe.without_expert`, or if a number is no int
+    :param max_episode_steps: a longer episode raises an error, since one without an end would be
+        played for ever
+    :raises TypeError: as in :func:`sb3_moe.without_expert`, or if a number is no int
     :raises ValueError: if there is no such network, an episode is too long, or a number is below 1
     """
     network = network or network_that_acts(model)
@@ -110,7 +111,7 @@ def expert_importance(
             return evaluate_tasks(model, watched.env, episodes, deterministic, **limit).returns
 
         returns = [play()]
-        for k in range(layers[0].num_experts):  # as many as all the others have
+        for k in range(layers[0].num_experts):  # all these layers have as many
             with without_expert(model, network, k):
                 returns.append(play())
     notes = "; ".join(dict.fromkeys(map(when_off, layers)))

@@ -1,7 +1,8 @@
-"""Switch experts off, or swap them, and see what becomes of the agent.
+"""Switch experts off (expert ablation), or swap them, to see how the agent plays then.
 
-Each is a context manager that leaves the model as it was, whatever happens within; they nest, and
-work for training mode and evaluation, on the model's own layers. Target networks stay as they are.
+Each function is a context manager that leaves the model as it was, even after an error. Blocks can
+be nested. They change the model's own layers, in training and evaluation mode, but not its target
+networks.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,8 +26,8 @@ def without_expert(
 ) -> Iterator[None]:
     """Switch one expert off while the block runs.
 
-    Where gates are a softmax, the others share its weight, and top-k chooses among them; for the
-    task router, linear weights and expert choice, and routers of your own, its output is zero.
+    Where gates are a softmax, the other experts share its weight, and top-k chooses among them.
+    With the task router, linear weights, expert choice and routers of your own, its output is zero.
 
     >>> import sb3_moe
     >>> from stable_baselines3 import PPO
@@ -41,8 +42,8 @@ def without_expert(
     :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole
         name, such as ``"pi.middle"``
     :param expert: its number
-    :param layer: which of the network's mixtures, counted from 0, in each critic; None: each,
-        without a head for each task beside other experts
+    :param layer: which of the network's mixtures, counted from 0, in each critic; None: each, but
+        a mixture with an expert for each task only if the network has no other
     :raises TypeError: if the policy is not one of this package's
     :raises ValueError: if there is no such network, layer or expert, or no other expert
     """
@@ -54,10 +55,10 @@ def without_expert(
 def only_expert(
     model: BaseAlgorithm | BaseModel, network: str, expert: int, layer: int | None = None
 ) -> Iterator[None]:
-    """Switch all experts off but one while the block runs; the rest as :func:`without_expert`.
+    """Switch all experts off but one while the block runs, otherwise as :func:`without_expert`.
 
     :param model: an SB3 model, or the policy of one
-    :param network: as of :func:`without_expert`
+    :param network: as in :func:`without_expert`
     :param expert: the one that stays
     :param layer: which of the network's mixtures, in each critic; None: each
     :raises TypeError: if the policy is not one of this package's
@@ -82,7 +83,7 @@ def swap_experts(
     """Let two experts change places: each gets the scores that the router gives the other.
 
     :param model: an SB3 model, or the policy of one
-    :param network: as of :func:`without_expert`
+    :param network: as in :func:`without_expert`
     :param first: one expert
     :param second: another
     :param layer: which of the network's mixtures, in each critic; None: each
@@ -100,9 +101,9 @@ def swap_experts(
 
 
 def when_off(layer: MoELayer) -> str:
-    """Say what becomes of an expert that is switched off, in half a sentence.
+    """Say in half a sentence what happens when one of a layer's experts is switched off.
 
-    :param layer: whose it is
+    :param layer: the mixture
     """
     if isinstance(layer, SparseMoE):
         return "others are chosen in its place"

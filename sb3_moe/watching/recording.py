@@ -1,4 +1,4 @@
-"""Play every task and record what the agent sees, prefers, does and gets.
+"""Play every task and record observations, preferences, actions, rewards and routing.
 
 Shapes: T steps, B environments, A choices of one kind, E experts, D components of an action.
 """
@@ -44,7 +44,7 @@ from sb3_moe.watching.watched_env import (
 
 Expert = str | tuple[str, int]
 AS_IT_IS = "the agent as it is"
-# Observations on which units are asked whether they are dormant.
+# Most observations on which dormant units are measured.
 PROBE = 256
 
 
@@ -73,18 +73,20 @@ def watch(
     (5, 4)
 
     :param model: of any algorithm, a dense one too
-    :param env: as the model takes it, an id too; None: one like the model's own. That one, and an
-        environment of :func:`sb3_moe.make_multitask_vec_env`, are built again
+    :param env: any environment that the model takes, or its id; None: one like the model's own.
+        The model's own, and those of :func:`sb3_moe.make_multitask_vec_env`, are built again
     :param tasks: a name or index, or several, of the tasks to play; None: all
     :param episodes: of each task, at least 1
     :param without: an expert as ``"pi:2"``, or several, each so or as ``("pi", 2)``
     :param max_steps: of each task; the last episode is cut there
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
-    :param frames: whether to take images, of 0 to 255, or floats that all lie in [0, 1]
+    :param frames: whether to record the images that the environment draws, whose numbers are 0 to
+        255, or floats that all lie in [0, 1]
     :raises TypeError: if ``model`` is no model, or a number no int
     :raises ValueError: if a number is below 1, there is no such task, network or expert, or ``env``
-        normalizes observations otherwise than the model's own, or is that and can't be built again
+        normalizes observations otherwise than the model's own, or is the model's own and can't be
+        built again
     """
     model_of_sb3(model)
     whole("episodes", episodes)
@@ -110,16 +112,16 @@ def watch(
 
 
 def _experts_of(model: BaseAlgorithm, without: str | Sequence[Expert]) -> list[tuple[str, int]]:
-    """Return the experts that are to be switched off, if they are there."""
+    """Return the network and number of each expert to switch off, and check that it exists."""
     experts = [expert_named(each) for each in ([without] if isinstance(without, str) else without)]
     for each in experts:
-        with without_expert(model, *each):  # raises for what isn't there
+        with without_expert(model, *each):  # raises if there is no such expert
             pass
     return experts
 
 
 def _bounds(space: Any) -> list[float]:
-    """Return how far each part of an action can be from 0; 0: as far as it likes."""
+    """Return the largest absolute value of each component of an action; 0: it is unbounded."""
     sizes_D = np.maximum(np.abs(space.low), np.abs(space.high)).reshape(-1)
     bounds: list[float] = np.where(np.isfinite(sizes_D), sizes_D, 0.0).tolist()
     return bounds
@@ -128,7 +130,7 @@ def _bounds(space: Any) -> list[float]:
 def expert_named(expert: Any) -> tuple[str, int]:
     """Read an expert's name, such as ``"pi:2"``.
 
-    :raises ValueError: if it is none
+    :raises ValueError: if it is no such name
     """
     if isinstance(expert, tuple):
         return expert
@@ -150,10 +152,10 @@ def _chosen(names: list[str], tasks: Any) -> list[int]:
 
 @dataclass
 class _Player:
-    """Plays the same tasks as often as it is asked to.
+    """Plays the same tasks at each call of :meth:`play`, and records them.
 
     :param model: of any algorithm
-    :param watched: where
+    :param watched: the environment
     :param tasks: indices of those to play
     :param episodes: of each
     :param max_steps: of each
@@ -167,7 +169,7 @@ class _Player:
     max_steps: int
     deterministic: bool
 
-    decision: Decision = field(init=False)  # the last
+    decision: Decision = field(init=False)  # the latest
 
     def __post_init__(self) -> None:
         policy = self.model.policy
@@ -177,12 +179,12 @@ class _Player:
         )
         #: Why there are no images, or no more from some step on; None if there are.
         self.no_frames = self.watched.no_frames
-        # The task that a reset's options name is played for one episode alone.
+        # Options of a reset choose the task for one episode only: each episode needs a reset.
         self._names_tasks = len(self.watched.names) > 1 and not self.watched.side_by_side
 
     def play(self, seed: int) -> list[Track]:
         """Play all tasks from a seed, with images until one can't be drawn."""
-        # What failed in an earlier run may be drawn as long in this one, to be compared.
+        # If drawing failed in an earlier run, this one still has images up to the same step.
         self._draws = self.watched.no_frames is None
         together = [self.tasks] if self.watched.side_by_side else [[k] for k in self.tasks]
         tracks = []
@@ -243,12 +245,12 @@ class _Player:
         return [playing.index(task) for task in tasks]
 
     def _images(self) -> list[Frame | None]:
-        """Draw every environment, until one can't be drawn: it is played on without images."""
+        """Draw every environment; after the first error, play goes on without images."""
         nothing: list[Frame | None] = [None] * self._env.num_envs
         if not self._draws:
             return nothing
         try:
-            with warnings.catch_warnings(action="ignore"):  # that it has no render mode
+            with warnings.catch_warnings(action="ignore"):  # SB3 warns if there is no render mode
                 images = self._env.get_images()
             return [None if each is None else as_frame(each) for each in images]
         except Exception as error:  # an environment may raise anything
@@ -259,14 +261,14 @@ class _Player:
     def _look(
         self, obs: Any, memory: Any, starts: np.ndarray[Any, Any], masks: dict[str, Any]
     ) -> tuple[Decision, dict[str, th.Tensor], Any]:
-        """Return what the policy prefers, the gates of each mixture, (B, E), and its memory."""
+        """Return the policy's preferences, each mixture's gates (B, E), and the policy's memory."""
         policy = self.model.policy
         tensors, _ = policy.obs_to_tensor(obs)
         starts_B = th.as_tensor(starts, dtype=th.float32, device=policy.device)
         with evaluating(policy), recording(self.layers) as calls:
             decision, memory = self._networks.step(tensors, memory, starts_B, **masks)
         if decision.kind == "mean" and policy.squash_output:
-            # As the environment gets them.
+            # In the units in which the environment gets actions.
             (mean_BD,) = decision.preferences
             played = policy.unscale_action(mean_BD.cpu().numpy())
             decision = decision._replace(preferences=(th.as_tensor(played),))
@@ -286,13 +288,13 @@ class _Notes:
     """What is recorded of one task, step by step.
 
     :param task: its name
-    :param actions: what it calls its choices
+    :param actions: the task's names of its actions, if it has any
     """
 
     def __init__(self, task: str, actions: Sequence[str]) -> None:
         self._task, self._actions = task, actions
         self._frames: dict[bytes, tuple[int, Frame]] = {}
-        self._steps: dict[str, list[Any]] = defaultdict(list)  # as Track calls them
+        self._steps: dict[str, list[Any]] = defaultdict(list)  # by fields of Track
         self._gates: dict[str, list[Any]] = defaultdict(list)
         self._preferences: dict[int, list[Any]] = defaultdict(list)
         self._score = 0.0
@@ -312,7 +314,7 @@ class _Notes:
     ) -> None:
         """Record what the agent sees and prefers.
 
-        :param row: of this task's environment in what follows
+        :param row: of this task's environment in the other arguments
         :param obs: of all environments
         :param images: of all environments
         :param decision: of all environments
@@ -332,22 +334,22 @@ class _Notes:
     def add_step(
         self, action: Any, task: int, reward: float, done: bool, info: Mapping[str, Any]
     ) -> None:
-        """Record what the agent does, in which task, and what comes of it."""
+        """Record the agent's action, the task that it played, and what the step gave."""
         self._steps["actions_TD"].append(np.asarray(action, np.float32).reshape(-1))
         self._steps["starts_T"].append(self.begins)
         self._steps["tasks_T"].append(int(task))
         self._steps["rewards_T"].append(float(reward))
         self._score += float(reward)
-        # A lost life ends nothing: its game's return goes on.
+        # A lost life ends no episode here: the return of the game goes on.
         self.begins = bool(done) and not is_lost_life(info)
         if self.begins:
             self.returns.append(self._score)
             self._score = 0.0
 
     def track(self, policy: BasePolicy) -> Track:
-        """Return all of it.
+        """Return the recorded track.
 
-        :param policy: which is asked for its dormant units
+        :param policy: whose dormant units are measured
         """
         return Track(
             task=self._task,
@@ -361,7 +363,7 @@ class _Notes:
         )
 
     def _number_of(self, image: Frame | None) -> int:
-        """Return the number of an image; one that was there before is kept once."""
+        """Return the number of an image: equal images are kept once, under one number."""
         if image is None:
             return -1
         key = str(image.shape).encode() + hashlib.sha256(image.data).digest()
@@ -369,13 +371,13 @@ class _Notes:
 
 
 def _stacked(rows: list[Any]) -> Any:
-    """Return steps as one array; floats as the page has them."""
+    """Return steps as one array, floats in the single precision that the page uses."""
     found = np.array(rows)
     return found.astype(np.float32) if found.dtype.kind == "f" else found
 
 
 def _dormant_units(policy: BasePolicy, seen: Sequence[Obs]) -> list[DormantUnits]:
-    """Return how much of each hidden layer is dormant on what the agent saw."""
+    """Measure the dormant units of each hidden layer on observations that the agent saw."""
     batch, tau = spread(concatenate(seen), min(PROBE, len(seen))), TAUS[0]
     return [
         DormantUnits(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sb3_moe.watching.replays import Replay, Track
 
 SCRIPTS = ("data.js", "draw.js", "card.js", "player.js")
-# What would end a script element of HTML. JSON in ASCII has escaped all others.
+# Characters that could end a script element of HTML; ``json.dumps`` escapes all but ASCII.
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
@@ -31,17 +31,17 @@ def page_of(replay: Replay) -> str:
     :param replay: any
     """
     parts = {"style": _part("page.css"), "script": "".join(map(_part, SCRIPTS))}
-    # By these hashes the page's policy knows its own style and script, and runs no other.
+    # The page's content security policy allows only the style and the script with these hashes.
     for name, text in list(parts.items()):
         digest = hashlib.sha256(text.encode()).digest()
         parts[f"{name}-hash"] = base64.b64encode(digest).decode()
     parts |= {"title": html.escape(replay.title), "data": _json(_data(replay))}
-    # In one pass, so that nothing in the data is filled in.
+    # In one pass, so that text in the data that looks like a placeholder stays as it is.
     return re.sub(r"\{\{([a-z-]+)\}\}", lambda found: parts[found[1]], _part("page.html"))
 
 
 def in_frame(page: str, height: int = 900) -> str:
-    """Return a frame for a notebook that holds a page, apart from the notebook's own.
+    """Return an iframe that shows a page in a notebook, isolated from the notebook's own page.
 
     :param page: HTML
     :param height: in pixels
@@ -57,7 +57,7 @@ def _part(name: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """Write JSON that can stand in a script element, whatever its texts are."""
+    """Write JSON that is safe in a script element, whatever texts it holds."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False, default=_table)
     for sign, escape in ESCAPES.items():
         text = text.replace(sign, escape)
@@ -65,7 +65,7 @@ def _json(value: Any) -> str:
 
 
 def _table(numbers: Any) -> dict[str, Any]:
-    """Return numbers (T,) or (T, W) as the bytes of float32, little end first; NaN is welcome."""
+    """Return numbers (T,) or (T, W) as little-endian float32 in base64, which can hold NaN."""
     found = np.asarray(numbers, "<f4")
     width = found.shape[1] if found.ndim == 2 else 1
     return {"width": width, "data": base64.b64encode(found.tobytes()).decode()}
@@ -99,16 +99,16 @@ def _data(replay: Replay) -> dict[str, Any]:
 
 
 def _track(track: Track, pictures: dict[str, int]) -> dict[str, Any]:
-    """Return a track for JSON; its frames go into the table of all pictures.
+    """Return a track for JSON; its images join the table of all images.
 
-    :param pictures: number by data, which grows
+    :param pictures: the number of each image, by its data; new images are added
     """
     numbers = [pictures.setdefault(data_of(each), len(pictures)) for each in track.frames]
     return {
         "task": track.task,
         "steps": len(track),
         "size": list(track.frames[0].shape[1::-1]) if track.frames else None,
-        # The last number stands for -1, which is none.
+        # Where there is no image, the index is -1 and finds the last entry, -1.
         "frame": np.array([*numbers, -1])[track.frame_T],
         "actions": track.actions_TD,
         "preferences": track.preferences,

@@ -1,4 +1,4 @@
-"""What was seen while an agent played.
+"""The recording of an agent that plays.
 
 Shapes: T steps, A choices of one kind, D components of an action, E experts, V critics.
 """
@@ -29,10 +29,10 @@ Floats = npt.NDArray[np.float32]
 class Mixture:
     """A mixture of experts, as a replay names it.
 
-    :param name: network and place
+    :param name: network and place, such as ``"pi.middle"``
     :param num_experts: E
-    :param router: its title
-    :param when_off: what becomes of an expert that is switched off
+    :param router: name of the router
+    :param when_off: what happens when an expert is switched off
     """
 
     name: str
@@ -43,12 +43,12 @@ class Mixture:
 
 @dataclass(frozen=True)
 class DormantUnits:
-    """How much of a hidden layer is dormant on what the agent saw.
+    """How much of a hidden layer is dormant on the observations that the agent saw.
 
     :param layer: its name
     :param share: of its units
     :param per_expert: each expert's own share; one entry for a dense layer
-    :param reached: whether each expert got any row; one entry where all did
+    :param reached: whether each expert got any observation; one entry where all did
     """
 
     layer: str
@@ -59,25 +59,25 @@ class DormantUnits:
 
 @dataclass
 class Track:
-    """One task, played.
+    """The recording of one task.
 
-    Step t holds what the agent saw, what it thought of it, what it did, and what it got for it.
+    Step t holds what the agent saw, its preferences and values, its action, and the reward.
 
     :param task: its name
-    :param frames: the different pictures, uint8 (height, width, 3)
-    :param frame_T: which of them each step shows, -1 for none
+    :param frames: the different images, uint8 (height, width, 3)
+    :param frame_T: index in ``frames`` of each step's image, -1 for none
     :param actions_TD: as the environment took them
     :param preferences: (T, A) for each choice that makes up an action
     :param values_TV: of each critic
     :param rewards_T: as the environment gave them
     :param starts_T: whether an episode begins with the step
-    :param tasks_T: the task that made the step
+    :param tasks_T: the task that was played in the step
     :param gates: (T, E) by mixture, the mean over tokens
     :param explained_TE: how well each model of a belief explains the last steps, as
-        :meth:`sb3_moe.layers.Belief.explained` says it; None without a belief
+        :meth:`sb3_moe.layers.Belief.explained` returns it; None without a belief
     :param returns: of the episodes that ended
     :param dormant: how much of each hidden layer is dormant
-    :param actions: what the task calls its choices, if it says so
+    :param actions: the task's names of its actions, if it has any
     """
 
     task: str
@@ -104,7 +104,7 @@ class Run:
     """All tasks, played by the agent as it is or with an expert switched off.
 
     :param label: what was changed
-    :param note: what that means
+    :param note: what happens to the expert that is switched off
     :param off: the experts that were off, by mixture
     :param tracks: one for each task
     """
@@ -117,17 +117,17 @@ class Run:
 
 @dataclass
 class Replay:
-    """An agent that plays, with its routing beside it.
+    """The recording of an agent that plays, with its routing.
 
     :param title: of the page
     :param task_names: of all tasks of the environment
-    :param kind: what ``preferences`` are
+    :param kind: what the tracks' ``preferences`` are
     :param critics: names of the critics
     :param mixtures: in the order of the policy
     :param runs: the first is the agent as it is; the same seed for all
-    :param no_frames: why there are no pictures, or no more from some step on; None if all are there
-    :param importance: returns with each expert off, if these were asked for
-    :param bounds: the largest size that each part of a continuous action can have, 0 for any
+    :param no_frames: why there are no images, or no more from some step on; None if all are there
+    :param importance: returns with each expert off, if these were measured
+    :param bounds: largest absolute value of each component of a continuous action, 0: unbounded
     """
 
     title: str
@@ -152,7 +152,7 @@ class Replay:
         """Write the page.
 
         :param path: of an HTML file; its folder is made
-        :raises ValueError: if the name is a film's
+        :raises ValueError: if the name has the suffix of a film
         """
         path = Path(path)
         if path.suffix.lower() in FILMS:
@@ -169,7 +169,7 @@ class Replay:
         """Write a film of all tasks with the gates drawn in.
 
         :param path: ends in ``.gif``, or in ``.mp4``, which takes the extra ``video``
-        :param kwargs: as of ``sb3_moe.watching.films.write_video``
+        :param kwargs: as in ``sb3_moe.watching.films.write_video``
         """
         return write_video(self, Path(path), **kwargs)
 

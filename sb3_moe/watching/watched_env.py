@@ -1,4 +1,4 @@
-"""The environment in which an agent is watched: every task, with images where they can be had."""
+"""The environment in which an agent is watched: it plays every task, with images if possible."""
 
 import os
 import sys
@@ -27,7 +27,8 @@ from sb3_moe.vec_env.make import (
 )
 from sb3_moe.vec_env.tasks import check_tasks, task_names, tasks_known
 
-# Wrappers that come by themselves, draw otherwise, or film over training's own files.
+# Wrappers that are left out when an environment is built again: Monitor is added anyway,
+# HumanRendering and RenderCollection draw differently, RecordVideo overwrites training's films.
 NOT_AGAIN = tuple(
     f"{each.__module__}:{each.__name__}"
     for each in (Monitor, HumanRendering, RecordVideo, RenderCollection)
@@ -42,7 +43,7 @@ class WatchedEnv(NamedTuple):
 
     :param env: the environment
     :param names: of its tasks
-    :param side_by_side: each task has an environment of its own; else they come one after another
+    :param side_by_side: each task has an environment of its own; else tasks are played in turn
     :param no_frames: why there are no images; None if there are
     """
 
@@ -59,18 +60,19 @@ def watched_env(
     frames: bool,
     episodes: int | None = None,
 ) -> Iterator[WatchedEnv]:
-    """Find or build what a model can be watched on, and leave everything as it was.
+    """Find or build an environment to watch a model in, and leave everything as it was.
 
-    An environment of :func:`sb3_moe.make_multitask_vec_env` is built again, with images and an
-    environment for each task, and so is the model's own, where training goes on; others are played
-    as they are. Observations are normalized as the model's own environment does it.
+    An environment of :func:`sb3_moe.make_multitask_vec_env` is built again, with images and with
+    environments for each task. The model's own is built again too, since training goes on in it.
+    Any other is played as it is. Observations are normalized as in the model's own environment.
 
     :param model: an SB3 model
-    :param env: as the model takes it; None: the model's own
+    :param env: any that the model takes; None: the model's own
     :param frames: whether images are wanted
-    :param episodes: of each task, which several environments may share; None: one for each task
-    :raises ValueError: if there is none, its tasks aren't the model's, only one of it and the
-        model's own normalizes observations, or it is the model's own and can't be built again
+    :param episodes: of each task, for which it may have several environments; None: it has one
+    :raises ValueError: if there is no environment, its tasks aren't the model's, it normalizes
+        observations otherwise than the model's own, or it is the model's own and can't be built
+        again
     """
     own_env = model.get_env()
     venv = own_env if env is None else model._wrap_env(maybe_make_env(env, 0), verbose=0)
@@ -92,7 +94,7 @@ def watched_env(
             yield WatchedEnv(played, task_names(played), side_by_side, no_frames)
         finally:
             if build is not None or isinstance(env, str):
-                with suppress(Exception):  # what can't draw may not close either
+                with suppress(Exception):  # an environment that can't draw may fail to close
                     played.close()
             elif normalizer is not None:
                 vars(normalizer).update(held)
@@ -101,7 +103,7 @@ def watched_env(
 def seed_everything(model: BaseAlgorithm, env: VecEnv, seed: int) -> None:
     """Seed the environments and the generators from which actions are drawn.
 
-    :param model: whose action space keeps its generator, in another state
+    :param model: its action space keeps its generator, whose state is set
     :param env: takes the seed at its next reset
     :param seed: of all of them
     """
@@ -112,14 +114,14 @@ def seed_everything(model: BaseAlgorithm, env: VecEnv, seed: int) -> None:
 
 
 def in_one_line(error: Exception) -> str:
-    """Say why there are no images."""
+    """Say in one line why drawing failed."""
     if isinstance(error, NotImplementedError):
         return "a task draws nothing with render_mode='rgb_array'"
     return " ".join(str(error).split()) or f"drawing raised {type(error).__name__}"
 
 
 def _innermost(env: VecEnv) -> set[int]:
-    """Identify what an environment steps: SB3 puts the same one into a new vector each time."""
+    """Return the ids of the single environments: SB3 may put the same ones into another vector."""
     vector = env.unwrapped
     parts = vector.envs if isinstance(vector, DummyVecEnv) else [vector]
     return {id(each.unwrapped) for each in parts}
@@ -128,11 +130,11 @@ def _innermost(env: VecEnv) -> set[int]:
 def _played(
     venv: VecEnv, build: Callable[..., VecEnv] | None, frames: bool
 ) -> tuple[VecEnv, str | None]:
-    """Give the environment to play, and why it has no images if it has none."""
-    if frames:  # pygame would look for what plays sounds, and ALSA print that there is nothing
+    """Return the environment to play, and why it has no images (None if it has)."""
+    if frames:  # else pygame looks for a sound device, and ALSA prints that there is none
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
         if not {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ} and sys.platform == "linux":
-            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # and for a screen
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame needs no screen then
     if build is None:
         no_frames = None if venv.unwrapped.render_mode == IMAGES else NO_MODE
         return venv, no_frames if frames else NOT_ASKED
@@ -140,14 +142,14 @@ def _played(
         return build(), NOT_ASKED
     try:
         return build(render_mode=IMAGES), None
-    except Exception as error:  # what a task can't draw, or lacks for it, is its own to say
+    except Exception as error:  # a task that can't draw may raise anything
         return build(), in_one_line(error)
 
 
 def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
     """Build another environment like one that Gymnasium knows how to make.
 
-    :raises ValueError: if it doesn't
+    :raises ValueError: if Gymnasium can't make it, or a wrapper can't be copied
     """
     spec: Any = env.get_attr("spec")[0] if env.has_attr("spec") else None
     all_wrappers = () if spec is None else spec.additional_wrappers
@@ -162,7 +164,7 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
             + (why or f"{unknown[0]} doesn't say how another one is built")
         )
     spec, mode = replace(spec, additional_wrappers=wrappers), dict[str, Any]()
-    # A class of one's own need not take any.
+    # Classes of environments need not take a `render_mode`.
     if render_mode is not None or "render_mode" in spec.kwargs:
         mode["render_mode"] = render_mode or mode_again(spec.kwargs.get("render_mode"))
     makers: list[Callable[[], gym.Env[Any, Any]]] = [lambda: Monitor(gym.make(spec, **mode))]

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toy import pinned
 
-from sb3_moe.callbacks import NewTaskCallback
+from sb3_moe.callbacks import NewTaskCallback, RoutingCallback
 from sb3_moe.callbacks.task_switch import CALM_WINDOWS
 
 WINDOW = 16
@@ -99,6 +99,13 @@ def test_the_policys_own_improvement_is_no_new_task():
     model = train(drifts(), callback, 40 * 4 * WINDOW)
     assert callback.noticed == 0
     assert model.policy.belief.num_models == 2
+
+
+def test_the_gates_of_a_router_by_prediction_are_logged():
+    model = train(drifts(), [], 64)
+    model.set_logger(Kept())
+    model.learn(64, RoutingCallback(probe_size=8))
+    assert "moe/specialization/pi.big" in model.logger.name_to_value
 
 
 def test_an_alarm_needs_patience_to_start_and_to_end():

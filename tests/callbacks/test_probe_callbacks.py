@@ -49,11 +49,11 @@ def test_every_layer_and_network_is_measured_before_during_and_after(tmp_path):
             assert np.isnan(saved[f"gradient_norm/{network}"]).tolist() == [True, False, False]
 
 
-def test_a_task_router_is_fully_specialised():
+def test_a_task_router_is_fully_specialized():
     model = make_ppo(policy_kwargs={"router": "task"})
     callback = RoutingCallback(10_000, probe=probe())
     model.learn(32, callback=callback)
-    assert callback.diagnostics["specialisation/pi.middle"][0] == pytest.approx(1.0)
+    assert callback.diagnostics["specialization/pi.middle"][0] == pytest.approx(1.0)
     assert callback.diagnostics["entropy/pi.middle"][0] == pytest.approx(1.0)
     np.testing.assert_allclose(callback.diagnostics["gates/pi.middle"][0], np.eye(3))
 
@@ -65,7 +65,7 @@ def test_a_network_that_diverged_has_no_measures_and_does_not_end_the_run():
         for weights in model.policy.moe_layers()["vf.middle"].parameters():
             weights.fill_(th.nan)
     model.learn(0, callback=callback)
-    for kind in ("entropy", "specialisation", "agreement", "gates", "load"):
+    for kind in ("entropy", "specialization", "agreement", "gates", "load"):
         assert np.isnan(callback.diagnostics[f"{kind}/vf.middle"]).all()
         assert np.isfinite(callback.diagnostics[f"{kind}/pi.middle"]).all()
 
@@ -89,8 +89,7 @@ def test_load_is_the_share_of_choices_and_gates_are_the_weights():
 def test_a_picture_of_the_gates_goes_to_tensorboard(tmp_path):
     model = make_ppo(tensorboard_log=str(tmp_path))
     model.learn(32, callback=RoutingCallback(64, probe=probe()))
-    (events,) = tmp_path.rglob("events*")
-    assert b"moe/gates/pi.middle" in events.read_bytes()
+    assert b"moe/gates/pi.middle" in next(tmp_path.rglob("events*")).read_bytes()
 
 
 def test_measuring_leaves_training_the_same_bit_for_bit():

@@ -52,17 +52,17 @@ def test_load_entropy_runs_from_one_expert_to_all():
     assert measures.load_entropy([5.0]) == 1.0
 
 
-def test_specialisation_runs_from_alike_to_one_expert_each():
-    assert measures.specialisation(np.eye(3)) == pytest.approx(1.0)
-    assert measures.specialisation(np.full((3, 4), 0.25)) == pytest.approx(0.0, abs=1e-12)
-    assert measures.specialisation([[1.0, 1.0]]) == 0.0
+def test_specialization_runs_from_alike_to_one_expert_each():
+    assert measures.specialization(np.eye(3)) == pytest.approx(1.0)
+    assert measures.specialization(np.full((3, 4), 0.25)) == pytest.approx(0.0, abs=1e-12)
+    assert measures.specialization([[1.0, 1.0]]) == 0.0
 
 
-def test_specialisation_is_the_mutual_information_in_bits_for_two_experts():
+def test_specialization_is_the_mutual_information_in_bits_for_two_experts():
     def h(p):
         return -sum(x * np.log2(x) for x in (p, 1 - p))
 
-    assert measures.specialisation([[0.9, 0.1], [0.3, 0.7]]) == pytest.approx(
+    assert measures.specialization([[0.9, 0.1], [0.3, 0.7]]) == pytest.approx(
         h(0.6) - (h(0.9) + h(0.3)) / 2
     )
 
@@ -93,5 +93,5 @@ def test_bad_input_says_what_is_wrong(call, message):
 def test_of_what_is_not_finite_or_no_work_nothing_is_known():
     assert np.isnan(measures.load_entropy([np.inf, 1.0]))
     assert np.isnan(measures.load_entropy([0.0, 0.0]))
-    assert np.isnan(measures.specialisation([[0.5, 0.5], [np.nan, 0.5]]))
+    assert np.isnan(measures.specialization([[0.5, 0.5], [np.nan, 0.5]]))
     assert np.isnan(measures.agreement(np.full((2, 1, 1), np.inf)))

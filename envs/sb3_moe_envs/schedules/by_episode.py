@@ -1,4 +1,4 @@
-"""Schedules, and those that choose a task for each episode: mixed, or as a function says."""
+"""The base class of schedules, and the schedules that choose a task for each episode."""
 
 import copy
 import inspect
@@ -12,7 +12,7 @@ import numpy as np
 
 from sb3_moe_envs.checks import positive, whole
 
-# Whole slots may miss the weights' shares by less than this before a warning says so.
+# A warning is given if a task's number of slots misses its share by this or more.
 _HALF_A_SLOT = 0.5
 
 
@@ -25,7 +25,10 @@ class Slots(Enum):
 
 
 class Episode(NamedTuple):
-    """An episode that ended, or (`finished` False) was left by a reset."""
+    """An episode that is over.
+
+    `finished` is False if a reset cut it short, or if the task's turn ended with its last step.
+    """
 
     task: int
     steps: int
@@ -35,10 +38,11 @@ class Episode(NamedTuple):
 
 
 class Schedule(ABC):
-    """Decide which task an environment plays; the sequence follows from (seed, index).
+    """Decide which task an environment plays; random choices follow from (seed, env_index).
 
-    `start` rewinds it, `count` follows steps (over all environments), `end` follows episodes, and
-    `task` is the task to play now. If `count` changes `task`, the running episode is truncated.
+    `start` begins the schedule anew. `count` is called with the steps of all environments, and
+    `end` with each episode that is over. `task` is the task to play now: if `count` changes it, the
+    running episode is truncated.
     """
 
     #: the attributes that make up the state, besides the random stream
@@ -82,22 +86,22 @@ class Schedule(ABC):
 
     @property
     def turn(self) -> int:
-        """Which turn this is, where tasks take turns: the next may be the same task's."""
+        """The number of the running turn, if tasks take turns; the next may be of the same task."""
         return 0
 
     def count(self, steps: int) -> None:  # noqa: B027 - not every schedule counts steps
-        """Follow `steps` environment steps."""
+        """Take note of `steps` environment steps."""
 
     def end(self, episode: Episode) -> None:  # noqa: B027 - not every schedule counts episodes
-        """Follow the end of an episode."""
+        """Take note of an episode that is over."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, as JSON."""
+        """Return the state, of values that JSON can hold."""
         state = {name: copy.deepcopy(getattr(self, name)) for name in self._state}
         return state | {"rng": self.rng.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of the same kind of schedule over as many tasks."""
+        """Go on from a state of the same kind of schedule, for the same number of tasks."""
         for name in self._state:
             setattr(self, name, copy.deepcopy(state[name]))
         self.rng.bit_generator.state = state["rng"]
@@ -119,7 +123,7 @@ def task_index(task: int | str | np.integer[Any], task_names: Sequence[str], arg
 
 
 class ByEpisode(Schedule):
-    """Choose a task for each episode, given what was played of each."""
+    """Choose a task for each episode, given the steps and episodes of each task so far."""
 
     _state = ("_task", "_steps", "_episodes")
 
@@ -151,8 +155,9 @@ class Interleave(ByEpisode):
     """Mix all tasks, in equal or weighted shares, changing task between episodes only.
 
     In round robin the next episode goes to the task that is furthest behind its share; ties go to
-    the next index, and environment i starts with task i. A vector environment gives each task a
-    fixed share of its slots, which is the same share of the steps.
+    the next index, and environment i starts with task i. By default, a vector environment gives
+    each task a fixed share of its slots, and so the same share of the steps; with any other `unit`
+    or `order`, each slot has its own schedule.
 
     :param unit: what the shares are shares of, `"steps"` or `"episodes"`
     :param order: `"round_robin"`, or `"random"`: drawn so that the shares hold on average
@@ -204,7 +209,7 @@ class Interleave(ByEpisode):
         return int(np.lexsort((turn, behind))[0])
 
     def _probabilities(self) -> np.ndarray:
-        """Shares of episodes; for shares of steps, long episodes are drawn less often."""
+        """Return the shares of episodes; for shares of steps, tasks with long episodes get less."""
         if self.unit == "episodes" or not any(self._steps):
             return self._shares
         mean = sum(self._steps) / sum(self._episodes)
@@ -217,7 +222,7 @@ class Interleave(ByEpisode):
 
 
 def slot_counts(shares: np.ndarray, num_slots: int) -> list[int]:
-    """Give each task a whole number of slots, at least one, by the largest remainder.
+    """Give each task a whole number of slots, at least one, by the largest-remainder method.
 
     :param shares: (N,) summing to 1
     :raises ValueError: if there are fewer slots than tasks
@@ -227,7 +232,7 @@ def slot_counts(shares: np.ndarray, num_slots: int) -> list[int]:
             f"`num_envs` must be at least the number of tasks, {len(shares)}, under Interleave, "
             f"got {num_slots}"
         )
-    # One slot each comes first; the rest follow what is still missing of each share.
+    # Each task first gets one slot; the rest are dealt out by how much each share still lacks.
     missing = np.maximum(shares * num_slots - 1, 0)
     rest = num_slots - len(shares)
     quotas = missing / missing.sum() * rest if rest else missing * 0
@@ -241,10 +246,10 @@ def fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarra
     """Return the task of each slot under `Interleave`, or None where all slots switch together.
 
     :param schedule: which task when
-    :param num_tasks: how many there are
+    :param num_tasks: how many tasks
     :param num_slots: how many slots
-    :return: (num_slots,); a warning says where that misses the schedule's weights
-    :raises ValueError: if slots would choose their tasks each for itself, or are too few
+    :return: (num_slots,); a warning is given if this misses the weights by half a slot or more
+    :raises ValueError: if each slot would choose its own tasks, or there are too few slots
     """
     if schedule.slots is Slots.TOGETHER:
         return None
@@ -266,7 +271,7 @@ def fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarra
 
 
 class Progress(NamedTuple):
-    """What a function that chooses the next task may look at.
+    """The argument of a function that chooses the next task.
 
     `steps` and `episodes` count, per task, what this environment has played; `last` is the episode
     that has just ended, None before the first; `rng` is seeded with the environment.
@@ -280,7 +285,7 @@ class Progress(NamedTuple):
 
 
 class Chosen(ByEpisode):
-    """Ask a function for the task of each episode; each environment asks on its own.
+    """Ask a function for the task of each episode, separately in each environment.
 
     :param choose: takes a `Progress`, returns the index or name of a task
     """

@@ -1,4 +1,4 @@
-"""Schedules in turns: each task for a set time, until a rule holds, or by what is learned."""
+"""Schedules in turns: of a set length, until a rule holds, or chosen by learning progress."""
 
 import math
 import re
@@ -16,11 +16,11 @@ from sb3_moe_envs.schedules.by_episode import Episode, Schedule, task_index
 
 
 class Turns(Schedule):
-    """Play the tasks in turns; after the last turn, hold its task.
+    """Play the tasks in turns; after the last turn, stay with its task.
 
     :param num_cycles: how often to go through all tasks; None: without end
-    :param order: the tasks' indices or names in the order to play; None: as they come
-    :param shuffle_seed: shuffle the order, the same way for every environment and cycle
+    :param order: the tasks' indices or names in the order to play; None: in their own order
+    :param shuffle_seed: shuffle the order by this seed, alike for every environment and cycle
     :raises ValueError: if an argument is out of range
     """
 
@@ -52,17 +52,17 @@ class Turns(Schedule):
             np.random.default_rng(self.shuffle_seed).shuffle(self._order)
 
     def _held(self, turn: int) -> int:
-        """Stay within the last turn."""
+        """Return a turn's number, but at most that of the last turn."""
         num_turns = self.num_turns(self.num_tasks)
         return turn if num_turns is None else min(turn, num_turns - 1)
 
 
 class Cycle(Turns):
-    """Play each task for a while, then the next, and so on for some cycles; then hold the last.
+    """Play each task for a set time, then the next, for some cycles; then stay with the last task.
 
-    Steps and episodes are counted over all environments that step together; one that steps alone
-    counts its own episodes, and with `num_envs` the steps of all. Boundaries lie at multiples of
-    the length of a turn, and a switch comes with the first step that reaches one.
+    A vector environment counts the steps and episodes of all its environments. A `MultiTaskEnv`
+    counts its own episodes, and each of its steps as `num_envs` steps. Turns end at multiples of
+    their length; the first step that reaches one switches the task.
 
     >>> cycle = Cycle(steps_per_task=1000, num_cycles=2, round_to=256)
     >>> cycle.total_steps(num_tasks=3)
@@ -71,8 +71,8 @@ class Cycle(Turns):
     :param steps_per_task: length of a turn in environment steps; exclusive with `episodes_per_task`
     :param episodes_per_task: length of a turn in finished episodes
     :param num_cycles: how often to go through all tasks; None: without end
-    :param order: the tasks' indices or names in the order to play; None: as they come
-    :param shuffle_seed: shuffle the order, the same way for every environment and cycle
+    :param order: the tasks' indices or names in the order to play; None: in their own order
+    :param shuffle_seed: shuffle the order by this seed, alike for every environment and cycle
     :param round_to: round `steps_per_task` up to a multiple of this, such as
         n_steps * n_envs, so that no rollout straddles a switch
     :raises ValueError: if an argument is out of range
@@ -106,7 +106,7 @@ class Cycle(Turns):
     def total_steps(self, num_tasks: int) -> int:
         """Return the length of the whole schedule in environment steps.
 
-        :raises ValueError: if it isn't known: turns of episodes, or cycles without end
+        :raises ValueError: if it isn't known: turns are counted in episodes, or cycles have no end
         """
         num_turns = self.num_turns(num_tasks)
         if self.steps_per_task is None or num_turns is None:
@@ -124,7 +124,7 @@ class Cycle(Turns):
             self._done += steps
 
     def end(self, episode: Episode) -> None:
-        """Follow finished episodes, if turns are counted in them."""
+        """Count a finished episode, if turns are counted in episodes."""
         if self.episodes_per_task is not None and episode.finished:
             self._done += 1
 
@@ -140,7 +140,7 @@ class Cycle(Turns):
 
 
 class Sequence(Schedule):
-    """Play (task, steps) blocks one after the other; then hold the last task.
+    """Play (task, steps) blocks one after the other; then stay with the last task.
 
     :param blocks: pairs of a task's index or name and a number of environment steps, counted over
         all environments: `[("Breakout", 100_000), ("Asterix", 50_000), ("Breakout", 100_000)]`
@@ -181,7 +181,7 @@ Condition = tuple[str, Callable[[float, float], bool], float]
 
 
 def conditions_of(rule: str) -> list[list[Condition]]:
-    """Read a rule: it holds if all conditions of one of these lists do.
+    """Read a rule as lists of conditions; it holds if all conditions of any one list hold.
 
     :raises ValueError: if it can't be read
     """
@@ -206,20 +206,20 @@ def _condition(text: str) -> Condition:
 
 
 class Adaptive(Turns):
-    """Play each task until a rule holds, then the next; then hold the last.
+    """Play each task until a rule holds, then the next; after the last turn, stay with its task.
 
-    The rule knows, of this turn: `steps` and `episodes`, counted as by `Cycle`, and the mean
-    `return` and `success` of the last `window` finished episodes, once there are that many. Write
-    `or steps>=1e6` for a limit. An episode is a success, 1 and not 0, if `info["is_success"]` or
-    `info["success"]` of any of its steps is true; one that says nothing is none if another of the
-    window says something.
+    The rule compares quantities of the running turn: `steps` and `episodes`, counted as by `Cycle`,
+    and the mean `return` and `success` of the last `window` finished episodes, once there are that
+    many. Write `or steps>=1e6` for a limit. The success of an episode is 1 if `info["is_success"]`
+    or `info["success"]` is true at any of its steps, else 0. An episode that reports neither
+    counts as 0 if another one of the window reports one of them.
 
     :param rule: such as `"steps>=1e5 and return>=200 or steps>=1e6"`: comparisons, `and` and `or`,
         where `and` binds more tightly
     :param window: over how many finished episodes to average
     :param num_cycles: how often to go through all tasks; None: without end
-    :param order: the tasks' indices or names in the order to play; None: as they come
-    :param shuffle_seed: shuffle the order, the same way for every environment and cycle
+    :param order: the tasks' indices or names in the order to play; None: in their own order
+    :param shuffle_seed: shuffle the order by this seed, alike for every environment and cycle
     :raises ValueError: if the rule can't be read or a number is out of range
     """
 
@@ -251,7 +251,7 @@ class Adaptive(Turns):
         self._move_on()
 
     def end(self, episode: Episode) -> None:
-        """Follow finished episodes, and move on if the rule holds."""
+        """Count a finished episode, and move on if the rule holds."""
         if not episode.finished:
             return
         self._episodes += 1
@@ -275,7 +275,7 @@ class Adaptive(Turns):
             "return": self._mean(self._returns),
             "success": self._mean(self._successes),
         }
-        # What isn't known yet is NaN, which fails every comparison.
+        # A mean that isn't known yet is NaN, for which every comparison is False.
         holds = any(
             all(compare(values[name], number) for name, compare, number in alternative)
             for alternative in self._conditions
@@ -289,9 +289,9 @@ class Adaptive(Turns):
 
 
 def mean(values: list[float]) -> float:
-    """Return the mean; what is NaN, the success of a silent episode, is 0 beside any that isn't."""
+    """Return the mean; NaN, an unknown success, counts as 0 unless all values are NaN."""
     total = sum(values)
-    if math.isnan(total):  # seldom, and this is asked at each step
+    if math.isnan(total):  # rare, and this runs at every step
         known = [value for value in values if not math.isnan(value)]
         total = sum(known) if known else math.nan
     return total / len(values)
@@ -300,18 +300,19 @@ def mean(values: list[float]) -> float:
 class LearningProgress(Adaptive):
     """Play each task until a rule holds, then the one with the most learning progress.
 
-    Progress is by how much the mean over a turn's last episodes differs from that of the same
-    task's turn before, whichever way: what is being forgotten is learned again. Differences of
-    returns are shares of the largest mean return that the task has had, so that tasks of other
-    scales compare. Each task has two turns first, in order; then, with the probability `explore`,
-    a task is drawn in place of the best one, since progress may begin where there was none (as in
-    "Teacher-Student Curriculum Learning", arXiv 1707.00183).
+    A task's progress is the absolute difference between the mean over its turn's last episodes and
+    the same mean of its turn before: so tasks that are being forgotten are played again. For
+    returns, the difference is divided by the task's largest absolute mean return so far, so that
+    tasks with different scales of reward can be compared. Each task first has two turns, in order.
+    Then, with the probability `explore`, a task is drawn in place of the best one, since progress
+    may begin where there was none (as in "Teacher-Student Curriculum Learning", arXiv 1707.00183).
 
-    :param rule: when a turn ends, as of `Adaptive`, such as `"episodes>=20"`
-    :param by: whose progress counts, `"return"` or `"success"`
-    :param explore: share of the turns whose task is drawn, in [0, 1]
+    :param rule: when a turn ends, as for `Adaptive`, such as `"episodes>=20"`
+    :param by: the quantity whose progress counts, `"return"` or `"success"`
+    :param explore: probability that a turn's task is drawn at random, in [0, 1]
     :param window: over how many of a turn's last episodes to average
-    :param num_cycles: how many times as many turns as tasks, then the last is held; None: no end
+    :param num_cycles: the number of turns, divided by the number of tasks; after the last turn, the
+        schedule stays with its task; None: no end
     :raises ValueError: if the rule can't be read or an argument is out of range
     """
 
@@ -354,10 +355,10 @@ class LearningProgress(Adaptive):
             self._place = self._next()
 
     def _learn(self, mean: float) -> None:
-        """Compare the turn that ends with the same task's before."""
+        """Compare the turn that has just ended with the turn before of the same task."""
         task = self._place
         before = self._means[task]
-        if self.by == "success" and math.isnan(mean):  # a silent turn is all failures
+        if self.by == "success" and math.isnan(mean):  # an unknown success counts as 0
             mean = 0.0
         self._largest[task] = max(self._largest[task], abs(mean))
         scale = 1.0 if self.by == "success" else self._largest[task] or 1.0
@@ -369,8 +370,8 @@ class LearningProgress(Adaptive):
             return self._turn % self.num_tasks
         if self.rng.random() < self.explore:
             return int(self.rng.integers(self.num_tasks))
-        # What has had no turn to compare with has no progress. Ties are drawn: while nobody gets
-        # anywhere, as at the start of sparse tasks, all have their turns.
+        # A task without two turns to compare has no progress. Ties are drawn: while no task makes
+        # progress, as at the start with sparse rewards, all tasks get turns.
         known = [0.0 if math.isnan(each) else each for each in self._progress]
         first = [task for task, each in enumerate(known) if each == max(known)]
         return first[0] if len(first) == 1 else int(self.rng.choice(first))

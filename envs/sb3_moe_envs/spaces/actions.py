@@ -9,7 +9,7 @@ from gymnasium import Space, spaces
 
 from sb3_moe_envs.spaces.observations import common_space
 
-# Turns an action, or a batch of them, of the common space into a task's.
+# Turns an action of the common space, or a batch of them, into a task's own.
 ActionFit = Callable[[Any], Any]
 
 
@@ -36,7 +36,7 @@ class DiscreteFit:
     def __call__(self, action: Any) -> Any:
         """Return the task's action; extra dimensions are cut off.
 
-        :raises ValueError: with `"error"`, if a choice isn't the task's
+        :raises ValueError: with `"error"`, if the task lacks a choice
         """
         choice = np.asarray(action)[_corner(self.sizes)]
         valid = (choice >= 0) & (choice < self.sizes)
@@ -53,10 +53,10 @@ class DiscreteFit:
 
 @dataclass(frozen=True)
 class BoxFit:
-    """Cut off the dimensions that the task lacks, and map [-1, 1] to its bounds if it has its own.
+    """Cut off the dimensions that the task lacks, and map [-1, 1] to the task's bounds if `maps`.
 
-    :param space: the task's, of floats or bits
-    :param maps: whether the common space is [-1, 1]
+    :param space: the task's action space, a Box or a MultiBinary
+    :param maps: whether the common space is [-1, 1], as the tasks' bounds differ
     """
 
     space: Any
@@ -67,7 +67,7 @@ class BoxFit:
         action = np.asarray(action)[_corner(self.space)]
         if self.maps:
             low, high = self.space.low, self.space.high
-            # Rounding may miss a bound by the last digit.
+            # Clipped, as rounding may exceed a bound in the last digit.
             action = np.clip(low + (action + 1) * (high - low) / 2, low, high)
         return action.astype(self.space.dtype, copy=False)
 
@@ -77,11 +77,11 @@ def pad_actions(
 ) -> tuple[Space[Any], list[ActionFit]]:
     """Find a common action space, and how each task reads its actions.
 
-    The largest number of choices is taken, counted from 0: choice i is a task's start + i. Boxes
-    with different bounds on a shared dimension become [-1, 1], which is mapped to each task's own
-    bounds. So each task's own actions can all be reached.
+    The largest number of choices is taken, counted from 0: choice i stands for a task's start + i.
+    Boxes with different bounds on a shared dimension become [-1, 1], which is mapped to each task's
+    own bounds. So all actions of each task can be reached.
 
-    :param task_spaces: all Discrete, MultiDiscrete, MultiBinary or Box
+    :param task_spaces: all of one kind: Discrete, MultiDiscrete, MultiBinary or Box
     :raises ValueError: if the spaces are of different or other kinds, or can't be mapped
     """
     common: Any = common_space(task_spaces, names, "action_space")
@@ -112,7 +112,7 @@ def _fit(common: Space[Any], space: Any, invalid: str) -> ActionFit:
 
 
 def _corner(array: Any) -> Any:
-    """Return where an array lies in a larger one, or the rows of a batch in a larger batch."""
+    """Return the index of an array's place in a larger array, or in each row of a batch of them."""
     return (Ellipsis, *(slice(size) for size in array.shape))
 
 
@@ -123,9 +123,9 @@ def _agree(common: spaces.Box, box: spaces.Box) -> bool:
 
 
 def choices(space: Any) -> list[int]:
-    """Return how many entries of a mask each choice has; none for a space without choices.
+    """Return the number of choices in each dimension; an empty list if the space can't be masked.
 
-    A bit is a choice of two, as sb3-contrib has it.
+    Masks have one entry for each choice. A bit is a choice of two, as in sb3-contrib.
     """
     if isinstance(space, spaces.Discrete):
         return [int(space.n)]
@@ -141,7 +141,7 @@ class TaskMasks:
 
     :param common: the action space of all tasks
     :param task_spaces: each task's own
-    :param invalid: what an action that a task lacks becomes, as of `MultiTaskEnv`
+    :param invalid: what an action that a task lacks becomes, as for `MultiTaskEnv`
     :param hidden: show every choice as valid, since a mask would reveal the task
     """
 
@@ -155,7 +155,7 @@ class TaskMasks:
         self._deciders = [deciders for _, deciders in tables]
 
     def of(self, tasks: Any) -> np.ndarray:
-        """Return which choices are valid in each task of an index or an array of them.
+        """Return which choices are valid in a task, given by its index, or in an array of tasks.
 
         :raises TypeError: if the action space has no choices to mask
         """
@@ -169,8 +169,8 @@ class TaskMasks:
     def spread(self, task: int, own: Any, rows: tuple[int, ...] = ()) -> np.ndarray:
         """Return which actions of the common space a task's own masks allow.
 
-        :param own: (*rows, own length); an action that becomes another, as those that the task
-            lacks do, is allowed if that one is
+        :param own: (*rows, own length); an action that the task lacks, and for which it takes
+            another, is allowed if the other one is
         :raises TypeError: if the masks have another shape
         """
         expected = (*rows, sum(self._own_sizes[task]))
@@ -183,9 +183,9 @@ class TaskMasks:
 def _table(
     common: Sequence[int], own: Sequence[int], invalid: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which entries of the common mask a task has, and which of its own decides each.
+    """Return which entries of the common mask a task has, and which entry of its own decides each.
 
-    -1 stands for none, where the task lacks a dimension or its invalid actions are errors.
+    -1 stands for no entry: the task lacks the dimension, or its invalid actions are errors.
     """
     valid, deciders, start = [np.zeros(0, bool)], [np.zeros(0, int)], 0
     for size, n in zip(common, [*own, *[0] * (len(common) - len(own))], strict=True):
@@ -194,6 +194,6 @@ def _table(
         becomes = np.where(choice < n, choice, lacked) + start
         without = (choice >= n) & (invalid == "error" or n == 0)
         deciders.append(np.where(without, -1, becomes))
-        valid.append(choice < max(n, 1))  # a dimension that it lacks has one choice
+        valid.append(choice < max(n, 1))  # a dimension that the task lacks has one choice
         start += n
     return np.concatenate(valid), np.concatenate(deciders)

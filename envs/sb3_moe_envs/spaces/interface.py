@@ -14,15 +14,15 @@ from sb3_moe_envs.spaces.observations import channel_axis, empty, is_image, pad_
 class _Named:
     """A space that knows the tasks' names.
 
-    Ids of the same tasks in another order are another space, which SB3 refuses as it does all
-    others: an agent would take each task for another. Ids of other tasks are the same space: an
-    agent may go on with new ones.
+    Spaces for the same tasks in another order are not equal, so SB3 refuses them for a trained
+    agent, which would take each task for another. Spaces for other tasks are equal, as an agent may
+    go on with new tasks.
     """
 
     task_names: tuple[str, ...]
 
     def __eq__(self, other: object) -> bool:
-        """Compare as the space does, and the order of the tasks."""
+        """Compare the spaces themselves, and the order of the tasks."""
         names = self.task_names
         others = tuple(getattr(other, "task_names", names))
         is_reordered = names != others and sorted(names) == sorted(others)
@@ -44,7 +44,7 @@ class NamedId(_Named, spaces.Discrete):  # type: ignore[type-arg]  # generic in 
 
 
 class NamedBox(_Named, spaces.Box):
-    """Numbers with a task's id among them.
+    """A Box of numbers that include a task's id.
 
     :param low: lower bounds
     :param high: upper bounds
@@ -62,7 +62,7 @@ class NamedBox(_Named, spaces.Box):
 class Hidden:
     """Leave observations as they are (`info` and `none`).
 
-    :param space: of observations without the id, as of the other encoders
+    :param space: of observations without the id, as for the other encoders
     :param names: of the tasks
     """
 
@@ -72,12 +72,12 @@ class Hidden:
         self.space = space
 
     def add_id(self, obs: Any, tasks: Any) -> Any:
-        """Add the id to one observation, or theirs to a batch."""
+        """Return one observation, or a batch, without an id."""
         return obs
 
 
 class AsDict(Hidden):
-    """`{"obs": ..., "task_id": ...}`; a Dict observation gets the key beside its own."""
+    """Show `{"obs": ..., "task_id": ...}`; a Dict observation gets `"task_id"` beside its keys."""
 
     def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
         self._flat = isinstance(space, spaces.Dict)
@@ -90,7 +90,7 @@ class AsDict(Hidden):
         self.space = spaces.Dict({**inner, "task_id": NamedId(names)})
 
     def add_id(self, obs: Any, tasks: Any) -> Any:
-        """Add the id to one observation, or theirs to a batch."""
+        """Add a task's id to one observation, or each row's to a batch."""
         return {**(obs if self._flat else {"obs": obs}), "task_id": tasks}
 
 
@@ -107,7 +107,7 @@ class _Appended(Hidden):
         )
 
     def add_id(self, obs: Any, tasks: Any) -> Any:
-        """Add the id to one observation, or theirs to a batch."""
+        """Add a task's id to one observation, or each row's to a batch."""
         return np.concatenate([obs, self._codes[tasks]], axis=self._axis)
 
 
@@ -123,7 +123,8 @@ class OneHot(_Appended):
 class Channels(_Appended):
     """Append one constant channel per task to an image: the task's own at the maximum, others 0.
 
-    :raises ValueError: if it isn't an image, or its shape would not tell where the id is
+    :raises ValueError: if the space isn't an image, or the new shape would not tell which axis is
+        that of the channels
     """
 
     def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
@@ -149,10 +150,10 @@ class Channels(_Appended):
 
 
 def _is_found(shape: Sequence[int], axis: int, *, is_image: bool) -> bool:
-    """Return whether planes are looked for where they are, in what SB3 makes of an image too."""
+    """Return whether `channel_axis` finds the channels, also once SB3 has put them first."""
     if channel_axis(shape, is_image=is_image) != axis:
         return False
-    # SB3 hands an image to a policy with the channels first.
+    # SB3 transposes images for a policy, so that the channels are first.
     return axis == 0 or not is_image or shape[2] <= min(shape[:2])
 
 
@@ -220,9 +221,9 @@ class Interface:
         return self._encoder.add_id(obs, np.int64(task))
 
     def encode_batch(self, parts: Sequence[tuple[int, Any, Any]], tasks_B: np.ndarray) -> Any:
-        """Join batches of observations.
+        """Join batches of the tasks' observations into one of common observations.
 
-        :param parts: (task, rows, observations of these rows) for all rows
+        :param parts: (task, rows, observations of these rows), together for all rows
         :param tasks_B: (B,) the task of each row
         """
         task, _, out = parts[0]
@@ -233,12 +234,12 @@ class Interface:
         return self._encoder.add_id(out, tasks_B.copy())
 
     def decode(self, task: int, action: Any) -> Any:
-        """Turn an action, or a batch of them, of the common space into a task's."""
+        """Turn an action of the common space, or a batch of them, into a task's own."""
         return self._actions[task](action)
 
 
 def check_options(options: dict[str, str]) -> None:
-    """Raise if an option of :class:`Interface` is unknown, whatever the spaces are."""
+    """Raise if an option of :class:`Interface` has an unknown name or value."""
     for name, value in options.items():
         if name not in OPTIONS:
             raise TypeError(f"unexpected argument {name!r}, which is none of {list(OPTIONS)}")

@@ -20,10 +20,10 @@ _CURES = {
 
 @dataclass(frozen=True)
 class ArrayFit:
-    """Write an array, counted from 0, into the corner of a larger one.
+    """Write a task's array into the corner of a larger one, with discrete values counted from 0.
 
     :param region: where a task's array goes
-    :param start: what the task counts from, if its space is discrete and that isn't 0
+    :param start: what a discrete space of the task counts from; None: 0
     :param same: whether the task's space is the common one
     """
 
@@ -58,7 +58,7 @@ def pad_observations(
     """Find the smallest common space, and how each task's observations go into it.
 
     :param task_spaces: all Box, Discrete, MultiDiscrete, MultiBinary, or all Dict of these
-    :param optional: it must hold zeros too, for a task that has nothing here
+    :param optional: whether the space must also hold zeros, for tasks without this observation
     :raises ValueError: if the spaces are of different kinds or of another kind
     """
     if all(isinstance(space, spaces.Dict) for space in task_spaces):
@@ -87,21 +87,21 @@ def _pad_dicts(
 
 
 def empty(space: Space[Any], num_rows: int) -> Any:
-    """Return so many rows of what stands for nothing in a common space: zeros."""
+    """Return a batch of zeros in a common space."""
     if isinstance(space, spaces.Dict):
         return {key: empty(part, num_rows) for key, part in space.spaces.items()}
     return np.zeros((num_rows, *(space.shape or ())), space.dtype)
 
 
 def row_of(batch: Any, row: int) -> Any:
-    """Return one row of a batch of observations: an array, a dict of batches or objects."""
+    """Return one row of a batch of observations (an array, a dict of batches, or a list)."""
     if isinstance(batch, dict):
         return {key: row_of(value, row) for key, value in batch.items()}
     return batch[row]
 
 
 def array_fit(common: Space[Any], space: Space[Any]) -> ArrayFit:
-    """Return how arrays of a space go into the common one."""
+    """Return how arrays of a space go into the common space."""
     region = tuple(slice(size) for size in space.shape or ())
     same, start = space == common, getattr(space, "start", 0)
     return ArrayFit(region, None if same or not np.any(start) else start, same)
@@ -114,9 +114,9 @@ def common_space(
     *,
     optional: bool = False,
 ) -> Space[Any]:
-    """Return the smallest space that holds every task's; it counts from 0, as SB3 does.
+    """Return the smallest space that holds every task's; discrete ones count from 0, as in SB3.
 
-    :param optional: it must hold zeros too, for a task that has nothing here
+    :param optional: whether the space must also hold zeros, for tasks without this observation
     :raises ValueError: if the spaces can't be padded to a common one
     """
     first = task_spaces[0]
@@ -141,7 +141,7 @@ def common_space(
 def different_kinds(
     task_spaces: Sequence[Space[Any]], names: Sequence[str], argument: str
 ) -> ValueError:
-    """Return the error of spaces that have no common one, with the cure."""
+    """Return the error for spaces without a common one, which tells what to do."""
     dicts = ", or Dict of these" if argument == "obs_space" else ""
     return ValueError(
         f"`{argument}`='pad' needs spaces of one kind (Box, Discrete, MultiDiscrete, MultiBinary"
@@ -164,7 +164,7 @@ def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
     if all(is_image(space) for space in task_spaces):
         # SB3 would not recognize an image whose bounds were 0 in a corner that no task fills.
         return spaces.Box(0, 255, shape, np.uint8)
-    # Where a task has nothing, zeros stay, which the bounds must hold.
+    # Entries that a task lacks stay zero, so the bounds must include 0.
     low, high = np.zeros((2, len(task_spaces) + optional, *shape), dtype)
     for index, space in enumerate(task_spaces):
         region = (index, *(slice(size) for size in space.shape))
@@ -173,15 +173,16 @@ def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
 
 
 def is_image(box: Any) -> bool:
-    """Return whether a Box is of what SB3 takes for images: uint8 in [0, 255]."""
+    """Return whether a Box has the type and bounds of SB3's images: uint8 in [0, 255]."""
     return bool(box.dtype == np.uint8 and not box.low.any() and (box.high == 255).all())
 
 
 def channel_axis(shape: Sequence[int], *, is_image: bool) -> int:
-    """Return where an image keeps its channels: on the first axis if it is the shortest, else last.
+    """Return the axis of an image's channels: the first if it is the shortest, else the last.
 
-    Where another axis is as short, the first counts only in what SB3 takes for images, uint8 in
-    [0, 255], as in SB3. Policies look for the planes by the same rule (`sb3_moe.vec_env`).
+    If another axis is equally short, the first is taken only for what SB3 takes for images, uint8
+    in [0, 255], as SB3 does. Policies look for the task's channels by the same rule
+    (`sb3_moe.vec_env`).
     """
     first, *others = shape
     return 0 if first < min(others) or (is_image and first == min(others)) else 2

@@ -20,25 +20,26 @@ from sb3_moe_envs.vector.infos import stack_final
 
 
 class AtariVectorEnv(BatchedVectorEnv):
-    """Environments of one Atari game, run by ale-py's threads; observations are (4, 84, 84), uint8.
+    """Parallel environments of one Atari game, run by ale-py's threads.
 
-    As SB3's ``make_atari_env``: up to 30 no-ops and FIRE at the start of a game, four frames an
-    action, the larger of the last two, gray, 84 x 84, four stacked, rewards clipped to their sign,
-    and an episode for each life. The game goes on when a life is lost (without SB3's no-op and
-    FIRE). ``info["final_info"]`` holds the game's ``score`` so far and whether it is ``game_over``,
-    and ``of_atari``, by which evaluations recognize the score of a whole game.
+    Observations are (4, 84, 84), uint8. As in SB3's ``make_atari_env``, a game starts with up to 30
+    no-ops and FIRE, an action lasts four frames, the last two of them are joined by their maximum,
+    images are gray, 84 x 84 and stacked by four, rewards are clipped to their sign, and each life
+    is an episode. When a life is lost, the game goes on, without the no-op and FIRE that SB3 plays
+    then. ``info["final_info"]`` holds the game's ``score`` so far, whether it is ``game_over``, and
+    ``of_atari``, a mark that tells evaluations that this ``score`` is an Atari game's.
 
     :param game: a ROM's name, ``"space_invaders"`` or ``"SpaceInvaders"``
     :param num_envs: how many, at least 1
     :param render_mode: None or ``"rgb_array"``: the latest gray frame
     :param full_action_space: all 18 actions, the same in every game; False: the game's own
     :param episodic_life: end an episode when a life is lost
-    :param clip_reward: give the sign of a reward
-    :param noop_max: most no-ops at the start of a game
-    :param frame_skip: frames an action
+    :param clip_reward: return only the sign of each reward
+    :param noop_max: largest number of no-ops at the start of a game
+    :param frame_skip: frames per action
     :param max_frames: frames after which a game is truncated
-    :param repeat_action_probability: sticky actions
-    :param num_threads: of ale-py; 0: as it chooses
+    :param repeat_action_probability: probability of repeating the last action (sticky actions)
+    :param num_threads: number of ale-py's threads; 0: ale-py chooses
     :raises ValueError: if the game is unknown or a number out of range
     :raises ImportError: if ale-py isn't installed
     """
@@ -66,7 +67,8 @@ class AtariVectorEnv(BatchedVectorEnv):
         from ale_py.vector_env import AtariVectorEnv as Ale
 
         # ale-py's own `episodic_life` starts a new game at each lost life, and its `life_loss_info`
-        # gives a stale final observation: lives are followed here. Scores need unclipped rewards.
+        # gives a stale final observation: so `step_wait` detects lost lives itself. It also clips
+        # the rewards, since scores need the unclipped ones.
         self._ale = Ale(
             self.game,
             self.num_envs,
@@ -88,7 +90,7 @@ class AtariVectorEnv(BatchedVectorEnv):
 
         :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
-        # -1 is ale-py's way to say: go on with the random numbers that you have.
+        # With the seed -1, a game of ale-py goes on with its current random numbers.
         seeds = [-1 if s is None else s % 2**31 for s in seed_of_each(seed, self.num_envs)]
         self._observations, info = self._ale.reset(seed=np.array(seeds))
         self._scores[:] = 0
@@ -98,7 +100,7 @@ class AtariVectorEnv(BatchedVectorEnv):
     def step_async(self, actions: np.ndarray) -> None:
         """Let ale-py's threads begin a step."""
         self._require_reset()
-        # ale-py would wait forever for an action that it can't play.
+        # `_choices` refuses invalid actions: given one, ale-py would wait forever.
         self._ale.send(self._choices(actions))
 
     def step_wait(self) -> StepResult:
@@ -155,7 +157,7 @@ class AtariEnv(SingleEnv):
 
     :param game: a ROM's name, ``"space_invaders"`` or ``"SpaceInvaders"``
     :param render_mode: None or ``"rgb_array"``
-    :param kwargs: as of :class:`AtariVectorEnv`
+    :param kwargs: other arguments of :class:`AtariVectorEnv`
     """
 
     def __init__(self, game: str, render_mode: str | None = None, **kwargs: Any) -> None:
@@ -163,7 +165,10 @@ class AtariEnv(SingleEnv):
         super().__init__(AtariVectorEnv(game, render_mode=render_mode, **kwargs))
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Take one action; ``info`` holds the score so far: a limit of steps may cut the game."""
+        """Take one action.
+
+        ``info`` always holds the score so far, since a time limit may end the game at any step.
+        """
         obs, reward, terminated, truncated, info = super().step(action)
         score = {"score": float(self._vector.scores[0]), "game_over": False, "of_atari": True}
         return obs, reward, terminated, truncated, score | info

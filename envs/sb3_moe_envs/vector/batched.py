@@ -28,7 +28,7 @@ CELL = 16
 def color_channels(observation: np.ndarray) -> np.ndarray:
     """Draw each channel's non-zero cells in a color of its own, on black.
 
-    :param observation: (H, W, C), as MinAtar's; in each cell the first channel that is on shows
+    :param observation: (H, W, C), as in MinAtar; a cell has the color of its first non-zero channel
     :return: (16 H, 16 W, 3), uint8
     """
     height, width, channels = observation.shape
@@ -39,11 +39,11 @@ def color_channels(observation: np.ndarray) -> np.ndarray:
 
 
 class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """Environments with SAME_STEP autoreset, whose step can run in the background.
+    """Base of vector environments with SAME_STEP autoreset whose step can run in the background.
 
     :param num_envs: how many, at least 1
     :param render_mode: None or ``"rgb_array"``
-    :param render_fps: images a second
+    :param render_fps: images per second
     :raises ValueError: if an argument is out of range
     """
 
@@ -53,7 +53,7 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.num_envs = whole("num_envs", num_envs)
         self.render_mode = render_mode
         self._observations: Any = None
-        # ale-py writes into a dict that all vector environments share; this one is our own.
+        # A dict of our own, because ale-py writes into the one that all vector environments share.
         self.metadata = {
             "render_modes": ["rgb_array"],
             "render_fps": render_fps,
@@ -105,15 +105,15 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.action_space = batch_space(action_space, self.num_envs)
 
     def _choices(self, actions: Any) -> np.ndarray:
-        """Return actions of a Discrete space from 0 on as int64, (num_envs,).
+        """Check actions of a Discrete space that starts at 0; return them as int64, (num_envs,).
 
-        :raises ValueError: if the shape is another, or one is no whole number or out of range
+        :raises ValueError: if the shape is wrong, or an action isn't whole or is out of range
         """
         actions, space = np.asarray(actions), self.single_action_space
         if actions.shape != (self.num_envs,):
             raise ValueError(f"actions must have shape ({self.num_envs},), got {actions.shape}")
         assert isinstance(space, spaces.Discrete)
-        with np.errstate(invalid="ignore"):  # NaN isn't what it becomes, and is refused below
+        with np.errstate(invalid="ignore"):  # the comparison below refuses NaN
             chosen = actions.astype(np.int64)
         if chosen.min() < 0 or chosen.max() >= space.n or (chosen != actions).any():
             raise ValueError(f"actions must be in [0, {int(space.n)}), got {actions}")
@@ -121,18 +121,21 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
 
 def filled(rows: np.ndarray, size: int) -> np.ndarray:
-    """Repeat the last row of an array up to a size: what is added does what the last row does."""
+    """Pad an array of one row per environment to ``size`` rows, by repeating its last row.
+
+    The added environments then do the same as the last one.
+    """
     missing = size - len(rows)
     return rows if missing == 0 else np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
 
 
 class SingleEnv(gym.Env[np.ndarray, np.int64]):
-    """The only environment of a vector environment with SAME_STEP autoreset, reset by hand.
+    """An ordinary environment, made from a vector environment of size 1 with SAME_STEP autoreset.
 
-    The vector environment starts the next episode by itself, and the next reset hands over its
-    start: so this plays, for a seed, what the vector environment plays.
+    The vector environment starts the next episode by itself, and :meth:`reset` then returns that
+    episode's first observation. So with the same seed both play the same.
 
-    :param vector: of one environment, with ``draw(observation)`` for images
+    :param vector: with ``num_envs=1``; its ``draw(observation)`` makes the images
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -146,7 +149,11 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
         self._next_start: np.ndarray | None = None
 
     def reset(self, *, seed: int | None = None, options: Options = None) -> ResetResult:
-        """Start an episode; after a finished one, without a seed, the one that comes next."""
+        """Start an episode.
+
+        After a finished one and without a seed, it is the one that the vector environment has
+        already started.
+        """
         super().reset(seed=seed)
         if seed is None and self._observation is None:
             seed = int(self.np_random.integers(2**31))
@@ -189,7 +196,7 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, as numpy arrays and plain values.
 
-        :raises AttributeError: if the vector environment has no state to give
+        :raises AttributeError: if the vector environment has no ``state_dict``
         """
         return {
             "vector": self._vector.state_dict(),
@@ -199,7 +206,7 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that :meth:`state_dict` returned, of the same kind of environment."""
+        """Go on from a state that :meth:`state_dict` of the same kind of environment returned."""
         self._vector.load_state_dict(state["vector"])
         self._observation, self._next_start = state["observation"], state["next_start"]
         self.np_random.bit_generator.state = state["np_random"]

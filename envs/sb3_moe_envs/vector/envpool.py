@@ -21,18 +21,19 @@ from sb3_moe_envs.vector.infos import Info, stack_final
 
 
 class EnvPoolVectorEnv(BatchedVectorEnv):
-    """Environments of one kind of EnvPool, each of which starts anew in the step that ends it.
+    """Parallel environments of one of EnvPool's ids, with SAME_STEP autoreset.
 
-    EnvPool starts the next episode in the step after, for which here only the environments that
-    ended are stepped once more. Infos hold whether a step was a success, where EnvPool says so. It
-    gives no states, so that a resumed run starts new episodes, and draws no images here.
+    EnvPool itself starts the next episode one step later: therefore the environments whose episode
+    has ended, and only those, are stepped once more. Infos hold whether a step was a success, if
+    EnvPool reports it. EnvPool gives no states, so that a resumed run starts new episodes. Images
+    are not supported.
 
     :param env_id: one of ``envpool.list_all_envs()``, such as ``"MetaWorld/Reach-v3"``
     :param num_envs: how many, at least 1
-    :param render_mode: None
-    :param num_threads: of EnvPool; 0: as it chooses
+    :param render_mode: must be None
+    :param num_threads: number of EnvPool's threads; 0: EnvPool chooses
     :param config: other options of ``envpool.make``
-    :raises ValueError: if there is no such environment, or images are asked for
+    :raises ValueError: if ``env_id`` is unknown, or ``render_mode`` is not None
     :raises ImportError: if envpool isn't installed
     """
 
@@ -56,7 +57,7 @@ class EnvPoolVectorEnv(BatchedVectorEnv):
         self.env_id = env_id
         self._config = {"num_threads": whole("num_threads", num_threads, minimum=0), **config}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of bounds that it rounds itself
+            warnings.simplefilter("ignore")  # EnvPool warns of bounds that it rounds itself
             spec = _envpool().make_spec(env_id, **self._config)
             seen, actions = spec.gymnasium_observation_space, spec.gymnasium_action_space
         self._set_spaces(_in_float32(seen), actions)
@@ -74,7 +75,7 @@ class EnvPoolVectorEnv(BatchedVectorEnv):
         return self._observations, {}
 
     def _seed(self, seed: Seed) -> None:
-        """Build the environments, which EnvPool seeds only then."""
+        """Build the environments, since EnvPool takes seeds only when it builds them."""
         drawn = np.random.SeedSequence().generate_state(self.num_envs)
         given = zip(seed_of_each(seed, self.num_envs), drawn.tolist(), strict=True)
         seeds = [(own if one is None else one) % 2**31 for one, own in given]
@@ -88,7 +89,7 @@ class EnvPoolVectorEnv(BatchedVectorEnv):
                 seed=seeds,
                 **self._config,
             )
-            _ = self._pool.observation_space  # which is made once
+            _ = self._pool.observation_space  # EnvPool makes it at its first use, with warnings
 
     def step_async(self, actions: np.ndarray) -> None:
         """Let EnvPool's threads begin a step."""
@@ -102,7 +103,7 @@ class EnvPoolVectorEnv(BatchedVectorEnv):
     def step_wait(self) -> StepResult:
         """Wait for the step, and start the next episode where one has ended."""
         observations, rewards, terminated, truncated, info = self._pool.recv()
-        # Those that are ready first come first.
+        # EnvPool returns the environments in the order in which they got ready.
         order = np.argsort(info["env_id"])
         observations = self._cast(observations)[order]
         rewards, terminated, truncated = (each[order] for each in (rewards, terminated, truncated))
@@ -121,7 +122,7 @@ class EnvPoolVectorEnv(BatchedVectorEnv):
         return observations, rewards.astype(np.float64), terminated, truncated, infos
 
     def _next_start(self, ended: np.ndarray) -> np.ndarray:
-        """Step the environments that ended once more, and return their first observations."""
+        """Step the environments whose episode ended once more; return their first observations."""
         observations, *_, info = self._pool.step(self._actions[ended], ended.astype(np.int32))
         starts: np.ndarray = self._cast(observations)[np.argsort(info["env_id"])]
         return starts
@@ -139,8 +140,8 @@ class EnvPoolEnv(SingleEnv):
     """One environment of EnvPool.
 
     :param env_id: one of ``envpool.list_all_envs()``
-    :param render_mode: None
-    :param config: as of :class:`EnvPoolVectorEnv`
+    :param render_mode: must be None
+    :param config: other arguments of :class:`EnvPoolVectorEnv`
     """
 
     def __init__(self, env_id: str, render_mode: str | None = None, **config: Any) -> None:
@@ -148,7 +149,7 @@ class EnvPoolEnv(SingleEnv):
 
 
 def _envpool() -> Any:
-    # Imported here, so that importing sb3_moe_envs doesn't load it.
+    # Imported here, so that importing sb3_moe_envs doesn't load envpool.
     require_extra("an environment of EnvPool", "envpool")
     import envpool
 
@@ -156,7 +157,7 @@ def _envpool() -> Any:
 
 
 def _in_float32(space: Any) -> spaces.Space[Any]:
-    """Return a space without doubles, as learners use it."""
+    """Return a space with float32, which learners use, in place of float64."""
     if isinstance(space, spaces.Box) and space.dtype == np.float64:
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
         return spaces.Box(low, high, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Environments of one task that step together in this process: in turn, or of any other kind."""
+"""Vector environments of one task in this process: stepped one by one, or of any other kind."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -23,7 +23,8 @@ Vector = VectorEnv[Any, Any, Any]
 class InTurnVectorEnv(SyncVectorEnv):
     """A `SyncVectorEnv` with SAME_STEP autoreset.
 
-    Infos may differ in kind and shape, and nothing is copied that is new anyway.
+    Infos may differ in type and shape. Observations are not copied, since each step returns a new
+    array of them anyway.
 
     :param env_fns: build the environments
     """
@@ -32,13 +33,13 @@ class InTurnVectorEnv(SyncVectorEnv):
 
     def __init__(self, env_fns: Sequence[Callable[[], gym.Env[Any, Any]]]) -> None:
         super().__init__(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
-        # Gymnasium writes the mode into a dict that all environments of a class share.
+        # Gymnasium writes the autoreset mode into a dict that all environments of a class share.
         self.metadata = {**self.metadata}
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment.
 
-        :param seed: of the first, one more for each next one; or one for each
+        :param seed: seeds environment i with `seed + i`; a sequence gives each its own
         """
         seeds = seed_of_each(seed, self.num_envs)
         each = zip(self.envs, seeds, strict=True)
@@ -46,14 +47,14 @@ class InTurnVectorEnv(SyncVectorEnv):
         infos = {row: info for row, (_, info) in enumerate(results) if info}
         return self._batch([obs for obs, _ in results]), stack(infos, self.num_envs)
 
-    def step(  # type: ignore[override]  # Gymnasium's own returns type variables that it never binds
+    def step(  # type: ignore[override]  # Gymnasium's returns unbound type variables
         self, actions: Any
     ) -> StepResult:
         """Step each environment with its action, of shape (num_envs, ...)."""
         return self.play(actions).stacked()
 
     def play(self, actions: Any) -> Rows:
-        """Step each environment with its action."""
+        """Step each environment with its action, and return the results before they are stacked."""
         observations, rewards, terminated, truncated = [], [], [], []
         infos, finals = dict[int, Info](), dict[int, tuple[Any, Info]]()
         each = zip(self.envs, iterate(self.action_space, actions), strict=True)
@@ -77,7 +78,7 @@ class InTurnVectorEnv(SyncVectorEnv):
 
 
 class About(NamedTuple):
-    """What is to be known of a vector environment, wherever it is."""
+    """The spaces and frame rate of a vector environment, which may be in another process."""
 
     observation_space: Space[Any]
     action_space: Space[Any]
@@ -99,25 +100,25 @@ class Group:
     def __init__(self, env: Vector) -> None:
         self.env: Any = env
         self.num_envs = env.num_envs
-        #: whether its step begins and ends with a call each, so that others can step meanwhile
+        #: whether separate calls begin and end a step, so that other groups can step meanwhile
         self.begins = hasattr(env, "step_async")
 
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function of the vector environment, where it is."""
+        """Call a function with the vector environment as its first argument."""
         return function(self.env, *args)
 
     def begin(self, actions: Any) -> None:
-        """Begin a step, if it :attr:`begins`."""
+        """Begin a step; only for groups with :attr:`begins`."""
         self.env.step_async(actions)
 
     def finish(self, actions: Any) -> Rows:
-        """End the step that began, or step."""
+        """Finish the step that :meth:`begin` began, or take a whole step without :attr:`begins`."""
         if isinstance(self.env, InTurnVectorEnv):
             return self.env.play(actions)
         return _rows_of(self.env, self.env.step_wait() if self.begins else self.env.step(actions))
 
     def close(self) -> None:
-        """Close it."""
+        """Close the vector environment."""
         self.env.close()
 
 
@@ -135,7 +136,11 @@ def _rows_of(env: Any, result: Any) -> Rows:
 
 
 def _kept(env: Vector, obs: Any) -> Any:
-    """Return observations that no later step changes: somebody's own may always use one array."""
+    """Return observations that no later step changes.
+
+    They are copied if the vector environment may write all steps into the same array, as a user's
+    own class may.
+    """
     base: Any = env.unwrapped
     gymnasiums = isinstance(base, SyncVectorEnv | AsyncVectorEnv) and base.copy
     return obs if gymnasiums or isinstance(base, BatchedVectorEnv) else copy.deepcopy(obs)
@@ -153,14 +158,14 @@ def start(env: Vector, seed: int | None, options: Options) -> tuple[Any, dict[in
 
 
 def states_of(env: Any) -> list[Any] | None:
-    """Return a state for each environment, or None if there is one that has none to give.
+    """Return a state for each environment, or None if one of them can't give its state.
 
-    A vector environment that gives its own has the same for each.
+    If the vector environment itself gives a state, that is the state of each.
     """
     base: Any = env.unwrapped
     while isinstance(env, VectorWrapper):
         if not isinstance(env, ConflictingVectorEnv):
-            return None  # it may have a state of its own, such as running statistics
+            return None  # the wrapper may have a state, such as running statistics
         env = env.env
     if gives_state(base):
         states = [own_state(base)] * base.num_envs

@@ -12,25 +12,26 @@ from sb3_moe_envs.vector.infos import stack_final
 
 ACTIONS = ("nothing", "left", "up", "right", "down", "fire")
 GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
-#: most no-ops at the start of an episode, as Atari's
+#: largest number of no-ops at the start of an episode, as for Atari
 NO_OP_MAX = 30
 
 
 class GymnaxVectorEnv(BatchedVectorEnv):
-    """Environments of one kind that step, end and start again inside one compiled call.
+    """Parallel environments of one gymnax id that step, end and restart in one compiled call.
 
     Autoreset is SAME_STEP: at the end of an episode the observation is the next episode's first,
-    and ``info["final_obs"][i]`` is the last of the one that ended. Each draws from its own
-    random key: seeded ``s``, environment ``i`` plays what a lone one seeded ``s + i`` does.
+    and ``info["final_obs"][i]`` is the last of the one that ended. Each environment has its own
+    random key: with the seed ``s``, environment ``i`` plays the same as a single environment with
+    the seed ``s + i``.
 
     :param name: a gymnax id, such as ``"Breakout-MinAtar"`` or ``"CartPole-v1"``
     :param num_envs: how many, at least 1
-    :param render_mode: None or ``"rgb_array"``: a color a channel, for observations (H, W, C)
+    :param render_mode: None or ``"rgb_array"``: one color per channel, for observations (H, W, C)
     :param use_minimal_action_set: MinAtar only: the game's own actions in place of all six
     :param params: gymnax parameters to change, such as ``{"max_steps_in_episode": 500}``
-    :param no_op_max: MinAtar only: most no-ops at the start of an episode, drawn with each
-        environment's key; they count neither as its steps nor for its return, and an episode that
-        they end is followed by another
+    :param no_op_max: MinAtar only: largest number of no-ops at the start of an episode; the number
+        is drawn with the environment's key. No-ops count neither as steps nor for the return; if
+        they end an episode, the next one starts
     :raises ValueError: if an argument isn't one that gymnax knows, or is out of range
     :raises ImportError: if gymnax isn't installed
     """
@@ -98,7 +99,7 @@ class GymnaxVectorEnv(BatchedVectorEnv):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that :meth:`state_dict` returned.
 
-        :param state: of as many environments of the same kind
+        :param state: of the same number and kind of environments
         """
         self.np_random.bit_generator.state = state["np_random"]
         if state["keys"] is None:
@@ -114,13 +115,13 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         elif seed is None and self._keys is not None:
             return self._keys
         numbers = [int(self.np_random.integers(2**31)) if s is None else s for s in seeds]
-        # What jax.random.PRNGKey makes of a number, without a call each.
+        # The same keys as jax.random.PRNGKey(n) returns, without a call for each number n.
         keys = [(n >> 32 & 0xFFFFFFFF, n & 0xFFFFFFFF) for n in numbers]
         return self._filled(np.array(keys, dtype=np.uint32))
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         if isinstance(self.single_action_space, gym.spaces.Discrete):
-            # jax clamps an index that is out of range in silence.
+            # `_choices` refuses actions out of range: jax would clamp them silently.
             return self._choices(actions).astype(np.int32)
         return np.asarray(actions, dtype=np.float32)
 
@@ -131,7 +132,7 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         return filled(rows, self._size)
 
     def _own(self, rows: Any, dtype: Any = None) -> np.ndarray:
-        """Copy the rows of these environments from an array of jax's."""
+        """Copy the rows of these environments from a jax array, without those that pad it."""
         return np.array(np.asarray(rows)[: self.num_envs], dtype)
 
     def _final(self, observations: Any, rows: list[int]) -> dict[str, Any]:
@@ -144,9 +145,9 @@ class MinAtarVectorEnv(GymnaxVectorEnv):
 
     :param game: one of :data:`GAMES`
     :param num_envs: how many, at least 1
-    :param no_op_max: most no-ops at the start of an episode; with 0, all episodes of SpaceInvaders
-        begin alike
-    :param kwargs: as of :class:`GymnaxVectorEnv`
+    :param no_op_max: largest number of no-ops at the start of an episode; with 0, all episodes of
+        SpaceInvaders begin alike
+    :param kwargs: other arguments of :class:`GymnaxVectorEnv`
     :raises ValueError: if the game is unknown
     """
 
@@ -168,7 +169,7 @@ class MinAtarEnv(SingleEnv):
 
     :param game: one of :data:`GAMES`
     :param render_mode: None or ``"rgb_array"``
-    :param kwargs: as of :class:`MinAtarVectorEnv`
+    :param kwargs: other arguments of :class:`MinAtarVectorEnv`
     :raises ValueError: if an argument is unknown
     """
 

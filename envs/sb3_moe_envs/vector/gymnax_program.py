@@ -14,20 +14,21 @@ from gymnax.environments.spaces import gymnax_space_to_gym_space
 from sb3_moe_envs.checks import whole
 from sb3_moe_envs.vector.batched import filled
 
-# So many that each number of no-ops comes with many draws of the game's own.
+# Number of precomputed starts: each number of no-ops occurs with many different random keys.
 NUM_STARTS = 1024
-# So many environments take about as long as one.
+# Up to this number of environments, a step takes about as long as with one.
 FEW = 32
 
 
 class Program:
-    """The compiled reset and step of one gymnax environment, for any number of them.
+    """The compiled reset and step of one gymnax id, for any number of parallel environments.
 
-    gymnax's own ``step`` starts every environment anew at each step and throws nearly all of that
-    away; this one resets only where one is done, and hands the last observation over.
+    gymnax's own ``step`` resets every environment at each step and discards nearly all of these
+    resets. The step here computes resets only if an episode has ended, and also returns the last
+    observations.
 
-    No-ops are played once, in many environments at a time: an episode begins with one of these
-    starts, drawn with its environment's key, at the cost of a look-up.
+    No-ops are played only once, in many environments at a time, and the resulting states are kept.
+    An episode begins with one of them, drawn with its environment's key, at the cost of a look-up.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Program:
         if isinstance(self.observation_space, gym.spaces.Discrete):
             self.dtype = np.dtype(np.int32)  # jax has no int64 by default
         self._compiled_start = jax.jit(self._start)
-        # A step overwrites the keys and states it is given.
+        # With `donate_argnums`, a step may overwrite the keys and states that it is given.
         self._compiled_step = jax.jit(self._step, donate_argnums=(1, 2))
 
     def reset(self, keys: Any) -> tuple[Any, ...]:
@@ -64,14 +65,15 @@ class Program:
 
     @property
     def actions(self) -> list[int]:
-        """Which of MinAtar's six actions the choices are."""
+        """Which of MinAtar's six actions each action of the action space stands for."""
         return [int(action) for action in self._env.action_set]
 
     def size_for(self, num_envs: int) -> int:
         """Return for how many environments a new vector environment's step is compiled.
 
-        For as many as an earlier one's, if that has a few more: to compile a game takes longer
-        than to play a few more. A row of a MinAtar game never depends on how many there are.
+        If a step of a MinAtar game was compiled before for as many or a few more environments, it
+        is used again: compiling takes longer than stepping a few more environments. This changes no
+        results, since a row of a MinAtar game never depends on the number of rows.
         """
         larger = [size for size in self._sizes if num_envs <= size <= FEW and self._is_minatar]
         size = min(larger, default=num_envs)
@@ -79,11 +81,11 @@ class Program:
         return size
 
     def leaves(self, states: Any, num_envs: int) -> list[np.ndarray]:
-        """Return the arrays of the states of so many environments, as numpy."""
+        """Return the arrays that make up the first ``num_envs`` environments' states, as numpy."""
         return [np.array(leaf[:num_envs]) for leaf in map(np.asarray, jax.tree.leaves(states))]
 
     def unflatten(self, leaves: Sequence[np.ndarray], num_envs: int, size: int) -> Any:
-        """Put saved leaves back into the environment's own state, filled up to a size."""
+        """Rebuild gymnax's state from saved leaves, padded to ``size`` environments."""
         blank = jax.eval_shape(self._start, None, np.zeros((num_envs, 2), np.uint32))[1]
         structure = jax.tree.structure(blank)
         return jax.tree.unflatten(structure, [filled(leaf, size) for leaf in leaves])
@@ -97,11 +99,11 @@ class Program:
 
     @functools.cached_property
     def _starts(self) -> Any:
-        """States and observations after 0, 1, ... no-ops, in turn; None: gymnax's own starts."""
+        """States and observations after 0, 1, ... no-ops, in turn; None without no-ops."""
         return jax.jit(self._play_no_ops)() if self._no_op_max else None
 
     def _play_no_ops(self) -> tuple[Any, Any]:
-        """Play no-ops in many environments; where they end an episode, the next one goes on."""
+        """Play no-ops in many environments; if they end an episode, they go on in the next one."""
         rows = jnp.arange(NUM_STARTS)
         keys = jnp.stack([rows * 0, rows], axis=1).astype(jnp.uint32)
         num_no_ops, actions = rows % (self._no_op_max + 1), jnp.zeros(NUM_STARTS, jnp.int32)
@@ -109,7 +111,7 @@ class Program:
         def no_op(count: Any, playing: Any) -> Any:
             keys, states, _ = playing
             keys, states, observations = self._step(None, keys, states, actions)[:3]
-            # An episode is as long as it would be without them, and none ends for its length.
+            # No-ops don't count for an episode's time limit.
             stepped = keys, states.replace(time=jnp.zeros_like(states.time)), observations
             return jax.tree.map(functools.partial(_select, count < num_no_ops), stepped, playing)
 
@@ -124,7 +126,8 @@ class Program:
             states, observations = jax.tree.map(lambda leaf: leaf[drawn], starts)
             return keys, states, observations
         observations, states = jax.vmap(self._env.reset_env, (0, None))(reset_keys, self._params)
-        # Python numbers in a state are "weakly" typed: a saved and loaded state would compile anew.
+        # jax takes Python numbers in a state for "weakly" typed: it would compile again for a state
+        # that was saved and loaded, whose numbers are arrays.
         states = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), states)
         return keys, states, observations.astype(self.dtype)
 
@@ -170,12 +173,13 @@ class Program:
 def compiled(
     name: str, use_minimal_action_set: bool, params: tuple[tuple[str, Any], ...], no_op_max: int
 ) -> Program:
-    """Return the program of an environment; vector environments of it share what is compiled."""
+    """Return the program of an environment, which all its vector environments share."""
     return Program(name, use_minimal_action_set, dict(params), no_op_max)
 
 
 def _make(name: str, use_minimal_action_set: bool, params: dict[str, Any]) -> tuple[Any, Any]:
-    # MinAtar's default is True; others have no such argument, and say so.
+    # MinAtar's own default is True. Other environments don't take the argument: given it, they
+    # raise an error.
     given = name.endswith("-MinAtar") or use_minimal_action_set
     options = {"use_minimal_action_set": use_minimal_action_set} if given else {}
     env, defaults = gymnax.make(name, **options)

@@ -1,6 +1,7 @@
 """Infos of vector environments: dicts of arrays with a row per environment, and masks `_key`.
 
-Between our own classes they are dicts by row, which are stacked once, at the end.
+This package's own classes pass infos to each other as a dict by row, with one info for each row
+that has any. They are stacked only once, at the end.
 """
 
 from collections.abc import Mapping
@@ -12,24 +13,24 @@ from sb3_moe_envs.checks import StepResult
 
 Info = dict[Any, Any]
 _NUMBERS = (np.ndarray, np.generic, int, float)
-# Kept apart from the rest: they describe the episode that ended.
+# These keys describe the episode that ended; all others describe the current one.
 FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
 
 
 class Rows(NamedTuple):
-    """The results of a step of many environments: what is one thing for each, and infos by row."""
+    """The results of a step of many environments, with infos as a dict by row."""
 
     observations: Any
-    # Lists, which are sent between processes in less time, or arrays.
+    # Each of these three is an array, or a list, which is sent between processes faster.
     rewards: Any
     terminated: Any
     truncated: Any
     infos: dict[int, Info]
-    #: last observation and info of each episode that ended
+    #: last observation and info of each episode that ended, by row
     finals: dict[int, tuple[Any, Info]]
 
     def stacked(self) -> StepResult:
-        """Return them as Gymnasium's vector environments do."""
+        """Return the results in the form that Gymnasium's vector environments use."""
         num_envs, flags = len(self.rewards), np.array([self.terminated, self.truncated], np.bool_)
         infos = stack(self.infos, num_envs) | stack_final(self.finals, num_envs)
         return self.observations, np.array(self.rewards, np.float64), flags[0], flags[1], infos
@@ -38,8 +39,9 @@ class Rows(NamedTuple):
 def stack(infos: Mapping[int, Info], num_envs: int) -> Info:
     """Stack the infos of single environments.
 
-    Values of different shapes, or that aren't numbers, become an array of objects; in Gymnasium's
-    own vector environments the first one decides, and the others are cut to it or can't be held.
+    Values of different shapes, and values that aren't numbers, become an array of objects. In
+    Gymnasium's own vector environments the first value decides the array's shape and dtype; other
+    values are cast to it, or raise an error.
 
     :param infos: by row; rows without an entry are masked
     :param num_envs: number of rows
@@ -57,11 +59,11 @@ def stack(infos: Mapping[int, Info], num_envs: int) -> Info:
 
 
 def stack_final(finals: Mapping[int, tuple[Any, Info]], num_envs: int) -> Info:
-    """Stack what is reported of the episodes that ended.
+    """Stack the last observations and infos of the episodes that ended.
 
     :param finals: last observation and info, by row
     :param num_envs: number of rows
-    :return: empty where none ended
+    :return: the entries of :data:`FINAL`; empty if no episode ended
     """
     if not finals:
         return {}
@@ -78,9 +80,9 @@ def stack_final(finals: Mapping[int, tuple[Any, Info]], num_envs: int) -> Info:
 
 
 def unstack(infos: Mapping[Any, Any], num_envs: int) -> dict[int, Info]:
-    """Return the infos of a vector environment by row, where they say anything.
+    """Return the infos of a vector environment as a dict by row, without rows that have none.
 
-    :param infos: those of episodes that ended, and what has no row for each, are left out
+    :param infos: entries of :data:`FINAL`, and values without a row per environment, are left out
     """
     found: dict[int, Info] = {}
     others = FINAL | {f"_{key}" for key in infos}
@@ -91,7 +93,7 @@ def unstack(infos: Mapping[Any, Any], num_envs: int) -> dict[int, Info]:
             own = unstack(values, num_envs)
             values = [own.get(row, {}) for row in range(num_envs)]
         elif isinstance(values, np.ndarray) and values.ndim == 1:
-            values = values.tolist()  # numbers become Python's own
+            values = values.tolist()  # numpy's numbers become Python's
         has_rows = isinstance(values, list | tuple) or np.ndim(values) > 0
         if has_rows and len(values) == num_envs:
             mask = infos.get(f"_{key}")

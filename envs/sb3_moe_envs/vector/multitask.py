@@ -29,7 +29,7 @@ from sb3_moe_envs.vector.groups import InTurnVectorEnv, about, images_of
 from sb3_moe_envs.vector.infos import Info, stack, stack_final
 from sb3_moe_envs.vector.parts import Part, Pool
 
-# What a state keeps of the slots.
+# The attributes of the slots that `state_dict` saves.
 _SLOTS = ("_tasks", "_pinned", "_chosen", "_by_hand", "_returns", "_lengths", "_successes")
 
 
@@ -40,20 +40,21 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     play the same task and switch together: the running episodes are truncated, with their last
     observations in `infos["final_obs"]`. Autoreset is SAME_STEP. If you choose a
     slot's task by hand (`set_task`, `reset(options={"task_id": k})`), the schedule stops counting
-    its steps when its next episode starts.
+    that slot's steps when the slot's next episode starts.
 
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
     :param num_envs: number of slots; None: one per task
-    :param schedule: which task when (it is copied); None: the suite's, or `Interleave()`
+    :param schedule: decides which task is played when (it is copied); None: the suite's, or
+        `Interleave()`
     :param vectorization: how tasks without a vector environment of their own are stepped:
         `"sync"`, in this process, or `"async"`, in as many processes as there are cores, this one
         among them
-    :param render_mode: as of `MultiTaskEnv`
-    :param interface: `task_id`, `obs_space`, `action_space` and `invalid_action`, as of
+    :param render_mode: as in `MultiTaskEnv`
+    :param interface: `task_id`, `obs_space`, `action_space` and `invalid_action`, as in
         `MultiTaskEnv`
-    :raises TypeError: if `tasks` or `schedule` is of the wrong type, or there is no such argument
-    :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or there are fewer
-        slots than tasks under `Interleave`
+    :raises TypeError: if `tasks` or `schedule` is of the wrong type, or an argument is unknown
+    :raises ValueError: if an argument's value is unknown, the tasks' spaces don't fit, or there are
+        fewer slots than tasks under `Interleave`
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
     def _start_slots(self) -> None:
-        """Set what each slot plays and has seen, before the first reset."""
+        """Set each slot's task and episode statistics before the first reset."""
         self._pinned = np.full(self.num_envs, -1)
         self._chosen = self._pinned.copy()
         self._by_hand = self._picked()
@@ -104,7 +105,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
         self._successes = np.full(self.num_envs, UNKNOWN)
-        # Whether a task was chosen by hand since the slots were last looked at.
+        # Whether slots may have to change their task after the next step, as after `set_task`.
         self._stale = False
 
     def __repr__(self) -> str:
@@ -114,14 +115,14 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every slot.
 
-        :param seed: starts the schedule and every task's stream again; the numbers of a sequence
-            are one seed together
+        :param seed: restarts the schedule and every task's random numbers; the numbers of a
+            sequence form one seed together
         :param options: `{"task_id": k}` chooses the task, for all slots or (a sequence) for each,
             until the next reset or :meth:`set_task`; other entries go to the tasks
-        :raises ValueError: if tasks aren't as many as slots, or a seed lacks a number
+        :raises ValueError: if `task_id` isn't one task or one per slot, or `seed` contains None
         """
         restored, self._restored = self._restored, False
-        # Loading a model seeds its environments once more; a restored state outlives that.
+        # SB3 seeds the environments again when it loads a model: a restored state ignores that.
         if not self._seeds.started or (seed is not None and not restored):
             super().reset(seed=seed if isinstance(seed, int) else None)
             self._seeds.rewind(seed)  # type: ignore[arg-type]  # None in a sequence is refused
@@ -151,7 +152,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         }
         truncated = step.truncated
         if self._follow(step.rewards, done, infos, finals):
-            # Truncate what is running and start the new task everywhere.
+            # Truncate the running episodes and start the new tasks in all slots.
             for slot in np.flatnonzero(~done).tolist():
                 finals[slot] = row_of(obs, slot), self._named(slot, infos.get(slot, {}))
             truncated = truncated | ~done
@@ -176,16 +177,16 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self._pool.close()
 
     def set_task(self, task: int | str | None, indices: Sequence[int] | None = None) -> None:
-        """Play this task from the next step's end on, or the next reset; None: as scheduled.
+        """Play this task from the end of the next step, or the next reset, on; None: as scheduled.
 
         If a slot changes its task, all running episodes are truncated.
 
-        :param indices: the slots meant; None: all
+        :param indices: the slots to set; None: all
         :raises ValueError: if there is no such task
         """
         slots = slice(None) if indices is None else list(indices)
         self._pinned[slots] = -1 if task is None else self._index(task, "task")
-        self._chosen[slots] = -1  # what a reset's options chose before
+        self._chosen[slots] = -1  # forget the tasks of an earlier reset's options
         self._stale = True
 
     def get_task(self) -> np.ndarray:
@@ -193,7 +194,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         return self._tasks.copy()
 
     def action_masks(self) -> np.ndarray:
-        """Return which actions each slot's task has and, by its own masks, allows, for MaskablePPO.
+        """Return the actions that each slot's task has and its own masks allow, for MaskablePPO.
 
         :return: (num_envs, num_actions)
         :raises TypeError: if the action space has no choices to mask
@@ -217,7 +218,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; a seed in the first reset after it, before any step, is ignored.
+        """Go on from a state; if the next call is a reset, before any step, its seed is ignored.
 
         Tasks that can't be restored start new episodes.
 
@@ -238,9 +239,10 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             self._forget(part.rows)
 
     def _ask(self, task: int, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function of a task's environments; where all slots play together, a single one.
+        """Call a function with a task's vector environment as its first argument.
 
-        The many of later tasks, such as Meta-World's simulators, are built when they are played.
+        If all slots play the same task, that is one of size 1: the others, which may be many
+        simulators, as in Meta-World, are built only when the task is played.
         """
         size = 1 if self._shares is None else int((self._shares == task).sum())
         return self._pool.groups(task, size)[0].ask(function, *args)
@@ -262,12 +264,12 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         return np.where(self._chosen >= 0, self._chosen, tasks)
 
     def _picked(self) -> np.ndarray:
-        """Return which slots' next episodes are chosen by hand."""
+        """Return for which slots the next episode's task is chosen by hand."""
         picked: np.ndarray = (self._pinned >= 0) | (self._chosen >= 0)
         return picked
 
     def _play(self, options: dict[str, Any] | None = None) -> tuple[Any, dict[int, Info]]:
-        """Start an episode of the wanted task in every slot; return infos by slot."""
+        """Start an episode of its wanted task in every slot; return observations and infos."""
         self._tasks = self._wanted()
         self._parts = self._pool.arrange(self._tasks)
         self._forget(slice(None))
@@ -275,7 +277,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         return self._interface.encode_batch(observations, self._tasks), infos
 
     def _reset(self, parts: Sequence[Part], options: dict[str, Any] | None = None) -> Any:
-        """Start episodes; environments have a task's seeds in turn, in whichever part they are."""
+        """Start episodes; a task's environments get consecutive seeds, across its parts."""
         keys = dict.fromkeys((part.task, part.size) for part in parts)
         seeds = {key: self._seeds.take(*key) for key in keys}
         first = [seeds[part.task, part.size] for part in parts]
@@ -313,7 +315,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         if counted.any():
             self.schedule.count(int(counted.sum()))
         slots = np.flatnonzero(done & counted).tolist()
-        # Once the turn is over, what else ended in this step doesn't count for the next.
+        # Once a turn is over, other episodes that ended in this step don't count for the next turn.
         while slots and (self.schedule.task, self.schedule.turn) == before:
             slot = slots.pop(0)
             played = self._tasks, self._lengths, self._returns, self._successes
@@ -322,7 +324,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             self._forget(done)
 
     def _forget(self, slots: Any) -> None:
-        """Forget the episodes of these slots, which are over; others begin."""
+        """Start the episode statistics of these slots again, for their next episodes."""
         self._returns[slots], self._lengths[slots], self._successes[slots] = 0, 0, UNKNOWN
         self._by_hand[slots] = self._picked()[slots]
 
@@ -347,7 +349,7 @@ class MultiTaskSyncVectorEnv(InTurnVectorEnv):
     def set_task(self, task: int | str | None, indices: Sequence[int] | None = None) -> None:
         """Play this task from each slot's next reset on; None: as scheduled.
 
-        :param indices: the slots meant; None: all
+        :param indices: the slots to set; None: all
         """
         for index in range(self.num_envs) if indices is None else indices:
             self.envs[index].set_task(task)
@@ -366,7 +368,7 @@ class MultiTaskSyncVectorEnv(InTurnVectorEnv):
         return {"envs": states, "exact": all(state["exact"] for state in states)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of as many slots.
+        """Go on from a state of the same number of slots.
 
         :raises ValueError: if it is of another number of slots, or of other tasks
         """
@@ -384,9 +386,10 @@ def make_multitask_vector(
 ) -> VectorEnv[Any, Any, Any]:
     """Build a vector environment over several tasks; its `repr` says which arrangement it is.
 
-    Tasks with fixed slots, and tasks that all slots play together, are joined from one vector
-    environment per task (`MultiTaskVectorEnv`). A schedule that chooses per slot and episode gets
-    one `MultiTaskEnv` per slot, stepped one by one.
+    If the schedule gives each task fixed slots, or lets all slots play the same task, one vector
+    environment is built per task, and they are joined (`MultiTaskVectorEnv`). If it chooses a task
+    for each slot and episode, one `MultiTaskEnv` is built per slot, and they are stepped one by
+    one.
 
     >>> env = make_multitask_vector(["CartPole-v1", "Acrobot-v1"], num_envs=4)
     >>> obs, info = env.reset(seed=0)
@@ -395,10 +398,11 @@ def make_multitask_vector(
 
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
     :param num_envs: number of slots; None: one per task
-    :param schedule: which task when, as of `MultiTaskEnv`; None: the suite's, or `Interleave()`
-    :param vectorization: `"sync"` or `"async"`, as of `MultiTaskVectorEnv`
+    :param schedule: decides which task is played when, as in `MultiTaskEnv`; None: the suite's, or
+        `Interleave()`
+    :param vectorization: `"sync"` or `"async"`, as in `MultiTaskVectorEnv`
     :param kwargs: `task_id`, `obs_space`, `action_space`, `invalid_action`, `render_mode`
-    :raises ValueError: if an argument is out of range, or the arrangement needed can't be async
+    :raises ValueError: if an argument is out of range, or `"async"` doesn't fit the schedule
     """
     schedule = as_schedule(schedule, tasks)
     if schedule.slots is not Slots.OWN:

@@ -21,18 +21,18 @@ from sb3_moe_envs.vector.groups import (
 from sb3_moe_envs.vector.infos import Info, Rows
 from sb3_moe_envs.vector.workers import WorkerGroup, Workers
 
-# Arguments of `gymnasium.make`, which the environments don't take.
+# Arguments that `gymnasium.make` takes itself and doesn't pass on to the environment.
 _OF_GYMNASIUM = {"max_episode_steps", "disable_env_checker"}
 
 
 class Part(NamedTuple):
-    """Environments of a task that step together, and the slots of the whole that they play."""
+    """Environments of one task that step together, and which of all slots they play."""
 
     task: int
-    #: how many environments the task has in all, and how many of them are in parts before
+    #: number of the task's environments in all parts, and in the parts before this one
     size: int
     offset: int
-    #: a slice where they are next to each other, else an array
+    #: the slots, as a slice if they are next to each other, else as an array
     rows: Any
     slots: list[int]
     group: Group | WorkerGroup
@@ -43,9 +43,10 @@ PartObservations = list[tuple[int, Any, Any]]
 
 
 class Pool:
-    """The environments of each task and number of environments: one group, or one per process.
+    """The environments of all tasks, built once for each pair of a task and a number of them.
 
-    If a task misbehaves, the error names it.
+    Those of one pair are one group, or one group per process. If a task misbehaves, the error names
+    it.
 
     :param tasks: the tasks
     :param vectorization: `"sync"` or `"async"`, for tasks without a vector environment of their own
@@ -60,7 +61,7 @@ class Pool:
         self._workers = Workers(self._in_turn)
 
     def groups(self, task: int, size: int) -> list[Group | WorkerGroup]:
-        """Return a task's environments, `size` of them together.
+        """Return a task's environments in groups, `size` environments altogether.
 
         :raises ValueError: if they can't be built
         """
@@ -81,7 +82,9 @@ class Pool:
         return [Group(self._in_turn(index, size))]
 
     def arrange(self, tasks_B: np.ndarray) -> list[Part]:
-        """Return the parts that play these tasks, one task per slot; first those of this process.
+        """Return the parts that play these tasks, one task per slot.
+
+        First come the parts that can't step in the background: the others step meanwhile.
 
         :raises ValueError: if an environment can't be built
         """
@@ -99,7 +102,7 @@ class Pool:
     def reset(
         self, parts: Sequence[Part], seeds: Sequence[int | None], options: dict[str, Any] | None
     ) -> tuple[PartObservations, dict[int, Info]]:
-        """Start an episode in every slot of parts; return observations and infos by slot."""
+        """Start an episode in every slot of parts; return observations by part, infos by slot."""
         observations, infos = [], dict[int, Info]()
         for part, seed in zip(parts, seeds, strict=True):
             obs, own = self.ask(part, start, seed, options)
@@ -129,13 +132,13 @@ class Pool:
         return whole
 
     def ask(self, part: Part, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function of a part's vector environment, where it is."""
+        """Call a function with a part's vector environment, in the process that holds it."""
         return self._call(part, part.group.ask, function, *args)
 
     def state_dict(self) -> dict[tuple[int, int], Any]:
-        """Return a state for each environment, by task and number of environments.
+        """Return a list of the environments' states, by task and number of environments.
 
-        It is None where one has none to give.
+        It is None if one of the environments can't give its state.
         """
         found = {key: [each.ask(states_of) for each in own] for key, own in self._groups.items()}
         return {
@@ -144,7 +147,7 @@ class Pool:
         }
 
     def load_state_dict(self, state: dict[tuple[int, int], Any]) -> None:
-        """Go on from a state; an environment without one is left as it is."""
+        """Go on from a state; environments whose entry is None are left as they are."""
         for key, states in state.items():
             offset = 0
             for group in self.groups(*key) if states is not None else ():
@@ -164,14 +167,15 @@ class Pool:
 def _in_turn(
     tasks: Sequence[Task], render_mode: str | None, index: int, num_envs: int
 ) -> InTurnVectorEnv:
-    """Build so many environments of a task."""
+    """Build a task's environments, which are stepped one by one."""
     return InTurnVectorEnv([lambda: CheckedTask(tasks[index].make(render_mode))] * num_envs)
 
 
 def is_batched(task: Task) -> bool:
     """Return whether a task has a vector environment of its own, which steps all at once.
 
-    Arguments that only `gymnasium.make` takes, such as a limit of steps, need single environments.
+    It isn't used with arguments that only `gymnasium.make` takes, such as a limit of steps: these
+    need single environments.
     """
     if task.vector_fn is not None:
         return True
@@ -182,7 +186,10 @@ def is_batched(task: Task) -> bool:
 
 
 def _checked(env: Vector, num_envs: int) -> Vector:
-    """Return what `vector_fn` gave, or raise ValueError if it would mislead."""
+    """Return a vector environment from `vector_fn`, if its size and autoreset mode are right.
+
+    :raises ValueError: if they are not
+    """
     base: Any = env.unwrapped
     mode = getattr(base, "autoreset_mode", env.metadata.get("autoreset_mode"))
     if mode is not AutoresetMode.SAME_STEP or env.num_envs != num_envs:

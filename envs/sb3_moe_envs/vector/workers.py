@@ -1,7 +1,8 @@
-"""Processes that step the environments of all tasks between them: one per core, not one for each.
+"""Processes that share the environments of all tasks: one process per core.
 
 Gymnasium's AsyncVectorEnv starts a process for each environment. With ten Meta-World tasks on two
-cores, processes that hold several took 0.7 times its processor time and half its memory.
+cores, processes that hold several environments took 0.7 times its processor time and half its
+memory.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ from sb3_moe_envs.tasks import close_all
 from sb3_moe_envs.vector.groups import Group, InTurnVectorEnv
 from sb3_moe_envs.vector.infos import Rows
 
-# A function of one of a process's vector environments, and its arguments.
+# The number of a vector environment in its process, a function to call with it, and arguments.
 Call = tuple[int, Callable[..., Any], tuple[Any, ...]]
 Make = Callable[[int, int], InTurnVectorEnv]
 
 
 class Process:
-    """A process that makes calls of its vector environments, one of each at a time.
+    """A process that holds vector environments and calls functions with them.
 
-    :param make: as of :class:`Workers`
+    Each vector environment has at most one call at a time.
+
+    :param make: as in :class:`Workers`
     """
 
     def __init__(self, make: Make) -> None:
@@ -52,7 +55,7 @@ class Process:
         self._noted[call[0]] = call
 
     def play(self) -> None:
-        """Send what was noted; answers of a round that Ctrl-C interrupted are left out."""
+        """Send the noted calls; answers to earlier calls, which Ctrl-C interrupted, are dropped."""
         calls, self._noted = list(self._noted.values()), {}
         if calls:
             self._round += 1
@@ -60,7 +63,7 @@ class Process:
             self._talk(self._pipe.send, (self._round, calls))
 
     def answer(self, number: int) -> Any:
-        """Wait for a vector environment's answer, and return it or raise the error that it is.
+        """Wait for a vector environment's answer; return it, or raise it if it is an error.
 
         :raises RuntimeError: if the process has ended
         """
@@ -95,10 +98,11 @@ class Process:
 class Workers:
     """Worker processes, one fewer than there are cores, started when they are needed.
 
-    This process steps environments too, if there are more of them than workers: otherwise it would
-    only wait, and two processes that wake at once often get the same core.
+    This process steps environments too, if there are more of them than workers. With a worker for
+    each core it would only wait, and two processes that wake at once often get the same core.
 
-    :param make: builds environments of a task, from its index and their number, in the process
+    :param make: builds environments of a task, from the task's index and their number; it is called
+        in the process that steps them
     """
 
     def __init__(self, make: Make) -> None:
@@ -106,7 +110,10 @@ class Workers:
         self._processes: list[Process] = []
 
     def groups(self, task: int, num_envs: int) -> list[Group | WorkerGroup]:
-        """Build a task's environments, evenly spread, most where there are the fewest by then."""
+        """Build a task's environments, spread evenly over the processes.
+
+        Processes that have the fewest environments so far come first.
+        """
         idle = sum(process.num_envs == 0 for process in self._processes)
         for _ in range(min(num_cores() - 1 - len(self._processes), num_envs - idle)):
             self._processes.append(Process(self._make))
@@ -123,7 +130,7 @@ class Workers:
         return groups
 
     def play(self) -> None:
-        """Let all processes begin with what was noted."""
+        """Let all processes begin the noted calls."""
         for process in self._processes:
             process.play()
 
@@ -136,7 +143,7 @@ class Workers:
 class WorkerGroup:
     """Environments of one task in another process, which closes them.
 
-    :param process: which plays them
+    :param process: the process that steps them
     :param task: the task's index
     :param num_envs: number of environments
     """
@@ -150,13 +157,13 @@ class WorkerGroup:
         self.ask(InTurnVectorEnv, task, num_envs)
 
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function of the vector environment where it is."""
+        """Call a function with the vector environment as its first argument, in its process."""
         self._process.note((self._number, function, args))
         self._process.play()
         return self._process.answer(self._number)
 
     def begin(self, actions: Any) -> None:
-        """Note a step, which begins with those of the process's other environments."""
+        """Note a step, which begins together with those of the process's other environments."""
         self._process.note((self._number, InTurnVectorEnv.play, (actions,)))
 
     def finish(self, actions: Any) -> Rows:
@@ -165,11 +172,14 @@ class WorkerGroup:
         return rows
 
     def close(self) -> None:
-        """Leave it to the process."""
+        """Do nothing: the process closes its environments when it ends."""
 
 
 def _start_method() -> str | None:
-    """Choose how processes start: a fork could hang, as with jax, or lack the GPU in use here."""
+    """Choose how processes start.
+
+    A fork can hang once jax is imported, and can't use a GPU that this process has begun to use.
+    """
     torch = sys.modules.get("torch")
     no_fork = "jax" in sys.modules or (torch is not None and torch.cuda.is_initialized())
     has_server = "forkserver" in multiprocessing.get_all_start_methods()  # Windows never forks
@@ -184,9 +194,9 @@ def num_cores() -> int:
 
 
 def _work(pipe: Connection, others_end: Connection, by_value: CloudpickleWrapper) -> None:
-    """Make calls until there is a None, or nobody left to ask, as after an error there."""
+    """Answer calls until None arrives, or the process that asks is gone, as after an error."""
     others_end.close()
-    # Ctrl-C reaches every process of a terminal; the one that asks will end the others.
+    # Ctrl-C reaches every process of a terminal: the process that asks ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     make: Any = by_value.fn
     vectors: list[InTurnVectorEnv] = []
@@ -208,9 +218,9 @@ def _answer(vectors: list[InTurnVectorEnv], make: Make, call: Call) -> Any:
     try:
         if number < len(vectors):
             return function(vectors[number], *args)
-        vectors.append(make(*args))  # which the first call is for
+        vectors.append(make(*args))  # a vector environment's first call builds it
         return None
-    except Exception as error:  # which may not be one that can be sent
+    except Exception as error:  # it may not be picklable: its text is sent
         found = RuntimeError(f"{type(error).__name__}: {error}")
         found.add_note("Where it was raised:\n" + "".join(traceback.format_exception(error)))
         return found

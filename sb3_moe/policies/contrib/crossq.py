@@ -15,7 +15,7 @@ class MoEActor(GaussianActor, Actor):
 
 
 class MoECrossQCritic(MoECritic, CrossQCritic):
-    """CrossQ's critic, with networks."""
+    """CrossQ's critic, with experts."""
 
 
 class MoeMlpPolicy(MoEActorWithCritics, CrossQPolicy):

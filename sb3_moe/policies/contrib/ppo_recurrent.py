@@ -23,7 +23,7 @@ from sb3_moe.policies.options import DEFAULTS
 if TYPE_CHECKING:
 
     class _Policy(MoEActorCritic, RecurrentActorCriticPolicy):
-        """What stands behind the mixin."""
+        """For type checkers: the mixin with the SB3-contrib class that it is combined with."""
 
 else:
     _Policy = MoEActorCritic
@@ -54,7 +54,7 @@ class MoERecurrent(_Policy):
     and critic. Auxiliary losses count the padded steps of RecurrentPPO's sequences too.
     """
 
-    # The image is encoded before the LSTM, so nothing changes for big experts.
+    # The image is encoded before the LSTM, so whole-network experts hold no encoder.
     encodes_in_experts = False
 
     def __init__(self, *args: Any, n_lstm_layers: int = 1, **kwargs: Any) -> None:
@@ -71,7 +71,7 @@ class MoERecurrent(_Policy):
         layout = Layout(x_dim=self.lstm_output_dim, num_tasks=features.num_tasks)
         if all(self.uses_sb3_network(network, features) for network in self.network_names):
             return {}
-        # The one-hot comes back behind the LSTM for both networks, so both must expect it.
+        # The one-hot is appended again behind the LSTM for both networks, so both must expect it.
         self.reattached = features.num_tasks
         if not self.moe["pi"].experts_see_task:
             self.features_dim = features.x_dim
@@ -97,7 +97,7 @@ class MoERecurrent(_Policy):
             )
 
     def follow_experts(self, *args: Any) -> None:
-        """Let the belief follow the experts, and what is put behind the LSTM follow the belief."""
+        """Adjust the belief to the experts, and what is appended behind the LSTM to the belief."""
         super().follow_experts(*args)
         if self.belief is not None:
             self.reattached = self.belief.num_models

@@ -12,10 +12,10 @@ class MoEActor(GaussianActor, Actor):
 
 
 class MoEQuantileCritic(MoECritic, Critic):
-    """TQC's critic, with networks."""
+    """TQC's critic, with experts."""
 
     def forward(self, obs: PyTorchObs, action: th.Tensor) -> th.Tensor:  # type: ignore[override]
-        """Return the quantiles by every network, (B, networks, quantiles)."""
+        """Return the quantiles of every network, (B, networks, quantiles)."""
         grad = not self.share_features_extractor
         return th.stack(self.networks_forward(obs, action, grad=grad), dim=1)
 

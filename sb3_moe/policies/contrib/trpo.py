@@ -7,7 +7,10 @@ from sb3_moe.policies.options import DEFAULTS, LOSS_OF
 
 
 class NoAuxLosses:
-    """Refuse auxiliary losses: TRPO differentiates the KL divergence through the same network."""
+    """Refuse ``popart``, and options that change gradients, as auxiliary losses do.
+
+    TRPO differentiates the KL divergence through the same network, and would change that too.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         for name in (*LOSS_OF, "spectral_coef", "task_gradients"):
