@@ -120,7 +120,7 @@ class CheckedTask(gym.Wrapper[Any, Any, Any, Any]):
         obs, reward, terminated, truncated, info = result = self.env.step(action)
         if not isinstance(reward, _NUMBERS) or not -MAX_REWARD <= reward <= MAX_REWARD:
             raise TypeError(
-                f"the reward must be a finite float, and within float32, got {reward!r}"
+                f"the reward must be a finite number in the range of float32, got {reward!r}"
             )
         # A cheap comparison first, as this runs at every step.
         if not isinstance(obs, np.ndarray) or obs.shape != self._shape:

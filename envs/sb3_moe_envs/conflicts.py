@@ -141,7 +141,7 @@ class Coordinates:
         self._signs = None
         if signs is not None:
             if len(signs) != length or any(sign not in (1, -1) for sign in signs):
-                raise ValueError(f"`signs` must be {length} of 1 and -1, got {signs!r}")
+                raise ValueError(f"`signs` must hold {length} values, each 1 or -1, got {signs!r}")
             self._signs = np.array(signs, observation_space.dtype)
         self._actions = None
         if actions is not None:
@@ -172,7 +172,7 @@ class Coordinates:
 def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndarray:
     order = list(range(length)) if given is None else list(given)
     if sorted(order) != list(range(length)):
-        raise ValueError(f"`{name}` must have each of 0 to {length - 1} once, got {given!r}")
+        raise ValueError(f"`{name}` must hold each of 0 to {length - 1} once, got {given!r}")
     return np.array(order, dtype=np.int64)
 
 

@@ -122,8 +122,8 @@ def reward_of(env: Any, *goals_and_info: Any) -> Any:
 def _task_of(info: Mapping[str, Any], num_tasks: int) -> int:
     if num_tasks > 1 and "task_id" not in info:
         raise ValueError(
-            f"`info` must hold the 'task_id' of each step, as one of {num_tasks} tasks gives the "
-            f"reward of its goal, got {info}; HerReplayBuffer keeps it with "
+            f"`info` must hold the 'task_id' of each step, since {num_tasks} tasks compute their "
+            f"rewards, got {info}; HerReplayBuffer keeps it with "
             "replay_buffer_kwargs=dict(copy_info_dict=True)"
         )
     return int(info.get("task_id", 0)) if num_tasks > 1 else 0

@@ -163,7 +163,7 @@ class TaskSet:
         for name in ("num_tasks", "num_envs"):
             if state[name] != getattr(self, name):
                 raise ValueError(
-                    f"`state` must be of {name}={getattr(self, name)}, got one of {state[name]}"
+                    f"`state` must have {name}={getattr(self, name)}, got {state[name]}"
                 )
         self.schedule.load_state_dict(state["schedule"])
         self._seeds.load_state_dict(state["seeds"])

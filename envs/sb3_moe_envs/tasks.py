@@ -75,7 +75,7 @@ def _require_new(env: gym.Env[Any, Any], name: str) -> None:
     if _GIVEN.get(id(inner)) is inner:
         raise ValueError(
             f"`env_fn` of task {name!r} must build a new environment each time, as in "
-            f"lambda: {type(inner).__name__}(...), and gave one that had been given before"
+            f"lambda: {type(inner).__name__}(...), and returned one a second time"
         )
     with suppress(TypeError):  # a class with __slots__ may allow no weak references
         _GIVEN[id(inner)] = inner

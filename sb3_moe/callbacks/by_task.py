@@ -222,7 +222,7 @@ class TaskTemperatureCallback(CheckedCallback):
         if not isinstance(found, TaskTemperatures):
             raise ValueError("`model` must have a policy with `ent_coef_per_task`=True")
         if (own := getattr(model, "ent_coef", None)) != 1.0:
-            raise ValueError(f"`ent_coef` must be 1.0 beside temperatures by task, got {own!r}")
+            raise ValueError(f"`ent_coef` must be 1.0 with `ent_coef_per_task`=True, got {own!r}")
 
     def _on_rollout_end(self) -> None:
         model: Any = self.model

@@ -72,7 +72,7 @@ class SnapshotCallback(PeriodicCallback):
         if self._is_another_run and not self.overwrite:
             raise ValueError(
                 f"{self.folder} holds snapshots of another run (the latest at step {steps[-1]}), "
-                f"and this one stands at step {step}: go on from them with sb3_moe.resume, choose "
+                f"and this one is at step {step}: go on from them with sb3_moe.resume, choose "
                 "another `path`, or pass `overwrite=True` to remove them"
             )
         try_snapshot(self.model, self.folder)

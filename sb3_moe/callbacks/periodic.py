@@ -224,4 +224,4 @@ def refuse_trpo(model: BaseAlgorithm, of: str) -> None:
     """
     # Compare the class's name, because sb3_contrib need not be installed.
     if any(each.__name__ == "TRPO" for each in type(model).__mro__):
-        raise ValueError(f"{of} can't be used with TRPO, which steps without the optimizer")
+        raise ValueError(f"{of} can't be used with TRPO, whose actor learns without the optimizer")

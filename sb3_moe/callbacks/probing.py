@@ -71,7 +71,7 @@ def collect_probe(
     kept: list[list[Obs]] = [[] for _ in envs]
     for obs, *_ in islice(steps, STRIDE - 1, rounds * STRIDE, STRIDE):
         if not all(map(len, envs)) or (tasks_played(env) != tasks).any():
-            raise ValueError("`env` must play each task for good: build it with make_pinned_env")
+            raise ValueError("`env` must not change its tasks: build it with make_pinned_env")
         for mine, batches in zip(envs, kept, strict=True):
             batches.append(select(obs, mine))
     return [spread(concatenate(batches), wanted) for batches in kept]
@@ -127,7 +127,7 @@ class ProbeCallback(RecordingCallback):
                 f"None, and the environment can't be built again to collect them, since {obstacle}"
             )
         if self.probe is not None and len(self.probe) != len(self.task_names):
-            raise ValueError(f"`probe` must be a list of a batch for each of {self.task_names}")
+            raise ValueError(f"`probe` must be a list with one batch for each of {self.task_names}")
 
     def forget(self) -> None:
         """Drop observations that were collected for another model or for other tasks."""
@@ -225,7 +225,7 @@ class PlasticityCallback(ProbeCallback):
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless the policy has a hidden layer with a known activation."""
         if not hidden_layers(model.policy):
-            raise ValueError("`policy` must have a hidden layer with a known activation, got none")
+            raise ValueError("`model` must have a hidden layer with a known activation, got none")
 
     def forget(self) -> None:
         """Drop observations and weights that were kept for another model or for other tasks."""

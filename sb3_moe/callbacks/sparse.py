@@ -118,7 +118,7 @@ class SparseTrainingCallback(CheckedCallback):
             self._draw(counts)
         elif [0 if mask is None else int(mask.sum()) for mask in own] != alive:
             # The masks are those of an earlier run.
-            raise ValueError("`sparsity` and `densities` must be those of the model's masks")
+            raise ValueError("`sparsity` and `densities` must be those of the masks in the model")
         lasts = same_training(self.model)
         self._steps = [
             MaskedSteps(optimizer, self._is_due, self._regrow, lasts)
@@ -138,7 +138,7 @@ class SparseTrainingCallback(CheckedCallback):
         :param counts: how many weights of each expert are alive, by layer
         """
         if any(getattr(module, "frozen", ()) for module in self.policy.modules()):
-            raise ValueError("`model` must have no frozen experts where weights become sparse")
+            raise ValueError("`model` must have no frozen experts for sparse training")
         seeds = (self.seed, self.model.seed, np.random.SeedSequence().generate_state(1)[0])
         seed = next(int(each) for each in seeds if each is not None)
         generator, masks = generator_of(seed), dict[th.Tensor, th.Tensor]()

@@ -95,12 +95,12 @@ class TaskSwitchCallback(CheckedCallback):
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless the model has all that this callback changes at a switch."""
         if self.replay_buffer != "keep" and not isinstance(model, OffPolicyAlgorithm):
-            raise ValueError("`replay_buffer` must be 'keep' for algorithms that have none")
+            raise ValueError("`replay_buffer` must be 'keep' for on-policy algorithms")
         buffer: Any = getattr(model, "replay_buffer", None)
         if self.replay_buffer == "reservoir":
             self.reservoir.check(buffer)
         elif self.replay_buffer == "clear" and isinstance(buffer, HerReplayBuffer):
-            raise ValueError("`replay_buffer`='clear' leaves the episodes of a HerReplayBuffer")
+            raise ValueError("`replay_buffer` can't be 'clear' with a HerReplayBuffer")
         if self.on_new_task is not None:
             self._check_experts(model)
         if self.restart_exploration and not hasattr(model, "exploration_schedule"):
@@ -260,7 +260,7 @@ class NewTaskCallback(CheckedCallback):
         """Raise ValueError unless there is a belief, and an expert can join where one may."""
         policy = policy_of(model)
         if policy.belief is None:
-            raise ValueError("the policy must have a belief, as `router`='predict' gives it")
+            raise ValueError("`model` must have a belief, such as `router`='predict' gives")
         if self.add_expert:
             policy.check_followed()
             check_room(model, 1)

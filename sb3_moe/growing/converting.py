@@ -390,10 +390,10 @@ def _layer(layer: MoELayer, task: int | None) -> list[nn.Module]:
     is_linear = bool(first) and type(first[-1]) is nn.Linear and (not others or len(first) == 1)
     if experts.combination or not (is_one or is_linear):
         raise ValueError(
-            "`model` must have mixtures that are one network to be dense: one expert, that of a "
-            "task, or linear ones under gates that are the same for every sample, and no "
-            f"`combine`; got `router`={layer.name!r} with {layer.num_experts} experts of "
-            f"{len(first)} layers: `distill` fits a dense one"
+            "`model` can only become dense if each mixture has a single expert, is asked for that "
+            "of one `task`, or has linear experts under gates that are the same for every sample, "
+            f"without `combine`; got `router`={layer.name!r} with {layer.num_experts} experts of "
+            f"{len(first)} layers: `distill` fits a dense model"
         )
     if is_one:
         return first

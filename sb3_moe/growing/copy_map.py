@@ -189,7 +189,7 @@ class CopyMap:
         if into.shape != source.shape:
             raise ValueError(
                 "layers must be as wide as those they come from, or wider (`expert_width`): a "
-                f"part has the shape {tuple(into.shape)}, and theirs {tuple(source.shape)}"
+                f"new part has the shape {tuple(into.shape)}, the old one {tuple(source.shape)}"
             )
         self.entries.append(Entry(shown_in(into), [Origin(shown_in(source), weight, gate)]))
 
@@ -297,7 +297,7 @@ class CopyMap:
             if all(a.shape == b.shape for a, b in zip(loose, known[name], strict=True)):
                 self._alike(loose, known[name])
             elif cure:
-                raise ValueError(f"gSDE's noise, {name}, is for a latent of another width: {cure}")
+                raise ValueError(f"gSDE's {name} has the width of the old hidden layer: {cure}")
 
     def _alike(self, new: Sequence[th.Tensor], old: Sequence[th.Tensor]) -> None:
         for mine, theirs in zip(new, old, strict=True):

@@ -189,7 +189,7 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
     for name, layer in found.items():
         if layer.needs_tasks:
             raise ValueError(
-                f"`router`={layer.name!r} has an expert for each task in {name}, no more or less"
+                f"`router`={layer.name!r} needs exactly one expert for each task in {name}"
             )
     return found
 

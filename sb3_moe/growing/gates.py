@@ -178,8 +178,8 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
         bias_K.copy_(_shared_biases(_last(before), old.num_experts, heirs))
     else:
         raise ValueError(
-            f"`router`={new.name!r} can't share out gates: one of your own needs a method "
-            "`share_out(heirs, old)`, one of this package scores with a bias"
+            f"`router`={new.name!r} can't share out its gates: a router of your own needs a method "
+            "`share_out(heirs, old)`, a built-in one needs scores with a bias"
         )
 
 

@@ -40,7 +40,7 @@ _LOGGED = ("tensorboard_log", "ep_info_buffer", "ep_success_buffer")
 _OURS = "Moe"
 # Options outside the layers of experts that SB3's dense networks have no counterpart of.
 NOT_SB3S = ("block", "task_embedding", "action_dims", "ent_coef_per_task")
-WHY_NOT = "SB3's dense models have nothing else (`distill` fits one)"
+WHY_NOT = "SB3's dense models have no counterpart (`distill` fits one)"
 # The largest difference between outputs that counts as rounding, relative to their size.
 TOLERANCE = 1e-4
 
@@ -178,8 +178,8 @@ def _alias(model: BaseAlgorithm) -> str:
         if each is kind:
             return name
     raise TypeError(
-        f"`model` must have a policy that {type(model).__name__} has a name for, {list(aliases)}, "
-        f"got {kind.__name__}"
+        f"`model` must have one of the policies that {type(model).__name__} has a name for, "
+        f"{list(aliases)}, got {kind.__name__}"
     )
 
 
@@ -254,8 +254,8 @@ def check_same(new: Any, old: Any, obs: Any, old_obs: Any) -> None:
         apart = (found[name] - wanted).abs().max().item() / size
         if not apart <= TOLERANCE:
             raise ValueError(
-                "`router` and `expert` must be of kinds that do the same as the layers that are "
-                f"moved, got outputs {name!r} that are {apart:.3g} of their size apart"
+                "`router` and `expert` must be of kinds that can compute the same as the old "
+                f"layers, but outputs {name!r} differ by {apart:.3g} of their size"
             )
 
 

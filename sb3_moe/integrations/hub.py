@@ -136,7 +136,7 @@ def check_folder(folder: Path, argument: str = "folder") -> None:
     taken = [name for name in FILES if (folder / name).exists()]
     if taken and RESULTS not in taken:
         raise ValueError(
-            f"`{argument}` must be a folder of its own, or an earlier card's, got {folder}, "
+            f"`{argument}` must be empty, or hold an earlier card, got {folder}, "
             f"whose {taken[0]} would be lost"
         )
 

@@ -153,7 +153,7 @@ def read_kwargs(text: str) -> dict[str, Any]:
         found = ast.literal_eval(CLASS.sub(rf"'{MARK}\1'", text))
     except (ValueError, SyntaxError) as error:
         raise ValueError(
-            f"`policy_kwargs` must hold plain values and classes to be optimized, got {text}"
+            f"`policy_kwargs` must hold only plain values and classes for the zoo, got {text}"
         ) from error
     return dict(_with_classes(found))
 

@@ -60,8 +60,8 @@ class Registry(Generic[T]):
         module, colon, name = path.partition(":")
         if not colon:
             raise ValueError(
-                f"`{self.option}` must be one of {list(self._classes)}, got {path!r}; a class, or "
-                f"'package.module:Class', will do too{did_you_mean(path, self._classes)}"
+                f"`{self.option}` must be one of {list(self._classes)}, a class, or "
+                f"'package.module:Class', got {path!r}{did_you_mean(path, self._classes)}"
             )
         try:
             return getattr(import_module(module), name)
@@ -125,7 +125,7 @@ def check_names(
             continue
         hint = did_you_mean(name, known)
         if name in signature(cls).parameters and not of_this_package(cls):
-            hint = f"; `*,` before {name!r} in its constructor makes it one"
+            hint = f"; put `*,` before {name!r} in the constructor"
         raise TypeError(
             f"`{option}` may hold the keyword-only arguments of {what}, {list(known)}, got "
             f"{name!r}{hint}"

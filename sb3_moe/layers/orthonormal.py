@@ -34,6 +34,6 @@ def check_orthogonal(num_experts: int, out_features: int) -> None:
     if num_experts > out_features:
         raise ValueError(
             "`combine`='orthogonal' needs experts with at least as many outputs as there are "
-            f"experts, {num_experts}, got {out_features}: fewer experts, or wider layers "
-            "(`net_arch`)"
+            f"experts, {num_experts}, got {out_features}: use fewer experts, or wider "
+            "layers (`net_arch`)"
         )

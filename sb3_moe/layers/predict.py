@@ -329,4 +329,4 @@ class PredictMoE(MoELayer):
 def positive(name: str, value: object, at_most: float = math.inf) -> None:
     """Raise unless a value is a number greater than 0 and at most ``at_most``."""
     if not 0.0 < number(name, value) <= at_most:
-        raise ValueError(f"`{name}` must be greater than 0 and at most {at_most}, got {value}")
+        raise ValueError(f"`{name}` must be in (0, {at_most}], got {value}")

@@ -59,7 +59,7 @@ class SparseMoE(ScoredMoE):
         if renormalize and top_k < 2:
             raise ValueError(
                 "`renormalize`=True needs `top_k` of at least 2: the gate of a single expert would "
-                f"always be 1, and the router learn nothing, got {top_k}"
+                f"always be 1, so the router would learn nothing, got {top_k}"
             )
         self.top_k = top_k
         self.bias_rate = bias_rate

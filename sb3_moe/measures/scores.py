@@ -143,7 +143,7 @@ def checked_blocks(blocks: Blocks) -> Blocks:
     :raises ValueError: if there are none
     """
     if not blocks:
-        raise ValueError("`blocks` must not be empty: train with a Cycle or Sequence schedule")
+        raise ValueError("`blocks` must not be empty: use a Cycle or Sequence, not Interleave")
     return blocks
 
 

@@ -22,5 +22,5 @@ def __getattr__(name: str) -> NoReturn:
     listed = ", ".join(f"{place} ({', '.join(used)})" for place, used in places.items())
     # An AttributeError's text would be lost in `from sb3_moe.policies import ...`.
     raise ImportError(
-        f"cannot import name {name!r} from {__name__!r}: algorithms have their own, in {listed}"
+        f"cannot import name {name!r} from {__name__!r}: each algorithm has its own, in {listed}"
     )

@@ -113,8 +113,7 @@ class LooksInside(BaseModel):
         shape, actions = self.action_space.shape or (), _as_array(given)
         if actions.shape[actions.ndim - len(shape) :] != shape:
             raise ValueError(
-                f"`actions` must be of the shape {shape}, each alone or in rows, got "
-                f"{actions.shape}"
+                f"`actions` must have the shape {shape}, alone or in rows, got {actions.shape}"
             )
         if self.squash_output:  # critics see actions scaled to [-1, 1]
             actions = self.scale_action(actions)

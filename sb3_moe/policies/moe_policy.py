@@ -125,8 +125,8 @@ class MoEPolicy(TeachesOptimizers):
         noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
         if noise and "vf" in names:
             raise ValueError(
-                "`router_noise` must be 0 for on-policy algorithms, whose ratio of new to old "
-                f"policy it would move, got {noise}"
+                "`router_noise` must be 0 for on-policy algorithms, since it changes the ratio of "
+                f"new to old policy, got {noise}"
             )
         self._check_temperature()
         whole = any(each.place.whole for each in self.moe.values())
@@ -299,8 +299,8 @@ class MoEPolicy(TeachesOptimizers):
         """Raise ValueError if experts can't join or leave because a network sees the belief."""
         if 0 < len(self._networks_by_belief) < len(self.moe):
             raise ValueError(
-                "experts can join or leave only if all networks have `router`='predict': others "
-                "see the belief as an input, whose width would change"
+                "experts can join or leave only if all networks have `router`='predict': other "
+                "networks see the belief as an input, whose width would change"
             )
 
     @property

@@ -179,7 +179,7 @@ class Networks(ABC):
         :param actions: as the algorithm keeps them in its buffer, on that device
         :raises TypeError: if the family does not define this method
         """
-        raise TypeError(f"{type(self).__name__} doesn't say what its policies think of actions")
+        raise TypeError(f"{type(self).__name__} must define `taken` for this")
 
     # Where the networks' modules, parameters and targets are.
 

@@ -154,8 +154,8 @@ class MoEActorCritic(_Policy):
         """
         if self.popart is not None and not self.popart.has_followed:
             raise RuntimeError(
-                "`popart`=True needs learn(..., callback=PopArtCallback()), before callbacks that "
-                "look at advantages"
+                "`popart`=True needs learn(..., callback=PopArtCallback()), in a list before "
+                "callbacks that use advantages"
             )
         values, *of_actor = super().evaluate_actions(obs, *args, **kwargs)
         if "pi" in self.task_gradients:

@@ -248,8 +248,8 @@ class MoEOptions:
             return self.num_experts or DEFAULT_NUM_EXPERTS
         if self.num_experts not in (None, num_tasks):
             raise ValueError(
-                f"`num_experts` must be the number of tasks, or of a belief's, {num_tasks}, with "
-                f"`router`={self.router_class.name!r} (or None), got {self.num_experts}"
+                f"`num_experts` must be the number of tasks or of a belief's models, {num_tasks}, "
+                f"with `router`={self.router_class.name!r} (or None), got {self.num_experts}"
             )
         return num_tasks
 
@@ -290,8 +290,8 @@ class MoEOptions:
             # counts as not given, so only `router_kwargs` can set it.
             if name in kwargs and (self.is_given(name) or of_this_package(router)):
                 raise ValueError(
-                    f"`{name}` is an option of its own: give it beside `router_kwargs`, not "
-                    f"within, got {dict(kwargs)}"
+                    f"`{name}` is an option of the policy: give it beside `router_kwargs`, not "
+                    f"inside, got {dict(kwargs)}"
                 )
         check_names("router_kwargs", kwargs, [*own_options(router)], f"{router.name!r}", cls=router)
         if self.num_experts is None:
@@ -317,13 +317,13 @@ class MoEOptions:
         if self.spectral_coef and not self.place.has_experts:
             raise ValueError(
                 f"`spectral_coef`={self.spectral_coef} needs experts, got `placement`="
-                f"{self.placement!r}; a single number is the first network's, the actor's: name "
-                "another as in dict(vf=0.001)"
+                f"{self.placement!r}; a single number applies to the actor alone: name another "
+                "network as in dict(vf=0.001)"
             )
         if self.is_given("block") and self.match_scale:
             raise ValueError(
-                "`match_scale` must be False, for it compares with SB3's dense layers, with "
-                f"`block`={self.block!r}"
+                f"`match_scale` must be False with `block`={self.block!r}, since it compares with "
+                "SB3's dense layers"
             )
 
     def _check_head(self) -> None:
@@ -371,7 +371,7 @@ class MoEOptions:
             )
         if self.task_embedding is not None and not self.embeds_task:
             raise ValueError(
-                f"`task_embedding`={self.task_embedding} needs someone who sees it, got "
+                f"`task_embedding`={self.task_embedding} needs experts or routers that see it, got "
                 f"`task_input`={self.task_input!r} with `router`={router.name!r}: use "
                 "`task_input`='both', or 'experts'"
             )

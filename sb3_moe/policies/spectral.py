@@ -123,8 +123,8 @@ def penalize(policy: LooksInside) -> tuple[dict[str, FeaturePenalty], Hooks, Hoo
         if not able:
             kinds = [type(layer.experts).__name__ for layer in layers.values()]
             raise ValueError(
-                "`spectral_coef` needs experts of torch's own layers in a row, a hidden one before "
-                f"the last, without statistics over the batch; {network!r} has none, got {kinds}"
+                "`spectral_coef` needs experts of torch's own layers in sequence, one before the "
+                f"last, without statistics over the batch; {network!r} has none, got {kinds}"
             )
         penalty = FeaturePenalty(coef, (p for m in modules for p in m.parameters()))
         penalties[able[-1]] = penalty

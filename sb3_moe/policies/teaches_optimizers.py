@@ -82,7 +82,7 @@ class TeachesOptimizers(LooksInside):
         :raises ValueError: as :meth:`set_frozen_experts`
         """
         if not isinstance(frozen, Mapping):
-            raise TypeError(f"`frozen_experts` must be such as dict(pi=[0]), got {frozen!r}")
+            raise TypeError(f"`frozen_experts` must be a dict such as dict(pi=[0]), got {frozen!r}")
         found: dict[str, set[int]] = {}
         optimizers = networks_of(self).optimizers()
         for network, numbers in frozen.items():
@@ -118,6 +118,6 @@ def check_optimizer(optimizer: th.optim.Optimizer, option: str) -> None:
     """
     if not isinstance(optimizer, ExpertAdam):
         raise ValueError(
-            f"`{option}` needs `optimizer_class` Adam or AdamW, built as an ExpertAdam (A2C: "
-            f"`use_rms_prop`=False), got {type(optimizer).__name__}"
+            f"`{option}` needs Adam or AdamW as `optimizer_class`, which policies build as an "
+            f"ExpertAdam (for A2C also `use_rms_prop`=False), got {type(optimizer).__name__}"
         )

@@ -225,7 +225,7 @@ class _SavedModel:
         device: Any,
     ) -> None:
         if state != state | _FORMAT:
-            raise UnsafeFileError(f"it is no file of {_FORMAT}")
+            raise UnsafeFileError(f"its format is not {_FORMAT}")
         arrays, self._weights = (
             {name[len(part) :]: each for name, each in tensors.items() if name.startswith(part)}
             for part in (_ARRAYS, _WEIGHTS)
@@ -336,8 +336,8 @@ def _check_sizes(model: Any, weights: Mapping[str, th.Tensor], max_bytes: float)
     size = row * (max(counts.values()) if is_off_policy else math.prod(counts.values()))
     if size > max_bytes:
         raise UnsafeFileError(
-            f"its `{counted}` of {counts[counted]} means about {size} bytes of buffers and "
-            f"`max_bytes` is {max_bytes}: pass max_bytes={2 * size} if you have them"
+            f"its `{counted}` of {counts[counted]} needs buffers of about {size} bytes and "
+            f"`max_bytes` is {max_bytes}: pass max_bytes={2 * size} if you have the memory"
         )
 
 

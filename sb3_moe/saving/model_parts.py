@@ -86,7 +86,7 @@ def decode_attributes(
     """
     if unknown := set(saved) - set(_kept(model)):
         raise UnsafeFileError(
-            f"{min(unknown)[:60]!r} is nothing that a {type(model).__name__} keeps in a file"
+            f"{min(unknown)[:60]!r} is no attribute that files of {type(model).__name__} hold"
         )
     return {name: decoder.decode(name, value) for name, value in saved.items()}
 
@@ -267,7 +267,7 @@ class SavedNormalizer:
 
     def __init__(self, saved: dict[str, Any]) -> None:
         if saved["class"] not in _KINDS:
-            raise UnsafeFileError(f"its normalizer is {saved['class']!r:.60}, which is none")
+            raise UnsafeFileError(f"its normalizer {saved['class']!r:.60} is of an unknown class")
         self._kind = _KINDS[saved["class"]]
         self._settings = {name: saved["settings"][name] for name in _SETTINGS}
         self._sees_history = bool(saved["sees_history"])

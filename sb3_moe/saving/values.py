@@ -113,7 +113,7 @@ def unpack(file: IO[bytes], max_bytes: float) -> tuple[Any, dict[str, th.Tensor]
     except Exception as error:  # the library's errors have no class in common
         raise UnsafeFileError(f"{_NOT_OURS} ({type(error).__name__}: {error})") from error
     if crc != _checksum(said, tensors):
-        raise UnsafeFileError("it is damaged: its checksum is another")
+        raise UnsafeFileError("it is damaged: its checksum is wrong")
     return state, tensors
 
 
@@ -318,7 +318,7 @@ class Decoder:
         if not isinstance(value, dict):
             return value
         if len(value) != 1:
-            raise UnsafeFileError(f"its `{name}` is an object without one kind")
+            raise UnsafeFileError(f"its `{name}` is an object of no kind, or of several")
         ((kind, content),) = value.items()
         match kind, content:
             case "tuple", list():
@@ -339,15 +339,15 @@ class Decoder:
                 return self._named(name, kind, content)
             case str(), list() if kind in OBJECTS:
                 return self._object(kind, content)
-        raise UnsafeFileError(f"its `{name}` holds what is none of our values, {str(value)[:60]}")
+        raise UnsafeFileError(f"its `{name}` holds a value of no known kind, {str(value)[:60]}")
 
     def _named(self, role: str, kind: str, name: str) -> Any:
         """Return a known class, or the custom object that the user gives by this name."""
         if kind == "custom":
             if name not in self._custom_objects:
                 raise UnsafeFileError(
-                    f"its `{role}` is a class or function of its maker's: pass custom_objects="
-                    f"{{{name[:60]!r}: ...}} to say what that is"
+                    f"its `{role}` is a class or function of whoever saved it: pass it in "
+                    f"custom_objects={{{name[:60]!r}: ...}}"
                 )
             return self._custom_objects[name]
         if name not in KNOWN.get(role, _LAYERS):

@@ -318,7 +318,7 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
     """
     if name not in TABLE:
         raise ValueError(
-            f"`algorithm` must be one with our policies, got {name!r}{hint(name, TABLE)}"
+            f"`algorithm` must be one that has MoE policies, got {name!r}{hint(name, TABLE)}"
         )
     return cast(type[BaseAlgorithm], imported(TABLE[name].algorithm, "algorithm"))
 
@@ -401,7 +401,7 @@ def arguments_of(run: RunConfig) -> dict[str, Any]:
         blocks = 1 if run.annealing == "run" else len(run.order or (0,)) * run.cycles
         arguments["learning_rate"] = LinearPerBlock(rate, blocks)
     if given := _OF_RUNS & {*arguments}:
-        raise ValueError(f"`arguments` can't have what each run gives itself, got {given}")
+        raise ValueError(f"`arguments` can't have what every run sets itself, got {given}")
     return {**arguments, "policy_kwargs": _policy_kwargs(run)}
 
 

@@ -118,7 +118,7 @@ def make_engine(options: cli.Run, study: config.StudyConfig, root: Path) -> engi
         return engine.LocalEngine(options.processes)
     cpus, gpus = options.cpus or 1.0, options.gpus or 0.0
     if study.device.startswith("cuda") and not options.gpus:
-        raise ValueError("`--gpus` must be above 0 where `device` is cuda: runs are shown none")
+        raise ValueError("`--gpus` must be above 0 where `device` is cuda: runs would see no GPU")
     if options.engine == "ray":
         return engine.RayEngine(root, options.address, cpus, gpus)
     pairs = (each.partition("=") for each in options.slurm)
@@ -286,7 +286,7 @@ def _load(options: cli.AgentOptions, env: Any) -> BaseAlgorithm:
         return load(path, env, device="cpu", custom_objects=own)
     if not options.trust:
         raise ValueError(
-            f"{path.name} can run code when it is opened: say --trust if it is your own"
+            f"{path.name} can run code when it is opened: pass --trust if it is your own"
         )
     try:
         return building.algorithm_class(options.algorithm).load(path, env, device="cpu")

@@ -235,11 +235,11 @@ class Setup:
         names = tuple(task.name for task in building.read_tasks(self.games, self.tasks))
         if not names or self.games not in ((), names) or len({*names}) < len(names):
             raise ValueError(
-                "`games` must be different from each other, at least one, and left out where there "
-                f"are `tasks`, got {list(self.games)}"
+                "`games` must be one or more, all different, or left out where there are `tasks`, "
+                f"got {list(self.games)}"
             )
         if self.tasks and self.no_op_max:
-            raise ValueError("`no_op_max` must be left out where there are `tasks`: it is of games")
+            raise ValueError("`no_op_max` must be left out where there are `tasks`, not `games`")
         self.games = names
         self.preset = self.preset or ("minatar" if self.algorithm == "PPO" else "none")
 
@@ -442,7 +442,7 @@ class StudyConfig(Setup):
         if not {*self.only} <= {*names}:
             raise ValueError(f"`only` must name networks of the study, {names}, got {self.only}")
         if (self.schedule is None) == ("schedule" in self.regimes):
-            raise ValueError('`regimes` must have "schedule" where there is a `schedule`, and only')
+            raise ValueError('`regimes` must have "schedule" exactly if there is a `schedule`')
         if self.tune is not None:
             if shared := {*self.tune.seeds} & {*self.seeds}:
                 raise ValueError(f"`tune.seeds` must be none of the study's `seeds`, got {shared}")
@@ -480,8 +480,8 @@ class StudyConfig(Setup):
         # Different runs may have the same name, since tasks may have dashes too.
         if not 0 < len({run.name for run in runs}) == len(runs):
             raise ValueError(
-                "`architectures`, `regimes`, `orders` and `seeds` must each be different from each "
-                "other, at least one, or runs would have the same names"
+                "`architectures`, `regimes`, `orders` and `seeds` must each have one or more "
+                "entries, all different, since they name the runs"
             )
         return list({run.name: run for each in runs for run in self._chain(each)}.values())
 

@@ -307,7 +307,7 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, console: Console) -> None:
                     continue
                 if start and not (job.folder.path.parent / start / "done.json").is_file():
                     waiting.remove(job)
-                    view.ended(job, State("missing", f"{start}, its start, is not done"))
+                    view.ended(job, State("missing", f"{start}, which it begins with, is not done"))
                 elif len(running) < engine.capacity:
                     waiting.remove(job)
                     engine.start(job.run, job.folder.path)

@@ -108,7 +108,7 @@ def check_report_folder(root: Path, to: Path | None = None) -> Path:
     others = folder.is_dir() and {path.name for path in folder.iterdir()} - {REPLAYS}
     if others and TABLE not in others:
         raise ValueError(
-            f"`to` must be a folder of its own, or an earlier report's, got other files in {folder}"
+            f"`to` must be empty, or hold an earlier report, got other files in {folder}"
         )
     return folder
 

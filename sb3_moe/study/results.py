@@ -508,7 +508,7 @@ def random_means(study: StudyConfig, root: Path) -> dict[str, float]:
     """
     found = read_json(root / "random.json")
     if found.get("of") != random_of(study):
-        raise ValueError("random.json is of other environments: run the study, which measures anew")
+        raise ValueError("random.json is of other environments: `study run` measures it again")
     return {task: float(np.mean(values)) for task, values in found["returns"].items()}
 
 

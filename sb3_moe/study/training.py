@@ -115,9 +115,9 @@ def _begun(run: RunConfig, folder: RunFolder) -> tuple[BaseAlgorithm, VecEnv]:
         model, env = resume(snapshots[-1], device=run.device)
     except Exception as error:  # a pickle may raise anything
         raise RuntimeError(
-            f"{snapshots[-1].name} can't be gone on from ({type(error).__name__}: {error}); run "
-            "again with --retry, and if it fails again delete it, to go on from an earlier one "
-            "or to start anew"
+            f"{snapshots[-1].name} can't be resumed ({type(error).__name__}: {error}); run again "
+            "with --retry, and if that fails, delete this snapshot to go on from an earlier one or "
+            "to start anew"
         ) from error
     return model, env
 

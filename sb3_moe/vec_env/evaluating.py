@@ -79,7 +79,7 @@ def evaluate_tasks(
     whole_or_none("max_episode_steps", max_episode_steps)
     whole("n_eval_episodes", n_eval_episodes)
     if not isinstance(env, VecEnv):
-        raise TypeError(f"`env` must be a VecEnv, as of make_vec_env, got {type(env).__name__}")
+        raise TypeError(f"`env` must be a VecEnv, got {type(env).__name__}: use make_vec_env")
     if isinstance(model, BaseAlgorithm):  # other models need only have a `predict`
         check_tasks(tasks_known(model), env)
         if (own := model.get_env()) is not None and own is not env:
@@ -114,7 +114,7 @@ def played(
         yield obs, dones, infos
 
 
-_EACH_ITS_OWN = "the environment must play every task in an environment of its own"
+_EACH_ITS_OWN = "each of the environments must keep to one task, and every task have one"
 _BUILD = "build it with sb3_moe.make_multitask_vec_env(tasks, schedule=Interleave())"
 
 
@@ -129,7 +129,7 @@ class _Episodes:
     def __init__(self, env: VecEnv, episodes: int) -> None:
         self._tasks, self._names = tasks_played(env), task_names(env)
         if missing := [name for k, name in enumerate(self._names) if k not in self._tasks]:
-            raise ValueError(f"{_EACH_ITS_OWN}, but lacks {missing}; {_BUILD}")
+            raise ValueError(f"{_EACH_ITS_OWN}, but {missing} has none; {_BUILD}")
         same_EE = self._tasks[:, None] == self._tasks
         number, rank = same_EE.sum(1), np.tril(same_EE, -1).sum(1)
         self._quota = (episodes + number - 1 - rank) // number
@@ -159,7 +159,7 @@ class _Episodes:
         if self.wanted[index]:
             task = self._tasks[index]
             if len(self._names) > 1 and info.get("task_id", task) != task:
-                raise ValueError(f"{_EACH_ITS_OWN}, but that of number {index} changed; {_BUILD}")
+                raise ValueError(f"{_EACH_ITS_OWN}, but environment {index} did not; {_BUILD}")
             self._episodes[index].append(episode)
             self.wanted[index] = len(self._episodes[index]) < self._quota[index]
 

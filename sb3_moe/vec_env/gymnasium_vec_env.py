@@ -193,7 +193,7 @@ class GymnasiumVecEnv(VecEnv):
         if not reaches_each and not self.has_attr(attr_name):
             raise AttributeError(
                 f"`set_attr` reaches no task: {self.env} has no attribute {attr_name!r}; give "
-                "tasks their arguments where they are listed, as in ('CartPole-v1', {...})"
+                "arguments with the task, as in ('CartPole-v1', {...})"
             )
         if self._envs is not None:
             for i in chosen:

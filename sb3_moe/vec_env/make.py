@@ -165,7 +165,7 @@ def are_interleaved(env: VecEnv) -> bool:
 def not_built_again_since(env: VecEnv) -> str | None:
     """Return why no other environment like this one can be built; None if one can."""
     if getattr(env, "recipe", None) is None:
-        return "it doesn't say how it was built"
+        return "make_multitask_vec_env didn't build it"
     return not_wrapped_again_since(env)
 
 
@@ -249,7 +249,7 @@ def synchronize(training_env: VecEnv, env: VecEnv) -> None:
     source, target = unwrap_vec_normalize(training_env), unwrap_vec_normalize(env)
     if _kind(source) != _kind(target):
         raise ValueError(
-            f"what is played must be normalized as in training, by {_kind(source)}, got "
+            f"`env` must be normalized as in training, by {_kind(source)}, got "
             f"{_kind(target)}; make_pinned_env(model.get_env()) builds such an environment"
         )
     if target is None:

@@ -165,8 +165,8 @@ def _numpy(values: Any, space: spaces.Space[Any]) -> npt.NDArray[Any]:
 
 #: The error if a history and :class:`PerTaskVecNormalize` are used together.
 NO_TASK = (
-    "PerTaskVecNormalize knows which task is played, which a history is there to infer: use "
-    "VecNormalize"
+    "PerTaskVecNormalize must know which task is played, and a history is for tasks that nobody "
+    "names: use VecNormalize"
 )
 
 
@@ -208,8 +208,8 @@ class VecHistory(VecEnvWrapper):
         is_kept = isinstance(above, OffPolicyAlgorithm) and unwrap_vec_normalize(self.venv)
         if changes or is_kept:
             raise ValueError(
-                "VecNormalize must be below VecHistory, or above it with norm_obs_keys=['obs'], as "
-                "off-policy, where a replay buffer keeps what is below a normalizer"
+                "VecNormalize must be below VecHistory, or above it with norm_obs_keys=['obs']; "
+                "off-policy always above, because replay buffers keep raw observations"
             )
         return self._history.start(self.venv.reset())
 

@@ -15,7 +15,7 @@ from sb3_moe.vec_env.tasks import names_on
 
 NEED_TASKS = (
     "observations that don't show their task need `task_ids` to be normalized, which off-policy "
-    "algorithms don't give: norm_obs=False, or another `task_id`"
+    "algorithms don't give: use norm_obs=False or another `task_id`"
 )
 NEED_BUFFER = (
     "rewards are normalized by the statistics of their task, which SB3's own replay buffers don't "
@@ -244,8 +244,8 @@ def _normalized_parts(space: spaces.Space[Any], keys: list[str] | None) -> dict[
     for key in chosen:
         if not np.issubdtype(parts[key].dtype, np.floating):
             raise ValueError(
-                "`norm_obs` must be False for images and other whole numbers, as which buffers "
-                f"would store them, got {key!r}: {parts[key]}; or leave it out of `norm_obs_keys`"
+                "`norm_obs` must be False for images and other whole numbers, since buffers would "
+                f"round them, got {key!r}: {parts[key]}; or leave it out of `norm_obs_keys`"
             )
     return {key: parts[key] for key in chosen}
 

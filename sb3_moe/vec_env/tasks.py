@@ -49,7 +49,7 @@ def require_tasks(env: VecEnv) -> None:
     :raises ValueError: if it is not a multi-task environment
     """
     if not has_tasks(env):
-        raise ValueError(f"the environment must have tasks, as make_multitask_vec_env's, got {env}")
+        raise ValueError(f"`env` must have tasks, as those of make_multitask_vec_env, got {env}")
 
 
 def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
@@ -127,7 +127,7 @@ def check_tasks(known: Sequence[str] | None, env: VecEnv) -> None:
     others = {*known} != {*shown}
     raise ValueError(
         f"`env` must have the model's tasks in the model's order, {list(known)}, got {shown}"
-        + ("; if they take the place of its own, tell it so by its set_env" if others else "")
+        + ("; to replace the model's tasks, call model.set_env(env)" if others else "")
     )
 
 

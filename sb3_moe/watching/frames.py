@@ -30,7 +30,7 @@ def as_frame(picture: Any) -> Frame:
     if frame.dtype.kind not in "buif" or not is_picture:
         raise ValueError(
             "`render()` must give an array of numbers (height, width), or with 1, 3 or 4 channels "
-            f"behind, got {type(picture).__name__} {frame.shape if frame.ndim else ''}".rstrip()
+            f"last, got {type(picture).__name__} {frame.shape if frame.ndim else ''}".rstrip()
         )
     if frame.dtype != np.uint8:
         values = np.nan_to_num(frame.astype(np.float64), posinf=255.0, neginf=0.0)

@@ -106,7 +106,7 @@ def when_off(layer: MoELayer) -> str:
     :param layer: the mixture
     """
     if isinstance(layer, SparseMoE):
-        return "others are chosen in its place"
+        return "other experts are chosen in its place"
     softmax = isinstance(layer, EmbeddingMoE) and layer.softmax
     if softmax or isinstance(layer, SoftMoE | UniformMoE | PredictMoE):
         return "the others share its weight"
@@ -133,7 +133,7 @@ def _edited(
             before = mixture.edit_gates
             edit = partial(_both, before, change)
             if not edit(th.ones(mixture.num_experts)).any():
-                raise ValueError(f"one of the {mixture.num_experts} experts of {name} must stay on")
+                raise ValueError(f"an expert of the {mixture.num_experts} of {name} must stay on")
             undone.callback(setattr, mixture, "edit_gates", before)
             mixture.edit_gates = edit
         yield

@@ -157,7 +157,7 @@ class Replay:
         path = Path(path)
         if path.suffix.lower() in FILMS:
             raise ValueError(
-                f"`path` must be an HTML file's, got {path.name!r}: `to_video` writes films"
+                f"`path` must name an HTML file, got {path.name!r}: `to_video` writes films"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         text = self.to_html()

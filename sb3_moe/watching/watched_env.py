@@ -34,7 +34,7 @@ NOT_AGAIN = tuple(
     for each in (Monitor, HumanRendering, RecordVideo, RenderCollection)
 )
 IMAGES = "rgb_array"
-NOT_ASKED = "no pictures were asked for"
+NOT_ASKED = "no images were asked for"
 NO_MODE = "the environment was built without render_mode='rgb_array'"
 
 
@@ -154,15 +154,14 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
     spec: Any = env.get_attr("spec")[0] if env.has_attr("spec") else None
     all_wrappers = () if spec is None else spec.additional_wrappers
     wrappers = tuple(each for each in all_wrappers if each.entry_point not in NOT_AGAIN)
-    unknown = [f"{each.name} around it" for each in wrappers if each.kwargs is None]
-    if spec is None or spec.id not in gym.registry:
-        unknown = ["it"]
+    unknown = [each.name for each in wrappers if each.kwargs is None]
     why = not_wrapped_again_since(env)
-    if unknown or why:
-        raise ValueError(
-            "`env` must be given, and another than the model's own, which is training's: "
-            + (why or f"{unknown[0]} doesn't say how another one is built")
-        )
+    if spec is None or spec.id not in gym.registry:
+        why = why or "gymnasium.make didn't build it"
+    elif unknown:
+        why = why or f"{unknown[0]} around it doesn't record its arguments"
+    if why:
+        raise ValueError(f"`env` must be given, since the model's own can't be built again: {why}")
     spec, mode = replace(spec, additional_wrappers=wrappers), dict[str, Any]()
     # Classes of environments need not take a `render_mode`.
     if render_mode is not None or "render_mode" in spec.kwargs:

@@ -286,12 +286,12 @@ REFUSED = [
         lambda: MultiTaskEvalCallback(9, n_eval_envs=1, eval_env="CartPole-v1"),
         "`n_eval_envs` must be None with an `eval_env`, got 1",
     ),
-    (lambda: collect_probe(toy_vec_env((0, 1), (1, 0)), 4), "`env` must play each task for good"),
+    (lambda: collect_probe(toy_vec_env((0, 1), (1, 0)), 4), "`env` must not change its tasks"),
 ]
 NO_LAYER = {"policy_kwargs": {"placement": "none", "net_arch": []}}
 # Callback, algorithm, its arguments, message.
 UNFIT = [
-    (TaskSwitchCallback(replay_buffer="clear"), PPO, {}, "'keep' for algorithms that have none"),
+    (TaskSwitchCallback(replay_buffer="clear"), PPO, {}, "'keep' for on-policy algorithms"),
     (TaskSwitchCallback(restart_exploration=True), PPO, {}, "needs an algorithm with an epsilon"),
     (
         TaskSwitchCallback(replay_buffer="reservoir"),

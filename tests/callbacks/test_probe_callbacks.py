@@ -118,7 +118,7 @@ def test_a_callback_that_is_used_again_looks_at_each_model_on_observations_of_it
 
 
 def test_a_probe_of_other_tasks_is_refused():
-    with pytest.raises(ValueError, match=r"a batch for each of \['a', 'b', 'c'\]"):
+    with pytest.raises(ValueError, match=r"one batch for each of \['a', 'b', 'c'\]"):
         make_ppo().learn(32, callback=PlasticityCallback(32, probe=probe()[:2]))
 
 

@@ -107,7 +107,7 @@ def test_a_reservoir_refuses_a_buffer_whose_rows_belong_together(kind):
 def test_a_buffer_of_hindsight_can_not_be_cleared():
     model = dqn(in_blocks())
     model.replay_buffer = BUFFERS[HerReplayBuffer]()
-    with pytest.raises(ValueError, match="leaves the episodes of a HerReplayBuffer"):
+    with pytest.raises(ValueError, match="can't be 'clear' with a HerReplayBuffer"):
         TaskSwitchCallback(replay_buffer="clear").check_model(model)
 
 
@@ -167,7 +167,7 @@ REFUSED = {
     "optimizer": (
         {"optimizer_class": th.optim.Adamax, "optimizer_kwargs": {}},
         "freeze_old",
-        "can't be 'freeze_old': `frozen_experts` needs `optimizer_class`",
+        "can't be 'freeze_old': `frozen_experts` needs Adam or AdamW",
     ),
     "too many": (
         {"router": "embedding", "combine": "orthogonal", "num_experts": 3},

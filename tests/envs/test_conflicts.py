@@ -137,9 +137,9 @@ def test_coordinates_permute_negate_and_exchange_as_worked_out_by_hand():
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"permutation": (0, 1, 1)}, r"`permutation` must have each of 0 to 2 once, got \(0, 1, 1"),
-        ({"actions": (0, 2)}, r"`actions` must have each of 0 to 1 once, got \(0, 2\)"),
-        ({"signs": (1, -1)}, r"`signs` must be 3 of 1 and -1, got \(1, -1\)"),
+        ({"permutation": (0, 1, 1)}, r"`permutation` must hold each of 0 to 2 once, got \(0, 1, 1"),
+        ({"actions": (0, 2)}, r"`actions` must hold each of 0 to 1 once, got \(0, 2\)"),
+        ({"signs": (1, -1)}, r"`signs` must hold 3 values, each 1 or -1, got \(1, -1\)"),
     ],
 )
 def test_wrong_coordinates_are_named(arguments, problem):

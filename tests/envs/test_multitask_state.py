@@ -141,10 +141,10 @@ def test_what_a_vector_wrapper_counts_is_not_said_to_be_saved():
 
 def test_a_state_of_other_tasks_or_slots_is_refused():
     state = MultiTaskEnv(counting_tasks(2)).state_dict()
-    with pytest.raises(ValueError, match="`state` must be of num_tasks=3, got one of 2"):
+    with pytest.raises(ValueError, match="`state` must have num_tasks=3, got 2"):
         MultiTaskEnv(counting_tasks(3)).load_state_dict(state)
     state = MultiTaskVectorEnv(counting_tasks(2), 2).state_dict()
-    with pytest.raises(ValueError, match="`state` must be of num_envs=3, got one of 2"):
+    with pytest.raises(ValueError, match="`state` must have num_envs=3, got 2"):
         MultiTaskVectorEnv(counting_tasks(2), 3).load_state_dict(state)
 
 

@@ -38,7 +38,7 @@ def tasks_with(fault):
 FAULTS = [
     ("raises", "ZeroDivisionError: division by zero"),
     ("shape", r"the observation must have the shape \(3,\), got \(2,\)"),
-    ("nan", "the reward must be a finite float, and within float32, got nan"),
+    ("nan", "the reward must be a finite number in the range of float32, got nan"),
     ("four", "ValueError: not enough values to unpack"),
     ("reset", r"the observation must have the shape \(3,\), got \(1,\)"),
 ]

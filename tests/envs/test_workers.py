@@ -99,7 +99,7 @@ class Unbuilt(CountingEnv):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Dying, "RuntimeError: the process that plays it ended, with exit code -9"),
+        (Dying, "RuntimeError: its worker process ended with exit code -9"),
         (Raising, "RuntimeError: OSError: it broke"),
         (Locked, "RuntimeError: its result can't be sent between processes: cannot pickle"),
     ],

@@ -107,7 +107,7 @@ REFUSED = {
         {"optimizer_class": th.optim.Adamax, "optimizer_kwargs": {}},
         ([0],),
         ValueError,
-        r"`frozen_experts` needs `optimizer_class` Adam or AdamW.*, got Adamax",
+        r"`frozen_experts` needs Adam or AdamW as `optimizer_class`.*, got Adamax",
     ),
 }
 
@@ -125,7 +125,7 @@ def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
 @pytest.mark.parametrize(
     ("value", "error", "text"),
     [
-        ([1], TypeError, r"`frozen_experts` must be such as dict\(pi=\[0\]\), got \[1\]"),
+        ([1], TypeError, r"`frozen_experts` must be a dict such as dict\(pi=\[0\]\), got \[1\]"),
         ({"qf": [1]}, ValueError, r"`network` must be one of \['pi', 'vf'\].*got 'qf'"),
         ({"pi": [9]}, ValueError, r"`frozen_experts` must hold numbers in.*of pi.middle, got 9"),
     ],

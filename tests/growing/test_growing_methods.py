@@ -25,7 +25,7 @@ ORTHOGONAL, SIMBA = {"combine": "orthogonal"}, {"expert": "simba"}
         (sb3_moe.upcycle, DENSE, {"router": "embedding"}, "'embedding' needs `router_kwargs`"),
         (sb3_moe.upcycle, BLOCKS, {}, "`block` must be 'mlp': SB3's dense models"),
         (sb3_moe.to_dense, BLOCKS, {}, "`block` must be 'mlp': SB3's dense models"),
-        (sb3_moe.to_dense, presets.MOORE, {"task": 1}, "`model` must have mixtures that are one n"),
+        (sb3_moe.to_dense, presets.MOORE, {"task": 1}, "`model` can only become dense if each"),
         (sb3_moe.to_dense, {**SIMBA, "num_experts": 1}, {}, "`model` must have layers as SB3 has"),
     ],
 )

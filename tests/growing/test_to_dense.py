@@ -115,7 +115,7 @@ REFUSED = {
     "task": ({"router": "task"}, {"task": 3}, r"`task` must be None, or in \[0, 3\), got 3"),
     "which task": ({"router": "task"}, {}, r"`task` must be in \[0, 3\) with `router`='task'"),
     "no task": ({"num_experts": 1}, {"task": 1}, r"`task` must be None, or in \[0, 0\), got 1"),
-    "mixture": ({"router": "soft"}, {}, "`model` must have mixtures that are one"),
+    "mixture": ({"router": "soft"}, {}, "`model` can only become dense if each"),
 }
 
 

@@ -140,7 +140,7 @@ def test_an_environment_that_can_not_be_played_leaves_the_folder_as_it_was(tmp_p
 @pytest.mark.parametrize("name", ["README.md", "config.json"])
 def test_files_of_other_origin_are_not_written_over(name, tmp_path):
     (tmp_path / name).write_text("mine")
-    text = rf"`folder` must be a folder of its own, or an earlier card's, .* whose {name} would be"
+    text = rf"`folder` must be empty, or hold an earlier card, .* whose {name} would be"
     with pytest.raises(ValueError, match=text):
         check_folder(tmp_path)
     assert (tmp_path / name).read_text() == "mine"

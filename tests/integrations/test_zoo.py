@@ -152,7 +152,7 @@ def test_a_dict_is_read_back_from_its_text():
     }
     assert read_kwargs(str(given)) == given
 
-    with pytest.raises(ValueError, match="`policy_kwargs` must hold plain values and classes"):
+    with pytest.raises(ValueError, match="`policy_kwargs` must hold only plain values and classes"):
         read_kwargs(str({"a": lambda: 0}))
 
 

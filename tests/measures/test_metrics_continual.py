@@ -100,7 +100,7 @@ def test_scores_are_read_from_a_runs_folder(tmp_path):
         (lambda: measures.average_performance(SCORE * np.nan, STEPS), "`score` must be finite"),
         (lambda: measures.average_performance(SCORE, STEPS[::-1]), "`steps` must rise"),
         (lambda: measures.forward_transfer_per_task(SCORE, STEPS, BLOCKS, {}), "of task 0 alone"),
-        (lambda: measures.forgetting_per_task(SCORE, STEPS, []), "train with a Cycle or Sequence"),
+        (lambda: measures.forgetting_per_task(SCORE, STEPS, []), "use a Cycle or Sequence"),
         (lambda: measures.score_at(SCORE, STEPS, 1e9), r"evaluations must cover .*, but go 0 to"),
         (lambda: measures.plasticity_loss(SCORE, STEPS, BLOCKS[:1], 1), "none trains task 1"),
         (lambda: measures.plasticity_loss(SCORE, STEPS, BLOCKS[:1], 0), "at least twice, got 1"),

@@ -102,7 +102,7 @@ def test_actions_are_given_as_the_environment_takes_them():
 @pytest.mark.parametrize("shape", [(3,), ()])
 def test_actions_of_another_shape_are_refused(shape):
     model = make("SAC")
-    text = re.escape(f"`actions` must be of the shape (2,), each alone or in rows, got {shape}")
+    text = re.escape(f"`actions` must have the shape (2,), alone or in rows, got {shape}")
     with pytest.raises(ValueError, match=text):
         model.policy.routing(arena.observe(model, 1), np.zeros(shape, np.float32))
 

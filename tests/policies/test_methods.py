@@ -280,12 +280,12 @@ WRONG = [
     ({"combine": "orthogonal", "num_experts": 9}, "`combine`='orthogonal' needs experts .* got 8"),
     ({"combine": "orthogonal", "match_scale": True}, "`match_scale`=True .* `combine`='sum'; with"),
     ({"block": "resnet"}, r"`block` must be one of \['mlp', 'layer_norm', 'simba'\], got"),
-    ({"block": "simba", "match_scale": True}, "`match_scale` must be False, for it compares with"),
+    ({"block": "simba", "match_scale": True}, "`match_scale` must be False with `block`='simba'"),
     ({"block": "simba", "net_arch": [8]}, "`block`='simba' needs a hidden .* experts, .*'middle'"),
     ({"task_gradients": "sum"}, r"`task_gradients` must be one of \['pcgrad'\], got 'sum'"),
     (
         {"task_embedding": 4, "task_input": "router", "router": "embedding"},
-        "`task_embedding`=4 needs someone who sees it, .* `router`='embedding'",
+        "`task_embedding`=4 needs experts or routers that see it, .* `router`='embedding'",
     ),
 ]
 

@@ -221,7 +221,7 @@ WRONG = [
     ({"router": Gates}, TypeError, r"`route` of the router 'Gates' must .*combine.*, got Tensor"),
     ({"router": Idle}, NotImplementedError, "Idle must have a method `route`"),
     ({"router": Needy}, TypeError, "required keyword-only argument: 'sharpness'"),
-    ({"router": Positional, **SHARP}, TypeError, r"`\*,` before 'sharpness' in its constructor"),
+    ({"router": Positional, **SHARP}, TypeError, r"put `\*,` before 'sharpness' in"),
     ({"expert": Wide}, ValueError, r"the output of \(2,\) rows must have the shape \(2, 8\)"),
 ]
 

@@ -116,5 +116,5 @@ def test_without_heads_or_its_callback_popart_is_refused():
         make().learn(32, callback=PopArtCallback())
     with pytest.raises(ValueError, match="`popart` must be False for TRPO"):
         make("TRPO", **HEADS)
-    with pytest.raises(ValueError, match="`rate` must be greater than 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"`rate` must be in \(0, 1"):
         PopArtCallback(rate=2.0)

@@ -96,7 +96,7 @@ def test_a_dense_network_can_see_the_belief():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"num_experts": {"pi": 3, "vf": 2}}, "must be the number of tasks, .* 2, .* got 3"),
+        ({"num_experts": {"pi": 3, "vf": 2}}, "must be the number of tasks .* 2, .* got 3"),
         ({"task_input": "router"}, "`task_input` must be 'both'"),
         ({"features_extractor_class": CombinedExtractor}, "BeliefExtr"),
         ({"balance_coef": 0.1}, "`balance_coef`=0.1 needs `router` to be one of"),

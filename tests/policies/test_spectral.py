@@ -142,8 +142,8 @@ def test_a_number_is_the_actors_or_of_the_only_network():
 
 
 WRONG = [
-    ("PPO", {"placement": "final"}, "`spectral_coef` needs experts of torch's own layers in a row"),
-    ("PPO", {"placement": "body"}, "`spectral_coef` needs experts of torch's own layers in a row"),
+    ("PPO", {"placement": "final"}, "`spectral_coef` needs experts of torch's own layers in seq"),
+    ("PPO", {"placement": "body"}, "`spectral_coef` needs experts of torch's own layers in seq"),
     ("PPO", {"expert": "linear"}, "'pi' has none, got .'StackedNetwork'"),
     ("PPO", {"expert": "own_parts:Skipping"}, "'pi' has none, got .'SeparateNetworks'"),
     ("PPO", {"placement": {"pi": "none"}}, "`spectral_coef`=0.1 needs experts, .*`placement`='no"),

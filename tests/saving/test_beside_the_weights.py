@@ -169,7 +169,7 @@ def test_classes_and_functions_of_the_users_own_are_given_by_name(tmp_path):
     arena.assert_same_weights(model.policy, loaded.policy)
     for name in own:
         rest = {key: value for key, value in own.items() if key != name}
-        with pytest.raises(UnsafeFileError, match=f"pass custom_objects={{'{name}': ...}}"):
+        with pytest.raises(UnsafeFileError, match=f"in custom_objects={{'{name}': ...}}"):
             load(tmp_path / "x.moe", custom_objects=rest)
 
 
@@ -218,7 +218,7 @@ def test_a_router_of_ones_own_is_given_to_load(algorithm, router, by_network, tm
     options["router_kwargs"] = {network: {"share": 0.5}} if by_network else {"share": 0.5}
     model = arena.train(arena.make(algorithm, net_arch=[4], **options))
     sb3_moe.save(model, tmp_path / "x.moe")
-    with pytest.raises(UnsafeFileError, match=r"pass custom_objects=\{'Halves': \.\.\.\}"):
+    with pytest.raises(UnsafeFileError, match=r"in custom_objects=\{'Halves': \.\.\.\}"):
         load(tmp_path / "x.moe")
     loaded = load(tmp_path / "x.moe", custom_objects={"Halves": Halves})
     assert loaded.policy.moe[network].router_class is Halves

@@ -95,8 +95,8 @@ def test_a_buffer_above_the_limit_says_what_to_pass(good, tmp_path):
     larger = forge.changed(state, ("attributes", "n_steps"), 10**8)
     path = forge.forge(tmp_path / "x.moe", larger, tensors)
     text = refusal(path)
-    assert text.startswith("its `n_steps` of 100000000 means about ")
-    assert text.endswith(" if you have them")
+    assert text.startswith("its `n_steps` of 100000000 needs buffers of about ")
+    assert text.endswith(" if you have the memory")
     assert "pass max_bytes=" in text
 
 

@@ -127,7 +127,7 @@ def test_a_new_run_in_a_used_folder_is_refused_and_leaves_what_is_there(tmp_path
 
     in_turn().learn(128, callback=callbacks())
     scores = (tmp_path / "scores.npz").read_bytes()
-    rule = r"snapshots of another run \(the latest at step 128\), and this one stands at step 0"
+    rule = r"snapshots of another run \(the latest at step 128\), and this one is at step 0"
     with pytest.raises(ValueError, match=rule + ".*`overwrite=True` to remove them"):
         in_turn().learn(64, callback=callbacks())
     assert kept(tmp_path) == [64, 128]

@@ -48,7 +48,7 @@ def test_suites_are_listed_with_their_tasks_and_extra(capsys):
     ("words", "message"),
     [
         (["plan", "nope"], "a study must be one of smoke, .* got 'nope': No such file"),
-        (["plan", "--seeds", "0"], ".* `orders` and `seeds` must each be different from each"),
+        (["plan", "--seeds", "0"], ".* `orders` and `seeds` must each have one or more"),
         (["plan", "--steps-per-task", "-5"], "`steps_per_task` must be greater than .*, got -5"),
         (["plan", "--processes", "0"], "`processes` must be at least 1, got 0"),
         (["run", "--processes", "-2"], "`processes` must be at least 1, got -2"),

@@ -236,7 +236,7 @@ def test_neighbouring_seeds_are_spread_out():
         ("only", "[huge]", r"^`only` must name networks .*, got \('huge',\)"),
         ("algorithm", "DQM", "^`algorithm` must be one .*, got 'DQM'; did you mean 'DQN'"),
         ("arguments", "{gama: 1.0}", "`arguments`: got an unexpected .* 'gama'; .*gamma"),
-        ("arguments", "{policy_kwargs: {}}", "`arguments` can't have what each run gives"),
+        ("arguments", "{policy_kwargs: {}}", "`arguments` can't have what every run sets"),
         ("arguments", "{n_steps: 0}", "`n_steps` must be a number of steps, at least 1, got 0"),
         ("architectures", "[hard-big]", "must be `dense`, .*one of pi, vf, .* got 'hard-big'"),
         ("architectures", "{x: {policy: MoeMlpPolcy}}", "did you mean 'MoeMlpPolicy'"),

@@ -265,7 +265,7 @@ def test_a_run_waits_for_the_one_that_it_begins_with_and_is_left_out_if_that_fai
     text = go(survey(runs, tmp_path), fake)
     assert sorted(fake.started) == sorted(starts.values())
     for start in starts.values():
-        assert f"{start}, its start, is not done; run again to go on" in text
+        assert f"{start}, which it begins with, is not done; run again to go on" in text
 
 
 def test_a_study_says_what_it_was_and_how_it_was_started(tmp_path, monkeypatch, capsys):

@@ -189,7 +189,7 @@ def test_a_report_over_an_earlier_one_leaves_nothing_of_it_and_all_that_is_not_i
 
 def test_a_report_goes_to_no_folder_of_others(finished, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"`to` must be a folder of its own, or an earlier report"):
+    with pytest.raises(ValueError, match=r"`to` must be empty, or hold an earlier report"):
         write_report(study(claims=None), finished[1], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -265,7 +265,7 @@ def test_a_report_needs_a_run_that_is_done_of_this_configuration(tmp_path):
     level["of"]["episodes"] = 7
     write_json(tmp_path / "random.json", level)
     with pytest.raises(
-        ValueError, match=r"random.json is of other environments: run the study, which meas"
+        ValueError, match=r"random.json is of other environments: `study run` measures it"
     ):
         write_report(the_study, tmp_path)
 

@@ -153,7 +153,7 @@ def test_a_snapshot_that_another_version_wrote_is_an_error_with_a_cure(tmp_path,
 
     stopped(RunFolder(tmp_path), RUNS["PPO"], 48, monkeypatch)
     monkeypatch.setattr(training, "resume", resume)
-    with pytest.raises(RuntimeError, match=r"can't be gone on from \(AttributeError: no .*--retry"):
+    with pytest.raises(RuntimeError, match=r"can't be resumed \(AttributeError: no .*--retry"):
         train_run(RUNS["PPO"], RunFolder(tmp_path))
 
 

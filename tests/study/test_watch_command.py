@@ -62,7 +62,7 @@ def test_a_router_of_ones_own_is_named_on_the_command_line(tmp_path, capsys):
     words = [str(tmp_path / "own.moe"), "--tasks", "CartPole-v1", "--max-steps", "5"]
     words += ["--out", str(tmp_path / "page.html")]
     assert main(words) == 2
-    assert "'Tempered': ...} to say what that is" in capsys.readouterr().err
+    assert "in custom_objects={'Tempered': ...}" in capsys.readouterr().err
     assert main([*words, "--custom", "own_parts:Missing"]) == 2
     assert "`--custom` must be `package.module:name`" in capsys.readouterr().err
     assert main([*words, "--custom", "own_parts:Tempered"]) == 0
@@ -107,7 +107,7 @@ OTHERS = r"`--tasks` must be those that .* trained on, \['CartPole', 'Acrobot'\]
     [
         (["agent.moe", "--tasks", "CartPole-v1", "MountainCar-v0"], OTHERS),
         (["agent.moe", "--tasks", f"[{__name__}:cart_poles, {{length: 3}}]"], "`--tasks` must be"),
-        (["agent.zip", "--tasks", *TASKS], "can run code when it is opened: say --trust"),
+        (["agent.zip", "--tasks", *TASKS], "can run code when it is opened: pass --trust"),
         (["agent.zip", "--tasks", *TASKS, "--trust", "--algorithm", "DQN"], "as a model of DQN"),
         (["agent.moe", "--tasks", *TASKS, "--out", "x.pdf"], "`--out` must end in .html, .gif or"),
         (["agent.moe", "--tasks", *TASKS, "--without", "pi:9"], "`expert` must be in .*, got 9"),

@@ -61,10 +61,10 @@ def two_tasks(n_envs, schedule):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: two_tasks(2, Interleave("episodes")), "of its own, but that of number 0 changed"),
-        (lambda: two_tasks(1, Cycle(9)), r"an environment of its own, but lacks \['two'\]"),
+        (lambda: two_tasks(2, Interleave("episodes")), "one task, .*, but environment 0 did not"),
+        (lambda: two_tasks(1, Cycle(9)), r"every task have one, but \['two'\] has none"),
         (lambda: DummyVecEnv([Passing]), "must be monitored: wrap it in SB3's VecMonitor"),
-        (Passing, "`env` must be a VecEnv, as of make_vec_env, got Passing"),
+        (Passing, "`env` must be a VecEnv, got Passing: use"),
     ],
 )
 def test_an_environment_in_which_not_every_task_can_be_evaluated_is_refused(build, message):

@@ -127,7 +127,7 @@ def test_normalizers_that_would_change_a_history_are_refused():
         DQN("MultiInputPolicy", VecHistory(VecNormalize(hidden()), 3), **OFF).learn(1)
     for normalized in (lambda: VecHistory(PerTaskVecNormalize(hidden()), 3),
                        lambda: PerTaskVecNormalize(hidden(history=3))):  # fmt: skip
-        with pytest.raises(ValueError, match="PerTaskVecNormalize knows which task"):
+        with pytest.raises(ValueError, match="PerTaskVecNormalize must know which task"):
             normalized()
     with pytest.raises(ValueError, match="a history needs observations"):
         VecHistory(hidden(history=3), 3)

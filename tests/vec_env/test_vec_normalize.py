@@ -189,7 +189,7 @@ def test_whole_numbers_are_not_normalized_since_buffers_would_cut_them_off():
     base.single_observation_space = spaces.Dict(
         base.single_observation_space.spaces | {"obs": spaces.Box(0, 9, (4,), np.int64)}
     )
-    message = "`norm_obs` must be False for images and other whole numbers, as which buffers would"
+    message = "`norm_obs` must be False for images and other whole numbers, since buffers would"
     with pytest.raises(ValueError, match=message):
         PerTaskVecNormalize(GymnasiumVecEnv(base))
     PerTaskVecNormalize(GymnasiumVecEnv(base), norm_obs=False)
@@ -198,7 +198,7 @@ def test_whole_numbers_are_not_normalized_since_buffers_would_cut_them_off():
 def test_hidden_tasks_of_observations_are_refused_off_policy():
     arguments = {"replay_buffer_class": MultiTaskReplayBuffer, "buffer_size": 100, "device": "cpu"}
     arguments["learning_starts"] = 4
-    with pytest.raises(ValueError, match=r"need `task_ids` .* off-policy .*: norm_obs=False, or"):
+    with pytest.raises(ValueError, match=r"need `task_ids` .* off-policy .*: use norm_obs"):
         SAC("MlpPolicy", wrapped("info"), **arguments).learn(20)
     SAC("MlpPolicy", wrapped("info", norm_obs=False), **arguments).learn(12)
 

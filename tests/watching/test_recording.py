@@ -240,14 +240,14 @@ class Around(VecEnvWrapper):
 @pytest.mark.parametrize(
     ("build", "why"),
     [
-        (shown.Shown, "it doesn't say how another one is built"),
-        (lambda: Unsaid(gym.make("Shown-v0")), "Unsaid around it doesn't say how"),
+        (shown.Shown, "gymnasium.make didn't build it"),
+        (lambda: Unsaid(gym.make("Shown-v0")), "Unsaid around it doesn't record its arguments"),
         (lambda: Around(DummyVecEnv([lambda: gym.make("Shown-v0")])), "Around around it can't be"),
     ],
 )
 def test_the_models_own_environment_is_refused_where_it_cant_be_made_again(build, why):
     model = shown.agent(build(), "MoeMlpPolicy")
-    rule = f"`env` must be given, and another than the model's own, which is training's: {why}"
+    rule = f"`env` must be given, since the model's own can't be built again: {why}"
     for env in (None, model.get_env()):
         with pytest.raises(ValueError, match=rule):
             sb3_moe.watch(model, env)

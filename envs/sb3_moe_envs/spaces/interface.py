@@ -143,9 +143,9 @@ class Channels(_Appended):
         super().__init__(space, names, codes, axis)
         if not _is_found(self.space.shape or (), axis, is_image=image):
             raise ValueError(
-                f"`task_id`='channels' needs images whose channels can be told from height and "
-                f"width with one more for each of {num_tasks} tasks, that is in the shape "
-                f"{self.space.shape}; use 'dict', got {space}"
+                f"`task_id`='channels' needs images whose shape, with a channel for each of "
+                f"{num_tasks} tasks {self.space.shape}, tells which axis holds the channels: use "
+                f"'dict', got {space}"
             )
 
 
@@ -242,7 +242,7 @@ def check_options(options: dict[str, str]) -> None:
     """Raise if an option of :class:`Interface` has an unknown name or value."""
     for name, value in options.items():
         if name not in OPTIONS:
-            raise TypeError(f"unexpected argument {name!r}, which is none of {list(OPTIONS)}")
+            raise TypeError(f"unexpected argument {name!r}: there are {list(OPTIONS)}")
         if value not in OPTIONS[name]:
             raise ValueError(f"`{name}` must be one of {list(OPTIONS[name])}, got {value!r}")
 

@@ -162,5 +162,5 @@ def _in_float32(space: Any) -> spaces.Space[Any]:
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
         return spaces.Box(low, high, dtype=np.float32)
     if not isinstance(space, spaces.Box | spaces.Discrete):
-        raise ValueError(f"an environment of EnvPool must have a Box or Discrete, got {space}")
+        raise ValueError(f"spaces of EnvPool must be a Box or Discrete, got {space}")
     return space

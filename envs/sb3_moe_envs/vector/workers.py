@@ -91,7 +91,7 @@ class Process:
         except (EOFError, OSError) as error:
             self._process.join(timeout=1)
             raise RuntimeError(
-                f"the process that plays it ended, with exit code {self._process.exitcode}"
+                f"its worker process ended with exit code {self._process.exitcode}"
             ) from error
 
 

@@ -21,7 +21,7 @@ class NoAuxLosses:
                     f"change, got {value}"
                 )
         if kwargs.get("popart"):
-            raise ValueError("`popart` must be False for TRPO, whose loss takes values in rewards")
+            raise ValueError("`popart` must be False for TRPO, whose loss needs values as they are")
         super().__init__(*args, **kwargs)
 
 
