@@ -212,7 +212,7 @@ class Point(NamedTuple):
 def draw_against(points: Mapping[str, list[Point]], xlabel: str, ylabel: str) -> Figure:
     """Draw values with their intervals: a line with a band for each name, or a dot with a bar."""
     places, names = sorted({p.x for each in points.values() for p in each}), [*points]
-    parts, every = plots.shared_out(names), {"markevery": 1, "markersize": 6}
+    parts, every = plots.into_panels(names), {"markevery": 1, "markersize": 6}
     figure = Figure(figsize=(6.4 * len(parts), 4.4), layout="constrained")
     panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
     for axes, part in zip(panels, parts, strict=True):

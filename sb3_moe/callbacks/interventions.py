@@ -33,8 +33,8 @@ from sb3_moe.measures.resets import (
     kept_entries,
     redo,
     reset_heads,
+    resettable_layers,
     shrink_and_perturb,
-    treatable_layers,
 )
 from sb3_moe.policies.masks import keeps_masks, masks_in
 from sb3_moe.policies.networks import networks_of, uncompiled
@@ -52,13 +52,13 @@ class InterventionCallback(PeriodicCallback):
 
     It acts neither before training nor at its end: an intervention that falls due in the last
     rollout of one ``learn`` is made at the start of the next ``learn`` that continues the run with
-    a callback of the same class. For this, ``model.remedies`` holds the step up to which each class
-    has made all that were due; files of the model hold it too. Put it before a
+    a callback of the same class. For this, ``model.interventions_done`` holds the step up to which
+    each class has made all that were due; files of the model hold it too. Put it before a
     :class:`~sb3_moe.callbacks.SnapshotCallback` in the list.
     """
 
     def _resume(self, step: int) -> int | None:
-        self._asked: dict[str, int] = remembered(self.model, "remedies")
+        self._asked: dict[str, int] = remembered(self.model, "interventions_done")
         return min(self._asked.get(type(self).__name__, step), step)
 
     def _on_rollout_start(self) -> None:
@@ -72,12 +72,12 @@ class InterventionCallback(PeriodicCallback):
 
     def act(self, step: int) -> bool:
         """Change the policy; if that is not possible yet, try again at the next rollout."""
-        if self.treat() is False:
+        if self.intervene() is False:
             self._last = self._asked.get(type(self).__name__, 0)
         return True
 
     @abstractmethod
-    def treat(self) -> bool | None:
+    def intervene(self) -> bool | None:
         """Change the model's policy.
 
         :return: False if what it needs, such as observations, is not there yet
@@ -126,7 +126,7 @@ class ReDoCallback(InterventionCallback):
         """Raise ValueError unless the policy has a layer whose neurons can be reinitialized."""
         if self.criterion == "gradient":
             refuse_trpo(model, "ReDoCallback(criterion='gradient')")
-        treatable_layers(model.policy)
+        resettable_layers(model.policy)
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
@@ -136,7 +136,7 @@ class ReDoCallback(InterventionCallback):
     def _on_training_end(self) -> None:
         self._gradients.detach()
 
-    def treat(self) -> bool:
+    def intervene(self) -> bool:
         """Reinitialize dormant neurons."""
         activity = None
         if self.criterion == "gradient":
@@ -183,7 +183,7 @@ class ResetHeadsCallback(InterventionCallback):
     :raises ValueError: if ``every`` is below 1
     """
 
-    def treat(self) -> None:
+    def intervene(self) -> None:
         """Reset the heads."""
         reset_heads(self.model.policy)
 
@@ -206,7 +206,7 @@ class ShrinkAndPerturbCallback(InterventionCallback):
         self.shrink = shrink
         self.perturb = perturb
 
-    def treat(self) -> None:
+    def intervene(self) -> None:
         """Shrink and perturb."""
         shrink_and_perturb(self.model.policy, self.shrink, self.perturb)
 

@@ -36,7 +36,7 @@ from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.snapshot import preserved_generators
 from sb3_moe.vec_env.evaluating import played, random_player
-from sb3_moe.vec_env.make import make_pinned_env, not_built_again_since, synchronize
+from sb3_moe.vec_env.make import make_pinned_env, synchronize, why_not_rebuildable
 from sb3_moe.vec_env.observations import Obs, concatenate, map_observation, select, spread
 from sb3_moe.vec_env.tasks import LAYER, short_names, task_names, tasks_played
 
@@ -118,7 +118,7 @@ class ProbeCallback(RecordingCallback):
         super().init_callback(model)
         if before != [model, self.task_names]:
             self.forget()
-        obstacle = not_built_again_since(self.training_env)
+        obstacle = why_not_rebuildable(self.training_env)
         self._watches = self.probe is None and obstacle is not None
         self._most = math.ceil(self.probe_size / self.training_env.num_envs)
         if self._watches and len(self.task_names) > 1:

@@ -17,8 +17,8 @@ from torch import nn
 from sb3_moe.growing.copy_map import CopyMap, encodes, leaves_of, parts_of, tensors_of
 from sb3_moe.growing.gates import constant_gates, take_copies
 from sb3_moe.growing.models import (
-    NOT_SB3S,
-    WHY_NOT,
+    NO_DENSE_COUNTERPART,
+    NO_DENSE_REASON,
     as_sb3s,
     build_dense,
     build_like,
@@ -39,7 +39,7 @@ from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Network, kind_of, networks_of
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
 from sb3_moe.policies.options import per_network
-from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key, one_hot_behind
+from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key, one_hot_length
 
 # Options that `upcycle` refuses: no dense layer of SB3 computes the same.
 _NOT_DENSE = ("tokens", "combine", "block", "task_embedding", "match_scale", "action_dims")
@@ -86,7 +86,7 @@ def upcycle(
     if isinstance(old, MoEPolicy):
         if layers := sorted(old.moe_layers()):
             raise ValueError(f"`model` must be dense, got one with experts: {layers}")
-        check_defaults(old.moe, NOT_SB3S, WHY_NOT)
+        check_defaults(old.moe, NO_DENSE_COUNTERPART, NO_DENSE_REASON)
         options = {"task_gradients": old.moe_options["task_gradients"]} | options
     venv = model.get_env() if env is None else model._wrap_env(env, 0)
     if venv is not None:
@@ -298,10 +298,10 @@ def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
     old = policy_of(model)
     goes_by_task = any(layer.sees == "task" for layer in old.moe_layers().values())
     extractor = networks_of(old).extractors()["features"]
-    num_tasks = one_hot_behind(extractor) if goes_by_task else 0
+    num_tasks = one_hot_length(extractor) if goes_by_task else 0
     if task is not None and task not in range(num_tasks):
         raise ValueError(f"`task` must be None, or in [0, {num_tasks}), got {task!r}")
-    check_defaults(old.moe, (*NOT_SB3S, "tokens"), WHY_NOT)
+    check_defaults(old.moe, (*NO_DENSE_COUNTERPART, "tokens"), NO_DENSE_REASON)
     found = [_plain(network, task) for network in networks_of(old).networks()]
     new = build_dense(model, old, _net_arch(old, found))
     _write(new.policy, old, found, task)
@@ -331,7 +331,7 @@ def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) 
     for plain in found:
         # This network's target network, or the network itself if it has none.
         online = (plain.network.hidden, *plain.network.heads)
-        hidden, *heads = (theirs.follower(each) or each for each in online)
+        hidden, *heads = (theirs.target_of(each) or each for each in online)
         target = plain.network._replace(hidden=hidden, heads=tuple(heads))
         behind = tensors_of(_plain(target, task).modules())
         lagging |= zip(tensors_of(plain.modules()), behind, strict=True)
@@ -454,7 +454,7 @@ def distill(
     """
     whole("steps", steps)
     old: Any = policy_of(model)
-    check_defaults(old.moe, ("ent_coef_per_task",), WHY_NOT)
+    check_defaults(old.moe, ("ent_coef_per_task",), NO_DENSE_REASON)
     new = build_dense(model, old, copy.deepcopy(old.net_arch))
     # Everything but hidden layers and heads is copied: the outputs for single observations don't
     # determine an LSTM, for example.

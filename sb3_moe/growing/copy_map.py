@@ -31,7 +31,7 @@ from sb3_moe.policies.moe_network import MoENetwork
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.optimizers import ExpertAdam
-from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
+from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_length
 
 #: A function from a tensor to values for its numbers: one for each, one for all, or None.
 Read = Callable[[th.Tensor], th.Tensor | None]
@@ -492,7 +492,7 @@ def encodes(network: Network) -> bool:
 
 def _width(extractor: Any) -> int:
     """Return how many features there are besides the task id."""
-    return int(extractor.features_dim) - one_hot_behind(extractor)
+    return int(extractor.features_dim) - one_hot_length(extractor)
 
 
 def _inputs(policy: Any, network: Network) -> list[int]:

@@ -39,8 +39,8 @@ _LOGGED = ("tensorboard_log", "ep_info_buffer", "ep_success_buffer")
 # What the names of our policies begin with.
 _OURS = "Moe"
 # Options outside the layers of experts that SB3's dense networks have no counterpart of.
-NOT_SB3S = ("block", "task_embedding", "action_dims", "ent_coef_per_task")
-WHY_NOT = "SB3's dense models have no counterpart (`distill` fits one)"
+NO_DENSE_COUNTERPART = ("block", "task_embedding", "action_dims", "ent_coef_per_task")
+NO_DENSE_REASON = "SB3's dense models have no counterpart (`distill` fits one)"
 # The largest difference between outputs that counts as rounding, relative to their size.
 TOLERANCE = 1e-4
 

@@ -63,13 +63,13 @@ class Transplant:
         #: Each old layer and its replacement by module name, those of target networks included.
         self.pairs: dict[str, tuple[MoELayer, MoELayer]] = {}
         for name, own in heirs.items():
-            for before in (old[name], theirs.follower(old[name])):
+            for before in (old[name], theirs.target_of(old[name])):
                 if isinstance(before, MoELayer):
                     after: Any = self.built.get_submodule(places[before])
                     self.pairs[places[before]] = (before, after)
                     if shares:
                         share_out(after, before, own)
-                    _hold_alike(after, before)
+                    _copy_training_state(after, before)
 
     # Where the numbers of new experts come from.
 
@@ -274,7 +274,7 @@ def _last_weight(layer: MoELayer, k: int) -> th.Tensor:
     return last.weight
 
 
-def _hold_alike(new: MoELayer, old: MoELayer) -> None:
+def _copy_training_state(new: MoELayer, old: MoELayer) -> None:
     """Give a new layer the training mode and the ``requires_grad`` of the old one."""
     new.train(old.training)
     learns = {name: p.requires_grad for name, p in old.named_parameters()}

@@ -50,7 +50,7 @@ def hyperparameters(algorithm: str) -> Path:
     return FOLDER / f"{algorithm}.yml"
 
 
-def teach() -> None:
+def extend_zoo() -> None:
     """Let the zoo's samplers and converters keep, and sample, the options of mixtures."""
     from rl_zoo3 import hyperparams_opt
 
@@ -60,12 +60,12 @@ def teach() -> None:
         hyperparams_opt.HYPERPARAMS_CONVERTER[name] = _converter(converter)
 
 
-def _sampler(algorithm: str, zoos: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def _sampler(algorithm: str, inner: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """Return a sampler of the zoo's hyperparameters that samples the mixture's options too."""
     from rl_zoo3 import ALGOS
 
     def sample(trial: Trial, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        sampled, run = zoos(trial, *args, **kwargs), trial.study.user_attrs
+        sampled, run = inner(trial, *args, **kwargs), trial.study.user_attrs
         policy = class_of(run["policy"]) or ALGOS[algorithm].policy_aliases.get(run["policy"])
         if not (isinstance(policy, type) and issubclass(policy, MoEPolicy)):
             return sampled
@@ -77,15 +77,15 @@ def _sampler(algorithm: str, zoos: Callable[..., dict[str, Any]]) -> Callable[..
     return sample
 
 
-def _converter(zoos: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def _converter(inner: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """Return a function that turns the parameters that a trial keeps into hyperparameters."""
 
     def convert(sampled: dict[str, Any]) -> dict[str, Any]:
         if GIVEN not in sampled:
-            return zoos(sampled)
+            return inner(sampled)
         rest = {n: v for n, v in sampled.items() if n != GIVEN and n not in CHOICES}
         ours = {name: value for name, value in sampled.items() if name in CHOICES}
-        return join(zoos(rest), read_kwargs(sampled[GIVEN]), ours)
+        return join(inner(rest), read_kwargs(sampled[GIVEN]), ours)
 
     return convert
 
@@ -136,11 +136,11 @@ def join(
     :param given: ``policy_kwargs`` of the run
     :param ours: the sampled options of the mixture
     """
-    zoos = dict(sampled.get("policy_kwargs", {}))
+    of_zoo = dict(sampled.get("policy_kwargs", {}))
     if given.get("tokens", "sample") != "sample":
         # Tokens of a feature map need a single hidden layer; the zoo samples more.
-        zoos.pop("net_arch", None)
-    return {**sampled, "policy_kwargs": {**given, **zoos, **ours}}
+        of_zoo.pop("net_arch", None)
+    return {**sampled, "policy_kwargs": {**given, **of_zoo, **ours}}
 
 
 def read_kwargs(text: str) -> dict[str, Any]:
@@ -183,4 +183,4 @@ def class_of(text: str) -> Any:
 if __name__ == "__main__":
     print(hyperparameters(*sys.argv[1:]))
 elif find_spec("rl_zoo3") is not None:
-    teach()
+    extend_zoo()

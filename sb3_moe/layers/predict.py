@@ -242,7 +242,7 @@ class Belief(nn.Module):
         self.acting_EP.copy_(self.learning_EP)
 
     @th.no_grad()
-    def make_of(
+    def remake(
         self,
         origins: Sequence[Mapping[int, float]],
         shares: Sequence[Mapping[int, float]],

@@ -153,7 +153,7 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
 
     def add(name: str, part: nn.Module, after: Sequence[Reader]) -> None:
         for layer in _along(_flat(part), after):
-            if layer.module is not networks.squash() and layer.module not in found:
+            if layer.module is not networks.squashing_module() and layer.module not in found:
                 counts[name] = counts.get(name, -1) + 1
                 found[layer.module] = layer._replace(name=f"{name}.{counts[name]}")
 

@@ -102,7 +102,7 @@ def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
 
 
 @contextmanager
-def frozen_kept(policy: BasePolicy) -> Iterator[None]:
+def frozen_unchanged(policy: BasePolicy) -> Iterator[None]:
     """Put frozen experts and held routers, and their running averages, back when the block ends.
 
     :param policy: of any algorithm
@@ -132,10 +132,10 @@ def reset_heads(policy: BasePolicy) -> None:
     with masked_as_before(policy):
         for head in heads(policy):
             own = _own(head, policy)
-            with frozen_kept(policy):
+            with frozen_unchanged(policy):
                 _load(head, fresh[head], own)
                 _forget(policy, [p for name, p in head.named_parameters() if name in own])
-            if (target := networks.follower(head)) is not None:
+            if (target := networks.target_of(head)) is not None:
                 _load(target, head, own)
 
 
@@ -192,7 +192,7 @@ def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float =
     groups = [group for each in optimizers for group in each.param_groups]
     learned = {p for group in groups for p in group["params"]} - temperatures_in(policy)
     with masked_as_before(policy):
-        with frozen_kept(policy):
+        with frozen_unchanged(policy):
             for name, parameter in policy.named_parameters():
                 if parameter in learned:
                     parameter.mul_(shrink).add_(fresh[name], alpha=perturb)
@@ -226,7 +226,7 @@ def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:
     return found
 
 
-def treatable_layers(policy: BasePolicy) -> list[HiddenLayer]:
+def resettable_layers(policy: BasePolicy) -> list[HiddenLayer]:
     """List the hidden layers of which incoming and outgoing weights are known.
 
     :raises ValueError: if there is none
@@ -262,10 +262,10 @@ def redo(
     :raises ValueError: if ``tau`` is negative, no layer can be treated, or the policy can't be
         built again
     """
-    layers, activations = treatable_layers(policy), policy_activations(policy, obs)
+    layers, activations = resettable_layers(policy), policy_activations(policy, obs)
     fresh, averages, kept = fresh_modules(policy), moments(policy), kept_entries(policy)
     counts = {}
-    with masked_as_before(policy), frozen_kept(policy):
+    with masked_as_before(policy), frozen_unchanged(policy):
         for layer in layers:
             seen, given_EH = activations.get(layer.name), (activity or {}).get(layer.name)
             if seen is None or (activity is not None and given_EH is None):

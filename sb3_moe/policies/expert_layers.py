@@ -70,7 +70,7 @@ class ExpertLayers:
         self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
         # Whether `expert` was given, and whether its class holds the activation. If the class does
         # not, the activation follows the sum over experts.
-        self.is_named = options.is_given("expert")
+        self.expert_is_given = options.is_given("expert")
         self.kind_activates = bool(getattr(options.expert_class, "activates", True))
         #: For ``match_scale``: random initializations of the dense layers that each layer of
         #: experts replaces.
@@ -113,7 +113,7 @@ class ExpertLayers:
         in_features = width + (self.seen if first else 0)
         router = self.options.head_router_class
         number = self.num_experts if router is None else self.layout.num_tasks
-        if self.is_named and router is None and self.options.place.hidden is None:
+        if self.expert_is_given and router is None and self.options.place.hidden is None:
             like = _like(hidden[-1:], in_features)
             made = [self._named(like, in_features, stage.width, stage) for _ in range(number)]
             experts = self._together(made, stage.width)
@@ -134,7 +134,7 @@ class ExpertLayers:
         last = hidden[-1] if head is None else head
         if head is not None:
             left = []
-        elif self.options.block == "simba" or (self.is_named and self.kind_activates):
+        elif self.options.block == "simba" or (self.expert_is_given and self.kind_activates):
             left = last.last_norms
         else:
             left = last.after
@@ -154,7 +154,7 @@ class ExpertLayers:
         :param dim: features that the expert sees
         :param left: how many of the last modules the expert leaves out
         """
-        if self.is_named:
+        if self.expert_is_given:
             layers, dim = self._encoder(dim)
             out = hidden[-1].width if head is None else head.width
             layers.append(self._named(_like(hidden, dim), dim, out, head))
@@ -240,7 +240,7 @@ class ExpertLayers:
     def _together(self, made: list[nn.Module], out: int) -> Experts:
         """Stack experts of torch's own layers; keep those of a user's class apart."""
         # vars() ignores inherited attributes: a subclass must declare `stacks` itself.
-        if self.is_named and not vars(self.options.expert_class).get("stacks", False):
+        if self.expert_is_given and not vars(self.options.expert_class).get("stacks", False):
             return SeparateNetworks(made, out)
         return StackedNetwork(made)
 

@@ -19,7 +19,7 @@ from torch import nn
 from sb3_moe.layers.checks import one_of, whole_or_none
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.vec_env.observations import Shape, channel_axis, image_shape_of, is_image
-from sb3_moe.vec_env.task_ids import TASK_KEY, OneHotBehind, Tail, TaskIds, as_one_hot, has_task_key
+from sb3_moe.vec_env.task_ids import TASK_KEY, EndsInOneHot, Tail, TaskIds, as_one_hot, has_task_key
 
 
 def minatar_convs(channels: int) -> nn.Sequential:
@@ -117,7 +117,7 @@ def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
     return {key: each for key, each in space.spaces.items() if key != TASK_KEY}
 
 
-class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
+class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
     """Encode observations and append the one-hot task id: (B, F) = ``[x | one-hot]``.
 
     The id is a Dict's ``task_id``, or the last ``num_tasks`` features (or channels) of a Box.

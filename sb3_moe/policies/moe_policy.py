@@ -222,7 +222,7 @@ class MoEPolicy(TeachesOptimizers):
     ) -> type[BaseFeaturesExtractor]:
         if self._networks_by_belief:
             return BeliefExtractor
-        plain = all(each.is_sb3s and each.experts_see_task for each in self.moe.values())
+        plain = all(each.may_be_sb3s and each.experts_see_task for each in self.moe.values())
         dense = self.dense_extractor()
         sb3s = plain and not {*OURS} & {*kwargs} and _takes(dense, space, kwargs)
         return dense if sb3s else TaskExtractor
@@ -290,7 +290,7 @@ class MoEPolicy(TeachesOptimizers):
             return
         layers = self.moe_layers().values()
         temperatures = [each.temperature for each in layers if isinstance(each, PredictMoE)]
-        self.belief.make_of(origins, shares, *temperatures[:1])
+        self.belief.remake(origins, shares, *temperatures[:1])
         for module in self.modules():
             if isinstance(module, BeliefExtractor):
                 module.follow_belief()
@@ -389,9 +389,9 @@ class MoEPolicy(TeachesOptimizers):
     def uses_sb3_network(self, network: str, layout: Layout) -> bool:
         """Say whether a network can be SB3's own, unchanged."""
         options = self.moe[network]
-        is_sb3s = options.is_sb3s and not options.is_given("block")
+        may_be_sb3s = options.may_be_sb3s and not options.is_given("block")
         sees_task = options.experts_see_task or layout.num_tasks == 0
-        return is_sb3s and sees_task and layout.image_shape is None
+        return may_be_sb3s and sees_task and layout.image_shape is None
 
 
 def _is_in_mode(module: nn.Module, mode: bool) -> bool:

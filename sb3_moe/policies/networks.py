@@ -238,7 +238,7 @@ class Networks(ABC):
         pairs = ((children[name], children.get(name + TARGET)) for name in self.online())
         return {online: target for online, target in pairs if target is not None}
 
-    def follower(self, module: nn.Module) -> nn.Module | None:
+    def target_of(self, module: nn.Module) -> nn.Module | None:
         """Return the counterpart of an online module in its target network; None without one.
 
         :param module: an online network, or any module inside one
@@ -249,7 +249,7 @@ class Networks(ABC):
                     return theirs
         return None
 
-    def squash(self) -> nn.Module | None:
+    def squashing_module(self) -> nn.Module | None:
         """Return the module that may squash the actor's output and is no hidden layer, if any."""
         return None
 
@@ -405,7 +405,7 @@ class ActorWithCriticsNetworks(Networks):
         own = list(self.policy.actor.parameters(recurse=False))
         return super().loose() | ({"pi": own} if own else {})
 
-    def squash(self) -> nn.Module | None:
+    def squashing_module(self) -> nn.Module | None:
         """Return the last module of the actor's mean: TD3's is a tanh, gSDE's may be a clipping."""
         parts = self.policy.actor.mu.modules()
         return [part for part in parts if not isinstance(part, TaskEmbedding)][-1]

@@ -23,7 +23,7 @@ from sb3_moe.policies.own_actions import OwnGaussian, TaskActionDims
 from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.policies.popart import PopArt
 from sb3_moe.policies.task_gradients import TaskGradients
-from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
+from sb3_moe.vec_env.task_ids import TaskIds, one_hot_length
 
 HEAD_GAIN = {"pi": 0.01, "vf": 1.0}
 # The attributes in which SB3 keeps hidden layers (in `mlp_extractor`) and heads (in the policy).
@@ -64,7 +64,7 @@ class MoEActorCritic(_Policy):
         }
         self.popart: PopArt | None = None
         if popart:
-            num_tasks = one_hot_behind(self.vf_features_extractor) or None
+            num_tasks = one_hot_length(self.vf_features_extractor) or None
             task_ids = TaskIds(self.observation_space, num_tasks, "`popart`")
             critic = [m for name, m in self.moe_layers().items() if network_of(name) == "vf"]
             self.popart = PopArt(task_ids, critic[-1] if critic else None).to(self.device)
@@ -138,7 +138,7 @@ class MoEActorCritic(_Policy):
         found = super().forward(obs, *args, **kwargs)  # type: ignore[arg-type]  # SB3's says less
         if self.popart is None:
             return found
-        self.popart.has_followed = False
+        self.popart.is_up_to_date = False
         actions, outputs, *rest = found
         return actions, self.popart.values(outputs, obs), *rest
 
@@ -152,7 +152,7 @@ class MoEActorCritic(_Policy):
 
         :raises RuntimeError: with ``popart``, if no PopArtCallback has processed the latest rollout
         """
-        if self.popart is not None and not self.popart.has_followed:
+        if self.popart is not None and not self.popart.is_up_to_date:
             raise RuntimeError(
                 "`popart`=True needs learn(..., callback=PopArtCallback()), in a list before "
                 "callbacks that use advantages"

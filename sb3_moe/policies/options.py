@@ -205,7 +205,7 @@ class MoEOptions:
         return self.place.has_experts and self.router_class.sees == "belief"
 
     @property
-    def is_sb3s(self) -> bool:
+    def may_be_sb3s(self) -> bool:
         """Whether SB3's own network will do, apart from what ``block`` and ``task_input`` ask."""
         return not (self.is_moe or self.embeds_task or self.ent_coef_per_task)
 

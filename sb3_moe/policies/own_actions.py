@@ -16,7 +16,7 @@ from stable_baselines3.common.policies import BaseModel
 from torch import nn
 
 from sb3_moe.policies.plain_distributions import Plain, PlainGaussian, PlainSquashedGaussian
-from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
+from sb3_moe.vec_env.task_ids import TaskIds, one_hot_length
 
 
 class TaskActionDims(nn.Module):
@@ -32,7 +32,7 @@ class TaskActionDims(nn.Module):
 
     def __init__(self, action_dims: Sequence[int], model: BaseModel, extractor: nn.Module) -> None:
         super().__init__()
-        action_space, num_tasks = model.action_space, one_hot_behind(extractor) or None
+        action_space, num_tasks = model.action_space, one_hot_length(extractor) or None
         if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
             raise ValueError(f"`action_dims` needs a Box action of one axis, got {action_space}")
         self._task_ids = TaskIds(model.observation_space, num_tasks, "`action_dims`")

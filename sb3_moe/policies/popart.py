@@ -32,7 +32,7 @@ class PopArt(nn.Module):
     variance_K: th.Tensor
     weight_K: th.Tensor
     #: Whether the statistics include the returns of the latest rollout.
-    has_followed = False
+    is_up_to_date = False
 
     def __init__(self, task_ids: TaskIds, head: nn.Module | None) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class PopArt(nn.Module):
         :param tasks_B: the task of each return
         :param rate: step size of the averages for a single return
         """
-        self.has_followed = True
+        self.is_up_to_date = True
         mean_K, deviation_K = self.mean_K.clone(), self.deviation_K
         for task in tasks_B.unique().tolist():
             own = returns_B[tasks_B == task]

@@ -83,12 +83,12 @@ class FeaturePenalty:
     def before_step(self, *args: Any) -> None:
         """Scale and add the penalty's gradient: a hook of the optimizer."""
         found, self._own = self._own, None
-        losss = [p.grad for p in self._parameters if p.grad is not None]
+        loss_grads = [p.grad for p in self._parameters if p.grad is not None]
         own = [(p.grad, g) for p, g in found or () if g is not None and p.grad is not None]
         if not own:
             return
         norm = total_norm([each for _, each in own])
-        weight = self.coef * total_norm(losss) / norm.clamp_min(TINY)
+        weight = self.coef * total_norm(loss_grads) / norm.clamp_min(TINY)
         for grad, each in own:
             grad.add_(weight * each)
 

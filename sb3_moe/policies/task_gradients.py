@@ -16,7 +16,7 @@ from torch import nn
 
 from sb3_moe.layers.aux_loss import without_added_losses
 from sb3_moe.layers.checks import one_of
-from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
+from sb3_moe.vec_env.task_ids import TaskIds, one_hot_length
 
 
 def pcgrad(gradients_KP: th.Tensor) -> th.Tensor:
@@ -66,7 +66,7 @@ class TaskGradients:
 
     def __init__(self, combination: str, space: spaces.Space[Any], extractor: nn.Module) -> None:
         self._combine = COMBINATIONS[combination]
-        self._task_ids = TaskIds(space, one_hot_behind(extractor) or None, "`task_gradients`")
+        self._task_ids = TaskIds(space, one_hot_length(extractor) or None, "`task_gradients`")
 
     def __call__(self, network: nn.Module, obs: Any, outputs: Sequence[Any]) -> Sequence[Any]:
         """Return a network's outputs, with a backward pass that goes by task.

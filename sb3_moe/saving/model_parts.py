@@ -32,7 +32,7 @@ PROGRESS = (
 SCHEDULES = ("lr_schedule", "exploration_schedule")
 #: Attributes that callbacks and `sb3_moe.growing` set on a model, for runs that go on with it.
 REMEMBERED = (
-    "task_switches", "anchors", "frozen_routers", "initial_weights", "remedies",
+    "task_switches", "anchors", "frozen_routers", "initial_weights", "interventions_done",
     "expert_log", "task_trained",
 )  # fmt: skip
 

@@ -326,17 +326,17 @@ def _set_rollout_state(model: BaseAlgorithm, state: dict[str, dict[str, Any]]) -
     owner = _sde_owner(model)
     if owner is not None and state["sde"]:
         vars(owner.action_dist).update(state["sde"])
-        owner.action_dist = _Drawn(owner)
+        owner.action_dist = _SkipNextDraw(owner)
 
 
 def _keep_action_noise(model: BaseAlgorithm) -> None:
     """Keep the action noise of a loaded model from being reset when ``learn`` begins."""
     noise = model.action_noise
     if noise is not None and (model.n_envs == 1 or isinstance(noise, VectorizedActionNoise)):
-        model.action_noise = _Going(model, noise)
+        model.action_noise = _SkipNextReset(model, noise)
 
 
-class _Drawn(StateDependentNoiseDistribution):
+class _SkipNextDraw(StateDependentNoiseDistribution):
     """Stand in for gSDE's distribution, skip its next draw of noise, and then give way to it."""
 
     def __init__(self, owner: Any) -> None:
@@ -347,7 +347,7 @@ class _Drawn(StateDependentNoiseDistribution):
         self._owner.action_dist = self._noise
 
 
-class _Going(VectorizedActionNoise):
+class _SkipNextReset(VectorizedActionNoise):
     """Stand in for an action noise, skip its next reset, and then give way to it."""
 
     def __init__(self, model: BaseAlgorithm, noise: ActionNoise) -> None:

@@ -279,13 +279,13 @@ def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) ->
     """
     if not tasks:
         options = {game: {"no_op_max": no_op_max} for game in MINATAR}
-        return [Task(game, entry_of(game, "games"), options.get(game, {})) for game in games]
+        return [Task(game, resolve_task(game, "games"), options.get(game, {})) for game in games]
     if isinstance(tasks, str):
         return tasks_of(tasks)
-    return tasks_of([entry_of(each, f"tasks[{i}]") for i, each in enumerate(tasks)])
+    return tasks_of([resolve_task(each, f"tasks[{i}]") for i, each in enumerate(tasks)])
 
 
-def entry_of(entry: Any, where: str) -> Any:
+def resolve_task(entry: Any, where: str) -> Any:
     """Give the id, id with arguments, or callable that an entry of a file stands for.
 
     :param entry: an id, a short name of MinAtar's, ``[id, arguments]`` or ``module:callable``

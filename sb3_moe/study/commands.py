@@ -33,12 +33,12 @@ from sb3_moe.study.building import game_id, imported, read_yaml
 from sb3_moe.study.folder import Job, held, is_held, refuse_changes, steps_in, survey
 from sb3_moe.study.judging import load_claims, missing
 from sb3_moe.study.report import check_report_folder, write_replays, write_report
-from sb3_moe.study.results import imagined
+from sb3_moe.study.results import complete_table
 from sb3_moe.study.training import versions
 from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.vec_env.tasks import names_on
 from sb3_moe.watching.films import FILMS
-from sb3_moe.watching.importance import expert_importance, network_that_acts
+from sb3_moe.watching.importance import expert_importance, first_network_with_experts
 from sb3_moe.watching.recording import watch as record
 from sb3_moe.watching.replays import steps_of
 from sb3_moe_envs import SUITES
@@ -58,7 +58,7 @@ def read(options: cli.StudyOptions) -> tuple[config.StudyConfig, Path]:
     changes = {name: getattr(options, name) for name in ("seeds", "steps_per_task", "only")}
     study = config.load_study(options.study, options.architecture, **changes)
     root = options.out or Path("runs") / study.name
-    os.environ.update(engine.variables(root) | os.environ)  # which the processes of runs inherit
+    os.environ.update(engine.variables(root))  # which the processes of runs inherit
     return study, root
 
 
@@ -195,7 +195,7 @@ def check_claims(study: config.StudyConfig) -> None:
     :raises ValueError: naming the claim
     """
     claims = load_claims(study.claims, study.games, study.networks)
-    for line in missing(claims, imagined(replace(study, only=()).runs())):
+    for line in missing(claims, complete_table(replace(study, only=()).runs())):
         print(line)
 
 
@@ -339,7 +339,7 @@ def _in_order(words: Sequence[str], space: spaces.Space[Any]) -> Any:
         return building.read_tasks(known)  # a study's games, by short names or full ids
     entries = [read_yaml(word) if word.startswith("[") else word for word in words]
     is_suite = len(words) == 1 and words[0] in SUITES
-    tasks = words[0] if is_suite else [building.entry_of(each, "--tasks") for each in entries]
+    tasks = words[0] if is_suite else [building.resolve_task(each, "--tasks") for each in entries]
     found = {each.name: each for each in tasks_of(tasks)}
     if is_suite and known in (None, [*found]):
         return tasks
@@ -375,7 +375,7 @@ def watch(options: cli.Watch) -> int:
     check_writable(options.out.parent)
     model = opened(options)
     if options.table:
-        network_that_acts(model)
+        first_network_with_experts(model)
     playing: Any = {"seed": options.seed, "deterministic": not options.stochastic}
     amount: Any = {"episodes": options.episodes, "max_steps": options.max_steps}
     replay = record(model, without=options.without, **amount, **playing)

@@ -32,11 +32,11 @@ RETRIES = 3
 
 
 def variables(root: Path) -> dict[str, str]:
-    """Give the environment variables with which runs are trained.
+    """Give the environment variables with which runs are trained; those that are set keep theirs.
 
     :param root: folder of the study, in which processes share what jax has compiled
     """
-    return {
+    wanted = {
         # One thread per process: small networks are faster with one, and runs share the cores.
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
@@ -51,6 +51,7 @@ def variables(root: Path) -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
 def work(run: Mapping[str, Any], path: str) -> None:

@@ -73,7 +73,7 @@ def draw_curves(
     rows = pd.concat([_means(rows, units), rows])
     names = [each.name for each in results.study.architectures]
     looks = {name: plots.look_of(k) for k, name in enumerate(names)} | dict(looks or {})
-    parts = plots.shared_out([name for name in names if (rows["architecture"] == name).any()])
+    parts = plots.into_panels([name for name in names if (rows["architecture"] == name).any()])
     panels: list[Any] = [
         (*key, curves[there], f" ({k} of {len(parts)})" if len(parts) > 1 else "")
         for key, curves in rows.groupby(["regime", "order", "task"], sort=False)
@@ -91,7 +91,7 @@ def draw_curves(
         where = REGIMES[regime] if is_one else f"{REGIMES[regime]}: {order}"
         unit = " in units" if task == MEAN and units else ""
         title = where if task == WHOLE else f"{task}{unit}, {where}"
-        ax.set_title(plots.as_written(_wrapped(title + part)), fontsize="medium")
+        ax.set_title(plots.escaped(_wrapped(title + part)), fontsize="medium")
         _draw_panel(ax, curves, rows.loc[rows["task"] == task, "value"], looks, levels.get(task))
         for block in planned_blocks(runs[regime, order], task):
             ax.axvspan(*block, color="0.93", zorder=0)
@@ -155,8 +155,8 @@ def draw_experts(results: Results) -> Figure | None:
         experts = weights_NE.shape[1]
         if experts <= MOST_WRITTEN:
             plots.write_into(ax, image, plots.as_numbers(weights_NE, "z.2f"), fontsize=7)
-        ax.set_title(plots.as_written(_wrapped(caption)), fontsize="small")
-        ax.set_yticks(range(len(tasks)), map(plots.as_written, tasks), fontsize="small")
+        ax.set_title(plots.escaped(_wrapped(caption)), fontsize="small")
+        ax.set_yticks(range(len(tasks)), map(plots.escaped, tasks), fontsize="small")
         ax.set_xticks(range(0, experts, -(-experts // MOST_WRITTEN)))
         ax.set_xlabel("experts, matched between seeds", fontsize="small")
     figure.colorbar(image, ax=axes, label="mean weight", shrink=0.8)

@@ -319,7 +319,7 @@ def _over_tasks(
 def missing(claims: Claims, table: pd.DataFrame) -> list[str]:
     """List, a line each, the comparisons that will have no value in a study: a name may be wrong.
 
-    :param table: see :func:`~sb3_moe.study.results.imagined`
+    :param table: see :func:`~sb3_moe.study.results.complete_table`
     """
     rows: Any = judge(claims, table).to_dict("records")
     text = "claim {claim!r}: no run gives `{measure}` of {task} for {contrast}"

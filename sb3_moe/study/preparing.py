@@ -25,7 +25,7 @@ from sb3_moe.study import building
 from sb3_moe.study.config import RunConfig, StudyConfig, tuned
 from sb3_moe.study.folder import Job, survey
 from sb3_moe.study.results import CHOICES, as_table, random_means, random_of, read_runs
-from sb3_moe.study.training import begin_with, take_over
+from sb3_moe.study.training import begin_with, copy_weights
 from sb3_moe.vec_env.evaluating import evaluate_tasks, random_player
 from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
 from sb3_moe_envs.schedules import Cycle, Interleave
@@ -69,7 +69,7 @@ def check_networks(runs: Sequence[RunConfig]) -> None:
                 if start is not None and start.model is not None:
                     begin_with(built[name], run, Path(start.model))
                 elif start is not None and str(start.architecture) in built:
-                    take_over(built[name], built[str(start.architecture)], name)
+                    copy_weights(built[name], built[str(start.architecture)], name)
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise ValueError(f"architecture {name!r} can't be built: {reason}") from error

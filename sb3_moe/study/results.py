@@ -24,7 +24,7 @@ from sb3_moe.saving.files import read_json
 from sb3_moe.study.building import algorithm_class
 from sb3_moe.study.config import RunConfig, StudyConfig
 from sb3_moe.study.folder import Job, refuse_changes, survey
-from sb3_moe.vec_env.evaluating import is_told_masks
+from sb3_moe.vec_env.evaluating import predict_takes_masks
 
 Array = npt.NDArray[np.float64]
 NAN = float("nan")
@@ -45,7 +45,7 @@ INSIDES = {
 
 # If `n_envs` is no multiple of the number of tasks, some tasks have more steps than their share. Up
 # to this multiple of its share, a task counts as having as many steps as alone.
-EVENLY = 1.05
+MOST_UNEVEN = 1.05
 
 
 @dataclass(frozen=True)
@@ -182,16 +182,16 @@ def is_later(run: RunConfig, task: str) -> bool:
     return task in run.order and run.order[0] != task
 
 
-def is_beside_scratch(run: RunConfig, task: str) -> bool:
+def is_as_long_as_scratch(run: RunConfig, task: str) -> bool:
     """Say whether a block, or an interleaved run, has a task for as many steps as from scratch."""
     most = math.ceil(run.n_envs / len(run.games)) * len(run.games) / run.n_envs
-    evenly = run.regime == "mtrl" and run.cycles == 1 and most <= EVENLY
+    evenly = run.regime == "mtrl" and run.cycles == 1 and most <= MOST_UNEVEN
     return is_trained(run, task) and (bool(run.order) or evenly)
 
 
 def is_no_opener(run: RunConfig, task: str) -> bool:
-    """Say whether :func:`is_beside_scratch` holds and the task doesn't open a sequence."""
-    return is_beside_scratch(run, task) and run.order[:1] != (task,)
+    """Say whether :func:`is_as_long_as_scratch` holds and the task doesn't open a sequence."""
+    return is_as_long_as_scratch(run, task) and run.order[:1] != (task,)
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def plasticity(run: Run, task: str, references: References, network: str | None 
     return references.above_random(first_area(run, task), scratch, task)
 
 
-@measure(is_beside_scratch)
+@measure(is_as_long_as_scratch)
 def relative_area(run: Run, task: str, references: References) -> float:
     """The same area by that of `dense` from scratch, both above the random policy."""
     return plasticity(run, task, references, "dense")
@@ -430,7 +430,7 @@ def _costs(jobs: Sequence[Job]) -> dict[str, dict[str, int]]:
     return {name: read_json(file).get("costs", {}) for name, file in files.items()}
 
 
-def imagined(runs: Sequence[RunConfig]) -> pd.DataFrame:
+def complete_table(runs: Sequence[RunConfig]) -> pd.DataFrame:
     """Give a made-up table in which all runs are done, to see what a study will have values of."""
     there = []
     for run in runs:
@@ -515,5 +515,5 @@ def random_means(study: StudyConfig, root: Path) -> dict[str, float]:
 def random_of(study: StudyConfig) -> dict[str, Any]:
     """Give the settings on which the random policy's returns depend."""
     played = {name: study.to_dict()[name] for name in ("games", "tasks", "env", "no_op_max")}
-    masked = is_told_masks(algorithm_class(study.algorithm))
+    masked = predict_takes_masks(algorithm_class(study.algorithm))
     return {**played, "episodes": study.random_episodes, "masked": masked}

@@ -52,7 +52,7 @@ def train_run(run: RunConfig, folder: RunFolder) -> None:
     arguments = to_jsonable_python(arguments_of(run), fallback=str)
     said = {"run": run.to_dict(), "rollout": run.rollout, "versions": versions()}
     folder.start({**said, "arguments": arguments})
-    model, env = _begun(run, folder)
+    model, env = _load_or_build(run, folder)
     start = model.num_timesteps
     # A new file for each attempt: SB3's CSV writer erases the file that it opens.
     log = folder.path / f"progress-{start:09d}.csv"
@@ -98,7 +98,7 @@ def _write_model(model: BaseAlgorithm, path: Path) -> None:
             normalizer.save(str(temporary))
 
 
-def _begun(run: RunConfig, folder: RunFolder) -> tuple[BaseAlgorithm, VecEnv]:
+def _load_or_build(run: RunConfig, folder: RunFolder) -> tuple[BaseAlgorithm, VecEnv]:
     """Load the latest whole snapshot; without one, build the model and give it the weights that it
     begins with.
 
@@ -207,7 +207,7 @@ def begin_with(model: BaseAlgorithm, run: RunConfig, path: Path) -> dict[str, An
     except Exception as error:  # a foreign file may raise anything
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"`start_from` can't load {path} ({reason})") from error
-    take_over(model, trained, run.architecture.name)
+    copy_weights(model, trained, run.architecture.name)
     # Loading has seeded everything with the file's seed, which may be the same for all runs.
     model.set_random_seed(model.seed)
     return {
@@ -238,7 +238,7 @@ def _has_experts(model: BaseAlgorithm) -> bool:
     return isinstance(model.policy, MoEPolicy) and bool(model.policy.moe_layers())
 
 
-def take_over(model: Any, trained: Any, name: str) -> None:
+def copy_weights(model: Any, trained: Any, name: str) -> None:
     """Write a trained model's weights, and its optimizers' averages, into a new one.
 
     :param model: a new one, which keeps its arguments

@@ -140,14 +140,14 @@ class _Episodes:
         self._successes = Successes(env.num_envs)
         lives = (env.env_is_wrapped(wrapper) for wrapper in (EpisodicLifeEnv, Monitor))
         # SB3 puts its Monitor inside EpisodicLifeEnv: it reports no episode at a lost life.
-        self._unheard = [all(each) for each in zip(*lives, strict=True)]
+        self._hides_lost_lives = [all(each) for each in zip(*lives, strict=True)]
 
     def step(self, dones: npt.NDArray[np.bool_], infos: Sequence[Mapping[str, Any]]) -> None:
         """Take note of a step of every environment."""
         self._successes.step(infos)
         self._running = np.where(dones, 0, self._running + 1)
         for i in np.flatnonzero(dones).tolist():
-            if "episode" in infos[i] or not self._unheard[i]:
+            if "episode" in infos[i] or not self._hides_lost_lives[i]:
                 self._end(i, infos[i])
 
     def _end(self, index: int, info: Mapping[str, Any]) -> None:
@@ -182,10 +182,10 @@ class _Episodes:
 
 def takes_masks(model: BaseAlgorithm | type[BaseAlgorithm], env: VecEnv) -> bool:
     """Say whether a model, or an algorithm, takes action masks and an environment has them."""
-    return is_told_masks(model) and env.has_attr("action_masks")
+    return predict_takes_masks(model) and env.has_attr("action_masks")
 
 
-def is_told_masks(model: BaseAlgorithm | type[BaseAlgorithm]) -> bool:
+def predict_takes_masks(model: BaseAlgorithm | type[BaseAlgorithm]) -> bool:
     """Say whether ``predict`` of a model, or of an algorithm, takes ``action_masks``."""
     return "action_masks" in inspect.signature(model.predict).parameters
 

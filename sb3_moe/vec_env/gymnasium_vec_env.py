@@ -108,7 +108,7 @@ class GymnasiumVecEnv(VecEnv):
         :raises AttributeError: if the vector environment has no ``state_dict``
         """
         return {
-            "env": self._of_all("state_dict")(),
+            "env": self._shared_attribute("state_dict")(),
             "observations": copy.deepcopy(self._observations),
             "task_ids": self._task_ids.copy(),
         }
@@ -120,7 +120,7 @@ class GymnasiumVecEnv(VecEnv):
         environment could not be restored, as with MuJoCo's, it starts new episodes in all of them.
         """
         inner = state["env"]
-        self._of_all("load_state_dict")(inner)
+        self._shared_attribute("load_state_dict")(inner)
         exact = inner.get("exact", True) if isinstance(inner, Mapping) else True
         self._observations = state["observations"] if exact else None
         self._restored = self._observations is not None
@@ -179,7 +179,7 @@ class GymnasiumVecEnv(VecEnv):
         chosen = list(self._get_indices(indices))
         if self._envs is not None:
             return [self._envs[i].get_wrapper_attr(attr_name) for i in chosen]
-        return [self._of_all(attr_name)] * len(chosen)
+        return [self._shared_attribute(attr_name)] * len(chosen)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set an attribute of each environment, or of the vector environment.
@@ -217,7 +217,7 @@ class GymnasiumVecEnv(VecEnv):
         if self._envs is not None:
             methods = [self._envs[i].get_wrapper_attr(method_name) for i in chosen]
             return [method(*method_args, **kwargs) for method in methods]
-        method, of_all = self._of_all(method_name), method_name in _OF_ALL
+        method, of_all = self._shared_attribute(method_name), method_name in _OF_ALL
         if not of_all and len(chosen) < self.num_envs:
             if "indices" in inspect.signature(method).parameters:
                 kwargs["indices"] = chosen
@@ -236,7 +236,7 @@ class GymnasiumVecEnv(VecEnv):
             return [False] * len(chosen)
         return [is_wrapped(self._envs[i], wrapper_class) for i in chosen]
 
-    def _of_all(self, name: str) -> Any:
+    def _shared_attribute(self, name: str) -> Any:
         """Return an attribute of the vector environment, or of the nearest wrapper that has it."""
         layer: VectorEnv[Any, Any, Any] = self.env
         while isinstance(layer, VectorWrapper) and not hasattr(layer, name):

@@ -117,14 +117,14 @@ def make_pinned_env(
     whole_or_none("copies", copies)
     recipe = _recipe_of(training_env)
     arguments = {name: value for name, value in recipe.items() if name not in NOT_COPIED}
-    arguments["render_mode"] = render_mode or mode_again(arguments.get("render_mode"))
+    arguments["render_mode"] = render_mode or render_mode_for_copy(arguments.get("render_mode"))
     num_tasks = len(task_names(training_env))
     n_envs = copies * num_tasks if copies else _as_in_training(training_env, num_tasks)
     env = make_multitask_vec_env(**arguments, n_envs=n_envs, schedule=Interleave(), seed=seed)
     return wrap_like(env, training_env)
 
 
-def mode_again(render_mode: str | None) -> str | None:
+def render_mode_for_copy(render_mode: str | None) -> str | None:
     """Return the ``render_mode`` with which to build an environment once more.
 
     ``"human"`` becomes None, so that no second window opens. Any other mode stays, since the images
@@ -162,14 +162,14 @@ def are_interleaved(env: VecEnv) -> bool:
     return several and bool(env.get_attr("is_interleaved")[0])
 
 
-def not_built_again_since(env: VecEnv) -> str | None:
+def why_not_rebuildable(env: VecEnv) -> str | None:
     """Return why no other environment like this one can be built; None if one can."""
     if getattr(env, "recipe", None) is None:
         return "make_multitask_vec_env didn't build it"
-    return not_wrapped_again_since(env)
+    return why_not_rewrappable(env)
 
 
-def not_wrapped_again_since(env: VecEnv) -> str | None:
+def why_not_rewrappable(env: VecEnv) -> str | None:
     """Return why this environment's wrappers can't be copied to another one; None if they can."""
     while isinstance(env, VecEnvWrapper):
         if not isinstance(env, WRAPPERS):
@@ -179,7 +179,7 @@ def not_wrapped_again_since(env: VecEnv) -> str | None:
 
 
 def _recipe_of(env: Any) -> dict[str, Any]:
-    if why := not_built_again_since(env):
+    if why := why_not_rebuildable(env):
         raise ValueError(
             f"`eval_env` must be given where training's environment can't be built again: {why}; "
             "sb3_moe.make_multitask_vec_env(tasks) builds one that can"
@@ -201,7 +201,7 @@ def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:
     Copies of normalizers keep their statistics, but don't update them.
 
     :param env: the environment to wrap
-    :param model_env: the one whose wrappers are copied; see :func:`not_wrapped_again_since`
+    :param model_env: the one whose wrappers are copied; see :func:`why_not_rewrappable`
     """
     if not isinstance(model_env, VecEnvWrapper):
         return env

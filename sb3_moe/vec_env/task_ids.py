@@ -51,7 +51,7 @@ def as_one_hot(codes: th.Tensor) -> th.Tensor:
     return F.one_hot(strongest(codes), codes.shape[-1]).to(codes.dtype)
 
 
-class OneHotBehind:
+class EndsInOneHot:
     """Base class that marks an extractor whose features are ``[x | one-hot(task)]``.
 
     The attributes alone don't mark it: a user's own extractor may use the same names for something
@@ -65,9 +65,9 @@ class OneHotBehind:
     num_tasks: int
 
 
-def one_hot_behind(extractor: nn.Module) -> int:
+def one_hot_length(extractor: nn.Module) -> int:
     """Return the length of the one-hot task id at the end of the features; 0 without one."""
-    if isinstance(extractor, OneHotBehind) and extractor.tells_task:
+    if isinstance(extractor, EndsInOneHot) and extractor.tells_task:
         return extractor.num_tasks
     return 0
 

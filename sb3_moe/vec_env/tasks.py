@@ -156,9 +156,8 @@ def _holder(space: spaces.Space[Any]) -> spaces.Space[Any]:
 PRINTED = 33
 # The longest task name with which eval/<task>/mean_ep_length is printed whole.
 TASK = 18
-# The lengths of the longest layer name of our own, vf_features.10, and of the longest measure that
-# precedes one in a key, dormant_per_expert.
-LAYER, MEASURE = 14, 18
+# The length of the longest layer name of our own, vf_features.10.
+LAYER = 14
 
 
 def short_names(names: Sequence[str], length: int = TASK, taken: Collection[str] = ()) -> list[str]:

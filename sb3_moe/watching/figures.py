@@ -78,7 +78,7 @@ def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None 
         if random is not None and name in random:
             axes.axhline(random[name], color="0.3", linestyle=":", label="random policy")
             axes.legend(loc="best", fontsize="small", frameon=False)
-        axes.set_title(as_written(name), loc="left", fontsize="medium")
+        axes.set_title(escaped(name), loc="left", fontsize="medium")
         axes.set_ylabel("return")
     label_steps(rows[-1])
     if scores.blocks:
@@ -146,7 +146,7 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
         image = axes.pcolormesh(edges, np.arange(experts + 1) - 0.5, gates_KNE[:, k].T, **colors)
         axes.set_yticks(range(0, experts, -(-experts // _MOST_NUMBERED)))
         axes.set_ylabel("expert")
-        axes.set_title(as_written(names[k]), loc="left", fontsize="medium")
+        axes.set_title(escaped(names[k]), loc="left", fontsize="medium")
         _mark_switches(axes, folder, "white")
     label_steps(rows[-1])
     figure.colorbar(image, ax=rows.tolist(), label="mean gate")
@@ -312,7 +312,7 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
-def shared_out(names: Sequence[str]) -> list[list[str]]:
+def into_panels(names: Sequence[str]) -> list[list[str]]:
     """Distribute networks evenly over as few panels as have room for them."""
     parts = -(-len(names) // MOST_LINES)
     return [list(each) for each in np.array_split(np.array(names, dtype=object), parts)]
@@ -353,12 +353,12 @@ def plot_mean(
     # A few markers tell lines apart in print; each line has its markers at different steps.
     every = max(len(x) // 4, min(MOST_LINES, len(x) // 2), 1)
     style = {"linewidth": 1.6, "markersize": 4, "markevery": (len(axes.lines) % every, every)}
-    axes.plot(x, mean, label=as_written(label), **(style | look))
+    axes.plot(x, mean, label=escaped(label), **(style | look))
     if interval is not None:
         axes.fill_between(x, *interval, color=look["color"], alpha=0.15, linewidth=0)
 
 
-def as_written(name: str) -> str:
+def escaped(name: str) -> str:
     """Keep matplotlib from reading a name as a formula, or leaving it out of a legend."""
     escaped = name.replace("$", r"\$")
     # Legends pass over labels that begin with _; this space before it has no width.
@@ -393,8 +393,8 @@ def draw_matrix(
     figure = Picture(figsize=size, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values, aspect="auto", **colors)
-    axes.set_yticks(range(len(rows)), [as_written(name) for name in rows])
-    axes.set_xticks(range(len(columns)), [as_written(name) for name in columns])
+    axes.set_yticks(range(len(rows)), [escaped(name) for name in rows])
+    axes.set_xticks(range(len(columns)), [escaped(name) for name in columns])
     write_into(axes, image, labels)
     figure.colorbar(image, ax=axes, label=unit)
     return figure

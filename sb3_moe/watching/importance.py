@@ -64,7 +64,7 @@ class Importance:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def network_that_acts(model: BaseAlgorithm) -> str:
+def first_network_with_experts(model: BaseAlgorithm) -> str:
     """Return the name of the first network with experts: the one that acts, if it has any.
 
     :param model: of any algorithm, with one of this package's policies
@@ -101,7 +101,7 @@ def expert_importance(
     :raises TypeError: as in :func:`sb3_moe.without_expert`, or if a number is no int
     :raises ValueError: if there is no such network, an episode is too long, or a number is below 1
     """
-    network = network or network_that_acts(model)
+    network = network or first_network_with_experts(model)
     layers = list(policy_of(model).mixtures(network).values())
     with watched_env(model, env, False, episodes) as watched:
 

@@ -222,7 +222,7 @@ class _Player:
             )
             after, rewards, dones, infos = env.step(actions)
             for row in running:
-                notes[row].add_thought(row, obs, images, decision, gates, explained)
+                notes[row].add_decision(row, obs, images, decision, gates, explained)
                 notes[row].add_step(
                     actions[row], playing[row], rewards[row], dones[row], infos[row]
                 )
@@ -303,7 +303,7 @@ class _Notes:
         #: Whether the next step begins an episode.
         self.begins = True
 
-    def add_thought(
+    def add_decision(
         self,
         row: int,
         obs: Any,

@@ -19,17 +19,17 @@ from sb3_moe.saving.snapshot import preserved_generators
 from sb3_moe.vec_env.make import (
     evaluation_copies,
     make_pinned_env,
-    mode_again,
-    not_built_again_since,
-    not_wrapped_again_since,
+    render_mode_for_copy,
     synchronize,
+    why_not_rebuildable,
+    why_not_rewrappable,
     wrap_like,
 )
 from sb3_moe.vec_env.tasks import check_tasks, task_names, tasks_known
 
 # Wrappers that are left out when an environment is built again: Monitor is added anyway,
 # HumanRendering and RenderCollection draw differently, RecordVideo overwrites training's films.
-NOT_AGAIN = tuple(
+DROPPED_WRAPPERS = tuple(
     f"{each.__module__}:{each.__name__}"
     for each in (Monitor, HumanRendering, RecordVideo, RenderCollection)
 )
@@ -80,7 +80,7 @@ def watched_env(
         raise ValueError("`env` must be given, since the model has no environment of its own")
     check_tasks(tasks_known(model), venv)
     build: Callable[..., VecEnv] | None = None
-    side_by_side = not_built_again_since(venv) is None
+    side_by_side = why_not_rebuildable(venv) is None
     if side_by_side:
         build = partial(make_pinned_env, venv, evaluation_copies(venv, episodes) if episodes else 1)
     elif own_env is not None and not _innermost(venv).isdisjoint(_innermost(own_env)):
@@ -153,9 +153,9 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
     """
     spec: Any = env.get_attr("spec")[0] if env.has_attr("spec") else None
     all_wrappers = () if spec is None else spec.additional_wrappers
-    wrappers = tuple(each for each in all_wrappers if each.entry_point not in NOT_AGAIN)
+    wrappers = tuple(each for each in all_wrappers if each.entry_point not in DROPPED_WRAPPERS)
     unknown = [each.name for each in wrappers if each.kwargs is None]
-    why = not_wrapped_again_since(env)
+    why = why_not_rewrappable(env)
     if spec is None or spec.id not in gym.registry:
         why = why or "gymnasium.make didn't build it"
     elif unknown:
@@ -165,6 +165,6 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
     spec, mode = replace(spec, additional_wrappers=wrappers), dict[str, Any]()
     # Classes of environments need not take a `render_mode`.
     if render_mode is not None or "render_mode" in spec.kwargs:
-        mode["render_mode"] = render_mode or mode_again(spec.kwargs.get("render_mode"))
+        mode["render_mode"] = render_mode or render_mode_for_copy(spec.kwargs.get("render_mode"))
     makers: list[Callable[[], gym.Env[Any, Any]]] = [lambda: Monitor(gym.make(spec, **mode))]
     return wrap_like(DummyVecEnv(makers), env)

@@ -103,8 +103,8 @@ class Noting(ReDoCallback):
         super().__init__(every, **kwargs)
         self.asked = []
 
-    def treat(self):
-        done = super().treat()
+    def intervene(self):
+        done = super().intervene()
         self.asked.append((self.model.num_timesteps, done))
         return done
 

@@ -170,7 +170,7 @@ def test_buffers_that_sb3_copies_to_targets_are_those_of_the_new_experts():
     assert count.data_ptr() == own.running_count_E.data_ptr()
     own.running_bias_E[4] = 7.0
     model.learn(16, reset_num_timesteps=False)
-    target = networks_of(model.policy).follower(own)
+    target = networks_of(model.policy).target_of(own)
     assert target.running_bias_E[4] > 6.0
 
 

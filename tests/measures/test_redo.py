@@ -22,7 +22,7 @@ from sb3_moe.measures import (
     shrink_and_perturb,
 )
 from sb3_moe.measures.hidden import heads
-from sb3_moe.measures.resets import fresh_copy, moments, treatable_layers
+from sb3_moe.measures.resets import fresh_copy, moments, resettable_layers
 from sb3_moe.policies.networks import networks_of
 
 KINDS = [
@@ -62,7 +62,7 @@ def test_at_tau_zero_only_dormant_units_change_and_the_function_does_not(policy,
     assert all(count >= 3 for count in counts.values())
     th.testing.assert_close(outputs(model.policy, obs), outputs(before, obs))
     activations = policy_activations(before, obs)
-    for was, now in zip(treatable_layers(before), treatable_layers(model.policy), strict=True):
+    for was, now in zip(resettable_layers(before), resettable_layers(model.policy), strict=True):
         assert was.name == now.name
         dormant_EH = activations[was.name].activity_EH == 0
         for parameter, new in zip(was.feeder.parameters(), now.feeder.parameters(), strict=True):
@@ -166,7 +166,7 @@ def test_new_heads_leave_a_map_alone_that_all_layers_share():
 def test_a_layer_beside_a_task_embedding_is_treated():
     kwargs = {"placement": "none", "task_embedding": 3, "net_arch": [8]}
     policy = PPO("MoeMultiInputPolicy", TwoTasks(), policy_kwargs=kwargs).policy
-    assert [layer.name for layer in treatable_layers(policy)] == ["pi.0", "vf.0"]
+    assert [layer.name for layer in resettable_layers(policy)] == ["pi.0", "vf.0"]
 
 
 def test_shrinking_and_perturbing_mixes_old_weights_and_new_ones():

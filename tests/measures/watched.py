@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sb3_moe.measures.resets import treatable_layers
+from sb3_moe.measures.resets import resettable_layers
 from sb3_moe.policies.networks import networks_of
 
 
@@ -21,6 +21,6 @@ def outputs(policy, obs):
 
 def silence(policy, units=3):
     """Silence the first units of every hidden layer by a bias that nothing overcomes."""
-    for layer in treatable_layers(policy):
+    for layer in resettable_layers(policy):
         (bias,) = (each for name, each in layer.feeder.named_parameters() if "bias" in name)
         bias.data[..., :units] = -1e4

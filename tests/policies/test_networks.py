@@ -196,7 +196,7 @@ def test_each_online_module_is_followed_by_the_one_at_its_targets_place(algorith
     for path, module in policy.named_modules():
         first, dot, rest = path.partition(".")
         if not first.endswith("_target"):
-            assert networks.follower(module) is modules.get(f"{first}_target{dot}{rest}"), path
+            assert networks.target_of(module) is modules.get(f"{first}_target{dot}{rest}"), path
 
 
 # Actions that were taken, and tasks.

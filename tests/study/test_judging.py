@@ -26,7 +26,7 @@ from sb3_moe.study.judging import (
     values_of_groups,
     welch,
 )
-from sb3_moe.study.results import COLUMNS, WHOLE, imagined
+from sb3_moe.study.results import COLUMNS, WHOLE, complete_table
 
 ONE, OTHER = GAMES
 SEQUENCE, TURNED = " ".join(GAMES), " ".join(GAMES[::-1])
@@ -321,7 +321,7 @@ def test_without_anything_to_subtract_the_sum_itself_is_tested_in_numbers_as_wri
 def test_what_a_study_will_have_no_value_of_is_named_before_the_runs():
     def lines(runs, measure, of="dense"):
         return missing(
-            claims(contrast(plus=networks(of), minus=(), measure=measure)), imagined(runs)
+            claims(contrast(plus=networks(of), minus=(), measure=measure)), complete_table(runs)
         )
 
     one, both = [planned("crl", GAMES)], [planned("crl", GAMES), planned("crl", GAMES[::-1])]

@@ -122,8 +122,8 @@ def test_a_legend_is_whole_and_leaves_the_axes_free(names, tmp_path):
 def test_six_networks_share_a_panel_and_each_has_a_look_of_its_own():
     assert len({tuple(look_of(k).values()) for k in range(56)}) == 56
     names = [f"network {k}" for k in range(10)]
-    assert figures.shared_out(names) == [names[:5], names[5:]]
-    assert figures.shared_out(names[:6]) == [names[:6]]
+    assert figures.into_panels(names) == [names[:5], names[5:]]
+    assert figures.into_panels(names[:6]) == [names[:6]]
 
 
 def test_everything_a_folder_has_is_saved_alike_each_time(folder):
