@@ -51,7 +51,7 @@ class Run(StudyOptions):
     """Train missing runs, resume interrupted ones from their last snapshots, and write the report.
 
     :param processes: runs at the same time, on one thread each; by default one for each core that
-        this process may use
+        this process may use, and on SLURM all
     :param retry: also run again those that failed or whose folders are damaged
     :param replays: add a page for each network on which it plays every task; takes seconds for each
     :param engine: processes of this machine (local), tasks of a Ray cluster (ray, extra study), or

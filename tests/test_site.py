@@ -5,7 +5,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import check_links
 import draw_placements
 import pages
 import pytest
@@ -48,50 +47,12 @@ def test_every_public_name_stands_in_the_reference_with_a_text(public_names):
     assert len(there) > 150
 
 
-def test_a_name_stands_where_it_is_shortest_to_import(public_names):
-    assert public_names.home("sb3_moe.saving", "load") == ("sb3_moe", "load")
-    assert "Also here: :py:obj:`sb3_moe.UnsafeFileError`" in public_names.reference(
-        "sb3_moe.saving"
-    )
-
-
-def test_links_to_what_the_site_has_of_its_own_stay_there_and_code_is_left_alone():
-    text = "[a](README.md) [b](../CHANGELOG.md) ![c](../d.png)\n```md\n[e](../f)\n```\n"
-    assert pages.on_the_site(text, "R") == (
-        "[a](index.md) [b](changelog.md) ![c](../d.png)\n```md\n[e](../f)\n```\n"
-    )
-
-
-def test_links_of_a_text_that_another_page_shows_are_read_from_where_it_lies():
-    text = "[a](docs/results.md) [b](docs/speed.md#own) [c](examples)"
-    assert pages.on_the_site(text, "R", ROOT, DOCS) == (
-        "[a](results.md) [b](speed.md#own) [c](R/tree/main/examples)"
-    )
-
-
 def test_the_navigation_has_every_page():
     written = "\n".join(pages.tables_of_contents())
     pages_here = [*DOCS.glob("*.md"), *DOCS.glob("contributing/*.md")]
     every = {str(page.relative_to(DOCS).with_suffix("")) for page in pages_here}
     assert every - {"README", "index"} <= set(written.split())
     assert "CONTRIBUTING" not in written  # linked from the index, and no page
-
-
-def test_a_link_of_the_built_site_that_leads_nowhere_is_found(tmp_path):
-    links = [
-        '<p id="here"></p><a href="b.html#there">1</a><a href="#here">2</a>',
-        '<a href="b.html#no">3</a><img src="c.png"><link href="b.html?v=1">',
-        '<a href="https://e.org/x">4</a><a href="R/blob/main/README.md">5</a>',
-        '<a href="R/blob/main/NONE.md">6</a>',
-    ]
-    (tmp_path / "a.html").write_text("".join(links))
-    (tmp_path / "b.html").write_text('<p id="there"></p><a href="d.html">7</a>')
-    assert check_links.broken(tmp_path, "R") == [
-        "a.html: b.html#no",
-        "a.html: c.png",
-        "a.html: R/blob/main/NONE.md",
-        "b.html: d.html",
-    ]
 
 
 def test_the_drawing_of_the_placements_is_that_of_their_rows():

@@ -42,30 +42,11 @@ def test_a_workflow_runs_targets_that_there_are(path):
         assert "timeout-minutes" in job
 
 
-@pytest.mark.parametrize("path", [ROOT / ".ci" / "run", ROOT / "CONTRIBUTING.md"], ids=name_of)
-def test_other_files_name_targets_that_there_are(path):
-    assert set(MAKE.findall(path.read_text())) - {"sure"} <= TARGETS
-
-
-def test_every_target_is_phony_and_every_extra_that_one_installs_exists():
-    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[1].split()
-    assert set(phony) == TARGETS
-    asked = {
-        extra for group in re.findall(r'"\.\[([\w,-]+)\]"', MAKEFILE) for extra in group.split(",")
-    }
-    assert asked <= set(PROJECT["optional-dependencies"])
-
-
 def test_every_python_that_is_promised_is_tried():
     promised = {each.rpartition(" ")[2] for each in PROJECT["classifiers"] if ":: 3." in each}
     matrix = jobs(ROOT / ".github" / "workflows" / "ci.yml")["test"]["strategy"]["matrix"]
     assert set(matrix["python"]) == promised
     assert min(promised) == PROJECT["requires-python"].removeprefix(">=")
-
-
-def test_the_lowest_torch_is_the_one_that_is_tried():
-    (torch,) = [each for each in PROJECT["dependencies"] if each.startswith("torch")]
-    assert f'"torch=={torch.removeprefix("torch>=")}.*"' in MAKEFILE
 
 
 def test_only_the_step_that_publishes_may_sign():
@@ -82,9 +63,3 @@ def test_a_tag_is_compared_with_the_packages_version():
         [sys.executable, str(ROOT / ".github" / "version.py")], capture_output=True, text=True
     )
     assert done.stdout.strip() == __version__ == PROJECT["version"]
-
-
-def test_what_a_source_distribution_needs_is_named():
-    named = (ROOT / "MANIFEST.in").read_text().split()
-    assert {"benchmarks", "docs", "examples", "tests", "CHANGELOG.md", "Makefile"} <= set(named)
-    assert all((ROOT / name).exists() for name in named if "." in name and "*" not in name)

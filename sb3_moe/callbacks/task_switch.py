@@ -208,8 +208,8 @@ class NewTaskCallback(CheckedCallback):
     surprised in ``patience`` windows in a row, a new task is noticed. Another one can be noticed
     only after as many windows in a row in which fewer were surprised. It logs
     ``moe/log_likelihood``, ``moe/surprised`` (the share of surprised environments) and
-    ``moe/new_tasks`` (how many were noticed). The usual scores are not saved: a resumed run
-    collects them anew.
+    ``moe/new_tasks`` (how many were noticed), which ``model.new_tasks`` holds for a resumed run; a
+    resumed run collects the usual scores anew.
 
     :param window: how many steps of each environment are scored together, at least
     :param quantile: the quantile of the usual scores, in (0, 1]
@@ -250,6 +250,7 @@ class NewTaskCallback(CheckedCallback):
         self.share, self.patience, self.most = share, patience, most
         self.add_expert, self.fit_steps = add_expert, fit_steps
         self.noticed = 0
+        self._kept: dict[str, Any] = {}
         self._usual: deque[np.ndarray] = deque(maxlen=CALM_WINDOWS)
         self._seen: list[np.ndarray] = []
         # How many windows in a row were surprising (during an alarm: calm), and whether an alarm
@@ -264,6 +265,15 @@ class NewTaskCallback(CheckedCallback):
         if self.add_expert:
             policy.check_followed()
             check_room(model, 1)
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._kept = remembered(self.model, "new_tasks")
+        if not self._kept:  # the scores, if there are any, are those of another run
+            self._usual.clear()
+            self._seen = []
+        state = self._kept.get("state", [0, 0, False])
+        self.noticed, self._in_row, self._alarmed = state
 
     def _on_step(self) -> bool:
         self._seen.append(self.locals["new_obs"][HISTORY_KEY])
@@ -289,6 +299,7 @@ class NewTaskCallback(CheckedCallback):
         self.logger.record("moe/log_likelihood", float(score_n.nanmean()))
         self.logger.record("moe/surprised", share)
         self.logger.record("moe/new_tasks", self.noticed)
+        self._kept["state"] = [self.noticed, self._in_row, self._alarmed]
 
     def _explained(self, histories: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Return how well the best model explains each history, and its number, both (S, n).

@@ -95,6 +95,8 @@ def upcycle(
     policy_class = moe_class(model, space)
     asked = per_network(options, policy_class.network_names)
     check_defaults(asked, _NOT_DENSE, "a dense model has nothing that could begin as that")
+    if any(each.routes_by_belief for each in asked.values()):
+        raise ValueError("`router` must be another: dense models have no belief, got 'predict'")
     kwargs = _policy_kwargs(model, old, num_tasks) | options
     new = build_like(model, policy_class, kwargs, venv)
     totals = {layer: take_copies(layer) for layer in new.policy.moe_layers().values()}
@@ -302,6 +304,7 @@ def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
     if task is not None and task not in range(num_tasks):
         raise ValueError(f"`task` must be None, or in [0, {num_tasks}), got {task!r}")
     check_defaults(old.moe, (*NO_DENSE_COUNTERPART, "tokens"), NO_DENSE_REASON)
+    _refuse_popart(old)
     found = [_plain(network, task) for network in networks_of(old).networks()]
     new = build_dense(model, old, _net_arch(old, found))
     _write(new.policy, old, found, task)
@@ -314,6 +317,11 @@ def _net_arch(old: MoEPolicy, found: Sequence[_Plain]) -> Any:
         own = [m.out_features for m in plain.hidden if isinstance(m, nn.Linear)]
         widths[kind_of(plain.network.name)] = own if plain.heads else own[:-1]
     return widths if len(old.network_names) > 1 else widths[old.network_names[0]]
+
+
+def _refuse_popart(old: Any) -> None:
+    if getattr(old, "popart", None) is not None:
+        raise ValueError("`popart` must be False: SB3's critics don't normalize values, got True")
 
 
 def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) -> None:
@@ -455,6 +463,7 @@ def distill(
     whole("steps", steps)
     old: Any = policy_of(model)
     check_defaults(old.moe, ("ent_coef_per_task",), NO_DENSE_REASON)
+    _refuse_popart(old)
     new = build_dense(model, old, copy.deepcopy(old.net_arch))
     # Everything but hidden layers and heads is copied: the outputs for single observations don't
     # determine an LSTM, for example.

@@ -42,6 +42,7 @@ def add_experts(
     - A fresh expert has the mean of the others' scores, and so at most its share of the gates of
       any sample. The gates of all others shrink by one factor. ``"top_k"`` does not choose it until
       its score has grown; a large ``share``, ``bias_rate`` or ``balance_coef`` speeds that up.
+      Under ``"expert_choice"`` outputs change by more, since each expert chooses fewer tokens.
 
     To set the gates, routers with scores get a bias for each score
     (``router_kwargs=dict(bias=True)``), which is learned from then on. The gates of ``"uniform"``
@@ -176,16 +177,10 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
     policy = policy_of(model)
     if any(masks_in(optimizer) for optimizer in networks_of(policy).every_optimizer()):
         raise ValueError("`model` must not train sparsely: growing.drop_masks(model) ends that")
-    layers = _mixtures(policy)
-    kinds = sorted(set(map(kind_of, layers)))
+    found = _mixtures(policy, network)
+    kinds = sorted(set(map(kind_of, policy.moe_layers())))
     if network not in (None, *kinds):
         raise ValueError(f"`network` must be one of {kinds}, got {network!r}")
-    found = {
-        name: layer
-        for kind in kinds
-        if network in (None, kind)
-        for name, layer in policy.mixtures(kind).items()
-    }
     for name, layer in found.items():
         if layer.needs_tasks:
             raise ValueError(
@@ -195,9 +190,11 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
 
 
 def _mixtures(policy: MoEPolicy, network: str | None = None) -> dict[str, MoELayer]:
-    layers = policy.moe_layers()
+    """Return one network's mixtures, or all; heads for tasks only where there are no others."""
+    kinds = dict.fromkeys(map(kind_of, policy.moe_layers())) if network is None else {}
     # If there are no mixtures, or none of this network, `mixtures` raises.
-    return layers if network is None and layers else policy.mixtures(str(network))
+    each = [policy.mixtures(kind) for kind in kinds or [str(network)]]
+    return {name: layer for found in each for name, layer in found.items()}
 
 
 def _check_sums(argument: str, layer: MoELayer) -> None:
@@ -219,7 +216,7 @@ def freeze_experts(
     keeps the numbers of its frozen experts as the option ``frozen_experts``.
 
     :param model: of any algorithm, with one of this package's policies
-    :param experts: their numbers; None: all that there are now
+    :param experts: their numbers; None: all that there are now, heads for tasks included
     :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole
         name; None: each that has experts
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
@@ -249,6 +246,8 @@ def _change(
     model_of_sb3(model)
     policy = policy_of(model)
     chosen = _mixtures(policy, network)
+    if network is None and experts is None:
+        chosen = policy.moe_layers()
     frozen = {name: set(numbers) for name, numbers in (policy.frozen_experts or {}).items()}
     for name, each in chosen.items():
         numbers = range(each.num_experts) if experts is None else experts

@@ -15,6 +15,7 @@ from sb3_moe.growing.copy_map import Age, CopyMap, Entry, Origin, Read, itself, 
 from sb3_moe.growing.gates import Heir, kept, share_out, takes_bias
 from sb3_moe.layers import MoELayer, SoftMoE
 from sb3_moe.layers.stacked import flat
+from sb3_moe.measures.resets import HELD, hold_router
 from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import DEFAULTS
@@ -277,8 +278,11 @@ def _last_weight(layer: MoELayer, k: int) -> th.Tensor:
 def _copy_training_state(new: MoELayer, old: MoELayer) -> None:
     """Give a new layer the training mode and the ``requires_grad`` of the old one."""
     new.train(old.training)
-    learns = {name: p.requires_grad for name, p in old.named_parameters()}
+    held = {name for name, p in old.named_parameters() if HELD in vars(p)}
+    learns = {name: p.requires_grad or name in held for name, p in old.named_parameters()}
     of_router = [on for name, on in learns.items() if not name.startswith("experts.")]
     for name, parameter in new.named_parameters():
         # A router's new bias learns if any other parameter of the router does.
         parameter.requires_grad_(learns.get(name, any(of_router) or not of_router))
+    if held:
+        hold_router(new, True)

@@ -32,6 +32,9 @@ from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.optimizers import ExpertAdam
 from sb3_moe.vec_env.observations import Obs
 
+#: The attribute of parameters that `hold_router` holds.
+HELD = "is_held"
+
 
 def router_parameters(layer: MoELayer) -> list[nn.Parameter]:
     """Return the parameters of a mixture's router: all of the layer's but the experts'."""
@@ -51,8 +54,8 @@ def hold_router(layer: MoELayer, still: bool) -> None:
         if still and parameter.requires_grad:
             parameter.requires_grad_(False)
             parameter.grad = None
-            vars(parameter)["is_held"] = True
-        elif not still and vars(parameter).pop("is_held", False):
+            vars(parameter)[HELD] = True
+        elif not still and vars(parameter).pop(HELD, False):
             parameter.requires_grad_(True)
 
 

@@ -200,6 +200,12 @@ class MoEOptions:
         return self.place.has_experts or self.head_router is not None
 
     @property
+    def has_own_experts(self) -> bool:
+        """Whether there are experts besides heads for tasks, which most options don't change."""
+        own_head = self.place.head is not None and self.head_router is None
+        return self.place.hidden is not None or own_head
+
+    @property
     def routes_by_belief(self) -> bool:
         """Whether the router turns a belief about the task into gates."""
         return self.place.has_experts and self.router_class.sees == "belief"
@@ -229,7 +235,7 @@ class MoEOptions:
     @property
     def experts_see_task(self) -> bool:
         """Whether the one-hot enters the first layer."""
-        return self.task_input in ("both", "experts") and self.router_class.sees != "belief"
+        return self.task_input in ("both", "experts") and not self.routes_by_belief
 
     @property
     def router_sees_task(self) -> bool:
@@ -383,9 +389,11 @@ ARGUMENTS = (*DEFAULTS, "frozen_experts", "popart")
 
 # Options of which a single value is for the first network alone: the actor, where there is one.
 OF_THE_FIRST = ("spectral_coef", "ent_coef_per_task", "task_gradients")
-# Options that do nothing where no network has experts.
+# Options that do nothing where no network has experts, and those of them that act on heads for
+# tasks too.
+OF_HEADS = ("freeze_idle", "match_scale")
 OF_EXPERTS = (
-    *("router", "router_kwargs", "num_experts", "tokens", "combine", "freeze_idle", "match_scale"),
+    *("router", "router_kwargs", "num_experts", "tokens", "combine", *OF_HEADS),
     *("expert", "expert_kwargs", "expert_width", "spectral_coef"),
     *(*OF_ROUTERS, *LOSS_OF),
 )
@@ -411,13 +419,15 @@ def per_network(options: Mapping[str, Any], networks: Sequence[str]) -> dict[str
         network: MoEOptions(**{n: _of_network(n, v, network, networks) for n, v in options.items()})
         for network in networks
     }
-    if any(each.is_moe for each in found.values()):
+    heads = any(each.is_moe for each in found.values())
+    if any(each.has_own_experts for each in found.values()):
         return found
-    for name in OF_EXPERTS:
+    for name in [each for each in OF_EXPERTS if not (heads and each in OF_HEADS)]:
         if given := [each for each in found.values() if each.is_given(name)]:
             raise ValueError(
-                f"`{name}`={getattr(given[0], name)!r} needs experts, got `placement`='none' and "
-                f"no `head_router` for {', '.join(found)}: leave it out, or choose a placement"
+                f"`{name}`={getattr(given[0], name)!r} needs experts, got `placement`="
+                f"{given[0].place.name!r} for {', '.join(found)}{' with heads for tasks' * heads}: "
+                "leave it out, or choose another placement"
             )
     return found
 

@@ -33,7 +33,7 @@ SCHEDULES = ("lr_schedule", "exploration_schedule")
 #: Attributes that callbacks and `sb3_moe.growing` set on a model, for runs that go on with it.
 REMEMBERED = (
     "task_switches", "anchors", "frozen_routers", "initial_weights", "interventions_done",
-    "expert_log", "task_trained",
+    "expert_log", "task_trained", "best_models", "new_tasks",
 )  # fmt: skip
 
 

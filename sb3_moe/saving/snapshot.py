@@ -204,6 +204,7 @@ def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, Vec
         env.unwrapped._reset_seeds()
     else:
         model._last_obs = None
+        _keep_schedules(env)
         if isinstance(model, OffPolicyAlgorithm):
             end_running_episodes(model.replay_buffer)
     # Last, since everything before may draw from the generators.
@@ -213,6 +214,14 @@ def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, Vec
         model.action_space = env.action_space
     set_generators(state["generators"])
     return model, env
+
+
+def _keep_schedules(env: VecEnv) -> None:
+    """Let the next reset start new episodes, but no task schedule, although it has a seed."""
+    for each in getattr(env.unwrapped, "envs", ()):
+        base: Any = each.unwrapped
+        if hasattr(base, "state_dict") and hasattr(base, "load_state_dict"):
+            base.load_state_dict(base.state_dict())  # after which it ignores a seed
 
 
 def _load_model(

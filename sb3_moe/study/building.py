@@ -29,7 +29,12 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback
+from sb3_moe.callbacks import (
+    MultiTaskEvalCallback,
+    PlasticityCallback,
+    RoutingCallback,
+    SnapshotCallback,
+)
 from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.learning_rates import LinearPerBlock
@@ -448,17 +453,24 @@ def callback_class(named: Named) -> type[Any]:
     return kind
 
 
-def build_callbacks(callbacks: Sequence[Named], folder: Path) -> list[BaseCallback]:
+def build_callbacks(
+    callbacks: Sequence[Named], folder: Path, **measuring: int
+) -> list[BaseCallback]:
     """Build the callbacks that a file names.
 
     :param folder: the ``log_path`` of callbacks that take one and aren't given one
+    :param measuring: in the same way ``every`` and ``probe_size`` of those that take the place of a
+        study's own, which would measure so
     """
     built = []
     for each in callbacks:
         kind = callback_class(each)
-        where = {"log_path": folder} if "log_path" in signature(kind).parameters else {}
+        known: dict[str, Any] = {"log_path": folder}
+        if issubclass(kind, PlasticityCallback | RoutingCallback):
+            known |= measuring
+        known = {name: value for name, value in known.items() if name in signature(kind).parameters}
         arguments = arguments_for(kind, each.arguments, f"callbacks.{each.name}")
-        built.append(kind(**{**where, **arguments}))
+        built.append(kind(**{**known, **arguments}))
     return built
 
 

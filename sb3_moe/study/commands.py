@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import torch as th
-import yaml
 from gymnasium import spaces
 from rich.console import Console
 from rich.progress import track
@@ -25,6 +24,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.integrations.hub import check_folder, push, write_folder
+from sb3_moe.policies.belief import HISTORY_KEY
 from sb3_moe.saving.files import check_writable, write_json
 from sb3_moe.saving.model_file import load
 from sb3_moe.saving.model_parts import NormalizerLeftOutWarning
@@ -105,7 +105,7 @@ def make_engine(options: cli.Run, study: config.StudyConfig, root: Path) -> engi
     :raises ValueError: if an option is of another engine, or runs would not find their device
     """
     others = {"local": ("address", "cpus", "gpus", "slurm"), "ray": ("processes", "slurm")}
-    for name in others.get(options.engine, ("processes", "address")):
+    for name in others.get(options.engine, ("address",)):
         if value := getattr(options, name):
             raise ValueError(
                 f"`--{name}` must be left out with `--engine {options.engine}`, got {value}"
@@ -122,8 +122,16 @@ def make_engine(options: cli.Run, study: config.StudyConfig, root: Path) -> engi
     if options.engine == "ray":
         return engine.RayEngine(root, options.address, cpus, gpus)
     pairs = (each.partition("=") for each in options.slurm)
-    parameters = {name: yaml.safe_load(value) for name, _, value in pairs}
-    return engine.SlurmEngine(root, cpus, gpus, **parameters)
+    parameters = {name: _slurm_value(text) for name, _, text in pairs}
+    return engine.SlurmEngine(root, cpus, gpus, options.processes, **parameters)
+
+
+def _slurm_value(text: str) -> Any:
+    """Read a number or another value of JSON; other texts, such as times, stay as they are."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def run(options: cli.Run) -> int:
@@ -311,9 +319,11 @@ def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
         if alone.observation_space == space:
             return alone
         alone.close()
+    seen: Any = space.spaces if isinstance(space, spaces.Dict) else {}
+    history = seen[HISTORY_KEY].shape[0] if HISTORY_KEY in seen else None
     for shown in SHOWN:
         try:
-            env = make_multitask_vec_env(tasks, task_id=shown)
+            env = make_multitask_vec_env(tasks, task_id=shown, history=history)
         except ValueError:
             if shown == SHOWN[-1]:  # "info" adds nothing, so the environment itself can't be built
                 raise

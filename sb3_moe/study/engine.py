@@ -243,6 +243,8 @@ class SlurmEngine(Engine):
     :param root: folder of the study; submitit's files go to ``.slurm`` in it
     :param cpus: CPUs per run
     :param gpus: GPUs per run
+    :param processes: how many jobs at the same time; None: as many as there are, or cores of this
+        machine
     :param cluster: ``"slurm"``, or ``"local"`` for processes of this machine; None: SLURM if it is
         installed
     :param parameters: further parameters of submitit's ``update_parameters``, such as
@@ -254,6 +256,7 @@ class SlurmEngine(Engine):
         root: Path,
         cpus: float = 1,
         gpus: float = 0,
+        processes: int | None = None,
         cluster: str | None = None,
         **parameters: Any,
     ) -> None:
@@ -261,12 +264,14 @@ class SlurmEngine(Engine):
         require("SlurmEngine", "submitit")
         import submitit
 
-        self._executor = submitit.AutoExecutor(folder=root / ".slurm", cluster=cluster)
+        # A run may take many time limits.
+        limits = {"slurm_max_num_timeout": sys.maxsize}
+        self._executor = submitit.AutoExecutor(root / ".slurm", cluster=cluster, **limits)
         self._executor.update_parameters(
             cpus_per_task=math.ceil(cpus), gpus_per_node=math.ceil(gpus), **parameters
         )
-        if self._executor.cluster != "slurm":
-            self.capacity = check_processes(None)
+        if processes is not None or self._executor.cluster != "slurm":
+            self.capacity = check_processes(processes)
 
     def launch(self, run: dict[str, Any], path: str) -> Any:
         """Submit a job."""

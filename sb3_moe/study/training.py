@@ -27,7 +27,7 @@ from sb3_moe.saving.files import atomic, read_json, sha256_of, write_json
 from sb3_moe.saving.model_file import load, write_model
 from sb3_moe.saving.model_parts import NormalizerLeftOutWarning, is_known
 from sb3_moe.saving.snapshot import preserved_generators, resume
-from sb3_moe.study.building import arguments_of, build, build_callbacks, callback_class
+from sb3_moe.study.building import Named, arguments_of, build, build_callbacks, callback_class
 from sb3_moe.study.config import MODELS, RunConfig
 from sb3_moe.study.folder import ORIGIN, STATISTICS, RunFolder
 from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
@@ -142,25 +142,24 @@ def _callbacks(
     path, named = folder.path, [*run.callbacks, *run.architecture.callbacks]
     kinds = [callback_class(each) for each in named]
     every = max(1, run.steps_per_task // run.evaluation.points)
-    probe = max(PROBE, len(run.games))  # one observation of each task at least
     episodes, deterministic = run.evaluation.episodes, run.evaluation.deterministic
     evaluation = callbacks.MultiTaskEvalCallback(
         every, episodes, eval_env=eval_env, deterministic=deterministic, log_path=path
     )
-    others: list[BaseCallback] = [
-        callbacks.PlasticityCallback(every, probe_size=probe, ntk_size=0, log_path=path),
-        callbacks.TaskRolloutCallback(),
-    ]
+    own = [Named(name="PlasticityCallback", arguments={"ntk_size": 0})]
+    own += [Named(name="TaskRolloutCallback")]
     if getattr(model.policy, "moe_layers", dict)():
-        others.append(callbacks.RoutingCallback(every, probe_size=probe, log_path=path))
+        own.append(Named(name="RoutingCallback"))
     # If the file names one of these, or a subclass, it replaces ours; the evaluation stays.
-    others = [each for each in others if not any(issubclass(k, type(each)) for k in kinds)]
+    own = [each for each in own if not any(issubclass(k, callback_class(each)) for k in kinds)]
+    size = max(PROBE, len(run.games))  # one observation of each task at least
+    others = build_callbacks([*own, *named], path, every=every, probe_size=size)
     # The last callback, so that a snapshot has everything that the others did at its step.
     # Two snapshots are kept, so that there is another if one is damaged.
     # Overwriting loses nothing: a run starts anew only if it can resume from no snapshot.
     steps = max(1, run.total_steps // (run.checkpoints + 1))
     snapshot = callbacks.SnapshotCallback(steps, path, keep=2, overwrite=True)
-    return [evaluation, *others, *build_callbacks(named, path), snapshot]
+    return [evaluation, *others, snapshot]
 
 
 # Beginning with a trained model's weights.

@@ -82,7 +82,7 @@ def evaluate_tasks(
         raise TypeError(f"`env` must be a VecEnv, got {type(env).__name__}: use make_vec_env")
     if isinstance(model, BaseAlgorithm):  # other models need only have a `predict`
         check_tasks(tasks_known(model), env)
-        if (own := model.get_env()) is not None and own is not env:
+        if (own := model.get_env()) is not None:
             synchronize(own, env)
     obs = env.reset()
     episodes = _Episodes(env, n_eval_episodes)

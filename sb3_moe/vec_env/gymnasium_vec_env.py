@@ -54,23 +54,17 @@ class GymnasiumVecEnv(VecEnv):
         self._task_names = self.get_attr("task_names", 0)[0] if named else None
         self._task_ids = np.full(self.num_envs, -1)  # -1: no task was reported
         self._observations: Any = None
-        self._restored = False
         #: the arguments of `make_multitask_vec_env`, to build other environments like this one
         self.recipe: dict[str, Any] | None = None
 
     # Steps and episodes.
 
     def reset(self) -> VecEnvObs:
-        """Start an episode in every environment.
-
-        The first reset after :meth:`load_state_dict` goes on with the episodes that were restored.
-        """
-        if not self._restored:
-            obs, infos = self.env.reset(seed=self._seed(), options=self._option())
-            self._observations = self._kept(obs)
-            self.reset_infos = self._rows(infos)
-            self._note_tasks(infos)
-        self._restored = False
+        """Start an episode in every environment."""
+        obs, infos = self.env.reset(seed=self._seed(), options=self._option())
+        self._observations = self._kept(obs)
+        self.reset_infos = self._rows(infos)
+        self._note_tasks(infos)
         self._reset_seeds()
         self._reset_options()
         return self._observations
@@ -81,7 +75,6 @@ class GymnasiumVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments; those that end start again and report their last observation."""
-        self._restored = False
         obs, rewards, terminated, truncated, vector_infos = self.env.step(self._actions)
         self._observations = self._kept(obs)
         # ALE's environment gives a final observation for every row and no mask: the flags decide.
@@ -114,16 +107,9 @@ class GymnasiumVecEnv(VecEnv):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that :meth:`state_dict` returned.
-
-        The next reset then starts no episodes, but returns the restored observations. If any
-        environment could not be restored, as with MuJoCo's, it starts new episodes in all of them.
-        """
-        inner = state["env"]
-        self._shared_attribute("load_state_dict")(inner)
-        exact = inner.get("exact", True) if isinstance(inner, Mapping) else True
-        self._observations = state["observations"] if exact else None
-        self._restored = self._observations is not None
+        """Go on from a state that :meth:`state_dict` returned: the next step is in its episodes."""
+        self._shared_attribute("load_state_dict")(state["env"])
+        self._observations = state["observations"]
         self._task_ids = state["task_ids"].copy()
 
     def _kept(self, obs: Any) -> Any:

@@ -58,7 +58,8 @@ def make_multitask_vec_env(
 
     :param tasks: a suite's name, or a list of Gymnasium ids, (id, kwargs) pairs or callables
     :param n_envs: how many environments; None: one per task
-    :param seed: of the environments and the schedule, used at the first reset
+    :param seed: of the environments and the schedule, used at the first reset; a model's own seed
+        takes its place
     :param schedule: which task is played when; None: the suite's own, or all tasks interleaved
     :param task_id: how the task is shown: "dict", "onehot", "channels", "info" or "none"
     :param history: how many steps of the episode are shown beside each observation, by a
@@ -252,7 +253,7 @@ def synchronize(training_env: VecEnv, env: VecEnv) -> None:
             f"`env` must be normalized as in training, by {_kind(source)}, got "
             f"{_kind(target)}; make_pinned_env(model.get_env()) builds such an environment"
         )
-    if target is None:
+    if target is None or target is source:
         return
     # Without normalized observations there is no `obs_rms`.
     names = [n for n in ("obs_rms", "ret_rms") if source is not None and n in vars(source)]

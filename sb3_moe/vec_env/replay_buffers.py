@@ -260,6 +260,10 @@ class ReturnScaledReplayBuffer(MultiTaskReplayBuffer):
         self.gamma, self.scale = gamma, scale
         #: Largest abs(G) by task.
         self.largest: dict[int, float] = {}
+        self.forget_running()
+
+    def forget_running(self) -> None:
+        """Forget the rewards of running episodes."""
         self._return_n, self._sum_n, self._steps_n = np.zeros((3, self.n_envs))
 
     def add(self, *transition: Any) -> None:
@@ -298,6 +302,8 @@ def end_running_episodes(buffer: Any) -> None:
     """
     if getattr(buffer, "timeouts", None) is None:
         return
+    if isinstance(buffer, ReturnScaledReplayBuffer):
+        buffer.forget_running()
     if isinstance(buffer, HerReplayBuffer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # SB3 warns of the truncation, which is intended here

@@ -9,7 +9,7 @@ from stable_baselines3 import DQN, PPO
 from test_probe_callbacks import probe
 from toy import toy_vec_env
 
-import sb3_moe  # noqa: F401  registers the policies' names
+import sb3_moe
 from sb3_moe.callbacks import FreezeRouterCallback
 from sb3_moe.callbacks.probing import hold_router, router_parameters
 from sb3_moe.measures.resets import reset_heads, reset_optimizers, shrink_and_perturb
@@ -128,6 +128,16 @@ def test_remedies_leave_a_frozen_router_alone(remedy):
     assert th.equal(rest, experts.last.weight) == (remedy == "optimizer")
 
 
+def test_a_held_router_learns_again_after_an_expert_has_joined():
+    model = make(placement="final")
+    for held in (True, False):
+        for layer in model.policy.moe_layers().values():
+            hold_router(layer, held)
+        sb3_moe.add_experts(model)
+        layer = next(iter(model.policy.moe_layers().values()))
+        assert [each.requires_grad for each in router_parameters(layer)] == [not held] * 2
+
+
 def test_policies_without_a_router_that_learns_are_refused():
     callback = FreezeRouterCallback(32, probe=probe())
     rule = "`model` must have a router that learns, such as `router`='soft'"
@@ -139,5 +149,5 @@ def test_policies_without_a_router_that_learns_are_refused():
     with pytest.raises(ValueError, match=rule):
         dense.learn(32, callback)
     plain = PPO("MoeMlpPolicy", "CartPole-v1", n_steps=16, batch_size=16)
-    with pytest.raises(ValueError, match="the environment must have tasks"):
+    with pytest.raises(ValueError, match="`env` must have tasks"):
         plain.learn(16, FreezeRouterCallback(32, thaw_at_switch=True))

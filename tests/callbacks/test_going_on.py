@@ -102,8 +102,10 @@ def test_files_keep_what_is_remembered_and_a_run_from_step_0_begins_anew(tmp_pat
         return [EWCCallback(100.0, rows=16), L2InitCallback(0.1), TaskSwitchCallback()]
 
     model = make(PPO).learn(BLOCK + 32, callbacks())
+    model.best_models = {"best of all": {"mean_reward": -np.inf}}  # as MultiTaskEvalCallback has it
     loaded = through(how, model, tmp_path / "model")
     np.testing.assert_equal(remembered(loaded), remembered(model))
+    assert loaded.best_models == model.best_models
     kept, start = loaded.anchors["ewc"], loaded.initial_weights["action_net.weight"]
     assert kept["task"] == "Acrobot"
     assert kept["rows"].keys() == {"Acrobot"}

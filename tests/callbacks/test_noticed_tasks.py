@@ -65,6 +65,9 @@ def test_a_change_is_noticed_at_the_first_window_and_gets_an_expert_that_explain
     callback = Alarms(window=WINDOW, share=0.25, add_expert=True)
     model = train(drifts(), [Change(30 * steps, 5.0), callback], 40 * steps)
     assert callback.at == [31]
+    again = NewTaskCallback()
+    model.learn(WINDOW, again, reset_num_timesteps=False)
+    assert again.noticed == 1
     belief = model.policy.belief
     assert belief.num_models == 3
     env = DummyVecEnv([lambda: Drift(5.0)])

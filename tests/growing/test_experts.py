@@ -304,11 +304,11 @@ REFUSED = {
         {}, lambda m: add_experts(m, network="pi.middle"), ValueError,
         r"`network` must be one of \['pi', 'vf'\], got 'pi.middle'",
     ),
-    "task": ({"router": "task"}, add_experts, ValueError, "an expert for each task in pi.middle"),
+    "task": ({"router": "task"}, add_experts, ValueError, "exactly one expert for each task in"),
     "dense": ({"placement": "none"}, add_experts, ValueError, "the policy has no mixture"),
     "own": ({"router": Tempered}, add_experts, ValueError, "`expert_axes` of `router`='tempered'"),
     "uniform": (
-        {"router": "uniform"}, add_experts, ValueError, "`router`='uniform' can't share out gates",
+        {"router": "uniform"}, add_experts, ValueError, "`router`='uniform' can't share out its",
     ),
     "orthogonal": (
         {"router": "embedding", "combine": "orthogonal"}, lambda m: add_experts(m, like=0),

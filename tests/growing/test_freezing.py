@@ -90,6 +90,12 @@ def test_it_is_an_option_of_a_policy_too():
     assert "frozen_experts" not in model.policy_kwargs
 
 
+def test_numbers_are_not_those_of_heads_for_tasks():
+    model = moe(placement="body", head_router="task")
+    freeze_experts(model, [3])
+    assert model.policy.frozen_experts == {"pi.body": [3], "vf.body": [3]}
+
+
 def test_one_of_several_critics_can_be_frozen():
     model = moe("SAC")
     freeze_experts(model, network="qf1")

@@ -81,6 +81,10 @@ def test_an_option_without_effect_is_refused_where_no_network_has_experts():
     for name, value in WITHOUT_EXPERTS.items():
         with pytest.raises(ValueError, match=f"`{name}`=.* needs experts, got `placement`='none'"):
             per_network({"placement": "none", name: value}, ("pi", "vf"))
+        if name not in ("freeze_idle", "match_scale"):  # which act on heads for tasks
+            heads = {"placement": "final" if name != "tokens" else "none", "head_router": "task"}
+            with pytest.raises(ValueError, match=f"`{name}`=.* needs experts, .*heads for tasks"):
+                per_network(heads | {name: value}, ("pi", "vf"))
         if name != "tokens":  # which need a feature map
             per_network({"placement": {"pi": "none"}, name: value}, ("pi", "vf"))
 

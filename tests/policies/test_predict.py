@@ -90,7 +90,14 @@ def test_a_dense_network_can_see_the_belief():
     before = model.policy.belief.acting_EP.clone()
     model.learn(128)
     assert model.policy.mlp_extractor.policy_net[0].in_features == 1 + 5
+    beside = build(placement={"pi": "big", "vf": "none"})
+    assert beside.policy.mlp_extractor.value_net[0].in_features == 1 + 3
     assert not th.equal(model.policy.belief.acting_EP, before)
+
+
+def test_a_head_for_each_task_is_refused_behind_an_lstm_too():
+    with pytest.raises(ValueError, match="`head_router`='task' needs a task id"):
+        build("RecurrentPPO", **MIDDLE, head_router="task")
 
 
 @pytest.mark.parametrize(

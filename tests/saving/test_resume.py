@@ -16,7 +16,7 @@ import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback
 from sb3_moe.saving.snapshot import DamagedError, resume
 from sb3_moe.vec_env import MultiTaskReplayBuffer, make_multitask_vec_env
-from sb3_moe_envs import Cycle
+from sb3_moe_envs import Cycle, MultiTaskEnv
 
 CLASSIC = ["CartPole-v1", ("Acrobot-v1", {"max_episode_steps": 50})]
 TOTAL = 256
@@ -160,7 +160,8 @@ def test_a_run_goes_on_in_its_folder_wherever_it_was_interrupted(tmp_path):
 def test_a_run_that_goes_on_from_an_earlier_snapshot_drops_later_ones(tmp_path):
     model = ppo(make_multitask_vec_env(CLASSIC, 4, seed=0))
     model.learn(256, callback=SnapshotCallback(64, tmp_path, keep=9))
-    model, _ = resume(tmp_path / "checkpoints" / "step-000000000128.zip")
+    model, env = resume(tmp_path / "checkpoints" / "step-000000000128.zip")
+    assert abs(env.reset()["obs"][:2, :4]).max() <= 0.05  # new episodes of CartPole
     callback = SnapshotCallback(64, tmp_path, keep=9)
     callback.init_callback(model)
     callback.on_training_start({}, {})
@@ -182,6 +183,17 @@ def test_a_task_without_a_state_starts_a_new_episode_and_resume_says_so(tmp_path
     with pytest.warns(UserWarning, match="no state that can be saved: it starts a new episode"):
         model, _ = resume(tmp_path)
     model.learn(16, reset_num_timesteps=False)
+
+
+def test_a_schedule_goes_on_where_a_task_starts_a_new_episode(tmp_path):
+    tasks = [Rebuilt, ("CartPole-v1", {"sutton_barto_reward": True})]
+    env = DummyVecEnv([lambda: Monitor(MultiTaskEnv(tasks, schedule=Cycle(32)))])
+    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=16, device="cpu", seed=0)
+    model.learn(48, callback=SnapshotCallback(16, tmp_path))
+    with pytest.warns(UserWarning, match="it starts a new episode"):
+        _, env = resume(tmp_path)
+    env.reset()
+    assert env.env_method("get_task") == [1]
 
 
 def test_a_folder_without_a_snapshot_says_which_call_writes_one(tmp_path):

@@ -113,6 +113,11 @@ def test_the_console_script_finds_a_policy_in_the_working_directory(capsys, tmp_
     assert sys.path[0] == str(tmp_path)
 
 
+def test_slurms_times_and_names_stay_texts():
+    values = {"600": 600, "12:00:00": "12:00:00", "0123": "0123", '{"a": 1}': {"a": 1}}
+    assert {text: commands._slurm_value(text) for text in values} == values
+
+
 @pytest.mark.parametrize(
     ("engine", "extra"), [("ray", "RayEngine needs ray"), ("slurm", "SlurmEngine needs submitit")]
 )

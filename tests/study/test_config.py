@@ -357,6 +357,9 @@ def test_an_evaluation_of_ones_own_would_write_into_the_studys(tmp_path):
     (run, *_) = read(callbacks=elsewhere).runs()
     (built,) = build_callbacks(run.callbacks, tmp_path)
     assert type(built).__name__ == "OwnEvaluation"
+    (run, *_) = read(callbacks="[{PlasticityCallback: {by_gradient: true}}]").runs()
+    (built,) = build_callbacks(run.callbacks, tmp_path, every=7, probe_size=9)
+    assert (built.every, built.probe_size) == (7, 9)  # as the study's own
 
 
 @pytest.mark.parametrize(("algorithm", "outermost"), [("PPO", VecHistory), ("DQN", VecNormalize)])

@@ -99,6 +99,12 @@ def test_tasks_are_played_in_the_models_order_whatever_the_lines(files, tmp_path
     assert pages[0] == pages[1]
 
 
+def test_an_agent_that_saw_a_history_is_shown_one():
+    for kwargs in ({"history": 3}, {"history": 3, "task_id": "info"}):
+        space = sb3_moe.make_multitask_vec_env(TASKS, **kwargs).observation_space
+        assert env_for(TASKS, space).observation_space == space
+
+
 OTHERS = r"`--tasks` must be those that .* trained on, \['CartPole', 'Acrobot'\], got"
 
 

@@ -23,7 +23,7 @@ from sb3_moe.callbacks import (
 )
 from sb3_moe.measures import load_scores
 from sb3_moe.vec_env import make_multitask_vec_env
-from sb3_moe.vec_env.make import are_interleaved, evaluation_copies
+from sb3_moe.vec_env.make import are_interleaved, evaluation_copies, synchronize
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.tasks import task_names, tasks_played
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv
@@ -64,6 +64,8 @@ def test_it_has_the_same_wrappers_and_learns_no_statistics(kind):
     assert not pinned.venv.training
     assert not pinned.venv.norm_reward
     assert pinned.observation_space == env.observation_space
+    synchronize(env, env)
+    assert env.venv.training
 
 
 @pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])

@@ -9,6 +9,7 @@ from gymnasium import spaces
 import sb3_moe
 from sb3_moe import presets
 from sb3_moe.vec_env import ReturnScaledReplayBuffer
+from sb3_moe.vec_env.replay_buffers import end_running_episodes
 
 SPACE = spaces.Box(-1, 1, (2,))
 
@@ -45,6 +46,10 @@ def test_rewards_are_divided_by_the_largest_return_of_their_task():
     assert filled.largest == {0: 40.0, 1: 2.0}
     assert rewards_of(filled, 0) == [1.0, -2.0, 2.0, -10.0]
     assert rewards_of(filled, 1) == [5.0] * 4
+    add(filled, [90.0, 90.0], [False, False])
+    end_running_episodes(filled)
+    add(filled, [1.0, 1.0], [True, True])
+    assert filled.largest == {0: 40.0, 1: 2.0}
 
 
 def test_a_model_trains_and_goes_on_with_it(tmp_path):

@@ -68,7 +68,11 @@ class MoERecurrent(_Policy):
     def _make_architects(self) -> dict[str, Architect]:
         features = self.layout(self.features_extractor)
         self._check(features)
-        layout = Layout(x_dim=self.lstm_output_dim, num_tasks=features.num_tasks)
+        layout = Layout(
+            x_dim=self.lstm_output_dim,
+            num_tasks=features.num_tasks,
+            tells_task=features.tells_task,
+        )
         if all(self.uses_sb3_network(network, features) for network in self.network_names):
             return {}
         # The one-hot is appended again behind the LSTM for both networks, so both must expect it.
