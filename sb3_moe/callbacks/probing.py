@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_moe.callbacks.periodic import CurrentTask, RecordingCallback, refuse_trpo, remembered
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, whole, whole_or_none
+from sb3_moe.layers.moe import hold_router, router_parameters
 from sb3_moe.layers.predict import positive
 from sb3_moe.measures.hidden import expert_outputs, hidden_layers, online_parameters
 from sb3_moe.measures.plasticity import (
@@ -30,7 +31,6 @@ from sb3_moe.measures.plasticity import (
     measure_ntk,
     measure_weights,
 )
-from sb3_moe.measures.resets import hold_router, router_parameters
 from sb3_moe.measures.statistics import agreement, load_entropy, specialization
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of

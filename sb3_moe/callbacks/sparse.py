@@ -17,10 +17,10 @@ from sb3_moe.callbacks.periodic import CheckedCallback, refuse_trpo, same_traini
 from sb3_moe.growing.copy_map import followers
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import one_of, whole
+from sb3_moe.layers.moe import router_parameters
 from sb3_moe.layers.predict import positive
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 from sb3_moe.measures.hidden import WEIGHTED, incoming, weight_of
-from sb3_moe.measures.resets import router_parameters
 from sb3_moe.policies.masks import (
     SEED,
     UPDATES,

@@ -15,6 +15,9 @@ from sb3_moe.layers.aux_loss import AuxCoefs, add_loss, total_loss
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.routing import Routing
 
+#: The attribute of parameters that `hold_router` holds.
+HELD = "is_held"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RouterInput:
@@ -156,3 +159,26 @@ def edited_shares(layer: MoELayer, gates: th.Tensor) -> th.Tensor:
         return gates
     edited = layer.edit_gates(gates)
     return edited / edited.sum(-1, keepdim=True).clamp_min(th.finfo(edited.dtype).tiny)
+
+
+def router_parameters(layer: MoELayer) -> list[nn.Parameter]:
+    """Return the parameters of a mixture's router: all of the layer's but the experts'."""
+    return [p for name, p in layer.named_parameters() if not name.startswith("experts.")]
+
+
+def hold_router(layer: MoELayer, still: bool) -> None:
+    """Hold a router's parameters as they are, or let those learn again that were held.
+
+    Optimizers leave a parameter without a gradient alone, and its running averages too. Files of
+    the model don't tell which routers are held.
+
+    :param layer: the router's mixture
+    :param still: True: hold the router; False: let it learn again
+    """
+    for parameter in router_parameters(layer):
+        if still and parameter.requires_grad:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+            vars(parameter)[HELD] = True
+        elif not still and vars(parameter).pop(HELD, False):
+            parameter.requires_grad_(True)

@@ -13,6 +13,7 @@ from torch import nn
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative
+from sb3_moe.layers.moe import router_parameters
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.measures.hidden import (
     Activations,
@@ -31,32 +32,6 @@ from sb3_moe.policies.masks import masked_as_before, moments_in
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.optimizers import ExpertAdam
 from sb3_moe.vec_env.observations import Obs
-
-#: The attribute of parameters that `hold_router` holds.
-HELD = "is_held"
-
-
-def router_parameters(layer: MoELayer) -> list[nn.Parameter]:
-    """Return the parameters of a mixture's router: all of the layer's but the experts'."""
-    return [p for name, p in layer.named_parameters() if not name.startswith("experts.")]
-
-
-def hold_router(layer: MoELayer, still: bool) -> None:
-    """Hold a router's parameters as they are, or let those learn again that were held.
-
-    Optimizers leave a parameter without a gradient alone, and its running averages too. Files of
-    the model don't tell which routers are held.
-
-    :param layer: the router's mixture
-    :param still: True: hold the router; False: let it learn again
-    """
-    for parameter in router_parameters(layer):
-        if still and parameter.requires_grad:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-            vars(parameter)[HELD] = True
-        elif not still and vars(parameter).pop(HELD, False):
-            parameter.requires_grad_(True)
 
 
 def fresh_copy(policy: BasePolicy) -> Any:

@@ -133,7 +133,7 @@ def _edited(
             before = mixture.edit_gates
             edit = partial(_both, before, change)
             if not edit(th.ones(mixture.num_experts)).any():
-                raise ValueError(f"an expert of the {mixture.num_experts} of {name} must stay on")
+                raise ValueError(f"one or more experts of {name} must stay on")
             undone.callback(setattr, mixture, "edit_gates", before)
             mixture.edit_gates = edit
         yield

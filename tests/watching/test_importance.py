@@ -35,4 +35,5 @@ def test_heads_of_tasks_beside_experts_count_by_their_own_name_alone():
     assert (found.network, found.rows[-1]) == ("pi", "without 2")
     assert expert_importance(model, network="pi.head", episodes=2).rows[-1] == "without 1"
     assert [*model.policy.mixtures("pi")] == ["pi.middle"]
-    assert [*shown.agent(placement="none", head_router="task").policy.mixtures("pi")] == ["pi.head"]
+    alone = shown.agent(placement="none", head_router="task", num_experts=None)
+    assert [*alone.policy.mixtures("pi")] == ["pi.head"]

@@ -78,7 +78,7 @@ def test_a_wrong_network_expert_or_layer_is_named(model, arguments, message):
 
 def test_the_last_expert_stays(model):
     with (
-        pytest.raises(ValueError, match=r"one of the 4 experts of pi\.middle must stay on"),
+        pytest.raises(ValueError, match=r"one or more experts of pi\.middle must stay on"),
         sb3_moe.only_expert(model, "pi", 0),
         sb3_moe.without_expert(model, "pi", 0),
     ):

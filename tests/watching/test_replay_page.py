@@ -90,7 +90,7 @@ def test_a_page_is_written_whole_into_a_new_folder(replay, tmp_path):
     path = replay.save(tmp_path / "new" / "replay.html")
     assert path.read_text() == replay.to_html()
     assert [each.name for each in path.parent.iterdir()] == ["replay.html"]
-    with pytest.raises(ValueError, match=r"`path` must be .*'x\.GIF': `to_video` writes films"):
+    with pytest.raises(ValueError, match=r"`path` must name .*'x\.GIF': `to_video` writes films"):
         replay.save(tmp_path / "x.GIF")
 
 
