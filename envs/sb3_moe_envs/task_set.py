@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import Space
 
 from sb3_moe_envs.methods import COMPUTE_REWARD, has_goals, meanings_of, reward_of, rewards_of
-from sb3_moe_envs.schedules import Chosen, Interleave, Schedule
+from sb3_moe_envs.schedules import Chosen, Interleave, Schedule, Slots
 from sb3_moe_envs.schedules.by_episode import task_index
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.interface import check_options
@@ -172,7 +172,7 @@ class TaskSet:
     @property
     def is_interleaved(self) -> bool:
         """Whether the schedule mixes the tasks, from one episode to the next or side by side."""
-        return isinstance(self.schedule, Interleave)
+        return self.schedule.slots is not Slots.TOGETHER
 
     def action_meanings(self) -> dict[int, list[str]]:
         """Return, by task index, the action names of tasks that have `get_action_meanings`."""

@@ -110,6 +110,8 @@ class TaskGradientCallback(RecordingCallback):
     :raises ValueError: if a number is below 1, or the algorithm is neither PPO nor A2C
     """
 
+    own = "gradient_norm_per_task"
+
     def __init__(
         self,
         every: int = 50_000,
@@ -127,13 +129,6 @@ class TaskGradientCallback(RecordingCallback):
         # sb3-contrib's on-policy algorithms have the same attributes, but other losses.
         if not isinstance(model, PPO | A2C):
             raise ValueError(f"`model` must be of PPO or A2C, got {type(model).__name__}")
-
-    def _resume(self, step: int) -> int | None:
-        super()._resume(step)
-        # Other callbacks write rows of the same file: only rows with this measure count.
-        own = self.record.rows.get("gradient_norm_per_task", np.empty((0, 1)))
-        steps = self.record.rows["steps"][: len(own)][np.isfinite(own).any(axis=1)]
-        return int(steps[-1]) if len(steps) else None
 
     def _on_rollout_start(self) -> None:
         self._began, self._tasks = self.model.num_timesteps, list[list[int]]()

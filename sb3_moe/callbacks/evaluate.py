@@ -153,8 +153,10 @@ class MultiTaskEvalCallback(RecordingCallback):
             self._trained = self.task_names.index(known)
         elif known == ALL_TASKS:
             self._trained = None
-        # Use only the folder's name, because its parent folder may be moved.
-        key = f"{Path(self.best_model_save_path or '').name} of {', '.join(self.task_names)}"
+        # Only the end of the folder's path, because the folders above may be moved.
+        folder = "/".join(Path(self.best_model_save_path or "").parts[-2:])
+        how = "deterministic" if self.deterministic else "stochastic"
+        key = f"{folder}, {how}, of {', '.join(self.task_names)}"
         self._best = remembered(self.model, "best_models", key)
         self.best_mean_reward = self._best.get("mean_reward", -np.inf)
         return last

@@ -122,10 +122,12 @@ class RecordingCallback(PeriodicCallback):
     """Measure periodically, and keep the measurements in memory or in a file.
 
     :cvar file: the file's name
+    :cvar own: how measures begin that no other callback writes into the file
     :param log_path: folder for the file; None: none is written
     """
 
     file: ClassVar[str] = "diagnostics.npz"
+    own: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -152,7 +154,11 @@ class RecordingCallback(PeriodicCallback):
 
     def _resume(self, step: int) -> int | None:
         self.record.resume(step)
-        return self.record.last_step
+        # Other callbacks write rows of the same file.
+        own = [rows for name, rows in self.record.rows.items() if name.startswith(self.own)]
+        there = [np.isfinite(rows).any(axis=tuple(range(1, rows.ndim))) for rows in own]
+        steps = [self.record.rows["steps"][: len(each)][each] for each in there]
+        return max((int(each[-1]) for each in steps if len(each)), default=None)
 
 
 class CurrentTask:

@@ -153,7 +153,8 @@ class ProbeCallback(RecordingCallback):
         return is_there and super()._is_due(step)
 
     def _on_step(self) -> bool:
-        if self._watches and self.n_calls % STRIDE == 0:
+        # Not `n_calls`, which a resumed run counts anew.
+        if self._watches and self.num_timesteps // self.training_env.num_envs % STRIDE == 0:
             # Copy, because some environments write each observation into the same array.
             self._latest.append(map_observation(np.array, self.locals["new_obs"]))
             del self._latest[: -self._most]
@@ -197,6 +198,8 @@ class PlasticityCallback(ProbeCallback):
     :raises TypeError: if a size isn't an int
     :raises ValueError: if a number is out of range, or the policy has no hidden layer
     """
+
+    own = "weight_norm/"
 
     def __init__(
         self,
@@ -294,6 +297,8 @@ class RoutingCallback(ProbeCallback):
     :param verbose: 0 or 1
     :raises ValueError: if a number is out of range, or the policy has no mixture
     """
+
+    own = "load/"
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless the policy has a mixture."""

@@ -110,6 +110,7 @@ class SparseTrainingCallback(CheckedCallback):
             refuse_trpo(model, f"{type(self).__name__}(method={self.method!r})")
 
     def _on_training_start(self) -> None:
+        self._changed = {}
         counts = counts_of(self.layers, self.sparsity, self.densities)
         alive = [n * layer.num_experts for layer, n in zip(self.layers, counts, strict=True)]
         masks = self._masks()

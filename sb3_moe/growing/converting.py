@@ -28,6 +28,7 @@ from sb3_moe.growing.models import (
     finish,
     moe_class,
     raw_outputs,
+    refuse_masks,
     sampled,
 )
 from sb3_moe.layers import MoELayer
@@ -83,6 +84,7 @@ def upcycle(
     not_negative("perturb", perturb)
     model_of_sb3(model)
     old: Any = model.policy
+    refuse_masks(old)
     if isinstance(old, MoEPolicy):
         if layers := sorted(old.moe_layers()):
             raise ValueError(f"`model` must be dense, got one with experts: {layers}")

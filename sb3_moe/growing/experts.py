@@ -9,10 +9,11 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.growing.gates import Heir, kept, meets_all
+from sb3_moe.growing.models import refuse_masks
 from sb3_moe.growing.transplant import Transplant, set_frozen
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
-from sb3_moe.policies.masks import forget_masks, masks_in
+from sb3_moe.policies.masks import forget_masks
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import kind_of, networks_of, uncompiled
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
@@ -175,8 +176,7 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
     """
     model_of_sb3(model)
     policy = policy_of(model)
-    if any(masks_in(optimizer) for optimizer in networks_of(policy).every_optimizer()):
-        raise ValueError("`model` must not train sparsely: growing.drop_masks(model) ends that")
+    refuse_masks(policy)
     found = _mixtures(policy, network)
     kinds = sorted(set(map(kind_of, policy.moe_layers())))
     if network not in (None, *kinds):

@@ -16,6 +16,7 @@ from sb3_moe.layers import (
     LinearScores,
     MLPScores,
     MoELayer,
+    PredictMoE,
     SoftMoE,
     SparseMoE,
     TaskMoE,
@@ -115,9 +116,9 @@ def constant_gates(layer: MoELayer, task: int | None) -> list[float] | None:
             return _gates_KE(layer)[task].tolist()
         case UniformMoE():
             return [1.0 / number] * number
-        case SoftMoE() | SparseMoE() if number == 1:
-            return [1.0]
-    return None
+    softmax = isinstance(layer, EmbeddingMoE) and layer.softmax
+    is_one = number == 1 and (softmax or isinstance(layer, SoftMoE | SparseMoE | PredictMoE))
+    return [1.0] if is_one else None
 
 
 def _gates_KE(layer: EmbeddingMoE) -> th.Tensor:

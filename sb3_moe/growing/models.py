@@ -16,8 +16,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 
+from sb3_moe.layers.classes import of_this_package
 from sb3_moe.layers.evaluating import evaluating, recording
 from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.masks import masks_in
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.options import ARGUMENTS, DEFAULTS, MoEOptions
 from sb3_moe.saving.model_parts import (
@@ -36,6 +38,8 @@ from sb3_moe.vec_env.tasks import names_on, write_names
 
 # Attributes for logs, beside arguments and counts.
 _LOGGED = ("tensorboard_log", "ep_info_buffer", "ep_success_buffer")
+# What callbacks remember that doesn't depend on the networks.
+_REMEMBERED = ("task_switches", "task_trained", "best_models", "interventions_done", "new_tasks")
 # What the names of our policies begin with.
 _OURS = "Moe"
 # Options outside the layers of experts that SB3's dense networks have no counterpart of.
@@ -59,7 +63,7 @@ def build_like(
         policy=policy, env=None, device=model.device, _init_setup_model=False
     )
     found, source = vars(model), model if env is None else env
-    names = [*argument_names(model), *PROGRESS, *_LOGGED]
+    names = [*argument_names(model), *PROGRESS, *_LOGGED, *_REMEMBERED]
     kept = {name: copy.deepcopy(found[name]) for name in names if name in found}
     kept["n_envs"] = model.n_envs if env is None else env.num_envs
     vars(new).update(kept)
@@ -76,9 +80,9 @@ def _set_buffers(new: Any, model: BaseAlgorithm, env: Any) -> None:
     """Copy a replay buffer that still fits, and unset buffer classes that SB3 is to choose anew."""
     old_kind, new_kind = (isinstance(m.observation_space, spaces.Dict) for m in (model, new))
     if makes_own_buffer(model) or (old_kind != new_kind and not is_hindsight(model)):
-        for name in ("replay_buffer_class", "rollout_buffer_class"):
-            if hasattr(new, name):
-                setattr(new, name, None)
+        for name, kind in _buffer_classes(new).items():
+            if not of_this_package(kind):  # ours take observations of both kinds
+                setattr(new, f"{name}_class", None)
     buffer = getattr(model, "replay_buffer", None)
     same = new.observation_space == model.observation_space and new.n_envs == model.n_envs
     if buffer is not None and same:
@@ -89,6 +93,12 @@ def _set_buffers(new: Any, model: BaseAlgorithm, env: Any) -> None:
             new.replay_buffer.set_env(env)
     elif is_hindsight(new):
         new.replay_buffer = hindsight_buffer(new, env)
+
+
+def _buffer_classes(model: Any) -> dict[str, type[Any]]:
+    names = ("replay_buffer", "rollout_buffer")
+    found = {name: getattr(model, f"{name}_class", None) for name in names}
+    return {name: kind for name, kind in found.items() if kind is not None}
 
 
 def carry_the_rest(new: Any, model: BaseAlgorithm) -> None:
@@ -214,7 +224,17 @@ def as_sb3s(new: Any, model: BaseAlgorithm) -> Any:
         if names is not None:
             write_names(space, names)
         new.observation_space = space
+    for name, kind in _buffer_classes(new).items():
+        if of_this_package(kind):
+            setattr(new, f"{name}_class", None)
+            setattr(new, f"{name}_kwargs", {})
     return new
+
+
+def refuse_masks(policy: Any) -> None:
+    """Raise ValueError if a policy's weights are sparse, which new layers would not be."""
+    if any(masks_in(optimizer) for optimizer in networks_of(policy).every_optimizer()):
+        raise ValueError("`model` must not train sparsely: growing.drop_masks(model) ends that")
 
 
 # Raw outputs of networks: logits, means, values.

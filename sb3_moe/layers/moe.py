@@ -157,7 +157,8 @@ def edited_shares(layer: MoELayer, gates: th.Tensor) -> th.Tensor:
     """
     if layer.edit_gates is None:
         return gates
-    edited = layer.edit_gates(gates)
+    # One that rounds to 1 may be switched off: the gates of others must not all be 0 then.
+    edited = layer.edit_gates(gates.clamp_min(th.finfo(gates.dtype).tiny))
     return edited / edited.sum(-1, keepdim=True).clamp_min(th.finfo(edited.dtype).tiny)
 
 

@@ -73,6 +73,8 @@ class SoftMoE(ScoredMoE):
         """Apply ``edit_gates`` to slots' weights (..., K), for each slot number by itself."""
         if self.edit_gates is None:
             return weights
+        # As in `edited_shares`.
+        weights = weights.clamp_min(th.finfo(weights.dtype).tiny)
         by_expert = self._by_slot(weights).transpose(-1, -2)
         return self.edit_gates(by_expert).transpose(-1, -2).flatten(-2)
 

@@ -221,6 +221,7 @@ def matching_net_arch(
     # Frozen experts cost as much as others, and a dense policy has none to freeze.
     dense = {name: each for name, each in policy_kwargs.items() if name not in OF_EXPERTS}
     dense |= {"placement": "none", "head_router": None, "frozen_experts": None}
+    dense.pop("popart", None)  # needs heads, and has no parameters
     dense["task_input"] = _as_dense_sees(policy_kwargs.get("task_input", "both"))
 
     def build(kwargs: Mapping[str, Any]) -> MoEPolicy:

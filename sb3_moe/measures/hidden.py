@@ -138,7 +138,7 @@ class HiddenLayer(NamedTuple):
 def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
     """List every hidden layer, one for each activation but the one that squashes actions.
 
-    The hidden layers of routers count too. ``readers`` is empty where not all of them are known:
+    Those of routers are left out. ``readers`` is empty where not all of them are known:
 
     - next to a normalization (except CrossQ's batch normalization), a residual block or an LSTM
     - where feature maps are tokens of a mixture (``tokens="feature"``)
@@ -220,6 +220,8 @@ def _runs_in_order(module: nn.Module) -> bool:
         return False
     if isinstance(module, nn.ModuleDict):  # of an extractor: several entries are joined
         return len(module) < 2
+    if len(getattr(module, "convs", ())) > 1:  # TaskExtractor's encoders of several images
+        return False
     forward = type(module).forward
     if forward.__module__.partition(".")[0] in IN_ORDER or forward is nn.Sequential.forward:
         return True

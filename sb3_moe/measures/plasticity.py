@@ -328,10 +328,10 @@ class CriticGradients:
             self._handle.remove()
             self._handle = None
 
-    def _keep(self, *args: Any) -> None:
-        self.of_last_step = {
-            p: None if p.grad is None else p.grad.clone() for p in self.of_last_step
-        }
+    def _keep(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
+        # Its own parameters each time: they are others once experts joined or left.
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.of_last_step = {p: None if p.grad is None else p.grad.clone() for p in parameters}
 
 
 def fisher_information(

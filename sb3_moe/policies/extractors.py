@@ -114,7 +114,8 @@ def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
     """Return the parts of an observation space by key, without the task id."""
     if not isinstance(space, spaces.Dict):
         return {"": space}
-    return {key: each for key, each in space.spaces.items() if key != TASK_KEY}
+    task_key = TASK_KEY if has_task_key(space) else None
+    return {key: each for key, each in space.spaces.items() if key != task_key}
 
 
 class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
@@ -242,7 +243,7 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
     def forward(self, observations: PyTorchObs) -> th.Tensor:
         """Return the features (B, F)."""
         by_key = observations if isinstance(observations, dict) else {"": observations}
-        task = by_key.get(TASK_KEY)
+        task = by_key[TASK_KEY] if has_task_key(self._observation_space) else None
         if self._planes is not None:
             task = as_one_hot(self._planes.codes(by_key[""]))
             by_key = {"": self._planes.split(by_key[""])[0]}

@@ -20,7 +20,7 @@ from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.optimizers import ExpertAdam, ExpertAdamW
 from sb3_moe.policies.options import DEFAULTS, MoEOptions, per_network
 from sb3_moe.policies.teaches_optimizers import TeachesOptimizers
-from sb3_moe.vec_env.task_ids import TASK_KEY
+from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key
 
 OURS = ("encoder", "num_tasks")
 EXPERT_ADAMS: dict[type[th.optim.Optimizer], type[ExpertAdam]] = {
@@ -351,8 +351,8 @@ class MoEPolicy(TeachesOptimizers):
             found = [*observation] if isinstance(observation, dict) else type(observation).__name__
             if not {*keys} <= {*found}:
                 raise ValueError(f"an observation must be a dict with {keys}, got {found}")
-        if isinstance(observation, dict) and TASK_KEY in observation:
-            space: Any = self.observation_space
+        space: Any = self.observation_space
+        if has_task_key(space):
             ids, num_tasks = np.asarray(observation[TASK_KEY]), int(space[TASK_KEY].n)
             if ids.dtype.kind not in "iuf" or not ((ids >= 0) & (ids < num_tasks)).all():
                 got = np.unique(ids).tolist()

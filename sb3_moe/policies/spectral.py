@@ -120,6 +120,8 @@ def penalize(policy: LooksInside) -> tuple[dict[str, FeaturePenalty], Hooks, Hoo
             continue
         layers = {n: each for n, each in policy.moe_layers().items() if network_of(n) == network}
         able = [name for name, each in layers.items() if each.experts.hidden_width]
+        # Of an actor's two heads, which stand side by side, the one of the mean.
+        able = [name for name in able if not name.endswith("log_std")]
         if not able:
             kinds = [type(layer.experts).__name__ for layer in layers.values()]
             raise ValueError(

@@ -21,7 +21,7 @@ from gymnasium import spaces
 from rich.console import Console
 from rich.progress import track
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_moe.integrations.hub import check_folder, push, write_folder
 from sb3_moe.policies.belief import HISTORY_KEY
@@ -30,7 +30,7 @@ from sb3_moe.saving.model_file import load
 from sb3_moe.saving.model_parts import NormalizerLeftOutWarning
 from sb3_moe.study import building, config, engine, preparing
 from sb3_moe.study.building import game_id, imported, read_yaml
-from sb3_moe.study.folder import Job, held, is_held, refuse_changes, steps_in, survey
+from sb3_moe.study.folder import STATISTICS, Job, held, is_held, refuse_changes, steps_in, survey
 from sb3_moe.study.judging import load_claims, missing
 from sb3_moe.study.report import check_report_folder, write_replays, write_report
 from sb3_moe.study.results import complete_table
@@ -296,6 +296,10 @@ def _load(options: cli.AgentOptions, env: Any) -> BaseAlgorithm:
         raise ValueError(
             f"{path.name} can run code when it is opened: pass --trust if it is your own"
         )
+    statistics = path.with_name(STATISTICS)
+    if env is not None and statistics.exists():
+        venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+        env = VecNormalize.load(str(statistics), venv)
     try:
         return building.algorithm_class(options.algorithm).load(path, env, device="cpu")
     except Exception as error:  # the file of another algorithm may raise anything

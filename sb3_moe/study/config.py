@@ -274,6 +274,12 @@ class RunConfig(Setup):
     def __post_init__(self) -> None:
         super().__post_init__()
         network = self.architecture
+        start = network.start_from
+        if start is not None and start.order and self.regime not in ("crl", "scratch"):
+            raise ValueError(
+                f"`start_from.order` of {network.name!r} needs `regimes` that have orders, crl or "
+                f"scratch, got {self.regime}"
+            )
         building.schedule_of(self)
         try:
             building.arguments_of(self)

@@ -64,7 +64,7 @@ def draw_curves(
     rows = results.table[results.table["measure"] == measure].dropna(subset=["step", "value"])
     # In runs on one task alone, the returns of the other tasks mean nothing.
     alone = (rows["regime"] == "scratch") & (rows["task"] != WHOLE)
-    rows = rows[~alone | (rows["order"] == rows["task"])]
+    rows = _comparable(rows[~alone | (rows["order"] == rows["task"])], results)
     if rows.empty:
         return None
     units, levels = (units or {}, results.random) if measure == "return" else ({}, {})
@@ -99,6 +99,17 @@ def draw_curves(
     figure.supylabel(_wrapped(CURVES[measure], 26), fontsize="medium")
     plots.add_legend(figure)
     return figure
+
+
+def _comparable(rows: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """Leave out a run that is not done, if its network has one that is: it would cut the curve."""
+    states = {
+        (run.regime, " ".join(run.order), run.architecture.name, run.seed): is_done
+        for run, is_done in ((each.config, each.is_done) for each in results.runs)
+    }
+    done = {key[:3] for key, is_done in states.items() if is_done}
+    keys = zip(*(rows[name] for name in ("regime", "order", "architecture", "seed")), strict=True)
+    return rows[[states[key] or key[:3] not in done for key in keys]]
 
 
 def _means(rows: pd.DataFrame, units: Mapping[str, float]) -> pd.DataFrame:

@@ -59,7 +59,7 @@ def write_report(
     check_writable(folder, "to")
     claims = load_claims(study.claims, study.games, study.networks)
     verdicts = judge(claims, results.table)
-    summary = summarize(results.table, claims, study.networks)
+    summary = summarize(of_the_grid(study, results.table), claims, study.networks)
     # The table is written first, never deleted: it marks the folder of an unfinished report too.
     tables = {TABLE: results.table, "summary.csv": summary, "verdicts.csv": verdicts}
     for name in set(WRITTEN) - {TABLE}:
@@ -93,6 +93,13 @@ def write_report(
             text = templates.get_template(f"{name}.j2").render(context)
             temporary.write_text(text, encoding="utf-8")
     return folder / PAGE
+
+
+def of_the_grid(study: StudyConfig, table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out runs that the grid lacks, and that were only there for others to begin with."""
+    orders = {each: [" ".join(order) for order in study.sequences(each)] for each in study.regimes}
+    runs = zip(table["regime"], table["order"], strict=True)
+    return table[[order in orders[regime] for regime, order in runs]]
 
 
 def check_report_folder(root: Path, to: Path | None = None) -> Path:

@@ -111,6 +111,11 @@ class Run:
             for block in self.blocks(task)
         ]
 
+    def area(self, values: Array, task: str) -> float:
+        """Mean of values over all blocks of a task; NaN as :meth:`areas`, or without blocks."""
+        lengths = [end - start for start, end in self.blocks(task)]
+        return float(np.average(self.areas(values, task), weights=lengths)) if lengths else NAN
+
     def value_at(self, values: Array, step: float) -> float:
         """Value of the last evaluation up to a step; NaN if the run ended before."""
         return float(values[self.steps <= step][-1]) if self.steps[-1] >= step else NAN
@@ -260,13 +265,13 @@ def success(run: Run, task: str, _: References) -> float:
 @measure(is_trained, "return")
 def area(run: Run, task: str, _: References) -> float:
     """Mean return while the task is trained."""
-    return float(np.mean(run.areas(run.returns(task), task) or NAN))
+    return run.area(run.returns(task), task)
 
 
 @measure(is_trained, "success")
 def success_area(run: Run, task: str, _: References) -> float:
     """Mean share of successes while the task is trained."""
-    return float(np.mean(run.areas(run.success(task), task) or NAN))
+    return run.area(run.success(task), task)
 
 
 def first_area(run: Run | None, task: str) -> float:

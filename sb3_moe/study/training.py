@@ -182,7 +182,10 @@ def start_of(run: RunConfig, runs: Path) -> Path | None:
     if found is None:
         raise ValueError(f"{where} must name a trained model, got {paths[0]}, which isn't there")
     for origin in runs.glob(f"*-{run.architecture.name}-s*/{ORIGIN}"):
-        if start.model is not None and read_json(origin)["sha256"] != sha256_of(found):
+        other = RunFolder(origin.parent).config()["run"]["architecture"]["name"]
+        if start.model is None or other != run.architecture.name:
+            continue  # names of networks may have dashes
+        if read_json(origin)["sha256"] != sha256_of(found):
             raise ValueError(
                 f"{where} must be the file that {origin.parent} began with, got another under the "
                 f"same name, {found}; put it back, or use another output folder"
@@ -253,6 +256,7 @@ def copy_weights(model: Any, trained: Any, name: str) -> None:
         check_tasks(tasks_known(trained), env)
         if _has_experts(model) and not _has_experts(trained):
             options: Any = {k: v for k, v in model.policy_kwargs.items() if k in DEFAULTS}
+            trained.seed = model.seed  # else each seed would begin with the same new router
             same = trained.observation_space == model.observation_space
             trained = upcycle(trained, env=None if same else env, **options)
         model.policy.load_state_dict(trained.policy.state_dict())

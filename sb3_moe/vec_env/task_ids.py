@@ -16,8 +16,10 @@ TASK_KEY = "task_id"
 
 
 def has_task_key(space: spaces.Space[Any]) -> bool:
-    """Say whether observations are a Dict with the task id under :data:`TASK_KEY`."""
-    return isinstance(space, spaces.Dict) and TASK_KEY in space.spaces
+    """Say whether observations are a Dict with a Discrete task id under :data:`TASK_KEY`."""
+    return isinstance(space, spaces.Dict) and isinstance(
+        space.spaces.get(TASK_KEY), spaces.Discrete
+    )
 
 
 def check_num_tasks(space: spaces.Space[Any], num_tasks: int | None) -> None:

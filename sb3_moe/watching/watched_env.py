@@ -91,6 +91,8 @@ def watched_env(
         held = dict(vars(normalizer)) if normalizer is not None else {}
         try:
             synchronize(venv if own_env is None else own_env, played)
+            if normalizer is not None:
+                normalizer.training = normalizer.norm_reward = False
             yield WatchedEnv(played, task_names(played), side_by_side, no_frames)
         finally:
             if build is not None or isinstance(env, str):

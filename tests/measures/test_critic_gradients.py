@@ -5,7 +5,9 @@ import torch as th
 from sb3_contrib import CrossQ
 from stable_baselines3 import SAC, TD3
 
+import sb3_moe
 from sb3_moe.callbacks import PlasticityCallback, collect_probe
+from sb3_moe.measures.plasticity import CriticGradients
 from sb3_moe.vec_env import make_multitask_vec_env
 
 CRITICS = ("qf0", "qf1")
@@ -50,6 +52,14 @@ def test_gradients_of_critics_and_actors_are_those_of_their_own_last_step(algo, 
     sizes = [sum(p.numel() for p in getattr(model.critic, name).parameters()) for name in CRITICS]
     zeros = sum(found[f"zero_gradients/{n}"] * size for n, size in zip(CRITICS, sizes, strict=True))
     assert zeros == pytest.approx(critic[-1][1])
+
+
+def test_gradients_are_those_of_experts_that_joined_too():
+    model, gradients = make_model(SAC, "MoeMlpPolicy"), CriticGradients()
+    gradients.attach(model.policy)
+    sb3_moe.add_experts(model)
+    model.learn(16)
+    assert gradients.of_last_step.keys() == {*model.critic.parameters()}
 
 
 def test_watching_a_critic_leaves_training_the_same_and_no_hook_behind():

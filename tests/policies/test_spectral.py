@@ -139,6 +139,8 @@ def test_a_number_is_the_actors_or_of_the_only_network():
         assert set(arena.make(algorithm, **options).policy.penalties) == {f"{name}.middle"}
     options["spectral_coef"] = {"vf": 0.1}
     assert set(arena.make("PPO", **options).policy.penalties) == {"vf.middle"}
+    options = {"placement": "final", "expert": "simba", "spectral_coef": 0.1}
+    assert set(arena.make("SAC", **options).policy.penalties) == {"pi.mu"}
 
 
 WRONG = [

@@ -173,3 +173,11 @@ def test_a_task_id_that_is_missing_or_out_of_range_is_named(placement):
     for lacking, got in (({"obs": np.zeros(3)}, r"\['obs'\]"), (np.zeros(3), "ndarray")):
         with pytest.raises(ValueError, match=rf"dict with \['obs', 'task_id'\], got {got}"):
             model.predict(lacking)
+
+
+@pytest.mark.parametrize("placement", ["big", "none"])
+def test_an_entry_of_that_name_that_is_no_number_is_an_observation_like_others(placement):
+    space = spaces.Dict({"obs": spaces.Box(-1, 1, (3,)), "task_id": spaces.Box(0, 1, (2,))})
+    model = arena.make("PPO", "MoeMultiInputPolicy", arena.Arena(space), placement=placement)
+    assert model.policy.features_extractor.features_dim == 5
+    model.learn(8).predict(space.sample())

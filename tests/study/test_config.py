@@ -38,6 +38,8 @@ from sb3_moe.study.config import (
 )
 from sb3_moe.study.judging import load_claims
 from sb3_moe.study.preparing import check_networks
+from sb3_moe.study.report import of_the_grid
+from sb3_moe.study.results import complete_table
 from sb3_moe.vec_env import MultiTaskReplayBuffer, VecHistory
 
 ROOT = Path(__file__).parents[2]
@@ -243,6 +245,7 @@ def test_neighbouring_seeds_are_spread_out():
         ("architectures", "{x: big}", "`architectures.x` must be a mapping .*, got 'big'"),
         ("architectures", "{x: {start_from: {}}}", "must have one of `model` and `architecture`"),
         ("architectures", "{x: {placement: top}}", "architecture 'x': `placement` must be one"),
+        ("architectures", "{x: {start_from: {architecture: y, order: [Pong]}}}", "needs `regimes`"),
         ("tune", "{argument: gamma, values: [0.9]}", "^`tune.values` .*at least 2 items"),
         ("tune", "{argument: gama, values: [1, 2]}", "`arguments`: got an unexpected .* 'gama'"),
         ("tune", "{argument: gamma, values: [0, 1], seeds: [0]}", "none of the study's `seeds`"),
@@ -298,7 +301,9 @@ architectures:
 
 
 def test_a_run_that_another_begins_with_joins_the_grid_and_comes_first(tmp_path):
-    runs = read_study(STARTS, tmp_path).runs()
+    mine = read_study(STARTS, tmp_path)
+    runs = mine.runs()
+    assert {*of_the_grid(mine, complete_table(runs))["order"]} == {"Acrobot"}  # is compared
     found = [run.name for run in runs]
     assert found[:4] == [
         "crl-Acrobot-dense-s3",

@@ -43,9 +43,11 @@ class Schedule(ABC):
     `start` begins the schedule anew. `count` is called with the steps of all environments, and
     `end` with each episode that is over. `task` is the task to play now: if `count` changes it, the
     running episode is truncated.
+
+    :cvar _state: the names of the attributes that make up the state, besides the random stream: a
+        schedule of your own lists its own, or a resumed run starts it anew
     """
 
-    #: the attributes that make up the state, besides the random stream
     _state: tuple[str, ...] = ()
     slots: Slots = Slots.TOGETHER
     num_tasks: int = 0
@@ -286,6 +288,8 @@ class Progress(NamedTuple):
 
 class Chosen(ByEpisode):
     """Ask a function for the task of each episode, separately in each environment.
+
+    It is also asked at the start, before the first reset: let it depend on its argument alone.
 
     :param choose: takes a `Progress`, returns the index or name of a task
     """

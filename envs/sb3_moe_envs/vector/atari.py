@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import numpy as np
+from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode
 
 from sb3_moe_envs.checks import (
@@ -152,7 +153,7 @@ class AtariVectorEnv(BatchedVectorEnv):
         return stack_final(finals, self.num_envs)
 
 
-class AtariEnv(SingleEnv):
+class AtariEnv(SingleEnv, EzPickle):
     """One Atari game, preprocessed as :class:`AtariVectorEnv` does.
 
     :param game: a ROM's name, ``"space_invaders"`` or ``"SpaceInvaders"``
@@ -161,6 +162,7 @@ class AtariEnv(SingleEnv):
     """
 
     def __init__(self, game: str, render_mode: str | None = None, **kwargs: Any) -> None:
+        EzPickle.__init__(self, game, render_mode, **kwargs)
         self.game = game
         super().__init__(AtariVectorEnv(game, render_mode=render_mode, **kwargs))
 

@@ -143,6 +143,8 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
     def __init__(self, vector: VectorEnv[np.ndarray, np.ndarray, np.ndarray]) -> None:
         self._vector: Any = vector
         self.render_mode = vector.render_mode
+        fps = vector.metadata.get("render_fps", 10)
+        self.metadata = {**type(self).metadata, "render_fps": fps}
         self.observation_space = vector.single_observation_space
         self.action_space = vector.single_action_space
         self._observation: np.ndarray | None = None

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import EzPickle
 
 from sb3_moe_envs.checks import (
     SUCCESS_KEYS,
@@ -136,7 +137,7 @@ class EnvPoolVectorEnv(BatchedVectorEnv):
             self._pool.close()
 
 
-class EnvPoolEnv(SingleEnv):
+class EnvPoolEnv(SingleEnv, EzPickle):
     """One environment of EnvPool.
 
     :param env_id: one of ``envpool.list_all_envs()``
@@ -145,6 +146,7 @@ class EnvPoolEnv(SingleEnv):
     """
 
     def __init__(self, env_id: str, render_mode: str | None = None, **config: Any) -> None:
+        EzPickle.__init__(self, env_id, render_mode, **config)
         super().__init__(EnvPoolVectorEnv(env_id, render_mode=render_mode, **config))
 
 
