@@ -255,7 +255,9 @@ def test_a_start_that_is_not_there_or_does_not_fit_is_named(tmp_path):
         start_of(second(one), tmp_path)
     (tmp_path / "bad.moe").write_bytes(b"no model")
     start = StartFrom(model=str(tmp_path / "bad.moe"))
-    write_json(tmp_path / "crl-Acrobot-grown-s0" / "start_from.json", {"sha256": "another"})
+    begun = tmp_path / "crl-Acrobot-grown-s0"
+    write_json(begun / "start_from.json", {"sha256": "another"})
+    write_json(begun / "config.json", {"run": {"architecture": {"name": "grown"}}})
     with pytest.raises(ValueError, match=r"must be the file that .*grown-s0 began with, got an"):
         start_of(second(one, start=start), tmp_path)
     with pytest.raises(ValueError, match=r"`start_from` can't load .*bad.moe \(UnsafeFileError"):

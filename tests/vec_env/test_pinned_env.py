@@ -158,7 +158,7 @@ def dummy_vec_env(schedule):
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
-    [(None, True), (Interleave("episodes"), True), (Cycle(10), False), (lambda _: 0, False)],
+    [(None, True), (Interleave("episodes"), True), (Cycle(10), False), (lambda _: 0, True)],
 )
 @pytest.mark.parametrize("build", [lambda s: make_env(schedule=s), dummy_vec_env])
 def test_an_environment_says_through_its_wrappers_whether_its_tasks_are_interleaved(
