@@ -19,7 +19,6 @@ from sb3_moe.layers import (
     ExpertChoiceMoE,
     Experts,
     LinearScores,
-    MLPScores,
     MoELayer,
     SeparateNetworks,
     SoftMoE,
@@ -78,12 +77,12 @@ def outputs(layer: MoELayer, x_I: th.Tensor) -> list[th.Tensor]:
     return found if layer.experts.combination is None else gram_schmidt(found)
 
 
-def scores(router: LinearScores | MLPScores, token_R: th.Tensor) -> list[th.Tensor]:
+def scores(router: LinearScores | th.nn.Sequential, token_R: th.Tensor) -> list[th.Tensor]:
     """Return the score of each expert or slot for one token."""
-    if isinstance(router, MLPScores):
-        for linear in router.hidden[::2]:
+    if isinstance(router, th.nn.Sequential):
+        for linear in router[:-1:2]:
             token_R = (linear.weight @ token_R + linear.bias).clamp(min=0)
-        router = router.last
+        router = router[-1]
     found = []
     for k, weight_R in enumerate(router.weight_RK.unbind(1)):
         x_R, w_R = token_R, weight_R
@@ -236,7 +235,7 @@ class OwnOptimizers:
 
     def _views(self, k: int) -> Iterator[tuple[th.Tensor, th.Tensor | None]]:
         for parameter, first, n in self.experts.shares():
-            if first <= k < first + n:
+            if first <= k < first + n and isinstance(parameter, th.nn.Parameter):
                 gradient = parameter.grad
                 yield (
                     parameter.unflatten(0, (n, -1))[k - first],

@@ -186,6 +186,11 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
             raise ValueError(
                 f"`router`={layer.name!r} needs exactly one expert for each task in {name}"
             )
+        if layer.sees == "belief" and network is not None and len(kinds) > 1:
+            raise ValueError(
+                f"`network` must be None with `router`={layer.name!r}, whose belief all networks "
+                f"share, got {network!r}"
+            )
     return found
 
 

@@ -14,9 +14,9 @@ from sb3_moe.layers import (
     EmbeddingMoE,
     ExpertChoiceMoE,
     LinearScores,
-    MLPScores,
     MoELayer,
     PredictMoE,
+    ScoredMoE,
     SoftMoE,
     SparseMoE,
     TaskMoE,
@@ -78,23 +78,18 @@ def take_copies(layer: MoELayer) -> float:
     if isinstance(layer, SparseMoE) and layer.top_k < layer.num_experts and not layer.renormalize:
         # The kept gates don't sum to 1. With small scores each is nearly 1/E, and the token still
         # chooses its experts.
-        _soften(layer.router)
+        _soften(layer.scores)
         return layer.top_k / layer.num_experts
     return 1.0
 
 
 @th.no_grad()
-def _soften(router: LinearScores | MLPScores) -> None:
+def _soften(scores: LinearScores) -> None:
     """Scale the scores of every token down to nearly 0."""
-    last = _last(router)
     # If there is a scale, weights are normalized, and only the scale counts.
-    (last.weight_RK if last.scale is None else last.scale).mul_(FAINT)
-    if last.bias_K is not None:
-        last.bias_K.mul_(FAINT)
-
-
-def _last(router: LinearScores | MLPScores) -> LinearScores:
-    return router.last if isinstance(router, MLPScores) else router
+    (scores.weight_RK if scores.scale is None else scores.scale).mul_(FAINT)
+    if scores.bias_K is not None:
+        scores.bias_K.mul_(FAINT)
 
 
 # Mixtures that are made into dense layers.
@@ -163,7 +158,6 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
     :param heirs: what each of the X experts takes over
     :raises ValueError: if the gates can't be shared out
     """
-    before, after = getattr(old, "router", None), getattr(new, "router", None)
     if callable(own := getattr(new, "share_out", None)):
         own(heirs, old)
     elif isinstance(new, EmbeddingMoE) and isinstance(old, EmbeddingMoE):
@@ -172,11 +166,11 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
         if rows.bias_W is not None:
             rows.weight_KW.sub_(rows.bias_W)
     elif (
-        isinstance(after, LinearScores | MLPScores)
-        and isinstance(before, LinearScores | MLPScores)
-        and (bias_K := _last(after).bias_K) is not None
+        isinstance(new, ScoredMoE)
+        and isinstance(old, ScoredMoE)
+        and (bias_K := new.scores.bias_K) is not None
     ):
-        bias_K.copy_(_shared_biases(_last(before), old.num_experts, heirs))
+        bias_K.copy_(_shared_biases(old.scores, old.num_experts, heirs))
     else:
         raise ValueError(
             f"`router`={new.name!r} can't share out its gates: a router of your own needs a method "
@@ -184,7 +178,7 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
         )
 
 
-def _shared_biases(router: LinearScores, num_experts: int, heirs: Sequence[Heir]) -> th.Tensor:
+def _shared_biases(scores: LinearScores, num_experts: int, heirs: Sequence[Heir]) -> th.Tensor:
     """Return the biases of scores by which experts take over the gates of old experts, (X*S,).
 
     A gate is proportional to the exponential of the score: adding the logarithm of a share to the
@@ -194,15 +188,15 @@ def _shared_biases(router: LinearScores, num_experts: int, heirs: Sequence[Heir]
     bias is lower by the largest such difference.
     """
     left = 1.0 - sum(heir.share for heir in heirs if heir.is_new)
-    weight_RES = router.weight_RK.unflatten(1, (num_experts, -1))
+    weight_RES = scores.weight_RK.unflatten(1, (num_experts, -1))
     bias_ES = weight_RES.new_zeros(weight_RES.shape[1:])
-    if router.bias_K is not None:
-        bias_ES = router.bias_K.view(num_experts, -1)
+    if scores.bias_K is not None:
+        bias_ES = scores.bias_K.view(num_experts, -1)
     rows = []
     for heir in heirs:
         if heir.is_new:
             part = math.log(num_experts * heir.share / left)
-            rows.append(bias_ES.mean(0) + part - _above_mean(router.scale, weight_RES))
+            rows.append(bias_ES.mean(0) + part - _above_mean(scores.scale, weight_RES))
         else:
             taken = [bias_ES[k] + math.log(share) for k, share in heir.gates.items()]
             rows.append(th.stack(taken).logsumexp(0))

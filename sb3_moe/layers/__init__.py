@@ -14,7 +14,7 @@ from sb3_moe.layers.registry import (
     register_router,
 )
 from sb3_moe.layers.routing import Routing
-from sb3_moe.layers.scores import LinearScores, MLPScores
+from sb3_moe.layers.scores import LinearScores, ScoredMoE
 from sb3_moe.layers.soft_moe import RandomMoE, SoftMoE
 from sb3_moe.layers.sparse_moe import ExpertChoiceMoE, SparseMoE
 
@@ -27,12 +27,12 @@ __all__ = [
     "LinearExpert",
     "LinearScores",
     "MLPExpert",
-    "MLPScores",
     "MoELayer",
     "PredictMoE",
     "RandomMoE",
     "RouterInput",
     "Routing",
+    "ScoredMoE",
     "SeparateNetworks",
     "SimbaExpert",
     "SoftMoE",

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_moe.layers.activations import POINTWISE
-from sb3_moe.layers.shares import Share, apart_shares, apart_statistics
+from sb3_moe.layers.shares import Share, apart_shares
 from sb3_moe.layers.stacked import (
     Function,
     Stacked,
@@ -62,8 +62,6 @@ class Experts(nn.Module):
         self.macs = 0
         # Size, in numbers, of the weight matrices that `grouped_mm` needs padded.
         self.padded = 0
-        # Hidden values for one row in one expert, at the widest layer.
-        self.width = out_features
         # Whether every expert must run on every row: for statistics over the batch, or for hooks on
         # the layers inside, which are not called for sorted rows.
         self.needs_all_rows = False
@@ -139,7 +137,8 @@ class Experts(nn.Module):
         else:
             counts = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
             pairs = zip(self._apart(), x_MI.split(counts), strict=True)
-            y_MO = th.cat([expert(rows) for expert, rows in pairs if len(rows)])
+            # Also without rows: an idle expert gets gradients of 0, as if it had run on all rows.
+            y_MO = th.cat([expert(rows) for expert, rows in pairs])
         places_M = th.arange(len(order_M), device=order_M.device)
         inverse_M = th.empty_like(order_M).scatter_(0, order_M, places_M)
         return y_MO.index_select(0, inverse_M).unflatten(0, experts_Tk.shape)
@@ -158,12 +157,12 @@ class Experts(nn.Module):
         raise NotImplementedError
 
     def shares(self) -> list[Share]:
-        """Return the weights that experts don't share, and the experts they belong to."""
+        """Return the weights and buffers that experts don't share, with whose they are."""
         raise NotImplementedError
 
     def statistics(self) -> list[Share]:
-        """Return the experts' buffers, and the experts they belong to."""
-        raise NotImplementedError
+        """Return only the buffers of :meth:`shares`."""
+        return [share for share in self.shares() if not isinstance(share.tensor, nn.Parameter)]
 
 
 class StackedNetwork(Experts):
@@ -189,7 +188,6 @@ class StackedNetwork(Experts):
         self.needs_all_rows = bool(self.statistics())
         self._all_group = all(type(m) in GROUPS for m in (*self.layers.modules(), self.last))
         linears = [m for m in self.modules() if isinstance(m, StackedLinear)]
-        self.width = max(m.out_features for m in linears)
         self.macs = sum(m.in_features * m.out_features for m in linears)
         self.padded = sum(m.weight.numel() for m in linears if any(_missing(m.weight)))
 
@@ -255,14 +253,9 @@ class StackedNetwork(Experts):
             parameter.mul_(factors_E.view(-1, *(1,) * (parameter.dim() - 1)))
 
     def shares(self) -> list[Share]:
-        """Return the weights of every stacked layer."""
+        """Return the weights and buffers of every stacked layer."""
         layers = [layer for layer in self.modules() if isinstance(layer, Stacked)]
         return [share for layer in layers for share in layer.shares()]
-
-    def statistics(self) -> list[Share]:
-        """Return the buffers of every stacked layer."""
-        layers = [layer for layer in self.modules() if isinstance(layer, Stacked)]
-        return [each for layer in layers for each in layer.statistics()]
 
 
 class SeparateNetworks(Experts):
@@ -310,12 +303,8 @@ class SeparateNetworks(Experts):
             parameter.mul_(factor)
 
     def shares(self) -> list[Share]:
-        """Return the weights of each network."""
+        """Return the weights and buffers of each network."""
         return apart_shares(self.each)
-
-    def statistics(self) -> list[Share]:
-        """Return the buffers of each network."""
-        return apart_statistics(self.each)
 
 
 def is_recorded() -> bool:

@@ -16,19 +16,12 @@ from sb3_moe.layers.routing import Routing, softmax_over_experts
 
 
 class TaskMoE(MoELayer):
-    """Let the task id pick the expert: the hardcoded router of arXiv 2406.18420.
-
-    :param experts: one for each task
-    :param router_input: not used
-    """
+    """Let the task id pick the expert: the hardcoded router of arXiv 2406.18420."""
 
     name: ClassVar[str] = "task"
     sees: ClassVar = "task"
     needs_tasks: ClassVar[bool] = True
     leaves_out: ClassVar[bool] = True
-
-    def __init__(self, experts: Experts, router_input: RouterInput) -> None:
-        super().__init__(experts)
 
     def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Send every token to its task's expert, also if the one-hot was normalized.
@@ -42,17 +35,10 @@ class TaskMoE(MoELayer):
 
 
 class UniformMoE(MoELayer):
-    """Average all experts: the control that has experts but no router.
-
-    :param experts: the experts
-    :param router_input: not used
-    """
+    """Average all experts: the control that has experts but no router."""
 
     name: ClassVar[str] = "uniform"
     sees: ClassVar = "nothing"
-
-    def __init__(self, experts: Experts, router_input: RouterInput) -> None:
-        super().__init__(experts)
 
     def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Give every expert the weight 1/E."""

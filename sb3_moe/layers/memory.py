@@ -16,13 +16,14 @@ def keep_freed_memory(mebibytes: int = 256) -> bool:
     measure it. It holds for the whole process, so this package leaves it to you to call the
     function, once, before training.
 
-    :param mebibytes: how much freed memory may stay
+    :param mebibytes: how much freed memory may stay, at most 2047
     :return: whether the C library took the setting; False where it is not glibc
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    # glibc takes no threshold above 32 MiB: larger blocks are always returned.
-    settings = {M_MMAP_THRESHOLD: min(mebibytes, 32) * MIB, M_TRIM_THRESHOLD: mebibytes * MIB}
+    # glibc takes no threshold above 32 MiB (larger blocks are always returned), and a C int.
+    limits = {M_MMAP_THRESHOLD: 32, M_TRIM_THRESHOLD: 2047}
+    settings = {name: min(mebibytes, limit) * MIB for name, limit in limits.items()}
     return all(mallopt(name, value) == 1 for name, value in settings.items())

@@ -52,6 +52,7 @@ class MoELayer(nn.Module):
     :cvar aux: coefficients of the auxiliary losses, added while training
     :cvar frozen: numbers of experts that stay as they are; the policy's optimizer keeps them so
     :param experts: the experts
+    :param router_input: the sizes that a router with weights is built for
     """
 
     name: ClassVar[str] = "moe"
@@ -67,7 +68,7 @@ class MoELayer(nn.Module):
         super().__init_subclass__(**kwargs)
         cls.name = vars(cls).get("name", cls.__name__)
 
-    def __init__(self, experts: Experts) -> None:
+    def __init__(self, experts: Experts, router_input: RouterInput | None = None) -> None:
         super().__init__()
         self.experts = experts
 

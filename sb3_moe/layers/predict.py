@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch as th
 from torch import nn
 
-from sb3_moe.layers.checks import number, one_of, whole, whole_or_none, widths
+from sb3_moe.layers.checks import number, one_of, whole, widths
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import MoELayer, RouterInput, edited_shares
 from sb3_moe.layers.routing import Routing, softmax_over_experts
@@ -199,24 +199,23 @@ class Belief(nn.Module):
         self._step(grad_EP, active_E)
 
     def fit(self, k: int, history_BKW: th.Tensor, steps: int) -> None:
-        """Draw one model anew and fit it to histories; the belief uses the fitted model at once.
+        """Draw one model anew and fit it to histories; the belief uses it after the next update.
 
         :param k: number of the model
         :param history_BKW: rows of histories
         :param steps: number of Adam's steps
         """
         own = self._variances
-        before, acting = (each[:, own].mean(0) for each in (self.learning_EP, self.acting_EP))
-        for name in BY_MODEL:
-            getattr(self, name)[k] = 0.0
+        before = self.learning_EP[:, own].mean(0)
+        for average in (self.mean_EP, self.square_EP, self.steps_E):
+            average[k] = 0.0
         self.learning_EP[k, :-1] = self._drawn()[:-1].to(self.learning_EP)
         self.learning_EP[k, own] = before
         self.learning_EP[k, -1] = self.learning_EP[:, -1].logsumexp(0) - math.log(self.num_models)
         for _ in range(steps):
             self.learn(history_BKW, only=k)
-        self.acting_EP[k] = self.learning_EP[k]
         # The common log-variances stay as they were, and so do the other models' likelihoods.
-        self.learning_EP[k, own], self.acting_EP[k, own] = before, acting
+        self.learning_EP[k, own] = before
 
     @th.no_grad()
     def _step(self, grad_EP: th.Tensor, active_E: th.Tensor) -> None:
@@ -298,7 +297,6 @@ class PredictMoE(MoELayer):
         temperature: float = 1.0,
     ) -> None:
         super().__init__(experts)
-        whole_or_none("top_k", top_k)
         check_top_k(top_k or 1, self.num_experts)
         positive("temperature", temperature)
         self.top_k = top_k
@@ -320,7 +318,9 @@ class PredictMoE(MoELayer):
             chosen = best(gates, self.top_k)
             gates = gates * th.zeros_like(gates).scatter(-1, chosen, 1.0)
             gates = gates / gates.sum(-1, keepdim=True)
-        return self.combine(x, gates, logits=logits, experts=chosen, edited=True)
+        # If gates were edited, an expert may be among the k that is off.
+        experts = chosen if self.edit_gates is None else None
+        return self.combine(x, gates, logits=logits, experts=experts, edited=True)
 
     def share_out(self, heirs: Any, old: MoELayer) -> None:
         """Do nothing: the belief follows experts that join or leave by itself."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch as th
 from torch import nn
 
-from sb3_moe.layers.checks import not_negative, widths, yes_or_no
+from sb3_moe.layers.checks import widths, yes_or_no
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import MoELayer, RouterInput
 
@@ -25,9 +25,7 @@ class LinearScores(nn.Module):
     :param normalize: L2-normalize tokens and weights and scale by one learned number
         (arXiv 2308.00951, section 2.3)
     :param noise: standard deviation of Gaussian noise on the scores while training
-    :param frozen: keep the random weights as a buffer instead of learning them: a control
     :param bias: add a number to each score, 0 at first
-    :raises ValueError: if an argument is out of range
     """
 
     weight_RK: th.Tensor
@@ -41,26 +39,13 @@ class LinearScores(nn.Module):
         *,
         normalize: bool = False,
         noise: float = 0.0,
-        frozen: bool = False,
         bias: bool = False,
     ) -> None:
         super().__init__()
-        not_negative("router_noise", noise)
-        self.num_scores = num_scores
         self.noise = noise
-        self._keep("weight_RK", th.randn(in_features, num_scores) / math.sqrt(in_features), frozen)
-        self._keep("bias_K", th.zeros(num_scores) if bias else None, frozen)
-        self._keep("scale", th.ones(()) if normalize else None, frozen)
-
-    def _keep(self, name: str, tensor: th.Tensor | None, frozen: bool) -> None:
-        if frozen:
-            self.register_buffer(name, tensor)
-        else:
-            self.register_parameter(name, None if tensor is None else nn.Parameter(tensor))
-
-    def score_axes(self) -> dict[str, int]:
-        """Return the names of the tensors with an axis over scores, and which axis it is."""
-        return {"weight_RK": 1} | ({} if self.bias_K is None else {"bias_K": 0})
+        self.weight_RK = nn.Parameter(th.randn(in_features, num_scores) / math.sqrt(in_features))
+        self.bias_K = nn.Parameter(th.zeros(num_scores)) if bias else None
+        self.scale = nn.Parameter(th.ones(())) if normalize else None
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Return the scores, (..., R) to (..., K)."""
@@ -76,57 +61,12 @@ class LinearScores(nn.Module):
         return logits
 
 
-class MLPScores(nn.Module):
-    """Score experts or slots by hidden layers with ReLU and a :class:`LinearScores` behind them.
-
-    :param in_features: R
-    :param hidden: widths of the hidden layers
-    :param num_scores: K
-    :param frozen: keep all weights as buffers instead of learning them: a control
-    :param kwargs: other arguments of :class:`LinearScores`
-    :raises ValueError: if an argument is out of range
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden: Sequence[int],
-        num_scores: int,
-        *,
-        frozen: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for width in hidden:
-            layers += [nn.Linear(in_features, width), nn.ReLU()]
-            in_features = width
-        self.hidden = nn.Sequential(*layers)
-        self.last = LinearScores(in_features, num_scores, frozen=frozen, **kwargs)
-        if frozen:
-            for layer in layers[::2]:
-                _freeze(layer)
-
-    @property
-    def num_scores(self) -> int:
-        """K."""
-        return self.last.num_scores
-
-    def score_axes(self) -> dict[str, int]:
-        """Return those of the last layer, the only ones with an axis over scores."""
-        return {f"last.{name}": axis for name, axis in self.last.score_axes().items()}
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        """Return the scores, (..., R) to (..., K)."""
-        scores: th.Tensor = self.last(self.hidden(x))
-        return scores
-
-
-def _freeze(layer: nn.Module) -> None:
-    """Turn a layer's parameters into buffers of the same names."""
-    for name, parameter in list(layer.named_parameters()):
-        delattr(layer, name)
-        layer.register_buffer(name, parameter.detach())
+def _freeze(network: nn.Module) -> None:
+    """Turn a network's parameters into buffers of the same names."""
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach())
 
 
 class ScoredMoE(MoELayer):
@@ -160,17 +100,27 @@ class ScoredMoE(MoELayer):
     ) -> None:
         super().__init__(experts)
         widths("hidden", hidden)
-        yes_or_no("normalize_router", normalize_router)
         yes_or_no("bias", bias)
         num_scores = self.num_experts * num_slots
+        features, layers = router_input.features, list[nn.Module]()
+        for width in hidden:
+            layers += [nn.Linear(features, width), nn.ReLU()]
+            features = width
         own: dict[str, Any] = {"normalize": normalize_router, "noise": router_noise, "bias": bias}
-        own["frozen"] = self.frozen_scores
-        self.router: LinearScores | MLPScores
+        self.router: nn.Module = LinearScores(features, num_scores, **own)
         if hidden:
-            self.router = MLPScores(router_input.features, hidden, num_scores, **own)
-        else:
-            self.router = LinearScores(router_input.features, num_scores, **own)
+            self.router = nn.Sequential(*layers, self.router)
+        if self.frozen_scores:
+            _freeze(self.router)
+
+    @property
+    def scores(self) -> LinearScores:
+        """The router's last layer, the only one with an axis over scores."""
+        *_, last = self.router.modules()
+        return last  # type: ignore[return-value]  # as built
 
     def expert_axes(self) -> dict[str, int]:
         """Return the names of the tensors with an axis over scores, and which axis it is."""
-        return {f"router.{name}": axis for name, axis in self.router.score_axes().items()}
+        *_, (name, scores) = self.router.named_modules(prefix="router")
+        axes = {f"{name}.weight_RK": 1}
+        return axes if scores.bias_K is None else axes | {f"{name}.bias_K": 0}

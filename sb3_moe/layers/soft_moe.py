@@ -4,12 +4,10 @@ Shapes: B batch, N tokens, E experts, S slots per expert, K = E*S slots, I input
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch as th
 
-from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import RouterInput, edited_shares
 from sb3_moe.layers.routing import Routing, softmax_over_experts
@@ -35,7 +33,6 @@ class SoftMoE(ScoredMoE):
         num_slots: int | None = None,
         **scores: Any,
     ) -> None:
-        whole_or_none("num_slots", num_slots)
         num_slots = num_slots or math.ceil(router_input.num_tokens / router_input.num_experts)
         super().__init__(experts, router_input, num_slots, **scores)
         self.num_slots = num_slots
@@ -80,29 +77,8 @@ class SoftMoE(ScoredMoE):
 
 
 class RandomMoE(SoftMoE):
-    """A control: Soft MoE whose router keeps its random weights, as buffers.
-
-    :param experts: the experts
-    :param router_input: the sizes that the router is built for
-    :param num_slots: as in :class:`SoftMoE`, like all that follow
-    :param hidden: widths of the router's hidden layers
-    :param normalize_router: L2-normalize tokens and router weights
-    :param bias: add a number to each score, 0 at first
-    """
+    """A control: Soft MoE whose router keeps its random weights, as buffers."""
 
     name: ClassVar[str] = "random"
     losses: ClassVar[frozenset[str]] = frozenset()
     frozen_scores: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        experts: Experts,
-        router_input: RouterInput,
-        *,
-        num_slots: int | None = None,
-        hidden: Sequence[int] = (),
-        normalize_router: bool = False,
-        bias: bool = False,
-    ) -> None:
-        scores = {"hidden": hidden, "normalize_router": normalize_router, "bias": bias}
-        super().__init__(experts, router_input, num_slots=num_slots, **scores)

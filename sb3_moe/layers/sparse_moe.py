@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch as th
 
-from sb3_moe.layers.checks import not_negative, whole, yes_or_no
 from sb3_moe.layers.experts import Experts, is_recorded
 from sb3_moe.layers.moe import RouterInput, edited_shares
 from sb3_moe.layers.routing import Routing, counts, softmax_over_experts
@@ -32,8 +31,7 @@ class SparseMoE(ScoredMoE):
         policy stays the same within one update
     :param renormalize: make the kept gates sum to 1; needs k of at least 2
     :param scores: options of :class:`sb3_moe.layers.scores.ScoredMoE`
-    :raises TypeError: if a value has the wrong type
-    :raises ValueError: if a value is out of range
+    :raises ValueError: if there are fewer than k experts, or k is too small to renormalize
     """
 
     name: ClassVar[str] = "top_k"
@@ -54,8 +52,6 @@ class SparseMoE(ScoredMoE):
     ) -> None:
         super().__init__(experts, router_input, **scores)
         check_top_k(top_k, self.num_experts)
-        not_negative("bias_rate", bias_rate)
-        yes_or_no("renormalize", renormalize)
         if renormalize and top_k < 2:
             raise ValueError(
                 "`renormalize`=True needs `top_k` of at least 2: the gate of a single expert would "
@@ -77,7 +73,9 @@ class SparseMoE(ScoredMoE):
         gates = probs * th.zeros_like(probs).scatter(-1, chosen, 1.0)
         if self.renormalize:
             gates = gates / gates.sum(-1, keepdim=True)
-        return self.combine(x, gates, logits=logits, experts=chosen, edited=True)
+        # If gates were edited, an expert may be among the k that is off.
+        experts = chosen if self.edit_gates is None else None
+        return self.combine(x, gates, logits=logits, experts=experts, edited=True)
 
     def _choose(self, probs: th.Tensor) -> th.Tensor:
         if not self.bias_rate:
@@ -121,8 +119,7 @@ class ExpertChoiceMoE(ScoredMoE):
     :param router_input: the sizes that the router is built for
     :param top_k: how many experts serve a token on average
     :param scores: options of :class:`sb3_moe.layers.scores.ScoredMoE`
-    :raises TypeError: if a value has the wrong type
-    :raises ValueError: if a value is out of range, or a sample has only one token
+    :raises ValueError: if there are too few experts, or a sample has only one token
     """
 
     name: ClassVar[str] = "expert_choice"
@@ -180,6 +177,5 @@ def best(scores: th.Tensor, top_k: int) -> th.Tensor:
 
 def check_top_k(top_k: int, num_experts: int) -> None:
     """Raise unless ``top_k`` of the experts can be chosen."""
-    whole("top_k", top_k)
     if top_k > num_experts:
         raise ValueError(f"`top_k` must be in [1, num_experts={num_experts}], got {top_k}")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sb3_moe.layers.activations import is_alike_for_all
 from sb3_moe.layers.encoder import ImageEncoder, Residual, split_image
-from sb3_moe.layers.shares import Share, apart_shares, apart_statistics
+from sb3_moe.layers.shares import Share, apart_shares
 
 Function = Callable[[th.Tensor], th.Tensor]
 M = TypeVar("M", bound=nn.Module)
@@ -44,12 +44,8 @@ class Stacked(nn.Module):
         raise NotImplementedError
 
     def shares(self) -> list[Share]:
-        """Return the layer's own weights, without those of layers inside it, by expert."""
+        """Return the layer's own weights and buffers, without those of layers inside it."""
         return [Share(each, 0, self.num_experts) for each in self.parameters(recurse=False)]
-
-    def statistics(self) -> list[Share]:
-        """Return the layer's own buffers, without those of layers inside it, by expert."""
-        return []
 
 
 class StackedLinear(Stacked):
@@ -229,14 +225,9 @@ class StackedBatchNorm(Stacked):
         return norm
 
     def shares(self) -> list[Share]:
-        """Return the scales and shifts, H entries of each for every expert."""
-        entries = [each for each in self.norm.parameters() if each.dim() > 0]
-        return [Share(each, 0, self.num_experts) for each in entries]
-
-    def statistics(self) -> list[Share]:
-        """Return the running averages, H entries of each for every expert."""
-        entries = [each for each in self.norm.buffers() if each.dim() > 0]
-        return [Share(each, 0, self.num_experts) for each in entries]
+        """Return scales, shifts and running averages, H entries of each for every expert."""
+        tensors = (*self.norm.parameters(), *self.norm.buffers())
+        return [Share(each, 0, self.num_experts) for each in tensors if each.dim() > 0]
 
 
 class StackedEach(Stacked):
@@ -266,12 +257,8 @@ class StackedEach(Stacked):
         return copy.deepcopy(self.each[k])
 
     def shares(self) -> list[Share]:
-        """Return the weights of each expert's module."""
+        """Return the weights and buffers of each expert's module."""
         return apart_shares(self.each)
-
-    def statistics(self) -> list[Share]:
-        """Return the buffers of each expert's module."""
-        return apart_statistics(self.each)
 
 
 class StackedImageEncoder(Stacked):

@@ -7,7 +7,7 @@ import torch as th
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import numbers_below
-from sb3_moe.layers.shares import KeptBuffers, frozen_statistics
+from sb3_moe.layers.shares import FrozenStatistics
 from sb3_moe.policies.looks_inside import LooksInside
 from sb3_moe.policies.networks import kind_of, network_of, networks_of
 from sb3_moe.policies.optimizers import ExpertAdam, ExpertLayer, FrozenGradient
@@ -56,7 +56,7 @@ class TeachesOptimizers(LooksInside):
                 self._of_steps.append(parameter.register_hook(frozen.mask))
                 self._of_steps.append(optimizer.register_step_pre_hook(frozen.put_back))
         if layer.experts.statistics():
-            self._of_layers += KeptBuffers(layer, frozen_statistics).handles
+            self._of_layers += FrozenStatistics(layer).handles
 
     def set_frozen_experts(self, frozen: Mapping[str, Sequence[int]] | None) -> None:
         """Let these experts stay as they are from now on, and no others.
@@ -88,7 +88,7 @@ class TeachesOptimizers(LooksInside):
         for network, numbers in frozen.items():
             for name, layer in self.mixtures(network).items():
                 numbers_below("frozen_experts", numbers, layer.num_experts, name)
-                if numbers:
+                if len(numbers):
                     check_optimizer(optimizers[network_of(name)], "frozen_experts")
                     found.setdefault(name, set()).update(map(int, numbers))
         return {name: sorted(numbers) for name, numbers in found.items()}

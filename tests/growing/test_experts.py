@@ -43,7 +43,7 @@ def test_a_new_expert_takes_at_most_its_share_and_the_others_lose_evenly(options
 def test_a_new_expert_takes_at_most_its_share_where_directions_alone_count():
     model = moe(normalize_router=True, router_kwargs={"hidden": [5]})
     with th.no_grad():
-        layer_of(model).router.last.scale.fill_(10.0)
+        layer_of(model).scores.scale.fill_(10.0)
     add_experts(model, share=0.1)
     assert gates(model)[:, 4].max() <= 0.1 + 1e-6
 

@@ -206,5 +206,12 @@ def test_models_that_join_leave_what_the_others_say_of_their_tasks():
     before = said()
     sb3_moe.add_experts(model, like=0, perturb=0.0)
     th.testing.assert_close(said(), before)
+    acting = belief.acting_EP.clone()
     belief.fit(3, history + 1.0, 20)
     th.testing.assert_close(said(), before)
+    assert th.equal(belief.acting_EP, acting)  # no gate changes between a rollout and its update
+
+
+def test_one_network_alone_can_not_get_experts_of_the_belief_that_it_shares():
+    with pytest.raises(ValueError, match="`network` must be None with `router`='predict'"):
+        sb3_moe.add_experts(build(), network="pi")
