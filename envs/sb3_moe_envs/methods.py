@@ -3,15 +3,13 @@
 The methods return action masks, action names, and rewards of given goals, which SB3's HER needs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import Space, spaces
 from gymnasium.vector import SyncVectorEnv, VectorActionWrapper, VectorWrapper
-
-from sb3_moe_envs.spaces.observations import array_fit
 
 ACTION_MASKS, MEANINGS = "action_masks", "get_action_meanings"
 COMPUTE_REWARD = "compute_reward"
@@ -76,35 +74,6 @@ def has_goals(space: Space[Any]) -> bool:
     return isinstance(space, spaces.Dict) and set(GOALS) <= set(space.spaces)
 
 
-def rewards_of(
-    task_spaces: Sequence[Space[Any]],
-    common: Space[Any],
-    reward: Callable[..., Any],
-    goals: tuple[Any, Any],
-    info: Any,
-) -> Any:
-    """Return the reward of each step for its achieved and desired goals, by the rule of its task.
-
-    :param task_spaces: each task's observation space, a Dict with the two goals
-    :param common: the observation space that all tasks share
-    :param reward: called with a task's index, its achieved and desired goals, and its infos
-    :param goals: achieved and desired, of one step or of a batch
-    :param info: the step's info, or one for each step of the batch; with several tasks each holds
-        its `task_id`
-    :raises ValueError: if there are several tasks and an info lacks the `task_id`
-    """
-    if isinstance(info, Mapping):
-        task = _task_of(info, len(task_spaces))
-        return reward(task, *_own(task_spaces[task], common, goals), info)
-    tasks_B = np.array([_task_of(each, len(task_spaces)) for each in info], dtype=np.int64)
-    rewards_B = np.zeros(len(tasks_B), dtype=np.float64)
-    for task in np.unique(tasks_B).tolist():
-        rows = np.flatnonzero(tasks_B == task)
-        own = _own(task_spaces[task], common, [goal[rows] for goal in goals])
-        rewards_B[rows] = reward(task, *own, [info[row] for row in rows.tolist()])
-    return rewards_B
-
-
 def reward_of(env: Any, *goals_and_info: Any) -> Any:
     """Call `compute_reward` of an environment or vector environment, or of the first one in it.
 
@@ -117,23 +86,3 @@ def reward_of(env: Any, *goals_and_info: Any) -> Any:
     if method is None and _all_have(base, COMPUTE_REWARD):
         return base.call(COMPUTE_REWARD, *goals_and_info)[0]
     return None if method is None else method(*goals_and_info)
-
-
-def _task_of(info: Mapping[str, Any], num_tasks: int) -> int:
-    if num_tasks > 1 and "task_id" not in info:
-        raise ValueError(
-            f"`info` must hold the 'task_id' of each step, since {num_tasks} tasks compute their "
-            f"rewards, got {info}; HerReplayBuffer keeps it with "
-            "replay_buffer_kwargs=dict(copy_info_dict=True)"
-        )
-    return int(info.get("task_id", 0)) if num_tasks > 1 else 0
-
-
-def _own(space: Any, common: Any, goals: Sequence[Any]) -> list[Any]:
-    """Return goals in a task's own space: without padding, and counted from the task's start."""
-    own = []
-    for key, goal in zip(GOALS, goals, strict=True):
-        fit = array_fit(common[key], space[key])
-        part = goal[(..., *fit.region)]
-        own.append(part if fit.start is None else part + fit.start)
-    return own

@@ -12,7 +12,6 @@ from sb3_moe_envs.checks import UNKNOWN, CheckedTask, Options, ResetResult, succ
 from sb3_moe_envs.methods import ACTION_MASKS, method_of
 from sb3_moe_envs.schedules import Episode
 from sb3_moe_envs.snapshot import restore, snapshot
-from sb3_moe_envs.spaces.interface import OPTIONS
 from sb3_moe_envs.suites import ScheduleLike
 from sb3_moe_envs.task_set import TaskSet, framed
 from sb3_moe_envs.tasks import built, called, close_all
@@ -29,6 +28,11 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
     the schedule again. An episode whose task was chosen by hand (`set_task`,
     `reset(options={"task_id": k})`) isn't counted by the schedule.
 
+    Spaces that differ are padded to a common one. Observations: Dicts join their keys, and entries
+    that a task lacks are zero. Actions: choices are counted from 0, and choice i stands for a
+    task's start + i; Boxes with different bounds become floats in [-1, 1], mapped to each task's
+    own bounds.
+
     >>> env = MultiTaskEnv(["CartPole-v1", "Acrobot-v1"])
     >>> obs, info = env.reset(seed=0, options={"task_id": 1})
     >>> int(obs["task_id"]), env.task_names
@@ -40,11 +44,6 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         chooses for each episode; None: the suite's, or `Interleave()`
     :param task_id: how observations name the task: `"dict"`, `"onehot"`, `"channels"`; `"info"` and
         `"none"` leave observations as they are, and `"none"` also hides the task in `action_masks`
-    :param obs_space: `"pad"` to a common space (Dicts join their keys; entries that a task lacks
-        are zero), or `"strict"`: the spaces must be equal
-    :param action_space: as `obs_space`; choices are counted from 0, and choice i stands for a
-        task's start + i; Boxes with different bounds become floats in [-1, 1], mapped to each
-        task's own bounds
     :param invalid_action: what an action that the task lacks does: `"noop"` (the task's first
         action), `"modulo"` (wraps around) or `"error"`
     :param num_envs: how many such environments run side by side, as in SB3's `make_vec_env`: each
@@ -64,15 +63,12 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         *,
         schedule: ScheduleLike = None,
         task_id: str = "dict",
-        obs_space: str = "pad",
-        action_space: str = "pad",
         invalid_action: str = "noop",
         num_envs: int = 1,
         env_index: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        options = (task_id, obs_space, action_space, invalid_action)
-        self._take(tasks, schedule, dict(zip(OPTIONS, options, strict=True)))
+        self._take(tasks, schedule, {"task_id": task_id, "invalid_action": invalid_action})
         self.num_envs = whole("num_envs", num_envs)
         self.env_index = whole("env_index", env_index, minimum=0)
         self.render_mode = render_mode

@@ -2,13 +2,13 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import Space
 
-from sb3_moe_envs.methods import COMPUTE_REWARD, has_goals, meanings_of, reward_of, rewards_of
+from sb3_moe_envs.methods import COMPUTE_REWARD, has_goals, meanings_of, reward_of
 from sb3_moe_envs.schedules import Chosen, Interleave, Schedule, Slots
 from sb3_moe_envs.schedules.by_episode import task_index
 from sb3_moe_envs.spaces import Interface
@@ -135,7 +135,7 @@ class TaskSet:
         self.num_tasks = len(self.tasks)
         self._seeds, self._restored = TaskSeeds(), False
 
-    def _unify(self, observations: list[Space[Any]], actions: list[Space[Any]]) -> None:
+    def _unify(self, observations: Sequence[Space[Any]], actions: Sequence[Space[Any]]) -> None:
         """Set up the translation between the tasks' and the common spaces, and the images' size."""
         self._interface = Interface(observations, actions, self.task_names, **self._options)
         self._size = 0, 0
@@ -195,11 +195,28 @@ class TaskSet:
         :raises TypeError: if the task has no such method
         :raises ValueError: if there are several tasks and an info lacks the `task_id`
         """
-        own, common = self._interface.task_spaces, self._interface.observation_space
-        return rewards_of(own, common, self._reward_in, (achieved_goal, desired_goal), info)
+        if isinstance(info, Mapping):
+            return self._reward_in(self._task_of(info), (achieved_goal, desired_goal), info)
+        tasks_B = np.array([self._task_of(each) for each in info], dtype=np.int64)
+        rewards_B = np.zeros(len(tasks_B), dtype=np.float64)
+        for task in np.unique(tasks_B).tolist():
+            rows = np.flatnonzero(tasks_B == task)
+            goals = achieved_goal[rows], desired_goal[rows]
+            rewards_B[rows] = self._reward_in(task, goals, [info[row] for row in rows.tolist()])
+        return rewards_B
 
-    def _reward_in(self, task: int, *goals_and_info: Any) -> Any:
-        reward = self._ask(task, reward_of, *goals_and_info)
+    def _task_of(self, info: Mapping[str, Any]) -> int:
+        if self.num_tasks > 1 and "task_id" not in info:
+            raise ValueError(
+                f"`info` must hold the 'task_id' of each step, since {self.num_tasks} tasks "
+                f"compute their rewards, got {info}; HerReplayBuffer keeps it with "
+                "replay_buffer_kwargs=dict(copy_info_dict=True)"
+            )
+        return int(info.get("task_id", 0)) if self.num_tasks > 1 else 0
+
+    def _reward_in(self, task: int, goals: tuple[Any, Any], info: Any) -> Any:
+        own = self._interface.goals_of(task, goals)
+        reward = self._ask(task, reward_of, *own, info)
         if reward is None:
             name = self.task_names[task]
             raise TypeError(

@@ -187,8 +187,8 @@ class Setup:
     :param games: MinAtar's short names or Gymnasium ids; or give ``tasks``
     :param tasks: a suite's name (its tasks, not its schedule), or a list of ids,
         ``[id, {arguments}]`` and ``package.module:callable``
-    :param env: arguments of ``make_multitask_vec_env``: ``task_id``, ``obs_space``,
-        ``action_space``, ``invalid_action``, ``vectorization``, ``history``
+    :param env: arguments of ``make_multitask_vec_env``: ``task_id``, ``invalid_action``,
+        ``vectorization``, ``history``
     :param no_op_max: largest number of no-ops at the start of an episode of MinAtar's ``games``;
         the suites have 30
     :param algorithm: any of [the table](algorithms.md)

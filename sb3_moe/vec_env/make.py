@@ -66,7 +66,7 @@ def make_multitask_vec_env(
         :class:`~sb3_moe.vec_env.VecHistory` as the outermost wrapper; None: no history
     :param monitor_dir: folder for monitor.csv; None: no file
     :param monitor_kwargs: for VecMonitor
-    :param kwargs: as in :func:`sb3_moe_envs.make_multitask_vector` (``obs_space``, ...)
+    :param kwargs: as in :func:`sb3_moe_envs.make_multitask_vector` (``invalid_action``, ...)
     """
     from sb3_moe_envs import make_multitask_vector
 

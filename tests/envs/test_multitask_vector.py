@@ -106,9 +106,8 @@ def test_an_adaptive_schedule_sees_the_episodes_of_all_slots():
 
 
 def test_what_ends_in_the_step_of_a_switch_does_not_count_for_the_next_task():
-    env = MultiTaskVectorEnv(
-        counting_tasks(3, length=1), 4, schedule=Cycle(episodes_per_task=2, num_cycles=None)
-    )
+    schedule = Adaptive("episodes>=2", num_cycles=None)
+    env = MultiTaskVectorEnv(counting_tasks(3, length=1), 4, schedule=schedule)
     env.reset(seed=0)
     assert [step(env)[4]["task_id"][0] for _ in range(4)] == [1, 2, 0, 1]
 

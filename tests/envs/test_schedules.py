@@ -64,19 +64,10 @@ def test_turns_of_steps_are_played_one_after_the_other_and_the_last_is_held(
     assert tasks_by_step(started(schedule), len(expected), stride) == expected
 
 
-def test_a_cycle_of_episodes_counts_finished_ones_only():
-    schedule = started(Cycle(episodes_per_task=2))
+def test_turns_of_episodes_count_finished_ones_only():
+    schedule = started(Adaptive("episodes>=2"))
     schedule.end(Episode(0, 3, 0.0, finished=False))
     assert tasks_by_episode(schedule, 6) == [0, 0, 1, 1, 2, 2]
-
-
-def test_a_shuffled_order_depends_on_its_own_seed_alone():
-    orders = {
-        tuple(tasks_by_step(started(Cycle(1, shuffle_seed=s), seed=seed, env_index=i), 3))
-        for s, seed, i in [(5, 0, 0), (5, 1, 0), (5, 2, 7)]
-    }
-    assert len(orders) == 1
-    assert {tuple(tasks_by_step(started(Cycle(1, shuffle_seed=s)), 3)) for s in range(9)} > orders
 
 
 def test_steps_per_task_round_up_to_whole_rollouts():
@@ -206,7 +197,6 @@ EVERY_KIND = [
     Interleave(),
     Interleave("episodes", order="random"),
     Cycle(5, num_cycles=None),
-    Cycle(episodes_per_task=2),
     Sequence([(2, 7), (0, 5)]),
     Adaptive("episodes>=3 or steps>=20", window=2),
     LearningProgress("episodes>=2", window=2),
@@ -286,11 +276,11 @@ def test_a_rule_that_cannot_be_read_is_refused(rule):
         (lambda: Sequence([(0, 5), (0, -1)]), r"^`blocks\[1\]` must be at least 1, got -1"),
         (lambda: MultiTaskVectorEnv(counting_tasks(2), "3"), "^`num_envs` must be a whole number"),
         (lambda: started(Interleave(weights=[1, 2])), "`weights` must have one entry per task, 3"),
-        (Cycle, "Cycle takes either `steps_per_task` or `episodes_per_task`"),
-        (lambda: Cycle(3, episodes_per_task=3), "Cycle takes either"),
-        (lambda: Cycle(episodes_per_task=3, round_to=2), "`round_to` needs `steps_per_task`"),
         (lambda: started(Cycle(3, order=["d"])), r"`order` must name a task of \['a', 'b', 'c'\]"),
-        (lambda: Cycle(3, num_cycles=None).total_steps(3), "`total_steps` needs steps_per_task"),
+        (
+            lambda: Cycle(3, num_cycles=None).total_steps(3),
+            "`total_steps` needs a number of",
+        ),
         (
             lambda: started(Chosen(lambda progress: 3)),
             r"`choose` must be in \[0, num_tasks=3\), got",

@@ -12,7 +12,7 @@ from stable_baselines3.her import HerReplayBuffer
 
 from sb3_moe import make_multitask_vec_env
 from sb3_moe.vec_env import GymnasiumVecEnv
-from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv, Task, make_multitask_vector
+from sb3_moe_envs import Adaptive, Interleave, MultiTaskEnv, Task, make_multitask_vector
 
 NEAR = functools.partial(Reach, radius=0.1)
 FAR = functools.partial(Reach, radius=0.5)
@@ -103,7 +103,7 @@ def tasks(discrete=False):
 
 WORLDS = {
     "side by side": (4, {}),
-    "in turn": (2, {"schedule": Cycle(episodes_per_task=1)}),
+    "in turn": (2, {"schedule": Adaptive("episodes>=1")}),
     "each its own": (2, {"schedule": Interleave(unit="episodes")}),
     "in processes": (2, {"vectorization": "async"}),
 }

@@ -27,7 +27,8 @@ class Slots(Enum):
 class Episode(NamedTuple):
     """An episode that is over.
 
-    `finished` is False if a reset cut it short, or if the task's turn ended with its last step.
+    `finished` is False if a reset cut it short, or if the task's turn ended with its last step; a
+    vector environment does not report such an episode at all.
     """
 
     task: int

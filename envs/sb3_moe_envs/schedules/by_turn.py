@@ -9,8 +9,6 @@ from itertools import accumulate
 from operator import eq, ge, gt, le, lt
 from typing import Literal
 
-import numpy as np
-
 from sb3_moe_envs.checks import finite, optional_whole, whole
 from sb3_moe_envs.schedules.by_episode import Episode, Schedule, task_index
 
@@ -20,20 +18,14 @@ class Turns(Schedule):
 
     :param num_cycles: how often to go through all tasks; None: without end
     :param order: the tasks' indices or names in the order to play; None: in their own order
-    :param shuffle_seed: shuffle the order by this seed, alike for every environment and cycle
     :raises ValueError: if an argument is out of range
     """
 
     def __init__(
-        self,
-        *,
-        num_cycles: int | None = 1,
-        order: abc.Sequence[int | str] | None = None,
-        shuffle_seed: int | None = None,
+        self, *, num_cycles: int | None = 1, order: abc.Sequence[int | str] | None = None
     ) -> None:
         self.num_cycles = optional_whole("num_cycles", num_cycles)
         self.order = None if order is None else tuple(order)
-        self.shuffle_seed = optional_whole("shuffle_seed", shuffle_seed, minimum=0)
 
     @property
     def task(self) -> int:
@@ -48,8 +40,6 @@ class Turns(Schedule):
     def _start(self, task_names: abc.Sequence[str]) -> None:
         order: abc.Sequence[int | str] = range(self.num_tasks) if self.order is None else self.order
         self._order = [task_index(task, task_names, "order") for task in order]
-        if self.shuffle_seed is not None:
-            np.random.default_rng(self.shuffle_seed).shuffle(self._order)
 
     def _held(self, turn: int) -> int:
         """Return a turn's number, but at most that of the last turn."""
@@ -60,19 +50,17 @@ class Turns(Schedule):
 class Cycle(Turns):
     """Play each task for a set time, then the next, for some cycles; then stay with the last task.
 
-    A vector environment counts the steps and episodes of all its environments. A `MultiTaskEnv`
-    counts its own episodes, and each of its steps as `num_envs` steps. Turns end at multiples of
-    their length; the first step that reaches one switches the task.
+    A vector environment counts the steps of all its environments, and a `MultiTaskEnv` each of its
+    steps as `num_envs` steps. Turns end at multiples of their length; the first step that reaches
+    one switches the task. For turns of three episodes take `Adaptive("episodes>=3")`.
 
     >>> cycle = Cycle(steps_per_task=1000, num_cycles=2, round_to=256)
     >>> cycle.total_steps(num_tasks=3)
     6144
 
-    :param steps_per_task: length of a turn in environment steps; exclusive with `episodes_per_task`
-    :param episodes_per_task: length of a turn in finished episodes
+    :param steps_per_task: length of a turn in environment steps
     :param num_cycles: how often to go through all tasks; None: without end
     :param order: the tasks' indices or names in the order to play; None: in their own order
-    :param shuffle_seed: shuffle the order by this seed, alike for every environment and cycle
     :param round_to: round `steps_per_task` up to a multiple of this, such as
         n_steps * n_envs, so that no rollout straddles a switch
     :raises ValueError: if an argument is out of range
@@ -82,57 +70,35 @@ class Cycle(Turns):
 
     def __init__(
         self,
-        steps_per_task: int | None = None,
+        steps_per_task: int,
         *,
-        episodes_per_task: int | None = None,
         num_cycles: int | None = 1,
         order: abc.Sequence[int | str] | None = None,
-        shuffle_seed: int | None = None,
         round_to: int | None = None,
     ) -> None:
-        super().__init__(num_cycles=num_cycles, order=order, shuffle_seed=shuffle_seed)
-        if (steps_per_task is None) == (episodes_per_task is None):
-            raise ValueError(
-                "Cycle takes either `steps_per_task` or `episodes_per_task`, got "
-                f"steps_per_task={steps_per_task} and episodes_per_task={episodes_per_task}"
-            )
-        steps = optional_whole("steps_per_task", steps_per_task)
-        self.episodes_per_task = optional_whole("episodes_per_task", episodes_per_task)
+        super().__init__(num_cycles=num_cycles, order=order)
+        steps = whole("steps_per_task", steps_per_task)
         unit = optional_whole("round_to", round_to) or 1
-        if round_to is not None and steps is None:
-            raise ValueError(f"`round_to` needs `steps_per_task`, got round_to={round_to}")
-        self.steps_per_task = None if steps is None else -(-steps // unit) * unit
+        self.steps_per_task = -(-steps // unit) * unit
 
     def total_steps(self, num_tasks: int) -> int:
         """Return the length of the whole schedule in environment steps.
 
-        :raises ValueError: if it isn't known: turns are counted in episodes, or cycles have no end
+        :raises ValueError: if the cycles have no end
         """
         num_turns = self.num_turns(num_tasks)
-        if self.steps_per_task is None or num_turns is None:
-            raise ValueError(f"`total_steps` needs steps_per_task and num_cycles, got {self!r}")
+        if num_turns is None:
+            raise ValueError(f"`total_steps` needs a number of cycles, got {self!r}")
         return self.steps_per_task * num_turns
 
     @property
     def turn(self) -> int:
         """Which turn this is, counted over all cycles from 0."""
-        return self._held(self._done // self._length)
+        return self._held(self._done // self.steps_per_task)
 
     def count(self, steps: int) -> None:
-        """Count these steps, if turns are counted in steps."""
-        if self.steps_per_task is not None:
-            self._done += steps
-
-    def end(self, episode: Episode) -> None:
-        """Count a finished episode, if turns are counted in episodes."""
-        if self.episodes_per_task is not None and episode.finished:
-            self._done += 1
-
-    @property
-    def _length(self) -> int:
-        length = self.episodes_per_task if self.steps_per_task is None else self.steps_per_task
-        assert length is not None
-        return length
+        """Count these steps."""
+        self._done += steps
 
     def _start(self, task_names: abc.Sequence[str]) -> None:
         super()._start(task_names)
@@ -208,7 +174,8 @@ def _condition(text: str) -> Condition:
 class Adaptive(Turns):
     """Play each task until a rule holds, then the next; after the last turn, stay with its task.
 
-    The rule compares quantities of the running turn: `steps` and `episodes`, counted as by `Cycle`,
+    The rule compares quantities of the running turn: `steps` and `episodes`, counted over
+    all environments (a `MultiTaskEnv` counts its own episodes, and each step as `num_envs` steps),
     and the mean `return` and `success` of the last `window` finished episodes, once there are that
     many. Write `or steps>=1e6` for a limit. The success of an episode is 1 if `info["is_success"]`
     or `info["success"]` is true at any of its steps, else 0. An episode that reports neither
@@ -219,7 +186,6 @@ class Adaptive(Turns):
     :param window: over how many finished episodes to average
     :param num_cycles: how often to go through all tasks; None: without end
     :param order: the tasks' indices or names in the order to play; None: in their own order
-    :param shuffle_seed: shuffle the order by this seed, alike for every environment and cycle
     :raises ValueError: if the rule can't be read or a number is out of range
     """
 
@@ -234,9 +200,8 @@ class Adaptive(Turns):
         window: int = 20,
         num_cycles: int | None = 1,
         order: abc.Sequence[int | str] | None = None,
-        shuffle_seed: int | None = None,
     ) -> None:
-        super().__init__(num_cycles=num_cycles, order=order, shuffle_seed=shuffle_seed)
+        super().__init__(num_cycles=num_cycles, order=order)
         self.rule, self.window = rule, whole("window", window)
         self._conditions = conditions_of(rule)
 

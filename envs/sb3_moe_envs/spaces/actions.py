@@ -93,8 +93,8 @@ def pad_actions(
     for name, box in zip(names, task_spaces, strict=True):
         if box.dtype.kind != "f" or not box.is_bounded():
             raise ValueError(
-                "`action_space`='pad' needs Boxes of floats with finite bounds where these differ, "
-                f"got {name!r}: {box}; wrap the tasks (gymnasium.wrappers: TransformAction, "
+                "the tasks' `action_space` must be Boxes of floats with finite bounds where these "
+                f"differ, got {name!r}: {box}; wrap the tasks (gymnasium.wrappers: TransformAction, "
                 "RescaleAction)"
             )
     dtype: Any = common.dtype

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import Space, spaces
 
+from sb3_moe_envs.methods import GOALS
 from sb3_moe_envs.spaces.actions import TaskMasks, pad_actions
 from sb3_moe_envs.spaces.observations import channel_axis, empty, is_image, pad_observations, row_of
 
@@ -167,8 +168,6 @@ ENCODERS: dict[str, type[Hidden]] = {
 
 OPTIONS = {
     "task_id": tuple(ENCODERS),
-    "obs_space": ("pad", "strict"),
-    "action_space": ("pad", "strict"),
     "invalid_action": ("noop", "modulo", "error"),
 }
 
@@ -180,8 +179,6 @@ class Interface:
     :param action_spaces: one per task
     :param names: the tasks' names
     :param task_id: `"dict"`, `"onehot"`, `"channels"`, `"info"` or `"none"`
-    :param obs_space: `"pad"` to a common space, or `"strict"`: they must be equal
-    :param action_space: as `obs_space`
     :param invalid_action: what an action that the task lacks does: `"noop"` (the task's first
         action), `"modulo"` (wraps around) or `"error"`
     :raises ValueError: if the spaces don't fit
@@ -194,18 +191,11 @@ class Interface:
         names: Sequence[str],
         *,
         task_id: str = "dict",
-        obs_space: str = "pad",
-        action_space: str = "pad",
         invalid_action: str = "noop",
     ) -> None:
-        self.task_spaces = list(observation_spaces)
-        if obs_space == "strict":
-            _require_equal(observation_spaces, names, "obs_space")
         self._common, self._observations = pad_observations(observation_spaces, names)
         self._encoder = ENCODERS[task_id](self._common, names)
         self.observation_space = self._encoder.space
-        if action_space == "strict":
-            _require_equal(action_spaces, names, "action_space")
         self.action_space, self._actions = pad_actions(action_spaces, names, invalid_action)
         self.masks = TaskMasks(
             self.action_space, action_spaces, invalid_action, hidden=task_id == "none"
@@ -233,6 +223,11 @@ class Interface:
                 self._observations[task].write(out, rows, obs)
         return self._encoder.add_id(out, tasks_B.copy())
 
+    def goals_of(self, task: int, goals: Sequence[Any]) -> list[Any]:
+        """Turn achieved and desired goals of the common space, or batches, into a task's own."""
+        parts: Any = self._observations[task]
+        return [parts.parts[key].read(goal) for key, goal in zip(GOALS, goals, strict=True)]
+
     def decode(self, task: int, action: Any) -> Any:
         """Turn an action of the common space, or a batch of them, into a task's own."""
         return self._actions[task](action)
@@ -245,12 +240,3 @@ def check_options(options: dict[str, str]) -> None:
             raise TypeError(f"unexpected argument {name!r}: there are {list(OPTIONS)}")
         if value not in OPTIONS[name]:
             raise ValueError(f"`{name}` must be one of {list(OPTIONS[name])}, got {value!r}")
-
-
-def _require_equal(task_spaces: Sequence[Space[Any]], names: Sequence[str], argument: str) -> None:
-    for name, space in zip(names, task_spaces, strict=True):
-        if space != task_spaces[0]:
-            raise ValueError(
-                f"`{argument}`='strict' needs equal spaces, got {names[0]!r}: {task_spaces[0]} and "
-                f"{name!r}: {space}; 'pad' joins spaces that differ"
-            )

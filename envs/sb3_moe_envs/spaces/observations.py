@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-# Spaces whose elements are numbers in an array of one shape.
-ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 _CURES = {
-    "obs_space": "wrap the tasks so that they agree (gymnasium.wrappers: FilterObservation drops "
-    "what agents can't read, such as texts; FlattenObservation, TransformObservation)",
+    "observation_space": "wrap the tasks so that they agree (gymnasium.wrappers: FilterObservation "
+    "drops what agents can't read, such as texts; FlattenObservation, TransformObservation)",
     "action_space": "wrap the tasks so that they agree (gymnasium.wrappers.TransformAction)",
 }
 
@@ -34,6 +32,11 @@ class ArrayFit:
     def write(self, out: Any, rows: Any, obs: Any) -> None:
         """Write a batch of observations into rows (a slice or indices) that hold zeros."""
         out[(rows, *self.region)] = obs if self.start is None else obs - self.start
+
+    def read(self, array: Any) -> Any:
+        """Return the task's own array, or a batch of them, from one of the common space."""
+        part = array[(..., *self.region)]
+        return part if self.start is None else part + self.start
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def pad_observations(
     """
     if all(isinstance(space, spaces.Dict) for space in task_spaces):
         return _pad_dicts(task_spaces, names, optional)
-    common = common_space(task_spaces, names, "obs_space", optional=optional)
+    common = common_space(task_spaces, names, "observation_space", optional=optional)
     return common, [array_fit(common, space) for space in task_spaces]
 
 
@@ -120,7 +123,8 @@ def common_space(
     :raises ValueError: if the spaces can't be padded to a common one
     """
     first = task_spaces[0]
-    if not all(isinstance(space, ARRAYS) for space in task_spaces):
+    kinds = [kind for kind in _PADDING if all(isinstance(space, kind) for space in task_spaces)]
+    if not kinds or len({len(space.shape or ()) for space in task_spaces}) > 1:
         raise different_kinds(task_spaces, names, argument)
     equal = all(space == first for space in task_spaces)
     if equal and not optional and not np.any(getattr(first, "start", 0)):
@@ -131,20 +135,17 @@ def common_space(
             "the tasks' images must all have their channels first, or all last, got "
             f"{_described(task_spaces, names)}; gymnasium.wrappers.TransformObservation changes it"
         )
-    one_dimensionality = len({len(space.shape or ()) for space in task_spaces}) == 1
-    for kind, pad in _PADDING.items():
-        if one_dimensionality and all(isinstance(space, kind) for space in task_spaces):
-            return pad(task_spaces, optional)
-    raise different_kinds(task_spaces, names, argument)
+    common: Space[Any] = _PADDING[kinds[0]](task_spaces, optional)
+    return common
 
 
 def different_kinds(
     task_spaces: Sequence[Space[Any]], names: Sequence[str], argument: str
 ) -> ValueError:
     """Return the error for spaces without a common one, which tells what to do."""
-    dicts = ", or Dict of these" if argument == "obs_space" else ""
+    dicts = ", or Dict of these" if argument == "observation_space" else ""
     return ValueError(
-        f"`{argument}`='pad' needs spaces of one kind (Box, Discrete, MultiDiscrete, MultiBinary"
+        f"the tasks' `{argument}` must be of one kind (Box, Discrete, MultiDiscrete, MultiBinary"
         f"{dicts}) and one number of dimensions, got {_described(task_spaces, names)}; "
         f"{_CURES[argument]}"
     )

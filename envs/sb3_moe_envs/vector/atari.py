@@ -166,6 +166,11 @@ class AtariEnv(SingleEnv, EzPickle):
         self.game = game
         super().__init__(AtariVectorEnv(game, render_mode=render_mode, **kwargs))
 
+    def get_action_meanings(self) -> list[str]:
+        """Name the actions."""
+        names: list[str] = self._vector.get_action_meanings()
+        return names
+
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one action.
 

@@ -1,7 +1,6 @@
 """Many environments of one kind that step together, and one of them as an ordinary environment."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -76,12 +75,6 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def step_wait(self) -> StepResult:
         """Wait for the step that :meth:`step_async` began."""
 
-    @property
-    def observations(self) -> np.ndarray:
-        """The latest observation of each environment, as reset or step returned it."""
-        self._require_reset()
-        return np.asarray(self._observations)
-
     def _require_reset(self) -> None:
         if self._observations is None:
             name = type(self).__name__
@@ -96,7 +89,9 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Return one image for each environment."""
         if self.render_mode is None:
             return None
-        return tuple(self.draw(observation) for observation in self.observations)
+        self._require_reset()
+        # Some pad their environments.
+        return tuple(map(self.draw, np.asarray(self._observations)[: self.num_envs]))
 
     def _set_spaces(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
         self.single_observation_space = observation_space
@@ -179,11 +174,6 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
         self._observation = observation
         return observation, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
 
-    def get_action_meanings(self) -> list[str]:
-        """Name the actions."""
-        names: list[str] = self._vector.get_action_meanings()
-        return names
-
     def render(self) -> np.ndarray | None:
         """Return the latest observation as an image, uint8 of shape (height, width, 3)."""
         if self.render_mode is None:
@@ -194,21 +184,3 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
     def close(self) -> None:
         """Close the vector environment."""
         self._vector.close()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next steps depend on, as numpy arrays and plain values.
-
-        :raises AttributeError: if the vector environment has no ``state_dict``
-        """
-        return {
-            "vector": self._vector.state_dict(),
-            "observation": self._observation,
-            "next_start": self._next_start,
-            "np_random": self.np_random.bit_generator.state,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that :meth:`state_dict` of the same kind of environment returned."""
-        self._vector.load_state_dict(state["vector"])
-        self._observation, self._next_start = state["observation"], state["next_start"]
-        self.np_random.bit_generator.state = state["np_random"]

@@ -2,11 +2,10 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import Space
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
@@ -77,20 +76,6 @@ class InTurnVectorEnv(SyncVectorEnv):
         return concatenate(space, observations, create_empty_array(space, self.num_envs))
 
 
-class About(NamedTuple):
-    """The spaces and frame rate of a vector environment, which may be in another process."""
-
-    observation_space: Space[Any]
-    action_space: Space[Any]
-    render_fps: int
-
-
-def about(env: Vector) -> About:
-    """Describe a vector environment."""
-    fps = env.metadata.get("render_fps", 30)
-    return About(env.single_observation_space, env.single_action_space, fps)
-
-
 class Group:
     """A vector environment of this process, of any kind.
 
@@ -144,11 +129,6 @@ def _kept(env: Vector, obs: Any) -> Any:
     base: Any = env.unwrapped
     gymnasiums = isinstance(base, SyncVectorEnv | AsyncVectorEnv) and base.copy
     return obs if gymnasiums or isinstance(base, BatchedVectorEnv) else copy.deepcopy(obs)
-
-
-def images_of(env: Vector) -> Any:
-    """Return an image of each environment, or None."""
-    return env.render()
 
 
 def start(env: Vector, seed: int | None, options: Options) -> tuple[Any, dict[int, Info]]:

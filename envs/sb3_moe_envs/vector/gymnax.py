@@ -56,11 +56,6 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         self._states: Any = None
         self._outputs: list[Any] = []
 
-    @property
-    def observations(self) -> np.ndarray:
-        """The latest observation of each environment, as reset or step returned it."""
-        return self._to_numpy(super().observations)
-
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment.
 
@@ -176,6 +171,26 @@ class MinAtarEnv(SingleEnv):
     def __init__(self, game: str, render_mode: str | None = None, **kwargs: Any) -> None:
         self.game = game
         super().__init__(MinAtarVectorEnv(game, render_mode=render_mode, **kwargs))
+
+    def get_action_meanings(self) -> list[str]:
+        """Name the actions."""
+        names: list[str] = self._vector.get_action_meanings()
+        return names
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next steps depend on, as numpy arrays and plain values."""
+        return {
+            "vector": self._vector.state_dict(),
+            "observation": self._observation,
+            "next_start": self._next_start,
+            "np_random": self.np_random.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that :meth:`state_dict` of the same kind of environment returned."""
+        self._vector.load_state_dict(state["vector"])
+        self._observation, self._next_start = state["observation"], state["next_start"]
+        self.np_random.bit_generator.state = state["np_random"]
 
 
 def _program(

@@ -32,9 +32,13 @@ class Program:
     """
 
     def __init__(
-        self, name: str, use_minimal_action_set: bool, params: dict[str, Any], no_op_max: int
+        self,
+        name: str,
+        use_minimal_action_set: bool,
+        params: tuple[tuple[str, Any], ...],
+        no_op_max: int,
     ) -> None:
-        self._env, self._params = _make(name, use_minimal_action_set, params)
+        self._env, self._params = _make(name, use_minimal_action_set, dict(params))
         self._no_op_max = whole("no_op_max", no_op_max, minimum=0)
         self._sizes: set[int] = set()
         self._is_minatar = name.endswith("-MinAtar")
@@ -169,12 +173,8 @@ class Program:
         )
 
 
-@functools.lru_cache(maxsize=64)
-def compiled(
-    name: str, use_minimal_action_set: bool, params: tuple[tuple[str, Any], ...], no_op_max: int
-) -> Program:
-    """Return the program of an environment, which all its vector environments share."""
-    return Program(name, use_minimal_action_set, dict(params), no_op_max)
+#: Returns the program of an environment, which all its vector environments share.
+compiled = functools.lru_cache(maxsize=64)(Program)
 
 
 def _make(name: str, use_minimal_action_set: bool, params: dict[str, Any]) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from operator import attrgetter, methodcaller
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from sb3_moe_envs.spaces.observations import row_of
 from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.task_set import TaskSet, as_schedule, framed
 from sb3_moe_envs.tasks import called
-from sb3_moe_envs.vector.groups import InTurnVectorEnv, about, images_of
+from sb3_moe_envs.vector.groups import InTurnVectorEnv
 from sb3_moe_envs.vector.infos import Info, stack, stack_final
 from sb3_moe_envs.vector.parts import Part, Pool
 
@@ -50,8 +51,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         `"sync"`, in this process, or `"async"`, in as many processes as there are cores, this one
         among them
     :param render_mode: as in `MultiTaskEnv`
-    :param interface: `task_id`, `obs_space`, `action_space` and `invalid_action`, as in
-        `MultiTaskEnv`
+    :param interface: `task_id` and `invalid_action`, as in `MultiTaskEnv`
     :raises TypeError: if `tasks` or `schedule` is of the wrong type, or an argument is unknown
     :raises ValueError: if an argument's value is unknown, the tasks' spaces don't fit, or there are
         fewer slots than tasks under `Interleave`
@@ -82,14 +82,14 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
 
     def _build(self) -> None:
         """Build an environment of each task, and the spaces that they share."""
+        about = attrgetter("single_observation_space", "single_action_space", "metadata")
         found = [self._ask(task, about) for task in range(self.num_tasks)]
-        self._unify(
-            [each.observation_space for each in found], [each.action_space for each in found]
-        )
+        observation_spaces, action_spaces, metadata = zip(*found, strict=True)
+        self._unify(observation_spaces, action_spaces)
         self.metadata: dict[str, Any] = {
             "render_modes": ["rgb_array"],
             "autoreset_mode": AutoresetMode.SAME_STEP,
-            "render_fps": found[0].render_fps,
+            "render_fps": metadata[0].get("render_fps", 30),
         }
         self.single_observation_space = self._interface.observation_space
         self.single_action_space = self._interface.action_space
@@ -105,8 +105,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
         self._successes = np.full(self.num_envs, UNKNOWN)
-        # Whether slots may have to change their task after the next step, as after `set_task`.
-        self._stale = False
 
     def __repr__(self) -> str:
         names = (", " if self._shares is not None else " then ").join(self.task_names)
@@ -119,7 +117,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             sequence form one seed together
         :param options: `{"task_id": k}` chooses the task, for all slots or (a sequence) for each,
             until the next reset or :meth:`set_task`; other entries go to the tasks
-        :raises ValueError: if `task_id` isn't one task or one per slot, or `seed` contains None
+        :raises ValueError: if `task_id` isn't one task or one per slot
         """
         restored, self._restored = self._restored, False
         # SB3 seeds the environments again when it loads a model: a restored state ignores that.
@@ -166,7 +164,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             return None
         frames = np.full(self.num_envs, None, dtype=object)
         for part in self._parts:
-            images = part.group.ask(images_of)
+            images = part.group.ask(methodcaller("render"))
             if images is not None:  # a task's own vector environment may draw nothing
                 for slot, frame in zip(part.slots, images, strict=True):
                     frames[slot] = framed(frame, self._size)
@@ -187,7 +185,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         slots = slice(None) if indices is None else list(indices)
         self._pinned[slots] = -1 if task is None else self._index(task, "task")
         self._chosen[slots] = -1  # forget the tasks of an earlier reset's options
-        self._stale = True
 
     def get_task(self) -> np.ndarray:
         """Return the index of the task that each slot is playing, (num_envs,)."""
@@ -227,7 +224,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self._load_head(state)
         for name, value in state["slots"].items():
             setattr(self, name, value.copy())
-        self._stale = True
         self._parts = self._pool.arrange(self._tasks)
         self._pool.load_state_dict(state["parts"])
         for key, saved in state["parts"].items():
@@ -302,9 +298,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             for slot, info in (infos | ended).items():
                 self._successes[slot] = succeeded(float(self._successes[slot]), info)
             self._count(rewards, done)
-        elif not self._stale:
-            return False
-        self._stale = False
         return bool((self._wanted() != self._tasks).any())
 
     def _count(self, rewards: np.ndarray, done: np.ndarray) -> None:
@@ -401,7 +394,7 @@ def make_multitask_vector(
     :param schedule: decides which task is played when, as in `MultiTaskEnv`; None: the suite's, or
         `Interleave()`
     :param vectorization: `"sync"` or `"async"`, as in `MultiTaskVectorEnv`
-    :param kwargs: `task_id`, `obs_space`, `action_space`, `invalid_action`, `render_mode`
+    :param kwargs: `task_id`, `invalid_action`, `render_mode`
     :raises ValueError: if an argument is out of range, or `"async"` doesn't fit the schedule
     """
     schedule = as_schedule(schedule, tasks)
