@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-from sb3_moe.layers.checks import number, whole
-
 
 class LinearPerBlock:
     """A schedule that falls to zero over each block of training, and starts again at the next.
@@ -13,18 +11,14 @@ class LinearPerBlock:
 
     :param initial: learning rate at the beginning of a block
     :param num_blocks: number of blocks in the whole run
-    :raises TypeError: if ``initial`` is no number, or ``num_blocks`` no whole one
-    :raises ValueError: if a number is out of range
     """
 
     def __init__(self, initial: float, num_blocks: int) -> None:
-        if not 0 < number("initial", initial) < math.inf:
-            raise ValueError(f"`initial` must be above 0 and finite, got {initial}")
-        if isinstance(num_blocks, float) and num_blocks % 1 == 0:
-            num_blocks = int(num_blocks)  # a division gives a float
-        whole("num_blocks", num_blocks)
         self.initial = initial
         self.num_blocks = num_blocks
+
+    def __repr__(self) -> str:
+        return f"LinearPerBlock({self.initial}, {self.num_blocks})"
 
     def __call__(self, progress_remaining: float) -> float:
         """Return the rate for the remaining progress of the run, 1 to 0."""

@@ -5,7 +5,7 @@ Shapes: n experts that hold a parameter together, one after the other on its fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import is_
 from typing import Any, NamedTuple
@@ -14,8 +14,6 @@ import torch as th
 
 from sb3_moe.layers.shares import Share
 
-#: The entry of an optimizer's first group that says which parameters hold experts.
-EXPERTS = "experts"
 #: The tensors in Adam's state of a parameter; the last only with ``amsgrad``.
 AVERAGES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
@@ -30,7 +28,7 @@ class ExpertLayer(NamedTuple):
 
     shares: Sequence[Share]
     freeze_idle: bool = False
-    frozen: Iterable[int] = ()
+    frozen: Collection[int] = ()
 
 
 class ExpertAdam(th.optim.Adam):
@@ -51,43 +49,34 @@ class ExpertAdam(th.optim.Adam):
         and ``foreach`` make no difference
     """
 
+    _layers: list[ExpertLayer]
     _one_by_one: dict[th.Tensor, OneByOne]
 
     def __init__(self, params: Any, lr: float | th.Tensor = 1e-3, **settings: Any) -> None:
         super().__init__(params, lr, **{**settings, "fused": True, "foreach": None})
-        self._one_by_one = {}
+        self._layers, self._one_by_one = [], {}
 
     def set_experts(self, layers: Iterable[ExpertLayer]) -> None:
         """Set where the experts are, and which of them stay unchanged from now on.
 
-        The first parameter group keeps this as plain numbers, so that copies and pickles have it.
+        A copy of the optimizer doesn't know: a policy tells the optimizers of its copies anew.
         """
-        numbers = {parameter: i for i, parameter in enumerate(self._parameters())}
-        self.param_groups[0][EXPERTS] = [
-            {
-                "shares": [(numbers[p], first, n) for p, first, n in shares if p in numbers],
-                "freeze_idle": freeze_idle,
-                "frozen": sorted(frozen),
-            }
-            for shares, freeze_idle, frozen in layers
+        mine = {parameter for group in self.param_groups for parameter in group["params"]}
+        self._layers = [
+            each._replace(shares=[share for share in each.shares if share.tensor in mine])
+            for each in layers
         ]
         self._one_by_one = {}
 
     def frozen_while_idle(self) -> dict[th.Tensor, int]:
         """Return the parameters of experts that are frozen while idle: how many hold each."""
-        parameters, layers = self._parameters(), self.param_groups[0].get(EXPERTS, ())
-        held = [share for layer in layers if layer["freeze_idle"] for share in layer["shares"]]
-        return {parameters[i]: n for i, _, n in held}
-
-    def load_state_dict(self, state_dict: Any) -> None:
-        """Load a state, except for its experts: this optimizer keeps what ``set_experts`` set."""
-        own = self.param_groups[0].get(EXPERTS, [])
-        super().load_state_dict(state_dict)
-        self.param_groups[0][EXPERTS] = own
+        held = [share for layer in self._layers if layer.freeze_idle for share in layer.shares]
+        return {share.tensor: share.num_experts for share in held}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a loaded, copied or pickled state, and drop the views of the old tensors."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
+        vars(self).setdefault("_layers", [])
         self._one_by_one = {}
 
     @th.no_grad()
@@ -102,27 +91,21 @@ class ExpertAdam(th.optim.Adam):
             self._step_group(group, moves)
         return loss
 
-    def _parameters(self) -> list[th.Tensor]:
-        return [parameter for group in self.param_groups for parameter in group["params"]]
-
     def _moves(self) -> dict[th.Tensor, Moves]:
         """Return, for each parameter that experts hold, which of these take the step."""
-        parameters, layers = self._parameters(), self.param_groups[0].get(EXPERTS, ())
-        active_ones = iter(_active(parameters, [each for each in layers if each["freeze_idle"]]))
+        active_ones = iter(_active([each for each in self._layers if each.freeze_idle]))
         found = {}
-        for layer in layers:
-            active = next(active_ones) if layer["freeze_idle"] else None
+        for layer in self._layers:
+            active = next(active_ones) if layer.freeze_idle else None
             places: dict[tuple[int, int], Moves] = {}
-            for i, first, n in layer["shares"]:
+            for parameter, first, n in layer.shares:
                 if (first, n) not in places:
                     own = range(first, first + n)
-                    takes = [
-                        k not in layer["frozen"] and (active is None or k in active) for k in own
-                    ]
+                    takes = [k not in layer.frozen and (active is None or k in active) for k in own]
                     numbers = [k for k in range(n) if takes[k]]
-                    by = None if all(takes) else parameters[i].new_tensor(takes)
+                    by = None if all(takes) else parameter.new_tensor(takes)
                     places[first, n] = Moves(n, numbers, by)
-                found[parameters[i]] = places[first, n]
+                found[parameter] = places[first, n]
         return found
 
     def _step_group(self, group: dict[str, Any], moves: dict[th.Tensor, Moves]) -> None:
@@ -218,17 +201,18 @@ class OneByOne:
         for k in numbers:
             self._counts[k] += 1.0
         self._are_alike = len(set(self._counts)) == 1
-        grad_n = grad.reshape(len(self._counts), -1)
+        # On a GPU, the fused step asks for one shape of parameter, gradient and averages.
+        grad_n = grad.contiguous().unflatten(0, (len(self._counts), -1))
         return [[each[k] for k in numbers] for each in (*self._views, grad_n)]
 
 
-def _active(parameters: Sequence[th.Tensor], layers: Sequence[dict[str, Any]]) -> list[set[int]]:
+def _active(layers: Sequence[ExpertLayer]) -> list[set[int]]:
     """Return each layer's experts with a nonzero gradient; the device is read once for all."""
     norms, owners = [], []
     for number, layer in enumerate(layers):
         places: dict[tuple[int, int], list[th.Tensor]] = {}
-        for i, first, n in layer["shares"]:
-            if (grad := parameters[i].grad) is not None:
+        for parameter, first, n in layer.shares:
+            if (grad := parameter.grad) is not None:
                 norm_n = th.linalg.vector_norm(grad.reshape(n, -1), dim=1)
                 places.setdefault((first, n), []).append(norm_n)
         for (first, n), norms_of_place in places.items():

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sb3_moe.layers.checks import one_of
 from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.layers.tokens import TokenKind
 
@@ -31,12 +30,6 @@ class Placement:
     hidden: Literal["each", "one"] | int | None = None
     head: Literal["own", "inside"] | None = None
     tokens: Sequence[str] = ONE_TOKEN
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.hidden, int | None):
-            one_of("hidden", self.hidden, ("each", "one"))
-        if self.head is not None:
-            one_of("head", self.head, ("own", "inside"))
 
     @property
     def has_experts(self) -> bool:

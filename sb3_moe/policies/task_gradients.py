@@ -28,7 +28,7 @@ def pcgrad(gradients_KP: th.Tensor) -> th.Tensor:
     :param gradients_KP: a row for each task
     """
     # Gradients stay weighed sums of the given ones, so their inner products are all that is needed.
-    products_KK = (gradients_KP @ gradients_KP.t()).double().cpu()
+    products_KK = (gradients_KP @ gradients_KP.t()).cpu().double()
     shares_KK = th.eye(len(gradients_KP), dtype=th.double)
     for task, share_K in enumerate(shares_KK):
         for other in th.randperm(len(shares_KK)).tolist():

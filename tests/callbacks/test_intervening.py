@@ -15,7 +15,6 @@ import sb3_moe
 from sb3_moe import presets
 from sb3_moe.callbacks import (
     EWCCallback,
-    LinearPerBlock,
     MultiTaskEvalCallback,
     PlasticityCallback,
     ReDoCallback,
@@ -278,9 +277,6 @@ REFUSED = [
     (lambda: ReDoCallback(0), "`every` must be at least 1 global step, got 0"),
     (lambda: ShrinkAndPerturbCallback(1, shrink=2), r"`shrink` must be in \[0, 1\], got 2"),
     (lambda: TaskSwitchCallback(replay_buffer="burn"), "one of .*'clear', 'reservoir'"),
-    (lambda: LinearPerBlock(0, 1), "`initial` must be above 0 and finite, got 0"),
-    (lambda: LinearPerBlock(float("nan"), 2), "`initial` must be above 0 and finite, got nan"),
-    (lambda: LinearPerBlock(1e-3, 0), "`num_blocks` must be at least 1, got 0"),
     (lambda: EWCCallback(1.0, decay=2), r"`decay` must be in \[0, 1\], got 2"),
     (
         lambda: MultiTaskEvalCallback(9, n_eval_envs=1, eval_env="CartPole-v1"),

@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_moe.layers import SeparateNetworks, StackedNetwork, mlp_experts
 from sb3_moe.policies.networks import networks_of
-from sb3_moe.policies.optimizers import ExpertAdam, ExpertAdamW, ExpertLayer
+from sb3_moe.policies.optimizers import ExpertAdam, ExpertAdamW, ExpertLayer, OneByOne
 
 VARIANTS = {
     "adam": (ExpertAdam, th.optim.Adam, {}),
@@ -164,6 +164,12 @@ def pairs_after(steps, name, kind):
         theirs.step(active)
         ours.step()
     return theirs.pairs()
+
+
+def test_parameters_averages_and_gradients_of_single_experts_have_one_shape_as_a_gpu_asks():
+    views = OneByOne([th.ones(3), *(th.zeros(3, 4, 5) for _ in range(3))])
+    for _, *row in zip(*views.rows(th.zeros(3, 5, 4).transpose(1, 2), [0, 2]), strict=True):
+        assert {(each.shape, each.stride()) for each in row} == {(row[0].shape, row[0].stride())}
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))

@@ -94,8 +94,8 @@ def pad_actions(
         if box.dtype.kind != "f" or not box.is_bounded():
             raise ValueError(
                 "the tasks' `action_space` must be Boxes of floats with finite bounds where these "
-                f"differ, got {name!r}: {box}; wrap the tasks (gymnasium.wrappers: TransformAction, "
-                "RescaleAction)"
+                f"differ, got {name!r}: {box}; wrap the tasks (gymnasium.wrappers: "
+                "TransformAction, RescaleAction)"
             )
     dtype: Any = common.dtype
     unit = spaces.Box(-1, 1, common.shape, dtype.type)
