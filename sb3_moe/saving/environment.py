@@ -61,10 +61,7 @@ class _Pickler(cloudpickle.Pickler):
     def _reduced(self, env: VecEnv) -> tuple[Any, ...]:
         if isinstance(env, GymnasiumVecEnv) and env.recipe is not None:
             state = env.state_dict()
-            exact = bool(state["env"].get("exact", True))
-            self.exact &= exact
-            # Without the last observations, the next reset starts new episodes.
-            state = state if exact else {**state, "observations": None}
+            self.exact &= bool(state.get("exact", True))
             return _built, (env.recipe, state)
         if not isinstance(env, DummyVecEnv | VecEnvWrapper):
             raise UnknownEnvError(

@@ -1,6 +1,5 @@
 """Gymnasium vector environments as SB3's VecEnv."""
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,7 +52,6 @@ class GymnasiumVecEnv(VecEnv):
         named = self.has_attr("task_names")
         self._task_names = self.get_attr("task_names", 0)[0] if named else None
         self._task_ids = np.full(self.num_envs, -1)  # -1: no task was reported
-        self._observations: Any = None
         #: the arguments of `make_multitask_vec_env`, to build other environments like this one
         self.recipe: dict[str, Any] | None = None
 
@@ -62,12 +60,11 @@ class GymnasiumVecEnv(VecEnv):
     def reset(self) -> VecEnvObs:
         """Start an episode in every environment."""
         obs, infos = self.env.reset(seed=self._seed(), options=self._option())
-        self._observations = self._kept(obs)
         self.reset_infos = self._rows(infos)
         self._note_tasks(infos)
         self._reset_seeds()
         self._reset_options()
-        return self._observations
+        return self._kept(obs)
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions for :meth:`step_wait`."""
@@ -76,7 +73,6 @@ class GymnasiumVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments; those that end start again and report their last observation."""
         obs, rewards, terminated, truncated, vector_infos = self.env.step(self._actions)
-        self._observations = self._kept(obs)
         # ALE's environment gives a final observation for every row and no mask: the flags decide.
         dones = terminated | truncated
         infos = self._infos(vector_infos, dones)
@@ -84,7 +80,7 @@ class GymnasiumVecEnv(VecEnv):
             infos[i]["terminal_observation"] = self._kept(_row(vector_infos["final_obs"], i))
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         self._note_tasks(vector_infos)
-        return self._observations, np.asarray(rewards, np.float32), dones, infos
+        return self._kept(obs), np.asarray(rewards, np.float32), dones, infos
 
     def close(self) -> None:
         """Close the vector environment."""
@@ -96,21 +92,17 @@ class GymnasiumVecEnv(VecEnv):
         return [None] * self.num_envs if frames is None else list(frames)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the environments, their latest observations and their task ids.
+        """Return the state of the environments.
 
         :raises AttributeError: if the vector environment has no ``state_dict``
         """
-        return {
-            "env": self._shared_attribute("state_dict")(),
-            "observations": copy.deepcopy(self._observations),
-            "task_ids": self._task_ids.copy(),
-        }
+        state: dict[str, Any] = self._shared_attribute("state_dict")()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that :meth:`state_dict` returned: the next step is in its episodes."""
-        self._shared_attribute("load_state_dict")(state["env"])
-        self._observations = state["observations"]
-        self._task_ids = state["task_ids"].copy()
+        self._shared_attribute("load_state_dict")(state)
+        self._task_ids = np.asarray(self._shared_attribute("get_task")())
 
     def _kept(self, obs: Any) -> Any:
         return map_observation(np.array, obs) if self._copies else obs

@@ -249,9 +249,12 @@ def synchronize(training_env: VecEnv, env: VecEnv) -> None:
     """
     source, target = unwrap_vec_normalize(training_env), unwrap_vec_normalize(env)
     if _kind(source) != _kind(target):
+        cure = "wrap it in the same way"
+        if why_not_rebuildable(training_env) is None:
+            cure = "make_pinned_env(model.get_env()) builds such an environment"
         raise ValueError(
-            f"`env` must be normalized as in training, by {_kind(source)}, got "
-            f"{_kind(target)}; make_pinned_env(model.get_env()) builds such an environment"
+            f"`env` must be normalized as in training, by {_kind(source)}, got {_kind(target)}; "
+            f"{cure}"
         )
     if target is None or target is source:
         return

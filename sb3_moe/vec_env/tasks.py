@@ -29,17 +29,8 @@ def task_names(env: VecEnv) -> list[str]:
 
 
 def suite_of(env: VecEnv) -> str | None:
-    """Return the name of the suite that an environment plays; None if it was built without one.
-
-    :param env: of make_multitask_vec_env, or of environments that Gymnasium made from a suite's id
-    """
-    if not has_tasks(env):
-        return None
-    recipe = getattr(env, "recipe", None)
-    if recipe is None:
-        spec = env.get_attr("spec")[0]
-        recipe = {} if spec is None else spec.kwargs
-    tasks = recipe.get("tasks")
+    """Return the name of the suite that make_multitask_vec_env was given; None: it was not."""
+    tasks = (getattr(env, "recipe", None) or {}).get("tasks")
     return tasks if isinstance(tasks, str) else None
 
 

@@ -51,7 +51,8 @@ def write_video(
     :raises ValueError: if the file's kind is unknown
     :raises ImportError: without Pillow, or for an MP4 without imageio-ffmpeg
     """
-    if path.suffix not in FILMS:
+    kind = path.suffix.lower()
+    if kind not in FILMS:
         raise ValueError(f"`path` must end in one of {FILMS}, got {path.name!r}")
     sheet = Sheet(replay, size)
     pictures = (
@@ -59,8 +60,7 @@ def write_video(
         for track in replay.runs[run].tracks
         for step in range(len(track))[:max_steps]
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write = save_gif if path.suffix == ".gif" else _save_mp4
+    write = save_gif if kind == ".gif" else _save_mp4
     with atomic(path) as temporary:
         write(temporary, pictures, fps)
     return path
@@ -124,16 +124,13 @@ class Sheet:
 
 
 def _fit(frame: Frame, size: int) -> Any:
-    """Put a frame in the middle of a black square, enlarged by a whole factor or shrunk to fit."""
+    """Fit a frame into a black square; enlarged pixels keep their edges."""
     from PIL import Image, ImageOps
 
-    image, square = Image.fromarray(shrunk(frame)), Image.new("RGB", (size, size))
-    if whole := size // max(image.size):
-        image = ImageOps.scale(image, whole, Image.Resampling.NEAREST)
-    else:
-        image = ImageOps.contain(image, (size, size), Image.Resampling.LANCZOS)
-    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
-    return square
+    image = Image.fromarray(shrunk(frame))
+    enlarged = max(image.size) <= size
+    how = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+    return ImageOps.pad(image, (size, size), how)
 
 
 def save_gif(target: Path | io.BytesIO, pictures: Iterable[Any], fps: int) -> None:

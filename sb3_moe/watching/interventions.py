@@ -21,9 +21,7 @@ Edit = Callable[[th.Tensor], th.Tensor]
 
 
 @contextmanager
-def without_expert(
-    model: BaseAlgorithm | BaseModel, network: str, expert: int, layer: int | None = None
-) -> Iterator[None]:
+def without_expert(model: BaseAlgorithm | BaseModel, network: str, expert: int) -> Iterator[None]:
     """Switch one expert off while the block runs.
 
     Where gates are a softmax, the other experts share its weight, and top-k chooses among them.
@@ -40,45 +38,37 @@ def without_expert(
 
     :param model: an SB3 model, or the policy of one
     :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole
-        name, such as ``"pi.middle"``
+        name, such as ``"pi.middle"``; of a network, a mixture with an expert for each task is meant
+        only if there is no other
     :param expert: its number
-    :param layer: which of the network's mixtures, counted from 0, in each critic; None: each, but
-        a mixture with an expert for each task only if the network has no other
     :raises TypeError: if the policy is not one of this package's
-    :raises ValueError: if there is no such network, layer or expert, or no other expert
+    :raises ValueError: if there is no such network or expert, or no other expert
     """
-    with _edited(model, network, layer, [expert], lambda gates: _without(gates, [expert])):
+    with _edited(model, network, [expert], lambda gates: _without(gates, [expert])):
         yield
 
 
 @contextmanager
-def only_expert(
-    model: BaseAlgorithm | BaseModel, network: str, expert: int, layer: int | None = None
-) -> Iterator[None]:
+def only_expert(model: BaseAlgorithm | BaseModel, network: str, expert: int) -> Iterator[None]:
     """Switch all experts off but one while the block runs, otherwise as :func:`without_expert`.
 
     :param model: an SB3 model, or the policy of one
     :param network: as in :func:`without_expert`
     :param expert: the one that stays
-    :param layer: which of the network's mixtures, in each critic; None: each
     :raises TypeError: if the policy is not one of this package's
-    :raises ValueError: if there is no such network, layer or expert
+    :raises ValueError: if there is no such network or expert
     """
 
     def others(gates: th.Tensor) -> th.Tensor:
         return _without(gates, [k for k in range(gates.shape[-1]) if k != expert])
 
-    with _edited(model, network, layer, [expert], others):
+    with _edited(model, network, [expert], others):
         yield
 
 
 @contextmanager
 def swap_experts(
-    model: BaseAlgorithm | BaseModel,
-    network: str,
-    first: int,
-    second: int,
-    layer: int | None = None,
+    model: BaseAlgorithm | BaseModel, network: str, first: int, second: int
 ) -> Iterator[None]:
     """Let two experts change places: each gets the scores that the router gives the other.
 
@@ -86,9 +76,8 @@ def swap_experts(
     :param network: as in :func:`without_expert`
     :param first: one expert
     :param second: another
-    :param layer: which of the network's mixtures, in each critic; None: each
     :raises TypeError: if the policy is not one of this package's
-    :raises ValueError: if there is no such network, layer or expert
+    :raises ValueError: if there is no such network or expert
     """
 
     def swapped(gates: th.Tensor) -> th.Tensor:
@@ -96,7 +85,7 @@ def swap_experts(
         order[first], order[second] = second, first
         return gates[..., order]
 
-    with _edited(model, network, layer, [first, second], swapped):
+    with _edited(model, network, [first, second], swapped):
         yield
 
 
@@ -115,15 +104,11 @@ def when_off(layer: MoELayer) -> str:
 
 @contextmanager
 def _edited(
-    model: BaseAlgorithm | BaseModel,
-    network: str,
-    layer: int | None,
-    experts: list[Any],
-    change: Edit,
+    model: BaseAlgorithm | BaseModel, network: str, experts: list[Any], change: Edit
 ) -> Iterator[None]:
     """Change the gates of a network's mixtures while the block runs."""
     with ExitStack() as undone:
-        for name, mixture in policy_of(model).mixtures(network, layer).items():
+        for name, mixture in policy_of(model).mixtures(network).items():
             for k in experts:
                 if k not in range(mixture.num_experts):
                     raise ValueError(

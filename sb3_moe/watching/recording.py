@@ -28,7 +28,7 @@ from sb3_moe.policies.belief import HISTORY_KEY
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Decision, networks_of
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
-from sb3_moe.vec_env.evaluating import is_lost_life, takes_masks
+from sb3_moe.vec_env.evaluating import OF_ATARI, is_lost_life, takes_masks
 from sb3_moe.vec_env.observations import Obs, concatenate, select, spread
 from sb3_moe.vec_env.tasks import action_meanings, tasks_played
 from sb3_moe.watching.frames import Frame, as_frame
@@ -179,8 +179,7 @@ class _Player:
         )
         #: Why there are no images, or no more from some step on; None if there are.
         self.no_frames = self.watched.no_frames
-        # Options of a reset choose the task for one episode only: each episode needs a reset.
-        self._names_tasks = len(self.watched.names) > 1 and not self.watched.side_by_side
+        self._pins_tasks = len(self.watched.names) > 1 and not self.watched.side_by_side
 
     def play(self, seed: int) -> list[Track]:
         """Play all tasks from a seed, with images until one can't be drawn."""
@@ -189,9 +188,15 @@ class _Player:
         together = [self.tasks] if self.watched.side_by_side else [[k] for k in self.tasks]
         tracks = []
         seed_everything(self.model, self._env, seed)
-        for tasks in together:
-            self._env.seed(seed)
-            tracks += self._play(tasks)
+        try:
+            for tasks in together:
+                self._env.seed(seed)
+                if self._pins_tasks:
+                    self._env.env_method("set_task", tasks[0])
+                tracks += self._play(tasks)
+        finally:
+            if self._pins_tasks:
+                self._env.env_method("set_task", None)
         return tracks
 
     def play_without(self, network: str, expert: int, seed: int) -> Run:
@@ -206,14 +211,15 @@ class _Player:
     def _play(self, tasks: list[int]) -> list[Track]:
         """Play some tasks, each in an environment of its own, until all have their episodes."""
         env, meanings = self._env, action_meanings(self._env)
-        obs, starts = self._reset(tasks[0])
+        obs: Any = env.reset()
+        starts = np.ones(env.num_envs, dtype=bool)
         notes = {
             row: _Notes(self.watched.names[task], meanings.get(task, ()))
             for task, row in zip(tasks, self._rows(tasks), strict=True)
         }
         states, memory, masked = None, None, takes_masks(self.model, env)
         while running := [row for row, note in notes.items() if not self._is_over(note)]:
-            images, playing = self._images(), tasks_played(env)
+            images = self._images()
             masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
             decision, gates, memory = self._look(obs, memory, starts, masks)
             explained = self._explained(obs)
@@ -223,18 +229,9 @@ class _Player:
             after, rewards, dones, infos = env.step(actions)
             for row in running:
                 notes[row].add_decision(row, obs, images, decision, gates, explained)
-                notes[row].add_step(
-                    actions[row], playing[row], rewards[row], dones[row], infos[row]
-                )
+                notes[row].add_step(actions[row], rewards[row], dones[row], infos[row])
             obs, starts = after, dones
-            if self._names_tasks and any(notes[row].begins for row in running):
-                obs, starts = self._reset(tasks[0])
         return [each.track(self.model.policy) for each in notes.values()]
-
-    def _reset(self, task: int) -> tuple[Any, np.ndarray[Any, Any]]:
-        if self._names_tasks:
-            self._env.set_options({"task_id": task})
-        return self._env.reset(), np.ones(self._env.num_envs, dtype=bool)
 
     def _is_over(self, notes: _Notes) -> bool:
         return len(notes.returns) >= self.episodes or len(notes.seen) >= self.max_steps
@@ -270,7 +267,9 @@ class _Player:
         if decision.kind == "mean" and policy.squash_output:
             # In the units in which the environment gets actions.
             (mean_BD,) = decision.preferences
-            played = policy.unscale_action(mean_BD.cpu().numpy())
+            shape: Any = policy.action_space.shape
+            mean_B = mean_BD.cpu().numpy().reshape(-1, *shape)
+            played = policy.unscale_action(mean_B).reshape(mean_BD.shape)
             decision = decision._replace(preferences=(th.as_tensor(played),))
         self.decision = decision
         gates = {n: each[-1].output[1].gates_BNE.mean(1).cpu() for n, each in calls.items()}
@@ -331,19 +330,17 @@ class _Notes:
         for name, gates_BE in gates.items():
             self._gates[name].append(gates_BE[row].numpy())
 
-    def add_step(
-        self, action: Any, task: int, reward: float, done: bool, info: Mapping[str, Any]
-    ) -> None:
-        """Record the agent's action, the task that it played, and what the step gave."""
+    def add_step(self, action: Any, reward: float, done: bool, info: Mapping[str, Any]) -> None:
+        """Record the agent's action, and what the step gave."""
         self._steps["actions_TD"].append(np.asarray(action, np.float32).reshape(-1))
         self._steps["starts_T"].append(self.begins)
-        self._steps["tasks_T"].append(int(task))
         self._steps["rewards_T"].append(float(reward))
         self._score += float(reward)
         # A lost life ends no episode here: the return of the game goes on.
         self.begins = bool(done) and not is_lost_life(info)
         if self.begins:
-            self.returns.append(self._score)
+            # Rewards of Atari are clipped; its score is not.
+            self.returns.append(float(info["score"]) if info.get(OF_ATARI) else self._score)
             self._score = 0.0
 
     def track(self, policy: BasePolicy) -> Track:

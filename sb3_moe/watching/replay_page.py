@@ -75,7 +75,6 @@ def _data(replay: Replay) -> dict[str, Any]:
     pictures: dict[str, int] = {}
     found = replay.importance
     return {
-        "tasks": replay.task_names,
         "kind": replay.kind,
         "critics": replay.critics,
         "noFrames": replay.no_frames,
@@ -115,7 +114,6 @@ def _track(track: Track, pictures: dict[str, int]) -> dict[str, Any]:
         "values": track.values_TV,
         "rewards": track.rewards_T,
         "starts": track.starts_T,
-        "tasks": track.tasks_T,
         "gates": track.gates,
         "explained": track.explained_TE,
         "returns": np.array(track.returns),

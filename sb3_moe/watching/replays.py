@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.policies.networks import Kind
-from sb3_moe.saving.files import atomic
+from sb3_moe.saving.files import write_file
 from sb3_moe.watching.films import FILMS, write_video
 from sb3_moe.watching.frames import Frame
 from sb3_moe.watching.replay_page import in_frame, page_of
@@ -71,7 +71,6 @@ class Track:
     :param values_TV: of each critic
     :param rewards_T: as the environment gave them
     :param starts_T: whether an episode begins with the step
-    :param tasks_T: the task that was played in the step
     :param gates: (T, E) by mixture, the mean over tokens
     :param explained_TE: how well each model of a belief explains the last steps, as
         :meth:`sb3_moe.layers.Belief.explained` returns it; None without a belief
@@ -88,7 +87,6 @@ class Track:
     values_TV: Floats
     rewards_T: Floats
     starts_T: npt.NDArray[np.bool_]
-    tasks_T: npt.NDArray[np.int64]
     gates: dict[str, Floats]
     explained_TE: Floats | None = None
     returns: list[float] = field(default_factory=list)
@@ -159,10 +157,7 @@ class Replay:
             raise ValueError(
                 f"`path` must name an HTML file, got {path.name!r}: `to_video` writes films"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = self.to_html()
-        with atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_file(path, self.to_html().encode())
         return path
 
     def to_video(self, path: str | Path, **kwargs: Any) -> Path:

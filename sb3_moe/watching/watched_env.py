@@ -160,6 +160,8 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
     why = why_not_rewrappable(env)
     if spec is None or spec.id not in gym.registry:
         why = why or "gymnasium.make didn't build it"
+    elif "vectorization_mode" in spec.kwargs:
+        why = why or "gymnasium.make_vec built it"
     elif unknown:
         why = why or f"{unknown[0]} around it doesn't record its arguments"
     if why:

@@ -232,9 +232,7 @@ def test_one_call_builds_a_monitored_vec_env_with_one_environment_per_task():
     assert returns[names[1]] == {-1.0}
 
 
-def test_an_environment_made_by_a_suites_id_knows_its_suite():
-    env = DummyVecEnv([lambda: gym.make("sb3_moe_envs:SB3MoE/Classic-Pendulum4-v0")])
-    assert suite_of(env) == "Classic/Pendulum4"
+def test_an_environment_knows_the_suite_that_it_was_made_of():
     assert suite_of(make_multitask_vec_env("Classic/Pendulum4")) == "Classic/Pendulum4"
     assert suite_of(DummyVecEnv([lambda: gym.make("CartPole-v1")])) is None
 

@@ -57,7 +57,7 @@ def test_a_network_of_several_mixtures_is_changed_in_each_or_in_one():
     with sb3_moe.without_expert(model, "pi", 1):
         for name in ("all.0", "all.1", "head"):
             assert gates(model, f"pi.{name}")[1] == 0
-    with sb3_moe.without_expert(model, "pi", 1, layer=-1):
+    with sb3_moe.without_expert(model, "pi.head", 1):
         assert gates(model, "pi.all.0")[1] > 0
         assert gates(model, "pi.head")[1] == 0
 
@@ -68,10 +68,9 @@ def test_a_network_of_several_mixtures_is_changed_in_each_or_in_one():
         (("q", 0), r"must be one of \['pi', 'vf'\], which have experts, got 'q'"),
         (("pi", 4), r"`expert` must be in \[0, num_experts=4\) of pi.middle, got 4"),
         (("pi", -1), r"`expert` must be in \[0, num_experts=4\) of pi.middle, got -1"),
-        (("pi", 0, 1), r"`layer` must be in \[-1, 1\), got 1"),
     ],
 )
-def test_a_wrong_network_expert_or_layer_is_named(model, arguments, message):
+def test_a_wrong_network_or_expert_is_named(model, arguments, message):
     with pytest.raises(ValueError, match=message), sb3_moe.without_expert(model, *arguments):
         pass
 

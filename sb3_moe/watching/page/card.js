@@ -26,12 +26,6 @@ class Card {
     if (run.note) this.box.append(make("p", { class: "faint note" }, run.note));
     this.box.append(make("div", { class: "seen" }, left, right));
     this.lines = [];
-    const played = [...new Set(track.tasks.numbers)];
-    if (played.length > 1) {
-      this.box.append(make("h3", {}, "Task"));
-      this.line("strip", tasksInWords(track, played), seek, canvas => drawStrip(canvas, step => track.tasks.numbers[step], replay.tasks.length, track.steps, all));
-      this.box.append(make("p", { class: "faint" }, ...played.flatMap(task => [swatch(task), `${task}: ${replay.tasks[task]} `])));
-    }
     for (const mixture of replay.mixtures) {
       this.box.append(make("h3", {}, `Leading expert of ${mixture.name}`));
       const gates = track.gates[mixture.name];
@@ -107,8 +101,6 @@ class Card {
     this.facts.replaceChildren(
       `Episode ${track.episodes[at]}${ended ? " (ended)" : ""}, action `, fact("action", Array.from(action, number => Number.isInteger(number) ? number : written(number)).join(", "), ""), actionInWords(action, track),
       ", reward ", fact("reward", written(reward), reward), ", return so far ", fact("return", written(track.sums[at]), track.sums[at]), "; value ", fact("value", values.join(", "), row(track.values, at)[0]));
-    const task = replay.tasks[track.tasks.numbers[at]];
-    if (task !== track.task) this.facts.append(`; the task has switched to ${task}`);
     this.mark(step);
   }
 
@@ -190,11 +182,6 @@ function rangesOf(track) {
 
 function span(numbers) {
   return least(numbers) > most(numbers) ? "that are no numbers" : `from ${written(least(numbers))} to ${written(most(numbers))}`;
-}
-
-function tasksInWords(track, played) {
-  const count = task => track.tasks.numbers.filter(each => each === task).length;
-  return "Tasks: " + played.map(task => `${replay.tasks[task]} in ${count(task)} of ${track.steps} steps`).join(", ");
 }
 
 function stripInWords(track, mixture) {

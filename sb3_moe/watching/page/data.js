@@ -20,7 +20,7 @@ function row(saved, step) {
 
 for (const run of replay.runs) {
   for (const track of run.tracks) {
-    for (const name of ["frame", "starts", "tasks", "actions", "values", "rewards", "returns"]) track[name] = table(track[name]);
+    for (const name of ["frame", "starts", "actions", "values", "rewards", "returns"]) track[name] = table(track[name]);
     track.preferences = track.preferences.map(table);
     if (track.explained) track.explained = table(track.explained);
     for (const each of track.dormant) each.shares = Array.from(table(each.shares).numbers);

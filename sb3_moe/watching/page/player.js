@@ -128,7 +128,7 @@ function showImportance() {
 const KEYS = {
   " ": () => play(!playing), ArrowLeft: () => seek(step - 1), ArrowRight: () => seek(step + 1),
   PageUp: () => seek(step - 10), PageDown: () => seek(step + 10), Home: () => seek(0), End: () => seek(steps - 1),
-  "+": () => faster(1), "-": () => faster(-1), t: () => showTask(task + 1),
+  "+": () => faster(1), "-": () => faster(-1), t: () => showTask(task + 1), T: () => showTask(task + 1),
 };
 
 function faster(by) {
