@@ -333,13 +333,6 @@ def is_off_policy(name: str) -> bool:
     return issubclass(algorithm_class(name), OffPolicyAlgorithm)
 
 
-def network_names_of(name: str) -> tuple[str, ...]:
-    """List the networks of an algorithm's policies that can have options of their own."""
-    algorithm_class(name)  # raises if the name is misspelled
-    policies = import_module(TABLE[name].policies)
-    return cast(tuple[str, ...], getattr(policies, TABLE[name].aliases[0]).network_names)
-
-
 def policy_of(run: RunConfig) -> type[BasePolicy]:
     """Give the class of a run's policy: the named one, or ours that suits the observations.
 

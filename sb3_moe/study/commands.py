@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from sb3_moe.integrations.hub import check_folder, push, write_folder
 from sb3_moe.policies.belief import HISTORY_KEY
 from sb3_moe.saving.files import check_writable, write_json
-from sb3_moe.saving.model_file import load
+from sb3_moe.saving.model_file import MAX_BYTES, load
 from sb3_moe.saving.model_parts import NormalizerLeftOutWarning
 from sb3_moe.study import building, config, engine, preparing
 from sb3_moe.study.building import game_id, imported, read_yaml
@@ -150,7 +150,7 @@ def run(options: cli.Run) -> int:
     check_writable(root)
     check_report_folder(root)
     with held(root):
-        refuse_changes(survey(preparing.all_runs(study, root), root))
+        refuse_changes(survey(preparing.all_runs(replace(study, only=()), root), root))
         # The program's name without the folder in which it is installed.
         command = shlex.join(["sb3-moe", *sys.argv[1:]])
         said = {"study": study.to_dict(), "command": command, "versions": versions()}
@@ -202,7 +202,7 @@ def check_claims(study: config.StudyConfig) -> None:
 
     :raises ValueError: naming the claim
     """
-    claims = load_claims(study.claims, study.games, study.networks)
+    claims = load_claims(study.claims, study.games)
     for line in missing(claims, complete_table(replace(study, only=()).runs())):
         print(line)
 
@@ -289,17 +289,22 @@ def opened(options: cli.AgentOptions) -> BaseAlgorithm:
 
 def _load(options: cli.AgentOptions, env: Any) -> BaseAlgorithm:
     path = options.model
-    if path.suffix != ".zip":
-        own = {each.partition(":")[2]: imported(each, "--custom") for each in options.custom}
-        return load(path, env, device="cpu", custom_objects=own)
-    if not options.trust:
-        raise ValueError(
-            f"{path.name} can run code when it is opened: pass --trust if it is your own"
-        )
     statistics = path.with_name(STATISTICS)
+    for each in (path, statistics):
+        if each.suffix in (".zip", ".pkl") and each.exists() and not options.trust:
+            raise ValueError(
+                f"{each.name} can run code when it is opened: pass --trust if it is your own"
+            )
     if env is not None and statistics.exists():
         venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
         env = VecNormalize.load(str(statistics), venv)
+    if path.suffix != ".zip":
+        own = {each.partition(":")[2]: imported(each, "--custom") for each in options.custom}
+        limit = sys.maxsize if options.trust else MAX_BYTES
+        in_file = not statistics.exists()
+        return load(
+            path, env, device="cpu", custom_objects=own, max_bytes=limit, normalizer=in_file
+        )
     try:
         return building.algorithm_class(options.algorithm).load(path, env, device="cpu")
     except Exception as error:  # the file of another algorithm may raise anything

@@ -133,18 +133,16 @@ def named_architecture(
         policy; or, with ``options``, any word. ``options`` override those that the name stands for
     :param options: ``policy_kwargs`` spelled out, and optionally ``policy``, ``arguments``,
         ``callbacks`` and ``start_from``
-    :param algorithm: the algorithm whose networks a name can end in
+    :param algorithm: the study's
     :param folder: against which a path in ``start_from`` is resolved
     :raises ValueError: if the name stands for nothing and there are no options
     """
     if options is None and ":" in name:
         return Architecture(name=name.rpartition(":")[2], policy=name)
-    networks = building.network_names_of(algorithm)
-    meant = _meant_by(name, networks)
+    meant = _meant_by(name)
     if not meant and options is None:
         raise ValueError(
-            "an architecture must be `dense`, `<router>-<placement>`, `package.module:Policy`, "
-            f"`<router>-<placement>-<network>`, the network one of {', '.join(networks)}, or a "
+            "an architecture must be `dense`, `<router>-<placement>`, `package.module:Policy` or a "
             f"method of sb3_moe.presets, or have its options written out, got {name!r}"
         )
     if not isinstance(options, Mapping | None):
@@ -162,22 +160,19 @@ def _as_word(value: Any) -> Any:
     return f"{value.__module__}:{value.__qualname__}" if isinstance(value, type) else value
 
 
-def _meant_by(name: str, networks: tuple[str, ...]) -> dict[str, Any]:
+def _meant_by(name: str) -> dict[str, Any]:
     """Give the options that a name stands for; empty for a word of the user's."""
     if name == "dense":
         return {"placement": "none"}
     method = getattr(presets, name, {}) if name.isupper() else {}
     if method and "policy_kwargs" not in method:  # with it, they are arguments of an algorithm
         return {key: _as_word(value) for key, value in method.items()}
-    router, placement, network, *_ = *name.split("-", 2), "", ""
+    router, _, placement = name.partition("-")
     try:
         MoEOptions(router=router, placement=placement)  # raises if one is unknown
     except ValueError:
         return {}
-    if network not in ("", *networks):
-        return {}
-    where = {each: placement if each == network else "none" for each in networks}
-    return {"placement": where if network else placement, "router": router}
+    return {"placement": placement, "router": router}
 
 
 @dataclass(kw_only=True, config=STRICT)

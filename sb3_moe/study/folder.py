@@ -99,15 +99,8 @@ class RunFolder:
     def last_logged(self) -> dict[str, str]:
         """Read the last logged value of each key; empty if nothing is logged yet."""
         files = sorted(self.path.glob("progress-*.csv"), key=lambda path: path.stat().st_mtime)
-        if not files:
-            return {}
-        with files[-1].open("rb") as file:
-            keys = file.readline().decode().strip().split(",")
-            file.seek(max(file.tell(), files[-1].stat().st_size - _ROWS))
-            rows = [row.split(",") for row in file.read().decode(errors="replace").splitlines()]
-        # A row that was cut off, or is being written, is shorter, and left out.
-        whole = [zip(keys, row, strict=True) for row in rows if len(row) == len(keys)]
-        return {key: value for row in whole for key, value in row if value}
+        # The newest may have no row yet, where a run has just been resumed.
+        return next(filter(None, map(_last_values, reversed(files))), {})
 
     def checkpoints(self) -> list[Path]:
         """List the snapshots, oldest first."""
@@ -172,6 +165,17 @@ class RunFolder:
         return State("interrupted", "; ".join(filter(None, map(_damage, self.checkpoints()))))
 
 
+def _last_values(progress: Path) -> dict[str, str]:
+    """Read the last value of each column of a file of SB3's logger."""
+    with progress.open("rb") as file:
+        keys = file.readline().decode().strip().split(",")
+        file.seek(max(file.tell(), progress.stat().st_size - _ROWS))
+        rows = [row.split(",") for row in file.read().decode(errors="replace").splitlines()]
+    # A row that was cut off, or is being written, is shorter, and left out.
+    whole = [zip(keys, row, strict=True) for row in rows if len(row) == len(keys)]
+    return {key: value for row in whole for key, value in row if value}
+
+
 def steps_in(row: Mapping[str, str]) -> int:
     """Give the number of steps at which a row was logged; 0 for an empty row."""
     return int(float(row.get("time/total_timesteps") or 0))
@@ -208,8 +212,8 @@ def refuse_changes(jobs: Sequence[Job]) -> None:
     :raises ValueError: saying which folder, and what differs
     """
     for run, folder, (status, _) in jobs:
-        goes_on = status == "failed" and folder.checkpoints()
-        if status in ("done", "interrupted") or goes_on:
+        goes_on = status in ("failed", "interrupted") and folder.checkpoints()
+        if status == "done" or goes_on:
             lines = differences(folder.config()["run"], run.to_dict())
             if lines:
                 raise ValueError(

@@ -6,7 +6,6 @@ Shapes: S seeds, G groups of runs.
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -17,8 +16,8 @@ from pydantic.dataclasses import dataclass
 from scipy import stats
 
 from sb3_moe.measures.statistics import holm
-from sb3_moe.study.building import STRICT, hint, read_yaml, typed
-from sb3_moe.study.config import Regime, named_architecture
+from sb3_moe.study.building import STRICT, read_yaml, typed
+from sb3_moe.study.config import Regime
 from sb3_moe.study.results import MEASURES, WHOLE, Array
 
 #: A positive number, whole if the file has it so: a report shows 9 as 9 and not as 9.0.
@@ -146,15 +145,11 @@ class Claims:
             raise ValueError(f"`name` of claims must be different from each other, got {names}")
 
 
-def load_claims(
-    path: Path | None, tasks: tuple[str, ...], networks: Collection[str] = ()
-) -> Claims:
+def load_claims(path: Path | None, tasks: tuple[str, ...]) -> Claims:
     """Read a file of claims; without a file there are none.
 
     :param path: the file; None: no claims
     :param tasks: of the study; ``units`` must name exactly these
-    :param networks: of the study; several studies may share a file, so unknown names are refused
-        only if they look like one of these, misspelled
     :raises ValueError: naming the file and the entry that can't be read, and why
     """
     if path is None:
@@ -163,26 +158,11 @@ def load_claims(
         claims = typed(Claims, read_yaml(path.read_text(encoding="utf-8")))
         if claims.units and {*claims.units} != {*tasks}:
             raise ValueError(f"`units` must name {', '.join(tasks)}, got {', '.join(claims.units)}")
-        _check_networks(claims, networks)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"`claims` must be a file of claims and their rule, got {path.name}: {error}"
         ) from error
     return claims
-
-
-def _check_networks(claims: Claims, networks: Collection[str]) -> None:
-    """Raise if a claim misspells a network."""
-    contrasts = [contrast for claim in claims.claims for contrast in claim.contrasts]
-    for name in {group.architecture for contrast in contrasts for group in contrast.groups}:
-        try:
-            named_architecture(name)  # if it has a meaning, it is a network of another study
-        except ValueError:
-            if name not in networks and get_close_matches(name, networks, 1):
-                raise ValueError(
-                    f"`architecture` must be a network of the study, got `{name}`"
-                    f"{hint(name, networks)}"
-                ) from None
 
 
 class Estimate(NamedTuple):

@@ -248,7 +248,8 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
         runs = trials(study, grids, values).runs()
         train(survey(runs, root))
         jobs = survey(runs, root)
-        if any(job.state.status != "done" for job in jobs):
+        # A value may be such that training diverges and fails.
+        if any(job.state.status not in ("done", "failed") for job in jobs):
             return False
         scores = _scores(study, jobs, root, grids)
         best = {name: max(values, key=scores[name].__getitem__) for name, values in grids.items()}
@@ -314,21 +315,24 @@ def _scores(
     """Give each network's score with each value: the mean return above the random policy's.
 
     It is the mean over all runs and tasks. Each task is divided by its largest mean among the
-    network's values, so that tasks weigh alike. A run whose returns are NaN makes its value the
-    worst.
+    network's values, so that tasks weigh alike. A run that failed, or whose returns are NaN, makes
+    its value the worst. Tasks that no run was measured on don't count.
     """
     assert study.tune is not None
     random = random_means(study, root)
-    table = as_table([job.run for job in jobs], read_runs(jobs), random)
+    done = [job for job in jobs if job.state.status == "done"]
+    failed = {job.run.architecture.name for job in jobs if job not in done}
+    table = as_table([job.run for job in done], read_runs(done), random)
     rows = table[table["measure"] == study.tune.measure]
     above = rows["value"] - rows["task"].map(random)
     means = above.groupby([rows["architecture"], rows["task"]]).agg(lambda x: x.mean(skipna=False))
     found = {}
     for name, values in grids.items():
         names = [_variant(name, study.tune.argument, value) for value in values]
-        mine = means.unstack("task").loc[names]
+        mine = means.unstack("task").reindex(names).dropna(axis=1, how="all")
         shares = mine / mine.abs().max().clip(lower=1e-12)
         scores = shares.mean(axis=1, skipna=False).fillna(-np.inf)
+        scores[[name in failed for name in names]] = -np.inf
         found[name] = dict(zip(values, map(float, scores), strict=True))
     return found
 

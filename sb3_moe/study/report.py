@@ -57,7 +57,7 @@ def write_report(
     results = load_results(study, root, partial)
     folder = check_report_folder(root, folder)
     check_writable(folder, "to")
-    claims = load_claims(study.claims, study.games, study.networks)
+    claims = load_claims(study.claims, study.games)
     verdicts = judge(claims, results.table)
     summary = summarize(of_the_grid(study, results.table), claims, study.networks)
     # The table is written first, never deleted: it marks the folder of an unfinished report too.
@@ -154,7 +154,7 @@ def _context(
         "has_blocks": any(run.config.order for run in results.runs),
         "rule": claims.rule,
         "units": flat(claims.units),
-        "answer": _answer(summary, claims.rule.min_seeds) if len(summary) else "",
+        "answer": _answer(study, summary, claims.rule.min_seeds) if len(summary) else "",
         "comparisons": list(_comparisons(results, summary)) if len(summary) else [],
         "claims": list(_claims(verdicts)) if len(verdicts) else [],
         "insides": INSIDES,
@@ -168,9 +168,10 @@ def _context(
     }
 
 
-def _answer(summary: pd.DataFrame, min_seeds: int) -> str:
+def _answer(study: StudyConfig, summary: pd.DataFrame, min_seeds: int) -> str:
     """Say in a sentence which networks the first tables show to beat the first network."""
-    first, *others = summary["architecture"].unique()
+    done = set(summary["architecture"])
+    first, *others = [name for name in study.networks if name in done]
     if not others:
         return ""
     if summary["seeds_compared"].max() < min_seeds:

@@ -1,6 +1,7 @@
 """Train one run of a study in its folder, from new weights, a trained model or a snapshot."""
 
 import copy
+import sys
 import time
 import warnings
 from contextlib import suppress
@@ -227,12 +228,12 @@ def _read_trained(model: BaseAlgorithm, path: Path) -> Any:
         with warnings.catch_warnings():  # an error if the study lacks the file's normalizer
             warnings.simplefilter("error", NormalizerLeftOutWarning)
             env = None if normalizer is None else model.get_env()
-            return load(path, env, device=model.device)
+            return load(path, env, device=model.device, max_bytes=sys.maxsize)
     if normalizer is not None:
         saved = vars(VecNormalize.load(str(statistics), normalizer.venv))
         vars(normalizer).update({k: saved[k] for k in ("obs_rms", "ret_rms") if k in saved})
     if path.suffix == ".moe":
-        return load(path, device=model.device, normalizer=False)
+        return load(path, device=model.device, normalizer=False, max_bytes=sys.maxsize)
     return type(model).load(path, device=model.device)
 
 

@@ -136,8 +136,8 @@ def test_a_registered_router_and_placement_go_by_their_names(monkeypatch):
     register_router(own_parts.Tempered)
     register_placement(own_parts.ENDS)
     try:
-        named = config.named_architecture("tempered-ends-pi").policy_kwargs
-        assert (named["router"], named["placement"]) == ("tempered", {"pi": "ends", "vf": "none"})
+        named = config.named_architecture("tempered-ends").policy_kwargs
+        assert (named["router"], named["placement"]) == ("tempered", "ends")
         with pytest.raises(ValueError, match=r"`router` 'tempered' is Tempered of own_parts alr"):
             register_router(type("Tempered2", (MoELayer,), {"name": "tempered"}))
         with pytest.raises(ValueError, match=r"`placement` 'ends' is .* already"):

@@ -21,7 +21,6 @@ from sb3_moe.study.building import (
     build,
     build_callbacks,
     build_env,
-    network_names_of,
     policy_of,
     stream,
 )
@@ -95,7 +94,7 @@ def test_every_study_of_the_repository_can_be_read(name):
     study = load_study(name)
     assert study.runs()
     if study.claims:
-        assert load_claims(study.claims, study.games, study.networks).claims
+        assert load_claims(study.claims, study.games).claims
 
 
 def test_a_run_comes_back_from_its_plain_values():
@@ -138,7 +137,7 @@ def test_the_command_line_changes_entries_and_adds_networks():
 
 def test_a_name_that_means_something_keeps_it_where_options_say_no_other():
     for name, options, meant in (
-        ("soft-big-pi", None, {"placement": {"pi": "big", "vf": "none"}, "router": "soft"}),
+        ("soft-big", None, {"placement": "big", "router": "soft"}),
         ("soft-big", {"num_experts": 8}, {"placement": "big", "router": "soft", "num_experts": 8}),
         ("top_k-big", {"router": "soft"}, {"placement": "big", "router": "soft"}),
         ("mine", {"num_experts": 8}, {"num_experts": 8}),
@@ -153,7 +152,7 @@ def test_a_name_that_means_something_keeps_it_where_options_say_no_other():
 
 
 @pytest.mark.parametrize("algorithm", list(TABLE))
-def test_every_algorithm_has_networks_and_a_policy_by_default(algorithm):
+def test_every_algorithm_has_a_policy_by_default(algorithm):
     if TABLE[algorithm].algorithm.startswith("sb3_contrib"):
         pytest.importorskip("sb3_contrib")
     box = "Pendulum-v1" if algorithm in ("SAC", "TD3", "DDPG", "TQC", "CrossQ") else "CartPole-v1"
@@ -161,7 +160,6 @@ def test_every_algorithm_has_networks_and_a_policy_by_default(algorithm):
     asked = {"tasks": f"[{box}]", "env": shown, "arguments": ""}
     (run, *_) = read(algorithm=algorithm, steps_per_task="20480", **asked).runs()
     assert policy_of(run).__name__ in TABLE[algorithm].aliases
-    assert network_names_of(algorithm)
 
 
 def test_other_algorithms_have_sb3s_values_and_lists_become_tuples():

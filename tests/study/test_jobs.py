@@ -206,15 +206,16 @@ def test_a_grid_ends_before_a_value_that_the_study_refuses(tmp_path):
     assert [value for value, _ in scores] == [128, 256]
 
 
-def test_nothing_is_chosen_while_a_development_run_is_missing(tmp_path, monkeypatch, capsys):
+def test_a_value_with_which_a_development_run_failed_is_the_worst(tmp_path, monkeypatch, capsys):
     the_study = study(1, ("dense",), tune=TUNE, regimes=("mtrl",))
     name = "mtrl-SpaceInvaders.Breakout-dense@learning_rate=0.01-s100"
     monkeypatch.setattr(commands, "read", lambda options: (the_study, tmp_path))
     monkeypatch.setattr(commands, "make_engine", lambda *_: InstantEngine(failing=[name]))
-    assert commands.run(cli.Run()) == 1
-    assert not (tmp_path / CHOICES).exists()
-    # Two values with two seeds, then the run of the study's seed.
-    assert "3 done, 1 failed, 1 missing\n" in capsys.readouterr().out
+    assert commands.run(cli.Run()) == 0
+    found = read_json(tmp_path / CHOICES)["networks"]["dense"]
+    assert dict(found["scores"])[0.01] is None
+    assert found["value"] != 0.01
+    assert "failed ValueError: no luck" in capsys.readouterr().out
 
 
 def test_a_grid_goes_on_beyond_its_edge():
