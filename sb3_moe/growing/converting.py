@@ -103,7 +103,7 @@ def upcycle(
     new = build_like(model, policy_class, kwargs, venv)
     totals = {layer: take_copies(layer) for layer in new.policy.moe_layers().values()}
     map_ = CopyMap(new.policy, old)
-    with map_.made():
+    with map_.shown():
         _map(map_, new.policy, old, totals, perturb)
     ours, theirs = networks_of(new.policy), networks_of(old)
     map_.write_weights(ours, theirs)
@@ -307,6 +307,11 @@ def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
         raise ValueError(f"`task` must be None, or in [0, {num_tasks}), got {task!r}")
     check_defaults(old.moe, (*NO_DENSE_COUNTERPART, "tokens"), NO_DENSE_REASON)
     _refuse_popart(old)
+    if getattr(extractor, "shows_planes", False):
+        raise ValueError(
+            "the task must not be shown in planes of the image, which SB3's extractors don't read "
+            "as an id (`distill` fits a dense model)"
+        )
     found = [_plain(network, task) for network in networks_of(old).networks()]
     new = build_dense(model, old, _net_arch(old, found))
     _write(new.policy, old, found, task)
@@ -331,7 +336,7 @@ def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) 
     theirs = networks_of(old)
     map_ = CopyMap(new, old, *(plain.modules() for plain in found))
     cure = "fit one with `distill`, which begins with fresh noise"
-    with map_.made():
+    with map_.shown():
         for (mine, _, at), plain in zip(map_.networks(new, old, cure), found, strict=True):
             heads = leaves_of(*mine.heads)
             first = map_.in_order(leaves_of(mine.hidden), leaves_of(*plain.hidden), at)
@@ -470,7 +475,7 @@ def distill(
     # Everything but hidden layers and heads is copied: the outputs for single observations don't
     # determine an LSTM, for example.
     map_ = CopyMap(new.policy, old)
-    with map_.made():
+    with map_.shown():
         for _ in map_.networks(new.policy, old):
             pass
     map_.write_weights(networks_of(new.policy), networks_of(old))

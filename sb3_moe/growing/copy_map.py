@@ -12,14 +12,13 @@ Shapes: n experts that hold a tensor together.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
-from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import CombinedExtractor
 from torch import nn
 
 from sb3_moe.layers import MoELayer
@@ -31,7 +30,7 @@ from sb3_moe.policies.moe_network import MoENetwork
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.optimizers import ExpertAdam
-from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_length
+from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key, one_hot_length
 
 #: A function from a tensor to values for its numbers: one for each, one for all, or None.
 Read = Callable[[th.Tensor], th.Tensor | None]
@@ -168,11 +167,9 @@ class CopyMap:
     # Making the map.
 
     @contextmanager
-    def made(self) -> Iterator[None]:
+    def shown(self) -> Iterator[None]:
         """Let all tensors hold places inside a ``with`` block, as making the map needs them."""
-        with ExitStack() as stack:
-            for numbers in (self.new, self.old):
-                stack.enter_context(numbers.shown())
+        with self.new.shown(), self.old.shown():
             yield
 
     def copy(
@@ -498,31 +495,22 @@ def _width(extractor: Any) -> int:
 def _inputs(policy: Any, network: Network) -> list[int]:
     """Return a number for each feature that the first layer of a network reads.
 
-    If observations are only flattened, it is the index of the feature in the observation, counted
-    with the task id last: the extractor is run on an observation that consists of these indices.
-    Otherwise features are numbered in order.
+    Features are numbered in order, with the task id last: only SB3's extractor for Dicts has it
+    among the others.
     """
     extractor: Any = network.extractor
+    space = policy.observation_space
     names = list(range(extractor.features_dim))
-    is_flat = isinstance(extractor, TaskExtractor | CombinedExtractor | FlattenExtractor)
-    if is_flat and not tensors_of(extractor):
-        found = extractor(_places_seen(policy.observation_space)).flatten().long().tolist()
-        if len(set(found)) == len(names):  # a one-hot made from planes holds no indices
-            names = found
+    if isinstance(extractor, CombinedExtractor) and has_task_key(space):
+        sizes = {
+            key: getattr(part, "features_dim", None) or get_flattened_obs_dim(space[key])
+            for key, part in extractor.extractors.items()
+        }
+        keys = list(sizes)
+        before = sum(sizes[key] for key in keys[: keys.index(TASK_KEY)])
+        rest = names[: -sizes[TASK_KEY]]
+        names = [*rest[:before], *names[len(rest) :], *rest[before:]]
     hidden = (
         isinstance(policy, MoEPolicy) and not policy.moe[kind_of(network.name)].experts_see_task
     )
     return names[: _width(extractor)] if hidden else names
-
-
-def _places_seen(space: spaces.Space[Any]) -> Any:
-    """Return an observation, as SB3 preprocesses it, in which each number is its own index."""
-    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
-    found, start = {}, 0
-    for key in sorted(parts, key=lambda key: key == TASK_KEY):
-        part = parts[key]
-        size = get_flattened_obs_dim(part)
-        places = th.arange(start, start + size, dtype=th.float32)
-        found[key] = places.view(1, *(part.shape if isinstance(part, spaces.Box) else (-1,)))
-        start += size
-    return found if isinstance(space, spaces.Dict) else found[""]

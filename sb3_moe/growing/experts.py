@@ -47,8 +47,9 @@ def add_experts(
 
     To set the gates, routers with scores get a bias for each score
     (``router_kwargs=dict(bias=True)``), which is learned from then on. The gates of ``"uniform"``
-    are all 1/E and can't be shared out. The optimizers' running averages are scaled as the gates
-    are, a new expert starts its own count of steps, and target networks get the new experts too.
+    are all 1/E and can't be shared out. The optimizers' running averages of copies and their
+    originals are scaled as the gates are, a new expert starts its own count of steps, and target
+    networks get the new experts too.
 
     :param model: of any algorithm, with one of this package's policies
     :param n: how many experts to add
@@ -96,7 +97,7 @@ def _with_more(
     for name, layer in changeable(model, network).items():
         heirs = [kept(k) for k in range(layer.num_experts)]
         part = min(SHARE, 0.5 / n) if share is None else share
-        joins = Heir(share=part)
+        joins = Heir(share=part, age="new")
         if like is not None:
             numbers_below("like", [like], layer.num_experts, name)
             _check_sums("like", layer)
@@ -104,7 +105,7 @@ def _with_more(
             if share is None and meets_all(layer):
                 part = 1.0 / (n + 1)
             heirs[like] = kept(like, 1.0 - n * part)
-            joins = Heir({like: 1.0}, {like: part}, stays=False)
+            joins = Heir({like: 1.0}, {like: part}, age="copied")
         found[name] = heirs + [joins] * n
     return Transplant(model, found, shares=True, perturb=perturb)
 

@@ -12,7 +12,6 @@ import torch as th
 from sb3_moe.growing.copy_map import Age
 from sb3_moe.layers import (
     EmbeddingMoE,
-    ExpertChoiceMoE,
     LinearScores,
     MoELayer,
     PredictMoE,
@@ -35,23 +34,14 @@ class Heir:
     :param weights: how much of each old expert there is in its weights; empty: it starts anew
     :param gates: which share of each old expert's gates it takes over
     :param share: which share of all gates it takes, at most, if it starts anew
-    :param stays: False for a copy; otherwise it is frozen if all experts that it comes from are
+    :param age: whether its numbers were there before the change, belong to a copy, or are new; one
+        that is kept is frozen if all experts that it comes from are
     """
 
     weights: Mapping[int, float] = field(default_factory=dict)
     gates: Mapping[int, float] = field(default_factory=dict)
     share: float = 0.0
-    stays: bool = True
-
-    @property
-    def is_new(self) -> bool:
-        """Whether it starts with fresh weights, not with those of old experts."""
-        return not self.weights
-
-    @property
-    def age(self) -> Age:
-        """Whether its numbers were there before the change, belong to a copy, or are new."""
-        return "new" if self.is_new else "kept" if self.stays else "copied"
+    age: Age = "kept"
 
 
 def kept(k: int, share: float = 1.0) -> Heir:
@@ -61,7 +51,7 @@ def kept(k: int, share: float = 1.0) -> Heir:
 
 def meets_all(layer: MoELayer) -> bool:
     """Say whether every token meets every expert."""
-    return not isinstance(layer, SparseMoE | ExpertChoiceMoE | TaskMoE)
+    return getattr(layer, "top_k", None) is None
 
 
 # Experts that are made from dense layers.
@@ -135,11 +125,11 @@ def shared_gates(gates_KE: th.Tensor, heirs: Sequence[Heir]) -> th.Tensor:
     :param gates_KE: the gates before the change
     :param heirs: what each of the X experts takes over
     """
-    left = 1.0 - sum(heir.share for heir in heirs if heir.is_new)
+    left = 1.0 - sum(heir.share for heir in heirs if heir.age == "new")
     total_K = gates_KE.sum(-1)
     columns = [
         heir.share * total_K
-        if heir.is_new
+        if heir.age == "new"
         else left * th.stack([share * gates_KE[:, k] for k, share in heir.gates.items()]).sum(0)
         for heir in heirs
     ]
@@ -187,14 +177,14 @@ def _shared_biases(scores: LinearScores, num_experts: int, heirs: Sequence[Heir]
     share. With normalized weights the mean direction can score above the mean of the scores: the
     bias is lower by the largest such difference.
     """
-    left = 1.0 - sum(heir.share for heir in heirs if heir.is_new)
+    left = 1.0 - sum(heir.share for heir in heirs if heir.age == "new")
     weight_RES = scores.weight_RK.unflatten(1, (num_experts, -1))
     bias_ES = weight_RES.new_zeros(weight_RES.shape[1:])
     if scores.bias_K is not None:
         bias_ES = scores.bias_K.view(num_experts, -1)
     rows = []
     for heir in heirs:
-        if heir.is_new:
+        if heir.age == "new":
             part = math.log(num_experts * heir.share / left)
             rows.append(bias_ES.mean(0) + part - _above_mean(scores.scale, weight_RES))
         else:

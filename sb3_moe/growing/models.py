@@ -66,6 +66,8 @@ def build_like(
     names = [*argument_names(model), *PROGRESS, *_LOGGED, *_REMEMBERED]
     kept = {name: copy.deepcopy(found[name]) for name in names if name in found}
     kept["n_envs"] = model.n_envs if env is None else env.num_envs
+    if noise := kept.get("action_noise"):  # `learn` made it one for as many environments as it had
+        kept["action_noise"] = getattr(noise, "base_noise", noise)
     vars(new).update(kept)
     new.policy_kwargs, new.action_space = policy_kwargs, model.action_space
     new.observation_space = source.observation_space
@@ -106,12 +108,15 @@ def carry_the_rest(new: Any, model: BaseAlgorithm) -> None:
 
     :param new: the new model, of the same algorithm
     :param model: the old model
-    :raises ValueError: if only one of the models learns the entropy coefficient
+    :raises ValueError: if only the old model learns the entropy coefficient
     """
     for name in model._get_torch_save_params()[1]:
+        source = recursive_getattr(model, name)
+        if not source.requires_grad:
+            continue  # a coefficient that is an argument
         if (into := recursive_getattr(new, name)) is None:
             raise ValueError("`ent_coef` must be learned by both models, or by neither")
-        into.data.copy_(recursive_getattr(model, name).data)
+        into.data.copy_(source.data)
     policies, ours = networks_of(model.policy).every_optimizer(), optimizers_of(new)
     for name, optimizer in optimizers_of(model).items():
         if optimizer not in policies:

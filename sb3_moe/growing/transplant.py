@@ -52,7 +52,7 @@ class Transplant:
         self.built = type(self.policy)(**given).to(self.policy.device)
         self.map = CopyMap(self.built, self.policy)
         old, new = self.policy.moe_layers(), self.built.moe_layers()
-        with self.map.made():
+        with self.map.shown():
             for name, own in heirs.items():
                 self._map_layer(old[name], new[name], own)
                 if perturb:
@@ -114,7 +114,7 @@ class Transplant:
         :param new_is_mean: whether an expert that starts anew gets their mean, as for scores
         """
         weights: Mapping[int, float] = heir.weights
-        if heir.is_new and new_is_mean:
+        if heir.age == "new" and new_is_mean:
             weights = dict.fromkeys(range(len(parts)), 1.0 / len(parts))
         if weights:
             origins = [
@@ -127,12 +127,12 @@ class Transplant:
         self, name: str, old: MoELayer, new: MoELayer, heirs: Sequence[Heir], perturb: float
     ) -> None:
         """Add noise to the last layers of copies, and of originals that aren't frozen."""
-        for k in {k for heir in heirs if not heir.stays for k in heir.weights}:
+        for k in {k for heir in heirs if heir.age == "copied" for k in heir.weights}:
             is_still = k in self.frozen.get(name, ())
             movers = {
                 x: heir.gates[k]
                 for x, heir in enumerate(heirs)
-                if set(heir.weights) == {k} and not (heir.stays and is_still)
+                if set(heir.weights) == {k} and not (heir.age == "kept" and is_still)
             }
             if len(movers) > 1:
                 size = perturb * self.map.size_of(_last_weight(old, k))

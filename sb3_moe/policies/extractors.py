@@ -186,6 +186,11 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
         image_dim = self._build_image_encoders(features_dim)
         self._features_dim = image_dim + flat_dim + self.num_tasks
 
+    @property
+    def shows_planes(self) -> bool:
+        """Whether the id is that of planes of an image, which are cut off."""
+        return self._planes is not None
+
     def _choose_encoders(self, encoder: str, parts: dict[str, spaces.Space[Any]]) -> None:
         """Choose an encoder for each image; all other parts of the observation stay flat."""
         shapes = {

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -24,6 +23,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.saving import model_parts
@@ -332,7 +332,8 @@ def _check_sizes(model: Any, weights: Mapping[str, th.Tensor], max_bytes: float)
     held = sum(tensor.nbytes for tensor in (*sketch.policy.parameters(), *sketch.policy.buffers()))
     if held > sum(tensor.nbytes for tensor in weights.values()) + _BESIDES:
         raise UnsafeFileError(f"its policy takes {held} bytes, more than its weights")
-    row = _bytes_of(vars(sketch.replay_buffer if is_off_policy else sketch.rollout_buffer))
+    buffer = sketch.replay_buffer if is_off_policy else sketch.rollout_buffer
+    row = sum(getattr(each, "nbytes", 0) for each in tree_leaves(vars(buffer)))
     size = row * (max(counts.values()) if is_off_policy else math.prod(counts.values()))
     if size > max_bytes:
         raise UnsafeFileError(
@@ -385,10 +386,3 @@ class _Sketching(TorchDispatchMode):
         if kwargs.get("device"):  # SB3 asks for the CPU, whatever the default device is
             kwargs["device"] = th.device("meta")
         return func(*args, **kwargs)
-
-
-def _bytes_of(value: Any) -> int:
-    """Return how many bytes the arrays and tensors of a nested value hold."""
-    if isinstance(value, Mapping):
-        return sum(map(_bytes_of, value.values()))
-    return int(value.nbytes) if isinstance(value, np.ndarray | th.Tensor) else 0

@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from sb3_moe.saving.values import Decoder, Encoder, UnsafeFileError
 from sb3_moe.vec_env.observations import VecHistory
@@ -165,14 +166,7 @@ def set_optimizers(model: BaseAlgorithm, decoder: Decoder, states: Mapping[str, 
 
 def moved(value: Any, device: th.device | str) -> Any:
     """Move the tensors of a nested value to a device."""
-    if isinstance(value, th.Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: moved(each, device) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        parts = [moved(each, device) for each in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
+    return tree_map_only(th.Tensor, lambda tensor: tensor.to(device), value)
 
 
 # HerReplayBuffer, which needs the environments to compute rewards for goals.

@@ -7,10 +7,11 @@ import random
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import cloudpickle
@@ -18,7 +19,6 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
-from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import get_device
@@ -199,7 +199,8 @@ def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, Vec
             stacklevel=2,
         )
     if exact and state["whole"]:
-        _keep_action_noise(model)
+        if model.action_noise is not None:
+            _skip_next(model.action_noise, "reset")
         # Loading may have seeded the environment: the next reset would restart its task schedule.
         env.unwrapped._reset_seeds()
     else:
@@ -335,47 +336,16 @@ def _set_rollout_state(model: BaseAlgorithm, state: dict[str, dict[str, Any]]) -
     owner = _sde_owner(model)
     if owner is not None and state["sde"]:
         vars(owner.action_dist).update(state["sde"])
-        owner.action_dist = _SkipNextDraw(owner)
+        _skip_next(owner.action_dist, "sample_weights")
 
 
-def _keep_action_noise(model: BaseAlgorithm) -> None:
-    """Keep the action noise of a loaded model from being reset when ``learn`` begins."""
-    noise = model.action_noise
-    if noise is not None and (model.n_envs == 1 or isinstance(noise, VectorizedActionNoise)):
-        model.action_noise = _SkipNextReset(model, noise)
+def _skip_next(of: Any, method: str) -> None:
+    """Let the next call of an object's method do nothing."""
 
+    def skip(self: Any, *args: Any, **kwargs: Any) -> None:
+        delattr(self, method)
 
-class _SkipNextDraw(StateDependentNoiseDistribution):
-    """Stand in for gSDE's distribution, skip its next draw of noise, and then give way to it."""
-
-    def __init__(self, owner: Any) -> None:
-        vars(self).update(vars(owner.action_dist))
-        self._owner, self._noise = owner, owner.action_dist
-
-    def sample_weights(self, log_std: th.Tensor, batch_size: int = 1) -> None:
-        self._owner.action_dist = self._noise
-
-
-class _SkipNextReset(VectorizedActionNoise):
-    """Stand in for an action noise, skip its next reset, and then give way to it."""
-
-    def __init__(self, model: BaseAlgorithm, noise: ActionNoise) -> None:
-        self._model, self.noise = model, noise
-        # SB3 and `sb3_moe.save` read it.
-        self._base_noise = getattr(noise, "base_noise", noise)
-
-    def reset(self, indices: Iterable[int] | None = None) -> None:
-        self._model.action_noise = self.noise
-
-    def __call__(self) -> np.ndarray:
-        return self.noise()
-
-    def __repr__(self) -> str:
-        return repr(self.noise)
-
-    def __reduce__(self) -> Any:
-        # If the model is saved while this stands in, the file gets the noise itself.
-        return copy.copy, (self.noise,)
+    vars(of)[method] = MethodType(skip, of)
 
 
 def _sde_owner(model: BaseAlgorithm) -> Any:

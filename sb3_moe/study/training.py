@@ -261,6 +261,7 @@ def copy_weights(model: Any, trained: Any, name: str) -> None:
             same = trained.observation_space == model.observation_space
             trained = upcycle(trained, env=None if same else env, **options)
         model.policy.load_state_dict(trained.policy.state_dict())
+        carry_the_rest(model, trained)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())  # torch says it in many lines
         raise ValueError(f"{where} doesn't fit: {reason[:LONGEST]}") from error
@@ -269,4 +270,3 @@ def copy_weights(model: Any, trained: Any, name: str) -> None:
         if type(mine) is type(other):
             averages = copy.deepcopy(other.state_dict()["state"])
             mine.load_state_dict({**mine.state_dict(), "state": averages})
-    carry_the_rest(model, trained)
