@@ -51,15 +51,14 @@ class TaskRolloutCallback(CheckedCallback):
         self._played: Any = None
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Read the tasks' names; keep the episodes so far where the same run goes on."""
-        before = [vars(self).get(name) for name in ("model", "task_names")]
+        """Keep the episodes so far where the same run goes on."""
         super().init_callback(model)
-        self.task_names = task_names(self.training_env)
         self._ended = False
-        is_new = model.num_timesteps == 0 or before != [model, self.task_names]
-        if is_new:
+        if not self.goes_on:
             self._episodes = [deque[Any](maxlen=self.window) for _ in self.task_names]
-        if is_new or self._played is not self.training_env:  # then all episodes start anew
+        if (
+            not self.goes_on or self._played is not self.training_env
+        ):  # then all episodes start anew
             self._played = self.training_env
             self._successes = Successes(self._played.num_envs)
 

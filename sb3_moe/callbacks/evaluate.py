@@ -55,9 +55,6 @@ class MultiTaskEvalCallback(RecordingCallback):
         wrap theirs. None: one like the training environment is built, wrappers of the VecEnv
         included. A VecNormalize around it takes over the training environment's statistics, and
         stops learning its own
-    :param n_eval_envs: how many environments of each task to build. The episodes are divided among
-        them, so another number plays other episodes. None: as many as episodes, but at most ten,
-        and at most as many as in training if a task is stepped one environment at a time
     :param deterministic: whether actions are the most likely ones
     :param max_episode_steps: raise an error if an episode of an evaluation takes more steps, since
         one without an end would be played for ever; None: wait for its end
@@ -68,9 +65,8 @@ class MultiTaskEvalCallback(RecordingCallback):
     :param callback_after_eval: called after each evaluation
     :param verbose: 1 prints each evaluation
     :raises TypeError: if a number isn't a whole one
-    :raises ValueError: if a number is below 1, ``n_eval_envs`` is given with an ``eval_env``, or
-        ``eval_env`` has other tasks than the training environment; while training, if an episode
-        is too long
+    :raises ValueError: if a number is below 1, or ``eval_env`` has other tasks than the training
+        environment; while training, if an episode is too long
     """
 
     file: ClassVar[str] = "scores.npz"
@@ -81,7 +77,6 @@ class MultiTaskEvalCallback(RecordingCallback):
         n_eval_episodes: int = 10,
         *,
         eval_env: gym.Env[Any, Any] | VecEnv | str | None = None,
-        n_eval_envs: int | None = None,
         deterministic: bool = True,
         max_episode_steps: int | None = LONGEST,
         log_path: str | Path | None = None,
@@ -93,11 +88,7 @@ class MultiTaskEvalCallback(RecordingCallback):
         super().__init__(every, log_path=log_path, callback=callback_after_eval, verbose=verbose)
         whole("n_eval_episodes", n_eval_episodes)
         whole_or_none("max_episode_steps", max_episode_steps)
-        whole_or_none("n_eval_envs", n_eval_envs)
-        if n_eval_envs is not None and eval_env is not None:
-            raise ValueError(f"`n_eval_envs` must be None with an `eval_env`, got {n_eval_envs}")
         self.n_eval_episodes = n_eval_episodes
-        self.n_eval_envs = n_eval_envs
         self.eval_env: Any = eval_env
         self.deterministic = deterministic
         self.max_episode_steps = max_episode_steps
@@ -166,9 +157,8 @@ class MultiTaskEvalCallback(RecordingCallback):
             # Environments may draw random numbers while they are built, and a resumed run builds
             # them again.
             with preserved_generators():
-                env, episodes = self.training_env, self.n_eval_episodes
-                copies = self.n_eval_envs or evaluation_copies(env, episodes)
-                self.eval_env = make_pinned_env(env, copies)
+                copies = evaluation_copies(self.training_env, self.n_eval_episodes)
+                self.eval_env = make_pinned_env(self.training_env, copies)
         # Epsilon-greedy policies draw from the action space's generator.
         with preserved_generators(self.model.action_space.np_random):
             entropy = [self.model.seed or 0, step]

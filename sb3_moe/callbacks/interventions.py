@@ -254,7 +254,7 @@ class WeightPenaltyCallback(CheckedCallback):
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError for TRPO, and TypeError for a policy of an unknown family."""
         refuse_trpo(model, type(self).__name__)
-        networks_of(uncompiled(model.policy))
+        networks_of(model.policy)
 
     @property
     def policy(self) -> Any:
@@ -374,8 +374,9 @@ class L2InitCallback(WeightPenaltyCallback):
 
     key: ClassVar[str] = "l2_init"
 
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
+    def _on_rollout_start(self) -> None:
+        super()._on_rollout_start()
+        # Not when training starts: then other callbacks may still change weights.
         if not remembered(self.model, "initial_weights"):
             vars(self.model)["initial_weights"] = self.copies()
 
@@ -510,6 +511,8 @@ class EWCCallback(AnchorCallback):
         named = obs if isinstance(obs, Mapping) else {"": obs}
         columns = {f"{_OBS}{name}": np.asarray(column) for name, column in named.items()}
         columns["actions"] = actions
+        if "action_masks" in self.locals and self.locals["action_masks"] is not None:
+            columns["masks"] = self.locals["action_masks"].reshape(len(actions), -1)
         step = self.num_timesteps // self.training_env.num_envs
         # Keep rows by task. That a task is over is noticed only at the next rollout's start, when
         # the next task may have rows already.
@@ -529,8 +532,8 @@ class EWCCallback(AnchorCallback):
     def strengths(self, task: str, before: Arrays) -> Arrays:
         """Return the Fisher information of all tasks so far."""
         columns = self._recent(task).latest()
-        actions = columns.pop("actions")
+        actions, masks = columns.pop("actions"), columns.pop("masks", None)
         obs: Any = {name.removeprefix(_OBS): column for name, column in columns.items()}
         obs = obs.get("", obs)
-        found = fisher_information(self.model.policy, obs, actions, self.parameters())
+        found = fisher_information(self.model.policy, obs, actions, self.parameters(), masks)
         return {name: each + self.decay * before.get(name, 0.0) for name, each in found.items()}

@@ -33,9 +33,13 @@ class CheckedCallback(EventCallback):
         """Raise ValueError unless the model has what this callback needs."""
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Check the model."""
+        """Check the model, and read the tasks' names."""
         self.check_model(model)
+        before = [vars(self).get(name) for name in ("model", "task_names")]
         super().init_callback(model)
+        self.task_names = task_names(self.training_env)
+        #: whether this call of `learn` goes on with the one before, in which this callback was too
+        self.goes_on = before == [model, self.task_names] and model.num_timesteps > 0
 
     def say(self, text: str) -> None:
         """Print something, if ``verbose`` asks for it."""
@@ -96,7 +100,7 @@ class PeriodicCallback(CheckedCallback):
 
     def _resume(self, step: int) -> int | None:
         """Return the latest step at which this callback acted, in a run that stands at ``step``."""
-        return self._last if self._last is not None and 0 < self._last <= step else None
+        return self._last if self.goes_on else None
 
     def _on_rollout_start(self) -> None:
         if self._is_due(self.model.num_timesteps):
@@ -141,11 +145,10 @@ class RecordingCallback(PeriodicCallback):
         self.log_path = None if log_path is None else Path(log_path) / self.file
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Read the tasks' names."""
+        """Begin a record, or go on with the one in memory or in the file."""
         super().init_callback(model)
-        self.task_names = task_names(self.training_env)
-        constants = {"task_names": np.array(self.task_names)}
-        self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)
+        if not self.goes_on or self.log_path is not None:
+            self.record = Record(self.log_path, {"task_names": np.array(self.task_names)})
 
     @property
     def diagnostics(self) -> dict[str, np.ndarray]:

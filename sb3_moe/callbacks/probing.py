@@ -114,9 +114,8 @@ class ProbeCallback(RecordingCallback):
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that observations of every task can be collected."""
-        before = [vars(self).get(name) for name in ("model", "task_names")]
         super().init_callback(model)
-        if before != [model, self.task_names]:
+        if not self.goes_on:
             self.forget()
         obstacle = why_not_rebuildable(self.training_env)
         self._watches = self.probe is None and obstacle is not None

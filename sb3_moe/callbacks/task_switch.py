@@ -266,6 +266,10 @@ class NewTaskCallback(CheckedCallback):
             policy.check_followed()
             check_room(model, 1)
 
+    def _on_rollout_start(self) -> None:
+        if self.add_expert:
+            changeable(self.model)  # raises if masks were drawn when training started
+
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self._kept = remembered(self.model, "new_tasks")

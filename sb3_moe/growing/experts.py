@@ -15,7 +15,7 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
 from sb3_moe.policies.masks import forget_masks
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.networks import kind_of, networks_of, uncompiled
+from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import model_of_sb3, policy_of
 from sb3_moe.saving.snapshot import preserved_generators
 
@@ -295,5 +295,5 @@ def drop_masks(model: BaseAlgorithm) -> None:
     :raises TypeError: if it is no model of SB3, or its policy is of no known class
     """
     model_of_sb3(model)
-    for optimizer in networks_of(uncompiled(model.policy)).every_optimizer():
+    for optimizer in networks_of(model.policy).every_optimizer():
         forget_masks(optimizer)

@@ -13,16 +13,15 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.layers import (
-    ExpertChoiceMoE,
     Experts,
     LinearScores,
     MoELayer,
     Routing,
     SeparateNetworks,
-    SoftMoE,
     StackedNetwork,
 )
 from sb3_moe.layers.activations import POINTWISE
+from sb3_moe.layers.classes import of_this_package
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.evaluating import Call, evaluating, recording
 from sb3_moe.layers.fixed_moe import TaskEmbedding
@@ -315,15 +314,10 @@ def _readers_of(mixture: MoELayer) -> list[nn.Module]:
     """Return the modules by which a router reads tokens; the mixture itself if unknown."""
     if mixture.sees != "tokens":
         return []
+    # Nothing tells how a router of the user's own reads them.
+    is_ours = of_this_package(type(mixture))
     parts = [part for part in mixture.children() if part is not mixture.experts]
-    linears = [m for m in mixture.experts.modules() if isinstance(m, nn.Linear | StackedLinear)]
-    # A narrower layer of a user-defined router reads only some features, and nothing tells which.
-    narrow = any(
-        isinstance(part, nn.Linear) and linears and part.in_features < linears[0].in_features
-        for part in parts
-    )
-    tells = len(parts) == 1 and not narrow and not [*mixture.parameters(recurse=False)]
-    return parts if tells else [mixture]
+    return parts if is_ours else [mixture]
 
 
 def _networks_of(experts: Experts) -> list[nn.Module]:
@@ -339,13 +333,10 @@ class Activations(NamedTuple):
 
     :param values_ETHP: one row per sample, token or slot that reached the layer; zeros where it was
         not sent to an expert
-    :param gates_TE: how much each expert's row counts in the layer's output; None for a layer
-        that is not in a mixture, or where rows and gates don't line up
     :param rows_E: how many rows were sent to each expert; None: all
     """
 
     values_ETHP: th.Tensor
-    gates_TE: th.Tensor | None = None
     rows_E: th.Tensor | None = None
 
     @property
@@ -357,12 +348,6 @@ class Activations(NamedTuple):
         return mean_EH * (self.values_ETHP.shape[1] / self.rows_E.clamp(min=1)).unsqueeze(1)
 
     @property
-    def gated_activity_EH(self) -> th.Tensor:
-        """Mean absolute activation of each unit over all rows, each weighted by its gate's size."""
-        assert self.gates_TE is not None
-        return _mean(self.values_ETHP.abs() * self.gates_TE.abs().T[:, :, None, None])
-
-    @property
     def features_TF(self) -> th.Tensor:
         """One row per sample with the units of all experts side by side."""
         return self.values_ETHP.transpose(0, 1).flatten(1)
@@ -370,12 +355,8 @@ class Activations(NamedTuple):
 
 def joined(batches: Sequence[Activations]) -> Activations:
     """Return the activations of a layer on several batches as those on one."""
-    values, gates, rows = zip(*batches, strict=True)
-    return Activations(
-        th.cat(values, dim=1),
-        None if gates[0] is None else th.cat(gates),
-        None if rows[0] is None else th.stack(rows).sum(0),
-    )
+    values, rows = zip(*batches, strict=True)
+    return Activations(th.cat(values, dim=1), None if rows[0] is None else th.stack(rows).sum(0))
 
 
 def _mean(values_ETHP: th.Tensor) -> th.Tensor:
@@ -464,32 +445,17 @@ def _activations(layer: HiddenLayer, calls: Mapping[str, list[Call]]) -> Activat
     routing: Routing = calls[f"{layer.name} mixture"][-1].output[1]
     # An expert that is not stacked with the others has layers of its own.
     mine = slice(None) if layer.expert is None else slice(layer.expert, layer.expert + 1)
-    gates_TE = row_gates(layer.mixture, routing)
+    gates_TE = routing.gates_BNE.flatten(0, 1)
     if routing.experts_BNk is not None:
         chosen_TE = th.zeros_like(gates_TE).scatter(-1, routing.experts_BNk.flatten(0, 1), 1.0)
     elif layer.mixture.edit_gates is not None:  # all run, even experts that are off
-        chosen_TE = (gates_TE != 0).to(gates_TE.dtype)
+        on_E = (gates_TE != 0).any(0).to(gates_TE.dtype)
+        chosen_TE = on_E.expand(values_ETHP.shape[1], -1)
     else:
-        return Activations(values_ETHP, gates_TE[:, mine])
+        return Activations(values_ETHP)
     chosen_TE = chosen_TE[:, mine]
     values_ETHP = values_ETHP * chosen_TE.T[:, :, None, None]
-    return Activations(values_ETHP, gates_TE[:, mine], chosen_TE.sum(0))
-
-
-def row_gates(layer: MoELayer, routing: Routing) -> th.Tensor:
-    """Return how much each row of each expert counts in the output, (T, E).
-
-    :param layer: of any router
-    :param routing: what it decided, with rows in the order in which the experts saw them
-    """
-    gates_BNE, logits = routing.gates_BNE, routing.logits_BNE
-    if isinstance(layer, ExpertChoiceMoE):  # the tokens that each expert took
-        taken_BEC = gates_BNE.transpose(1, 2).topk(layer.capacity(gates_BNE.shape[1])).values
-        return taken_BEC.transpose(1, 2).flatten(0, 1)
-    if isinstance(layer, SoftMoE) and logits is not None and logits.shape[1] > 1:
-        # Each slot's mean weight over the tokens it is mixed back into.
-        return routing.weights.mean(1).transpose(1, 2).flatten(0, 1)
-    return gates_BNE.flatten(0, 1)
+    return Activations(values_ETHP, chosen_TE.sum(0))
 
 
 @th.no_grad()

@@ -65,9 +65,6 @@ def dormant_mask(activity_EH: th.Tensor, tau: float) -> th.Tensor:
 def dormant_fraction(activity_EH: th.Tensor, tau: float = 0.0) -> float:
     """Return the share of dormant units, pooled over the layer: the primary measure.
 
-    Given ``Activations.gated_activity_EH`` it is the gate-weighted share, in which an expert whose
-    gates are all 0 counts as dormant.
-
     :param activity_EH: mean absolute activations
     :param tau: units whose score is at most this are dormant
     :return: between 0 and 1; NaN if any activity is not finite
@@ -157,8 +154,7 @@ def measure_layers(
       and all tasks; for an expert's units only the rows sent to that expert count
     - ``dormant@<tau>``: the same at each other tau
     - ``dormant_per_task`` (N,): the same as ``dormant``, on each task's batch alone
-    - ``dormant_per_expert``, for layers in a mixture: the mean of the experts' own fractions
-    - ``dormant_gated``, for layers in a mixture: the fraction for activities weighted by the gates
+    - ``dormant_per_expert``, for layers of several experts: the mean of the experts' own fractions
     - ``effective_rank`` and ``stable_rank``: of the layer's features over all tasks
 
     :param policy: of any algorithm
@@ -181,8 +177,7 @@ def _layer(seen: Sequence[Activations], taus: Sequence[float]) -> Measures:
     measures: Measures = {"dormant": dormant_fraction(pooled_EH, tau)}
     measures |= {f"dormant@{other}": dormant_fraction(pooled_EH, other) for other in taus[1:]}
     measures["dormant_per_task"] = np.array([dormant_fraction(a_EH, tau) for a_EH in by_task])
-    if pooled.gates_TE is not None:
-        measures["dormant_gated"] = dormant_fraction(pooled.gated_activity_EH, tau)
+    if len(pooled_EH) > 1:
         per_expert_E = dormant_fraction_per_expert(pooled_EH, tau)
         measures["dormant_per_expert"] = float(per_expert_E.mean())
     measures["effective_rank"] = effective_rank(pooled.features_TF)
@@ -339,6 +334,7 @@ def fisher_information(
     obs: Obs,
     actions: npt.NDArray[np.generic],
     parameters: Mapping[str, nn.Parameter],
+    masks: npt.NDArray[np.generic] | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Return the diagonal of the empirical Fisher information, by the parameters' names.
 
@@ -350,6 +346,7 @@ def fisher_information(
     :param obs: a batch of observations, as the policy sees them
     :param actions: the B actions taken there, as the algorithm keeps them in its buffer
     :param parameters: what to differentiate by, by name
+    :param masks: the B masks of actions under which these were chosen, for MaskablePPO
     """
     networks, wanted = networks_of(policy), list(parameters.values())
     sums = [th.zeros_like(each) for each in wanted]
@@ -359,7 +356,8 @@ def fisher_information(
         # Row by row: a batch's gradient is the sum, and each row's own has to be squared.
         for i in range(len(actions)):
             seen, _ = policy.obs_to_tensor(select(obs, slice(i, i + 1)))
-            for each in networks.taken(seen, taken[i : i + 1]):
+            allowed = {} if masks is None else {"action_masks": masks[i : i + 1]}
+            for each in networks.taken(seen, taken[i : i + 1], **allowed):
                 grads = th.autograd.grad(
                     each.sum(), wanted, retain_graph=True, allow_unused=True, materialize_grads=True
                 )

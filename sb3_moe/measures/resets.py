@@ -29,7 +29,7 @@ from sb3_moe.measures.hidden import (
 )
 from sb3_moe.measures.plasticity import dormant_mask
 from sb3_moe.policies.masks import masked_as_before, moments_in
-from sb3_moe.policies.networks import networks_of
+from sb3_moe.policies.networks import networks_of, uncompiled
 from sb3_moe.policies.optimizers import ExpertAdam
 from sb3_moe.vec_env.observations import Obs
 
@@ -40,6 +40,7 @@ def fresh_copy(policy: BasePolicy) -> Any:
     :param policy: of any algorithm
     :raises ValueError: if ``_get_constructor_parameters`` lacks an argument of the networks
     """
+    policy = uncompiled(policy)
     built = policy.__class__(**networks_of(policy).constructor_arguments())
     ours, theirs = (
         {name: tuple(tensor.shape) for name, tensor in each.state_dict().items()}
@@ -57,7 +58,7 @@ def fresh_copy(policy: BasePolicy) -> Any:
 
 def fresh_modules(policy: BasePolicy) -> dict[nn.Module, nn.Module]:
     """Map each module of a policy to its counterpart in a :func:`fresh_copy`."""
-    return dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
+    return dict(zip(uncompiled(policy).modules(), fresh_copy(policy).modules(), strict=True))
 
 
 def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
@@ -169,12 +170,11 @@ def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float =
     optimizers = networks_of(policy).every_optimizer()
     groups = [group for each in optimizers for group in each.param_groups]
     learned = {p for group in groups for p in group["params"]} - temperatures_in(policy)
-    with masked_as_before(policy):
-        with frozen_unchanged(policy):
-            for name, parameter in policy.named_parameters():
-                if parameter in learned:
-                    parameter.mul_(shrink).add_(fresh[name], alpha=perturb)
-        reset_optimizers(policy)
+    with masked_as_before(policy), frozen_unchanged(policy):
+        for name, parameter in uncompiled(policy).named_parameters():
+            if parameter in learned:
+                parameter.mul_(shrink).add_(fresh[name], alpha=perturb)
+        _forget(policy, list(learned))
 
 
 def check_shrink_and_perturb(shrink: float, perturb: float) -> None:

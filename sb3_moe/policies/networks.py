@@ -168,7 +168,7 @@ class Networks(ABC):
         logs = [probs_BA.max(-1).values.log() for probs_BA in decision.preferences]
         return {"pi": th.stack(logs).sum(0), **decision.values}
 
-    def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+    def taken(self, obs: PyTorchObs, actions: th.Tensor, **masks: Any) -> list[th.Tensor]:
         """Return the policy's outputs for actions that were taken: differentiable, (B,) each.
 
         Each is the actions' log-probability, an output of a deterministic actor, or a critic's
@@ -177,6 +177,7 @@ class Networks(ABC):
 
         :param obs: a batch of observations on the policy's device
         :param actions: as the algorithm keeps them in its buffer, on that device
+        :param masks: ``action_masks``, for MaskablePPO
         :raises TypeError: if the family does not define this method
         """
         raise TypeError(f"{type(self).__name__} must define `taken` for this")
@@ -307,11 +308,11 @@ class ActorCriticNetworks(Networks):
         values_B = self.policy.predict_values(obs, *self._memory(obs)).flatten()
         return of_distribution(found, {"vf": values_B})
 
-    def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+    def taken(self, obs: PyTorchObs, actions: th.Tensor, **masks: Any) -> list[th.Tensor]:
         """Return the log-probability of the actions, at the start of an episode."""
         if isinstance(self.policy.action_space, spaces.Discrete):
             actions = actions.long().flatten()  # buffers keep discrete actions as a column
-        return [self._distribution(obs).log_prob(actions)]
+        return [self._distribution(obs, **masks).log_prob(actions)]
 
     def _distribution(self, obs: PyTorchObs, **masks: Any) -> Any:
         return self.policy.get_distribution(obs, *self._memory(obs), **masks)
@@ -437,7 +438,7 @@ class ActorWithCriticsNetworks(Networks):
         actions_BA = self.policy._predict(obs, deterministic=True)
         return Decision("mean", (actions_BA,), self._values(obs, actions_BA))
 
-    def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+    def taken(self, obs: PyTorchObs, actions: th.Tensor, **masks: Any) -> list[th.Tensor]:
         """Return the log-probability of the actions, in [-1, 1], and each critic's value."""
         return [*self._preference(obs, actions), *self._values(obs, actions).values()]
 
@@ -489,7 +490,7 @@ class QNetworks(Networks):
         values_BA = self.values(obs)
         return Decision("value", (values_BA,), {"qf": values_BA.max(dim=1).values})
 
-    def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+    def taken(self, obs: PyTorchObs, actions: th.Tensor, **masks: Any) -> list[th.Tensor]:
         """Return the value of the actions."""
         return [self.values(obs).gather(1, actions.long().reshape(-1, 1)).flatten()]
 
@@ -534,6 +535,7 @@ def networks_of(policy: BaseModel) -> Networks:
     :param policy: of any algorithm of SB3 or sb3-contrib, with experts or without
     :raises TypeError: if no family fits
     """
+    policy = uncompiled(policy)
     for family in FAMILIES:
         if family.fits(policy):
             return family(policy)

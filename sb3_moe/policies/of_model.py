@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 from sb3_moe.layers import Routing
 from sb3_moe.policies.looks_inside import Array
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.networks import uncompiled
 
 
 def model_of_sb3(value: object) -> None:
@@ -31,7 +32,7 @@ def policy_of(model: BaseAlgorithm | BaseModel) -> MoEPolicy:
     """
     if not isinstance(model, BaseModel):
         model_of_sb3(model)
-    policy = model.policy if isinstance(model, BaseAlgorithm) else model
+    policy = uncompiled(model.policy if isinstance(model, BaseAlgorithm) else model)
     if not isinstance(policy, MoEPolicy):
         raise TypeError(
             f"`model` must have one of this package's policies, got {type(policy).__name__}; "

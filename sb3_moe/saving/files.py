@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -139,28 +139,6 @@ class Record:
         self.path = path
         self.constants = dict(constants or {})
         self.rows: dict[str, npt.NDArray[Any]] = {"steps": np.empty(0, np.int64)}
-        self._model: object = None
-
-    @classmethod
-    def of(cls, model: object, before: Self | None, path: Path | None, constants: Arrays) -> Self:
-        """Return a record for a model's run: the one before, if it is this model's and has no file.
-
-        SB3 initializes callbacks in each call of ``learn``, which may go on with the call before.
-
-        :param model: whose run it is
-        :param before: the record that the same callback had before
-        :param path: as in the class
-        :param constants: as in the class; the record before must have the same ones
-        """
-        record = cls(path, constants)
-        record._model = model
-        if before is None or before._model is not model or not (path is before.path is None):
-            return record
-        ours, theirs = (
-            {name: each.tolist() for name, each in one.constants.items()}
-            for one in (record, before)
-        )
-        return before if ours == theirs else record
 
     @property
     def last_step(self) -> int | None:

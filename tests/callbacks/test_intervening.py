@@ -15,7 +15,6 @@ import sb3_moe
 from sb3_moe import presets
 from sb3_moe.callbacks import (
     EWCCallback,
-    MultiTaskEvalCallback,
     PlasticityCallback,
     ReDoCallback,
     ResetHeadsCallback,
@@ -278,10 +277,6 @@ REFUSED = [
     (lambda: ShrinkAndPerturbCallback(1, shrink=2), r"`shrink` must be in \[0, 1\], got 2"),
     (lambda: TaskSwitchCallback(replay_buffer="burn"), "one of .*'clear', 'reservoir'"),
     (lambda: EWCCallback(1.0, decay=2), r"`decay` must be in \[0, 1\], got 2"),
-    (
-        lambda: MultiTaskEvalCallback(9, n_eval_envs=1, eval_env="CartPole-v1"),
-        "`n_eval_envs` must be None with an `eval_env`, got 1",
-    ),
     (lambda: collect_probe(toy_vec_env((0, 1), (1, 0)), 4), "`env` must not change its tasks"),
 ]
 NO_LAYER = {"policy_kwargs": {"placement": "none", "net_arch": []}}

@@ -40,8 +40,8 @@ def test_every_layer_and_network_is_measured_before_during_and_after(tmp_path):
             assert saved[f"dormant_per_task/{layer}"].shape == (3, 3)
             assert np.isfinite(saved[f"effective_rank/{layer}"]).all()
         # The last hidden layer is the mixture.
-        assert "dormant_gated/pi.1" in saved
-        assert "dormant_gated/pi.0" not in saved
+        assert "dormant_per_expert/pi.1" in saved
+        assert "dormant_per_expert/pi.0" not in saved
         for network in ("pi", "vf"):
             assert np.isfinite(saved[f"ntk_rank/{network}"]).all()
             # Nothing has moved, and there are no gradients, before training.

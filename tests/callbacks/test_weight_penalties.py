@@ -101,7 +101,7 @@ def test_frozen_experts_get_no_gradient_that_clipping_would_count():
 
 @pytest.mark.parametrize("sparse_first", [True, False])
 def test_dead_weights_of_a_sparse_network_are_not_drawn_anywhere(sparse_first):
-    record, callbacks = Record(), [SparseTrainingCallback(0.5), L2InitCallback(0.3)]
+    record, callbacks = Record(), [L2InitCallback(0.3), SparseTrainingCallback(0.5)]
     model = make()
     model.learn(48, [record, *(callbacks if sparse_first else callbacks[::-1])])
     masks = masks_in(model.policy.optimizer)

@@ -52,14 +52,6 @@ def test_a_quiet_expert_is_dormant_when_pooled_and_awake_on_its_own():
     assert dormant_fraction_per_expert(activity_EH, 0.1).tolist() == [0.0, 0.0]
 
 
-def test_an_expert_that_reaches_no_output_is_dormant_only_with_its_gate():
-    values_ETHP = th.ones(2, 3, 4, 1)
-    gates_TE = th.tensor([[1.0, 0.0]] * 3)
-    activations = Activations(values_ETHP, gates_TE)
-    assert dormant_fraction(activations.activity_EH, 0.0) == 0.0
-    assert dormant_fraction(activations.gated_activity_EH, 0.0) == 0.5
-
-
 def test_a_stacked_layer_scores_as_its_experts_side_by_side_in_one_dense_layer():
     values_ETH = th.rand(3, 10, 4).relu()
     side_by_side_TH = th.cat(list(values_ETH), dim=1)

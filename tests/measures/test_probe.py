@@ -11,10 +11,8 @@ from torch import nn
 from watched import batch, outputs
 
 import sb3_moe  # noqa: F401  registers the policies' names
-from sb3_moe.layers import RouterInput, SoftMoE, experts, mlp_experts
-from sb3_moe.layers.evaluating import recording
+from sb3_moe.layers import experts
 from sb3_moe.measures import measure_ntk, ntk_rank, policy_activations, redo
-from sb3_moe.measures.hidden import as_ETHP, row_gates
 
 
 def test_what_is_read_is_what_the_network_computes():
@@ -22,29 +20,6 @@ def test_what_is_read_is_what_the_network_computes():
     obs = batch(model)
     read = policy_activations(model.policy, obs)["pi.0"].values_ETHP[0, :, :, 0]
     th.testing.assert_close(read, model.policy.mlp_extractor.policy_net(th.as_tensor(obs)))
-
-
-def read_layer(layer, x):
-    """Return (rows' hidden values, rows' outputs, layer's output, rows' gates)."""
-    with recording({"act": layer.experts.layers[1]}) as calls, th.no_grad():
-        y, routing = layer(x)
-    values_ETHP = as_ETHP(calls["act"][0].output, layer.num_experts)
-    rows_ETO = layer.experts.last(values_ETHP[..., 0])
-    return rows_ETO, y, row_gates(layer, routing)
-
-
-SEES = RouterInput(features=4, num_experts=3, num_tokens=6)
-
-
-@pytest.mark.parametrize("tokens", [1, 6])
-@pytest.mark.parametrize("slots", [1, 2])
-def test_gates_of_rows_make_up_a_soft_layers_output(tokens, slots):
-    layer = SoftMoE(mlp_experts(3, 4, 5, 2), SEES, num_slots=slots)
-    x = th.randn(7, 4) if tokens == 1 else th.randn(7, tokens, 4)
-    rows_ETO, y, gates_TE = read_layer(layer, x)
-    weighted_TO = th.einsum("eto,te->to", rows_ETO, gates_TE)
-    per_sample_BO = weighted_TO.view(7, -1, 2).sum(1)
-    th.testing.assert_close(per_sample_BO, y.view(7, tokens, 2).mean(1))
 
 
 def small_cnn(**kwargs):
@@ -71,10 +46,6 @@ def test_experts_one_by_one_read_the_same(kwargs, monkeypatch):
     assert set(parts) == set(whole)
     for name, one in whole.items():
         th.testing.assert_close(parts[name].values_ETHP, one.values_ETHP)
-        assert (parts[name].gates_TE is None) == (one.gates_TE is None)
-        if one.gates_TE is not None:
-            assert one.gates_TE.shape == one.values_ETHP.shape[1::-1]
-            th.testing.assert_close(parts[name].gates_TE, one.gates_TE)
 
 
 def test_a_token_that_is_not_sent_to_an_expert_is_zeros_there_and_does_not_count():
