@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch as th
 from learners import learner
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 
 from sb3_moe.callbacks import EWCCallback, L2AnchorCallback
@@ -70,6 +71,13 @@ def test_the_fisher_information_of_a_policy_is_of_the_log_probability_of_the_act
     found = fisher_information(policy, OBS, np.array([[1.0], [2.0]]), of(policy.action_net))
     np.testing.assert_allclose(found["weight"], [[18.5, 2.0]])
     np.testing.assert_allclose(found["bias"], [2.5])
+
+
+def test_the_probability_of_the_only_action_allowed_depends_on_no_weight():
+    policy, obs = MaskablePPO("MlpPolicy", "CartPole-v1").policy, np.ones((1, 4), np.float32)
+    for masks, any_left in ((None, True), (np.array([[False, True]]), False)):
+        found = fisher_information(policy, obs, np.array([1]), of(policy.action_net), masks)
+        assert found["weight"].any() == any_left
 
 
 def start(model, callback, task=1):

@@ -17,6 +17,9 @@ from sb3_moe.vec_env.tasks import action_meanings
 from sb3_moe_envs import Interleave, MultiTaskEnv, MultiTaskVectorEnv, Task, TaskError
 from sb3_moe_envs.conflicts import Conflicting, ConflictingVectorEnv
 from sb3_moe_envs.methods import meanings_of
+from sb3_moe_envs.physics import CartPoleVectorEnv
+from sb3_moe_envs.snapshot import gives_state
+from sb3_moe_envs.vector.batched import SingleEnv
 from sb3_moe_envs.vector.gymnax import MinAtarVectorEnv
 
 
@@ -198,6 +201,12 @@ def test_where_actions_are_exchanged_their_names_are_too():
     assert meanings_of(exchanged) == ["right", "nothing", "left"]
     assert meanings_of(Conflicting(Named(), actions=(1, 0))) == ["go", "stay"]
     assert meanings_of(Conflicting(Nameless(), actions=(1, 0, 2))) is None
+
+
+def test_one_environment_of_a_vector_has_no_names_and_no_state_that_the_vector_lacks():
+    pole = SingleEnv(CartPoleVectorEnv(1))
+    assert meanings_of(pole) is None
+    assert not gives_state(pole)
 
 
 def test_behind_a_wrapper_that_changes_actions_nothing_has_a_name():

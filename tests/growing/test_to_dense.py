@@ -1,11 +1,13 @@
 """What to_dense carries, what is fitted where there is no equal, and what is refused."""
 
 import arena
+import numpy as np
 import pytest
 import torch as th
 from dense_models import assert_targets_alike, dense, gap, make
 from experts_in_models import all_of, assert_unchanged, moe
 from gymnasium import spaces
+from stable_baselines3 import PPO
 from torch import nn
 
 from sb3_moe.growing import distill, to_dense, upcycle
@@ -127,6 +129,13 @@ def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
     with pytest.raises(ValueError, match=text):
         to_dense(model, **kwargs)
     assert_unchanged(model, before)
+
+
+def test_a_task_in_planes_of_an_image_is_refused():
+    env = arena.Arena(spaces.Box(0, 1, (6, 6, 3), np.float32))
+    kwargs = {"num_experts": 1, "features_extractor_kwargs": {"num_tasks": 2}}
+    with pytest.raises(ValueError, match="the task must not be shown in planes of the image"):
+        to_dense(PPO("MoeCnnPolicy", env, policy_kwargs=kwargs))
 
 
 def test_a_dense_model_of_sb3s_is_refused():

@@ -8,7 +8,10 @@ from dense_models import NUM_TASKS, assert_targets_alike, dense, flat_env, gap, 
 from experts_in_models import all_of, assert_unchanged
 from gymnasium import spaces
 from reach import Reach
+from stable_baselines3 import TD3
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.her import HerReplayBuffer
 from torch import nn
 
@@ -113,6 +116,13 @@ def test_target_networks_lag_behind_as_they_did_and_the_replay_buffer_is_a_copy(
     assert new.replay_buffer is not old.replay_buffer
     assert new.replay_buffer.pos == old.replay_buffer.pos > 0
     assert np.array_equal(new.replay_buffer.observations, old.replay_buffer.observations)
+
+
+def test_action_noise_is_made_for_as_many_environments_as_the_new_model_has():
+    noise = NormalActionNoise(np.zeros(1), np.ones(1))
+    envs = [DummyVecEnv([lambda: arena.Arena(arena.FLAT, arena.BOX)] * n) for n in (2, 1)]
+    old = TD3("MlpPolicy", envs[0], action_noise=noise, learning_starts=2).learn(4)
+    upcycle(old, env=envs[1]).learn(4)
 
 
 def test_rewards_of_n_steps_end_where_the_new_models_episodes_begin():

@@ -215,9 +215,12 @@ def test_remedies_leave_frozen_experts_as_they_are(remedy):
     sb3_moe.freeze_experts(model, [0, 2])
     experts = model.policy.moe_layers()["pi.big"].experts
     before = [p.detach().clone() for p in experts.parameters()]
-    remedy(model.policy)
-    for parameter, old in zip(experts.parameters(), before, strict=True):
+    averages = model.policy.optimizer.state
+    then = [averages[p]["exp_avg"].clone() for p in experts.parameters()]
+    remedy(th.compile(model.policy, backend="eager"))
+    for parameter, old, average in zip(experts.parameters(), before, then, strict=True):
         assert th.equal(parameter[[0, 2]], old[[0, 2]])
+        assert th.equal(averages[parameter]["exp_avg"][[0, 2]], average[[0, 2]])
     assert any(
         not th.equal(p[1], old[1]) for p, old in zip(experts.parameters(), before, strict=True)
     )

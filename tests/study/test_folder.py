@@ -107,6 +107,8 @@ def test_what_was_logged_last_is_read_from_rows_of_other_keys(tmp_path):
     (tmp_path / "progress-000000000.csv").write_text(log)
     last = {"time/fps": "20", "time/total_timesteps": "128", "rollout/A/ep_rew_mean": "5.5"}
     assert RunFolder(tmp_path).last_logged() == last
+    (tmp_path / "progress-000000128.csv").touch()  # of a run that has just been resumed
+    assert RunFolder(tmp_path).last_logged() == last
     assert RunFolder(tmp_path / "none").last_logged() == {}
 
 

@@ -53,6 +53,14 @@ def test_a_file_becomes_a_page(files, tmp_path, capsys, name):
     assert labels == ["the agent as it is", "without expert 1 of pi"]
 
 
+def test_statistics_beside_a_file_are_opened_only_with_trust(files, tmp_path, capsys):
+    path = tmp_path / "agent.moe"
+    path.write_bytes((files / "agent.moe").read_bytes())
+    (tmp_path / "vec_normalize.pkl").touch()
+    assert main([str(path), "--tasks", *TASKS]) == 2
+    assert "vec_normalize.pkl can run code when it is opened: pass" in capsys.readouterr().err
+
+
 def test_a_film_shows_the_agent_as_it_is_and_says_so(files, tmp_path, capsys):
     words = [str(files / "agent.moe"), "--tasks", *TASKS, "--out", str(tmp_path / "x.gif")]
     assert main([*words, "--table", "2"]) == 2

@@ -20,15 +20,25 @@ def buffer(**options):
     )
 
 
-def add(into, rewards, dones, cut=(False, False)):
+def add(into, rewards, dones, cut=(False, False), length=None):
     obs = np.zeros((2, 2), dtype=np.float32)
     infos = [{"task_id": i, "TimeLimit.truncated": each} for i, each in enumerate(cut)]
+    for info in infos if length else ():
+        info["episode"] = {"l": length}
     into.add(obs, obs, np.zeros((2, 1)), np.array(rewards), np.array(dones), infos)
 
 
 def rewards_of(filled, task):
     drawn = filled._gather(np.flatnonzero(filled.task_ids == task), None)
     return drawn.rewards.flatten().tolist()
+
+
+def test_an_episode_that_learn_broke_off_is_no_part_of_the_next_one():
+    filled = buffer()
+    add(filled, [4.0, 1.0], [False, False])  # and then `learn` resets the environments
+    add(filled, [4.0, 1.0], [True, True], length=1)
+    add(filled, [4.0, 1.0], [True, True], length=1)
+    assert filled.largest == {0: 4.0, 1: 1.0}
 
 
 def test_rewards_are_divided_by_the_largest_return_of_their_task():

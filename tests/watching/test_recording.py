@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import shown
 import torch as th
+from gymnasium import spaces
 from gymnasium.wrappers import RecordVideo
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3 import DQN, PPO, SAC
@@ -135,6 +136,9 @@ def test_mean_actions_are_in_the_units_of_the_environment():
     [track] = replay.runs[0].tracks
     np.testing.assert_allclose(track.preferences[0], track.actions_TD, rtol=1e-5)
     assert replay.bounds == [2.0]
+    own, env = (arena.Arena(arena.FLAT, spaces.Box(-3, 3, (2, 3))) for _ in range(2))
+    [track] = sb3_moe.watch(SAC("MlpPolicy", own, buffer_size=9), env, max_steps=3).runs[0].tracks
+    np.testing.assert_allclose(track.preferences[0], track.actions_TD, rtol=1e-5)
 
 
 def sizes_drawn(track):
