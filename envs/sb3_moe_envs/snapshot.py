@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import sys
 import types
 from typing import Any
 
@@ -93,6 +94,21 @@ class _Loader(pickle.Unpickler):
     def __init__(self, saved: bytes, built: Env) -> None:
         super().__init__(io.BytesIO(saved))
         self._base: Env = built.unwrapped
+        layers = [built]
+        while isinstance(layers[-1], gym.Wrapper):
+            layers.append(layers[-1].env)
+        self._classes = {each.__qualname__: each for env in layers for each in type(env).__mro__}
 
     def persistent_load(self, pid: str) -> Env:
         return self._base
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a class; if it is of a script that isn't running now, look it up in `built`."""
+        if module != "__main__" or hasattr(sys.modules[module], name.partition(".")[0]):
+            return super().find_class(module, name)
+        if name not in self._classes:
+            raise pickle.UnpicklingError(
+                f"{name!r} was part of the script that saved this environment: put such classes "
+                "and functions into a module of their own, which every script can import"
+            )
+        return self._classes[name]

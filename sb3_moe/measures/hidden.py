@@ -21,7 +21,6 @@ from sb3_moe.layers import (
     StackedNetwork,
 )
 from sb3_moe.layers.activations import POINTWISE
-from sb3_moe.layers.classes import of_this_package
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.evaluating import Call, evaluating, recording
 from sb3_moe.layers.fixed_moe import TaskEmbedding
@@ -314,10 +313,15 @@ def _readers_of(mixture: MoELayer) -> list[nn.Module]:
     """Return the modules by which a router reads tokens; the mixture itself if unknown."""
     if mixture.sees != "tokens":
         return []
-    # Nothing tells how a router of the user's own reads them.
-    is_ours = of_this_package(type(mixture))
     parts = [part for part in mixture.children() if part is not mixture.experts]
-    return parts if is_ours else [mixture]
+    linears = [m for m in mixture.experts.modules() if isinstance(m, nn.Linear | StackedLinear)]
+    # A narrower layer of a user-defined router reads only some features, and nothing tells which.
+    narrow = any(
+        isinstance(part, nn.Linear) and linears and part.in_features < linears[0].in_features
+        for part in parts
+    )
+    tells = len(parts) == 1 and not narrow and not [*mixture.parameters(recurse=False)]
+    return parts if tells else [mixture]
 
 
 def _networks_of(experts: Experts) -> list[nn.Module]:

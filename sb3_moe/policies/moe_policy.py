@@ -343,8 +343,14 @@ class MoEPolicy(TeachesOptimizers):
     def obs_to_tensor(self, observation: Any) -> Any:
         """Turn observations into tensors as SB3's policy does.
 
-        :raises ValueError: if a task id is out of range, which torch's errors would not name
+        :raises ValueError: if a key is missing, or a task id is out of range; torch's errors would
+            name neither
         """
+        if isinstance(self.observation_space, gym.spaces.Dict):
+            keys = [*self.observation_space.spaces]
+            found = [*observation] if isinstance(observation, dict) else type(observation).__name__
+            if not {*keys} <= {*found}:
+                raise ValueError(f"an observation must be a dict with {keys}, got {found}")
         space: Any = self.observation_space
         if has_task_key(space):
             ids, num_tasks = np.asarray(observation[TASK_KEY]), int(space[TASK_KEY].n)

@@ -1,6 +1,7 @@
 """States: what is restored goes on exactly, and survives the seed that loading a model brings."""
 
 import pickle
+import sys
 from functools import partial
 
 import gymnasium as gym
@@ -9,7 +10,9 @@ import pytest
 from counting import CountingEnv, counting_tasks
 from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from tiny import Steps
 
 from sb3_moe_envs import (
     Adaptive,
@@ -19,6 +22,7 @@ from sb3_moe_envs import (
     Task,
     make_multitask_vector,
 )
+from sb3_moe_envs.snapshot import restore, snapshot
 
 
 def play(env, num_steps):
@@ -156,3 +160,22 @@ def test_a_single_atari_game_is_restored_by_cloning():
     assert state["exact"]
     other.load_state_dict(state)
     assert play(other, 40) == play(env, 40)
+
+
+class OfTheScript(Steps):
+    """As one that stands in the script that is run."""
+
+
+def test_an_environment_of_a_script_goes_on_where_that_script_is_not_run(monkeypatch):
+    monkeypatch.setattr(OfTheScript, "__module__", "__main__")
+    env = TimeLimit(OfTheScript(), 10)
+    env.reset(seed=0)
+    env.step(1)
+    with monkeypatch.context() as script:
+        script.setattr(sys.modules["__main__"], "OfTheScript", OfTheScript, raising=False)
+        state = snapshot(env)
+    restored = restore(TimeLimit(OfTheScript(), 10), state)
+    assert type(restored.unwrapped) is OfTheScript
+    assert restored.unwrapped.steps == 1
+    with pytest.raises(pickle.UnpicklingError, match="into a module of their own"):
+        restore(TimeLimit(Steps(), 10), state)

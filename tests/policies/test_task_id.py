@@ -170,6 +170,9 @@ def test_a_task_id_that_is_out_of_range_is_named(placement):
         message = rf"`task_id` of an observation must be in \[0, 2\), got .*{wrong}"
         with pytest.raises(ValueError, match=message):
             model.predict(obs)
+    for lacking, got in (({"obs": np.zeros(3)}, r"\['obs'\]"), (np.zeros(3), "ndarray")):
+        with pytest.raises(ValueError, match=rf"dict with \['obs', 'task_id'\], got {got}"):
+            model.predict(lacking)
 
 
 @pytest.mark.parametrize("placement", ["big", "none"])
