@@ -139,6 +139,7 @@ def named_architecture(
     """
     if options is None and ":" in name:
         return Architecture(name=name.rpartition(":")[2], policy=name)
+    building.algorithm_class(algorithm)  # raises if it is misspelled
     meant = _meant_by(name)
     if not meant and options is None:
         raise ValueError(

