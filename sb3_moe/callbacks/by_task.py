@@ -231,9 +231,11 @@ class TaskTemperatureCallback(CheckedCallback):
 class TaskAdvantageCallback(CheckedCallback):
     """Normalize any on-policy algorithm's advantages by task, when a rollout is full.
 
-    RecurrentPPO takes no ``rollout_buffer_class``, and MaskablePPO's buffer must store action
-    masks. This callback does for both what :class:`~sb3_moe.vec_env.MultiTaskRolloutBuffer` does
-    for PPO. It warns unless ``normalize_advantage=False``. Put it before callbacks that read
+    A task whose rewards are a thousand times another task's then moves the policy no more than the
+    other does. Each task's advantages get mean 0 and standard deviation 1, as SB3 does it for each
+    minibatch; if a task has only one, that becomes 0. Returns, which the critic learns, stay as
+    they are. It warns unless ``normalize_advantage=False``: with True, PPO normalizes each
+    minibatch over all tasks once more, which changes little. Put it before callbacks that read
     advantages.
 
     :param num_tasks: the number of tasks, where a Box observation ends in the one-hot task id;

@@ -160,7 +160,7 @@ _OF_ROLES = {
     "rollout_buffer_class": {
         f"{_SB3}.common.buffers": "DictRolloutBuffer RolloutBuffer",
         f"{_CONTRIB}.common.maskable.buffers": "MaskableDictRolloutBuffer MaskableRolloutBuffer",
-        "sb3_moe.vec_env": "DeviceRolloutBuffer MultiTaskRolloutBuffer",
+        "sb3_moe.vec_env": "DeviceRolloutBuffer",
     },
 }
 #: For each argument, the module of each class by the class's name. A file holds only this name, so

@@ -10,14 +10,13 @@ from sb3_moe.vec_env.replay_buffers import (
     MultiTaskReplayBuffer,
     ReturnScaledReplayBuffer,
 )
-from sb3_moe.vec_env.rollout_buffers import DeviceRolloutBuffer, MultiTaskRolloutBuffer
+from sb3_moe.vec_env.rollout_buffers import DeviceRolloutBuffer
 
 __all__ = [
     "DeviceReplayBuffer",
     "DeviceRolloutBuffer",
     "GymnasiumVecEnv",
     "MultiTaskReplayBuffer",
-    "MultiTaskRolloutBuffer",
     "PerTaskVecNormalize",
     "ReturnScaledReplayBuffer",
     "TaskEpisodes",

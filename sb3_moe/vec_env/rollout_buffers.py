@@ -1,4 +1,4 @@
-"""Rollout buffers: on the training device, and with advantages normalized by task.
+"""A rollout buffer on the training device, and advantages normalized by task.
 
 Shapes: T steps, E environments, K tasks.
 """
@@ -12,7 +12,6 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
-from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.vec_env.observations import allocate, map_observation, write, write_row
 from sb3_moe.vec_env.task_ids import TaskIds
 
@@ -108,41 +107,6 @@ class DeviceRolloutBuffer(RolloutBuffer):
 
 def _environment_by_environment(tensor: th.Tensor) -> th.Tensor:
     return tensor.transpose(0, 1).flatten(0, 1)
-
-
-class MultiTaskRolloutBuffer(DeviceRolloutBuffer):
-    """SB3's rollout buffer, on the training device, with advantages normalized by task.
-
-    A task whose rewards are a thousand times another task's then moves the policy no more than the
-    other does. Each task's advantages get mean 0 and standard deviation 1, as SB3 does it for each
-    minibatch; if a task has only one, that becomes 0. Returns, which the critic learns, stay as
-    they are.
-
-    For PPO, A2C and TRPO: ``rollout_buffer_class=MultiTaskRolloutBuffer`` with
-    ``normalize_advantage=False``. With True, PPO normalizes each minibatch over all tasks once
-    more, which changes little. The buffer cannot see that argument;
-    :class:`~sb3_moe.callbacks.TaskAdvantageCallback` does, and warns.
-
-    :param args: as in SB3's RolloutBuffer; takes Dict observations too
-    :param num_tasks: K, if the id is a one-hot at the end of a Box observation, or planes of an
-        image; None: a Dict has it under ``task_id``
-    :param kwargs: as in SB3's RolloutBuffer
-    :raises ValueError: if the observation holds no task id
-    """
-
-    def __init__(self, *args: Any, num_tasks: int | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        whole_or_none("num_tasks", num_tasks)
-        self._task_ids = TaskIds(self.observation_space, num_tasks, "normalizing by task")
-
-    def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
-        """Compute both as SB3 does, then normalize the advantages by task.
-
-        :param last_values: (E, 1) estimates for the observations after the last step
-        :param dones: (E,)
-        """
-        super().compute_returns_and_advantage(last_values, dones)
-        self.advantages = normalized_by_task(self.advantages, tasks_of(self, self._task_ids))
 
 
 def tasks_of(buffer: RolloutBuffer, task_ids: TaskIds) -> np.ndarray:

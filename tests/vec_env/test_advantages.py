@@ -4,15 +4,13 @@ import warnings
 
 import numpy as np
 import pytest
-import torch as th
 from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO
-from stable_baselines3.common.buffers import DictRolloutBuffer
 
 import sb3_moe
 from sb3_moe.callbacks import TaskAdvantageCallback
-from sb3_moe.vec_env import MultiTaskRolloutBuffer
-from sb3_moe.vec_env.rollout_buffers import normalized_by_task, tasks_of
+from sb3_moe.vec_env.rollout_buffers import normalized_by_task
+from sb3_moe.vec_env.task_ids import TaskIds
 from sb3_moe_envs import Cycle
 from sb3_moe_envs.spaces.interface import NamedBox
 
@@ -33,45 +31,6 @@ def test_each_task_gets_mean_0_and_deviation_1_by_hand():
     assert found.dtype == np.float32
 
 
-def filled(buffer, scales=(1.0, 1000.0, 0.0)):
-    rng = np.random.default_rng(0)
-    for _ in range(STEPS):
-        tasks = rng.integers(3, size=N_ENVS)
-        obs = {"obs": rng.uniform(-1, 1, (N_ENVS, 3)), "task_id": tasks}
-        buffer.add(
-            obs if isinstance(buffer.observation_space, spaces.Dict)
-            else np.concatenate([obs["obs"], np.eye(3)[tasks]], axis=1),
-            rng.integers(2, size=(N_ENVS, 1)),
-            rng.normal(size=N_ENVS) * np.array(scales)[tasks],
-            rng.random(N_ENVS) < 0.2,
-            th.from_numpy(rng.normal(size=(N_ENVS, 1))).float(),
-            th.from_numpy(rng.normal(size=N_ENVS)).float(),
-        )  # fmt: skip
-    buffer.compute_returns_and_advantage(th.ones(N_ENVS, 1), np.zeros(N_ENVS))
-    return buffer
-
-
-@pytest.mark.parametrize("kind", ["Dict", "one-hot"])
-def test_only_advantages_change_and_only_within_their_task(kind):
-    theirs = filled(DictRolloutBuffer(STEPS, DICT, ACTIONS, "cpu", n_envs=N_ENVS))
-    if kind == "Dict":
-        ours = MultiTaskRolloutBuffer(STEPS, DICT, ACTIONS, "cpu", n_envs=N_ENVS)
-    else:
-        box = spaces.Box(-1, 1, (6,))
-        ours = MultiTaskRolloutBuffer(STEPS, box, ACTIONS, "cpu", n_envs=N_ENVS, num_tasks=3)
-    filled(ours)
-    tasks = theirs.observations["task_id"][..., 0]
-    np.testing.assert_array_equal(tasks_of(ours, ours._task_ids), tasks)
-    np.testing.assert_array_equal(ours.returns, theirs.returns)
-    np.testing.assert_allclose(ours.advantages, normalized_by_task(theirs.advantages, tasks))
-    assert np.abs(theirs.advantages).max() > 100
-    np.random.seed(0)
-    first = next(ours.get(7))
-    np.random.seed(0)
-    second = next(theirs.get(7))
-    np.testing.assert_allclose(first.returns, second.returns)
-
-
 @pytest.mark.parametrize(
     ("space", "num_tasks", "message"),
     [
@@ -79,13 +38,12 @@ def test_only_advantages_change_and_only_within_their_task(kind):
         (spaces.Box(-1, 1, (4,)), 4, "`num_tasks` must leave something of Box.*got 4"),
         (spaces.Box(-1, 1, (4, 5)), 2, "needs a one-hot at the end of a flat Box"),
         (DICT, 2, "`num_tasks` must agree with the task_id space, 3, got 2"),
-        (spaces.Box(-1, 1, (4,)), 0, "`num_tasks` must be at least 1"),
         (NAMED, 3, "`num_tasks` must agree with the tasks in the observation space, 2, got 3"),
     ],
 )
 def test_an_observation_without_a_task_id_is_refused(space, num_tasks, message):
     with pytest.raises(ValueError, match=message):
-        MultiTaskRolloutBuffer(STEPS, space, ACTIONS, "cpu", num_tasks=num_tasks)
+        TaskIds(space, num_tasks, "normalizing by task")
 
 
 def make_env(**kwargs):
@@ -100,9 +58,8 @@ def ppo(env=None, algorithm=PPO, **kwargs):
 
 def test_ppo_warns_where_it_normalizes_over_all_tasks_too():
     cure = "give PPO normalize_advantage=False"
-    for kwargs in ({}, {"rollout_buffer_class": MultiTaskRolloutBuffer}):
-        with pytest.warns(UserWarning, match=cure):
-            ppo(**kwargs).learn(16, callback=TaskAdvantageCallback())
+    with pytest.warns(UserWarning, match=cure):
+        ppo().learn(16, callback=TaskAdvantageCallback())
 
 
 @pytest.mark.covering
