@@ -86,7 +86,7 @@ class PeriodicCallback(CheckedCallback):
         self._continue = True
 
     @abstractmethod
-    def act(self, step: int) -> bool:
+    def act(self, step: int) -> bool | None:
         """Do the work of this callback.
 
         :param step: global steps so far
@@ -115,7 +115,7 @@ class PeriodicCallback(CheckedCallback):
 
     def _do(self, step: int) -> None:
         self._last = step
-        self._continue = self.act(step) and self._continue
+        self._continue = self.act(step) is not False and self._continue
         self._continue = self._on_event() and self._continue
 
     def _on_step(self) -> bool:
