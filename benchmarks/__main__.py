@@ -13,6 +13,7 @@ import torch as th
 import tyro
 
 from benchmarks import report
+from sb3_moe.study.engine import KEPT_MEMORY
 
 Name = Literal[
     "layers",
@@ -35,6 +36,8 @@ ALONE = ("memory", "metaworld")
 NAMES: tuple[Name, ...] = tuple(name for name in get_args(Name) if name not in ALONE)
 # Small networks train fastest on one thread; layers may be used in larger networks.
 ALL_THREADS = ("layers",)
+# Else the layout of the heap decides, by luck, which networks' tensors cost page faults.
+KEEPING = ("layers", "training")
 
 
 @dataclass
@@ -69,7 +72,8 @@ def in_a_fresh_process(name: Name, threads: int, options: Options) -> None:
     """Run a benchmark in its own process: memory that another one freed speeds up large tensors."""
     arguments = ["--only", name, "--threads", str(threads), "--device", options.device]
     command = [sys.executable, "-m", "benchmarks", *arguments, "--out", str(options.out)]
-    subprocess.run(command, check=True)
+    environment = os.environ | (KEPT_MEMORY if name in KEEPING else {})
+    subprocess.run(command, check=True, env=environment)
 
 
 def thread_counts(name: Name) -> list[int]:

@@ -23,6 +23,7 @@ import torch as th
 import tyro
 
 from benchmarks.timing import by_name, quartiles, ratios
+from sb3_moe.study.engine import KEPT_MEMORY
 
 ROOT = Path(__file__).resolve().parents[1]
 # The child imports our packages from the checkout in which it starts, benchmarks from this one.
@@ -81,8 +82,8 @@ def compare(
 
 def process(root: Path, what: str) -> subprocess.Popen[str]:
     """Start a process with the code of one checkout; it ends when its standard input is closed."""
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    environment = os.environ | threads | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'envs'}"}
+    own = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **KEPT_MEMORY}
+    environment = os.environ | own | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'envs'}"}
     command = [sys.executable, "-c", CHILD, str(ROOT), what]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=root, env=environment, **pipes)
@@ -98,10 +99,7 @@ def turn(child: subprocess.Popen[str], name: str) -> dict[str, float]:
 
 def answer(what: str) -> None:
     """Print the seconds of one round for each case that the input names, in a child process."""
-    from sb3_moe.layers import keep_freed_memory
-
     th.set_num_threads(1)
-    keep_freed_memory()
     benchmark = importlib.import_module(f"benchmarks.{what}")
     for name, turns in itertools.groupby(sys.stdin, key=str.strip):
         race = benchmark.race(name)

@@ -13,7 +13,6 @@ from torch import nn
 from benchmarks import peers
 from benchmarks.timing import Function, Race, bounded, clock_on, paired, ratio, ratios
 from sb3_moe import layers as ours
-from sb3_moe.layers import keep_freed_memory
 
 OURS, GELU, GEMM = "SoftMoE", "SoftMoE with GELU", "GEMM ceiling"
 GEMM_SIZE = 1024
@@ -111,8 +110,6 @@ def run(device: str = "cpu", rounds: int = 15) -> list[dict[str, Any]]:
     :param device: where to run
     :param rounds: interleaved rounds per comparison
     """
-    # Else the layout of the heap decides, by luck, which layer's tensors cost page faults.
-    keep_freed_memory()
     rows, clock = [], clock_on(device)
     for shape in SHAPES:
         layers = make_layers(shape, device)

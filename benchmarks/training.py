@@ -18,7 +18,6 @@ from torch import nn
 
 import sb3_moe
 from benchmarks.timing import Race, bounded, clock_on, quartiles, ratios
-from sb3_moe.layers import keep_freed_memory
 from sb3_moe.presets import MINATAR_PPO
 
 MIDDLE = {"placement": "middle", "router": "soft", "num_experts": 8}
@@ -130,7 +129,6 @@ def run(device: str = "cpu", rounds: int = 15) -> list[dict[str, Any]]:
     :param device: where the policies are
     :param rounds: interleaved turns of each model
     """
-    keep_freed_memory()
     return [row for name in CASES for row in rows(name, race(name, device).rounds(rounds))]
 
 

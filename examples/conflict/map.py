@@ -2,8 +2,10 @@
 
     python examples/conflict/map.py rates map_rates.csv
     python examples/conflict/map.py runs map.csv --rates map_rates.csv
+    python examples/conflict/map.py draw map.csv
 
-Each run is a row of the table; runs that the table has are not trained again.
+Each run is a row of the table; runs that the table has are not trained again. The figure is written
+beside the table.
 """
 
 import argparse
@@ -13,14 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch as th
+from matplotlib.figure import Figure
 from stable_baselines3 import PPO
 
 import sb3_moe
 from sb3_moe.callbacks import make_pinned_env
+from sb3_moe.study.judging import t_interval
 from sb3_moe.study.preparing import beyond
 from sb3_moe.vec_env import evaluate_tasks
+from sb3_moe.watching.figures import COLORS, MARKERS, save_figure
 from sb3_moe_envs import Task
 from sb3_moe_envs.conflicts import conflicting_cartpoles
 
@@ -103,13 +109,51 @@ def runs(rates: Path) -> Iterator[tuple[Any, ...]]:
                 yield case, network, float(scores[case.tasks, network].idxmax()), seed
 
 
+# The figure's columns, by number of tasks and factor of steps, and its rows, by share of conflicts.
+COLUMNS = {
+    (2, 1): "2 tasks",
+    (8, 1): "8 tasks",
+    (32, 1): "32 tasks",
+    (8, 4): "8 tasks, four times the steps",
+}
+ROWS = {0.0: "none in conflict", 0.5: "half in conflict", 1.0: "all in conflict"}
+
+
+def draw(table: Path) -> None:
+    """Draw each network's return in each case, the mean over seeds with its 95% t interval."""
+    returns = pd.read_csv(table).groupby([*Case._fields, "network"])["return"].agg(list)
+    figure = Figure(figsize=(10.5, 5.6), layout="constrained")
+    panels = figure.subplots(len(ROWS), len(COLUMNS), sharex=True, sharey=True)
+    for axes_of_row, (share, row) in zip(panels, ROWS.items(), strict=True):
+        axes_of_row[0].set_ylabel(row)
+        for axes, ((tasks, times), column) in zip(axes_of_row, COLUMNS.items(), strict=True):
+            if share == 0:
+                axes.set_title(column, fontsize="medium")
+            if (tasks, share, times) not in CASES:
+                axes.text(0.5, 0.5, "the same as all", transform=axes.transAxes, ha="center")
+            for k, network in enumerate(NETWORKS):
+                of_seeds = np.array(returns.get((tasks, share, times, network), []))
+                if len(of_seeds) > 1:
+                    axes.hlines(k, *t_interval(of_seeds), color=COLORS[k], linewidth=2)
+                    axes.plot(of_seeds.mean(), k, MARKERS[k], color=COLORS[k])
+            axes.set_xlim(0, 510)
+            axes.grid(axis="x", color="0.9")
+    panels[0, 0].set_yticks(range(len(NETWORKS)), NETWORKS)
+    panels[0, 0].invert_yaxis()
+    figure.supxlabel("return at the end, mean over tasks (at most 500)", fontsize="medium")
+    save_figure(figure, table.with_suffix(""), ("png",))
+
+
 def main() -> None:
-    """Train the runs that the table does not have."""
+    """Train the runs that the table does not have, or draw them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["rates", "runs"])
+    parser.add_argument("what", choices=["rates", "runs", "draw"])
     parser.add_argument("table", type=Path)
     parser.add_argument("--rates", type=Path, help="the table of rates, for the runs")
     args = parser.parse_args()
+    if args.what == "draw":
+        draw(args.table)
+        return
     th.set_num_threads(1)
     if not args.table.exists():
         args.table.write_text(",".join([*KEY, "return"]) + "\n")

@@ -1,6 +1,7 @@
 """What callbacks share: when they act, what a model remembers for them, and what they log."""
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -168,7 +169,8 @@ class CurrentTask:
     """Track which task all parallel environments play.
 
     :param env: the training environment
-    :param required: whether the environment must have tasks
+    :param required: whether the environment must have tasks, and tasks that end: it warns if they
+        are interleaved
     :raises ValueError: if tasks are required, and there are none
     """
 
@@ -177,6 +179,12 @@ class CurrentTask:
             require_tasks(env)
         self.names = task_names(env)
         self.are_mixed = are_interleaved(env)
+        if required and self.are_mixed:
+            warnings.warn(
+                "tasks are interleaved, so none ever ends, and what a callback does at a task's "
+                "end is never done: use a `schedule` such as Cycle",
+                stacklevel=2,
+            )
         self._env = env
 
     def number(self) -> int | None:

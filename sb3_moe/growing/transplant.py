@@ -14,7 +14,7 @@ from torch import nn
 from sb3_moe.growing.copy_map import Age, CopyMap, Entry, Origin, Read, itself, shown_in, tensors_of
 from sb3_moe.growing.gates import Heir, kept, share_out, takes_bias
 from sb3_moe.layers import MoELayer, SoftMoE
-from sb3_moe.layers.moe import HELD, hold_router
+from sb3_moe.layers.moe import HELD, hold_router, router_tensors
 from sb3_moe.layers.stacked import flat
 from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
@@ -86,8 +86,8 @@ class Transplant:
         for heir, expert in zip(heirs, mine, strict=True):
             for i, into in enumerate(expert):
                 self._inherit(into, heir, [each[i] for each in theirs])
-        axes, before = new.expert_axes(), _of_router(old)
-        for name, tensor in _of_router(new).items():
+        axes, before = new.expert_axes(), router_tensors(old)
+        for name, tensor in router_tensors(new).items():
             if name in axes and name not in before:
                 continue  # the new bias of the scores, set by `share_out`
             axis = axes.get(name)
@@ -254,12 +254,6 @@ def set_frozen(model: Any, frozen: Mapping[str, Sequence[int]]) -> None:
     model.policy_kwargs = {k: v for k, v in model.policy_kwargs.items() if k != "frozen_experts"}
     if policy.frozen_experts is not None:
         model.policy_kwargs["frozen_experts"] = policy.frozen_experts
-
-
-def _of_router(layer: MoELayer) -> dict[str, th.Tensor]:
-    """Return a layer's parameters and buffers besides those of its experts."""
-    named = [*layer.named_parameters(), *layer.named_buffers()]
-    return {name: tensor for name, tensor in named if not name.startswith("experts.")}
 
 
 def _by_expert(tensor: th.Tensor, axis: int | None, num_experts: int) -> Sequence[th.Tensor]:

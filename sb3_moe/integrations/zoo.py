@@ -2,7 +2,8 @@
 
 ``--gym-packages sb3_moe_envs sb3_moe.integrations.zoo`` registers the policies' names. Where the
 zoo is installed, it also changes the zoo's samplers, which replace all given ``policy_kwargs`` by
-sampled ones: then they keep the given ones, and sample the other options of mixtures.
+sampled ones: then they keep those that the zoo samples no value for, and sample the other options
+of mixtures.
 ``python -m sb3_moe.integrations.zoo ppo`` prints the path of a file of hyperparameters for the
 zoo's ``--conf-file``.
 """

@@ -3,7 +3,6 @@
 from sb3_moe.layers.aux_loss import AuxCoefs
 from sb3_moe.layers.experts import Experts, SeparateNetworks, StackedNetwork, mlp_experts
 from sb3_moe.layers.fixed_moe import EmbeddingMoE, TaskMoE, UniformMoE
-from sb3_moe.layers.memory import keep_freed_memory
 from sb3_moe.layers.moe import MoELayer, RouterInput
 from sb3_moe.layers.predict import Belief, PredictMoE
 from sb3_moe.layers.registry import (
@@ -40,7 +39,6 @@ __all__ = [
     "StackedNetwork",
     "TaskMoE",
     "UniformMoE",
-    "keep_freed_memory",
     "mlp_experts",
     "register_expert",
     "register_router",

@@ -26,10 +26,9 @@ def numbers_below(name: str, values: object, bound: int, of: str) -> None:
     if isinstance(values, str) or not isinstance(values, Collection):
         raise TypeError(f"`{name}` must be a list of numbers of experts, got {values!r}")
     for each in values:
-        if not 0 <= each < bound:
-            raise ValueError(
-                f"`{name}` must hold numbers in [0, num_experts={bound}) of {of}, got {each}"
-            )
+        whole(name, each, least=0)
+        if each >= bound:
+            raise ValueError(f"`{name}` must be in [0, num_experts={bound}) of {of}, got {each}")
     if len(set(values)) < len(values):
         raise ValueError(f"`{name}` must name each expert once, got {list(values)}")
 

@@ -163,9 +163,15 @@ def edited_shares(layer: MoELayer, gates: th.Tensor) -> th.Tensor:
     return edited / edited.sum(-1, keepdim=True).clamp_min(th.finfo(edited.dtype).tiny)
 
 
+def router_tensors(layer: MoELayer) -> dict[str, th.Tensor]:
+    """Return the tensors of a mixture's router by name: all of the layer's but the experts'."""
+    named = [*layer.named_parameters(), *layer.named_buffers()]
+    return {name: tensor for name, tensor in named if not name.startswith("experts.")}
+
+
 def router_parameters(layer: MoELayer) -> list[nn.Parameter]:
-    """Return the parameters of a mixture's router: all of the layer's but the experts'."""
-    return [p for name, p in layer.named_parameters() if not name.startswith("experts.")]
+    """Return the parameters of a mixture's router."""
+    return [each for each in router_tensors(layer).values() if isinstance(each, nn.Parameter)]
 
 
 def hold_router(layer: MoELayer, still: bool) -> None:

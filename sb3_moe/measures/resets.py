@@ -13,7 +13,7 @@ from torch import nn
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative
-from sb3_moe.layers.moe import router_parameters
+from sb3_moe.layers.moe import router_tensors
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.measures.hidden import (
     Activations,
@@ -62,17 +62,17 @@ def fresh_modules(policy: BasePolicy) -> dict[nn.Module, nn.Module]:
 
 
 def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
-    """Return masks that are True where a tensor's entries are of frozen experts or held routers.
+    """Return masks that are True where a tensor's entries are of frozen experts or still routers.
+
+    A router is still if it is held, or never learns.
 
     :param policy: of any algorithm
     """
     kept: dict[th.Tensor, th.Tensor] = {}
     for layer in (each for each in policy.modules() if isinstance(each, MoELayer)):
-        held: list[th.Tensor] = [p for p in router_parameters(layer) if not p.requires_grad]
-        if held:
-            named = layer.named_buffers()
-            held += [each for name, each in named if not name.startswith("experts.")]
-        kept |= {tensor: th.ones_like(tensor, dtype=th.bool) for tensor in held}
+        of_router = router_tensors(layer).values()
+        if not any(each.requires_grad for each in of_router):
+            kept |= {tensor: th.ones_like(tensor, dtype=th.bool) for tensor in of_router}
         for share in layer.experts.shares() if layer.frozen else ():
             own = {*range(share.first, share.first + share.num_experts)} & layer.frozen
             mask = kept.setdefault(share.tensor, th.zeros_like(share.tensor, dtype=th.bool))

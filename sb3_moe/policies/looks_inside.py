@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_moe.layers import MoELayer, Routing
+from sb3_moe.layers.checks import numbers_below
 from sb3_moe.layers.evaluating import evaluating, recording
 from sb3_moe.policies.networks import kind_of, network_of, networks_of
 from sb3_moe.policies.options import MoEOptions
@@ -84,11 +85,9 @@ class LooksInside(BaseModel):
         :param layer: which of its MoE layers
         :raises ValueError: if there is no such network, layer or expert
         """
-        layer_of_first = next(iter(self.mixtures(network, layer).values()))
-        num_experts = layer_of_first.num_experts
-        if not 0 <= k < num_experts:
-            raise ValueError(f"`k` must be in [0, num_experts={num_experts}), got {k}")
-        return layer_of_first.experts.expert(k)
+        name, first = next(iter(self.mixtures(network, layer).items()))
+        numbers_below("k", [k], first.num_experts, name)
+        return first.experts.expert(k)
 
     @th.no_grad()
     def routing(

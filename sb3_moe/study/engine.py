@@ -29,6 +29,13 @@ POLL_SECONDS = 0.5
 _RETURN = re.compile("rollout/([^/]+)/ep_rew_mean")
 # How often a run whose node or process is lost starts again on Ray.
 RETRIES = 3
+# glibc would otherwise give the memory of an update back to the system, and get it again page by
+# page in the next update: tens of thousands of page faults a second.
+KEPT_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
 
 
 def variables(root: Path) -> dict[str, str]:
@@ -42,11 +49,7 @@ def variables(root: Path) -> dict[str, str]:
         "MKL_NUM_THREADS": "1",
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
         "JAX_PLATFORMS": "cpu",
-        # glibc would otherwise give the memory of an update back to the system, and get it again
-        # page by page in the next update: tens of thousands of page faults a second.
-        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-        "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
-        "MALLOC_TOP_PAD_": str(64 * 2**20),
+        **KEPT_MEMORY,
         "JAX_COMPILATION_CACHE_DIR": str((root / ".jax").resolve()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 
 from sb3_moe.layers import EmbeddingMoE, MoELayer, PredictMoE, SoftMoE, SparseMoE, UniformMoE
+from sb3_moe.layers.checks import numbers_below
 from sb3_moe.policies.of_model import policy_of
 
 Edit = Callable[[th.Tensor], th.Tensor]
@@ -109,12 +110,7 @@ def _edited(
     """Change the gates of a network's mixtures while the block runs."""
     with ExitStack() as undone:
         for name, mixture in policy_of(model).mixtures(network).items():
-            for k in experts:
-                if k not in range(mixture.num_experts):
-                    raise ValueError(
-                        f"`expert` must be in [0, num_experts={mixture.num_experts}) of {name}, "
-                        f"got {k}"
-                    )
+            numbers_below("expert", experts, mixture.num_experts, name)
             before = mixture.edit_gates
             edit = partial(_both, before, change)
             if not edit(th.ones(mixture.num_experts)).any():

@@ -193,7 +193,7 @@ def test_a_schedule_per_slot_answers_for_its_slots():
 @pytest.mark.parametrize(
     ("num_envs", "options", "message"),
     [
-        (2, {}, "`num_envs` must be at least the"),
+        (2, {}, "at least as many environments as there are tasks, 3, got 2"),
         (
             3,
             {"schedule": Interleave("episodes")},

@@ -286,7 +286,7 @@ REFUSED = {
     "n": ({}, lambda m: add_experts(m, 0), ValueError, "`n` must be at least 1, got 0"),
     "like": (
         {}, lambda m: add_experts(m, like=4), ValueError,
-        r"`like` must hold numbers in \[0, num_experts=4\) of pi.middle, got 4",
+        r"`like` must be in \[0, num_experts=4\) of pi.middle, got 4",
     ),
     "a number": ({}, lambda m: remove_experts(m, 1), TypeError, "`experts` must be a list.*got 1"),
     "the last": (

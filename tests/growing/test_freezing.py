@@ -107,7 +107,7 @@ def test_one_of_several_critics_can_be_frozen():
 
 
 REFUSED = {
-    "unknown": ({}, ([4],), ValueError, r"must hold numbers in \[0, num_experts=4\) of pi."),
+    "unknown": ({}, ([4],), ValueError, r"must be in \[0, num_experts=4\) of pi."),
     "a number": ({}, (0,), TypeError, "`experts` must be a list of numbers of experts, got 0"),
     "optimizer": (
         {"optimizer_class": th.optim.Adamax, "optimizer_kwargs": {}},
@@ -133,7 +133,7 @@ def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
     [
         ([1], TypeError, r"`frozen_experts` must be a dict such as dict\(pi=\[0\]\), got \[1\]"),
         ({"qf": [1]}, ValueError, r"`network` must be one of \['pi', 'vf'\].*got 'qf'"),
-        ({"pi": [9]}, ValueError, r"`frozen_experts` must hold numbers in.*of pi.middle, got 9"),
+        ({"pi": [9]}, ValueError, r"`frozen_experts` must be in.*of pi.middle, got 9"),
     ],
 )
 def test_a_policy_names_its_option(value, error, text):

@@ -181,16 +181,17 @@ def test_shrinking_and_perturbing_mixes_old_weights_and_new_ones():
     assert not model.policy.optimizer.state
 
 
-@pytest.mark.parametrize("holds", ["experts", "router"])
+@pytest.mark.parametrize("holds", ["experts", "router", "a random router"])
 def test_units_that_something_held_still_reads_stay_as_they_are_and_are_not_counted(holds):
-    model = trained("MoeMlpPolicy", {"num_experts": 2})
+    router = "random" if holds == "a random router" else "soft"
+    model = trained("MoeMlpPolicy", {"num_experts": 2, "router": router})
     mixture = model.policy.moe_layers()["pi.middle"]
     dense = model.policy.mlp_extractor.policy_net.blocks[0]
     dense.bias.data[:3] = -1e4  # dead
     experts = mixture.experts.expert(0)
     if holds == "experts":
         sb3_moe.freeze_experts(model, [0])
-    else:
+    elif holds == "router":
         hold_router(mixture, True)
     obs = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
     tensors = model.policy.obs_to_tensor(obs)[0]

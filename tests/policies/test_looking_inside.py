@@ -125,9 +125,10 @@ def test_an_expert_comes_as_plain_modules_that_compute_the_same(algorithm):
 
 def test_no_such_expert_or_network_is_an_error():
     policy = make("SAC", placement={"pi": "none"}, num_experts=3).policy
-    for k in (3, -1):
-        with pytest.raises(ValueError, match=rf"`k` must be in \[0, num_experts=3\), got {k}"):
-            policy.get_expert("qf0", k)
+    with pytest.raises(ValueError, match=r"`k` must be in \[0, num_experts=3\) of qf0.*, got 3"):
+        policy.get_expert("qf0", 3)
+    with pytest.raises(TypeError, match="`k` must be an int, got 'CartPole'"):
+        policy.get_expert("qf0", "CartPole")
     with pytest.raises(ValueError, match=r"`network` must be one of \['qf0', 'qf1'\], .* got 'pi'"):
         policy.get_expert("pi", 0)
 

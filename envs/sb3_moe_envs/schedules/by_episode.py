@@ -232,8 +232,8 @@ def slot_counts(shares: np.ndarray, num_slots: int) -> list[int]:
     """
     if num_slots < len(shares):
         raise ValueError(
-            f"`num_envs` must be at least the number of tasks, {len(shares)}, under Interleave, "
-            f"got {num_slots}"
+            "Interleave needs at least as many environments as there are tasks, "
+            f"{len(shares)}, got {num_slots}"
         )
     # Each task first gets one slot; the rest are dealt out by how much each share still lacks.
     missing = np.maximum(shares * num_slots - 1, 0)
