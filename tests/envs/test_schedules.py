@@ -294,7 +294,10 @@ def test_a_rule_that_cannot_be_read_is_refused(rule):
             lambda: LearningProgress("steps>=1", explore=1.5),
             r"`explore` must be in \[0, 1\], got 1.5",
         ),
-        (lambda: slot_counts(np.full(3, 1 / 3), 2), "as many environments as there are tasks, 3, got 2"),
+        (
+            lambda: slot_counts(np.full(3, 1 / 3), 2),
+            "as many environments as there are tasks, 3, got 2",
+        ),
     ],
 )
 def test_a_bad_schedule_is_refused_with_the_rule_and_the_value(build, message):
