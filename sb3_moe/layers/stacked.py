@@ -8,7 +8,6 @@ in their channels: (T, C, height, width), then (T, E*C, height, width).
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeVar
 
 import torch as th
 from torch import nn
@@ -19,7 +18,6 @@ from sb3_moe.layers.encoder import ImageEncoder, Residual, split_image
 from sb3_moe.layers.shares import Share, apart_shares
 
 Function = Callable[[th.Tensor], th.Tensor]
-M = TypeVar("M", bound=nn.Module)
 
 
 class Stacked(nn.Module):
@@ -28,20 +26,38 @@ class Stacked(nn.Module):
     ``forward`` takes rows that all experts see, (T, I), or each expert's own, (E, M, I), and
     returns (E, M, O).
 
-    :param num_experts: E
+    :cvar function: the layer as a function of an input, ``weight`` and ``bias``
+    :param modules: one per expert
     """
 
-    def __init__(self, num_experts: int) -> None:
+    function: Callable[..., th.Tensor]
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.num_experts = num_experts
+        self.num_experts = len(modules)
+        # One expert's module, without values. In a tuple, so that it isn't registered here.
+        self._plain = (copy.deepcopy(modules[0]).to("meta"),)
+
+    def stacked(self) -> list[th.Tensor]:
+        """Return the layer's tensors as (E, ...), in the order in which a plain module has them."""
+        return list(self.parameters(recurse=False))
 
     def apart(self) -> list[Function]:
         """Return each expert's layer as a function; the backward pass stacks gradients once."""
-        raise NotImplementedError
+        weights, *rest = (each.unbind() for each in self.stacked())
+        biases = rest[0] if rest else [None] * self.num_experts
+        pairs = zip(weights, biases, strict=True)
+        return [partial(self.function, weight=weight, bias=bias) for weight, bias in pairs]
 
+    @th.no_grad()
     def unstack(self, k: int) -> nn.Module:
         """Return expert ``k``'s layer as a plain module with copied weights."""
-        raise NotImplementedError
+        tensors = [each[k] for each in self.stacked()]
+        module = copy.deepcopy(self._plain[0]).to_empty(device=tensors[0].device)
+        module = module.to(tensors[0].dtype)
+        for parameter, tensor in zip(module.parameters(), tensors, strict=True):
+            parameter.copy_(tensor)
+        return module
 
     def shares(self) -> list[Share]:
         """Return the layer's own weights and buffers, without those of layers inside it."""
@@ -56,8 +72,10 @@ class StackedLinear(Stacked):
         summed over experts, and this order makes that sum part of one GEMM without a copy
     """
 
+    function = staticmethod(F.linear)
+
     def __init__(self, linears: Sequence[nn.Linear], *, last: bool = False) -> None:
-        super().__init__(len(linears))
+        super().__init__(linears)
         self.in_features = linears[0].in_features
         self.out_features = linears[0].out_features
         self.last = last
@@ -106,16 +124,9 @@ class StackedLinear(Stacked):
         # Not `addmm`, in which TorchScript's `freeze` takes the added rows for one constant row.
         return y_TO if self.bias_EO is None else y_TO + gates_TE @ self.bias_EO
 
-    def apart(self) -> list[Function]:
-        """Return each expert's layer as a function."""
-        return _with_weights(F.linear, self.weight_EOI, self.bias_EO)
-
-    def unstack(self, k: int) -> nn.Linear:
-        """Return expert ``k``'s layer as an ``nn.Linear``."""
-        linear = nn.Linear(
-            self.in_features, self.out_features, self.bias_EO is not None, device="meta"
-        )
-        return _filled(linear, self.weight_EOI, self.bias_EO, k)
+    def stacked(self) -> list[th.Tensor]:
+        """Return the weight as (E, out, in), and the bias."""
+        return [self.weight_EOI, *([] if self.bias_EO is None else [self.bias_EO])]
 
     def extra_repr(self) -> str:
         """Show the sizes as ``nn.Linear`` does."""
@@ -130,7 +141,7 @@ class StackedConv2d(Stacked):
     """
 
     def __init__(self, convs: Sequence[nn.Conv2d]) -> None:
-        super().__init__(len(convs))
+        super().__init__(convs)
         first = convs[0]
         if (first.groups, first.dilation, first.padding_mode) != (1, (1, 1), "zeros"):
             raise TypeError(
@@ -138,6 +149,7 @@ class StackedConv2d(Stacked):
                 f"got {first}"
             )
         self.stride, self.padding = first.stride, first.padding
+        self.function = partial(F.conv2d, stride=self.stride, padding=self.padding)
         self.weight_EOIhw = nn.Parameter(th.stack([conv.weight.detach() for conv in convs]))
         self.bias_EO = _stacked_biases(convs)
 
@@ -148,25 +160,6 @@ class StackedConv2d(Stacked):
         weight = self.weight_EOIhw.flatten(0, 1)
         return F.conv2d(x, weight, bias, self.stride, self.padding, groups=groups)
 
-    def apart(self) -> list[Function]:
-        """Return each expert's convolution as a function."""
-        convolve = partial(F.conv2d, stride=self.stride, padding=self.padding)
-        return _with_weights(convolve, self.weight_EOIhw, self.bias_EO)
-
-    def unstack(self, k: int) -> nn.Conv2d:
-        """Return expert ``k``'s layer as an ``nn.Conv2d``."""
-        out_channels, in_channels, height, width = self.weight_EOIhw.shape[1:]
-        conv = nn.Conv2d(
-            in_channels,
-            out_channels,
-            (height, width),
-            self.stride,  # type: ignore[arg-type]  # of two numbers
-            self.padding,  # type: ignore[arg-type]  # likewise
-            bias=self.bias_EO is not None,
-            device="meta",
-        )
-        return _filled(conv, self.weight_EOIhw, self.bias_EO, k)
-
 
 class StackedLayerNorm(Stacked):
     """E layer normalizations over the last axis.
@@ -175,8 +168,9 @@ class StackedLayerNorm(Stacked):
     """
 
     def __init__(self, norms: Sequence[nn.LayerNorm]) -> None:
-        super().__init__(len(norms))
+        super().__init__(norms)
         self.shape, self.eps = norms[0].normalized_shape, norms[0].eps
+        self.function = partial(F.layer_norm, normalized_shape=self.shape, eps=self.eps)
         self.weight_EH = nn.Parameter(th.stack([norm.weight.detach() for norm in norms]))
         self.bias_EH = nn.Parameter(th.stack([norm.bias.detach() for norm in norms]))
 
@@ -184,16 +178,6 @@ class StackedLayerNorm(Stacked):
         """Normalize rows that all experts see, (T, H), or each expert's own, (E, M, H)."""
         normed = F.layer_norm(x, self.shape, eps=self.eps)
         return normed * self.weight_EH.unsqueeze(1) + self.bias_EH.unsqueeze(1)
-
-    def apart(self) -> list[Function]:
-        """Return each expert's normalization as a function."""
-        normalize = partial(F.layer_norm, normalized_shape=self.shape, eps=self.eps)
-        return _with_weights(normalize, self.weight_EH, self.bias_EH)
-
-    def unstack(self, k: int) -> nn.LayerNorm:
-        """Return expert ``k``'s normalization."""
-        norm = nn.LayerNorm(self.shape, self.eps, device="meta")
-        return _filled(norm, self.weight_EH, self.bias_EH, k)
 
 
 class StackedBatchNorm(Stacked):
@@ -204,7 +188,7 @@ class StackedBatchNorm(Stacked):
     """
 
     def __init__(self, norms: Sequence[nn.Module]) -> None:
-        super().__init__(len(norms))
+        super().__init__(norms)
         self.norm = copy.deepcopy(norms[0])
         states = [norm.state_dict() for norm in norms]
         for name, tensor in [*self.norm.named_parameters(), *self.norm.named_buffers()]:
@@ -237,7 +221,7 @@ class StackedEach(Stacked):
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        super().__init__(len(modules))
+        super().__init__(modules)
         self.each = nn.ModuleList(copy.deepcopy(module) for module in modules)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -268,7 +252,7 @@ class StackedImageEncoder(Stacked):
     """
 
     def __init__(self, encoders: Sequence[ImageEncoder]) -> None:
-        super().__init__(len(encoders))
+        super().__init__(encoders)
         self.convs = stack_all([encoder.convs for encoder in encoders])
         self.image_shape = encoders[0].image_shape
 
@@ -299,7 +283,7 @@ class StackedResidual(Stacked):
     """
 
     def __init__(self, residuals: Sequence[Residual]) -> None:
-        super().__init__(len(residuals))
+        super().__init__(residuals)
         self.block = stack_all([residual.block for residual in residuals])
 
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -372,24 +356,6 @@ def gated_sum(y_ETO: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
 def _stacked_biases(modules: Sequence[nn.Linear] | Sequence[nn.Conv2d]) -> nn.Parameter | None:
     biases = [each.bias.detach() for each in modules if each.bias is not None]
     return nn.Parameter(th.stack(biases)) if biases else None
-
-
-def _with_weights(
-    function: Callable[..., th.Tensor], weights: th.Tensor, biases: th.Tensor | None
-) -> list[Function]:
-    every = [None] * len(weights) if biases is None else biases.unbind()
-    pairs = zip(weights.unbind(), every, strict=True)
-    return [partial(function, weight=weight, bias=bias) for weight, bias in pairs]
-
-
-@th.no_grad()
-def _filled(module: M, weights: th.Tensor, biases: th.Tensor | None, k: int) -> M:
-    """Copy expert ``k``'s weights into a module from the meta device."""
-    module = module.to_empty(device=weights.device).to(weights.dtype)
-    tensors = [weights[k]] if biases is None else [weights[k], biases[k]]
-    for parameter, tensor in zip(module.parameters(), tensors, strict=True):
-        parameter.copy_(tensor)
-    return module
 
 
 def _chain(functions: Sequence[Function], x: th.Tensor) -> th.Tensor:
