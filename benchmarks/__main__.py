@@ -46,7 +46,8 @@ class Options:
 
     :param only: which benchmarks to run; ``memory`` and ``metaworld`` run only if named
     :param device: where layers and policies run
-    :param threads: torch's threads; 0 means 1 and, for layers, also as many as there are cores
+    :param threads: torch's threads; 0 means 1 and, for layers, also as many as there are cores.
+        Another number runs in this process, with its own settings of freed memory
     :param out: where the tables go
     """
 

@@ -23,7 +23,6 @@ import torch as th
 import tyro
 
 from benchmarks.timing import by_name, quartiles, ratios
-from sb3_moe.study.engine import KEPT_MEMORY
 
 ROOT = Path(__file__).resolve().parents[1]
 # The child imports our packages from the checkout in which it starts, benchmarks from this one.
@@ -82,6 +81,9 @@ def compare(
 
 def process(root: Path, what: str) -> subprocess.Popen[str]:
     """Start a process with the code of one checkout; it ends when its standard input is closed."""
+    # Here, since the other checkout, which runs this module too, may not have it.
+    from sb3_moe.study.engine import KEPT_MEMORY
+
     own = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **KEPT_MEMORY}
     environment = os.environ | own | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'envs'}"}
     command = [sys.executable, "-c", CHILD, str(ROOT), what]

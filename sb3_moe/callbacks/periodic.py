@@ -181,8 +181,8 @@ class CurrentTask:
         self.are_mixed = are_interleaved(env)
         if required and self.are_mixed:
             warnings.warn(
-                "tasks are interleaved, so none ever ends, and what a callback does at a task's "
-                "end is never done: use a `schedule` such as Cycle",
+                "tasks are interleaved, so none ever ends: what a callback does at a task's end "
+                "is never done",
                 stacklevel=2,
             )
         self._env = env

@@ -78,8 +78,8 @@ def write_folder(
     check_folder(folder)
     source = env if model.get_env() is None else model.get_env()
     normalizer = unwrap_vec_normalize(source) if isinstance(source, VecEnv) else None
-    data, _ = packed(model, normalizer)
-    config = _config(model)
+    data, own = packed(model, normalizer)
+    config = _config(model, sorted(own))
     playing: dict[str, Any] = {"seed": seed, "deterministic": deterministic}
     results = _results(model, env, episodes, **playing)
     replay = watch(model, env, max_steps=max_steps, **playing)
@@ -146,15 +146,19 @@ def _check_repo_id(repo_id: str | None) -> None:
         raise ValueError(f"`repo_id` must be 'user/name', got {repo_id!r}")
 
 
-def _config(model: BaseAlgorithm) -> dict[str, Any]:
-    """Return an agent's algorithm, policy, options and cost, in plain values."""
+def _config(model: BaseAlgorithm, custom_objects: list[str]) -> dict[str, Any]:
+    """Return an agent's algorithm, policy, options and cost, in plain values.
+
+    :param model: the agent
+    :param custom_objects: names of the classes and functions that ``load`` must be given
+    """
     policy, budget = model.policy, measure(model.policy)
     options = policy.moe_options if isinstance(policy, MoEPolicy) else {}
     return {
         "algorithm": type(model).__name__,
         "policy": type(policy).__name__,
         "options": {k: str(v) for k, v in options.items() if v != DEFAULTS[k]},
-        "custom_objects": sorted(packed(model, normalizer=None)[1]),
+        "custom_objects": custom_objects,
         "num_timesteps": model.num_timesteps,
         "seed": model.seed,
         "cost": {

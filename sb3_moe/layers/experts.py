@@ -183,7 +183,7 @@ class StackedNetwork(Experts):
         *hidden, last = zip(*(flat(expert) for expert in experts), strict=True)
         super().__init__(len(experts), _width(experts[0]))
         self.layers = nn.Sequential(*(stack(same) for same in hidden))
-        is_linear = isinstance(last[0], nn.Linear)
+        is_linear = type(last[0]) is nn.Linear  # a subclass may compute something else
         self.last = StackedLinear(last, last=self.spreads) if is_linear else stack(last)
         self.needs_all_rows = bool(self.statistics())
         self._all_group = all(type(m) in GROUPS for m in (*self.layers.modules(), self.last))

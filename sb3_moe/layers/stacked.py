@@ -26,6 +26,29 @@ class Stacked(nn.Module):
     ``forward`` takes rows that all experts see, (T, I), or each expert's own, (E, M, I), and
     returns (E, M, O).
 
+    :param num_experts: E
+    """
+
+    def __init__(self, num_experts: int) -> None:
+        super().__init__()
+        self.num_experts = num_experts
+
+    def apart(self) -> list[Function]:
+        """Return each expert's layer as a function; the backward pass stacks gradients once."""
+        raise NotImplementedError
+
+    def unstack(self, k: int) -> nn.Module:
+        """Return expert ``k``'s layer as a plain module with copied weights."""
+        raise NotImplementedError
+
+    def shares(self) -> list[Share]:
+        """Return the layer's own weights and buffers, without those of layers inside it."""
+        return [Share(each, 0, self.num_experts) for each in self.parameters(recurse=False)]
+
+
+class StackedWeights(Stacked):
+    """A layer of a weight and maybe a bias.
+
     :cvar function: the layer as a function of an input, ``weight`` and ``bias``
     :param modules: one per expert
     """
@@ -33,17 +56,16 @@ class Stacked(nn.Module):
     function: Callable[..., th.Tensor]
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.num_experts = len(modules)
+        super().__init__(len(modules))
         # One expert's module, without values. In a tuple, so that it isn't registered here.
         self._plain = (copy.deepcopy(modules[0]).to("meta"),)
 
     def stacked(self) -> list[th.Tensor]:
-        """Return the layer's tensors as (E, ...), in the order in which a plain module has them."""
+        """Return the weight, and the bias if there is one, as a plain module has them, (E, ...)."""
         return list(self.parameters(recurse=False))
 
     def apart(self) -> list[Function]:
-        """Return each expert's layer as a function; the backward pass stacks gradients once."""
+        """Return each expert's layer as a function."""
         weights, *rest = (each.unbind() for each in self.stacked())
         biases = rest[0] if rest else [None] * self.num_experts
         pairs = zip(weights, biases, strict=True)
@@ -59,12 +81,8 @@ class Stacked(nn.Module):
             parameter.copy_(tensor)
         return module
 
-    def shares(self) -> list[Share]:
-        """Return the layer's own weights and buffers, without those of layers inside it."""
-        return [Share(each, 0, self.num_experts) for each in self.parameters(recurse=False)]
 
-
-class StackedLinear(Stacked):
+class StackedLinear(StackedWeights):
     """E linear layers.
 
     :param linears: one ``nn.Linear`` per expert, already initialized
@@ -133,7 +151,7 @@ class StackedLinear(Stacked):
         return f"{self.num_experts} x ({self.in_features} -> {self.out_features})"
 
 
-class StackedConv2d(Stacked):
+class StackedConv2d(StackedWeights):
     """E convolutions: one wide one if all experts see the same image, else one grouped by expert.
 
     :param convs: one ``nn.Conv2d`` per expert, alike but for their weights
@@ -161,7 +179,7 @@ class StackedConv2d(Stacked):
         return F.conv2d(x, weight, bias, self.stride, self.padding, groups=groups)
 
 
-class StackedLayerNorm(Stacked):
+class StackedLayerNorm(StackedWeights):
     """E layer normalizations over the last axis.
 
     :param norms: one ``nn.LayerNorm`` with weight and bias per expert
@@ -188,7 +206,7 @@ class StackedBatchNorm(Stacked):
     """
 
     def __init__(self, norms: Sequence[nn.Module]) -> None:
-        super().__init__(norms)
+        super().__init__(len(norms))
         self.norm = copy.deepcopy(norms[0])
         states = [norm.state_dict() for norm in norms]
         for name, tensor in [*self.norm.named_parameters(), *self.norm.named_buffers()]:
@@ -221,7 +239,7 @@ class StackedEach(Stacked):
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        super().__init__(modules)
+        super().__init__(len(modules))
         self.each = nn.ModuleList(copy.deepcopy(module) for module in modules)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -252,7 +270,7 @@ class StackedImageEncoder(Stacked):
     """
 
     def __init__(self, encoders: Sequence[ImageEncoder]) -> None:
-        super().__init__(encoders)
+        super().__init__(len(encoders))
         self.convs = stack_all([encoder.convs for encoder in encoders])
         self.image_shape = encoders[0].image_shape
 
@@ -283,7 +301,7 @@ class StackedResidual(Stacked):
     """
 
     def __init__(self, residuals: Sequence[Residual]) -> None:
-        super().__init__(residuals)
+        super().__init__(len(residuals))
         self.block = stack_all([residual.block for residual in residuals])
 
     def forward(self, x: th.Tensor) -> th.Tensor:

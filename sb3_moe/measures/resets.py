@@ -82,7 +82,7 @@ def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
 
 @contextmanager
 def frozen_unchanged(policy: BasePolicy) -> Iterator[None]:
-    """Put frozen experts and held routers, and their running averages, back when the block ends.
+    """Put frozen experts and still routers, and their running averages, back when the block ends.
 
     :param policy: of any algorithm
     """
@@ -102,7 +102,7 @@ def reset_heads(policy: BasePolicy) -> None:
     """Draw the last layer of every network anew (Nikishin et al. 2022, arXiv 2205.07802).
 
     Optimizers forget their running averages of it, and target networks get the same new head.
-    Weights of a head's router that other layers share stay as they are.
+    Weights of a head's router stay as they are if other layers share them, or if it never learns.
 
     :param policy: of any algorithm
     :raises ValueError: if the policy can't be built again

@@ -83,6 +83,7 @@ class LooksInside(BaseModel):
         :param network: ``"pi"``, ``"vf"``, ``"qf"`` (of several critics the first), ``"qf1"``, ...
         :param k: which expert
         :param layer: which of its MoE layers
+        :raises TypeError: if ``k`` is no int
         :raises ValueError: if there is no such network, layer or expert
         """
         name, first = next(iter(self.mixtures(network, layer).items()))

@@ -25,7 +25,6 @@ from stable_baselines3.common.vec_env import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.saving import model_parts
 from sb3_moe.saving.files import write_file
@@ -149,14 +148,14 @@ def load(
     custom_objects: Mapping[str, Any] | None = None,
     normalizer: bool = True,
     max_bytes: float = MAX_BYTES,
-    **arguments: Any,
 ) -> Any:
     """Return the model in a file that :func:`sb3_moe.save` wrote, even from an untrusted source.
 
     No code in the file is run, and of the classes that it names only those on a fixed list are
     imported. The model's sizes are compared with the file's before memory is allocated. If loading
     fails, ``env`` stays as it was. As in SB3's ``load``, the random generators are seeded with the
-    model's seed, episodes begin anew, and the replay buffer is empty.
+    model's seed, episodes begin anew, and the replay buffer is empty. To replace an argument of the
+    algorithm, such as ``learning_rate``, use SB3's own ``save`` and ``load``.
 
     >>> import tempfile, sb3_moe
     >>> from stable_baselines3 import PPO
@@ -176,22 +175,19 @@ def load(
     :param normalizer: give the file's running statistics to the VecNormalize of ``env``, or wrap
         ``env`` in a new one
     :param max_bytes: the most bytes that the file may have, and that the model's buffers may take
-    :param arguments: arguments of the algorithm that replace those in the file, as in SB3's
-        ``load``: ``learning_rate=1e-4``
     :raises UnsafeFileError: if the file is damaged, is of another kind, or its parts don't fit
         together
     :raises ValueError: if ``env`` has other spaces, other tasks or the same in another order, or
         another kind of normalizer
     :raises RuntimeError: if torch has no such ``device``
-    :raises TypeError: if ``custom_objects`` holds anything but classes and functions, or the
-        algorithm has no such argument
+    :raises TypeError: if ``custom_objects`` holds anything but classes and functions
     """
     th.empty(0, device=get_device(device))
     for name, value in (custom_objects or {}).items():
         if not callable(value):
             raise TypeError(
                 "`custom_objects` must hold classes and functions, by the names that the file has "
-                f"for them, got {name!r}; arguments of the algorithm are given to `load` itself"
+                f"for them, got {name!r}; SB3's own `save` and `load` replace other arguments"
             )
     path = Path(path)
     if not path.is_file():  # a folder may have the model's name
@@ -199,7 +195,6 @@ def load(
     with path.open("rb") as file:
         with blaming(path):
             saved = _SavedModel(*unpack(file, max_bytes), custom_objects or {}, device)
-        saved.replace_arguments(arguments)
         saved.take_environment(env, normalizer)
         with blaming(path):
             model = saved.build(max_bytes)
@@ -253,23 +248,6 @@ class _SavedModel:
             write_names(self.model.observation_space, list(map(str, state["tasks"])))
         normalizer = self._decoded("normalizer")
         self.normalizer = None if normalizer is None else SavedNormalizer(normalizer)
-
-    def replace_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Replace arguments of the algorithm by others; the schedules are then made anew.
-
-        :param arguments: as in :func:`load`
-        :raises TypeError: if the algorithm has no such argument
-        """
-        known = {*model_parts.argument_names(self.model)} - {"policy_kwargs"}
-        for name in arguments:
-            if name not in known:
-                raise TypeError(
-                    f"`{name}` is no argument of {type(self.model).__name__} that can be replaced"
-                    f"{did_you_mean(name, known)}"
-                )
-        vars(self.model).update(arguments)
-        for name in model_parts.SCHEDULES if arguments else ():
-            self._put_back.pop(name, None)
 
     def _decoded(self, name: str) -> Any:
         return self._decoder.decode(name, self._state[name])

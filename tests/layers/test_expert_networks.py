@@ -82,6 +82,17 @@ def norm_last():
     )
 
 
+class Doubled(nn.Linear):
+    """A linear layer of a user's own, which computes something else."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def own_linear_last():
+    return nn.Sequential(nn.Linear(5, 7), nn.ReLU(), Doubled(7, 3))
+
+
 def odd_activations_of_images():
     convs = nn.Conv2d(2, 3, 3), started_at_random(nn.PReLU(3)), nn.Conv2d(3, 3, 2)
     acts = Swish(), nn.Conv2d(3, 2, 2), nn.Softmax2d()
@@ -98,6 +109,7 @@ BUILDERS = {
     "activations_with_a_dim": (activations_with_a_dim, (5,)),
     "norm_first": (norm_first, (5,)),
     "norm_last": (norm_last, (5,)),
+    "own_linear_last": (own_linear_last, (5,)),
     "odd_activations_of_images": (odd_activations_of_images, (72,)),
 }
 # What `grouped_mm` can serve.

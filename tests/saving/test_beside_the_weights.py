@@ -247,17 +247,6 @@ def test_a_wrong_argument_is_not_blamed_on_the_file(tmp_path):
         sb3_moe.load(tmp_path / "x.moe", device="gpu")
     with pytest.raises(TypeError, match=r"^`custom_objects` must hold classes .*'learning_rate'; "):
         load(tmp_path / "x.moe", custom_objects={"learning_rate": 1e-5})
-    with pytest.raises(TypeError, match=r"`learning_rat` is no argument of PPO .* 'learning_rate'"):
-        load(tmp_path / "x.moe", learning_rat=1e-5)
-
-
-def test_arguments_of_the_algorithm_can_be_replaced_as_in_sb3s_load(tmp_path):
-    model = arena.train(arena.make("PPO", net_arch=[4]))
-    sb3_moe.save(model, tmp_path / "x.moe")
-    loaded = load(tmp_path / "x.moe", model.get_env(), learning_rate=1e-9, ent_coef=0.5)
-    assert loaded.ent_coef == 0.5
-    arena.train(loaded)
-    assert {group["lr"] for group in loaded.policy.optimizer.param_groups} == {1e-9}
 
 
 # Values and spaces by themselves.
