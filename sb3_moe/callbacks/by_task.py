@@ -27,7 +27,7 @@ from sb3_moe.vec_env.evaluating import Successes, success_rate
 from sb3_moe.vec_env.observations import map_observation, stored_obs
 from sb3_moe.vec_env.rollout_buffers import normalized_by_task, tasks_of
 from sb3_moe.vec_env.task_ids import TaskIds
-from sb3_moe.vec_env.tasks import LAYER, PRINTED, TASK, short_names, task_names, tasks_stepped
+from sb3_moe.vec_env.tasks import LAYER, PRINTED, short_names, task_names, tasks_stepped
 
 # Names under rollout/ that SB3 logs over all tasks: no task is logged under one of them.
 OVER_ALL = ("ep_rew_mean", "ep_len_mean", "success_rate", "exploration_rate")
@@ -81,14 +81,14 @@ class TaskRolloutCallback(CheckedCallback):
         self._ended = False
         names = ("ep_rew_mean", "success_rate", "ep_len_mean")
         kinds: dict[str, dict[str, float]] = {f"rollout/{{}}/{name}": {} for name in names}
-        keys = short_names(self.task_names, taken=OVER_ALL)
-        for key, episodes in zip(keys, self._episodes, strict=True):
+        for task, episodes in zip(self.task_names, self._episodes, strict=True):
+            found = [np.nan] * len(names)
             if episodes:
                 returns, lengths, successes = np.array(episodes).T
-                found = (returns.mean(), success_rate(successes), lengths.mean())
-                for kind, value in zip(kinds.values(), found, strict=True):
-                    kind[key] = float(value)
-        self.log_scalars(kinds)
+                found = [returns.mean(), success_rate(successes), lengths.mean()]
+            for kind, value in zip(kinds.values(), found, strict=True):
+                kind[task] = float(value)
+        self.log_scalars(kinds, taken=OVER_ALL)
 
 
 class TaskGradientCallback(RecordingCallback):
@@ -149,9 +149,11 @@ class TaskGradientCallback(RecordingCallback):
         row = {"gradient_norm": norms, "advantage_variance": variances}
         # PlasticityCallback logs gradient_norm/<network>, so no task may have a network's name.
         networks = short_names(list(online_parameters(self.model.policy)), LAYER)
-        keys = short_names(self.task_names, PRINTED - len("advantage_variance/"), taken=networks)
-        by_kind = {kind: dict(zip(keys, v.tolist(), strict=True)) for kind, v in row.items()}
-        self.log_scalars({f"plasticity/{kind}/{{}}": each for kind, each in by_kind.items()})
+        by_kind = {
+            f"plasticity/{kind}/{{}}": dict(zip(self.task_names, values.tolist(), strict=True))
+            for kind, values in row.items()
+        }
+        self.log_scalars(by_kind, PRINTED - len("advantage_variance/"), networks)
         row["gradient_norm_per_task"] = row.pop("gradient_norm")
         self.record.add(step, row)
         return True
@@ -224,8 +226,7 @@ class TaskTemperatureCallback(CheckedCallback):
         names = task_names(self.training_env)
         if len(names) != len(values):  # a plain environment's own one-hot
             names = [str(k) for k in range(len(values))]
-        by_task = dict(zip(short_names(names, TASK), values, strict=True))
-        self.log_scalars({"temperature/{}": by_task})
+        self.log_scalars({"temperature/{}": dict(zip(names, values, strict=True))})
 
 
 class TaskAdvantageCallback(CheckedCallback):

@@ -16,7 +16,7 @@ from sb3_moe.saving.files import atomic
 from sb3_moe.saving.snapshot import preserved_generators
 from sb3_moe.vec_env.evaluating import LONGEST, TaskEpisodes, evaluate_tasks, success_rate
 from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
-from sb3_moe.vec_env.tasks import short_names, task_names
+from sb3_moe.vec_env.tasks import task_names
 
 ALL_TASKS = -1
 # Names under eval/ and continual/ that this callback, SB3's EvalCallback and TaskSwitchCallback
@@ -174,7 +174,6 @@ class MultiTaskEvalCallback(RecordingCallback):
     def _log(self, episodes: TaskEpisodes, step: int) -> None:
         # A plain environment's only task keeps its name "task", although OVER_ALL has it too.
         taken = OVER_ALL if len(self.task_names) > 1 else ()
-        keys = short_names(self.task_names, taken=taken)
         means, lengths = episodes.returns.mean(1), episodes.lengths.mean(1)
         columns = {
             "eval/{}/mean_reward": means.tolist(),
@@ -182,9 +181,8 @@ class MultiTaskEvalCallback(RecordingCallback):
             "eval/{}/mean_ep_length": lengths.tolist(),
             "continual/{}/forgotten": self._forgotten(),
         }
-        self.log_scalars(
-            {kind: dict(zip(keys, column, strict=True)) for kind, column in columns.items()}
-        )
+        named = {k: dict(zip(self.task_names, v, strict=True)) for k, v in columns.items()}
+        self.log_scalars(named, taken=taken)
         self.last_mean_reward = float(episodes.returns.mean())
         self.logger.record("eval/mean_reward", self.last_mean_reward)
         self.logger.record("time/total_timesteps", step, exclude="tensorboard")

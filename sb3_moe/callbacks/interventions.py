@@ -42,7 +42,7 @@ from sb3_moe.policies.optimizers import ExpertAdam
 from sb3_moe.saving.snapshot import preserved_generators
 from sb3_moe.vec_env.kept_rows import RecentRows
 from sb3_moe.vec_env.observations import Obs, stored_obs
-from sb3_moe.vec_env.tasks import LAYER, short_names, tasks_stepped
+from sb3_moe.vec_env.tasks import LAYER, tasks_stepped
 
 Criterion = Literal["activation", "gradient"]
 
@@ -149,8 +149,7 @@ class ReDoCallback(InterventionCallback):
         if obs is None:
             return False
         counts = redo(self.model.policy, obs, self.tau, activity)
-        by_layer = dict(zip(short_names(list(counts), LAYER), counts.values(), strict=True))
-        self.log_scalars({"plasticity/redo/{}": by_layer})
+        self.log_scalars({"plasticity/redo/{}": counts}, LAYER)
         return True
 
     def _on_rollout_end(self) -> None:

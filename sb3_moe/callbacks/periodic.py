@@ -3,7 +3,7 @@
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_moe.layers.checks import number
 from sb3_moe.saving.files import Record
 from sb3_moe.vec_env.make import are_interleaved
-from sb3_moe.vec_env.tasks import only_task, require_tasks, task_names
+from sb3_moe.vec_env.tasks import TASK, only_task, require_tasks, short_names, task_names
 
 # The most rows that one callback adds to SB3's printed table.
 ROWS = 5
@@ -47,20 +47,29 @@ class CheckedCallback(EventCallback):
         if self.verbose:
             print(text)
 
-    def log_scalars(self, kinds: Mapping[str, Mapping[str, float]]) -> None:
+    def log_scalars(
+        self,
+        kinds: Mapping[str, Mapping[str, float]],
+        length: int = TASK,
+        taken: Collection[str] = (),
+    ) -> None:
         """Record values of several kinds in SB3's logger, without those that are NaN.
 
         Only the first kind with at most ``ROWS`` values is printed; other outputs get all kinds.
 
         :param kinds: for each kind's key, such as ``"plasticity/dormant/{}"``, its values by what
             takes the place of ``{}``, such as a layer's name
+        :param length: the most characters of a name that takes that place; longer ones are cut
+        :param taken: names that must not take that place
         """
+        names = list(dict.fromkeys(name for values in kinds.values() for name in values))
+        places = dict(zip(names, short_names(names, length, taken), strict=True))
         shown = next((key for key, values in kinds.items() if 0 < len(values) <= ROWS), None)
         for key, values in kinds.items():
-            for place, value in values.items():
+            for name, value in values.items():
                 if not math.isnan(value):
                     exclude = None if key == shown else ("stdout", "log")
-                    self.logger.record(key.format(place), value, exclude=exclude)
+                    self.logger.record(key.format(places[name]), value, exclude=exclude)
 
 
 class PeriodicCallback(CheckedCallback):

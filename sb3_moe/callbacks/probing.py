@@ -265,13 +265,12 @@ class PlasticityCallback(ProbeCallback):
 
     def _log(self, measures: dict[str, Any]) -> None:
         kinds: dict[str, dict[str, float]] = {kind: {} for kind in LOGGED}
-        long = list(dict.fromkeys(name.split("/", 1)[1] for name in measures))
-        places = dict(zip(long, short_names(long, LAYER), strict=True))
         for name, value in measures.items():
             kind, place = name.split("/", 1)
             if kind in kinds:
-                kinds[kind][places[place]] = float(value)
-        self.log_scalars({f"plasticity/{kind}/{{}}": values for kind, values in kinds.items()})
+                kinds[kind][place] = float(value)
+        by_key = {f"plasticity/{kind}/{{}}": values for kind, values in kinds.items()}
+        self.log_scalars(by_key, LAYER)
 
 
 class RoutingCallback(ProbeCallback):
@@ -326,7 +325,6 @@ class RoutingCallback(ProbeCallback):
 
     def _log(self, row: dict[str, Any]) -> None:
         layers = policy_of(self.model).moe_layers()
-        keys = dict(zip(layers, short_names(list(layers), LAYER), strict=True))
         # Routers that learn, or that read features, which change as the networks learn.
         changing = [
             name
@@ -334,20 +332,19 @@ class RoutingCallback(ProbeCallback):
             if layer.sees in ("tokens", "belief") or router_parameters(layer)
         ]
         shown = {"specialization": changing, "entropy": changing, "agreement": [*layers]}
-        self.log_scalars(
-            {
-                f"moe/{kind}/{{}}": {keys[name]: row[f"{kind}/{name}"] for name in names}
-                for kind, names in shown.items()
-            }
-        )
+        by_key = {
+            f"moe/{kind}/{{}}": {name: row[f"{kind}/{name}"] for name in names}
+            for kind, names in shown.items()
+        }
+        self.log_scalars(by_key, LAYER)
         # To draw an image takes as long as all the rest, and only TensorBoard can show it.
         if any(isinstance(each, TensorBoardOutputFormat) for each in self.logger.output_formats):
             from sb3_moe.watching.figures import draw_gates  # matplotlib comes with the extras
 
-            for name in changing:
+            for name, place in zip(changing, short_names(changing, LAYER), strict=True):
                 image = draw_gates(row[f"gates/{name}"], self.task_names, title=name)
                 elsewhere = ("stdout", "log", "json", "csv")
-                key = f"moe/gates/{keys[name]}"
+                key = f"moe/gates/{place}"
                 self.logger.record(key, Figure(image, close=False), exclude=elsewhere)
 
 
@@ -447,13 +444,9 @@ class FreezeRouterCallback(ProbeCallback):
         super()._on_rollout_start()
 
     def _tell(self, name: str, *, frozen: bool) -> None:
-        self.logger.record(f"moe/frozen/{self._keys()[name]}", int(frozen))
+        self.log_scalars({"moe/frozen/{}": {name: int(frozen)}}, LAYER)
         word = "is frozen" if frozen else "learns again"
         self.say(f"The router of {name} {word} at {self.model.num_timesteps} steps")
-
-    def _keys(self) -> dict[str, str]:
-        names = list(self._routers())
-        return dict(zip(names, short_names(names, LAYER), strict=True))
 
     def act(self, step: int) -> bool:
         """Measure how far gates have moved, and freeze routers that have settled."""
@@ -474,16 +467,16 @@ class FreezeRouterCallback(ProbeCallback):
     def _measure(self) -> None:
         settled, moved, before = self.kept["settled"], {}, self.kept["gates"]
         now = self._gates(self.kept["seen"]) if before else {}
-        for name, key in self._keys().items():
+        for name in self._routers():
             # Experts may have joined or left.
             if name not in before or before[name].shape != now[name].shape:
                 continue
-            moved[key] = float(np.abs(now[name] - before[name]).sum(-1).mean() / 2)
-            has_settled = self.bound is not None and moved[key] < self.bound
+            moved[name] = float(np.abs(now[name] - before[name]).sum(-1).mean() / 2)
+            has_settled = self.bound is not None and moved[name] < self.bound
             settled[name] = settled.get(name, 0) + 1 if has_settled else 0
         self.kept["seen"] = seen = concatenate(self.batches())
         self.kept["gates"] = self._gates(seen)
-        self.log_scalars({"moe/moved/{}": moved})
+        self.log_scalars({"moe/moved/{}": moved}, LAYER)
 
     def _gates(self, obs: Obs) -> dict[str, np.ndarray]:
         """Return the gates (B, N, E) of every mixture."""

@@ -52,23 +52,14 @@ class Registry(Generic[T]):
         if isinstance(given, str):
             if given in self._classes:
                 return self._classes[given]
-            given = self._imported(given)
+            if ":" not in given:
+                raise ValueError(
+                    f"`{self.option}` must be one of {list(self._classes)}, a class, or "
+                    f"'package.module:Class', got {given!r}{did_you_mean(given, self._classes)}"
+                )
+            given = imported(given, self.option)
         self._check(given)
         return given  # type: ignore[return-value]  # as checked
-
-    def _imported(self, path: str) -> object:
-        module, colon, name = path.partition(":")
-        if not colon:
-            raise ValueError(
-                f"`{self.option}` must be one of {list(self._classes)}, a class, or "
-                f"'package.module:Class', got {path!r}{did_you_mean(path, self._classes)}"
-            )
-        try:
-            return getattr(import_module(module), name)
-        except Exception as error:  # a module may raise anything while it is imported
-            raise ValueError(
-                f"`{self.option}`={path!r} must name a class that can be imported: {error}"
-            ) from error
 
     def _check(self, given: object) -> None:
         if not (isinstance(given, type) and issubclass(given, self.base)):
@@ -76,6 +67,20 @@ class Registry(Generic[T]):
                 f"`{self.option}` must be a subclass of {self.base.__name__}, or name one, got "
                 f"{given!r}"
             )
+
+
+def imported(reference: str, where: str) -> Any:
+    """Import what ``package.module:name`` stands for.
+
+    :param where: the entry that holds it
+    :raises ValueError: if there is no such module or name in it
+    """
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except Exception as error:  # a module may raise anything while it is imported
+        rule = f"`{where}` must be `package.module:name`, got {reference!r}"
+        raise ValueError(f"{rule}: {error}") from error
 
 
 def own_options(cls: type) -> dict[str, Any]:

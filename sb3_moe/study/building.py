@@ -35,7 +35,7 @@ from sb3_moe.callbacks import (
     RoutingCallback,
     SnapshotCallback,
 )
-from sb3_moe.layers.classes import did_you_mean
+from sb3_moe.layers.classes import did_you_mean, imported
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.learning_rates import LinearPerBlock
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -198,20 +198,6 @@ def _in_full(value: Any) -> Any:
 
 #: An entry of a study that names a class.
 NamedEntry = Annotated[Named, BeforeValidator(_in_full), WORD_OR_MAPPING]
-
-
-def imported(reference: str, where: str) -> Any:
-    """Import what ``package.module:name`` stands for.
-
-    :param where: the entry that holds it
-    :raises ValueError: if there is no such module or name in it
-    """
-    module, _, name = reference.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except Exception as error:  # a module may raise anything while it is imported
-        rule = f"`{where}` must be `package.module:name`, got {reference!r}"
-        raise ValueError(f"{rule}: {error}") from error
 
 
 def resolved(value: Any, where: str, name: str = "") -> Any:

@@ -24,12 +24,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_moe.integrations.hub import check_folder, push, write_folder
+from sb3_moe.layers.classes import imported
 from sb3_moe.policies.belief import HISTORY_KEY
 from sb3_moe.saving.files import check_writable, write_json
 from sb3_moe.saving.model_file import MAX_BYTES, load
 from sb3_moe.saving.model_parts import NormalizerLeftOutWarning
 from sb3_moe.study import building, config, engine, preparing
-from sb3_moe.study.building import game_id, imported, read_yaml
+from sb3_moe.study.building import game_id, read_yaml
 from sb3_moe.study.folder import STATISTICS, Job, held, is_held, refuse_changes, steps_in, survey
 from sb3_moe.study.judging import load_claims, missing
 from sb3_moe.study.report import check_report_folder, write_replays, write_report
