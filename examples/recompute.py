@@ -309,6 +309,16 @@ def mt10() -> Samples:
     return found
 
 
+def conflict_map() -> Samples:
+    """Give returns at the end by number of tasks, share of conflicts, factor of steps, network."""
+    found: dict[str, list[float]] = {}
+    with (HERE / "conflict" / "map.csv").open() as file:
+        for row in csv.DictReader(file):
+            name = " ".join(row[key] for key in ("tasks", "share", "times", "network"))
+            found.setdefault(name, []).append(float(row["return"]))
+    return {name: np.array(values) for name, values in found.items()}
+
+
 def growing() -> Samples:
     """Give the results on forgetting, upcycling, plasticity and `match_scale`."""
     found = in_turn("grow/sequence")
@@ -336,7 +346,8 @@ def growing() -> Samples:
 
 EFFECT = ["effect", "difference, 95% interval", "n", "margin", "verdict"]
 SUCCESS = ["", "door-close", "reach", "faucet-close", "mean over tasks", "its 95% interval"]
-SOURCES = {each.__name__: cache(each) for each in (conflict, minatar, metaworld, mt10, growing)}
+ALL = (conflict, conflict_map, minatar, metaworld, mt10, growing)
+SOURCES = {each.__name__: cache(each) for each in ALL}
 
 
 def number(value: float, digits: int) -> str:

@@ -83,7 +83,7 @@ def test_options_of_ones_own_are_checked_by_their_names():
         TypeError, match=r"`router_kwargs` .* 'tempered', \['temperature'\], got 't"
     ):
         MoEOptions(router=own_parts.Tempered, router_kwargs={"temprature": 2.0})
-    with pytest.raises(ValueError, match=r"must name a class .*Nothing"):
+    with pytest.raises(ValueError, match=r"must be `package.module:name`, got .*Nothing"):
         MoEOptions(router="own_parts:Nothing")
     with pytest.raises(ValueError, match=r"`z_coef`=0.1 needs"):
         MoEOptions(router=own_parts.Tempered, z_coef=0.1)
