@@ -120,20 +120,26 @@ ROWS = {0.0: "none in conflict", 0.5: "half in conflict", 1.0: "all in conflict"
 
 
 def draw(table: Path) -> None:
-    """Draw each network's return in each case, the mean over seeds with its 95% t interval."""
+    """Draw each network's return in each case, the mean over seeds with its 95% t interval.
+
+    Columns of which runs are missing are left out.
+    """
     returns = pd.read_csv(table).groupby([*Case._fields, "network"])["return"].agg(list)
-    figure = Figure(figsize=(10.5, 5.6), layout="constrained")
-    panels = figure.subplots(len(ROWS), len(COLUMNS), sharex=True, sharey=True)
+    returns = returns[returns.map(len) == len(SEEDS)]
+    last = list(NETWORKS)[-1]
+    columns = {each: COLUMNS[each] for each in COLUMNS if (each[0], 1.0, each[1], last) in returns}
+    figure = Figure(figsize=(2.7 * len(columns), 5.6), layout="constrained")
+    panels = figure.subplots(len(ROWS), len(columns), sharex=True, sharey=True)
     for axes_of_row, (share, row) in zip(panels, ROWS.items(), strict=True):
         axes_of_row[0].set_ylabel(row)
-        for axes, ((tasks, times), column) in zip(axes_of_row, COLUMNS.items(), strict=True):
+        for axes, ((tasks, times), column) in zip(axes_of_row, columns.items(), strict=True):
             if share == 0:
                 axes.set_title(column, fontsize="medium")
             if (tasks, share, times) not in CASES:
                 axes.text(0.5, 0.5, "the same as all", transform=axes.transAxes, ha="center")
             for k, network in enumerate(NETWORKS):
                 of_seeds = np.array(returns.get((tasks, share, times, network), []))
-                if len(of_seeds) > 1:
+                if len(of_seeds):
                     axes.hlines(k, *t_interval(of_seeds), color=COLORS[k], linewidth=2)
                     axes.plot(of_seeds.mean(), k, MARKERS[k], color=COLORS[k])
             axes.set_xlim(0, 510)
