@@ -10,7 +10,6 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
-from torch import nn
 
 from sb3_moe.layers import Belief, MoELayer, PredictMoE
 from sb3_moe.layers.classes import did_you_mean
@@ -325,7 +324,7 @@ class MoEPolicy(TeachesOptimizers):
         that moment can the choice of experts change without an update learning from data that was
         collected with other experts. ``predict`` sets False too, but changes no router.
         """
-        if self._in_predict and self._has_experts and _is_in_mode(self, mode):
+        if self._in_predict and self._has_experts and not self.training:
             return  # Setting the mode of all experts' modules takes a fifth of `predict`'s time.
         super().set_training_mode(mode)
         if mode and self._has_experts:
@@ -392,16 +391,6 @@ class MoEPolicy(TeachesOptimizers):
         may_be_sb3s = options.may_be_sb3s and not options.is_given("block")
         sees_task = options.experts_see_task or layout.num_tasks == 0
         return may_be_sb3s and sees_task and layout.image_shape is None
-
-
-def _is_in_mode(module: nn.Module, mode: bool) -> bool:
-    """Say whether a module and all modules in it are in a mode, True for training."""
-    found = [module]
-    for each in found:  # The list grows in this loop: a recursive call per module is slower.
-        if each.training is not mode:
-            return False
-        found += [child for child in each._modules.values() if child is not None]
-    return True
 
 
 def _takes(
