@@ -97,69 +97,6 @@ class Schema:
 
 
 @dataclass(frozen=True)
-class AgentOptions:
-    """The agent's file, its tasks, and how it plays them.
-
-    :param model: a file that sb3_moe.save wrote (.moe), or SB3's zip, which needs --trust
-    :param tasks: required: the tasks that the agent was trained on, as a suite's name, Gymnasium
-        ids, or a study's short names; an id with arguments is
-        '[CartPole-v1, {max_episode_steps: 50}]'; a function that builds your own environment is
-        package.module:callable, imported from Python's path
-    :param trust: open SB3's zip, which can run code: only if it is your own
-    :param algorithm: the algorithm of the model in SB3's zip, which doesn't name it
-    :param custom: your own classes that a .moe names, such as nearest:Nearest, imported from
-        Python's path
-    :param episodes: episodes of each task to play; for a card, those of its results
-    :param max_steps: most steps of each task to record; for a card, those of its replay
-    :param seed: of the environments and the actions
-    :param stochastic: draw actions instead of taking the most likely ones
-    """
-
-    model: tyro.conf.Positional[Path]
-    tasks: tuple[str, ...] = ()
-    trust: bool = False
-    algorithm: str = "PPO"
-    custom: tuple[str, ...] = ()
-    episodes: int = 1
-    max_steps: int = 1000
-    seed: int = 0
-    stochastic: bool = False
-
-
-@dataclass(frozen=True)
-class Watch(AgentOptions):
-    """Play every task and write a page with images, gates, values and rewards.
-
-    :param without: experts, such as pi:2: every task is played again without each of them, and
-        shown side by side
-    :param table: episodes of each task for a table of returns without each expert; 0: no table
-    :param out: the file: a page (.html) or a film (.gif or .mp4)
-    """
-
-    without: tuple[str, ...] = ()
-    table: int = 0
-    out: Path = Path("replay.html")
-
-
-@dataclass(frozen=True)
-class Card(AgentOptions):
-    """Write a folder for the Hugging Face Hub: model, card, config, results and replay; upload it
-    if asked to.
-
-    :param out: the folder
-    :param license: the agent's license, by its name on the Hub
-    :param push: upload the folder to this repository of the Hub, such as user/name
-    :param private: if the repository is new, make it private
-    """
-
-    episodes: int = 10
-    out: Path = Path("hub")
-    license: str = "mit"
-    push: str | None = None
-    private: bool = False
-
-
-@dataclass(frozen=True)
 class Suites:
     """List the suites: their names, tasks, and the extra that they need."""
 
@@ -170,8 +107,6 @@ COMMAND: Any = (
         Plan | Run | Status | Report | Schema,
         tyro.conf.subcommand("study", description="Training runs, and their report."),
     ]
-    | Annotated[Watch, tyro.conf.subcommand("watch")]
-    | Annotated[Card, tyro.conf.subcommand("card")]
     | Annotated[Suites, tyro.conf.subcommand("suites")]
 )
 #: The extra that a suite needs, by a word in its name or in the ids of its tasks.

@@ -132,7 +132,8 @@ def make_layer(
     activation_fn: type[nn.Module] = nn.ReLU,
 ) -> nn.Module:
     """Return one of our layers; only this function must know the constructors of older versions."""
-    experts = ours.mlp_experts(E, D, H, D, activation_fn)
+    networks = [nn.Sequential(nn.Linear(D, H), activation_fn(), nn.Linear(H, D)) for _ in range(E)]
+    experts = ours.StackedNetwork(networks)
     sees = ours.RouterInput(features=D, num_experts=E, num_tasks=E)
     # Before 0.2.0, `build` took the arguments that constructors take now.
     kinds = {"task": ours.TaskMoE, "soft": ours.SoftMoE, "top_k": ours.SparseMoE}

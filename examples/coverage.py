@@ -13,7 +13,6 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from sb3_moe.measures import bootstrap_interval
 from sb3_moe.study.judging import Rule, t_interval, welch
 
 SEEDS, REPEATS, COVERAGE = 10, 4000, 0.95
@@ -84,10 +83,19 @@ def covered(groups: Groups, correlation: float) -> dict[str, float]:
     for runs in values:
         estimate = welch(runs, signs, Rule(interval=COVERAGE, paired=False))
         low, high = t_interval(runs @ signs, COVERAGE)
-        ends = bootstrap_interval(runs @ signs, confidence=COVERAGE, resamples=999)
+        drawn = stats.bootstrap(
+            (runs @ signs,),
+            np.mean,
+            confidence_level=COVERAGE,
+            n_resamples=999,
+            method="percentile",
+            rng=0,
+        )
         held["Welch"] += estimate.low <= truth <= estimate.high
         held["paired t"] += low <= truth <= high
-        held["bootstrap"] += ends.low <= truth <= ends.high
+        held["bootstrap"] += (
+            drawn.confidence_interval.low <= truth <= drawn.confidence_interval.high
+        )
     return {kind: count / REPEATS for kind, count in held.items()}
 
 

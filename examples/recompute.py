@@ -130,11 +130,13 @@ class Effect(NamedTuple):
 
     :param margin: the smallest effect that matters; None: the effect is only described
     :param below: whether the claim is that the effect stays below the margin
+    :param either: whether the claim is of an effect in either direction
     """
 
     terms: list[Term]
     margin: float | None = None
     below: bool = False
+    either: bool = False
 
 
 class Estimate(NamedTuple):
@@ -169,7 +171,10 @@ def holm(p_values: list[float]) -> list[float]:
 def verdicts(effects: list[Effect], alpha: float) -> list[str]:
     """Judge the claims of one family by the rule of the protocols."""
     estimates = [estimate(effect.terms) for effect in effects]
-    p_values = [found.p for found in estimates]
+    p_values = [
+        2 * min(found.p, 1 - found.p) if effect.either else found.p
+        for effect, found in zip(effects, estimates, strict=True)
+    ]
     family = [k for k, each in enumerate(effects) if each.margin and not each.below]
     for k, p in zip(family, holm([p_values[k] for k in family]), strict=True):
         p_values[k] = p
@@ -183,10 +188,13 @@ def verdict(effect: Effect, found: Estimate, significant: bool) -> str:
     """Judge one effect: "supported" says that the estimate, not the interval, passes the margin."""
     if effect.margin is None:
         return "described"
-    there, ruled_out = found.mean >= effect.margin and significant, found.high < effect.margin
+    mean, low, high, _ = found
+    if effect.either and mean < 0:
+        mean, low, high = -mean, -high, -low
+    there, ruled_out = mean >= effect.margin and significant, high < effect.margin
     if effect.below:
         there, ruled_out = ruled_out, there
-    elif there and found.low < effect.margin:
+    elif there and low < effect.margin:
         return "**supported**; the interval reaches below the margin"
     return "**supported**" if there else "**contradicted**" if ruled_out else "undecided"
 
@@ -232,27 +240,42 @@ def conflict() -> Samples:
     return found
 
 
+def games(when: str, runs: Mapping[str, Sequence[Curves]]) -> Samples:
+    """Give mean returns on two games while they are trained, in `UNITS`, and the mean over both.
+
+    :param runs: of each network, those in which the first game is trained, and the second
+    """
+    found: Samples = {}
+    for network, of_games in runs.items():
+        areas = [
+            each.area(each.steps[-1])[:, task] / unit
+            for task, (each, unit) in enumerate(zip(of_games, UNITS.values(), strict=True))
+        ]
+        found[f"{when} {network}"] = np.mean(areas, axis=0)
+        found |= {f"{when} {game} {network}": area for game, area in zip(UNITS, areas, strict=True)}
+    return found
+
+
+def at_once(study: str) -> Samples:
+    """Give the mean returns on two games that are interleaved."""
+    return games("mtrl", {name: [runs, runs] for name, runs in curves(study, "mtrl").items()})
+
+
 def areas(study: str) -> Samples:
-    """Give mean returns on two games while they are trained, in `UNITS`.
+    """Give mean returns on two games while they are trained.
 
     `mtrl` is interleaved, `first` from scratch, `second` after the other game, `crl` the mean of
     the last two and `gain` their difference. The mean is over both games if no game is named.
     """
-    found: Samples = {}
-    interleaved = curves(study, "mtrl")
     one, other = (curves(study, f"crl/{order}") for order in ORDERS)
-    for network in interleaved:
-        for task, (game, unit) in enumerate(UNITS.items()):
-            first, second = (one, other) if task == 0 else (other, one)
-            for when, runs in (
-                ("mtrl", interleaved[network]),
-                ("first", first[network].block(0, 2)),
-                ("second", second[network].block(1, 2)),
-            ):
-                found[f"{when} {game} {network}"] = runs.area(runs.steps[-1])[:, task] / unit
-        for when in ("mtrl", "first", "second"):
-            games = [found[f"{when} {game} {network}"] for game in UNITS]
-            found[f"{when} {network}"] = np.mean(games, axis=0)
+    found = at_once(study)
+    found |= games(
+        "first", {name: [one[name].block(0, 2), other[name].block(0, 2)] for name in one}
+    )
+    found |= games(
+        "second", {name: [other[name].block(1, 2), one[name].block(1, 2)] for name in one}
+    )
+    for network in one:
         first_area, second_area = found[f"first {network}"], found[f"second {network}"]
         found[f"crl {network}"] = (first_area + second_area) / 2
         found[f"gain {network}"] = second_area - first_area
@@ -263,6 +286,7 @@ def minatar() -> Samples:
     """Give the results of the studies of the paper's questions."""
     own = "paper/earlier/own_rates"
     found = areas("paper/tier1")
+    found |= named("tuned", at_once("paper/interleaved"))
     found |= named("0.005", areas("paper/earlier/results")) | named("0.001", areas(own))
     for regime in ("crl", "mtrl"):
         for measure in ("dormant", "inactive"):
@@ -376,8 +400,9 @@ def effects_of(table: dict[str, Any]) -> dict[str, Effect]:
         words: Effect(
             [(1, samples[name]) for name in each["plus"].split(" + ")]
             + [(-1, samples[name]) for name in each.get("minus", "").split(" + ") if name],
-            each.get("margin") or each.get("below"),
+            next((each[kind] for kind in ("margin", "below", "either") if kind in each), None),
             "below" in each,
+            "either" in each,
         )
         for words, each in table["effects"].items()
     }

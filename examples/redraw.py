@@ -90,6 +90,7 @@ EFFECTS = {
     "upcycled": ("grow/upcycled", "return per episode"),
     "mt3": ("metaworld/mt3", "area under success (share of episodes)"),
     "minatar": ("paper/tier1", "return in units of 16.47 (SpaceInvaders) and 4.05 (Breakout)"),
+    "interleaved_tuned": ("paper/interleaved", "return in units of 16.47 and 4.05"),
 }
 #: What a dense network gains from scratch, as `paper/claims.yaml` fixed it.
 UNITS = {"SpaceInvaders": 16.47, "Breakout": 4.05}

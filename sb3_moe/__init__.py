@@ -22,7 +22,7 @@ from sb3_moe.policies.registration import register
 from sb3_moe.saving import UnsafeFileError, load, resume, save
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
 from sb3_moe.vec_env.make import make_multitask_vec_env
-from sb3_moe.watching import only_expert, swap_experts, watch, without_expert
+from sb3_moe.watching import watch, without_expert
 
 __all__ = [
     "GymnasiumVecEnv",
@@ -34,13 +34,11 @@ __all__ = [
     "load",
     "make_multitask_vec_env",
     "merge_experts",
-    "only_expert",
     "presets",
     "remove_experts",
     "resume",
     "routing",
     "save",
-    "swap_experts",
     "thaw_experts",
     "to_dense",
     "upcycle",

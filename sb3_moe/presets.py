@@ -14,17 +14,6 @@ from typing import Any
 
 from torch import nn
 
-MINATAR_PPO: dict[str, Any]
-BALANCED_PPO: dict[str, Any]
-BRC_LIKE: dict[str, Any]
-MULTI_HEAD: dict[str, Any]
-MOORE: dict[str, Any]
-PACO: dict[str, Any]
-SCALE_MOE_LIKE: dict[str, Any]
-SIMBA: dict[str, Any]
-SPHERE: dict[str, Any]
-TASK_TEMPERATURES: dict[str, Any]
-
 _PRESETS: dict[str, dict[str, Any]] = {
     # PureJaxRL's values for PPO on MinAtar, for 64 environments. Its value loss has an extra 1/2,
     # so SB3's `vf_coef` is half of its 0.5. The encoder is flat for every placement: an encoder for

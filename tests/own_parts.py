@@ -3,8 +3,20 @@
 from torch import nn
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
-from sb3_moe.layers import MoELayer
+from sb3_moe.layers import MoELayer, StackedNetwork
 from sb3_moe.policies.placements import Placement
+
+
+def mlp_experts(num_experts, in_features, width, out_features, activation_fn=nn.ReLU):
+    """Return experts of two linear layers, with torch's own initialization."""
+    return StackedNetwork(
+        [
+            nn.Sequential(
+                nn.Linear(in_features, width), activation_fn(), nn.Linear(width, out_features)
+            )
+            for _ in range(num_experts)
+        ]
+    )
 
 
 class Tempered(MoELayer):

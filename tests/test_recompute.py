@@ -31,6 +31,7 @@ CLAIMS = {
     "in_turn_again": "conflict/in_turn",
     "gradients": "conflict/gradients",
     "minatar": "paper/tier1",
+    "interleaved_tuned": "paper/interleaved",
     "mt3": "metaworld/mt3",
     "forgetting": "grow/sequence",
     "upcycled": "grow/upcycled",

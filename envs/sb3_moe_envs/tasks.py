@@ -9,10 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import VectorEnv
 
 EnvFn = Callable[[], gym.Env[Any, Any]]
-VectorFn = Callable[[int], VectorEnv[Any, Any, Any]]
 
 
 class TaskError(RuntimeError):
@@ -27,16 +25,12 @@ class Task:
     :param env_id: Gymnasium id, or None where `env_fn` builds the environment
     :param kwargs: arguments for `gymnasium.make`
     :param env_fn: builds the environment; takes no arguments
-    :param vector_fn: builds a vector environment of a given number of environments, with SAME_STEP
-        autoreset; None: environments are stepped one by one, unless this package has a vector
-        environment for the id
     """
 
     name: str
     env_id: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     env_fn: EnvFn | None = None
-    vector_fn: VectorFn | None = None
 
     def __post_init__(self) -> None:
         if (self.env_id is None) == (self.env_fn is None):

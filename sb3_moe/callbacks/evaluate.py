@@ -11,10 +11,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.callbacks.periodic import CurrentTask, RecordingCallback, remembered
-from sb3_moe.layers.checks import whole, whole_or_none
+from sb3_moe.layers.checks import whole
 from sb3_moe.saving.files import atomic
 from sb3_moe.saving.snapshot import preserved_generators
-from sb3_moe.vec_env.evaluating import LONGEST, TaskEpisodes, evaluate_tasks, success_rate
+from sb3_moe.vec_env.evaluating import TaskEpisodes, evaluate_tasks, success_rate
 from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
 from sb3_moe.vec_env.tasks import task_names
 
@@ -56,8 +56,6 @@ class MultiTaskEvalCallback(RecordingCallback):
         included. A VecNormalize around it takes over the training environment's statistics, and
         stops learning its own
     :param deterministic: whether actions are the most likely ones
-    :param max_episode_steps: raise an error if an episode of an evaluation takes more steps, since
-        one without an end would be played for ever; None: wait for its end
     :param log_path: folder for ``scores.npz``
     :param best_model_save_path: folder for ``best_model.zip``, the model with the highest mean
         reward over all tasks
@@ -78,7 +76,6 @@ class MultiTaskEvalCallback(RecordingCallback):
         *,
         eval_env: gym.Env[Any, Any] | VecEnv | str | None = None,
         deterministic: bool = True,
-        max_episode_steps: int | None = LONGEST,
         log_path: str | Path | None = None,
         best_model_save_path: str | Path | None = None,
         callback_on_new_best: BaseCallback | None = None,
@@ -87,11 +84,9 @@ class MultiTaskEvalCallback(RecordingCallback):
     ) -> None:
         super().__init__(every, log_path=log_path, callback=callback_after_eval, verbose=verbose)
         whole("n_eval_episodes", n_eval_episodes)
-        whole_or_none("max_episode_steps", max_episode_steps)
         self.n_eval_episodes = n_eval_episodes
         self.eval_env: Any = eval_env
         self.deterministic = deterministic
-        self.max_episode_steps = max_episode_steps
         self.best_model_save_path = best_model_save_path
         self.callback_on_new_best = callback_on_new_best
         if callback_on_new_best is not None:
@@ -164,11 +159,7 @@ class MultiTaskEvalCallback(RecordingCallback):
             entropy = [self.model.seed or 0, step]
             self.eval_env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]) // 2)
             return evaluate_tasks(
-                self.model,
-                self.eval_env,
-                self.n_eval_episodes,
-                self.deterministic,
-                max_episode_steps=self.max_episode_steps,
+                self.model, self.eval_env, self.n_eval_episodes, self.deterministic
             )
 
     def _log(self, episodes: TaskEpisodes, step: int) -> None:

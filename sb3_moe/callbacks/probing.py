@@ -16,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.callbacks.periodic import CurrentTask, RecordingCallback, refuse_trpo, remembered
+from sb3_moe.callbacks.periodic import RecordingCallback, refuse_trpo, remembered
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, whole, whole_or_none
 from sb3_moe.layers.moe import hold_router, router_parameters
@@ -354,8 +354,8 @@ class FreezeRouterCallback(ProbeCallback):
     Each measurement computes the gates on the observations of the previous measurement again, and
     logs ``moe/moved/<mixture>``: the share of a token's gates that has moved to other experts since
     then, on average. A frozen router keeps its weights, their running averages in the optimizer,
-    and the bias of ``bias_rate`` bit for bit; the experts keep learning. When a router is frozen
-    or thawed, ``moe/frozen/<mixture>`` is logged. Routers are frozen only in training with this
+    and the bias of ``bias_rate`` bit for bit; the experts keep learning. When a router is
+    frozen, ``moe/frozen/<mixture>`` is logged. Routers are frozen only in training with this
     callback; what a resumed run needs is kept in ``model.frozen_routers``, which SB3 saves.
 
     :param every: global steps between measurements
@@ -363,12 +363,11 @@ class FreezeRouterCallback(ProbeCallback):
         ``at_step`` counts
     :param patience: in how many measurements in a row it must be below ``bound``
     :param at_step: freeze every router at the first measurement that is at least this many global
-        steps after training began, or after the last thaw; None: only ``bound`` counts
-    :param thaw_at_switch: let all routers learn again whenever the task changes
+        steps after training began; None: only ``bound`` counts
     :param probe_size: how many observations in all, at least one for each task
     :param probe: fixed observations for all measurements, as the policy sees them, one batch for
         each task; None: those that the agent meets
-    :param verbose: 1 prints when a router is frozen or thawed
+    :param verbose: 1 prints when a router is frozen
     :raises ValueError: if a number is out of range, or no router learns
     """
 
@@ -379,7 +378,6 @@ class FreezeRouterCallback(ProbeCallback):
         bound: float | None = 0.02,
         patience: int = 3,
         at_step: int | None = None,
-        thaw_at_switch: bool = False,
         probe_size: int = 256,
         probe: list[Obs] | None = None,
         verbose: int = 0,
@@ -392,12 +390,6 @@ class FreezeRouterCallback(ProbeCallback):
         self.bound = bound
         self.patience = patience
         self.at_step = at_step
-        self.thaw_at_switch = thaw_at_switch
-
-    def init_callback(self, model: BaseAlgorithm) -> None:
-        """Check that there are tasks if ``thaw_at_switch`` needs them."""
-        super().init_callback(model)
-        self._task = CurrentTask(self.training_env, required=self.thaw_at_switch)
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError for TRPO, and for a policy without a router that learns."""
@@ -414,17 +406,15 @@ class FreezeRouterCallback(ProbeCallback):
     def _on_training_start(self) -> None:
         """Go on from what the model remembers."""
         self.kept = remembered(self.model, "frozen_routers")
-        fresh = {"last": None, "updates": None, "task_names": self.task_names, "latest": []}
-        self.kept |= fresh | self._awake() | self.kept
+        fresh: dict[str, Any] = {"last": None, "updates": None, "task_names": self.task_names}
+        fresh |= {"since": self.model.num_timesteps}
+        fresh |= {"latest": [], "gates": {}, "settled": {}, "frozen": []}
+        self.kept |= fresh | self.kept
         if self.kept["task_names"] != self.task_names:
             self.kept |= {"task_names": self.task_names, "gates": {}, "latest": []}
         self._latest = self.kept["latest"]
         super()._on_training_start()
         self._hold()
-
-    def _awake(self) -> dict[str, Any]:
-        """Return the entries of ``kept`` for routers that all learn from now on."""
-        return {"since": self.model.num_timesteps, "gates": {}, "settled": {}, "frozen": []}
 
     def _hold(self) -> None:
         """Hold the frozen routers, and release others that a broken-off training left held."""
@@ -434,19 +424,6 @@ class FreezeRouterCallback(ProbeCallback):
     def _resume(self, step: int) -> int | None:
         last: int | None = self.kept["last"]
         return last
-
-    def _on_rollout_start(self) -> None:
-        if self.thaw_at_switch and self._task.ended(self.kept) is not None:
-            for name in self.kept["frozen"]:
-                self._tell(name, frozen=False)
-            self.kept |= self._awake()
-            self._hold()
-        super()._on_rollout_start()
-
-    def _tell(self, name: str, *, frozen: bool) -> None:
-        self.log_scalars({"moe/frozen/{}": {name: int(frozen)}}, LAYER)
-        word = "is frozen" if frozen else "learns again"
-        self.say(f"The router of {name} {word} at {self.model.num_timesteps} steps")
 
     def act(self, step: int) -> bool:
         """Measure how far gates have moved, and freeze routers that have settled."""
@@ -459,7 +436,8 @@ class FreezeRouterCallback(ProbeCallback):
             settles = is_time or self.kept["settled"].get(name, 0) >= self.patience
             if settles and name not in self.kept["frozen"]:
                 self.kept["frozen"].append(name)
-                self._tell(name, frozen=True)
+                self.log_scalars({"moe/frozen/{}": {name: 1}}, LAYER)
+                self.say(f"The router of {name} is frozen at {step} steps")
         self._hold()
         return True
 

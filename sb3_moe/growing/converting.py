@@ -38,7 +38,7 @@ from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_network import Columns
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Network, kind_of, networks_of
-from sb3_moe.policies.of_model import model_of_sb3, policy_of
+from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import per_network
 from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key, one_hot_length
 
@@ -82,7 +82,6 @@ def upcycle(
         compute the same
     """
     not_negative("perturb", perturb)
-    model_of_sb3(model)
     old: Any = model.policy
     refuse_masks(old)
     if isinstance(old, MoEPolicy):

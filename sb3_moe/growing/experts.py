@@ -16,7 +16,7 @@ from sb3_moe.layers.checks import not_negative, numbers_below, whole
 from sb3_moe.policies.masks import forget_masks
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import kind_of, networks_of
-from sb3_moe.policies.of_model import model_of_sb3, policy_of
+from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.snapshot import preserved_generators
 
 # The default of `share`: how much of all gates a new expert takes at most.
@@ -175,7 +175,6 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
     :param network: whose mixtures to return; None: those of every network
     :raises ValueError: if there is no such mixture, or its number of experts can't change
     """
-    model_of_sb3(model)
     policy = policy_of(model)
     refuse_masks(policy)
     found = _mixtures(policy, network)
@@ -249,7 +248,6 @@ def thaw_experts(
 def _change(
     model: BaseAlgorithm, experts: Collection[int] | None, network: str | None, *, freeze: bool
 ) -> None:
-    model_of_sb3(model)
     policy = policy_of(model)
     chosen = _mixtures(policy, network)
     if network is None and experts is None:
@@ -294,6 +292,5 @@ def drop_masks(model: BaseAlgorithm) -> None:
     :param model: of any algorithm, with SB3's policies or ours
     :raises TypeError: if it is no model of SB3, or its policy is of no known class
     """
-    model_of_sb3(model)
     for optimizer in networks_of(model.policy).every_optimizer():
         forget_masks(optimizer)

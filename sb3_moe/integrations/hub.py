@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from sb3_moe.layers.extras import require
 from sb3_moe.measures import measure
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.files import atomic, check_writable, write_file, write_json
 from sb3_moe.saving.model_file import packed, versions
@@ -27,7 +26,7 @@ from sb3_moe.vec_env.tasks import has_tasks, suite_of
 from sb3_moe.watching import Replay, watch
 from sb3_moe.watching.watched_env import WatchedEnv, seed_everything, watched_env
 
-__all__ = ["push", "write_folder"]
+__all__ = ["write_folder"]
 
 LIBRARY = "stable-baselines3"
 README, CONFIG, RESULTS = "README.md", "config.json", "results.json"
@@ -72,7 +71,6 @@ def write_folder(
         environment that plays every task
     """
     require("an agent's card", "huggingface_hub", "jinja2")
-    model_of_sb3(model)
     _check_repo_id(repo_id)
     folder = Path(folder)
     check_folder(folder)
@@ -93,51 +91,18 @@ def write_folder(
     return folder
 
 
-def push(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    token: str | None = None,
-    message: str = "Upload an agent",
-) -> str:
-    """Upload a folder of :func:`write_folder`, and return its address on the Hub.
-
-    Everything in the folder is uploaded.
-
-    :param folder: with a card
-    :param repo_id: ``"user/name"``; it is made if it doesn't exist
-    :param private: whether a new repository is private
-    :param token: None: that of ``hf auth login``, or of ``HF_TOKEN``
-    :param message: of the commit
-    :raises ImportError: without the extra ``hub``
-    :raises ValueError: if the folder has no card, or ``repo_id`` isn't of that form
-    """
-    _check_repo_id(repo_id)
-    if not (Path(folder) / README).is_file():
-        raise ValueError(f"`folder` must have a {README}, as write_folder makes it, got {folder}")
-    require("sb3_moe.integrations.hub.push", "huggingface_hub")
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    uploaded = api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message=message)
-    return str(uploaded)
-
-
-def check_folder(folder: Path, argument: str = "folder") -> None:
+def check_folder(folder: Path) -> None:
     """Make a folder, and raise if a card would overwrite files that are no earlier card's.
 
     :param folder: need not exist
-    :param argument: its name in the error
     :raises ValueError: naming the folder, and a file that would be lost, or the system's error
     """
-    check_writable(folder, argument)
+    check_writable(folder, "folder")
     taken = [name for name in FILES if (folder / name).exists()]
     if taken and RESULTS not in taken:
         raise ValueError(
-            f"`{argument}` must be empty, or hold an earlier card, got {folder}, "
-            f"whose {taken[0]} would be lost"
+            f"`folder` must be empty, or hold an earlier card, got {folder}, whose {taken[0]} "
+            "would be lost"
         )
 
 

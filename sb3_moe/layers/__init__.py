@@ -1,7 +1,7 @@
 """Mixture-of-experts layers on plain torch, with the experts' weights stacked."""
 
 from sb3_moe.layers.aux_loss import AuxCoefs
-from sb3_moe.layers.experts import Experts, SeparateNetworks, StackedNetwork, mlp_experts
+from sb3_moe.layers.experts import Experts, SeparateNetworks, StackedNetwork
 from sb3_moe.layers.fixed_moe import EmbeddingMoE, TaskMoE, UniformMoE
 from sb3_moe.layers.moe import MoELayer, RouterInput
 from sb3_moe.layers.predict import Belief, PredictMoE
@@ -39,7 +39,6 @@ __all__ = [
     "StackedNetwork",
     "TaskMoE",
     "UniformMoE",
-    "mlp_experts",
     "register_expert",
     "register_router",
 ]

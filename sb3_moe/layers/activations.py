@@ -25,31 +25,8 @@ POINTWISE = (
     nn.Softsign,
     nn.Tanh,
 )
-# Modules that treat every number alike, whichever expert it belongs to.
-ALIKE_ON_ROWS = (
-    *POINTWISE,
-    nn.Dropout,
-    nn.Hardshrink,
-    nn.Hardsigmoid,
-    nn.Identity,
-    nn.LogSigmoid,
-    nn.Softshrink,
-    nn.Tanhshrink,
-    nn.Threshold,
-)
-# With pooling layers, which treat every channel of an image alike.
-ALIKE_FOR_ALL = (*ALIKE_ON_ROWS, nn.AvgPool2d, nn.MaxPool2d)
 
 
 def is_norm(module: nn.Module) -> bool:
     """Say whether a module is a normalization: it has its number of features as an attribute."""
     return hasattr(module, "num_features") or hasattr(module, "normalized_shape")
-
-
-def is_alike_for_all(module: nn.Module) -> bool:
-    """Say whether one module can act on all experts' values at once.
-
-    A user's own class can't, even if it derives from one of :data:`ALIKE_FOR_ALL`: each expert then
-    has its own copy of the module.
-    """
-    return type(module) in ALIKE_FOR_ALL

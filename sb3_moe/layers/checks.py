@@ -37,22 +37,13 @@ def number(name: str, value: object) -> float:
     """Return a number, Python's own or numpy's, as a float; raise for other values."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {value!r}")
-    try:
-        return float(value)
-    except OverflowError:  # an int too large for a float, such as 10**400
-        raise ValueError(f"`{name}` must be a number that fits a float, got {value}") from None
+    return float(value)
 
 
 def not_negative(name: str, value: object) -> None:
     """Raise unless a value is a finite number of at least 0, Python's own or numpy's."""
     if not 0.0 <= number(name, value) < float("inf"):
         raise ValueError(f"`{name}` must be at least 0 and finite, got {value}")
-
-
-def yes_or_no(name: str, value: object) -> None:
-    """Raise unless a value is a bool."""
-    if not isinstance(value, bool):
-        raise TypeError(f"`{name}` must be a bool, got {value!r}")
 
 
 def widths(name: str, value: object) -> None:

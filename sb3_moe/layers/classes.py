@@ -1,6 +1,6 @@
 """Find the class that an option means: by name, as ``"package.module:Class"``, or as it is."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import Parameter, signature
@@ -28,18 +28,11 @@ class Registry(Generic[T]):
         return iter(list(self._classes.items()))
 
     def add(self, name: str, cls: type[T]) -> None:
-        """Register a class under a name; registering it again is allowed.
+        """Register a class under a name, also in place of another one.
 
         :raises TypeError: if it does not derive from the base
-        :raises ValueError: if another class has the name
         """
         self._check(cls)
-        other = self._classes.setdefault(name, cls)
-        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(
-                f"`{self.option}` {name!r} is {other.__qualname__} of {other.__module__} already, "
-                f"got {cls.__qualname__} of {cls.__module__}"
-            )
         self._classes[name] = cls
 
     def find(self, given: object) -> type[T]:
@@ -112,26 +105,3 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 def of_this_package(cls: type) -> bool:
     """Say whether a class is part of this package, and not a user's own."""
     return cls.__module__.partition(".")[0] == "sb3_moe"
-
-
-def check_names(
-    option: str, given: Mapping[str, Any], known: Sequence[str], what: str, *, cls: type
-) -> None:
-    """Raise TypeError unless all arguments are known.
-
-    :param option: option that holds the arguments
-    :param given: the arguments by name
-    :param known: names of the arguments that are allowed
-    :param what: what takes the arguments, as users call it
-    :param cls: class of what takes them
-    """
-    for name in given:
-        if name in known:
-            continue
-        hint = did_you_mean(name, known)
-        if name in signature(cls).parameters and not of_this_package(cls):
-            hint = f"; put `*,` before {name!r} in the constructor"
-        raise TypeError(
-            f"`{option}` may hold the keyword-only arguments of {what}, {list(known)}, got "
-            f"{name!r}{hint}"
-        )

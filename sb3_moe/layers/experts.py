@@ -365,28 +365,3 @@ def _check_alike(experts: Sequence[nn.Module]) -> None:
     for k, other in enumerate(others, start=1):
         if other != first:
             raise ValueError(f"`experts` must be alike, got {first} and, as expert {k}, {other}")
-
-
-def mlp_experts(
-    num_experts: int,
-    in_features: int,
-    hidden: int,
-    out_features: int,
-    activation_fn: Callable[[], nn.Module] = nn.ReLU,
-) -> StackedNetwork:
-    """Build experts of two linear layers with an activation between, initialized as torch does.
-
-    :param num_experts: E
-    :param in_features: features of a token
-    :param hidden: width of an expert
-    :param out_features: features of its output
-    :param activation_fn: the activation between
-    """
-    return StackedNetwork(
-        [
-            nn.Sequential(
-                nn.Linear(in_features, hidden), activation_fn(), nn.Linear(hidden, out_features)
-            )
-            for _ in range(num_experts)
-        ]
-    )

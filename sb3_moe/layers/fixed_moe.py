@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch as th
 from torch import nn
 
-from sb3_moe.layers.checks import one_of, yes_or_no
+from sb3_moe.layers.checks import one_of
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import MoELayer, RouterInput, edited_shares
 from sb3_moe.layers.routing import Routing, softmax_over_experts
@@ -100,8 +100,6 @@ class EmbeddingMoE(MoELayer):
     ) -> None:
         super().__init__(experts)
         one_of("weights", weights, ("linear", "softmax"))
-        yes_or_no("bias", bias)
-        yes_or_no("shared", shared)
         # Rows start with a norm near 1: a weighed sum of independent experts is as strong as one.
         self.task_weights = TaskEmbedding(router_input.num_tasks, self.num_experts, bias=bias)
         self.softmax = weights == "softmax"

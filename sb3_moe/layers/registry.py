@@ -30,7 +30,6 @@ def register_router(router: type[MoELayer]) -> type[MoELayer]:
 
     :param router: the class
     :raises TypeError: if it is no MoELayer
-    :raises ValueError: if another router has the name
     """
     ROUTERS.add(getattr(router, "name", ""), router)
     return router
@@ -41,7 +40,6 @@ def register_expert(kind: type[nn.Module]) -> type[nn.Module]:
 
     :param kind: the class
     :raises TypeError: if it is no module
-    :raises ValueError: if another kind has the name
     """
     EXPERTS.add(getattr(kind, "name", getattr(kind, "__name__", "")), kind)
     return kind

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch as th
 from torch import nn
 
-from sb3_moe.layers.checks import widths, yes_or_no
+from sb3_moe.layers.checks import widths
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import MoELayer, RouterInput
 
@@ -100,7 +100,6 @@ class ScoredMoE(MoELayer):
     ) -> None:
         super().__init__(experts)
         widths("hidden", hidden)
-        yes_or_no("bias", bias)
         num_scores = self.num_experts * num_slots
         features, layers = router_input.features, list[nn.Module]()
         for width in hidden:

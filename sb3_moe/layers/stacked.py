@@ -13,7 +13,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_moe.layers.activations import is_alike_for_all
+from sb3_moe.layers.activations import POINTWISE
 from sb3_moe.layers.encoder import ImageEncoder, Residual, split_image
 from sb3_moe.layers.shares import Share, apart_shares
 
@@ -333,7 +333,7 @@ def stack(modules: Sequence[nn.Module]) -> nn.Module:
         return STACKS[type(first)](modules)
     if type(first) is nn.LayerNorm and first.bias is not None and len(first.normalized_shape) == 1:
         return StackedLayerNorm(modules)  # type: ignore[arg-type]  # alike: all are LayerNorm
-    if is_alike_for_all(first):
+    if type(first) in (*POINTWISE, nn.MaxPool2d):
         return copy.deepcopy(first)
     # A StackedBatchNorm takes rows: normalizations of images run expert by expert.
     if hasattr(first, "num_features") and not isinstance(first, nn.BatchNorm2d | nn.BatchNorm3d):

@@ -31,7 +31,6 @@ from sb3_moe.measures.hidden import (
     weight_of,
 )
 from sb3_moe.policies.networks import networks_of
-from sb3_moe.policies.optimizers import unmasked
 from sb3_moe.vec_env.observations import Obs, concatenate, select
 
 #: The thresholds at which neurons count as dormant; figures show the first.
@@ -352,7 +351,7 @@ def fisher_information(
     sums = [th.zeros_like(each) for each in wanted]
     taken = th.as_tensor(actions, device=policy.device)
     taken = taken.float() if taken.is_floating_point() else taken
-    with evaluating(policy), _learned(wanted), unmasked(), th.enable_grad():
+    with evaluating(policy), _learned(wanted), th.enable_grad():
         # Row by row: a batch's gradient is the sum, and each row's own has to be squared.
         for i in range(len(actions)):
             seen, _ = policy.obs_to_tensor(select(obs, slice(i, i + 1)))

@@ -339,27 +339,3 @@ def zero_shot_transfer_gem(
             gains.append(before[block.task] - random_N[block.task])
         seen.add(block.task)
     return float(np.mean(gains)) if gains else float("nan")
-
-
-def area_ratios(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: int) -> Array:
-    """Return AUC_k / AUC_1 for each visit of a task, (V,); NaN if AUC_1 is not positive.
-
-    AUC_k is the :func:`area` of the task's score over its k-th block.
-    """
-    score_KN, steps_K = checked(score, steps)
-    own = visits(blocks, task)
-    areas = np.array([area(score_KN, steps_K, b.start, b.end)[task] for b in own])
-    return areas / areas[0] if areas[0] > 0 else np.full(len(areas), np.nan)
-
-
-def plasticity_loss(score: ArrayLike, steps: ArrayLike, blocks: Blocks, task: int) -> float:
-    """Return the mean over visits k >= 2 of max(0, 1 - AUC_k / AUC_1), see :func:`area_ratios`.
-
-    0 where later visits are learned at least as well as the first; NaN if AUC_1 is not positive.
-
-    :raises ValueError: if the task has fewer than two blocks
-    """
-    ratios = area_ratios(score, steps, blocks, task)
-    if len(ratios) < 2:
-        raise ValueError(f"`blocks` must train task {task} at least twice, got {len(ratios)}")
-    return float(np.maximum(0.0, 1.0 - ratios[1:]).mean())

@@ -1,88 +1,16 @@
-"""Summaries over seeds and tasks, with intervals (Agarwal et al. 2021, arXiv 2108.13264).
+"""Holm's correction, and measures of how experts share the work.
 
-Also measures of how experts share the work.
-
-Shapes: S seeds, N tasks, B resamples, E experts, T tokens, O outputs.
+Shapes: N tasks, E experts, T tokens, O outputs.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import ArrayLike
 
 Array = npt.NDArray[np.float64]
-Statistic = Callable[..., Any]
-
-
-class Interval(NamedTuple):
-    """A confidence interval; both ends are NaN where there are fewer than two seeds."""
-
-    low: float
-    high: float
-
-
-class Estimate(NamedTuple):
-    """A value and its confidence interval, see :class:`Interval`."""
-
-    value: float
-    low: float
-    high: float
-
-
-def iqm(scores: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any:
-    """Return the interquartile mean: the mean without the lowest and highest quarter.
-
-    :param scores: of any shape
-    :param axis: the axis or axes to average over; None: all
-    :raises ValueError: if a score is not finite
-    """
-    values = _finite(scores, "scores")
-    axes = tuple(range(values.ndim)) if axis is None else np.atleast_1d(axis)
-    values = np.moveaxis(values, axes, range(-len(axes), 0))
-    values = np.sort(values.reshape(*values.shape[: values.ndim - len(axes)], -1), axis=-1)
-    cut = values.shape[-1] // 4
-    return values[..., cut : values.shape[-1] - cut].mean(-1)
-
-
-def bootstrap_interval(
-    values: ArrayLike,
-    statistic: Statistic = np.mean,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 9_999,
-    seed: int = 0,
-) -> Interval:
-    """Return the percentile bootstrap interval of a statistic over seeds.
-
-    With several tasks, seeds are resampled within each task, as rliable does.
-
-    >>> found = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    >>> round(found.low, 1), round(found.high, 1)
-    (1.8, 4.2)
-
-    :param values: one for each seed, (S,), or for each seed and task, (S, N)
-    :param statistic: a function that takes ``axis``; applied over seeds and tasks together
-    :param confidence: between 0 and 1
-    :param resamples: B
-    :param seed: the same seed gives the same interval
-    :return: the interval; both ends are NaN for a single seed
-    :raises ValueError: if there are no values, or a value is not finite
-    """
-    array = _finite(values, "values")
-    if array.ndim not in (1, 2) or array.size == 0:
-        raise ValueError(f"`values` must be (seeds,) or (seeds, tasks), got shape {array.shape}")
-    seeds = len(array)
-    if seeds < 2:
-        return Interval(float("nan"), float("nan"))
-    index = np.random.default_rng(seed).integers(0, seeds, (resamples, *array.shape))
-    resampled = np.take_along_axis(array[None], index, axis=1)
-    tail = 50.0 * (1.0 - confidence)
-    found = statistic(resampled, axis=-1 if array.ndim == 1 else (1, 2))
-    low, high = np.percentile(found, [tail, 100.0 - tail])
-    return Interval(float(low), float(high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -96,13 +24,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p))
     adjusted[order] = np.maximum.accumulate(steps)
     return [float(value) for value in adjusted]
-
-
-def _finite(values: ArrayLike, name: str) -> Array:
-    array = np.asarray(values, np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"`{name}` must be finite, got {array}")
-    return array
 
 
 def decimals(values: ArrayLike) -> int:

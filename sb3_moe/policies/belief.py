@@ -12,7 +12,6 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_moe.layers import Belief
 from sb3_moe.layers.checks import one_of
-from sb3_moe.layers.classes import check_names, own_options
 from sb3_moe.policies.extractors import TaskExtractor
 
 HISTORY_KEY = "history"
@@ -51,8 +50,6 @@ class BeliefExtractor(TaskExtractor):
         **models: Any,
     ) -> None:
         one_of("shown", shown, ("router", "both"))
-        own_names = [*own_options(BeliefExtractor), *own_options(Belief)]
-        check_names("features_extractor_kwargs", models, own_names, "a belief", cls=Belief)
         own, history = _parts_of(observation_space)
         seen: dict[str, spaces.Space[Any]] = {"obs": own}
         seen |= {HISTORY_KEY: history} if shown == "both" else {}

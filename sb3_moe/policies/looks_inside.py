@@ -46,14 +46,13 @@ class LooksInside(BaseModel):
             found |= {f"{network}.{name}": layer for name, layer in pairs}
         return found
 
-    def mixtures(self, network: str, layer: int | None = None) -> dict[str, MoELayer]:
+    def mixtures(self, network: str) -> dict[str, MoELayer]:
         """Return a network's mixtures by name.
 
         :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name,
             such as ``"pi.middle"``
-        :param layer: number of the mixture within each network, from 0, or from the end with -1,
-            ...; None: all, but a head with an expert for each task only if there are no others,
-            since its experts' numbers are those of tasks
+        :return: all, but a head with an expert for each task only if there are no others, since
+            its experts' numbers are those of tasks
         :raises ValueError: if there is no such mixture
         """
         layers = self.moe_layers()
@@ -67,28 +66,22 @@ class LooksInside(BaseModel):
             raise ValueError(
                 f"`network` must be one of {networks}, which have experts, got {network!r}"
             )
-        if layer is None:
-            return {name: each for name, each in found.items() if not each.needs_tasks} or found
-        of_each: dict[str, list[str]] = {}  # there may be several critics
-        for name in found:
-            of_each.setdefault(network_of(name), []).append(name)
-        fewest = min(map(len, of_each.values()))
-        if not -fewest <= layer < fewest:
-            raise ValueError(f"`layer` must be in [-{fewest}, {fewest}), got {layer}")
-        return {names[layer]: found[names[layer]] for names in of_each.values()}
+        return {name: each for name, each in found.items() if not each.needs_tasks} or found
 
-    def get_expert(self, network: str, k: int, layer: int = -1) -> nn.Sequential:
+    def get_expert(self, network: str, k: int) -> nn.Sequential:
         """Return one expert as plain modules with copied weights.
 
-        :param network: ``"pi"``, ``"vf"``, ``"qf"`` (of several critics the first), ``"qf1"``, ...
+        :param network: ``"pi"``, ``"vf"``, ``"qf"`` (of several critics the first), ``"qf1"``,
+            ..., of which the last mixture counts, or a mixture's name, such as ``"pi.all.0"``
         :param k: which expert
-        :param layer: which of its MoE layers
         :raises TypeError: if ``k`` is no int
-        :raises ValueError: if there is no such network, layer or expert
+        :raises ValueError: if there is no such mixture or expert
         """
-        name, first = next(iter(self.mixtures(network, layer).items()))
-        numbers_below("k", [k], first.num_experts, name)
-        return first.experts.expert(k)
+        found = self.mixtures(network)
+        critic = network_of(next(iter(found)))
+        name = [each for each in found if network_of(each) == critic][-1]
+        numbers_below("k", [k], found[name].num_experts, name)
+        return found[name].experts.expert(k)
 
     @th.no_grad()
     def routing(

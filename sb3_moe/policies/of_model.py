@@ -1,27 +1,14 @@
 """A model's policy, and what its routers decide."""
 
-from pathlib import Path
-
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from sb3_moe.layers import Routing
 from sb3_moe.policies.looks_inside import Array
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import uncompiled
-
-
-def model_of_sb3(value: object) -> None:
-    """Raise TypeError unless a value is an SB3 model; the name of a model's file is none."""
-    if not isinstance(value, BaseAlgorithm):
-        if isinstance(value, str | Path):
-            got = f"{str(value)!r}: open a file by sb3_moe.load first"
-        else:
-            got = f"a {type(value).__name__}"
-        raise TypeError(f"`model` must be an SB3 model, got {got}")
 
 
 def policy_of(model: BaseAlgorithm | BaseModel) -> MoEPolicy:
@@ -30,8 +17,6 @@ def policy_of(model: BaseAlgorithm | BaseModel) -> MoEPolicy:
     :param model: an SB3 model, or the policy of one
     :raises TypeError: if the policy is not one of this package's
     """
-    if not isinstance(model, BaseModel):
-        model_of_sb3(model)
     policy = uncompiled(model.policy if isinstance(model, BaseAlgorithm) else model)
     if not isinstance(policy, MoEPolicy):
         raise TypeError(
@@ -43,7 +28,7 @@ def policy_of(model: BaseAlgorithm | BaseModel) -> MoEPolicy:
 
 def routing(
     model: BaseAlgorithm | BaseModel,
-    obs: VecEnvObs | PyTorchObs,
+    obs: Array | dict[str, Array] | PyTorchObs,
     actions: Array | th.Tensor | None = None,
 ) -> dict[str, Routing]:
     """Return what every router of a model decides for a batch of observations.
@@ -60,10 +45,6 @@ def routing(
     :param obs: as the environment gives them, with or without a batch axis
     :param actions: for critics of Box actions, likewise; None: the actor's own
     :return: the routing by network and place, such as ``"pi.middle"``
-    :raises TypeError: if the policy is not one of this package's, or observations are a tuple
+    :raises TypeError: if the policy is not one of this package's
     """
-    if isinstance(obs, tuple):
-        raise TypeError(
-            f"`obs` must be an array, a tensor or a dict of them, got a tuple of {len(obs)}"
-        )
     return policy_of(model).routing(obs, actions)

@@ -5,8 +5,7 @@ Shapes: n experts that hold a parameter together, one after the other on its fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -242,50 +241,3 @@ def _fused_step(group: dict[str, Any], counts: list[th.Tensor], *columns: list[t
         amsgrad=group["amsgrad"],
         maximize=group["maximize"],
     )
-
-
-class FrozenGradient:
-    """Keep the gradient of frozen experts in a tensor zero, so that clipping doesn't count it.
-
-    TRPO moves the actor without the optimizer, in a direction that its solver starts from noise:
-    this moves frozen experts too. They are put back before the optimizer's next step, the critic's.
-
-    :param parameter: the tensor
-    :param num_experts: how many experts hold it
-    :param rows: which of these are frozen
-    """
-
-    masking = True
-
-    def __init__(self, parameter: th.Tensor, num_experts: int, rows: Sequence[int]) -> None:
-        self._parameter, self._num_experts, self._rows = parameter, num_experts, list(rows)
-        self._before: th.Tensor | None = None
-
-    def _by_expert(self, tensor: th.Tensor) -> th.Tensor:
-        return tensor.detach().reshape(self._num_experts, -1)
-
-    def mask(self, grad: th.Tensor) -> th.Tensor:
-        """Return a gradient with zeros for frozen experts, whatever stood there."""
-        if not FrozenGradient.masking:
-            return grad
-        if th.is_grad_enabled():  # only TRPO makes a graph of gradients
-            self._before = self._by_expert(self._parameter)[self._rows]
-        masked_nr = grad.reshape(self._num_experts, -1).clone()
-        masked_nr[self._rows] = 0.0
-        return masked_nr.view_as(grad)
-
-    def put_back(self, *args: Any) -> None:
-        """Undo changes to frozen experts that were made without the optimizer."""
-        if self._before is not None:
-            self._by_expert(self._parameter)[self._rows] = self._before
-            self._before = None
-
-
-@contextmanager
-def unmasked() -> Iterator[None]:
-    """Let gradients reach frozen experts, for code that reads gradients but moves no weights."""
-    before, FrozenGradient.masking = FrozenGradient.masking, False
-    try:
-        yield
-    finally:
-        FrozenGradient.masking = before

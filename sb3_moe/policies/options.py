@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from inspect import Parameter
 from typing import Any
 
 from torch import nn
 
 from sb3_moe.layers import MoELayer, TaskMoE
-from sb3_moe.layers.checks import not_negative, one_of, whole, widths, yes_or_no
-from sb3_moe.layers.classes import check_names, of_this_package, own_options
+from sb3_moe.layers.checks import not_negative, one_of, whole, widths
+from sb3_moe.layers.classes import of_this_package, own_options
 from sb3_moe.layers.registry import EXPERTS, ROUTERS
 from sb3_moe.layers.sparse_moe import check_top_k
 from sb3_moe.layers.tokens import TokenKind
-from sb3_moe.policies.placements import PLACEMENTS, TOKENS, Placement, find_placement
+from sb3_moe.policies.placements import TOKENS, Placement, find_placement
 from sb3_moe.policies.task_gradients import known_combination
 
 __all__ = ["MoEOptions"]
@@ -35,8 +34,6 @@ CHOICES: dict[str, Sequence[Any]] = {
 }
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("num_experts", "expert_width", "task_embedding", "num_slots", "top_k"), whole),
-    **dict.fromkeys(("match_scale", "ent_coef_per_task", "freeze_idle"), yes_or_no),
-    **dict.fromkeys(("normalize_router", "renormalize"), yes_or_no),
     **dict.fromkeys(("router_noise", "bias_rate", "spectral_coef", *LOSS_OF), not_negative),
     "action_dims": widths,
     "task_gradients": known_combination,
@@ -181,8 +178,7 @@ class MoEOptions:
     def router_options(self) -> dict[str, Any]:
         """The router's own options: its defaults, replaced by what was given."""
         given = {name: getattr(self, name) for name in OF_ROUTERS if self.is_given(name)}
-        merged = own_options(self.router_class) | given | dict(self.router_kwargs or {})
-        return {name: value for name, value in merged.items() if value is not Parameter.empty}
+        return given | dict(self.router_kwargs or {})
 
     @property
     def expert_class(self) -> type[nn.Module]:
@@ -299,7 +295,6 @@ class MoEOptions:
                     f"`{name}` is an option of the policy: give it beside `router_kwargs`, not "
                     f"inside, got {dict(kwargs)}"
                 )
-        check_names("router_kwargs", kwargs, [*own_options(router)], f"{router.name!r}", cls=router)
         if self.num_experts is None:
             return
         if self.num_experts > MOST_EXPERTS:
@@ -310,9 +305,8 @@ class MoEOptions:
 
     def _check_expert(self) -> None:
         """Refuse options that the kind of expert doesn't take."""
-        kind, kwargs = self.expert_class, self.expert_kwargs or {}
+        kind = self.expert_class
         called = getattr(kind, "name", kind.__name__)
-        check_names("expert_kwargs", kwargs, [*own_options(kind)], f"{called!r}", cls=kind)
         only_linear = self.place.hidden is None and not self.is_given("expert")
         has_width = getattr(kind, "uses_width", True) and not only_linear
         if self.place.has_experts and self.expert_width is not None and not has_width:
@@ -349,11 +343,10 @@ class MoEOptions:
 
     def _check_tokens(self) -> None:
         """Refuse tokens that the placement lacks, and options that need whole samples as tokens."""
-        if self.tokens not in self.place.tokens:
-            able = [name for name, row in PLACEMENTS.items() if self.tokens in row.tokens]
+        if self.tokens != "sample" and self.place.hidden in (None, "one"):
             raise ValueError(
                 f"`tokens`={self.tokens!r} needs a layer whose input is the feature map, so "
-                f"`placement` of {able}, got {self.place.name!r}"
+                f"`placement`='middle' or 'all', got {self.place.name!r}"
             )
         for name in ("combine", "spectral_coef"):
             if self.is_tokenized and self.is_given(name):
@@ -364,12 +357,6 @@ class MoEOptions:
     def _check_task_input(self) -> None:
         """Refuse to hide the task from a router that needs it, or an embedding nobody would see."""
         router = self.router_class
-        for name in ("task_input", "task_embedding"):
-            if router.sees == "belief" and self.is_given(name):
-                raise ValueError(
-                    f"`{name}` must be {DEFAULTS[name]!r}, the default, with `router`="
-                    f"{router.name!r}, for there is no task id, got {getattr(self, name)!r}"
-                )
         if router.sees == "task" and not self.router_sees_task:
             raise ValueError(
                 f"`task_input` must be 'both' or 'router' with `router`={router.name!r}, which "
@@ -411,8 +398,6 @@ def per_network(options: Mapping[str, Any], networks: Sequence[str]) -> dict[str
     :raises ValueError: if a dict names another network, or a value is not valid
     """
     for name, value in options.items():
-        if name not in DEFAULTS:
-            raise TypeError(f"unknown option {name!r}; the options are {sorted(DEFAULTS)}")
         if isinstance(value, Mapping) and name not in KWARGS and not {*value} <= {*networks}:
             raise ValueError(f"`{name}` may name the networks {list(networks)}, got {list(value)}")
     found = {

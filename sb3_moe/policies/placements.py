@@ -1,6 +1,5 @@
 """Where experts can sit: a row of data for each placement."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -8,7 +7,6 @@ from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.layers.tokens import TokenKind
 
 TOKENS: tuple[str, ...] = get_args(TokenKind)
-ONE_TOKEN = ("sample",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +27,6 @@ class Placement:
     meaning: str
     hidden: Literal["each", "one"] | int | None = None
     head: Literal["own", "inside"] | None = None
-    tokens: Sequence[str] = ONE_TOKEN
 
     @property
     def has_experts(self) -> bool:
@@ -56,20 +53,9 @@ PLACEMENTS: dict[str, Placement] = {
     row.name: row
     for row in (
         Placement(name="none", meaning="no experts"),
-        Placement(
-            name="middle",
-            meaning="experts in place of the last hidden layer",
-            hidden=-1,
-            tokens=TOKENS,
-        ),
+        Placement(name="middle", meaning="experts in place of the last hidden layer", hidden=-1),
         Placement(name="final", meaning="experts in place of the output layer", head="own"),
-        Placement(
-            name="all",
-            meaning="experts in place of every layer",
-            hidden="each",
-            head="own",
-            tokens=TOKENS,
-        ),
+        Placement(name="all", meaning="experts in place of every layer", hidden="each", head="own"),
         Placement(
             name="body", meaning="each expert all hidden layers, before one head", hidden="one"
         ),
@@ -82,11 +68,8 @@ def register_placement(placement: Placement) -> Placement:
     """Let options call a placement by its name.
 
     :param placement: the placement
-    :raises ValueError: if another placement has the name
     """
-    other = PLACEMENTS.setdefault(placement.name, placement)
-    if other != placement:
-        raise ValueError(f"`placement` {placement.name!r} is {other} already, got {placement}")
+    PLACEMENTS[placement.name] = placement
     return placement
 
 

@@ -5,12 +5,11 @@ from typing import Any
 
 import torch as th
 
-from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import numbers_below
 from sb3_moe.layers.shares import FrozenStatistics
 from sb3_moe.policies.looks_inside import LooksInside
 from sb3_moe.policies.networks import kind_of, network_of, networks_of
-from sb3_moe.policies.optimizers import ExpertAdam, ExpertLayer, FrozenGradient
+from sb3_moe.policies.optimizers import ExpertAdam, ExpertLayer
 from sb3_moe.policies.spectral import FeaturePenalty, penalize
 
 
@@ -39,24 +38,11 @@ class TeachesOptimizers(LooksInside):
                 check_optimizer(optimizer, "frozen_experts" if layer.frozen else "freeze_idle")
             known = ExpertLayer(layer.experts.shares(), freeze_idle, layer.frozen)
             told.setdefault(optimizer, []).append(known)
+            if layer.frozen and layer.experts.statistics():
+                self._of_layers += FrozenStatistics(layer).handles
         for optimizer, experts in told.items():
             if isinstance(optimizer, ExpertAdam):
                 optimizer.set_experts(experts)
-        for optimizer, layer in layers.values():
-            self._freeze(layer, optimizer)
-
-    def _freeze(self, layer: MoELayer, optimizer: th.optim.Optimizer) -> None:
-        """Keep gradients of a layer's frozen experts zero, and their statistics as they are."""
-        if not layer.frozen:
-            return
-        for parameter, first, n in layer.experts.shares():
-            rows = [k - first for k in layer.frozen if first <= k < first + n]
-            if rows and parameter.requires_grad:  # else nothing moves it anyway
-                frozen = FrozenGradient(parameter, n, rows)
-                self._of_steps.append(parameter.register_hook(frozen.mask))
-                self._of_steps.append(optimizer.register_step_pre_hook(frozen.put_back))
-        if layer.experts.statistics():
-            self._of_layers += FrozenStatistics(layer).handles
 
     def set_frozen_experts(self, frozen: Mapping[str, Sequence[int]] | None) -> None:
         """Let these experts stay as they are from now on, and no others.

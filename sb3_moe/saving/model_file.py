@@ -25,7 +25,6 @@ from stable_baselines3.common.vec_env import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sb3_moe.policies.of_model import model_of_sb3
 from sb3_moe.saving import model_parts
 from sb3_moe.saving.files import write_file
 from sb3_moe.saving.model_parts import SavedNormalizer, described, is_known
@@ -74,7 +73,6 @@ def save(model: BaseAlgorithm, path: str | Path, *, normalizer: bool = True) -> 
     :raises ValueError: if ``path`` ends in .zip, or a part of the model can't be saved in this way
     :raises OSError: naming the file, if it can't be written
     """
-    model_of_sb3(model)
     path = Path(path)
     if path.suffix.lower() == ".zip":
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The commands of ``sb3-moe``: ``study``, and ``watch`` and ``card`` for an agent's file."""
+"""The commands of ``sb3-moe``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import shlex
 import signal
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,41 +14,21 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
 import torch as th
-from gymnasium import spaces
 from rich.console import Console
 from rich.progress import track
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from sb3_moe.integrations.hub import check_folder, push, write_folder
-from sb3_moe.layers.classes import imported
-from sb3_moe.policies.belief import HISTORY_KEY
 from sb3_moe.saving.files import check_writable, write_json
-from sb3_moe.saving.model_file import MAX_BYTES, load
-from sb3_moe.saving.model_parts import NormalizerLeftOutWarning
-from sb3_moe.study import building, config, engine, preparing
-from sb3_moe.study.building import game_id, read_yaml
-from sb3_moe.study.folder import STATISTICS, Job, held, is_held, refuse_changes, steps_in, survey
+from sb3_moe.study import config, engine, preparing
+from sb3_moe.study.folder import Job, held, is_held, refuse_changes, steps_in, survey
 from sb3_moe.study.judging import load_claims, missing
 from sb3_moe.study.report import check_report_folder, write_replays, write_report
 from sb3_moe.study.results import complete_table
 from sb3_moe.study.training import versions
-from sb3_moe.vec_env.make import make_multitask_vec_env
-from sb3_moe.vec_env.tasks import names_on
-from sb3_moe.watching.films import FILMS
-from sb3_moe.watching.importance import expert_importance, first_network_with_experts
-from sb3_moe.watching.recording import watch as record
-from sb3_moe.watching.replays import steps_of
-from sb3_moe_envs import SUITES
-from sb3_moe_envs.suites import tasks_of
 
 if TYPE_CHECKING:
     import sb3_moe_cli as cli
 
-#: How observations may show which task is played: the values of ``task_id``.
-SHOWN = ("dict", "onehot", "channels", "info")
 # Seconds for which `plan` trains: all networks together, and each network at least.
 REHEARSAL, SHORTEST = 12.0, 1.0
 
@@ -265,161 +244,3 @@ def plan(options: cli.Plan) -> int:
 def _network(job: Job) -> str:
     """Give the name of a run's network, without the value that a tuning run tries."""
     return job.run.architecture.name.partition("@")[0]
-
-
-# Opening an agent's file, with the tasks that the agent was trained on.
-
-
-def opened(options: cli.AgentOptions) -> BaseAlgorithm:
-    """Open a model with an environment that shows the tasks as in its training.
-
-    The file is opened twice: the model's observation space says how tasks are shown to it.
-
-    :param options: of the command line
-    :raises ValueError: if no task is named, or the tasks aren't the model's
-    """
-    if not options.tasks:
-        raise ValueError("`--tasks` must name a suite or Gymnasium ids, got none")
-    # Two threads are no faster on a single observation, and wait for each other on a busy machine.
-    th.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NormalizerLeftOutWarning)
-        space = _load(options, None).observation_space
-    return _load(options, env_for(options.tasks, space))
-
-
-def _load(options: cli.AgentOptions, env: Any) -> BaseAlgorithm:
-    path = options.model
-    statistics = path.with_name(STATISTICS)
-    for each in (path, statistics):
-        if each.suffix in (".zip", ".pkl") and each.exists() and not options.trust:
-            raise ValueError(
-                f"{each.name} can run code when it is opened: pass --trust if it is your own"
-            )
-    if env is not None and statistics.exists():
-        venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
-        env = VecNormalize.load(str(statistics), venv)
-    if path.suffix != ".zip":
-        own = {each.partition(":")[2]: imported(each, "--custom") for each in options.custom}
-        limit = sys.maxsize if options.trust else MAX_BYTES
-        in_file = not statistics.exists()
-        return load(
-            path, env, device="cpu", custom_objects=own, max_bytes=limit, normalizer=in_file
-        )
-    try:
-        return building.algorithm_class(options.algorithm).load(path, env, device="cpu")
-    except Exception as error:  # the file of another algorithm may raise anything
-        raise ValueError(
-            f"{path.name} can't be opened as a model of {options.algorithm} "
-            f"({type(error).__name__}: {error}); `--algorithm` must be the one that it is of"
-        ) from error
-
-
-def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
-    """Build an environment that shows the tasks as in a model's training, in the same order.
-
-    :param words: a suite's name, or ids, ids with arguments as in a study's file, or
-        ``module:callable``
-    :param space: the model's observation space
-    :raises ValueError: if no way of showing the tasks fits, or no environment can be built
-    """
-    tasks = _in_order(words, space)
-    if not isinstance(tasks, str) and len(tasks) == 1 and tasks[0].env_id and not names_on(space):
-        alone = tasks[0].make()  # not wrapped, so that the agent's card can name its id
-        if alone.observation_space == space:
-            return alone
-        alone.close()
-    seen: Any = space.spaces if isinstance(space, spaces.Dict) else {}
-    history = seen[HISTORY_KEY].shape[0] if HISTORY_KEY in seen else None
-    for shown in SHOWN:
-        try:
-            env = make_multitask_vec_env(tasks, task_id=shown, history=history)
-        except ValueError:
-            if shown == SHOWN[-1]:  # "info" adds nothing, so the environment itself can't be built
-                raise
-            continue  # not every environment can be shown in every way
-        if _fits(env.observation_space, space):
-            return env
-        env.close()
-    raise ValueError(
-        f"`--tasks` must be those that the model was trained on: no way to show {list(words)} "
-        f"gives its observations, {space}"
-    )
-
-
-def _in_order(words: Sequence[str], space: spaces.Space[Any]) -> Any:
-    """Put tasks into a model's order, if its observation space names them.
-
-    A suite in its own order stays a name, so that the agent's card can use it.
-
-    :raises ValueError: if the tasks aren't the model's
-    """
-    known = names_on(space)
-    if known is not None and sorted(map(game_id, words)) == sorted(map(game_id, known)):
-        return building.read_tasks(known)  # a study's games, by short names or full ids
-    entries = [read_yaml(word) if word.startswith("[") else word for word in words]
-    is_suite = len(words) == 1 and words[0] in SUITES
-    tasks = words[0] if is_suite else [building.resolve_task(each, "--tasks") for each in entries]
-    found = {each.name: each for each in tasks_of(tasks)}
-    if is_suite and known in (None, [*found]):
-        return tasks
-    if known is None or len(known) == len(found) == 1:
-        return list(found.values())
-    if sorted(found) != sorted(known):
-        raise ValueError(
-            f"`--tasks` must be those that the model was trained on, {known}, got {[*found]}; an "
-            "id with arguments is written as in '[CartPole-v1, {max_episode_steps: 50}]'"
-        )
-    return [found[name] for name in known]
-
-
-def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:
-    """Say whether spaces agree but for axes that SB3 moved and bounds that a normalizer changed."""
-    if isinstance(ours, spaces.Dict) and isinstance(models, spaces.Dict):
-        return ours.keys() == models.keys() and all(_fits(ours[k], models[k]) for k in ours)
-    if isinstance(ours, spaces.Box) and isinstance(models, spaces.Box):
-        return sorted(ours.shape) == sorted(models.shape)
-    return ours == models
-
-
-def watch(options: cli.Watch) -> int:
-    """Write a page or a film that shows an agent at play."""
-    suffix = options.out.suffix
-    if suffix not in (".html", *FILMS):
-        raise ValueError(f"`--out` must end in .html, .gif or .mp4, got {options.out}")
-    if suffix in FILMS and (options.without or options.table):
-        raise ValueError(
-            f"`--without` and `--table` must be left out of a film, got {options.out.name}"
-        )
-    # These raise, if anything is wrong, before anything is played.
-    check_writable(options.out.parent)
-    model = opened(options)
-    if options.table:
-        first_network_with_experts(model)
-    playing: Any = {"seed": options.seed, "deterministic": not options.stochastic}
-    amount: Any = {"episodes": options.episodes, "max_steps": options.max_steps}
-    replay = record(model, without=options.without, **amount, **playing)
-    if options.table:
-        replay.importance = expert_importance(model, episodes=options.table, **playing)
-    write = replay.to_video if suffix in FILMS else replay.save
-    print(f"{steps_of(replay.runs):,} steps in {write(options.out)}")
-    return 0
-
-
-def card(options: cli.Card) -> int:
-    """Write an agent's folder for the Hugging Face Hub, and upload it if asked to."""
-    check_folder(options.out, "--out")
-    folder = write_folder(
-        opened(options),
-        options.out,
-        episodes=options.episodes,
-        seed=options.seed,
-        deterministic=not options.stochastic,
-        max_steps=options.max_steps,
-        license=options.license,
-        repo_id=options.push,
-    )
-    print(f"wrote {folder / 'README.md'}, and what it shows beside it")
-    if options.push is not None:
-        print(f"uploaded to {push(folder, options.push, private=options.private)}")
-    return 0

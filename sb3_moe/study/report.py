@@ -40,7 +40,6 @@ MAX_STEPS = 500
 # The measures and regimes of the first tables, which answer a study's question at a glance.
 _FIRST = {(measure, regime) for measure in ("block_end", "success") for regime in REGIMES}
 _FIRST |= {("final", "crl"), ("final", "schedule")}
-_MORE_IS_BETTER = ("block_end", "final", "area", "gain", "success", "success_area")
 
 
 def write_report(
@@ -230,7 +229,7 @@ def _claims(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "comparison": rows["contrast"] + np.where(rows["primary"], "", " (secondary)"),
             "measure": rows["measure"],
             "task": rows["task"],
-            "difference": [_in_words(row) for row in rows.to_dict("records")],
+            "difference": list(map(written, rows["difference"], rows["low"], rows["high"])),
             "expected": rows["expects"].str.replace("_", " ")
             + rows["smallest_effect"].map(", {}".format),
             "p": rows["p"].map(_chance),
@@ -240,17 +239,6 @@ def _claims(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
         }
         table = pd.DataFrame(columns).set_index("comparison")
         yield {"text": text, "verdict": verdict, "table": table}
-
-
-def _in_words(row: Mapping[Any, Any]) -> str:
-    """Write a difference, and below it which side is ahead, as far as the interval shows."""
-    number = written(row["difference"], row["low"], row["high"])
-    if not row["seeds"] or np.isnan(row["low"]):
-        return number
-    plus, minus = row["plus"], row["minus"] or "0"
-    word = "better" if row["measure"] in _MORE_IS_BETTER and row["minus"] else "higher"
-    ahead = plus if row["low"] > 0 else minus if row["high"] < 0 else "either"
-    return f"{number}\n{ahead} {'may be' if ahead == 'either' else 'is'} {word}"
 
 
 def _tuned(choices: Mapping[str, Any]) -> pd.DataFrame:

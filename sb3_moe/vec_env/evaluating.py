@@ -16,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.layers.checks import whole, whole_or_none
+from sb3_moe.layers.checks import whole
 from sb3_moe.vec_env.make import synchronize
 from sb3_moe.vec_env.tasks import check_tasks, task_names, tasks_known, tasks_played
 
@@ -38,7 +38,6 @@ class TaskEpisodes(NamedTuple):
 
 
 #: More steps than an episode of any suite takes: Atari's longest take 108,000 without frame skip.
-LONGEST = 200_000
 
 
 def evaluate_tasks(
@@ -46,8 +45,6 @@ def evaluate_tasks(
     env: VecEnv,
     n_eval_episodes: int = 10,
     deterministic: bool = True,
-    *,
-    max_episode_steps: int | None = LONGEST,
 ) -> TaskEpisodes:
     """Play episodes of every task, in parallel environments that each keep to one task.
 
@@ -70,13 +67,10 @@ def evaluate_tasks(
         environment and stops updating them
     :param n_eval_episodes: number of episodes of each task, at least 1
     :param deterministic: as in ``predict``
-    :param max_episode_steps: a longer episode raises an error, since one without an end would be
-        played forever; None: no limit
     :raises TypeError: if a number isn't a whole one, or ``env`` isn't a VecEnv
     :raises ValueError: if a task is not played or isn't the model's, observations aren't normalized
-        as in the model's own environment, an episode is too long, or a number is below 1
+        as in the model's own environment, or a number is below 1
     """
-    whole_or_none("max_episode_steps", max_episode_steps)
     whole("n_eval_episodes", n_eval_episodes)
     if not isinstance(env, VecEnv):
         raise TypeError(f"`env` must be a VecEnv, got {type(env).__name__}: use make_vec_env")
@@ -88,7 +82,6 @@ def evaluate_tasks(
     episodes = _Episodes(env, n_eval_episodes)
     for _, dones, infos in played(model, env, obs, deterministic=deterministic):
         episodes.step(dones, infos)
-        episodes.check_lengths(max_episode_steps)
         if not episodes.wanted.any():
             break
     return episodes.by_task()
@@ -135,7 +128,6 @@ class _Episodes:
         self._quota = (episodes + number - 1 - rank) // number
         self.wanted = self._quota > 0
         self._episodes: list[list[tuple[float, float, float]]] = [[] for _ in self._quota]
-        self._running = np.zeros(env.num_envs, dtype=np.int64)  # steps since the last `done`
         self._lengths = np.zeros(env.num_envs)  # of the lives lost so far in the running game
         self._successes = Successes(env.num_envs)
         lives = (env.env_is_wrapped(wrapper) for wrapper in (EpisodicLifeEnv, Monitor))
@@ -145,7 +137,6 @@ class _Episodes:
     def step(self, dones: npt.NDArray[np.bool_], infos: Sequence[Mapping[str, Any]]) -> None:
         """Take note of a step of every environment."""
         self._successes.step(infos)
-        self._running = np.where(dones, 0, self._running + 1)
         for i in np.flatnonzero(dones).tolist():
             if "episode" in infos[i] or not self._hides_lost_lives[i]:
                 self._end(i, infos[i])
@@ -162,16 +153,6 @@ class _Episodes:
                 raise ValueError(f"{_EACH_ITS_OWN}, but environment {index} did not; {_BUILD}")
             self._episodes[index].append(episode)
             self.wanted[index] = len(self._episodes[index]) < self._quota[index]
-
-    def check_lengths(self, most: int | None) -> None:
-        """Raise ValueError if an episode that counts is longer than ``most`` steps; None: never."""
-        steps = self._running * self.wanted
-        if most is not None and steps.max() >= most:
-            task = self._names[self._tasks[steps.argmax()]]
-            raise ValueError(
-                f"`env` must end each episode within `max_episode_steps`={most:,}, unlike one of "
-                f"{task}: put gymnasium.wrappers.TimeLimit around it"
-            )
 
     def by_task(self) -> TaskEpisodes:
         """Return the episodes of each task, in the order of the environments."""

@@ -1,7 +1,7 @@
 """Watch an agent play and its routers decide, and see how it plays without an expert."""
 
 from sb3_moe.watching.importance import Importance, expert_importance
-from sb3_moe.watching.interventions import only_expert, swap_experts, without_expert
+from sb3_moe.watching.interventions import without_expert
 from sb3_moe.watching.recording import watch
 from sb3_moe.watching.replays import DormantUnits, Mixture, Replay, Run, Track
 
@@ -13,8 +13,6 @@ __all__ = [
     "Run",
     "Track",
     "expert_importance",
-    "only_expert",
-    "swap_experts",
     "watch",
     "without_expert",
 ]

@@ -16,29 +16,22 @@ LARGEST, FEW_COLORS = 480, 256
 
 
 def as_frame(picture: Any) -> Frame:
-    """Return what an environment drew as (height, width, 3), in whole numbers from 0 to 255.
+    """Return what an environment drew as (height, width, 3).
 
-    Booleans, and floats that all lie in [0, 1], are multiplied by 255; other numbers are rounded
-    and clipped to that range. NaN is 0.
-
-    :param picture: (height, width), or with 1, 3 or 4 channels as the last axis, of any numbers
+    :param picture: (height, width), or with 1, 3 or 4 channels as the last axis, uint8
     :raises ValueError: if it is anything else, such as a text or a list of pictures
     """
     frame = np.asarray(picture)
     channels = frame.shape[2:]
     is_picture = frame.ndim in (2, 3) and channels in ((), (1,), (3,), (4,))
-    if frame.dtype.kind not in "buif" or not is_picture:
+    if frame.dtype != np.uint8 or not is_picture:
         raise ValueError(
-            "`render()` must give an array of numbers (height, width), or with 1, 3 or 4 channels "
-            f"last, got {type(picture).__name__} {frame.shape if frame.ndim else ''}".rstrip()
+            "`render()` must give an array (height, width), or with 1, 3 or 4 channels last, of "
+            f"uint8, got {type(picture).__name__} {frame.shape} of {frame.dtype}"
         )
-    if frame.dtype != np.uint8:
-        values = np.nan_to_num(frame.astype(np.float64), posinf=255.0, neginf=0.0)
-        is_share = frame.dtype.kind in "bf" and ((values >= 0.0) & (values <= 1.0)).all()
-        frame = np.clip(np.rint(values * 255.0 if is_share else values), 0.0, 255.0)
     if channels in ((), (1,)):
         frame = np.repeat(frame.reshape(*frame.shape[:2], 1), 3, axis=2)
-    return np.array(frame[..., :3], np.uint8, order="C")
+    return np.array(frame[..., :3], order="C")
 
 
 def shrunk(frame: Frame) -> Frame:

@@ -27,12 +27,12 @@ from sb3_moe.measures.plasticity import TAUS, dormant_fraction, dormant_fraction
 from sb3_moe.policies.belief import HISTORY_KEY
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Decision, networks_of
-from sb3_moe.policies.of_model import model_of_sb3, policy_of
+from sb3_moe.policies.of_model import policy_of
 from sb3_moe.vec_env.evaluating import OF_ATARI, is_lost_life, takes_masks
 from sb3_moe.vec_env.observations import Obs, concatenate, select, spread
 from sb3_moe.vec_env.tasks import action_meanings, tasks_played
 from sb3_moe.watching.frames import Frame, as_frame
-from sb3_moe.watching.interventions import when_off, without_expert
+from sb3_moe.watching.interventions import without_expert
 from sb3_moe.watching.replays import DormantUnits, Mixture, Replay, Run, Track
 from sb3_moe.watching.watched_env import (
     NO_MODE,
@@ -88,18 +88,16 @@ def watch(
         normalizes observations otherwise than the model's own, or is the model's own and can't be
         built again
     """
-    model_of_sb3(model)
     whole("episodes", episodes)
     whole("max_steps", max_steps)
     experts = _experts_of(model, without)
     with watched_env(model, env, frames) as watched:
         chosen = _chosen(watched.names, tasks)
         player = _Player(model, watched, chosen, episodes, max_steps, deterministic)
-        runs = [Run(AS_IT_IS, "", {}, player.play(seed))]
+        runs = [Run(AS_IT_IS, {}, player.play(seed))]
         runs += [player.play_without(*expert, seed) for expert in experts]
     mixtures = [
-        Mixture(name, layer.num_experts, layer.name, when_off(layer))
-        for name, layer in player.layers.items()
+        Mixture(name, layer.num_experts, layer.name) for name, layer in player.layers.items()
     ]
     if not any(track.frames for run in runs for track in run.tracks):
         player.no_frames = player.no_frames or NO_MODE
@@ -202,11 +200,10 @@ class _Player:
     def play_without(self, network: str, expert: int, seed: int) -> Run:
         """Play all tasks from a seed, with an expert switched off."""
         off = policy_of(self.model).mixtures(network)
-        notes = [f"{each.name} router: {when_off(each)}" for each in off.values()]
         with without_expert(self.model, network, expert):
             tracks = self.play(seed)
-        label, note = f"without expert {expert} of {network}", "; ".join(dict.fromkeys(notes))
-        return Run(label, note, {name: [expert] for name in off}, tracks)
+        label = f"without expert {expert} of {network}"
+        return Run(label, {name: [expert] for name in off}, tracks)
 
     def _play(self, tasks: list[int]) -> list[Track]:
         """Play some tasks, each in an environment of its own, until all have their episodes."""

@@ -89,7 +89,6 @@ def _data(replay: Replay) -> dict[str, Any]:
         and {
             "network": found.network,
             "tasks": found.task_names,
-            "whenOff": found.when_off,
             "episodes": found.returns.shape[2],
             "rows": found.rows,
             "cells": found.cells(),

@@ -32,13 +32,11 @@ class Mixture:
     :param name: network and place, such as ``"pi.middle"``
     :param num_experts: E
     :param router: name of the router
-    :param when_off: what happens when an expert is switched off
     """
 
     name: str
     num_experts: int
     router: str
-    when_off: str
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,11 @@ class Run:
     """All tasks, played by the agent as it is or with an expert switched off.
 
     :param label: what was changed
-    :param note: what happens to the expert that is switched off
     :param off: the experts that were off, by mixture
     :param tracks: one for each task
     """
 
     label: str
-    note: str
     off: dict[str, list[int]]
     tracks: list[Track]
 

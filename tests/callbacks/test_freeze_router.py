@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch as th
-from learners import LONG, SHORT, learner
+from learners import SHORT, learner
 from stable_baselines3 import DQN, PPO
 from test_probe_callbacks import probe
 from toy import toy_vec_env
@@ -95,21 +95,6 @@ def test_a_router_that_has_not_learned_yet_has_not_settled():
     assert callback.kept["frozen"]
 
 
-def test_a_new_task_wakes_routers_and_steps_count_from_there(capsys):
-    # 10 episodes of 5 steps, then the other task: a rollout of 16 steps begins with it at 64.
-    callback = Watch(32, bound=None, at_step=96, thaw_at_switch=True, probe=probe(), verbose=1)
-    model = make(tasks=LONG)
-    model.learn(352, callback)
-    frozen = [bool(seen[0]) for seen in callback.seen]
-    woke = frozen.index(False, frozen.index(True))
-    assert frozen[:woke] == [False] * 3 + [True] * (woke - 3)
-    assert frozen[woke : woke + 4] == [False] * 3 + [True]
-    assert not same(callback.seen[woke][1], callback.seen[woke + 1][1])
-    said = capsys.readouterr().out
-    assert "The router of pi.middle is frozen at 96 steps" in said
-    assert f"The router of vf.middle learns again at {32 * woke}" in said
-
-
 @pytest.mark.parametrize("remedy", ["shrink", "heads", "optimizer"])
 def test_remedies_leave_a_frozen_router_alone(remedy):
     model = make(placement="final")
@@ -148,6 +133,3 @@ def test_policies_without_a_router_that_learns_are_refused():
     dense = PPO("MultiInputPolicy", toy_vec_env(*SHORT), n_steps=16, batch_size=32)
     with pytest.raises(ValueError, match=rule):
         dense.learn(32, callback)
-    plain = PPO("MoeMlpPolicy", "CartPole-v1", n_steps=16, batch_size=16)
-    with pytest.raises(ValueError, match="`env` must have tasks"):
-        plain.learn(16, FreezeRouterCallback(32, thaw_at_switch=True))

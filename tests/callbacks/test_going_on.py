@@ -57,7 +57,7 @@ CASES = {
     "anchors by value": (DQN, lambda: [EWCCallback(100.0), L2AnchorCallback(0.1)], BLOCK + 32),
     "frozen routers": (
         PPO,
-        lambda: [FreezeRouterCallback(32, bound=1.0, patience=2, thaw_at_switch=True)],
+        lambda: [FreezeRouterCallback(32, bound=1.0, patience=2)],
         BLOCK + 32,
     ),
     "rigl": (PPO, sparse("rigl"), 32),

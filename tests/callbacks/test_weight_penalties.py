@@ -7,7 +7,6 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from toy import toy_vec_env
 
-import sb3_moe
 from sb3_moe.callbacks import L2InitCallback, SparseTrainingCallback, WeightNormDecayCallback
 from sb3_moe.policies.masks import masks_in
 from sb3_moe.policies.networks import networks_of
@@ -84,19 +83,6 @@ def test_an_expert_without_rows_stays_as_it_is_bit_for_bit():
     model.learn(30, WeightNormDecayCallback(1.0))
     assert th.equal(weight[1:], before[1:])
     assert not th.equal(weight[0], before[0])
-
-
-def test_frozen_experts_get_no_gradient_that_clipping_would_count():
-    kwargs = {"net_arch": [8], "num_experts": 3}
-    model = make(PPO, "MoeMlpPolicy", policy_kwargs=kwargs)
-    sb3_moe.freeze_experts(model, [0, 2])
-    record = Record()
-    model.learn(16, [record, WeightNormDecayCallback(1.0)])
-    last = model.policy.moe_layers()["pi.middle"].experts.last.weight
-    seen = [seen for p, _, _, seen in record.rows if p is last]
-    assert len(seen) == 2
-    assert not any(each[[0, 2]].any() for each in seen)
-    assert all(each[1].all() for each in seen)
 
 
 @pytest.mark.parametrize("sparse_first", [True, False])

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from counting import CountingEnv, counting_tasks
 from gymnasium.utils import EzPickle
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from tiny import Steps
 
 from sb3_moe_envs import (
@@ -19,7 +17,6 @@ from sb3_moe_envs import (
     Cycle,
     MultiTaskEnv,
     MultiTaskVectorEnv,
-    Task,
     make_multitask_vector,
 )
 from sb3_moe_envs.snapshot import restore, snapshot
@@ -124,19 +121,6 @@ def test_a_state_that_an_environment_gives_is_exact_if_it_says_so_and_takes_it_b
     other.load_state_dict(state)
     if exact:
         assert play(other, 20) == play(env, 20)
-
-
-def test_what_a_vector_wrapper_counts_is_not_said_to_be_saved():
-    def counted(num_envs):
-        copies = SyncVectorEnv([CountingEnv] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
-        return RecordEpisodeStatistics(copies)
-
-    env = MultiTaskVectorEnv([Task("counted", env_fn=CountingEnv, vector_fn=counted)], 2)
-    env.reset(seed=0)
-    state = env.state_dict()
-    assert state["exact"] is False
-    env.load_state_dict(state)
-    play(env, 3)
 
 
 def test_a_state_of_other_tasks_or_slots_is_refused():

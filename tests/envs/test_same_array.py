@@ -67,11 +67,8 @@ def same_batch(num_envs):
     )
 
 
-@pytest.mark.parametrize("in_a_task", [False, True])
-def test_observations_of_a_vector_environment_of_ones_own_are_not_overwritten_either(in_a_task):
-    task = Task("mine", env_fn=SameArray, vector_fn=same_batch)
-    made = make_multitask_vector([task], 2, task_id="none") if in_a_task else same_batch(2)
-    env = GymnasiumVecEnv(made)
+def test_observations_of_a_vector_environment_of_ones_own_are_not_overwritten_either():
+    env = GymnasiumVecEnv(same_batch(2))
     seen = [env.reset(), *(env.step(np.zeros(2, np.int64))[0] for _ in range(3))]
     assert [obs[0, 0] for obs in seen] == [0, 1, 2, 3]
 

@@ -309,4 +309,5 @@ def test_whole_floats_and_numbers_of_numpys_are_taken():
     assert repr(Cycle(1e5, num_cycles=2.0)) == repr(Cycle(100_000, num_cycles=2))
     assert make_multitask_vec_env(counting_tasks(2), np.int64(4)).num_envs == 4
     env = MultiTaskVectorEnv(counting_tasks(2), 2.0, schedule=Cycle(9))
-    assert env.reset(options={"task_id": 1.0})[1]["task_id"].tolist() == [1, 1]
+    env.set_task(1.0)
+    assert env.reset()[1]["task_id"].tolist() == [1, 1]

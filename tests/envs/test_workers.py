@@ -101,7 +101,7 @@ class Unbuilt(CountingEnv):
     [
         (Dying, "RuntimeError: its worker process ended with exit code -9"),
         (Raising, "RuntimeError: OSError: it broke"),
-        (Locked, "RuntimeError: its result can't be sent between processes: cannot pickle"),
+        (Locked, "RuntimeError: its worker process ended with exit code 1"),
     ],
     ids=["dead", "raised", "unsendable"],
 )

@@ -71,6 +71,8 @@ def test_changed_models_are_saved_loaded_and_learn(algorithm, place, router):
     layers = model.policy.moe_layers()
     numbers = {"new": 5, "copies": 7, "merged": 6, "removed": 5, "frozen": 5}
     for change, act in CHANGES.items():
+        if (algorithm, change) == ("TRPO", "frozen"):  # which is refused
+            return
         before = outputs(model)
         act(model)
         found = {layer.num_experts for layer in model.policy.moe_layers().values()}

@@ -8,12 +8,10 @@ from torch import nn
 
 import sb3_moe
 from sb3_moe import freeze_experts, thaw_experts
-from sb3_moe.policies.optimizers import unmasked
 
 CASES = {
     "PPO": {"placement": "all"},
     "A2C": {"router": "top_k", "optimizer_class": th.optim.Adam},
-    "TRPO": {"placement": "body"},
     "DQN": {"optimizer_class": th.optim.AdamW, "optimizer_kwargs": {"weight_decay": 0.1}},
     "SAC": {},
     "TD3": {"placement": "big"},
@@ -37,18 +35,9 @@ def test_frozen_experts_stay_and_their_neighbours_learn(algorithm):
         assert any(not th.equal(found[key], each) for key, each in tensors.items()), name
 
 
-def test_a_frozen_expert_has_no_gradient_and_so_no_part_in_clipping():
-    model = moe("PPO")
-    freeze_experts(model, [1])
-    model.policy.optimizer.zero_grad()
-    obs = model.policy.obs_to_tensor(arena.observe(model))[0]
-    model.policy.predict_values(obs).sum().backward()
-    grad = model.policy.moe_layers()["vf.middle"].experts.last.weight.grad
-    assert th.equal(grad[1], th.zeros_like(grad[1]))
-    assert grad[0].abs().max() > 0
-    with unmasked():  # as the Fisher information looks at it
-        model.policy.predict_values(obs).sum().backward()
-    assert grad[1].abs().max() > 0
+def test_trpo_refuses_since_no_optimizer_moves_its_actor():
+    with pytest.raises(ValueError, match=r"`frozen_experts` must be None for TRPO, .*, got "):
+        freeze_experts(moe("TRPO"), [0])
 
 
 # Through files and copies.

@@ -16,8 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_moe
-import sb3_moe_cli
-from sb3_moe.integrations.hub import check_folder, push, write_folder
+from sb3_moe.integrations.hub import check_folder, write_folder
 
 # The tests before it may have loaded jax, which warns of forks.
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
@@ -127,6 +126,14 @@ def test_a_dense_agent_of_a_single_task_goes_by_its_id(tmp_path):
     assert "mixture-of-experts" not in text
 
 
+@NEEDS_HUB
+def test_an_agent_of_a_suite_goes_by_the_suites_name(tmp_path):
+    env = sb3_moe.make_multitask_vec_env("Classic/CartPole4", n_envs=4, seed=0)
+    folder = write_folder(small("MoeMultiInputPolicy", env), tmp_path, episodes=1, max_steps=2)
+    assert "playing **Classic/CartPole4**\n" in read(folder, "README.md")
+    assert {*read(folder, "results.json")["tasks"]} == {"Earth", "Moon", "LongPole", "WeakMotor"}
+
+
 def test_an_environment_that_can_not_be_played_leaves_the_folder_as_it_was(tmp_path, hub):
     agent = small("MlpPolicy")
     write_folder(agent, tmp_path, **FEW)
@@ -146,49 +153,9 @@ def test_files_of_other_origin_are_not_written_over(name, tmp_path):
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_a_card_and_uploading_say_what_they_need(model, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"`folder` must have a README\.md"):
-        push(tmp_path, "me/agent")
-    (tmp_path / "README.md").write_text("")
+def test_a_card_says_what_it_needs(model, tmp_path, monkeypatch, hub):
     with pytest.raises(ValueError, match="`repo_id` must be 'user/name', got 'a/b/c'"):
-        push(tmp_path, "a/b/c")
+        write_folder(model, tmp_path, repo_id="a/b/c")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    for call in (push, lambda *_: write_folder(model, tmp_path)):
-        with pytest.raises(ImportError, match=r"huggingface_hub: pip install 'sb3-moe\[hub\]'"):
-            call(tmp_path, "me/agent")
-
-
-def test_the_whole_folder_is_uploaded_by_the_hubs_own_library(tmp_path, hub):
-    hub.HfApi.return_value.upload_folder.return_value = "where it is"
-    (tmp_path / "README.md").write_text("")
-    assert push(tmp_path, "me/agent", private=True, token="secret") == "where it is"
-    assert hub.mock_calls == [
-        mock.call.HfApi(token="secret"),
-        mock.call.HfApi().create_repo("me/agent", private=True, exist_ok=True),
-        mock.call.HfApi().upload_folder(
-            repo_id="me/agent", folder_path=str(tmp_path), commit_message="Upload an agent"
-        ),
-    ]
-
-
-@NEEDS_HUB
-def test_the_command_writes_the_folder_of_a_file_named_after_its_suite(tmp_path):
-    words = ["--tasks", "Classic/CartPole4", "--episodes", "1", "--max-steps", "2"]
-    env = sb3_moe.make_multitask_vec_env("Classic/CartPole4", n_envs=4, seed=0)
-    sb3_moe.save(small("MoeMultiInputPolicy", env), tmp_path / "agent.moe")
-    out = tmp_path / "out"
-    assert sb3_moe_cli.main(["card", str(tmp_path / "agent.moe"), *words, "--out", str(out)]) == 0
-    text, said = read(out, "README.md"), read(out, "results.json")
-    assert "playing **Classic/CartPole4**\n" in text
-    assert "type: Classic/CartPole4/Earth" in text
-    assert set(said["tasks"]) == {"Earth", "Moon", "LongPole", "WeakMotor"}
-
-
-def test_the_command_asks_for_the_tasks_that_the_model_knows(model, tmp_path, capsys):
-    sb3_moe.save(model, tmp_path / "agent.moe")
-    for words, message in (
-        ([], "`--tasks` must name a suite or Gymnasium ids, got none"),
-        (["--tasks", "CartPole-v1"], "`--tasks` must be those that the model was trained on"),
-    ):
-        assert sb3_moe_cli.main(["card", str(tmp_path / "agent.moe"), *words]) == 2
-        assert message in capsys.readouterr().err
+    with pytest.raises(ImportError, match=r"huggingface_hub: pip install 'sb3-moe\[hub\]'"):
+        write_folder(model, tmp_path)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch as th
+from own_parts import mlp_experts
 
 from sb3_moe.layers import (
     AuxCoefs,
@@ -12,7 +13,6 @@ from sb3_moe.layers import (
     Routing,
     SoftMoE,
     SparseMoE,
-    mlp_experts,
 )
 from sb3_moe.layers.aux_loss import add_loss, balance_loss, importance_loss, total_loss, z_loss
 

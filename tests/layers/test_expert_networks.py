@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch as th
-from own_parts import Skipping
+from own_parts import Skipping, mlp_experts
 from sb3_contrib.common.torch_layers import BatchRenorm1d
 from torch import nn
 
@@ -15,7 +15,6 @@ from sb3_moe.layers import (
     SeparateNetworks,
     SparseMoE,
     StackedNetwork,
-    mlp_experts,
 )
 from sb3_moe.layers import experts as experts_module
 from sb3_moe.layers.encoder import ImageEncoder, Residual

@@ -1,43 +1,9 @@
-"""Summaries over seeds against scipy, and against numbers worked out by hand."""
+"""Summaries over tests, tasks and experts against numbers worked out by hand."""
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from sb3_moe import measures
-
-VALUES = np.random.default_rng(0).normal(size=12)
-
-
-@pytest.mark.parametrize("n", [1, 4, 11])
-def test_the_interquartile_mean_is_scipys_trimmed_mean(n):
-    values = np.random.default_rng(n).normal(size=n)
-    assert measures.iqm(values) == pytest.approx(stats.trim_mean(values, 0.25))
-
-
-def test_the_interquartile_mean_pools_the_axes_it_is_given():
-    values = np.random.default_rng(1).normal(size=(3, 4, 5))
-    expected = [stats.trim_mean(each.ravel(), 0.25) for each in values]
-    np.testing.assert_allclose(measures.iqm(values, axis=(1, 2)), expected)
-
-
-def test_a_bootstrap_interval_is_scipys():
-    ours = measures.bootstrap_interval(VALUES, seed=7)
-    theirs = stats.bootstrap(
-        (VALUES,), np.mean, method="percentile", rng=np.random.default_rng(7)
-    ).confidence_interval
-    np.testing.assert_allclose(ours, (theirs.low, theirs.high), rtol=1e-12)
-
-
-def test_a_single_seed_has_no_interval_rather_than_one_of_no_width():
-    assert np.isnan(measures.bootstrap_interval([3.0])).all()
-    assert np.isnan(measures.bootstrap_interval([[3.0, 4.0]])).all()
-
-
-def test_a_stratified_interval_resamples_seeds_and_never_tasks():
-    # Within each task all seeds agree, so that only resampled tasks could move the mean.
-    scores = np.tile([0.0, 10.0], (5, 1))
-    assert measures.bootstrap_interval(scores, np.mean, resamples=50) == (5.0, 5.0)
 
 
 def test_holms_adjustment_is_as_worked_out_by_hand():
@@ -78,9 +44,6 @@ def test_agreement_is_the_mean_cosine_over_pairs_of_experts():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: measures.iqm([np.nan, 1.0, 2.0, 3.0]), r"`scores` must be finite, got \[nan"),
-        (lambda: measures.bootstrap_interval([np.nan]), "`values` must be finite"),
-        (lambda: measures.bootstrap_interval(1.0), r"`values` must be \(seeds,\) or"),
         (lambda: measures.normalize([1.0], [2.0], [2.0]), "`reference` must be above `random`"),
         (lambda: measures.random_returns("MinAtar/None"), "`suite` must be one of"),
     ],

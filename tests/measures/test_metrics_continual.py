@@ -61,15 +61,6 @@ def test_metrics_over_other_tasks_are_nan_for_a_single_one():
     assert np.isnan(measures.zero_shot_transfer_gem(score, STEPS[:3], blocks))
 
 
-def test_later_visits_are_compared_with_the_first():
-    steps = [0, 10, 20, 30, 40]
-    score = np.array([[0.0], [1.0], [0.0], [0.5], [0.3]])
-    blocks = [Block(0, 0, 20), Block(0, 20, 40)]
-    np.testing.assert_allclose(measures.area_ratios(score, steps, blocks, 0), [1.0, 0.65])
-    assert measures.plasticity_loss(score, steps, blocks, 0) == pytest.approx(0.35)
-    assert np.isnan(measures.area_ratios(0 * score, steps, blocks, 0)).all()
-
-
 def test_scores_between_evaluations_lie_on_the_line():
     np.testing.assert_allclose(measures.score_at(SCORE, STEPS, 75), [0.6, 0.1])
     np.testing.assert_allclose(measures.area(SCORE, STEPS, 50, 75), [0.5, 0.1])
@@ -102,8 +93,6 @@ def test_scores_are_read_from_a_runs_folder(tmp_path):
         (lambda: measures.forward_transfer_per_task(SCORE, STEPS, BLOCKS, {}), "of task 0 alone"),
         (lambda: measures.forgetting_per_task(SCORE, STEPS, []), "use a Cycle or Sequence"),
         (lambda: measures.score_at(SCORE, STEPS, 1e9), r"evaluations must cover .*, but go 0 to"),
-        (lambda: measures.plasticity_loss(SCORE, STEPS, BLOCKS[:1], 1), "none trains task 1"),
-        (lambda: measures.plasticity_loss(SCORE, STEPS, BLOCKS[:1], 0), "at least twice, got 1"),
     ],
 )
 def test_what_can_not_be_measured_says_why(call, message):

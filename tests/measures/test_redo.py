@@ -257,21 +257,3 @@ def test_a_fresh_copy_starts_as_the_constructor_starts_a_policy(policy_class, kw
     fresh = fresh_copy(policy).state_dict()
     assert list(fresh) == list(before)
     assert all(th.equal(fresh[name], before[name]) for name in before)
-
-
-class Forgetful(PPO.policy_aliases["MlpPolicy"]):
-    """A policy that does not give its own argument back."""
-
-    def __init__(self, *args, width=8, **kwargs):
-        super().__init__(*args, **(kwargs | {"net_arch": [width]}))
-
-
-def test_a_policy_that_forgets_an_argument_of_its_networks_is_refused():
-    spaces = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
-    policy = Forgetful(*spaces, lambda _: 1e-3, width=16)
-    with pytest.raises(
-        ValueError,
-        match=r"`policy` must give all .* in `_get_constructor_parameters`, got a Forgetful whose "
-        r"action_net.weight has shape \(2, 16\) and, built again, \(2, 8\)",
-    ):
-        fresh_copy(policy)

@@ -37,7 +37,9 @@ def is_valid(case: Case) -> bool:
     if case.router == "expert_choice" and (case.tokens, case.placement) not in CHOOSES:
         return False
     has_map = arena.kind_of(case.alias) != "Mlp" and "Lstm" not in case.alias
-    return case.tokens == "sample" or (has_map and case.tokens in PLACEMENTS[case.placement].tokens)
+    return case.tokens == "sample" or (
+        has_map and PLACEMENTS[case.placement].hidden not in (None, "one")
+    )
 
 
 def every_case() -> list[Case]:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import reference
 import torch as th
-from own_parts import Skipping
+from own_parts import Skipping, mlp_experts
 from torch import nn
 
-from sb3_moe.layers import SeparateNetworks, StackedNetwork, mlp_experts
+from sb3_moe.layers import SeparateNetworks, StackedNetwork
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.optimizers import ExpertAdam, ExpertAdamW, ExpertLayer, OneByOne
 

@@ -3,9 +3,10 @@
 import pytest
 import reference
 import torch as th
+from own_parts import mlp_experts
 from torch import nn
 
-from sb3_moe.layers import RouterInput, SparseMoE, TaskMoE, UniformMoE, mlp_experts
+from sb3_moe.layers import RouterInput, SparseMoE, TaskMoE, UniformMoE
 from sb3_moe.policies.spectral import gated_features, penalty_gradient
 
 

@@ -31,7 +31,7 @@ def test_help_needs_no_torch():
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert all(f"• {word}" in ended.stdout for word in ("study", "watch", "card", "suites"))
+    assert all(f"• {word}" in ended.stdout for word in ("study", "suites"))
     assert "--slurm" in ended.stdout
     assert version("sb3-moe") in ended.stdout.splitlines()
 
@@ -136,14 +136,13 @@ def test_no_sound_and_no_screen_are_asked_for_unless_told_to(before, after, monk
         monkeypatch.delenv(driver, raising=False)
         if before is not None:
             monkeypatch.setenv(driver, before)
-    cli.main(["watch", "agent.moe"])
+    cli.main(["study", "schema"])
     assert [os.environ[driver] for driver in drivers] == [after, after]
 
 
-@pytest.mark.parametrize("word", ["watch", "card"])
-def test_ctrl_c_is_no_traceback(monkeypatch, word):
+def test_ctrl_c_is_no_traceback(monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"sb3_moe.study.commands.{word}", interrupted)
-    assert cli.main([word, "agent.moe"]) == 130
+    monkeypatch.setattr("sb3_moe.study.commands.schema", interrupted)
+    assert cli.main(["study", "schema"]) == 130

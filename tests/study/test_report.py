@@ -152,7 +152,6 @@ def test_every_claim_is_on_the_page_with_its_verdict(page, written):
         _, *shown = page.rows(text)
         assert [row[1:3] for row in shown] == rows[["measure", "task"]].to_numpy().tolist()
         assert [row[-1] for row in shown] == rows["verdict"].tolist()
-    assert re.search("<br>[^<]* is (better|higher)</td>", page.text)
     # Routing, and the actor against the critic, were not run.
     whole = verdicts.groupby("claim").claim_verdict.first()
     assert (len(whole), (whole == "not tested").sum()) == (6, 2)

@@ -79,21 +79,6 @@ def test_a_task_that_says_nothing_of_its_goals_is_named(build):
         build(NEAR, Goalless).compute_reward(*GOALS, INFOS)
 
 
-class Vectors(SyncVectorEnv):
-    """A vector environment that answers for all of its copies."""
-
-    def compute_reward(self, achieved, desired, info):
-        return np.full(len(info), 7.0)
-
-
-def test_a_vector_environment_of_the_tasks_own_answers_itself():
-    def vectors(n):
-        return Vectors([NEAR] * n, autoreset_mode=AutoresetMode.SAME_STEP)
-
-    world = make_multitask_vector([Task("own", env_fn=NEAR, vector_fn=vectors), FAR], 2)
-    np.testing.assert_array_equal(world.compute_reward(*GOALS, INFOS), [7, 0, 0, 7])
-
-
 def tasks(discrete=False):
     """Return two tasks of other sizes, of which the second is never content."""
     near = functools.partial(Reach, discrete=discrete)

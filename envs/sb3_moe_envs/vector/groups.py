@@ -1,19 +1,16 @@
 """Vector environments of one task in this process: stepped one by one, or of any other kind."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
-from sb3_moe_envs.conflicts import ConflictingVectorEnv
 from sb3_moe_envs.snapshot import gives_state, own_state, restore, snapshot
 from sb3_moe_envs.spaces.observations import row_of
-from sb3_moe_envs.vector.batched import BatchedVectorEnv
 from sb3_moe_envs.vector.infos import Info, Rows, stack, unstack
 
 Vector = VectorEnv[Any, Any, Any]
@@ -109,32 +106,20 @@ class Group:
 
 def _rows_of(env: Any, result: Any) -> Rows:
     obs, rewards, terminated, truncated, infos = result
-    obs = _kept(env, obs)
     if not infos:
         return Rows(obs, rewards, terminated, truncated, {}, {})
     last = unstack(infos.get("final_info") or {}, env.num_envs)
     finals = {
-        row: (_kept(env, row_of(infos["final_obs"], row)), last.get(row, {}))
+        row: (row_of(infos["final_obs"], row), last.get(row, {}))
         for row in np.flatnonzero(terminated | truncated).tolist()
     }
     return Rows(obs, rewards, terminated, truncated, unstack(infos, env.num_envs), finals)
 
 
-def _kept(env: Vector, obs: Any) -> Any:
-    """Return observations that no later step changes.
-
-    They are copied if the vector environment may write all steps into the same array, as a user's
-    own class may.
-    """
-    base: Any = env.unwrapped
-    gymnasiums = isinstance(base, SyncVectorEnv | AsyncVectorEnv) and base.copy
-    return obs if gymnasiums or isinstance(base, BatchedVectorEnv) else copy.deepcopy(obs)
-
-
 def start(env: Vector, seed: int | None, options: Options) -> tuple[Any, dict[int, Info]]:
     """Start an episode in every environment; return observations, and infos by row."""
     obs, infos = env.reset(seed=seed, options=options)
-    return _kept(env, obs), unstack(infos, env.num_envs)
+    return obs, unstack(infos, env.num_envs)
 
 
 def states_of(env: Any) -> list[Any] | None:
@@ -143,10 +128,6 @@ def states_of(env: Any) -> list[Any] | None:
     If the vector environment itself gives a state, that is the state of each.
     """
     base: Any = env.unwrapped
-    while isinstance(env, VectorWrapper):
-        if not isinstance(env, ConflictingVectorEnv):
-            return None  # the wrapper may have a state, such as running statistics
-        env = env.env
     if gives_state(base):
         states = [own_state(base)] * base.num_envs
     else:

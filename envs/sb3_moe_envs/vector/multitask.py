@@ -31,7 +31,7 @@ from sb3_moe_envs.vector.infos import Info, stack, stack_final
 from sb3_moe_envs.vector.parts import Part, Pool
 
 # The attributes of the slots that `state_dict` saves.
-_SLOTS = ("_tasks", "_pinned", "_chosen", "_by_hand", "_returns", "_lengths", "_successes")
+_SLOTS = ("_tasks", "_pinned", "_by_hand", "_returns", "_lengths", "_successes")
 
 
 class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
@@ -99,8 +99,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     def _start_slots(self) -> None:
         """Set each slot's task and episode statistics before the first reset."""
         self._pinned = np.full(self.num_envs, -1)
-        self._chosen = self._pinned.copy()
-        self._by_hand = self._picked()
+        self._by_hand = self._pinned >= 0
         self._tasks = self._wanted()
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
@@ -115,10 +114,11 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
 
         :param seed: restarts the schedule and every task's random numbers; the numbers of a
             sequence form one seed together
-        :param options: `{"task_id": k}` chooses the task, for all slots or (a sequence) for each,
-            until the next reset or :meth:`set_task`; other entries go to the tasks
-        :raises ValueError: if `task_id` isn't one task or one per slot
+        :param options: go to the tasks
+        :raises ValueError: if they hold a `task_id`, as :class:`MultiTaskEnv` takes it
         """
+        if "task_id" in (options or {}):
+            raise ValueError("`options` can't choose the task of slots: use `set_task`")
         restored, self._restored = self._restored, False
         # SB3 seeds the environments again when it loads a model: a restored state ignores that.
         if not self._seeds.started or (seed is not None and not restored):
@@ -126,9 +126,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             self._seeds.rewind(seed)  # type: ignore[arg-type]  # None in a sequence is refused
             self.schedule.start(self.task_names, seed=self._seeds.schedule)
             self.action_space.seed(self._seeds.actions)
-        options = dict(options or {})
-        self._chosen = self._chosen_by(options.pop("task_id", None))
-        obs, infos = self._play(options or None)
+        obs, infos = self._play(options)
         return obs, self._stacked(infos)
 
     def step(self, actions: Any) -> StepResult:
@@ -165,9 +163,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         frames = np.full(self.num_envs, None, dtype=object)
         for part in self._parts:
             images = part.group.ask(methodcaller("render"))
-            if images is not None:  # a task's own vector environment may draw nothing
-                for slot, frame in zip(part.slots, images, strict=True):
-                    frames[slot] = framed(frame, self._size)
+            for slot, frame in zip(part.slots, images, strict=True):
+                frames[slot] = framed(frame, self._size)
         return tuple(frames)
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -184,7 +181,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         """
         slots = slice(None) if indices is None else list(indices)
         self._pinned[slots] = -1 if task is None else self._index(task, "task")
-        self._chosen[slots] = -1  # forget the tasks of an earlier reset's options
 
     def get_task(self) -> np.ndarray:
         """Return the index of the task that each slot is playing, (num_envs,)."""
@@ -243,26 +239,10 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         size = 1 if self._shares is None else int((self._shares == task).sum())
         return self._pool.groups(task, size)[0].ask(function, *args)
 
-    def _chosen_by(self, task: Any) -> np.ndarray:
-        if task is None:
-            return np.full(self.num_envs, -1)
-        tasks = [task] * self.num_envs if isinstance(task, str) or np.ndim(task) == 0 else task
-        if len(tasks) != self.num_envs:
-            raise ValueError(
-                f"`task_id` must be one task or one per slot, {self.num_envs}, got {len(tasks)}"
-            )
-        return np.array([self._index(one) for one in tasks])
-
     def _wanted(self) -> np.ndarray:
         """Return the task that each slot should play now."""
         tasks = np.full(self.num_envs, self.schedule.task) if self._shares is None else self._shares
-        tasks = np.where(self._pinned >= 0, self._pinned, tasks)
-        return np.where(self._chosen >= 0, self._chosen, tasks)
-
-    def _picked(self) -> np.ndarray:
-        """Return for which slots the next episode's task is chosen by hand."""
-        picked: np.ndarray = (self._pinned >= 0) | (self._chosen >= 0)
-        return picked
+        return np.where(self._pinned >= 0, self._pinned, tasks)
 
     def _play(self, options: dict[str, Any] | None = None) -> tuple[Any, dict[int, Info]]:
         """Start an episode of its wanted task in every slot; return observations and infos."""
@@ -319,7 +299,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     def _forget(self, slots: Any) -> None:
         """Start the episode statistics of these slots again, for their next episodes."""
         self._returns[slots], self._lengths[slots], self._successes[slots] = 0, 0, UNKNOWN
-        self._by_hand[slots] = self._picked()[slots]
+        self._by_hand[slots] = self._pinned[slots] >= 0
 
 
 class MultiTaskSyncVectorEnv(InTurnVectorEnv):

@@ -6,14 +6,12 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode
 
 from sb3_moe_envs.checks import CheckedTask
 from sb3_moe_envs.tasks import Task, built, called, close_all
 from sb3_moe_envs.vector.groups import (
     Group,
     InTurnVectorEnv,
-    Vector,
     restore_states,
     start,
     states_of,
@@ -72,8 +70,6 @@ class Pool:
 
     def _build(self, index: int, size: int) -> list[Group | WorkerGroup]:
         task = self.tasks[index]
-        if task.vector_fn is not None:
-            return [Group(_checked(task.vector_fn(size), size))]
         if task.env_id is not None and is_batched(task):
             mode = {} if self.render_mode is None else {"render_mode": self.render_mode}
             return [Group(gym.make_vec(task.env_id, size, **{**task.kwargs, **mode}))]
@@ -177,25 +173,7 @@ def is_batched(task: Task) -> bool:
     It isn't used with arguments that only `gymnasium.make` takes, such as a limit of steps: these
     need single environments.
     """
-    if task.vector_fn is not None:
-        return True
     spec = gym.registry.get((task.env_id or "").rpartition(":")[2])
     if spec is None or spec.namespace != "SB3MoE" or spec.vector_entry_point is None:
         return False
     return not _OF_GYMNASIUM & set(task.kwargs)
-
-
-def _checked(env: Vector, num_envs: int) -> Vector:
-    """Return a vector environment from `vector_fn`, if its size and autoreset mode are right.
-
-    :raises ValueError: if they are not
-    """
-    base: Any = env.unwrapped
-    mode = getattr(base, "autoreset_mode", env.metadata.get("autoreset_mode"))
-    if mode is not AutoresetMode.SAME_STEP or env.num_envs != num_envs:
-        env.close()
-        raise ValueError(
-            f"`vector_fn` must build num_envs={num_envs} environments that reset in the same step "
-            f"(autoreset_mode SAME_STEP), got {env.num_envs} with {mode}"
-        )
-    return env

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import traceback
@@ -204,12 +203,7 @@ def _work(pipe: Connection, others_end: Connection, by_value: CloudpickleWrapper
         while (message := pipe.recv()) is not None:
             of_round, calls = message
             answers = {call[0]: _answer(vectors, make, call) for call in calls}
-            try:
-                sent = pickle.dumps((of_round, answers))
-            except Exception as problem:  # pickling other people's classes can raise anything
-                error = RuntimeError(f"its result can't be sent between processes: {problem}")
-                sent = pickle.dumps((of_round, dict.fromkeys(answers, error)))
-            pipe.send_bytes(sent)
+            pipe.send((of_round, answers))
     close_all(vector.close for vector in vectors)
 
 

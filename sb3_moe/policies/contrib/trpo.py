@@ -7,7 +7,7 @@ from sb3_moe.policies.options import DEFAULTS, LOSS_OF
 
 
 class NoAuxLosses:
-    """Refuse ``popart``, and options that change gradients, as auxiliary losses do.
+    """Refuse ``popart``, frozen experts, and options that change gradients, as auxiliary losses do.
 
     TRPO differentiates the KL divergence through the same network, and would change that too.
     """
@@ -23,6 +23,15 @@ class NoAuxLosses:
         if kwargs.get("popart"):
             raise ValueError("`popart` must be False for TRPO, whose loss needs values as they are")
         super().__init__(*args, **kwargs)
+
+    def check_frozen_experts(self, frozen: Any) -> Any:
+        """Refuse any: TRPO moves the actor without an optimizer."""
+        if any(frozen.values()):
+            raise ValueError(
+                "`frozen_experts` must be None for TRPO, which moves the actor without an "
+                f"optimizer, got {frozen}"
+            )
+        return super().check_frozen_experts(frozen)  # type: ignore[misc]  # of the policy behind
 
 
 class MoeMlpPolicy(NoAuxLosses, on_policy.MoeMlpPolicy):

@@ -23,7 +23,6 @@ class Card {
     this.explained = track.explained ? this.bars(right, "How well each model explains the last steps (mean log-likelihood)", track.explained.width, expert => "model " + expert) : [];
     this.box = make("article", { class: "run" }, make("h2", {}, run.label));
     if (!differs(run, track)) this.box.append(make("p", { class: "same" }, "No difference on this task: every action and reward is that of the agent as it is."));
-    if (run.note) this.box.append(make("p", { class: "faint note" }, run.note));
     this.box.append(make("div", { class: "seen" }, left, right));
     this.lines = [];
     for (const mixture of replay.mixtures) {

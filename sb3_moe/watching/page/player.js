@@ -121,7 +121,7 @@ function showImportance() {
   const found = replay.importance;
   at("importance").hidden = !found;
   if (!found) return;
-  at("importance-note").textContent = `Mean return of each task with one expert of ${found.network} off, and its 95% bootstrap interval over ${found.episodes} episodes. Off means: ${found.whenOff}.`;
+  at("importance-note").textContent = `Mean return of each task with one expert of ${found.network} off ± its standard deviation over ${found.episodes} episodes.`;
   rows(at("importance-table"), ["Agent", ...found.tasks], found.rows.map((name, i) => [name, ...found.cells[i]]));
 }
 
