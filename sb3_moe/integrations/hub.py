@@ -32,7 +32,6 @@ LIBRARY = "stable-baselines3"
 README, CONFIG, RESULTS = "README.md", "config.json", "results.json"
 #: Files of a card's folder: a new card replaces them, and deletes an earlier card's film.
 FILES = (README, "model.moe", CONFIG, RESULTS, "replay.html", "replay.mp4", "replay.gif")
-REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 # Most steps of each task in the film: half a minute at 10 a second.
 MOST_FILMED = 300
 
@@ -71,7 +70,6 @@ def write_folder(
         environment that plays every task
     """
     require("an agent's card", "huggingface_hub", "jinja2")
-    _check_repo_id(repo_id)
     folder = Path(folder)
     check_folder(folder)
     source = env if model.get_env() is None else model.get_env()
@@ -104,11 +102,6 @@ def check_folder(folder: Path) -> None:
             f"`folder` must be empty, or hold an earlier card, got {folder}, whose {taken[0]} "
             "would be lost"
         )
-
-
-def _check_repo_id(repo_id: str | None) -> None:
-    if repo_id is not None and not REPO_ID.fullmatch(repo_id):
-        raise ValueError(f"`repo_id` must be 'user/name', got {repo_id!r}")
 
 
 def _config(model: BaseAlgorithm, custom_objects: list[str]) -> dict[str, Any]:

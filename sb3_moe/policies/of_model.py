@@ -4,6 +4,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from sb3_moe.layers import Routing
 from sb3_moe.policies.looks_inside import Array
@@ -28,7 +29,7 @@ def policy_of(model: BaseAlgorithm | BaseModel) -> MoEPolicy:
 
 def routing(
     model: BaseAlgorithm | BaseModel,
-    obs: Array | dict[str, Array] | PyTorchObs,
+    obs: VecEnvObs | PyTorchObs,
     actions: Array | th.Tensor | None = None,
 ) -> dict[str, Routing]:
     """Return what every router of a model decides for a batch of observations.
@@ -47,4 +48,4 @@ def routing(
     :return: the routing by network and place, such as ``"pi.middle"``
     :raises TypeError: if the policy is not one of this package's
     """
-    return policy_of(model).routing(obs, actions)
+    return policy_of(model).routing(obs, actions)  # type: ignore[arg-type]  # no policy takes a tuple

@@ -357,6 +357,12 @@ class MoEOptions:
     def _check_task_input(self) -> None:
         """Refuse to hide the task from a router that needs it, or an embedding nobody would see."""
         router = self.router_class
+        for name in ("task_input", "task_embedding"):
+            if router.sees == "belief" and self.is_given(name):
+                raise ValueError(
+                    f"`{name}` must be {DEFAULTS[name]!r}, the default, with `router`="
+                    f"{router.name!r}, for there is no task id, got {getattr(self, name)!r}"
+                )
         if router.sees == "task" and not self.router_sees_task:
             raise ValueError(
                 f"`task_input` must be 'both' or 'router' with `router`={router.name!r}, which "

@@ -156,5 +156,3 @@ def test_routing_of_a_model_is_that_of_its_policy_and_others_are_refused():
             assert th.equal(routing.gates_BNE, found[name].gates_BNE)
     with pytest.raises(TypeError, match=r"`model` must have one of .*, got ActorCriticPolicy; "):
         sb3_moe.routing(arena.make("PPO", "MlpPolicy"), np.zeros((1, 5)))
-    with pytest.raises(TypeError, match=r"`obs` must be an array, .*, got a tuple of 2"):
-        sb3_moe.routing(make("PPO"), (np.zeros(5), np.zeros(5)))

@@ -37,9 +37,6 @@ BAD_VALUES = [
 WRONG_TYPES = [
     ({"num_experts": 2.5}, "`num_experts` must be an int, got 2.5"),
     ({"balance_coef": "0.1"}, "`balance_coef` must be a number, got '0.1'"),
-    ({"normalize_router": 1}, "`normalize_router` must be a bool, got 1"),
-    ({"router_kwargs": {"hiden": [4]}}, r"'soft', \[.*got 'hiden'; did you mean 'hidden'"),
-    ({"expert_kwargs": {"depth": 2}}, r"`expert_kwargs` may hold .* of 'mlp', \[\], got 'depth'"),
     ({"router": nn.Linear}, "`router` must be a subclass of MoELayer, or name one, got"),
     ({"action_dims": 2}, "`action_dims` must be a list of whole numbers, got 2"),
 ]
@@ -132,9 +129,8 @@ def test_a_dict_gives_each_network_its_own_and_the_others_the_default():
     assert options["vf"] == MoEOptions(placement="none", router="top_k", num_experts=3)
 
 
-def test_an_unknown_option_is_a_type_error_that_lists_the_known():
-    message = r"unknown option 'n_experts'; the options are \['action_dims', 'balance"
-    with pytest.raises(TypeError, match=message):
+def test_an_unknown_option_is_a_type_error():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'n_experts'"):
         per_network({"n_experts": 3}, ("pi", "vf"))
 
 

@@ -120,11 +120,6 @@ def test_what_does_not_go_with_it_is_refused(options, said):
         build(**options)
 
 
-def test_a_misspelt_option_of_the_belief_is_named_with_what_was_meant():
-    with pytest.raises(TypeError, match="'predict'; did you mean 'predicts'"):
-        build(features_extractor_kwargs={"predict": "reward"})
-
-
 def test_observations_without_a_transition_are_refused_with_the_cure():
     short = sb3_moe.make_multitask_vec_env("Conflict/CartPole2", task_id="info", history=1)
     for env in (pinned(), short):

@@ -37,14 +37,3 @@ def test_sb3s_own_names_are_left_alone_and_registering_twice_changes_nothing():
     register()
     assert {name: algorithm(name).policy_aliases for name in TABLE} == before
     assert PPO.policy_aliases["MlpPolicy"].__module__ == "stable_baselines3.common.policies"
-
-
-def test_a_policy_that_is_looked_for_in_the_wrong_place_is_found_by_algorithm():
-    with pytest.raises(
-        ImportError,
-        match=r"cannot import name 'MoeMlpPolicy' from 'sb3_moe.policies': each algorithm has its "
-        r"own, in sb3_moe.policies.on_policy \(PPO, A2C\), sb3_moe.policies.dqn \(DQN\), .*"
-        r"sb3_moe.policies.td3 \(TD3, DDPG\), .*sb3_moe.policies.contrib.crossq \(CrossQ\)$",
-    ):
-        from sb3_moe.policies import MoeMlpPolicy  # noqa: F401
-    assert not hasattr(import_module("sb3_moe.policies"), "MoePolicy")

@@ -186,12 +186,3 @@ def test_sb3s_ending_is_left_to_sb3(tmp_path):
     text = r"`path` must not end in \.zip, .* got '.*agent\.zip': leave the ending out"
     with pytest.raises(ValueError, match=text):
         sb3_moe.save(arena.make("PPO", net_arch=[4]), tmp_path / "agent.zip")
-
-
-def test_what_is_no_model_cannot_be_saved(tmp_path):
-    model = arena.make("PPO", net_arch=[8])
-    with pytest.raises(TypeError, match="`model` must be an SB3 model, got a MoeMlpPolicy"):
-        sb3_moe.save(model.policy, tmp_path / "x.moe")
-    with pytest.raises(TypeError, match=r"`model` must be an SB3 model, got 'x.moe'"):
-        sb3_moe.save("x.moe", model)
-    assert not [*tmp_path.iterdir()]
