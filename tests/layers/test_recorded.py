@@ -21,8 +21,7 @@ CASES = [
     (router, tokens, placement, layout)
     for router, tokens, placement in itertools.product(ROUTERS, TOKENS, list(PLACEMENTS)[1:])
     for layout in (("flat", "image") if tokens == "sample" else ("map",))
-    if tokens == "sample"
-    or placement in ("middle", "all")
+    if (tokens == "sample" or placement in ("middle", "all"))
     and (router != "expert_choice" or (tokens != "sample" and placement == "middle"))
 ]
 
