@@ -146,21 +146,13 @@ def built(task: Task, index: int, build: Callable[[], Any]) -> Any:
     try:
         return build()
     except Exception as error:
-        raise ValueError(
-            f"`tasks[{index}]` ({task.name!r}) can't be built: {type(error).__name__}: {error}"
-            f"{_atari_ids(task.env_id or '') if isinstance(error, gym.error.Error) else ''}"
-        ) from error
-
-
-def _atari_ids(env_id: str) -> str:
-    """Return a hint with this package's ids of Atari games, or "" for an id unlike theirs."""
-    if not re.search(r"ALE/|NoFrameskip|Atari-", env_id):
-        return ""
-    ids = [i for i, spec in gym.registry.items() if str(spec.entry_point).endswith(":AtariEnv")]
-    games = ", ".join(sorted(name.split("-")[1] for name in ids if name.count("-") == 2))
-    return (
-        f" Atari games are SB3MoE/Atari-<game>-v0: {games}; or ['SB3MoE/Atari-v0', {{game: ...}}]"
-    )
+        reason = f"{type(error).__name__}: {error}"
+        is_atari = re.search(r"ALE/|NoFrameskip|Atari-", task.env_id or "")
+        if is_atari and isinstance(error, gym.error.Error):
+            reason += (
+                "; Atari games are SB3MoE/Atari-<game>-v0, or ['SB3MoE/Atari-v0', {game: ...}]"
+            )
+        raise ValueError(f"`tasks[{index}]` ({task.name!r}) can't be built: {reason}") from error
 
 
 def close_all(closes: Iterable[Callable[[], Any]]) -> None:

@@ -290,7 +290,7 @@ def drop_masks(model: BaseAlgorithm) -> None:
     next SparseTrainingCallback draws masks anew. A model without masks stays as it is.
 
     :param model: of any algorithm, with SB3's policies or ours
-    :raises TypeError: if it is no model of SB3, or its policy is of no known class
+    :raises TypeError: if its policy is of no known class
     """
     for optimizer in networks_of(model.policy).every_optimizer():
         forget_masks(optimizer)

@@ -64,7 +64,7 @@ def write_folder(
     :param repo_id: ``"user/name"`` on the Hub, for the card's first lines of code
     :return: the folder
     :raises ImportError: without the extra ``hub``
-    :raises TypeError: if ``model`` is no model or has a policy that is no network, such as ARS's
+    :raises TypeError: if ``model`` has a policy that is no network, such as ARS's
     :raises ValueError: if a number is below 1, ``folder`` can't be written or has files that would
         be replaced and are no earlier card's, a part of the model can't be saved, or there is no
         environment that plays every task

@@ -69,7 +69,6 @@ def make_convs(encoder: str, image_shape: Shape) -> nn.Sequential:
 
     :param encoder: one of ``CONVS``
     :param image_shape: (C, H, W)
-    :raises ValueError: if the image is too small for the encoder
     """
     return CONVS[encoder](image_shape[0])
 
@@ -212,6 +211,10 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
         """Return the space of the image without the planes that show the task."""
         axis = self.channel_axes[""] = planes.axis + 3
         num_channels = space.shape[axis] - self.num_tasks
+        if num_channels < 1:
+            raise ValueError(
+                f"`num_tasks`={self.num_tasks} leaves no channel of {space.shape[axis]}"
+            )
         low, high = (np.delete(b, np.s_[num_channels:], axis) for b in (space.low, space.high))
         return {"": spaces.Box(low, high, dtype=space.dtype)}
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from inspect import Parameter
 from typing import Any
 
 from torch import nn
 
 from sb3_moe.layers import MoELayer, TaskMoE
 from sb3_moe.layers.checks import not_negative, one_of, whole, widths
-from sb3_moe.layers.classes import of_this_package, own_options
+from sb3_moe.layers.classes import did_you_mean, of_this_package, own_options
 from sb3_moe.layers.registry import EXPERTS, ROUTERS
 from sb3_moe.layers.sparse_moe import check_top_k
 from sb3_moe.layers.tokens import TokenKind
@@ -148,6 +149,7 @@ class MoEOptions:
         for name, check in TYPES.items():
             if not (getattr(self, name) is None and DEFAULTS[name] is None):
                 check(name, getattr(self, name))
+        self._check_kwargs()
         self._check_router()
         self._check_expert()
         self._check_head()
@@ -178,7 +180,8 @@ class MoEOptions:
     def router_options(self) -> dict[str, Any]:
         """The router's own options: its defaults, replaced by what was given."""
         given = {name: getattr(self, name) for name in OF_ROUTERS if self.is_given(name)}
-        return given | dict(self.router_kwargs or {})
+        merged = own_options(self.router_class) | given | dict(self.router_kwargs or {})
+        return {name: value for name, value in merged.items() if value is not Parameter.empty}
 
     @property
     def expert_class(self) -> type[nn.Module]:
@@ -276,6 +279,17 @@ class MoEOptions:
                     "none: use a Dict observation with a Discrete `task_id`, as "
                     "make_multitask_vec_env gives, or features_extractor_kwargs=dict(num_tasks=N) "
                     "for a one-hot at the end of the observation"
+                )
+
+    def _check_kwargs(self) -> None:
+        """Refuse arguments that the router's or the experts' class doesn't take."""
+        classes = {"router_kwargs": self.router_class, "expert_kwargs": self.expert_class}
+        for option, cls in classes.items():
+            known = [*own_options(cls)]
+            for name in set(getattr(self, option) or ()) - set(known):
+                raise TypeError(
+                    f"`{option}` may hold the keyword-only arguments of {cls.__name__}, {known}, "
+                    f"got {name!r}{did_you_mean(name, known)}"
                 )
 
     def _check_router(self) -> None:
@@ -404,6 +418,8 @@ def per_network(options: Mapping[str, Any], networks: Sequence[str]) -> dict[str
     :raises ValueError: if a dict names another network, or a value is not valid
     """
     for name, value in options.items():
+        if name not in DEFAULTS:
+            raise TypeError(f"unknown option {name!r}; the options are {sorted(DEFAULTS)}")
         if isinstance(value, Mapping) and name not in KWARGS and not {*value} <= {*networks}:
             raise ValueError(f"`{name}` may name the networks {list(networks)}, got {list(value)}")
     found = {

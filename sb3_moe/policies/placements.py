@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.layers.tokens import TokenKind
 
 TOKENS: tuple[str, ...] = get_args(TokenKind)
@@ -19,8 +18,6 @@ class Placement:
         number of a single one, counted from the input, or from the head with -1, -2, ...
     :param head: None: it stays dense; ``"own"``: it has experts of its own; ``"inside"``: each
         expert, which is all hidden layers, holds a head too, and the image encoder
-    :param tokens: kinds of tokens that the first layer with experts can take. ``"conv"`` and
-        ``"feature"`` are parts of a feature map, which only the first hidden layer sees
     """
 
     name: str
@@ -83,5 +80,4 @@ def find_placement(given: str | Placement) -> Placement:
         return given
     if isinstance(given, str) and given in PLACEMENTS:
         return PLACEMENTS[given]
-    hint = did_you_mean(given, PLACEMENTS)
-    raise ValueError(f"`placement` must be one of {list(PLACEMENTS)}, got {given!r}{hint}")
+    raise ValueError(f"`placement` must be one of {list(PLACEMENTS)}, got {given!r}")

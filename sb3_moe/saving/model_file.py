@@ -69,7 +69,6 @@ def save(model: BaseAlgorithm, path: str | Path, *, normalizer: bool = True) -> 
     :param path: the file; a name without an ending gets ``.moe``. An older one is replaced when the
         new one is whole
     :param normalizer: whether to save the statistics of the model's VecNormalize, if it has one
-    :raises TypeError: if ``model`` is no model
     :raises ValueError: if ``path`` ends in .zip, or a part of the model can't be saved in this way
     :raises OSError: naming the file, if it can't be written
     """

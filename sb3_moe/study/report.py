@@ -1,8 +1,6 @@
 """The report of a study: a page of tables and figures, and its files, from the folder alone."""
 
 import base64
-import json
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -294,13 +292,9 @@ def _replay(job: Job) -> Replay:
     """
     run, path = job.run, job.folder.path / SAFE
     if not path.exists():
-        tasks = [run.tasks] if isinstance(run.tasks, str) else run.tasks or run.games
-        words = ["--trust", "--algorithm", run.algorithm, "--tasks"]
-        words += [each if isinstance(each, str) else json.dumps(each) for each in tasks]
-        command = shlex.join(["sb3-moe", "watch", str(path.with_suffix(".zip")), *words])
         raise ValueError(
-            f"{run.name} has no {SAFE}, since code of your own is in its model; this makes one: "
-            f"{command}"
+            f"{run.name} has no {SAFE}, since code of your own is in its model; open its model.zip "
+            f"with {run.algorithm}.load, and call sb3_moe.watch"
         )
     with closing(plain_env(run, len(run.games), run.seed, Interleave())) as env:
         # The size is not limited: the study wrote this model itself.

@@ -37,9 +37,6 @@ class TaskEpisodes(NamedTuple):
     successes: Array
 
 
-#: More steps than an episode of any suite takes: Atari's longest take 108,000 without frame skip.
-
-
 def evaluate_tasks(
     model: BaseAlgorithm,
     env: VecEnv,

@@ -71,7 +71,7 @@ def expert_importance(
     :param env: as in :func:`sb3_moe.watch`
     :param network: as in :func:`sb3_moe.without_expert`; None: the first with experts, which is
         the one that acts if it has any
-    :param episodes: of each task; intervals need at least 2
+    :param episodes: of each task; deviations need at least 2
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
     :raises TypeError: as in :func:`sb3_moe.without_expert`, or if a number is no int

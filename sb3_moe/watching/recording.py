@@ -81,9 +81,8 @@ def watch(
     :param max_steps: of each task; the last episode is cut there
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
-    :param frames: whether to record the images that the environment draws, whose numbers are 0 to
-        255, or floats that all lie in [0, 1]
-    :raises TypeError: if ``model`` is no model, or a number no int
+    :param frames: whether to record the images (uint8) that the environment draws
+    :raises TypeError: if a number is no int
     :raises ValueError: if a number is below 1, there is no such task, network or expert, or ``env``
         normalizes observations otherwise than the model's own, or is the model's own and can't be
         built again

@@ -218,7 +218,7 @@ class Halving(SoftMoE):
 
 OTHER = arena.Arena(spaces.Box(-1, 1, (4,)))
 REFUSED = {
-    "unknown": ({"net_arch": [3]}, TypeError, "unexpected keyword argument 'net_arch'"),
+    "unknown": ({"net_arch": [3]}, TypeError, "unknown option 'net_arch'; the options are"),
     "router": ({"router": Halving}, ValueError, "`router` and `expert` must be of kinds that can"),
     "width": ({"expert_width": 2}, ValueError, r"or wider \(`expert_width`\)"),
     "env": ({"env": OTHER}, ValueError, "`env` must have the model's spaces, Box.*got Box"),

@@ -176,6 +176,7 @@ def test_channels_are_on_the_first_axis_where_it_is_the_shortest_else_on_the_las
         (FLAT, {"encoder": "resnet"}, r"`encoder` must be one of \['flat', 'minatar', 'nature'"),
         (FLAT, {"encoder": "minatar"}, r"`encoder`='minatar' needs an image .*, got Box\(.*'flat'"),
         (FLAT, {"features_dim": 4}, "`features_dim`=4 adds a layer .* `encoder`='flat' has none"),
+        (MINATAR, {"encoder": "minatar", "num_tasks": 4}, "`num_tasks`=4 leaves no channel of 4"),
         (dict_space(obs=FLAT, task_id=TASK), {"num_tasks": 4}, "`num_tasks` must agree .* got 4"),
         (
             dict_space(a=MINATAR, b=MINATAR),

@@ -37,6 +37,8 @@ BAD_VALUES = [
 WRONG_TYPES = [
     ({"num_experts": 2.5}, "`num_experts` must be an int, got 2.5"),
     ({"balance_coef": "0.1"}, "`balance_coef` must be a number, got '0.1'"),
+    ({"router_kwargs": {"hiden": [4]}}, r"SoftMoE, \[.*got 'hiden'; did you mean 'hidden'"),
+    ({"expert_kwargs": {"depth": 2}}, r"`expert_kwargs` may hold .* of MLPExpert, \[\], got 'dep"),
     ({"router": nn.Linear}, "`router` must be a subclass of MoELayer, or name one, got"),
     ({"action_dims": 2}, "`action_dims` must be a list of whole numbers, got 2"),
 ]
@@ -130,7 +132,7 @@ def test_a_dict_gives_each_network_its_own_and_the_others_the_default():
 
 
 def test_an_unknown_option_is_a_type_error():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'n_experts'"):
+    with pytest.raises(TypeError, match="unknown option 'n_experts'; the options are "):
         per_network({"n_experts": 3}, ("pi", "vf"))
 
 

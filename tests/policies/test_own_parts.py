@@ -79,8 +79,8 @@ def test_redo_at_tau_zero_keeps_what_a_policy_with_parts_of_ones_own_computes(ca
 
 
 def test_options_of_ones_own_are_checked_by_their_names():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'temprature'"):
-        make(router=own_parts.Tempered, router_kwargs={"temprature": 2.0})
+    with pytest.raises(TypeError, match=r"of Tempered, \['temperature'\], got 'temprature'; did"):
+        MoEOptions(router=own_parts.Tempered, router_kwargs={"temprature": 2.0})
     with pytest.raises(ValueError, match=r"must be `package.module:name`, got .*Nothing"):
         MoEOptions(router="own_parts:Nothing")
     with pytest.raises(ValueError, match=r"`z_coef`=0.1 needs"):

@@ -328,6 +328,5 @@ def test_a_report_links_a_page_of_each_network_at_play(tmp_path, capsys, no_draw
     assert lines[1].endswith("soft-middle: model.moe lacks the statistics of its normalizer")
     assert lines[0].startswith("no replay of dense: ")
     assert "has no model.moe, since code of your own is in its model" in lines[0]
-    tasks = f"""--tasks '["CartPole-v1", {LIMIT}]' '["Acrobot-v1", {LIMIT}]'"""
-    assert lines[0].endswith(f"{done[0].folder.path}/model.zip --trust --algorithm PPO {tasks}")
+    assert lines[0].endswith("open its model.zip with PPO.load, and call sb3_moe.watch")
     assert not (tmp_path / "again").exists()

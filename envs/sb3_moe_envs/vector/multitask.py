@@ -40,8 +40,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     Under `Interleave` each task has a fixed share of the slots. Under the other schedules all slots
     play the same task and switch together: the running episodes are truncated, with their last
     observations in `infos["final_obs"]`. Autoreset is SAME_STEP. If you choose a
-    slot's task by hand (`set_task`, `reset(options={"task_id": k})`), the schedule stops counting
-    that slot's steps when the slot's next episode starts.
+    slot's task by hand (`set_task`), the schedule stops counting that slot's steps when the slot's
+    next episode starts.
 
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
     :param num_envs: number of slots; None: one per task

@@ -26,12 +26,13 @@ class NoAuxLosses:
 
     def check_frozen_experts(self, frozen: Any) -> Any:
         """Refuse any: TRPO moves the actor without an optimizer."""
-        if any(frozen.values()):
+        found = super().check_frozen_experts(frozen)  # type: ignore[misc]  # of the policy behind
+        if found:
             raise ValueError(
                 "`frozen_experts` must be None for TRPO, which moves the actor without an "
                 f"optimizer, got {frozen}"
             )
-        return super().check_frozen_experts(frozen)  # type: ignore[misc]  # of the policy behind
+        return found
 
 
 class MoeMlpPolicy(NoAuxLosses, on_policy.MoeMlpPolicy):
