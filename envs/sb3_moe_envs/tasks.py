@@ -150,7 +150,7 @@ def built(task: Task, index: int, build: Callable[[], Any]) -> Any:
         is_atari = re.search(r"ALE/|NoFrameskip|Atari-", task.env_id or "")
         if is_atari and isinstance(error, gym.error.Error):
             reason += (
-                "; Atari games are SB3MoE/Atari-<game>-v0, or ['SB3MoE/Atari-v0', {game: ...}]"
+                " Atari games are SB3MoE/Atari-<game>-v0, or ['SB3MoE/Atari-v0', {game: ...}]"
             )
         raise ValueError(f"`tasks[{index}]` ({task.name!r}) can't be built: {reason}") from error
 
