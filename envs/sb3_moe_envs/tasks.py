@@ -149,9 +149,7 @@ def built(task: Task, index: int, build: Callable[[], Any]) -> Any:
         reason = f"{type(error).__name__}: {error}"
         is_atari = re.search(r"ALE/|NoFrameskip|Atari-", task.env_id or "")
         if is_atari and isinstance(error, gym.error.Error):
-            reason += (
-                " Atari games are SB3MoE/Atari-<game>-v0, or ['SB3MoE/Atari-v0', {game: ...}]"
-            )
+            reason += " Atari games are SB3MoE/Atari-<game>-v0, or ['SB3MoE/Atari-v0', {game: ...}]"
         raise ValueError(f"`tasks[{index}]` ({task.name!r}) can't be built: {reason}") from error
 
 

@@ -80,7 +80,7 @@ def test_a_dict_observation_must_have_its_keys():
 def test_a_task_needs_one_way_to_be_built():
     with pytest.raises(ValueError, match="a task takes either `env_id` or `env_fn`, got"):
         Task("none")
-    with pytest.raises(ValueError, match=r"Did you mean.*Atari games are SB3MoE/Atari-<game>-v0"):
+    with pytest.raises(ValueError, match=r"Atari games are SB3MoE/Atari-<game>-v0, or"):
         MultiTaskEnv(["ALE/Nothing-v5"])
 
 
