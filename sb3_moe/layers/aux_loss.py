@@ -5,7 +5,7 @@ Shapes: B batch, N tokens per sample, E experts.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 
@@ -60,7 +60,7 @@ class AddLoss(th.autograd.Function):
     """
 
     #: Whether backward passes give losses their gradient; see :func:`without_added_losses`.
-    feeding: ClassVar[bool] = True
+    feeding = True
 
     @staticmethod
     def forward(ctx: Any, y: th.Tensor, loss: th.Tensor) -> th.Tensor:
@@ -88,5 +88,4 @@ def without_added_losses() -> Iterator[None]:
 
 def add_loss(y: th.Tensor, loss: th.Tensor) -> th.Tensor:
     """Attach a loss to a tensor that the algorithm's own loss depends on."""
-    out: th.Tensor = AddLoss.apply(y, loss)  # type: ignore[no-untyped-call]  # torch's has no types
-    return out
+    return AddLoss.apply(y, loss)  # type: ignore[no-untyped-call]  # torch's has no types

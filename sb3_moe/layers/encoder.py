@@ -19,8 +19,7 @@ class Residual(nn.Module):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Return ``x + block(x)``."""
-        out: th.Tensor = x + self.block(x)
-        return out
+        return x + self.block(x)
 
 
 class ImageEncoder(nn.Module):

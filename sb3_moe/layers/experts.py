@@ -198,8 +198,7 @@ class StackedNetwork(Experts):
 
     def every(self, x: th.Tensor) -> th.Tensor:
         """Run each expert on all rows, (T, I), or on its own, (E, M, I), to (E, M, O)."""
-        out: th.Tensor = self.last(self.layers(x))
-        return out
+        return self.last(self.layers(x))
 
     def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
@@ -238,8 +237,7 @@ class StackedNetwork(Experts):
 
     def hidden(self, x_TI: th.Tensor) -> th.Tensor:
         """Return what each expert's last linear layer reads: (T, E, H)."""
-        hidden_ETH: th.Tensor = self.layers(x_TI)
-        return hidden_ETH.transpose(0, 1)
+        return self.layers(x_TI).transpose(0, 1)
 
     def expert(self, k: int) -> nn.Sequential:
         """Return expert ``k`` as plain modules, with a copy of its weights."""

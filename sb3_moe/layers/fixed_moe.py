@@ -4,7 +4,6 @@ Shapes: E experts, K tasks.
 """
 
 import math
-from typing import ClassVar
 
 import torch as th
 from torch import nn
@@ -18,10 +17,10 @@ from sb3_moe.layers.routing import Routing, softmax_over_experts
 class TaskMoE(MoELayer):
     """Let the task id pick the expert: the hardcoded router of arXiv 2406.18420."""
 
-    name: ClassVar[str] = "task"
-    sees: ClassVar = "task"
-    needs_tasks: ClassVar[bool] = True
-    leaves_out: ClassVar[bool] = True
+    name = "task"
+    sees = "task"
+    needs_tasks = True
+    leaves_out = True
 
     def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Send every token to its task's expert, also if the one-hot was normalized.
@@ -37,8 +36,8 @@ class TaskMoE(MoELayer):
 class UniformMoE(MoELayer):
     """Average all experts: the control that has experts but no router."""
 
-    name: ClassVar[str] = "uniform"
-    sees: ClassVar = "nothing"
+    name = "uniform"
+    sees = "nothing"
 
     def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Give every expert the weight 1/E."""
@@ -86,8 +85,8 @@ class EmbeddingMoE(MoELayer):
     :raises ValueError: if a value is not valid
     """
 
-    name: ClassVar[str] = "embedding"
-    sees: ClassVar = "task"
+    name = "embedding"
+    sees = "task"
 
     def __init__(
         self,

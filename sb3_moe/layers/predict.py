@@ -11,7 +11,7 @@ with a model each, P numbers of a model.
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -284,9 +284,9 @@ class PredictMoE(MoELayer):
     :raises ValueError: if a value is out of range
     """
 
-    name: ClassVar[str] = "predict"
-    sees: ClassVar = "belief"
-    leaves_out: ClassVar[bool] = True
+    name = "predict"
+    sees = "belief"
+    leaves_out = True
 
     def __init__(
         self,

@@ -6,7 +6,6 @@ keyword-only arguments.
 """
 
 import copy
-from typing import ClassVar
 
 from torch import nn
 
@@ -59,10 +58,10 @@ class MLPExpert(nn.Sequential):
     :param activation: activation of the dense layer
     """
 
-    name: ClassVar[str] = "mlp"
-    stacks: ClassVar[bool] = True
-    uses_width: ClassVar[bool] = True
-    activates: ClassVar[bool] = True
+    name = "mlp"
+    stacks = True
+    uses_width = True
+    activates = True
 
     def __init__(
         self, in_features: int, width: int, out_features: int, activation: nn.Module
@@ -79,10 +78,10 @@ class LinearExpert(nn.Sequential):
     :param activation: not used, since it follows the sum over experts
     """
 
-    name: ClassVar[str] = "linear"
-    stacks: ClassVar[bool] = True
-    uses_width: ClassVar[bool] = False
-    activates: ClassVar[bool] = False
+    name = "linear"
+    stacks = True
+    uses_width = False
+    activates = False
 
     def __init__(
         self, in_features: int, width: int, out_features: int, activation: nn.Module
@@ -116,10 +115,10 @@ class SimbaExpert(nn.Sequential):
     :param num_blocks: number of blocks
     """
 
-    name: ClassVar[str] = "simba"
-    stacks: ClassVar[bool] = True
-    uses_width: ClassVar[bool] = True
-    activates: ClassVar[bool] = True
+    name = "simba"
+    stacks = True
+    uses_width = True
+    activates = True
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ Shapes: B batch, N tokens, E experts, S slots per expert, K = E*S slots, I input
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch as th
 
@@ -23,7 +23,7 @@ class SoftMoE(ScoredMoE):
     :param scores: options of :class:`sb3_moe.layers.scores.ScoredMoE`
     """
 
-    name: ClassVar[str] = "soft"
+    name = "soft"
 
     def __init__(
         self,
@@ -79,6 +79,6 @@ class SoftMoE(ScoredMoE):
 class RandomMoE(SoftMoE):
     """A control: Soft MoE whose router keeps its random weights, as buffers."""
 
-    name: ClassVar[str] = "random"
-    losses: ClassVar[frozenset[str]] = frozenset()
-    frozen_scores: ClassVar[bool] = True
+    name = "random"
+    losses = frozenset()
+    frozen_scores = True

@@ -5,7 +5,7 @@ I inputs, O outputs.
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch as th
 
@@ -34,8 +34,8 @@ class SparseMoE(ScoredMoE):
     :raises ValueError: if there are fewer than k experts, or k is too small to renormalize
     """
 
-    name: ClassVar[str] = "top_k"
-    leaves_out: ClassVar[bool] = True
+    name = "top_k"
+    leaves_out = True
 
     running_bias_E: th.Tensor
     running_count_E: th.Tensor
@@ -122,8 +122,8 @@ class ExpertChoiceMoE(ScoredMoE):
     :raises ValueError: if there are too few experts, or a sample has only one token
     """
 
-    name: ClassVar[str] = "expert_choice"
-    losses: ClassVar[frozenset[str]] = frozenset({"z"})
+    name = "expert_choice"
+    losses = frozenset({"z"})
 
     def __init__(
         self, experts: Experts, router_input: RouterInput, *, top_k: int = 1, **scores: Any

@@ -306,8 +306,7 @@ class StackedResidual(Stacked):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Add each expert's block to its own input, or to the same rows."""
-        out: th.Tensor = x + self.block(x)
-        return out
+        return x + self.block(x)
 
     def apart(self) -> list[Function]:
         """Return each expert's block as a function."""

@@ -26,8 +26,7 @@ class MoEDQN(MoEQ):
 
     def make_q_net(self) -> QNetwork:
         """Build the network, with experts where they are wanted."""
-        net: QNetwork = make_part(self, "qf", MoEQNetwork, self.net_args)
-        return net
+        return make_part(self, "qf", MoEQNetwork, self.net_args)
 
 
 class MoeMlpPolicy(MoEDQN, DQNPolicy):

@@ -43,5 +43,4 @@ class Restarted:
 
     def __call__(self, progress_remaining: float) -> float:
         """Return the value for a remaining progress of at most ``begin``."""
-        value: float = self.schedule(min(1.0, 1.0 - (self.begin - progress_remaining)))
-        return value
+        return self.schedule(min(1.0, 1.0 - (self.begin - progress_remaining)))

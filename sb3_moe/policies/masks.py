@@ -169,8 +169,7 @@ class MaskedSteps:
     @property
     def updates(self) -> int:
         """Steps of the optimizer since the masks were drawn."""
-        number: int = self.optimizer.param_groups[0].setdefault(UPDATES, 0)
-        return number
+        return self.optimizer.param_groups[0].setdefault(UPDATES, 0)
 
     def detach(self) -> None:
         """Remove the hooks; the masks stay in the optimizer's groups."""

@@ -419,8 +419,7 @@ class ActorWithCriticsNetworks(Networks):
 
     def critic_optimizer(self) -> th.optim.Optimizer | None:
         """Return the critics' optimizer: the actor's loss reaches the critics after its step."""
-        optimizer: th.optim.Optimizer = self.policy.critic.optimizer
-        return optimizer
+        return self.policy.critic.optimizer
 
     def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
         """Run the actor, then the critics on its actions or on those given."""
@@ -496,8 +495,7 @@ class QNetworks(Networks):
 
     def values(self, obs: PyTorchObs) -> th.Tensor:
         """Return the value of each action, (B, A)."""
-        values_BA: th.Tensor = getattr(self.policy, self.name)(obs)
-        return values_BA
+        return getattr(self.policy, self.name)(obs)
 
 
 class QuantileNetworks(QNetworks):
@@ -507,8 +505,7 @@ class QuantileNetworks(QNetworks):
 
     def values(self, obs: PyTorchObs) -> th.Tensor:
         """Return the mean of each action's quantiles, (B, A)."""
-        quantiles_BQA = super().values(obs)
-        return quantiles_BQA.mean(1)
+        return super().values(obs).mean(1)
 
 
 N = TypeVar("N", bound=type[Networks])

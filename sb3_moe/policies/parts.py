@@ -139,8 +139,7 @@ class GaussianActor(MoEPart):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Return actions, with 0 in the dimensions that their task lacks."""
         if self.task_dims is None:
-            actions: th.Tensor = super().forward(obs, deterministic)
-            return actions
+            return super().forward(obs, deterministic)
         mean_actions, log_std, _ = self.get_action_dist_params(obs)
         return self.own_distribution(obs).actions_from_params(mean_actions, log_std, deterministic)
 

@@ -151,6 +151,6 @@ def plain(distribution: Distribution) -> Distribution:
     plain_class = PLAIN.get(type(distribution))
     if plain_class is None:
         return distribution
-    counterpart: Distribution = object.__new__(plain_class)
+    counterpart = object.__new__(plain_class)
     vars(counterpart).update(vars(distribution))
     return counterpart

@@ -55,8 +55,7 @@ class PopArt(nn.Module):
 
     def tasks(self, obs: Any) -> th.Tensor:
         """Return the task of each observation, (B,)."""
-        tasks: th.Tensor = self._task_ids(obs)
-        return tasks.reshape(-1).long()
+        return self._task_ids(obs).reshape(-1).long()
 
     def values(self, outputs: th.Tensor, obs: Any) -> th.Tensor:
         """Return the values that a critic's outputs stand for, (B, 1)."""

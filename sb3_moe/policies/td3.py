@@ -16,7 +16,7 @@ class MoEActor(MoEPart, Actor):
 
     def forward(self, obs: PyTorchObs, *args: Any) -> th.Tensor:
         """Return actions, 0 in dimensions that the task lacks."""
-        actions: th.Tensor = super().forward(obs, *args)
+        actions = super().forward(obs, *args)
         return actions if self.task_dims is None else self.task_dims.keep(actions, obs)
 
 

@@ -184,7 +184,7 @@ def hindsight_buffer(model: Any, venv: VecEnv | None) -> HerReplayBuffer:
     :param model: the model with its arguments, not built yet
     :param venv: its environments; None: until it has some, the model can only predict
     """
-    buffer: HerReplayBuffer = model.replay_buffer_class(
+    return model.replay_buffer_class(
         model.buffer_size,
         model.observation_space,
         model.action_space,
@@ -194,7 +194,6 @@ def hindsight_buffer(model: Any, venv: VecEnv | None) -> HerReplayBuffer:
         optimize_memory_usage=model.optimize_memory_usage,
         **model.replay_buffer_kwargs,
     )
-    return buffer
 
 
 # Normalizers: the running statistics of VecNormalize and PerTaskVecNormalize, without pickle.

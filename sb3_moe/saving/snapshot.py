@@ -321,8 +321,7 @@ def _rollout_state(model: BaseAlgorithm, *, drawn: bool) -> dict[str, dict[str, 
         "model": {name: found[name] for name in kept},
         "sde": {name: noise[name].detach() for name in _MATRICES if name in noise},
     }
-    on_cpu: dict[str, dict[str, Any]] = moved(state, "cpu")
-    return on_cpu
+    return moved(state, "cpu")
 
 
 def _set_rollout_state(model: BaseAlgorithm, state: dict[str, dict[str, Any]]) -> None:

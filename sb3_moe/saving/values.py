@@ -80,7 +80,7 @@ def pack(state: Mapping[str, Any], tensors: Mapping[str, th.Tensor]) -> bytes:
     said = json.dumps(state, allow_nan=False)
     # The checksum is a tensor, since safetensors writes several entries of metadata in any order.
     own["crc32"] = th.tensor(_checksum(said, own))
-    data: bytes = safetensors.torch.save(own, {"model": said})
+    data = safetensors.torch.save(own, {"model": said})
     length = int.from_bytes(data[:8], "little")
     if length > MAX_HEADER:
         raise ValueError(
@@ -106,7 +106,7 @@ def unpack(file: IO[bytes], max_bytes: float) -> tuple[Any, dict[str, th.Tensor]
     data = start + file.read()
     try:
         header = json.loads(data[8 : 8 + length])
-        tensors: dict[str, th.Tensor] = safetensors.torch.load(data)
+        tensors = safetensors.torch.load(data)
         said = header["__metadata__"]["model"]
         state = json.loads(said, parse_constant=_no_number)
         crc = int(tensors.pop("crc32"))
@@ -378,8 +378,7 @@ def made_anew(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """
     encoder = Encoder()
     state = encoder.encode("space", space)
-    made: spaces.Space[Any] = Decoder(encoder.tensors, {}).decode("space", state)
-    return made
+    return Decoder(encoder.tensors, {}).decode("space", state)
 
 
 def _kind_of(value: Any) -> type[Any]:

@@ -17,8 +17,7 @@ class MoEQRDQN(MoEQ):
 
     def make_quantile_net(self) -> QuantileNetwork:
         """Build the network, with experts where they are wanted."""
-        net: QuantileNetwork = make_part(self, "qf", MoEQuantileNetwork, self.net_args)
-        return net
+        return make_part(self, "qf", MoEQuantileNetwork, self.net_args)
 
 
 class MoeMlpPolicy(MoEQRDQN, QRDQNPolicy):
