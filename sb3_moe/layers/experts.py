@@ -10,7 +10,7 @@ per row, I inputs, H hidden, O outputs.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch as th
 from torch import nn
@@ -120,7 +120,7 @@ class Experts(nn.Module):
         """Run each expert on the sorted rows that are its own: (M, I) to (M, O)."""
         raise NotImplementedError
 
-    def _apart(self) -> Sequence[Callable[[th.Tensor], th.Tensor]]:
+    def _apart(self) -> Sequence[Function]:
         """Return each expert as a function of its rows."""
         raise NotImplementedError
 
@@ -252,8 +252,8 @@ class StackedNetwork(Experts):
 
     def shares(self) -> list[Share]:
         """Return the weights and buffers of every stacked layer."""
-        layers = [layer for layer in self.modules() if isinstance(layer, Stacked)]
-        return [share for layer in layers for share in layer.shares()]
+        layers = self.modules()
+        return [each for m in layers if isinstance(m, Stacked) for each in m.shares()]
 
 
 class SeparateNetworks(Experts):
@@ -322,10 +322,9 @@ def _run_grouped(
             if layer.bias_EO is not None:
                 x_MI = x_MI + layer.bias_EO.index_select(0, experts_M)
         elif isinstance(layer, StackedLayerNorm):
-            weight_MH, bias_MH = (
-                each.index_select(0, experts_M) for each in (layer.weight_EH, layer.bias_EH)
-            )
-            x_MI = F.layer_norm(x_MI, layer.shape, eps=layer.eps) * weight_MH + bias_MH
+            normed_MI = F.layer_norm(x_MI, layer.shape, eps=layer.eps)
+            scaled_MI = normed_MI * layer.weight_EH.index_select(0, experts_M)
+            x_MI = scaled_MI + layer.bias_EH.index_select(0, experts_M)
         elif isinstance(layer, StackedResidual):
             x_MI = x_MI + _run_grouped(layer.block, x_MI, experts_M, ends_E)
         else:
@@ -352,8 +351,7 @@ def _missing(weight: th.Tensor) -> tuple[int, int]:
 
 def _width(expert: nn.Module) -> int:
     """Return how many features an expert outputs, as its last linear layer tells."""
-    inside = [each for layer in flat(expert) for each in layer.modules()]
-    return [each for each in inside if isinstance(each, nn.Linear)][-1].out_features
+    return [each for each in expert.modules() if isinstance(each, nn.Linear)][-1].out_features
 
 
 def _check_alike(experts: Sequence[nn.Module]) -> None:

@@ -119,20 +119,19 @@ class Belief(nn.Module):
     def forward(self, history_BKW: th.Tensor) -> th.Tensor:
         """Return the posterior over models, (B, E); with no transition yet it is the prior."""
         with th.no_grad():
-            log_ETB, _ = self.log_likelihood(history_BKW)
-            return (log_ETB.sum(1) + self.log_prior()[:, None]).softmax(0).t()
+            log_ETB, _ = self.log_likelihood(history_BKW, self.acting_EP)
+            return (log_ETB.sum(1) + self.log_prior(self.acting_EP)[:, None]).softmax(0).t()
 
     def log_likelihood(
-        self, history_BKW: th.Tensor, models_EP: th.Tensor | None = None
+        self, history_BKW: th.Tensor, models_EP: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
         """Return the log-likelihood of each transition under each model, up to a constant.
 
         :param history_BKW: rows of histories
-        :param models_EP: the models; None: those that the belief comes from
+        :param models_EP: the models
         :return: the log-likelihoods, (E, T, B), 0 where there was no transition; and a mask,
             (T, B), 1 where there was one
         """
-        models_EP = self.acting_EP if models_EP is None else models_EP
         sizes = [self.obs_dim, self.action_dim, 1, 1]
         # The batch last, since it is the long axis: sums over a short last axis are slow.
         x_DKB, action_AKB, reward_1KB, real_1KB = history_BKW.permute(2, 1, 0).split(sizes)
@@ -143,7 +142,7 @@ class Belief(nn.Module):
         happened = th.cat([x_DKB[:, 1:] - x_DKB[:, :-1], reward_1KB[:, 1:]])[self.outputs]
         variance_O = log_variance_O.exp() + self.min_variance
         errors_EON = (y - happened.flatten(1)).square()
-        log_EN = -0.5 * (th.tensordot(variance_O.reciprocal(), errors_EON, ([0], [1])))
+        log_EN = -0.5 * th.tensordot(variance_O.reciprocal(), errors_EON, ([0], [1]))
         real_TB = real_1KB[0, 1:] * real_1KB[0, :-1]
         log_ETB = log_EN.view(-1, *real_TB.shape) - 0.5 * variance_O.log().sum()
         return log_ETB * real_TB, real_TB
@@ -156,7 +155,7 @@ class Belief(nn.Module):
 
         :param history_BKW: rows of histories
         """
-        log_ETB, real_TB = self.log_likelihood(history_BKW)
+        log_ETB, real_TB = self.log_likelihood(history_BKW, self.acting_EP)
         return (log_ETB.sum(1) / real_TB.sum(0)).t()
 
     def _parts(self, models_EP: th.Tensor) -> list[th.Tensor]:
@@ -166,12 +165,9 @@ class Belief(nn.Module):
         shaped = [w.unflatten(-1, shape) for w, shape in zip(weights, self.shapes, strict=True)]
         return [*shaped, log_variance_EO.mean(0)]
 
-    def log_prior(self, models_EP: th.Tensor | None = None) -> th.Tensor:
-        """Return the logarithm of the prior over models, (E,).
-
-        :param models_EP: the models; None: those that the belief comes from
-        """
-        scores_E = (self.acting_EP if models_EP is None else models_EP)[:, -1]
+    def log_prior(self, models_EP: th.Tensor) -> th.Tensor:
+        """Return the logarithm of the prior over models, (E,)."""
+        scores_E = models_EP[:, -1]
         even = self.prior_floor / len(scores_E)
         return ((1.0 - self.prior_floor) * scores_E.softmax(0) + even).log()
 
@@ -227,14 +223,12 @@ class Belief(nn.Module):
         size_E1 = ((1.0 - BETA_2**steps_E).sqrt() / (1.0 - BETA_1**steps_E))[:, None]
         move_EP = self.learning_rate * size_E1 * mean_EP / (square_EP.sqrt() + EPS)
         self.steps_E.copy_(th.where(active_E, steps_E, self.steps_E))
-        new = {
-            "mean_EP": mean_EP,
-            "square_EP": square_EP,
-            "learning_EP": self.learning_EP - move_EP,
-        }
-        for name, tensor_EP in new.items():
-            own_EP = getattr(self, name)
-            own_EP.copy_(th.where(active_E[:, None], tensor_EP, own_EP))
+        for own_EP, new_EP in (
+            (self.mean_EP, mean_EP),
+            (self.square_EP, square_EP),
+            (self.learning_EP, self.learning_EP - move_EP),
+        ):
+            own_EP.copy_(th.where(active_E[:, None], new_EP, own_EP))
 
     def between_updates(self) -> None:
         """Let the belief come from the models as they are now."""

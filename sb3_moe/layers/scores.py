@@ -5,7 +5,7 @@ Shapes: R features that the router sees, E experts, K scores.
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch as th
 from torch import nn
@@ -105,8 +105,9 @@ class ScoredMoE(MoELayer):
         for width in hidden:
             layers += [nn.Linear(features, width), nn.ReLU()]
             features = width
-        own: dict[str, Any] = {"normalize": normalize_router, "noise": router_noise, "bias": bias}
-        self.router: nn.Module = LinearScores(features, num_scores, **own)
+        self.router: nn.Module = LinearScores(
+            features, num_scores, normalize=normalize_router, noise=router_noise, bias=bias
+        )
         if hidden:
             self.router = nn.Sequential(*layers, self.router)
         if self.frozen_scores:

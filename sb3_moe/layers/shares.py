@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 
 class Share(NamedTuple):
@@ -36,9 +35,14 @@ def apart_shares(modules: Iterable[nn.Module]) -> list[Share]:
     """
     holders: dict[th.Tensor, set[int]] = {}
     for k, module in enumerate(modules):
-        for each in (*module.parameters(), *module.buffers()):
+        for each in tensors_of(module):
             holders.setdefault(each, set()).add(k)
     return [Share(each, min(ks), 1) for each, ks in holders.items() if len(ks) == 1]
+
+
+def tensors_of(module: nn.Module) -> list[th.Tensor]:
+    """Return a module's parameters and buffers."""
+    return [*module.parameters(), *module.buffers()]
 
 
 class FrozenStatistics:
@@ -49,7 +53,7 @@ class FrozenStatistics:
 
     def __init__(self, layer: nn.Module) -> None:
         self._before: list[tuple[th.Tensor, th.Tensor]] = []
-        self.handles: list[RemovableHandle] = [
+        self.handles = [
             layer.register_forward_pre_hook(self._remember),
             layer.register_forward_hook(self._put_back),
         ]

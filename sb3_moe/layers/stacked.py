@@ -8,6 +8,7 @@ in their channels: (T, C, height, width), then (T, E*C, height, width).
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from sb3_moe.layers.activations import POINTWISE
 from sb3_moe.layers.encoder import ImageEncoder, Residual, split_image
-from sb3_moe.layers.shares import Share, apart_shares
+from sb3_moe.layers.shares import Share, apart_shares, tensors_of
 
 Function = Callable[[th.Tensor], th.Tensor]
 
@@ -97,13 +98,9 @@ class StackedLinear(StackedWeights):
         self.in_features = linears[0].in_features
         self.out_features = linears[0].out_features
         self.last = last
-        weight_EOI = th.stack([linear.weight.detach() for linear in linears])
-        self.weight = nn.Parameter(self.from_EOI(weight_EOI).clone())
-        self.bias_EO = _stacked_biases(linears)
-
-    def from_EOI(self, tensor: th.Tensor) -> th.Tensor:
-        """Turn an (E, O, I) tensor into the stored order, or back."""
-        return tensor.transpose(1, 2).contiguous() if self.last else tensor
+        self.weight, self.bias_EO = _stacked(linears, "weight"), _stacked(linears, "bias")
+        if last:
+            self.weight.data = self.weight.data.transpose(1, 2).contiguous()
 
     @property
     def weight_EOI(self) -> th.Tensor:
@@ -144,7 +141,8 @@ class StackedLinear(StackedWeights):
 
     def stacked(self) -> list[th.Tensor]:
         """Return the weight as (E, out, in), and the bias."""
-        return [self.weight_EOI, *([] if self.bias_EO is None else [self.bias_EO])]
+        _, *bias = super().stacked()
+        return [self.weight_EOI, *bias]
 
     def extra_repr(self) -> str:
         """Show the sizes as ``nn.Linear`` does."""
@@ -168,8 +166,7 @@ class StackedConv2d(StackedWeights):
             )
         self.stride, self.padding = first.stride, first.padding
         self.function = partial(F.conv2d, stride=self.stride, padding=self.padding)
-        self.weight_EOIhw = nn.Parameter(th.stack([conv.weight.detach() for conv in convs]))
-        self.bias_EO = _stacked_biases(convs)
+        self.weight_EOIhw, self.bias_EO = _stacked(convs, "weight"), _stacked(convs, "bias")
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Convolve (T, C, height, width) or (T, E*C, height, width), the latter by expert."""
@@ -189,8 +186,7 @@ class StackedLayerNorm(StackedWeights):
         super().__init__(norms)
         self.shape, self.eps = norms[0].normalized_shape, norms[0].eps
         self.function = partial(F.layer_norm, normalized_shape=self.shape, eps=self.eps)
-        self.weight_EH = nn.Parameter(th.stack([norm.weight.detach() for norm in norms]))
-        self.bias_EH = nn.Parameter(th.stack([norm.bias.detach() for norm in norms]))
+        self.weight_EH, self.bias_EH = _stacked(norms, "weight"), _stacked(norms, "bias")
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Normalize rows that all experts see, (T, H), or each expert's own, (E, M, H)."""
@@ -208,10 +204,9 @@ class StackedBatchNorm(Stacked):
     def __init__(self, norms: Sequence[nn.Module]) -> None:
         super().__init__(len(norms))
         self.norm = copy.deepcopy(norms[0])
-        states = [norm.state_dict() for norm in norms]
-        for name, tensor in [*self.norm.named_parameters(), *self.norm.named_buffers()]:
+        for tensor, *own in zip(tensors_of(self.norm), *map(tensors_of, norms), strict=True):
             if tensor.dim() > 0:
-                tensor.data = th.cat([state[name] for state in states])
+                tensor.data = th.cat(own).detach()
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Normalize each expert's features over the rows."""
@@ -221,15 +216,15 @@ class StackedBatchNorm(Stacked):
     def unstack(self, k: int) -> nn.Module:
         """Return expert ``k``'s normalization."""
         norm = copy.deepcopy(self.norm)
-        for tensor in [*norm.parameters(), *norm.buffers()]:
+        for tensor in tensors_of(norm):
             if tensor.dim() > 0:
                 tensor.data = tensor.data.chunk(self.num_experts)[k].clone()
         return norm
 
     def shares(self) -> list[Share]:
         """Return scales, shifts and running averages, H entries of each for every expert."""
-        tensors = (*self.norm.parameters(), *self.norm.buffers())
-        return [Share(each, 0, self.num_experts) for each in tensors if each.dim() > 0]
+        every = tensors_of(self.norm)
+        return [Share(each, 0, self.num_experts) for each in every if each.dim() > 0]
 
 
 class StackedEach(Stacked):
@@ -370,9 +365,10 @@ def gated_sum(y_ETO: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
     return (y_ETO * gates_TE.t().unsqueeze(-1)).sum(0)
 
 
-def _stacked_biases(modules: Sequence[nn.Linear] | Sequence[nn.Conv2d]) -> nn.Parameter | None:
-    biases = [each.bias.detach() for each in modules if each.bias is not None]
-    return nn.Parameter(th.stack(biases)) if biases else None
+def _stacked(modules: Sequence[nn.Module], name: str) -> Any:
+    """Return the modules' parameters of one name as one, (E, ...); None if they have none."""
+    own = [getattr(module, name) for module in modules]
+    return None if own[0] is None else nn.Parameter(th.stack(own).detach())
 
 
 def _chain(functions: Sequence[Function], x: th.Tensor) -> th.Tensor:

@@ -130,7 +130,7 @@ def test_observations_without_a_transition_are_refused_with_the_cure():
 def test_a_replay_shows_how_well_models_explain_the_steps_of_which_gates_are_the_posterior(trained):
     [track] = sb3_moe.watch(trained, drifts(), max_steps=4).runs[0].tracks
     assert np.isnan(track.explained_TE[0]).all()
-    prior = trained.policy.belief.log_prior().numpy()
+    prior = trained.policy.belief.log_prior(trained.policy.belief.acting_EP).numpy()
     for step, explained in enumerate(track.explained_TE[1:], start=1):
         weights = np.exp(step * explained + prior)  # a transition a step
         np.testing.assert_allclose(track.gates["pi.big"][step], weights / weights.sum(), rtol=1e-4)
