@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
-from sb3_moe.growing.copy_map import CopyMap, encodes, leaves_of, parts_of, tensors_of
+from sb3_moe.growing.copy_map import CopyMap, encodes, leaves_of, parts_of
 from sb3_moe.growing.gates import constant_gates, take_copies
 from sb3_moe.growing.models import (
     NO_DENSE_COUNTERPART,
@@ -33,6 +33,7 @@ from sb3_moe.growing.models import (
 )
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, whole
+from sb3_moe.layers.shares import tensors_of
 from sb3_moe.layers.stacked import flat
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_network import Columns

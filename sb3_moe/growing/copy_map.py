@@ -24,6 +24,7 @@ from torch import nn
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.activations import is_norm
 from sb3_moe.layers.encoder import ImageEncoder, Residual
+from sb3_moe.layers.shares import tensors_of
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.masks import COUNTS
 from sb3_moe.policies.moe_network import MoENetwork
@@ -51,11 +52,6 @@ POWERS: dict[str, Kind] = {
 }
 # The names of weights that multiply the input of a linear layer or of an LSTM.
 READS = ("weight", "weight_ih_l0")
-
-
-def tensors_of(module: nn.Module) -> list[th.Tensor]:
-    """Return a module's parameters and buffers."""
-    return [*module.parameters(), *module.buffers()]
 
 
 def itself(tensor: th.Tensor) -> th.Tensor:
@@ -226,8 +222,8 @@ class CopyMap:
         :param scale: factor of the numbers
         :param gate: factor of their gradients
         """
-        mine, theirs = named_tensors(new), named_tensors(old)
-        for name, into in mine.items():
+        theirs = old.state_dict()
+        for name, into in new.state_dict().items():
             source = theirs[name]
             if source.dim() == 2 and name in READS:
                 into = into[: len(source)]
@@ -254,17 +250,17 @@ class CopyMap:
         :return: ``columns`` for the layer that comes after these
         :raises ValueError: if the new layers are of other kinds than the old ones
         """
-        kinds = [
-            [(isinstance(m, nn.Linear), *named_tensors(m)) for m in each] for each in (new, old)
-        ]
-        if kinds[0] != kinds[1]:
+        mine, theirs = (
+            [(isinstance(m, nn.Linear), *m.state_dict()) for m in each] for each in (new, old)
+        )
+        if mine != theirs:
             raise ValueError(
                 "`model` must have layers as SB3 has, with an activation behind each hidden layer, "
-                f"in the new model's order: {kinds[0]}, got {kinds[1]}"
+                f"in the new model's order: {mine}, got {theirs}"
             )
-        for mine, theirs in zip(new, old, strict=True):
-            self.layer(mine, theirs, columns, gate=gate)
-            columns = None if isinstance(mine, nn.Linear) else columns
+        for into, source in zip(new, old, strict=True):
+            self.layer(into, source, columns, gate=gate)
+            columns = None if isinstance(into, nn.Linear) else columns
         return columns
 
     def networks(
@@ -424,11 +420,6 @@ def _counts(by_expert: th.Tensor, optimizer: th.optim.Optimizer, parameter: th.T
 def _remembers(memory: nn.Module) -> Any:
     """Return an LSTM, or a critic's layer out of a module that hands on the task id."""
     return getattr(memory, "layer", memory)
-
-
-def named_tensors(module: nn.Module) -> dict[str, th.Tensor]:
-    """Return a module's parameters and buffers by name."""
-    return dict([*module.named_parameters(), *module.named_buffers()])
 
 
 def parts_of(*modules: nn.Module) -> Iterator[nn.Module]:

@@ -194,7 +194,7 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
     return found
 
 
-def _mixtures(policy: MoEPolicy, network: str | None = None) -> dict[str, MoELayer]:
+def _mixtures(policy: MoEPolicy, network: str | None) -> dict[str, MoELayer]:
     """Return one network's mixtures, or all; heads for tasks only where there are no others."""
     kinds = dict.fromkeys(map(kind_of, policy.moe_layers())) if network is None else {}
     # If there are no mixtures, or none of this network, `mixtures` raises.

@@ -11,10 +11,11 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_moe.growing.copy_map import Age, CopyMap, Entry, Origin, Read, itself, shown_in, tensors_of
+from sb3_moe.growing.copy_map import Age, CopyMap, Entry, Origin, Read, itself, shown_in
 from sb3_moe.growing.gates import Heir, kept, share_out, takes_bias
 from sb3_moe.layers import MoELayer, SoftMoE
 from sb3_moe.layers.moe import HELD, hold_router, router_tensors
+from sb3_moe.layers.shares import tensors_of
 from sb3_moe.layers.stacked import flat
 from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of

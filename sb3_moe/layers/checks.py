@@ -54,7 +54,7 @@ def widths(name: str, value: object) -> None:
         whole(name, each)
 
 
-def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+def one_of(name: str, value: object, allowed: Collection[str]) -> None:
     """Raise ValueError unless a value is one of those allowed."""
     if value not in allowed:
         raise ValueError(f"`{name}` must be one of {list(allowed)}, got {value!r}")

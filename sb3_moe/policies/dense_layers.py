@@ -15,6 +15,7 @@ from torch import nn
 
 from sb3_moe.layers.activations import is_norm
 from sb3_moe.layers.registry import simba_block
+from sb3_moe.layers.shares import tensors_of
 
 Init = Callable[[nn.Module], object]
 
@@ -93,7 +94,7 @@ def fitted(module: nn.Module, width: int) -> nn.Module:
             if getattr(each, "inplace", False) is True:
                 each.inplace = False  # type: ignore[assignment]  # a sum over experts may be a view
         return module
-    for tensor in [*module.parameters(), *module.buffers()]:
+    for tensor in tensors_of(module):
         if tensor.dim() == 1 and len(tensor) != width:
             tensor.data = tensor.data.new_full((width,), th.as_tensor(tensor.data[0]).item())
     if hasattr(module, "normalized_shape"):

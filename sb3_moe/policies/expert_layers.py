@@ -16,6 +16,7 @@ from sb3_moe.layers import (
     RouterInput,
     SeparateNetworks,
     StackedNetwork,
+    TaskMoE,
 )
 from sb3_moe.layers.classes import of_this_package
 from sb3_moe.layers.encoder import ImageEncoder
@@ -111,7 +112,7 @@ class ExpertLayers:
         :param first: whether the head is the first layer, and so sees those features
         """
         in_features = width + (self.seen if first else 0)
-        router = self.options.head_router_class
+        router = None if self.options.head_router is None else TaskMoE
         number = self.num_experts if router is None else self.layout.num_tasks
         if self.expert_is_given and router is None and self.options.place.hidden is None:
             like = _like(hidden[-1:], in_features)

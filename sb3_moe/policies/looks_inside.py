@@ -60,7 +60,11 @@ class LooksInside(BaseModel):
             raise ValueError(
                 "the policy has no mixture of experts: choose another `placement` than 'none'"
             )
-        found = {name: each for name, each in layers.items() if network in _called(name)}
+        found = {
+            name: each
+            for name, each in layers.items()
+            if network in (name, network_of(name), kind_of(name))
+        }
         if not found:
             networks = sorted({network_of(name) for name in layers})
             raise ValueError(
@@ -116,8 +120,3 @@ class LooksInside(BaseModel):
 
 def _as_array(given: Any) -> Array:
     return given.detach().cpu().numpy() if isinstance(given, th.Tensor) else np.asarray(given)
-
-
-def _called(name: str) -> tuple[str, str, str]:
-    """Return the names that select a mixture: its own, its network's, and its network's kind."""
-    return name, network_of(name), kind_of(name)

@@ -7,6 +7,7 @@ optimizer, and stay when its running averages are reset.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch as th
@@ -67,15 +68,9 @@ def forget_masks(optimizer: th.optim.Optimizer) -> None:
 @th.no_grad()
 def apply_masks(optimizer: th.optim.Optimizer) -> None:
     """Set weights that are not alive, and their running averages, to zero."""
-    masks, moments = masks_in(optimizer), moments_in(optimizer)
-    for parameter, mask in masks.items():
-        for tensor in (parameter, *moments.get(parameter, ())):
+    for parameter, mask in masks_in(optimizer).items():
+        for tensor in (parameter, *moments_of(optimizer, parameter).values()):
             tensor.mul_(mask)
-
-
-def always() -> bool:
-    """Return True: the default for masks that are kept without an end."""
-    return True
 
 
 def keeps_masks(optimizer: th.optim.Optimizer) -> bool:
@@ -152,7 +147,7 @@ class MaskedSteps:
         optimizer: th.optim.Optimizer,
         is_due: Callable[[int], bool],
         regrow: Callable[[th.optim.Optimizer], None],
-        lasts: Callable[[], bool] = always,
+        lasts: Callable[[], bool],
     ) -> None:
         self.optimizer, self._is_due, self._regrow = optimizer, is_due, regrow
         self.lasts = lasts
@@ -161,7 +156,7 @@ class MaskedSteps:
         self._masks: dict[th.Tensor, th.Tensor] = {}
         self._recall(optimizer)
         self._handles = [
-            *(each.register_hook(self._hook(each)) for each in self._masks),
+            *(each.register_hook(partial(self._masked, each)) for each in self._masks),
             optimizer.register_step_post_hook(self._after_step),
             optimizer.register_load_state_dict_post_hook(self._recall),
         ]
@@ -184,14 +179,11 @@ class MaskedSteps:
         set_masks(optimizer, self._masks)
         apply_masks(optimizer)
 
-    def _hook(self, parameter: th.Tensor) -> Callable[[th.Tensor], th.Tensor]:
-        def masked(gradient: th.Tensor) -> th.Tensor:
-            mask = self._masks.get(parameter)
-            if mask is None or not self.lasts() or self._is_due(self.updates + 1):
-                return gradient
-            return gradient * mask
-
-        return masked
+    def _masked(self, parameter: th.Tensor, gradient: th.Tensor) -> th.Tensor:
+        mask = self._masks.get(parameter)
+        if mask is None or not self.lasts() or self._is_due(self.updates + 1):
+            return gradient
+        return gradient * mask
 
     def _after_step(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
         if not self.lasts():

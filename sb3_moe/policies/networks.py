@@ -49,10 +49,8 @@ def of_distribution(found: Any, values: dict[str, th.Tensor]) -> Decision:
     :param found: the distribution
     :param values: the critics' values by network, (B,) each
     """
-    inner = getattr(found, "distribution", None)
-    several = inner if isinstance(inner, list) else getattr(found, "distributions", None)
-    if several is None:
-        several = [inner]
+    inner: Any = getattr(found, "distributions", None) or getattr(found, "distribution", None)
+    several = inner if isinstance(inner, list) else [inner]
     if isinstance(several[0], distributions.Categorical):
         return Decision("probability", tuple(each.probs for each in several), values)
     if isinstance(several[0], distributions.Bernoulli):
@@ -236,19 +234,18 @@ class Networks(ABC):
     def targets(self) -> dict[nn.Module, nn.Module]:
         """Return the target network of each online network that has one."""
         children = dict(self.policy.named_children())
-        pairs = ((children[name], children.get(name + TARGET)) for name in self.online())
-        return {online: target for online, target in pairs if target is not None}
+        names = [name for name in children if name + TARGET in children]
+        return {children[name]: children[name + TARGET] for name in names}
 
     def target_of(self, module: nn.Module) -> nn.Module | None:
         """Return the counterpart of an online module in its target network; None without one.
 
         :param module: an online network, or any module inside one
         """
+        pairs: dict[nn.Module, nn.Module] = {}
         for online, target in self.targets().items():
-            for mine, theirs in zip(online.modules(), target.modules(), strict=True):
-                if mine is module:
-                    return theirs
-        return None
+            pairs |= zip(online.modules(), target.modules(), strict=True)
+        return pairs.get(module)
 
     def squashing_module(self) -> nn.Module | None:
         """Return the module that may squash the actor's output and is no hidden layer, if any."""
@@ -353,8 +350,7 @@ class RecurrentNetworks(ActorCriticNetworks):
     def memories(self) -> dict[str, nn.Module]:
         """Return the LSTMs, and the linear layer of a critic that has none."""
         names = ("lstm_actor", "lstm_critic", "critic")
-        found = {name: getattr(self.policy, name) for name in names}
-        return {name: module for name, module in found.items() if module is not None}
+        return {name: each for name, each in self.policy.named_children() if name in names}
 
     def step(
         self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any

@@ -181,7 +181,7 @@ class OneByOne:
         self._storages = [each.untyped_storage() for each in tensors]
         # A copy on the host, so that steps need not read the device. Only differences between
         # counts matter here, so steps that all experts take together are not counted.
-        self._counts: list[float] = tensors[0].tolist()
+        self._counts = tensors[0].tolist()
         self._views = [each.unflatten(0, (len(self._counts), -1)).unbind() for each in tensors]
         self._are_alike = len(set(self._counts)) == 1
 
@@ -209,18 +209,16 @@ def _active(layers: Sequence[ExpertLayer]) -> list[set[int]]:
     """Return each layer's experts with a nonzero gradient; the device is read once for all."""
     norms, owners = [], []
     for number, layer in enumerate(layers):
-        places: dict[tuple[int, int], list[th.Tensor]] = {}
         for parameter, first, n in layer.shares:
-            if (grad := parameter.grad) is not None:
-                norm_n = th.linalg.vector_norm(grad.reshape(n, -1), dim=1)
-                places.setdefault((first, n), []).append(norm_n)
-        for (first, n), norms_of_place in places.items():
-            norms.append(th.stack(norms_of_place).amax(0))
-            owners += [(number, first + k) for k in range(n)]
-    values = th.cat(norms).tolist() if norms else []
-    # Not "> 0": an expert whose gradient is NaN counts as active.
-    active = {owner for owner, value in zip(owners, values, strict=True) if value != 0.0}
-    return [{k for owner, k in active if owner == number} for number in range(len(layers))]
+            if parameter.grad is not None:
+                norms.append(th.linalg.vector_norm(parameter.grad.reshape(n, -1), dim=1))
+                owners.append((number, range(first, first + n)))
+    values = iter(th.cat(norms).tolist() if norms else ())
+    active: list[set[int]] = [set() for _ in layers]
+    for number, experts in owners:
+        # Not "> 0": an expert whose gradient is NaN counts as active.
+        active[number] |= {k for k in experts if next(values) != 0.0}
+    return active
 
 
 def _fused_step(group: dict[str, Any], counts: list[th.Tensor], *columns: list[th.Tensor]) -> None:

@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from inspect import Parameter
 from typing import Any
 
 from torch import nn
 
-from sb3_moe.layers import MoELayer, TaskMoE
+from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, one_of, whole, widths
 from sb3_moe.layers.classes import did_you_mean, of_this_package, own_options
 from sb3_moe.layers.registry import EXPERTS, ROUTERS
 from sb3_moe.layers.sparse_moe import check_top_k
 from sb3_moe.layers.tokens import TokenKind
 from sb3_moe.policies.placements import TOKENS, Placement, find_placement
-from sb3_moe.policies.task_gradients import known_combination
+from sb3_moe.policies.task_gradients import COMBINATIONS
 
 __all__ = ["MoEOptions"]
 
@@ -37,7 +38,7 @@ TYPES: dict[str, Any] = {
     **dict.fromkeys(("num_experts", "expert_width", "task_embedding", "num_slots", "top_k"), whole),
     **dict.fromkeys(("router_noise", "bias_rate", "spectral_coef", *LOSS_OF), not_negative),
     "action_dims": widths,
-    "task_gradients": known_combination,
+    "task_gradients": partial(one_of, allowed=COMBINATIONS),
 }
 
 
@@ -187,11 +188,6 @@ class MoEOptions:
     def expert_class(self) -> type[nn.Module]:
         """The module class that an expert has in place of a hidden layer."""
         return EXPERTS.find(self.expert)
-
-    @property
-    def head_router_class(self) -> type[MoELayer] | None:
-        """The class of the head's router; None if it is the same as for other layers."""
-        return None if self.head_router is None else TaskMoE
 
     @property
     def is_moe(self) -> bool:

@@ -64,7 +64,7 @@ class FeaturePenalty:
     def __init__(self, coef: float, parameters: Iterable[nn.Parameter]) -> None:
         self.coef = coef
         self._parameters = list(dict.fromkeys(parameters))
-        self._own: list[tuple[nn.Parameter, th.Tensor | None]] | None = None
+        self._own: list[tuple[nn.Parameter, th.Tensor | None]] = []
 
     def hook(self, layer: MoELayer, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
         """Compute the penalty's gradient and keep it until the next step; the last pass counts."""
@@ -82,9 +82,9 @@ class FeaturePenalty:
     @th.no_grad()
     def before_step(self, *args: Any) -> None:
         """Scale and add the penalty's gradient: a hook of the optimizer."""
-        found, self._own = self._own, None
+        found, self._own = self._own, []
         loss_grads = [p.grad for p in self._parameters if p.grad is not None]
-        own = [(p.grad, g) for p, g in found or () if g is not None and p.grad is not None]
+        own = [(p.grad, g) for p, g in found if g is not None and p.grad is not None]
         if not own:
             return
         norm = total_norm([each for _, each in own])
@@ -111,9 +111,7 @@ def penalize(policy: LooksInside) -> tuple[dict[str, FeaturePenalty], Hooks, Hoo
     """
     networks = networks_of(policy)
     optimizers = networks.optimizers()
-    penalties: dict[str, FeaturePenalty] = {}
-    of_layers: Hooks = []
-    of_steps: Hooks = []
+    penalties, of_layers, of_steps = {}, [], []
     for network, modules in networks.modules().items():
         coef = policy.moe[kind_of(network)].spectral_coef
         if not coef:

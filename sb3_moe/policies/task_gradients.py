@@ -15,7 +15,6 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_moe.layers.aux_loss import without_added_losses
-from sb3_moe.layers.checks import one_of
 from sb3_moe.vec_env.task_ids import TaskIds, one_hot_length
 
 
@@ -41,15 +40,6 @@ def pcgrad(gradients_KP: th.Tensor) -> th.Tensor:
 #: Functions that make one gradient (P,) from those of tasks (K, P), by their names in the option
 #: ``task_gradients``; add your own.
 COMBINATIONS: dict[str, Callable[[th.Tensor], th.Tensor]] = {"pcgrad": pcgrad}
-
-
-def known_combination(name: str, value: str) -> None:
-    """Raise ValueError unless there is a combination of that name.
-
-    :param name: name of the option
-    :param value: the option's value
-    """
-    one_of(name, value, [*COMBINATIONS])
 
 
 class TaskGradients:

@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sb3_moe.layers.shares import tensors_of
 from sb3_moe.saving import model_parts
 from sb3_moe.saving.files import write_file
 from sb3_moe.saving.model_parts import SavedNormalizer, described, is_known
@@ -327,7 +328,7 @@ def _check_sizes(model: Any, weights: Mapping[str, th.Tensor], max_bytes: float)
         warnings.simplefilter("ignore")
         _setup(sketch, None)
     _check_forms(model_parts.weights_of(sketch), weights)
-    held = sum(tensor.nbytes for tensor in (*sketch.policy.parameters(), *sketch.policy.buffers()))
+    held = sum(tensor.nbytes for tensor in tensors_of(sketch.policy))
     if held > sum(tensor.nbytes for tensor in weights.values()) + _BESIDES:
         raise UnsafeFileError(f"its policy takes {held} bytes, more than its weights")
     buffer = sketch.replay_buffer if is_off_policy else sketch.rollout_buffer

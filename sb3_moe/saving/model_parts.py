@@ -1,7 +1,7 @@
 """The parts of a model that a file holds: arguments, progress, tensors, what callbacks set."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
@@ -100,9 +100,14 @@ def weights_of(model: BaseAlgorithm) -> dict[str, th.Tensor]:
 
     :raises ValueError: if a module's state holds anything but tensors
     """
-    found: dict[str, th.Tensor] = {}
-    seen: set[tuple[Any, ...]] = set()
-    for name, tensor in _named_tensors(model):
+    named: dict[str, Any] = {}
+    modules, variables = model._get_torch_save_params()
+    for name in modules:
+        if isinstance(part := _part(model, name), nn.Module):
+            named |= {f"{name}/{key}": tensor for key, tensor in part.state_dict().items()}
+    named |= {name: recursive_getattr(model, name) for name in variables}
+    found, seen = {}, set()
+    for name, tensor in named.items():
         if not isinstance(tensor, th.Tensor):
             raise ValueError(f"{name} can't be saved: it is no tensor but {type(tensor)}")
         # By the storage, not by the address of its data, which tensors on "meta" don't have.
@@ -112,16 +117,6 @@ def weights_of(model: BaseAlgorithm) -> dict[str, th.Tensor]:
             seen.add(place)
             found[name] = tensor.detach()
     return found
-
-
-def _named_tensors(model: BaseAlgorithm) -> Iterator[tuple[str, Any]]:
-    names, variables = model._get_torch_save_params()
-    for name in names:
-        if isinstance(part := _part(model, name), nn.Module):
-            for key, tensor in part.state_dict().items():
-                yield f"{name}/{key}", tensor
-    for name in variables:
-        yield name, recursive_getattr(model, name)
 
 
 def _part(model: BaseAlgorithm, name: str) -> Any:
