@@ -498,16 +498,15 @@ def _fit(
     spread = {name: (y - y.mean(0)).square().mean() + 1e-12 for name, y in wanted.items()}
     networks = nn.ModuleList(m for own in networks_of(new).modules().values() for m in own)
     optimizer = th.optim.Adam(networks.parameters(), lr=learning_rate)
-    for _ in range(steps):
+
+    def errors() -> dict[str, th.Tensor]:
         found = raw_outputs(new, obs, actions)
-        losses = [(found[n] - y).square().mean() / spread[n] for n, y in wanted.items()]
+        return {n: (found[n] - y).square().mean() / spread[n] for n, y in wanted.items()}
+
+    for _ in range(steps):
         optimizer.zero_grad()
-        th.stack(losses).sum().backward()
+        th.stack([*errors().values()]).sum().backward()
         optimizer.step()
     new.zero_grad()
     with th.no_grad():
-        found = raw_outputs(new, obs, actions)
-    return {
-        name: ((found[name] - y).square().mean() / spread[name]).sqrt().item()
-        for name, y in wanted.items()
-    }
+        return {name: error.sqrt().item() for name, error in errors().items()}

@@ -125,7 +125,7 @@ def shared_gates(gates_KE: th.Tensor, heirs: Sequence[Heir]) -> th.Tensor:
     :param gates_KE: the gates before the change
     :param heirs: what each of the X experts takes over
     """
-    left = 1.0 - sum(heir.share for heir in heirs if heir.age == "new")
+    left = 1.0 - sum(heir.share for heir in heirs)
     total_K = gates_KE.sum(-1)
     columns = [
         heir.share * total_K
@@ -177,7 +177,7 @@ def _shared_biases(scores: LinearScores, num_experts: int, heirs: Sequence[Heir]
     share. With normalized weights the mean direction can score above the mean of the scores: the
     bias is lower by the largest such difference.
     """
-    left = 1.0 - sum(heir.share for heir in heirs if heir.age == "new")
+    left = 1.0 - sum(heir.share for heir in heirs)
     weight_RES = scores.weight_RK.unflatten(1, (num_experts, -1))
     bias_ES = weight_RES.new_zeros(weight_RES.shape[1:])
     if scores.bias_K is not None:

@@ -147,8 +147,9 @@ def check_defaults(options: Mapping[str, MoEOptions], names: Sequence[str], why:
     :param names: the options that must have their defaults
     :param why: the reason, for the error
     """
-    for name, given in ((name, getattr(each, name)) for each in options.values() for name in names):
-        if given != DEFAULTS[name]:
+    for each in options.values():
+        for name in filter(each.is_given, names):
+            given = getattr(each, name)
             raise ValueError(f"`{name}` must be {DEFAULTS[name]!r}: {why}, got {given!r}")
 
 

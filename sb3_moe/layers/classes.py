@@ -1,6 +1,6 @@
 """Find the class that an option means: by name, as ``"package.module:Class"``, or as it is."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import ItemsView, Iterable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import Parameter, signature
@@ -23,9 +23,9 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._classes)
 
-    def items(self) -> Iterator[tuple[str, type[T]]]:
+    def items(self) -> ItemsView[str, type[T]]:
         """Give names and classes, in the order in which they were added."""
-        return iter(list(self._classes.items()))
+        return self._classes.items()
 
     def add(self, name: str, cls: type[T]) -> None:
         """Register a class under a name, also in place of another one.

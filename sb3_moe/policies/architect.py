@@ -76,7 +76,7 @@ class Architect:
         stages = read_stages(dense)
         for stage in stages[: len(stages) - heads]:
             if self.options.block == "layer_norm":
-                stage.after.insert(0, nn.LayerNorm(stage.width))
+                stage.acts.insert(0, nn.LayerNorm(stage.width))
         return stages
 
     def network(self, dense: Iterable[nn.Module]) -> MoENetwork:

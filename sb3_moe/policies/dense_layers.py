@@ -8,7 +8,6 @@ TD3's final tanh.
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 import torch as th
 from torch import nn
@@ -22,11 +21,18 @@ Init = Callable[[nn.Module], object]
 
 @dataclass
 class Stage:
-    """One linear layer, with the norms before it and the activation (and last norm) after it."""
+    """One linear layer with what is around it.
+
+    :param linear: the layer
+    :param norms: the norms before it
+    :param acts: its activation, which a norm may precede
+    :param last_norms: the norms behind the activation of a network's last hidden layer
+    """
 
     linear: nn.Linear
     norms: list[nn.Module] = field(default_factory=list)
-    after: list[nn.Module] = field(default_factory=list)
+    acts: list[nn.Module] = field(default_factory=list)
+    last_norms: list[nn.Module] = field(default_factory=list)
 
     @property
     def width(self) -> int:
@@ -34,9 +40,9 @@ class Stage:
         return self.linear.out_features
 
     @property
-    def last_norms(self) -> list[nn.Module]:
-        """The norms behind the activation."""
-        return [*reversed([*takewhile(is_norm, reversed(self.after))])]
+    def after(self) -> list[nn.Module]:
+        """The activation, and the norms around it."""
+        return [*self.acts, *self.last_norms]
 
     def norms_for(self, width: int) -> list[nn.Module]:
         """Return copies of the norms before the layer, for rows of some width."""
@@ -60,8 +66,7 @@ class Stage:
 
         :param normed_width: include the norm before it, for rows of that width; None: leave it out
         """
-        before = self.after[: len(self.after) - len(self.last_norms)]
-        own = [m for m in before if normed_width or not is_norm(m)]
+        own = [m for m in self.acts if normed_width or not is_norm(m)]
         acts = [fitted(m, normed_width or self.width) for m in own]
         return acts[0] if len(acts) == 1 else nn.Sequential(*acts)
 
@@ -77,9 +82,9 @@ def read_stages(modules: Iterable[nn.Module]) -> list[Stage]:
         elif is_norm(module):
             norms.append(module)
         else:
-            stages[-1].after.append(module)
+            stages[-1].acts.append(module)
     if stages:
-        stages[-1].after += norms
+        stages[-1].last_norms = norms
     return stages
 
 

@@ -48,8 +48,8 @@ class MoEPart(BaseModel):
         self.task_dims = None if dims is None else TaskActionDims(dims, self, extractor)
         self.task_gradients: TaskGradients | None = None
         if moe.task_gradients is not None:
-            seen = self.observation_space, extractor
-            self.task_gradients = TaskGradients(moe.task_gradients, *seen)
+            space = self.observation_space
+            self.task_gradients = TaskGradients(moe.task_gradients, space, extractor)
         self.put_experts(Architect(moe, MoEPolicy.layout(extractor, action_dim)))
 
     def put_experts(self, architect: Architect) -> None:

@@ -9,7 +9,6 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers import TaskMoE
-from sb3_moe.layers.experts import StackedNetwork
 from sb3_moe.layers.stacked import StackedLinear
 from sb3_moe.vec_env.task_ids import TaskIds
 
@@ -36,15 +35,15 @@ class PopArt(nn.Module):
 
     def __init__(self, task_ids: TaskIds, head: nn.Module | None) -> None:
         super().__init__()
-        own = isinstance(head, TaskMoE) and isinstance(head.experts, StackedNetwork)
-        if not own or not isinstance(head.experts.last, StackedLinear):  # type: ignore[union-attr]
+        last = getattr(getattr(head, "experts", None), "last", None)
+        if not (isinstance(head, TaskMoE) and isinstance(last, StackedLinear)):
             raise ValueError(
                 "`popart`=True needs a critic with a head for each task: use `head_router`="
                 "dict(vf='task'), or `router`='task' with `placement`='final', 'all' or 'big'"
             )
         self._task_ids = task_ids
         # In a tuple, so that it is not registered as a module here: the critic has it.
-        self._last: tuple[Any] = (head.experts.last,)  # type: ignore[union-attr]
+        self._last: tuple[Any] = (last,)
         for name in ("mean_K", "variance_K", "weight_K"):
             self.register_buffer(name, th.zeros(task_ids.num_tasks))
 

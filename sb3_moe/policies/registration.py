@@ -41,10 +41,9 @@ TABLE: dict[str, Entry] = {
 
 def register() -> None:
     """Add our aliases to every algorithm that is installed; ours never replace SB3's."""
-    contrib = find_spec("sb3_contrib") is not None
     for entry in TABLE.values():
         module, name = entry.algorithm.split(":")
-        if module.startswith("sb3_contrib") and not contrib:
+        if find_spec(module) is None:
             continue
         algorithm = getattr(import_module(module), name)
         policies = import_module(entry.policies)

@@ -27,11 +27,9 @@ class TeachesOptimizers(LooksInside):
             each.remove()
         self.penalties, self._of_layers, self._of_steps = penalize(self)
         self._taught = networks_of(self).optimizers()
-        layers = {
-            name: (self._taught[network_of(name)], m) for name, m in self.moe_layers().items()
-        }
         told: dict[th.optim.Optimizer, list[ExpertLayer]] = {}
-        for name, (optimizer, layer) in layers.items():
+        for name, layer in self.moe_layers().items():
+            optimizer = self._taught[network_of(name)]
             wanted = self.moe[kind_of(name)].freeze_idle
             freeze_idle = layer.leaves_out and (layer.needs_tasks if wanted is None else wanted)
             if layer.frozen or (freeze_idle and wanted):

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 # How many bytes of a file's name begin its temporary name, which may have 255 bytes at most.
 _MOST_BYTES = 60
@@ -101,14 +100,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name into an ``npz`` file, by :func:`atomic`."""
     with atomic(path) as temporary, temporary.open("wb") as file:
         # Returns are mostly whole numbers, which compress well.
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none is `allow_pickle`
 
 
-def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
+def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read every array of an ``npz`` file.
 
     :raises ValueError: naming the file, if it is damaged
@@ -119,9 +118,6 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
             return {name: arrays[name] for name in arrays.files}
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"{path.name} can't be read: {error}") from error
-
-
-Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Record:
@@ -135,10 +131,12 @@ class Record:
     :param constants: arrays that are the same in every row, such as the tasks' names
     """
 
-    def __init__(self, path: Path | None, constants: Arrays | None = None) -> None:
+    def __init__(
+        self, path: Path | None, constants: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         self.path = path
         self.constants = dict(constants or {})
-        self.rows: dict[str, npt.NDArray[Any]] = {"steps": np.empty(0, np.int64)}
+        self.rows: dict[str, np.ndarray] = {"steps": np.empty(0, np.int64)}
 
     @property
     def last_step(self) -> int | None:
@@ -169,11 +167,10 @@ class Record:
         """
         self._read()
         length = len(self.rows["steps"]) + (self.last_step != step)
-        arrays = {name: np.asarray(value) for name, value in row.items()}
         for name, values in self.rows.items():
             self.rows[name] = _widened(values, (length, *values.shape[1:]))
-        self.rows["steps"][-1] = step
-        for name, array in arrays.items():
+        for name, value in {"steps": step, **row}.items():
+            array = np.asarray(value)
             old = self.rows.get(name, np.empty((0, *array.shape), array.dtype))
             shape = tuple(map(max, old.shape[1:], array.shape))
             self.rows[name] = _widened(old, (length, *shape))
@@ -197,7 +194,7 @@ class Record:
             write_npz(self.path, {**self.constants, **self.rows})
 
 
-def _widened(values: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+def _widened(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return an array enlarged to a shape, filled up with NaN, or with -1 if it holds no floats."""
     blank = np.nan if np.issubdtype(values.dtype, np.floating) else -1
     wide = np.full(shape, blank, values.dtype)

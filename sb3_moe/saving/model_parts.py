@@ -224,7 +224,7 @@ def described(normalizer: VecNormalize) -> dict[str, Any]:
     return {
         "class": kind,
         "settings": {name: getattr(normalizer, name) for name in _SETTINGS},
-        "statistics": {name: _rows(each) for name, each in _statistics(normalizer).items()},
+        "statistics": {name: _arrays(each) for name, each in _statistics(normalizer).items()},
         "sees_history": "history" in getattr(normalizer.observation_space, "spaces", {}),
     }
 
@@ -239,11 +239,9 @@ def _statistics(normalizer: Any) -> dict[str, RunningMeanStd | PerTaskMeanStd]:
     return found
 
 
-def _rows(statistics: RunningMeanStd | PerTaskMeanStd) -> list[tuple[Any, Any, float]]:
-    """Return one row (mean, variance, count), or one for each task."""
-    values: Any = (statistics.mean, statistics.var, statistics.count)
-    tasks = zip(*values, strict=True) if isinstance(statistics, PerTaskMeanStd) else [values]
-    return [(np.asarray(mean), np.asarray(var), float(count)) for mean, var, count in tasks]
+def _arrays(statistics: RunningMeanStd | PerTaskMeanStd) -> list[np.ndarray]:
+    """Return mean, variance and count; those of tasks have an entry for each task."""
+    return [np.array(each) for each in (statistics.mean, statistics.var, statistics.count)]
 
 
 class SavedNormalizer:
@@ -275,11 +273,8 @@ class SavedNormalizer:
 
         :raises ValueError: if they differ
         """
-        mine = {name: _rows(each) for name, each in _statistics(normalizer).items()}
-        own, saved = (
-            {name: [mean.shape for mean, *_ in rows] for name, rows in each.items()}
-            for each in (mine, self._statistics)
-        )
+        own = {name: np.shape(each.mean) for name, each in _statistics(normalizer).items()}
+        saved = {name: mean.shape for name, (mean, *_) in self._statistics.items()}
         if type(normalizer) is not self._kind or own != saved:
             raise ValueError(
                 f"`env` is normalized by {type(normalizer).__name__} with statistics of {own}, and "
@@ -303,7 +298,5 @@ class SavedNormalizer:
     def put_into(self, normalizer: Any) -> None:
         """Give the file's statistics to a normalizer that passed :meth:`check`."""
         for name, each in _statistics(normalizer).items():
-            values = [np.array(column) for column in zip(*self._statistics[name], strict=True)]
-            if not isinstance(each, PerTaskMeanStd):
-                values = [column[0] for column in values]
-            each.mean, each.var, each.count = values
+            # An array of no axis becomes a number, as SB3 has it.
+            each.mean, each.var, each.count = (np.array(a)[()] for a in self._statistics[name])
