@@ -319,7 +319,7 @@ def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
 
 
 def _net_arch(old: MoEPolicy, found: Sequence[_Plain]) -> Any:
-    widths: dict[str, list[int]] = {}
+    widths = {}
     for plain in found:
         own = [m.out_features for m in plain.hidden if isinstance(m, nn.Linear)]
         widths[kind_of(plain.network.name)] = own if plain.heads else own[:-1]

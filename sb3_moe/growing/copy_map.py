@@ -66,7 +66,7 @@ class Numbers:
     """
 
     def __init__(self, *modules: nn.Module) -> None:
-        self.starts: dict[th.Tensor, int] = {}
+        self.starts = {}
         self.total = 0
         for tensor in dict.fromkeys(each for module in modules for each in tensors_of(module)):
             self.starts[tensor] = self.total
@@ -158,7 +158,7 @@ class CopyMap:
         self._weights = self.old.row(itself)
         layers = [module for module in new.modules() if isinstance(module, MoELayer)]
         shares = [share for layer in layers for share in layer.experts.shares()]
-        self._num_experts: dict[th.Tensor, int] = {s.tensor: s.num_experts for s in shares}
+        self._num_experts = {s.tensor: s.num_experts for s in shares}
 
     # Making the map.
 

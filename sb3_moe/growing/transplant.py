@@ -63,7 +63,7 @@ class Transplant:
         self.layers = {old[name]: new[name] for name in heirs}
         places = {module: name for name, module in self.policy.named_modules()}
         #: Each old layer and its replacement by module name, those of target networks included.
-        self.pairs: dict[str, tuple[MoELayer, MoELayer]] = {}
+        self.pairs = {}
         for name, own in heirs.items():
             for before in (old[name], theirs.target_of(old[name])):
                 if isinstance(before, MoELayer):
@@ -114,7 +114,7 @@ class Transplant:
         :param parts: the same tensor of each old expert
         :param new_is_mean: whether an expert that starts anew gets their mean, as for scores
         """
-        weights: Mapping[int, float] = heir.weights
+        weights = heir.weights
         if heir.age == "new" and new_is_mean:
             weights = dict.fromkeys(range(len(parts)), 1.0 / len(parts))
         if weights:
@@ -230,7 +230,7 @@ class Transplant:
 
     def _changed_options(self, *, shares: bool) -> dict[str, Any]:
         """Return the options that change, each with a value for every network."""
-        found: dict[str, dict[str, Any]] = {
+        found = {
             option: {network: getattr(each, option) for network, each in self.policy.moe.items()}
             for option in ("num_experts", "num_slots", "router_kwargs")
         }

@@ -19,7 +19,7 @@ from sb3_moe.layers.soft_moe import RandomMoE, SoftMoE
 from sb3_moe.layers.sparse_moe import ExpertChoiceMoE, SparseMoE
 
 ROUTERS = Registry("router", MoELayer)
-EXPERTS: Registry[nn.Module] = Registry("expert", nn.Module)
+EXPERTS = Registry("expert", nn.Module)
 #: How much wider a SimBa block is inside.
 INSIDE = 4
 

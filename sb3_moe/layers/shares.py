@@ -1,5 +1,6 @@
 """Which weights and statistics belong to which experts."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -33,10 +34,10 @@ def apart_shares(modules: Iterable[nn.Module]) -> list[Share]:
 
     :param modules: one per expert; tensors that several of them hold together are left out
     """
-    holders: dict[th.Tensor, set[int]] = {}
+    holders = defaultdict(set)
     for k, module in enumerate(modules):
         for each in tensors_of(module):
-            holders.setdefault(each, set()).add(k)
+            holders[each].add(k)
     return [Share(each, min(ks), 1) for each, ks in holders.items() if len(ks) == 1]
 
 

@@ -301,7 +301,7 @@ class ExpertLayers:
             num_tokens=num_tokens,
             num_tasks=num_tasks,
         )
-        layer: MoELayer = kind(experts, router_input, **({} if router else options.router_options))
+        layer = kind(experts, router_input, **({} if router else options.router_options))
         if router is None:
             coefs = AuxCoefs(options.balance_coef, options.importance_coef, options.z_coef)
             layer.aux = coefs if any(coefs) else None

@@ -4,7 +4,6 @@ Shapes: B batch, F features, N tasks, C channels, H height, W width.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -54,7 +53,7 @@ def _impala_block(width: int) -> Residual:
     return Residual(nn.Sequential(*(layer for conv in convs for layer in (nn.ReLU(), conv))))
 
 
-CONVS: dict[str, Callable[[int], nn.Sequential]] = {
+CONVS = {
     "minatar": minatar_convs,
     "nature": nature_convs,
     "impala": impala_convs,
@@ -245,7 +244,7 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
         if self._planes is not None:
             task = as_one_hot(self._planes.codes(by_key[""]))
             by_key = {"": self._planes.split(by_key[""])[0]}
-        parts: list[th.Tensor] = []
+        parts = []
         for i, key in enumerate(self.image_keys):
             image = by_key[key]
             image = image.permute(0, 3, 1, 2) if self.channel_axes[key] == 2 else image

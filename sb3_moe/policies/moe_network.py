@@ -79,7 +79,7 @@ class MoENetwork(nn.Module):
         self.layout = layout
         self.experts_see_task = experts_see_task
         self.router_sees_task = router_sees_task
-        self.tokens: TokenKind = tokens
+        self.tokens = tokens
         self.map_shape = map_shape
         self.carry_task = carry_task
         self.task_embedding = task_embedding

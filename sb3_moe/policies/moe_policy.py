@@ -22,7 +22,7 @@ from sb3_moe.policies.teaches_optimizers import TeachesOptimizers
 from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key
 
 OURS = ("encoder", "num_tasks")
-EXPERT_ADAMS: dict[type[th.optim.Optimizer], type[ExpertAdam]] = {
+EXPERT_ADAMS = {
     th.optim.Adam: ExpertAdam,
     th.optim.AdamW: ExpertAdamW,
 }

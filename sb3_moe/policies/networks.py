@@ -271,7 +271,7 @@ class Networks(ABC):
         SB3's policies return what ``load`` needs, except for a few arguments (whether features are
         shared, the sizes of an LSTM). These are read from attributes.
         """
-        given: dict[str, Any] = self.policy._get_constructor_parameters()
+        given = self.policy._get_constructor_parameters()
         for name in signature(type(self.policy)).parameters.keys() - given.keys():
             # A user's class may keep an argument in no attribute. Callers check what they build.
             with suppress(AttributeError):

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from sb3_moe.layers.tokens import TokenKind
 
-TOKENS: tuple[str, ...] = get_args(TokenKind)
+TOKENS = get_args(TokenKind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Placement:
         return self.hidden == "each"
 
 
-PLACEMENTS: dict[str, Placement] = {
+PLACEMENTS = {
     row.name: row
     for row in (
         Placement(name="none", meaning="no experts"),

@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 ALL_LSTM = ("MoeMlpLstmPolicy", "MoeCnnLstmPolicy", "MoeMultiInputLstmPolicy")
 ALL = ("MoeMlpPolicy", "MoeCnnPolicy", "MoeMultiInputPolicy")
 
-TABLE: dict[str, Entry] = {
+TABLE = {
     "PPO": Entry("stable_baselines3:PPO", "sb3_moe.policies.on_policy", ALL),
     "A2C": Entry("stable_baselines3:A2C", "sb3_moe.policies.on_policy", ALL),
     "DQN": Entry("stable_baselines3:DQN", "sb3_moe.policies.dqn", ALL),

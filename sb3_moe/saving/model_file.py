@@ -94,7 +94,7 @@ def packed(model: BaseAlgorithm, normalizer: VecNormalize | None) -> tuple[bytes
     encoder = Encoder()
     aliases = type(model).policy_aliases.items()
     alias = next((name for name, each in aliases if each is model.policy_class), None)
-    state: dict[str, Any] = {
+    state = {
         **_FORMAT,
         "versions": versions(),
         "algorithm": encoder.encode("algorithm", type(model)),
