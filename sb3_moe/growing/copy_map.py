@@ -378,13 +378,12 @@ def followers(networks: Networks) -> dict[th.Tensor, th.Tensor]:
 
 
 def _together(origins: Sequence[Origin], old: th.Tensor, kind: Kind) -> th.Tensor:
-    parts = [old[origin.places] for origin in origins]
     if kind == 0:
-        return th.stack(parts).amax(0)
+        return th.stack([old[each.places] for each in origins]).amax(0)
     if kind == 2:  # as if the gradients had one direction
         return _together(origins, old.sqrt(), 1).square()
-    factors = [origin.weight if kind == "weight" else origin.gate for origin in origins]
-    return th.stack([part * by for part, by in zip(parts, factors, strict=True)]).sum(0)
+    terms = [old[at] * (weight if kind == "weight" else gate) for at, weight, gate in origins]
+    return th.stack(terms).sum(0)
 
 
 def _as_row(

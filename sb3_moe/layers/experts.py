@@ -128,7 +128,7 @@ class Experts(nn.Module):
         """Sort the rows by expert, run each expert on its own, and put them back: (T, k, O)."""
         top_k = experts_Tk.shape[1]
         experts_M, order_M = experts_Tk.flatten().sort()
-        rows_M = order_M if top_k == 1 else order_M.div(top_k, rounding_mode="floor")
+        rows_M = order_M if top_k == 1 else order_M // top_k
         x_MI = x_TI.index_select(0, rows_M)
         ids_E = th.arange(self.num_experts, device=x_TI.device)
         ends_E = th.searchsorted(experts_M, ids_E, right=True, out_int32=True)

@@ -174,7 +174,7 @@ class Architect:
         for i, stage in enumerate(stages):
             width = self._width(blocks)
             if self.place.takes(i, len(stages)):
-                blocks += self.expert_layers.hidden(stage, width, number=i)
+                blocks += self.expert_layers.hidden(stage, width, first=i == 0)
             elif self.options.block == "simba":
                 dim = width + (0 if i else self.seen)
                 last = i + 1 == len(stages) or self.place.takes(i + 1, len(stages))

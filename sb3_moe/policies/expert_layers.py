@@ -24,7 +24,7 @@ from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.fixed_moe import EmbeddingMoE
 from sb3_moe.layers.orthonormal import check_orthogonal, gram_schmidt
 from sb3_moe.layers.routing import Routing
-from sb3_moe.layers.tokens import TokenKind, token_shape
+from sb3_moe.layers.tokens import token_shape
 from sb3_moe.policies.dense_layers import Init, Stage, fitted
 from sb3_moe.policies.extractors import make_convs, map_shape_of
 from sb3_moe.policies.moe_network import Layout
@@ -79,19 +79,18 @@ class ExpertLayers:
         #: The first of a network's layers that share one task embedding; None before there is one.
         self.shared: EmbeddingMoE | None = None
 
-    def hidden(self, stage: Stage, width: int, number: int) -> list[nn.Module]:
+    def hidden(self, stage: Stage, width: int, *, first: bool) -> list[nn.Module]:
         """Return experts in place of a hidden layer, and the modules that follow their sum.
 
         :param stage: the dense layer
         :param width: of the rows, without the features that the first layer sees beside x
-        :param number: which hidden layer it is, from 0
+        :param first: whether it is the first hidden layer, which tokens are for
         """
-        first = number == 0
         seen = self.seen if first else 0
-        tokens: TokenKind = self.options.tokens if first else "sample"
         num_tokens, bare, out = 1, width, stage.width
-        if tokens != "sample" and self.layout.map_shape is not None:
-            num_tokens, bare = token_shape(tokens, self.layout.map_shape)
+        if first and self.options.is_tokenized:
+            assert self.layout.map_shape is not None
+            num_tokens, bare = token_shape(self.options.tokens, self.layout.map_shape)
             out = bare
         made = [self._named(stage, bare + seen, out) for _ in range(self.num_experts)]
         experts = self._together(made, out)

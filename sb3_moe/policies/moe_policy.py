@@ -345,12 +345,12 @@ class MoEPolicy(TeachesOptimizers):
         :raises ValueError: if a key is missing, or a task id is out of range; torch's errors would
             name neither
         """
-        if isinstance(self.observation_space, gym.spaces.Dict):
-            keys = [*self.observation_space.spaces]
+        space: Any = self.observation_space
+        if isinstance(space, gym.spaces.Dict):
+            keys = [*space.spaces]
             found = [*observation] if isinstance(observation, dict) else type(observation).__name__
             if not {*keys} <= {*found}:
                 raise ValueError(f"an observation must be a dict with {keys}, got {found}")
-        space: Any = self.observation_space
         if has_task_key(space):
             ids, num_tasks = np.asarray(observation[TASK_KEY]), int(space[TASK_KEY].n)
             if ids.dtype.kind not in "iuf" or not ((ids >= 0) & (ids < num_tasks)).all():

@@ -88,12 +88,12 @@ class MoEActorCritic(_Policy):
     def _make_architects(self) -> dict[str, Architect]:
         """Return a builder for each network that is not SB3's own."""
         extractors = {"pi": self.pi_features_extractor, "vf": self.vf_features_extractor}
-        architects = {}
-        for network, extractor in extractors.items():
-            layout = self.layout(extractor)
-            if not self.uses_sb3_network(network, layout):
-                architects[network] = self._make_architect(network, layout)
-        return architects
+        layouts = {network: self.layout(each) for network, each in extractors.items()}
+        return {
+            network: self._make_architect(network, layout)
+            for network, layout in layouts.items()
+            if not self.uses_sb3_network(network, layout)
+        }
 
     def _make_architect(self, network: str, layout: Layout, **kwargs: Any) -> Architect:
         def orthogonal(gain: float, module: nn.Module) -> None:
