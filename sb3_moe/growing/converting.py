@@ -161,7 +161,10 @@ class _ExpertsFromDense:
     def __init__(
         self, map_: CopyMap, totals: dict[MoELayer, float], number: int, perturb: float
     ) -> None:
-        self.map, self.totals, self.number, self.perturb = map_, totals, number, perturb
+        self.map = map_
+        self.totals = totals
+        self.number = number
+        self.perturb = perturb
 
     def chain(
         self, new: Sequence[nn.Module], old: Sequence[nn.Module], at: th.Tensor | None
@@ -195,7 +198,8 @@ class _ExpertsFromDense:
                 f"{self.number}, or one more, got {theirs}"
             )
         linears = [i for i, layer in enumerate(rest) if isinstance(layer, nn.Linear)]
-        count, more = linears[self.number - 1] + 1, theirs > self.number
+        count = linears[self.number - 1] + 1
+        more = theirs > self.number
         # With a linear layer more, experts also hold the activation, which may have parameters.
         return (count + len(expert) - theirs if more and self.number == 1 else count), more
 
@@ -211,7 +215,8 @@ class _ExpertsFromDense:
 
         :param more: whether experts have one linear layer more, which starts as an identity
         """
-        number, total = layer.num_experts, self.totals[layer]
+        number = layer.num_experts
+        total = self.totals[layer]
         for *first, last in experts:
             columns = self.map.in_order(first, old if more else old[:-1], at, gate=1 / number)
             if more:

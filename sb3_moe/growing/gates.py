@@ -151,7 +151,8 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
     if callable(own := getattr(new, "share_out", None)):
         own(heirs, old)
     elif isinstance(new, EmbeddingMoE) and isinstance(old, EmbeddingMoE):
-        gates_KX, rows = shared_gates(_gates_KE(old), heirs), new.task_weights
+        gates_KX = shared_gates(_gates_KE(old), heirs)
+        rows = new.task_weights
         rows.weight_KW.copy_(gates_KX.log() if new.softmax else gates_KX)
         if rows.bias_W is not None:
             rows.weight_KW.sub_(rows.bias_W)

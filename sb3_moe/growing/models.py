@@ -62,14 +62,16 @@ def build_like(
     new: Any = type(model)(  # type: ignore[call-arg]  # as in SB3's load
         policy=policy, env=None, device=model.device, _init_setup_model=False
     )
-    found, source = vars(model), model if env is None else env
+    found = vars(model)
+    source = model if env is None else env
     names = [*argument_names(model), *PROGRESS, *_LOGGED, *_REMEMBERED]
     kept = {name: copy.deepcopy(found[name]) for name in names if name in found}
     kept["n_envs"] = model.n_envs if env is None else env.num_envs
     if noise := kept.get("action_noise"):  # `learn` made it one for as many environments as it had
         kept["action_noise"] = getattr(noise, "base_noise", noise)
     vars(new).update(kept)
-    new.policy_kwargs, new.action_space = policy_kwargs, model.action_space
+    new.policy_kwargs = policy_kwargs
+    new.action_space = model.action_space
     new.observation_space = source.observation_space
     _set_buffers(new, model, env)
     new._setup_model()
@@ -117,7 +119,8 @@ def carry_the_rest(new: Any, model: BaseAlgorithm) -> None:
         if (into := recursive_getattr(new, name)) is None:
             raise ValueError("`ent_coef` must be learned by both models, or by neither")
         into.data.copy_(source.data)
-    policies, ours = networks_of(model.policy).every_optimizer(), optimizers_of(new)
+    policies = networks_of(model.policy).every_optimizer()
+    ours = optimizers_of(new)
     for name, optimizer in optimizers_of(model).items():
         if optimizer not in policies:
             ours[name].load_state_dict(copy.deepcopy(optimizer.state_dict()))
@@ -189,7 +192,8 @@ def moe_class(model: BaseAlgorithm, space: spaces.Space[Any]) -> type[Any]:
 
 
 def _alias(model: BaseAlgorithm) -> str:
-    aliases, kind = model.policy_aliases, type(model.policy)
+    aliases = model.policy_aliases
+    kind = type(model.policy)
     for name, each in aliases.items():
         if each is kind:
             return name
@@ -226,7 +230,8 @@ def as_sb3s(new: Any, model: BaseAlgorithm) -> Any:
     """
     finish(new, model, model.get_env())
     with suppress(ValueError):  # for a space of the user's own class
-        space, names = made_anew(new.observation_space), names_on(new.observation_space)
+        space = made_anew(new.observation_space)
+        names = names_on(new.observation_space)
         if names is not None:
             write_names(space, names)
         new.observation_space = space

@@ -87,7 +87,8 @@ class Transplant:
         for heir, expert in zip(heirs, mine, strict=True):
             for i, into in enumerate(expert):
                 self._inherit(into, heir, [each[i] for each in theirs])
-        axes, before = new.expert_axes(), router_tensors(old)
+        axes = new.expert_axes()
+        before = router_tensors(old)
         for name, tensor in router_tensors(new).items():
             if name in axes and name not in before:
                 continue  # the new bias of the scores, set by `share_out`
@@ -235,7 +236,8 @@ class Transplant:
             for option in ("num_experts", "num_slots", "router_kwargs")
         }
         for name, own in self.heirs.items():
-            layer, network = self.policy.moe_layers()[name], kind_of(name)
+            layer = self.policy.moe_layers()[name]
+            network = kind_of(name)
             found["num_experts"][network] = len(own)
             if isinstance(layer, SoftMoE):  # its default depends on the number of experts
                 found["num_slots"][network] = layer.num_slots

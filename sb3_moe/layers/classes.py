@@ -17,7 +17,8 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, option: str, base: type[T]) -> None:
-        self.option, self.base = option, base
+        self.option = option
+        self.base = base
         self._classes: dict[str, type[T]] = {}
 
     def __iter__(self) -> Iterator[str]:

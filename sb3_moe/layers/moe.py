@@ -121,7 +121,8 @@ class MoELayer(nn.Module):
         :return: (B, O) or (B, N, O), and the routing
         """
         if self.edit_gates is not None and not edited:
-            gates, experts = self.edit_gates(gates), None
+            gates = self.edit_gates(gates)
+            experts = None
         routing = Routing(gates, logits, experts)
         if x.dim() == 2:
             return self._sum(x, gates, experts), routing

@@ -86,11 +86,16 @@ class Belief(nn.Module):
         positive("min_variance", min_variance)
         positive("learning_rate", learning_rate)
         positive("max_grad_norm", max_grad_norm)
-        self.obs_dim, self.action_dim, self.predicts = obs_dim, action_dim, predicts
-        self.prior_floor, self.min_variance = prior_floor, min_variance
-        self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
+        self.obs_dim = obs_dim
+        self.action_dim = action_dim
+        self.predicts = predicts
+        self.prior_floor = prior_floor
+        self.min_variance = min_variance
+        self.learning_rate = learning_rate
+        self.max_grad_norm = max_grad_norm
         # Which of [the observation's change | the reward] is predicted.
-        first, end = obs_dim * (predicts == "reward"), obs_dim + (predicts != "transition")
+        first = obs_dim * (predicts == "reward")
+        end = obs_dim + (predicts != "transition")
         self.outputs = slice(first, end)
         dims = [obs_dim + action_dim, *hidden, end - first]
         # The last column of each weight is the bias.
@@ -302,7 +307,9 @@ class PredictMoE(MoELayer):
         :param x: what the experts see
         :param router_x: the belief, with an entry for each expert
         """
-        logits, gates, chosen = router_x.clamp_min(TINY).log(), router_x, None
+        logits = router_x.clamp_min(TINY).log()
+        gates = router_x
+        chosen = None
         # A belief can be exactly 1. If that expert is switched off, the gates of the others must
         # not all be 0: after this softmax, none is.
         if self.temperature != 1.0 or self.edit_gates is not None:

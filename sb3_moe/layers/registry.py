@@ -139,9 +139,8 @@ class SimbaExpert(nn.Sequential):
 
 
 for _router in (
-    *(SoftMoE, SparseMoE, ExpertChoiceMoE, TaskMoE, EmbeddingMoE, PredictMoE, UniformMoE),
-    RandomMoE,
-):
+    SoftMoE, SparseMoE, ExpertChoiceMoE, TaskMoE, EmbeddingMoE, PredictMoE, UniformMoE, RandomMoE,
+):  # fmt: skip
     register_router(_router)
 for _kind in (MLPExpert, LinearExpert, SimbaExpert):
     register_expert(_kind)

@@ -98,7 +98,8 @@ class StackedLinear(StackedWeights):
         self.in_features = linears[0].in_features
         self.out_features = linears[0].out_features
         self.last = last
-        self.weight, self.bias_EO = _stacked(linears, "weight"), _stacked(linears, "bias")
+        self.weight = _stacked(linears, "weight")
+        self.bias_EO = _stacked(linears, "bias")
         if last:
             self.weight.data = self.weight.data.transpose(1, 2).contiguous()
 
@@ -164,9 +165,11 @@ class StackedConv2d(StackedWeights):
                 "a stacked nn.Conv2d must have groups=1, dilation=1 and padding_mode='zeros', "
                 f"got {first}"
             )
-        self.stride, self.padding = first.stride, first.padding
+        self.stride = first.stride
+        self.padding = first.padding
         self.function = partial(F.conv2d, stride=self.stride, padding=self.padding)
-        self.weight_EOIhw, self.bias_EO = _stacked(convs, "weight"), _stacked(convs, "bias")
+        self.weight_EOIhw = _stacked(convs, "weight")
+        self.bias_EO = _stacked(convs, "bias")
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Convolve (T, C, height, width) or (T, E*C, height, width), the latter by expert."""
@@ -184,9 +187,11 @@ class StackedLayerNorm(StackedWeights):
 
     def __init__(self, norms: Sequence[nn.LayerNorm]) -> None:
         super().__init__(norms)
-        self.shape, self.eps = norms[0].normalized_shape, norms[0].eps
+        self.shape = norms[0].normalized_shape
+        self.eps = norms[0].eps
         self.function = partial(F.layer_norm, normalized_shape=self.shape, eps=self.eps)
-        self.weight_EH, self.bias_EH = _stacked(norms, "weight"), _stacked(norms, "bias")
+        self.weight_EH = _stacked(norms, "weight")
+        self.bias_EH = _stacked(norms, "bias")
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Normalize rows that all experts see, (T, H), or each expert's own, (E, M, H)."""

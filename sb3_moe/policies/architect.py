@@ -38,10 +38,12 @@ class Architect:
         init_head: Init = as_torch_does,
         after_lstm: bool = False,
     ) -> None:
-        self.options, self.place = options, options.place
+        self.options = options
+        self.place = options.place
         #: The layout as given, and the layout behind the network's own image encoder, if any.
         self.given_layout = self.layout = layout
-        self.init_hidden, self.init_head = init_hidden, init_head
+        self.init_hidden = init_hidden
+        self.init_head = init_head
         options.check_tasks(layout.num_tasks if layout.tells_task else 0)
         self.experts_see_task = options.experts_see_task and not after_lstm
         self.task_embedding: TaskEmbedding | None = None
@@ -193,7 +195,8 @@ class Architect:
         :param width: of the rows, without the features that the first layer sees beside x
         :param first: whether it is the first one
         """
-        linear, dim = stage.linear, width + (self.seen if first else 0)
+        linear = stage.linear
+        dim = width + (self.seen if first else 0)
         if linear.in_features != dim:
             linear = nn.Linear(dim, stage.width)
             self.init_hidden(linear)

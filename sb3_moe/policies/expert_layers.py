@@ -66,8 +66,11 @@ class ExpertLayers:
     def __init__(
         self, options: MoEOptions, layout: Layout, seen: int, init_hidden: Init, init_head: Init
     ) -> None:
-        self.options, self.layout, self.seen = options, layout, seen
-        self.init_hidden, self.init_head = init_hidden, init_head
+        self.options = options
+        self.layout = layout
+        self.seen = seen
+        self.init_hidden = init_hidden
+        self.init_head = init_head
         self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
         # Whether `expert` was given, and whether its class holds the activation. If the class does
         # not, the activation follows the sum over experts.
@@ -219,7 +222,8 @@ class ExpertLayers:
         :param out: features of its output
         :param head: the dense head, if the expert's last linear layer is a head
         """
-        kind, kwargs = self.options.expert_class, self.options.expert_kwargs or {}
+        kind = self.options.expert_class
+        kwargs = self.options.expert_kwargs or {}
         hidden = self.options.expert_width or stage.width
         # Only an MLPExpert gets the dense layer's norm. Others have norms of their own, or none.
         activation = stage.activation(hidden if kind is MLPExpert else None)
@@ -290,7 +294,8 @@ class ExpertLayers:
         :param router: the class of the head's own router; None: that of the options, with the
             router's options
         """
-        options, num_tasks = self.options, self.layout.num_tasks
+        options = self.options
+        num_tasks = self.layout.num_tasks
         seen = bare + (options.task_embedding or num_tasks) * options.router_sees_task
         seen += self.layout.action_dim if first else 0
         kind = options.router_class if router is None else router

@@ -149,7 +149,8 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
         self.num_tasks, self._tail = 0, None
         if num_tasks is not None or has_task_key(observation_space):
             task_ids = TaskIds(observation_space, num_tasks, "`num_tasks`")
-            self.num_tasks, self._tail = task_ids.num_tasks, task_ids.tail
+            self.num_tasks = task_ids.num_tasks
+            self._tail = task_ids.tail
         # Only an image's task planes have to be cut off. A flat Box that ends in the one-hot is
         # [x | one-hot] already.
         self._planes = self._tail if self._tail is not None and self._tail.planes else None
@@ -218,7 +219,8 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
         return {"": spaces.Box(low, high, dtype=space.dtype)}
 
     def _build_image_encoders(self, linear: int | None) -> int:
-        self.convs, self.linears = nn.ModuleList(), nn.ModuleList()
+        self.convs = nn.ModuleList()
+        self.linears = nn.ModuleList()
         alone = len(self.image_keys) == 1 and not self.flat_keys
         dim = 0
         for key, shape in self.image_shapes.items():

@@ -107,7 +107,8 @@ class LooksInside(BaseModel):
         return {name: each[-1].output[1] for name, each in calls.items()}
 
     def _as_tensor(self: Any, given: Array | th.Tensor) -> th.Tensor:
-        shape, actions = self.action_space.shape or (), _as_array(given)
+        shape = self.action_space.shape or ()
+        actions = _as_array(given)
         if actions.shape[actions.ndim - len(shape) :] != shape:
             raise ValueError(
                 f"`actions` must have the shape {shape}, alone or in rows, got {actions.shape}"

@@ -149,7 +149,9 @@ class MaskedSteps:
         regrow: Callable[[th.optim.Optimizer], None],
         lasts: Callable[[], bool],
     ) -> None:
-        self.optimizer, self._is_due, self._regrow = optimizer, is_due, regrow
+        self.optimizer = optimizer
+        self._is_due = is_due
+        self._regrow = regrow
         self.lasts = lasts
         # As an attribute, which torch neither saves nor copies with an optimizer.
         vars(optimizer)["masked_steps"] = self

@@ -152,7 +152,8 @@ class Columns(nn.Module):
 
     def __init__(self, start: int, stop: int) -> None:
         super().__init__()
-        self.start, self.stop = start, stop
+        self.start = start
+        self.stop = stop
 
     def forward(self, x_BO: th.Tensor) -> th.Tensor:
         """Return the columns."""

@@ -175,7 +175,8 @@ class MoEPolicy(TeachesOptimizers):
         *,
         normalized: bool,
     ) -> tuple[type[BaseFeaturesExtractor], dict[str, Any]]:
-        kwargs, dense = dict(kwargs or {}), self.dense_extractor()
+        kwargs = dict(kwargs or {})
+        dense = self.dense_extractor()
         encodes_images = dense is not FlattenExtractor
         if given is None:
             # SB3 adds this argument for its own image extractors.
@@ -352,7 +353,8 @@ class MoEPolicy(TeachesOptimizers):
             if not {*keys} <= {*found}:
                 raise ValueError(f"an observation must be a dict with {keys}, got {found}")
         if has_task_key(space):
-            ids, num_tasks = np.asarray(observation[TASK_KEY]), int(space[TASK_KEY].n)
+            ids = np.asarray(observation[TASK_KEY])
+            num_tasks = int(space[TASK_KEY].n)
             if ids.dtype.kind not in "iuf" or not ((ids >= 0) & (ids < num_tasks)).all():
                 got = np.unique(ids).tolist()
                 raise ValueError(

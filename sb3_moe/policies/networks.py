@@ -293,7 +293,8 @@ class ActorCriticNetworks(Networks):
 
     def networks(self) -> list[Network]:
         """Return actor and value network."""
-        policy, net = self.policy, self.policy.mlp_extractor
+        policy = self.policy
+        net = self.policy.mlp_extractor
         return [
             Network("pi", policy.pi_features_extractor, net.policy_net, (policy.action_net,)),
             Network("vf", policy.vf_features_extractor, net.value_net, (policy.value_net,)),

@@ -109,7 +109,8 @@ class MoEActorCritic(_Policy):
         if any(options.is_moe for options in self.moe.values()):
             self.action_dist: Any = plain(self.action_dist)
         super()._build(lr_schedule)
-        dims, extractor = self.moe["pi"].action_dims, self.pi_features_extractor
+        dims = self.moe["pi"].action_dims
+        extractor = self.pi_features_extractor
         self.task_dims = None if dims is None else TaskActionDims(dims, self, extractor)
         for network, architect in self._architects.items():
             name = HEADS[network]

@@ -53,7 +53,8 @@ class ExpertAdam(th.optim.Adam):
 
     def __init__(self, params: Any, lr: float | th.Tensor = 1e-3, **settings: Any) -> None:
         super().__init__(params, lr, **{**settings, "fused": True, "foreach": None})
-        self._layers, self._one_by_one = [], {}
+        self._layers = []
+        self._one_by_one = {}
 
     def set_experts(self, layers: Iterable[ExpertLayer]) -> None:
         """Set where the experts are, and which of them stay unchanged from now on.

@@ -290,7 +290,8 @@ class MoEOptions:
 
     def _check_router(self) -> None:
         """Refuse options that the router doesn't take."""
-        router, kwargs = self.router_class, self.router_kwargs or {}
+        router = self.router_class
+        kwargs = self.router_kwargs or {}
         for name in (*OF_ROUTERS, *LOSS_OF):
             if self.is_given(name) and not takes(router, name):
                 raise ValueError(
@@ -396,10 +397,9 @@ OF_THE_FIRST = ("spectral_coef", "ent_coef_per_task", "task_gradients")
 # tasks too.
 OF_HEADS = ("freeze_idle", "match_scale")
 OF_EXPERTS = (
-    *("router", "router_kwargs", "num_experts", "tokens", "combine", *OF_HEADS),
-    *("expert", "expert_kwargs", "expert_width", "spectral_coef"),
-    *(*OF_ROUTERS, *LOSS_OF),
-)
+    "router", "router_kwargs", "num_experts", "tokens", "combine", *OF_HEADS,
+    "expert", "expert_kwargs", "expert_width", "spectral_coef", *OF_ROUTERS, *LOSS_OF,
+)  # fmt: skip
 # Options that hold a dict of arguments, which is for all networks unless its keys are networks.
 KWARGS = ("router_kwargs", "expert_kwargs")
 

@@ -32,11 +32,13 @@ class TaskActionDims(nn.Module):
 
     def __init__(self, action_dims: Sequence[int], model: BaseModel, extractor: nn.Module) -> None:
         super().__init__()
-        action_space, num_tasks = model.action_space, one_hot_length(extractor) or None
+        action_space = model.action_space
+        num_tasks = one_hot_length(extractor) or None
         if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
             raise ValueError(f"`action_dims` needs a Box action of one axis, got {action_space}")
         self._task_ids = TaskIds(model.observation_space, num_tasks, "`action_dims`")
-        num_tasks, size = self._task_ids.num_tasks, action_space.shape[0]
+        num_tasks = self._task_ids.num_tasks
+        size = action_space.shape[0]
         if len(action_dims) != num_tasks:
             raise ValueError(
                 f"`action_dims` must hold one number for each of {num_tasks} tasks, got "

@@ -43,7 +43,8 @@ class MoEPart(BaseModel):
         # one that SB3 trains and moves to other devices.
         self.given = {k: v for k, v in kwargs.items() if k != "features_extractor"} | options
         action_dim = get_action_dim(self.action_space) if self.judges_actions else 0
-        extractor, moe = kwargs["features_extractor"], MoEOptions(**options)
+        extractor = kwargs["features_extractor"]
+        moe = MoEOptions(**options)
         dims = moe.action_dims
         self.task_dims = None if dims is None else TaskActionDims(dims, self, extractor)
         self.task_gradients: TaskGradients | None = None

@@ -84,7 +84,8 @@ class _ByTask(th.autograd.Function):
     ) -> tuple[th.Tensor, ...]:
         """Return the outputs, which are the first ``number`` tensors; the weights follow."""
         ctx.set_materialize_grads(False)
-        ctx.combine, ctx.number = combine, number
+        ctx.combine = combine
+        ctx.number = number
         ctx.save_for_backward(tasks_B, *tensors)
         return tuple(each.view_as(each) for each in tensors[:number])
 

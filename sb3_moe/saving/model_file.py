@@ -229,10 +229,12 @@ class _SavedModel:
             {name[len(part) :]: each for name, each in tensors.items() if name.startswith(part)}
             for part in (_ARRAYS, _WEIGHTS)
         )
-        self._state, self._decoder = state, Decoder(arrays, custom)
+        self._state = state
+        self._decoder = Decoder(arrays, custom)
         self._venv: VecEnv | None = None
         self._normalizes: VecNormalize | None = None
-        algorithm, alias = self._decoded("algorithm"), state["policy"]
+        algorithm = self._decoded("algorithm")
+        alias = state["policy"]
         is_alias = isinstance(alias, str)
         policy = algorithm.policy_aliases[alias] if is_alias else self._decoded("policy")
         self.model: Any = algorithm(policy, env=None, device=device, _init_setup_model=False)
@@ -280,7 +282,8 @@ class _SavedModel:
         :param max_bytes: the most that its buffers may take
         :raises UnsafeFileError: if parts of the file don't fit
         """
-        model, state = self.model, self._state
+        model = self.model
+        state = self._state
         model.n_envs = model.n_envs if self._venv is None else self._venv.num_envs
         _check_sizes(model, self._weights, max_bytes)
         _setup(model, self._venv)

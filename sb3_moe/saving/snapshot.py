@@ -35,9 +35,9 @@ _STATE, _REPLAY_BUFFER = "state.pkl", "replay_buffer.pkl"
 # Arrays of a buffer with a row for each transition; HER's last two say where its episode begins,
 # and how long it is.
 _ROWS = (
-    *("observations", "next_observations", "actions", "rewards", "dones", "timeouts"),
-    *("ep_start", "ep_length"),
-)
+    "observations", "next_observations", "actions", "rewards", "dones", "timeouts",
+    "ep_start", "ep_length",
+)  # fmt: skip
 # Attributes in which gSDE's distribution keeps the noise that was drawn.
 _MATRICES = ("exploration_mat", "exploration_matrices")
 

@@ -97,7 +97,8 @@ def unpack(file: IO[bytes], max_bytes: float) -> tuple[Any, dict[str, th.Tensor]
     :param max_bytes: the most that the file may hold
     :raises UnsafeFileError: if the file is too large, is damaged, or is of another kind
     """
-    size, start = os.fstat(file.fileno()).st_size, file.read(8)
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
     if size > max_bytes:
         raise UnsafeFileError(f"it has {size} bytes: pass max_bytes={2 * size} if it is yours")
     length = int.from_bytes(start, "little")
@@ -302,7 +303,8 @@ class Decoder:
     """
 
     def __init__(self, tensors: Mapping[str, th.Tensor], custom_objects: Mapping[str, Any]) -> None:
-        self._tensors, self._custom_objects = tensors, custom_objects
+        self._tensors = tensors
+        self._custom_objects = custom_objects
 
     def decode(self, name: str, value: Any) -> Any:
         """Return the value that JSON stands for.
