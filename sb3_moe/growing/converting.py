@@ -363,9 +363,9 @@ def _plain(network: Network, task: int | None) -> _Plain:
     if not network.heads:
         return _Plain(network, plain_modules([network.hidden], task), [])
     chains = [plain_modules([network.hidden, head], task) for head in network.heads]
-    numbered = [[i for i, m in enumerate(chain) if isinstance(m, nn.Linear)] for chain in chains]
-    heads = [chain[linears[-1] :] for chain, linears in zip(chains, numbered, strict=True)]
-    return _Plain(network, chains[0][: numbered[0][-1]], heads)
+    lasts = [max(i for i, m in enumerate(chain) if isinstance(m, nn.Linear)) for chain in chains]
+    heads = [chain[last:] for chain, last in zip(chains, lasts, strict=True)]
+    return _Plain(network, chains[0][: lasts[0]], heads)
 
 
 @th.no_grad()

@@ -55,10 +55,10 @@ class MoELayer(nn.Module):
     :param router_input: the sizes that a router with weights is built for
     """
 
-    name: ClassVar[str] = "moe"
+    name = "moe"
     sees: ClassVar[Literal["tokens", "task", "belief", "nothing"]] = "tokens"
-    needs_tasks: ClassVar[bool] = False
-    leaves_out: ClassVar[bool] = False
+    needs_tasks = False
+    leaves_out = False
     losses: ClassVar[frozenset[str]] = frozenset()
     edit_gates: Callable[[th.Tensor], th.Tensor] | None = None
     aux: AuxCoefs | None = None
@@ -166,8 +166,8 @@ def edited_shares(layer: MoELayer, gates: th.Tensor) -> th.Tensor:
 
 def router_tensors(layer: MoELayer) -> dict[str, th.Tensor]:
     """Return the tensors of a mixture's router by name: all of the layer's but the experts'."""
-    named = [*layer.named_parameters(), *layer.named_buffers()]
-    return {name: tensor for name, tensor in named if not name.startswith("experts.")}
+    named = layer.state_dict(keep_vars=True)
+    return {name: each for name, each in named.items() if not name.startswith("experts.")}
 
 
 def router_parameters(layer: MoELayer) -> list[nn.Parameter]:

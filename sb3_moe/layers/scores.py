@@ -5,7 +5,6 @@ Shapes: R features that the router sees, E experts, K scores.
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch as th
 from torch import nn
@@ -83,9 +82,9 @@ class ScoredMoE(MoELayer):
     :raises ValueError: if a value is out of range
     """
 
-    losses: ClassVar[frozenset[str]] = frozenset({"balance", "importance", "z"})
+    losses = frozenset({"balance", "importance", "z"})
     #: Whether the router keeps its random weights and never learns: a control.
-    frozen_scores: ClassVar[bool] = False
+    frozen_scores = False
 
     def __init__(
         self,

@@ -10,10 +10,12 @@ from torch import nn
 
 from sb3_moe.layers import (
     AuxCoefs,
+    EmbeddingMoE,
     Experts,
     MLPExpert,
     MoELayer,
     RouterInput,
+    Routing,
     SeparateNetworks,
     StackedNetwork,
     TaskMoE,
@@ -21,9 +23,7 @@ from sb3_moe.layers import (
 from sb3_moe.layers.classes import of_this_package
 from sb3_moe.layers.encoder import ImageEncoder
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.layers.fixed_moe import EmbeddingMoE
 from sb3_moe.layers.orthonormal import check_orthogonal, gram_schmidt
-from sb3_moe.layers.routing import Routing
 from sb3_moe.layers.tokens import token_shape
 from sb3_moe.policies.dense_layers import Init, Stage, fitted
 from sb3_moe.policies.extractors import make_convs, map_shape_of

@@ -92,7 +92,7 @@ class MoEPolicy(TeachesOptimizers):
 
     network_names: ClassVar[tuple[str, ...]] = ("pi", "vf")
     optimizer_defaults: ClassVar[dict[type[th.optim.Optimizer], dict[str, Any]]] = {}
-    encodes_in_experts: ClassVar[bool] = True
+    encodes_in_experts = True
     _in_predict = False
     _has_experts = False
     _acts_between_updates = False

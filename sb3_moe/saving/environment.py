@@ -11,8 +11,7 @@ from gymnasium.utils import EzPickle
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
-from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
-from sb3_moe.vec_env.make import make_multitask_vec_env
+from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
 
 
 class UnknownEnvError(ValueError):

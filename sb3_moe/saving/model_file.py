@@ -92,6 +92,7 @@ def packed(model: BaseAlgorithm, normalizer: VecNormalize | None) -> tuple[bytes
     :raises ValueError: as :func:`save` does
     """
     encoder = Encoder()
+    optimizers = model_parts.optimizers_of(model)
     aliases = type(model).policy_aliases.items()
     alias = next((name for name, each in aliases if each is model.policy_class), None)
     state = {
@@ -103,7 +104,7 @@ def packed(model: BaseAlgorithm, normalizer: VecNormalize | None) -> tuple[bytes
         "action_space": encoder.encode("action_space", model.action_space),
         "tasks": tasks_known(model),
         "attributes": model_parts.encode_attributes(encoder, model),
-        "optimizers": model_parts.encode_optimizers(encoder, model),
+        "optimizers": {n: encoder.encode(n, each.state_dict()) for n, each in optimizers.items()},
         "normalizer": normalizer and encoder.encode("normalizer", described(normalizer)),
     }
     weights = model_parts.weights_of(model)
@@ -288,7 +289,9 @@ class _SavedModel:
         _check_sizes(model, self._weights, max_bytes)
         _setup(model, self._venv)
         vars(model).update(self._put_back)
-        model_parts.set_weights(model, self._weights)
+        with th.no_grad():
+            for name, tensor in model_parts.weights_of(model).items():
+                tensor.copy_(self._weights[name])
         model_parts.set_optimizers(model, self._decoder, state["optimizers"])
         if model.use_sde:
             model.policy.reset_noise()

@@ -124,23 +124,10 @@ def _part(model: BaseAlgorithm, name: str) -> Any:
     return getattr(part, "_orig_mod", part)  # without torch.compile's wrapper, as in SB3
 
 
-def set_weights(model: BaseAlgorithm, found: Mapping[str, th.Tensor]) -> None:
-    """Write tensors into a built model, after their names and shapes were checked."""
-    with th.no_grad():
-        for name, tensor in weights_of(model).items():
-            tensor.copy_(found[name])
-
-
 def optimizers_of(model: BaseAlgorithm) -> dict[str, th.optim.Optimizer]:
     """Return every optimizer that SB3 saves, by name."""
     parts = {name: _part(model, name) for name in model._get_torch_save_params()[0]}
     return {name: part for name, part in parts.items() if isinstance(part, th.optim.Optimizer)}
-
-
-def encode_optimizers(encoder: Encoder, model: BaseAlgorithm) -> dict[str, Any]:
-    """Return the JSON of every optimizer's state, by name."""
-    found = optimizers_of(model).items()
-    return {name: encoder.encode(name, optimizer.state_dict()) for name, optimizer in found}
 
 
 def set_optimizers(model: BaseAlgorithm, decoder: Decoder, states: Mapping[str, Any]) -> None:
