@@ -189,6 +189,11 @@ def predict(model_or_policy: Any, obs: Any) -> Any:
     return model_or_policy.predict(obs, deterministic=True)[0]
 
 
+def penalized(model: Any) -> list[str]:
+    """Return the mixtures whose features are penalized: only these have a hook."""
+    return [name for name, layer in model.policy.moe_layers().items() if layer._forward_hooks]
+
+
 def assert_same_weights(a: th.nn.Module, b: th.nn.Module) -> None:
     """Compare two modules' parameters and buffers, names too, bit for bit."""
     ours, theirs = a.state_dict(), b.state_dict()

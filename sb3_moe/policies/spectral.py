@@ -101,17 +101,17 @@ def total_norm(tensors: Sequence[th.Tensor]) -> th.Tensor:
 Hooks = list[RemovableHandle]
 
 
-def penalize(policy: LooksInside) -> tuple[dict[str, FeaturePenalty], Hooks, Hooks]:
+def penalize(policy: LooksInside) -> tuple[Hooks, Hooks]:
     """Attach a penalty to every network for which the options ask for one.
 
     :param policy: a policy that is completely built
-    :return: the penalties by mixture; hooks of layers, which a copy of the policy has too; and
-        hooks of optimizers, which it doesn't have
+    :return: hooks of layers, which a copy of the policy has too; and hooks of optimizers, which it
+        doesn't have
     :raises ValueError: if a network's experts have no features that could be penalized
     """
     networks = networks_of(policy)
     optimizers = networks.optimizers()
-    penalties, of_layers, of_steps = {}, [], []
+    of_layers, of_steps = [], []
     for network, modules in networks.modules().items():
         coef = policy.moe[kind_of(network)].spectral_coef
         if not coef:
@@ -127,7 +127,6 @@ def penalize(policy: LooksInside) -> tuple[dict[str, FeaturePenalty], Hooks, Hoo
                 f"last, without statistics over the batch; {network!r} has none, got {kinds}"
             )
         penalty = FeaturePenalty(coef, (p for m in modules for p in m.parameters()))
-        penalties[able[-1]] = penalty
         of_layers.append(layers[able[-1]].register_forward_hook(penalty.hook, with_kwargs=True))
         of_steps.append(optimizers[network].register_step_pre_hook(penalty.before_step))
-    return penalties, of_layers, of_steps
+    return of_layers, of_steps

@@ -10,14 +10,12 @@ from sb3_moe.layers.shares import FrozenStatistics
 from sb3_moe.policies.looks_inside import LooksInside
 from sb3_moe.policies.networks import kind_of, network_of, networks_of
 from sb3_moe.policies.optimizers import ExpertAdam, ExpertLayer
-from sb3_moe.policies.spectral import FeaturePenalty, penalize
+from sb3_moe.policies.spectral import penalize
 
 
 class TeachesOptimizers(LooksInside):
     """A policy that tells its optimizers about penalties, and about idle or frozen experts."""
 
-    #: The spectral penalties, by mixture.
-    penalties: dict[str, FeaturePenalty]
     # The optimizers that have been told, by network.
     _taught: dict[str, th.optim.Optimizer]
 
@@ -25,7 +23,7 @@ class TeachesOptimizers(LooksInside):
         """Tell the optimizers about penalties and about experts that are to stay as they are."""
         for each in (*vars(self).pop("_of_layers", ()), *vars(self).pop("_of_steps", ())):
             each.remove()
-        self.penalties, self._of_layers, self._of_steps = penalize(self)
+        self._of_layers, self._of_steps = penalize(self)
         self._taught = networks_of(self).optimizers()
         told: dict[th.optim.Optimizer, list[ExpertLayer]] = {}
         for name, layer in self.moe_layers().items():

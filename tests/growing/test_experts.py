@@ -356,4 +356,4 @@ def test_a_router_that_is_held_stays_held_and_a_penalty_goes_on():
     model.learn(16, reset_num_timesteps=False)
     for name, parameter in layer_of(model).router.named_parameters():
         assert th.equal(parameter, before[name])
-    assert list(model.policy.penalties) == ["pi.middle"]
+    assert arena.penalized(model) == ["pi.middle"]
