@@ -156,9 +156,12 @@ class CopyMap:
         self.new, self.old = Numbers(new), Numbers(*old)
         self.entries: list[Entry] = []
         self._weights = self.old.row(itself)
-        layers = [module for module in new.modules() if isinstance(module, MoELayer)]
-        shares = [share for layer in layers for share in layer.experts.shares()]
-        self._num_experts = {s.tensor: s.num_experts for s in shares}
+        self._num_experts = {
+            share.tensor: share.num_experts
+            for layer in new.modules()
+            if isinstance(layer, MoELayer)
+            for share in layer.experts.shares()
+        }
 
     # Making the map.
 
@@ -342,8 +345,12 @@ class CopyMap:
         :param optimizer: the optimizer of the new parameters
         """
         names = {name for state in states.values() for name in state}
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        found: dict[th.Tensor, dict[str, Any]] = {p: {} for p in parameters if p in self.new.starts}
+        found: dict[th.Tensor, dict[str, Any]] = {
+            parameter: {}
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter in self.new.starts
+        }
         for name in sorted(names) if names <= {*POWERS, *COUNTS} else ():
             kind: Kind = POWERS.get(name, 0)
             row = self.follow(lambda _: None, partial(_as_row, states, name), kind, ("new",))

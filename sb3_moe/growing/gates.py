@@ -6,6 +6,7 @@ Shapes: E experts before, X after, S slots per expert, K tasks.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch as th
 
@@ -137,30 +138,26 @@ def shared_gates(gates_KE: th.Tensor, heirs: Sequence[Heir]) -> th.Tensor:
 
 
 @th.no_grad()
-def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
+def share_out(new: MoELayer, old: Any, heirs: Sequence[Heir]) -> None:
     """Let the experts of a new layer take over the gates of the old experts.
 
     A router of the user's own may have a method ``share_out(heirs, old)`` that does it.
 
     :param new: the new layer; the tensors that :meth:`MoELayer.expert_axes` names are copied or
         averaged already
-    :param old: the layer before the change, from which the heirs come
+    :param old: the layer before the change, of the same class, from which the heirs come
     :param heirs: what each of the X experts takes over
     :raises ValueError: if the gates can't be shared out
     """
     if callable(own := getattr(new, "share_out", None)):
         own(heirs, old)
-    elif isinstance(new, EmbeddingMoE) and isinstance(old, EmbeddingMoE):
+    elif isinstance(new, EmbeddingMoE):
         gates_KX = shared_gates(_gates_KE(old), heirs)
         rows = new.task_weights
         rows.weight_KW.copy_(gates_KX.log() if new.softmax else gates_KX)
         if rows.bias_W is not None:
             rows.weight_KW.sub_(rows.bias_W)
-    elif (
-        isinstance(new, ScoredMoE)
-        and isinstance(old, ScoredMoE)
-        and (bias_K := new.scores.bias_K) is not None
-    ):
+    elif isinstance(new, ScoredMoE) and (bias_K := new.scores.bias_K) is not None:
         bias_K.copy_(_shared_biases(old.scores, old.num_experts, heirs))
     else:
         raise ValueError(

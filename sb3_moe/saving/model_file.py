@@ -196,10 +196,10 @@ def load(
             saved = _SavedModel(*unpack(file, max_bytes), custom_objects or {}, device)
         saved.take_environment(env, normalizer)
         with blaming(path):
-            model = saved.build(max_bytes)
+            saved.build(max_bytes)
     if normalizer and env is None and saved.normalizer is not None:
         saved.normalizer.warn_if_left_out(path.name)
-    return saved.with_environment(model)
+    return saved.with_environment()
 
 
 def _with_ending(path: Path) -> Path:
@@ -248,7 +248,7 @@ class _SavedModel:
         if state["tasks"] is not None:
             write_names(self.model.observation_space, list(map(str, state["tasks"])))
         normalizer = self._decoded("normalizer")
-        self.normalizer = None if normalizer is None else SavedNormalizer(normalizer)
+        self.normalizer: Any = None if normalizer is None else SavedNormalizer(normalizer)
 
     def _decoded(self, name: str) -> Any:
         return self._decoder.decode(name, self._state[name])
@@ -273,12 +273,12 @@ class _SavedModel:
                 venv = wrap(self.normalizer.wrap(venv.venv if turned else venv))
                 self._normalizes = unwrap_vec_normalize(venv)
         check_for_correct_spaces(venv, self.model.observation_space, self.model.action_space)
-        if self._normalizes is not None and self.normalizer is not None:
+        if self._normalizes is not None:
             self.normalizer.check(self._normalizes)
         self._venv = venv
 
-    def build(self, max_bytes: float) -> Any:
-        """Build the networks and return the model, without environments.
+    def build(self, max_bytes: float) -> None:
+        """Build the model's networks, without environments.
 
         :param max_bytes: the most that its buffers may take
         :raises UnsafeFileError: if parts of the file don't fit
@@ -295,15 +295,15 @@ class _SavedModel:
         model_parts.set_optimizers(model, self._decoder, state["optimizers"])
         if model.use_sde:
             model.policy.reset_noise()
-        return model
 
-    def with_environment(self, model: Any) -> Any:
-        """Connect a model with environments, and give their normalizer the file's statistics."""
+    def with_environment(self) -> Any:
+        """Return the model with its environments, whose normalizer gets the file's statistics."""
+        model = self.model
         if self._venv is not None:
             model.set_env(self._venv)
             if model.seed is not None:
                 self._venv.seed(model.seed)
-        if self._normalizes is not None and self.normalizer is not None:
+        if self._normalizes is not None:
             self.normalizer.put_into(self._normalizes)
         return model
 
