@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces, get_device
 from stable_baselines3.common.vec_env import (
     VecEnv,
@@ -141,7 +141,7 @@ def write_model(model: BaseAlgorithm, folder: Path) -> bool:
 
 def load(
     path: str | Path,
-    env: gym.Env[Any, Any] | VecEnv | str | None = None,
+    env: GymEnv | str | None = None,
     *,
     device: th.device | str = "auto",
     custom_objects: Mapping[str, Any] | None = None,
