@@ -220,7 +220,7 @@ class Transplant:
         policy.moe_options, policy.moe = built.moe_options, built.moe
         parts = ([m for m in each.modules() if isinstance(m, MoEPart)] for each in (policy, built))
         for mine, theirs in zip(*parts, strict=True):
-            mine.given = mine.given | {n: theirs.given[n] for n in DEFAULTS if n in theirs.given}
+            mine.given |= {n: theirs.given[n] for n in DEFAULTS if n in theirs.given}
         frozen = {name: ks for name, ks in self.frozen.items() if name not in self.heirs}
         for name, heirs in self.heirs.items():
             still = set(self.frozen.get(name, ()))

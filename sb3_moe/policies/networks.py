@@ -56,7 +56,7 @@ def of_distribution(found: Any, values: dict[str, th.Tensor]) -> Decision:
     if isinstance(several[0], distributions.Bernoulli):
         yes_BD = several[0].probs
         # Each dimension becomes a choice between no and yes.
-        pairs = tuple(th.stack([1 - yes_B, yes_B], -1) for yes_B in yes_BD.unbind(-1))
+        pairs = th.stack([1 - yes_BD, yes_BD], -1).unbind(1)
         return Decision("probability", pairs, values)
     return Decision("mean", (found.mode(),), values)
 

@@ -238,7 +238,7 @@ class _SavedModel:
         alias = state["policy"]
         is_alias = isinstance(alias, str)
         policy = algorithm.policy_aliases[alias] if is_alias else self._decoded("policy")
-        self.model: Any = algorithm(policy, env=None, device=device, _init_setup_model=False)
+        self.model = algorithm(policy, env=None, device=device, _init_setup_model=False)
         values = model_parts.decode_attributes(self._decoder, self.model, state["attributes"])
         spaces = {name: self._decoded(name) for name in ("observation_space", "action_space")}
         vars(self.model).update(values | spaces)

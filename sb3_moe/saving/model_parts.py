@@ -244,7 +244,7 @@ class SavedNormalizer:
         self._kind = _KINDS[saved["class"]]
         self._settings = {name: saved["settings"][name] for name in _SETTINGS}
         self._sees_history = bool(saved["sees_history"])
-        self._statistics: dict[str, list[Any]] = saved["statistics"]
+        self._statistics = saved["statistics"]
 
     def wrap(self, venv: VecEnv) -> VecEnv:
         """Wrap environments in a new normalizer with the file's settings.

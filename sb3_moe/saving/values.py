@@ -10,6 +10,7 @@ and tensors lie beside the JSON, under the names in it.
 import json
 import math
 import os
+import textwrap
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,10 +25,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common import noise
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
-from stable_baselines3.her.goal_selection_strategy import (
-    KEY_TO_GOAL_STRATEGY,
-    GoalSelectionStrategy,
-)
+from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
 from sb3_moe.layers import __all__ as layer_names
 from sb3_moe.policies.learning_rates import LinearPerBlock, Restarted
@@ -60,8 +58,7 @@ def blaming(path: Path) -> Iterator[None]:
         reason = str(error)
         if not isinstance(error, UnsafeFileError):
             reason = f"it describes no model that can be built ({type(error).__name__}: {error})"
-        line = " ".join(reason.split())
-        line = line if len(line) <= 400 else f"{line[:400]} ..."
+        line = textwrap.shorten(reason, 400, placeholder=" ...")
         raise UnsafeFileError(f"{path.name} can't be opened: {line}") from error
 
 
@@ -255,7 +252,7 @@ class Encoder:
             case Mapping() if not isinstance(value, spaces.Space):
                 return {"dict": [self._entry(name, *pair) for pair in value.items()]}
             case GoalSelectionStrategy():
-                return next(key for key, each in KEY_TO_GOAL_STRATEGY.items() if each is value)
+                return value.name.lower()
             case noise.VectorizedActionNoise():
                 # `learn` makes a copy of the noise for each environment.
                 return self.encode(name, value.base_noise)
