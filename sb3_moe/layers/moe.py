@@ -120,9 +120,9 @@ class MoELayer(nn.Module):
         :param edited: whether ``edit_gates`` was applied already
         :return: (B, O) or (B, N, O), and the routing
         """
-        if self.edit_gates is not None and not edited:
-            gates = self.edit_gates(gates)
-            experts = None
+        if self.edit_gates is not None:
+            gates = gates if edited else self.edit_gates(gates)
+            experts = None  # one that is chosen may be switched off
         routing = Routing(gates, logits, experts)
         if x.dim() == 2:
             return self._sum(x, gates, experts), routing

@@ -319,9 +319,7 @@ class PredictMoE(MoELayer):
             chosen = best(gates, self.top_k)
             gates = gates * th.zeros_like(gates).scatter(-1, chosen, 1.0)
             gates = gates / gates.sum(-1, keepdim=True)
-        # If gates were edited, an expert may be among the k that is off.
-        experts = chosen if self.edit_gates is None else None
-        return self.combine(x, gates, logits=logits, experts=experts, edited=True)
+        return self.combine(x, gates, logits=logits, experts=chosen, edited=True)
 
     def share_out(self, heirs: Any, old: MoELayer) -> None:
         """Do nothing: the belief follows experts that join or leave by itself."""

@@ -73,9 +73,7 @@ class SparseMoE(ScoredMoE):
         gates = probs * th.zeros_like(probs).scatter(-1, chosen, 1.0)
         if self.renormalize:
             gates = gates / gates.sum(-1, keepdim=True)
-        # If gates were edited, an expert may be among the k that is off.
-        experts = chosen if self.edit_gates is None else None
-        return self.combine(x, gates, logits=logits, experts=experts, edited=True)
+        return self.combine(x, gates, logits=logits, experts=chosen, edited=True)
 
     def _choose(self, probs: th.Tensor) -> th.Tensor:
         if not self.bias_rate:
