@@ -84,17 +84,19 @@ class Experts(nn.Module):
             y_ETO = self.combination(y_ETO)
         return gated_sum(y_ETO, gates_TE)
 
-    def selected(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+    def selected(
+        self, x_TI: th.Tensor, experts_Tk: th.Tensor | None, gates_TE: th.Tensor
+    ) -> th.Tensor:
         """Return the gated sum of each row's chosen experts; no row is dropped.
 
         Where it is cheaper than sorting the rows, all experts run on all rows, with gates of zero.
 
         :param x_TI: the rows
-        :param experts_Tk: indices of the chosen experts
+        :param experts_Tk: indices of the chosen experts; None: all
         :param gates_TE: weight of each expert's output, zero where it was not chosen
         :return: (T, O)
         """
-        if not self._sorts(x_TI, experts_Tk):
+        if experts_Tk is None or not self._sorts(x_TI, experts_Tk):
             return self.mixture(x_TI, gates_TE)
         y_TkO = self._on_sorted_rows(x_TI, experts_Tk)
         gated_TkO = y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)

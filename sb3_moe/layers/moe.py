@@ -125,16 +125,11 @@ class MoELayer(nn.Module):
             experts = None  # one that is chosen may be switched off
         routing = Routing(gates, logits, experts)
         if x.dim() == 2:
-            return self._sum(x, gates, experts), routing
+            return self.experts.selected(x, experts, gates), routing
         chosen = None if experts is None else experts.flatten(0, 1)
-        y_TO = self._sum(x.flatten(0, 1), gates.flatten(0, 1), chosen)
+        y_TO = self.experts.selected(x.flatten(0, 1), chosen, gates.flatten(0, 1))
         # Not `unflatten`: ONNX would export B as a constant.
         return y_TO.view(-1, x.shape[1], y_TO.shape[-1]), routing
-
-    def _sum(self, x_TI: th.Tensor, gates_TE: th.Tensor, experts_Tk: th.Tensor | None) -> th.Tensor:
-        if experts_Tk is None:
-            return self.experts.mixture(x_TI, gates_TE)
-        return self.experts.selected(x_TI, experts_Tk, gates_TE)
 
     def expert_axes(self) -> dict[str, int]:
         """Return the names of the router's tensors with an axis over experts, and which axis it is.
