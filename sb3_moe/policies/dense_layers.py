@@ -9,7 +9,6 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import torch as th
 from torch import nn
 
 from sb3_moe.layers.activations import is_norm
@@ -96,12 +95,12 @@ def fitted(module: nn.Module, width: int) -> nn.Module:
     module = copy.deepcopy(module)
     if not is_norm(module):
         for each in module.modules():
-            if getattr(each, "inplace", False) is True:
+            if getattr(each, "inplace", False):
                 each.inplace = False  # type: ignore[assignment]  # a sum over experts may be a view
         return module
     for tensor in tensors_of(module):
         if tensor.dim() == 1 and len(tensor) != width:
-            tensor.data = tensor.data.new_full((width,), th.as_tensor(tensor.data[0]).item())
+            tensor.data = tensor.data[:1].repeat(width)
     if hasattr(module, "normalized_shape"):
         module.normalized_shape = (width,)  # type: ignore[assignment]  # a plain attribute
     else:

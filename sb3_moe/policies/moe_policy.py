@@ -328,17 +328,16 @@ class MoEPolicy(TeachesOptimizers):
         if self._in_predict and self._has_experts and not self.training:
             return  # Setting the mode of all experts' modules takes a fifth of `predict`'s time.
         super().set_training_mode(mode)
-        if mode and self._has_experts:
-            self._teach_again()
         if mode:
             self._may_have_updated = True
-        if mode or self._in_predict or not self._acts_between_updates or not self._may_have_updated:
-            return
-        self._may_have_updated = False
-        for layer in self.moe_layers().values():
-            layer.between_updates()
-        if self.belief is not None:
-            self.belief.between_updates()
+            if self._has_experts:
+                self._teach_again()
+        elif self._acts_between_updates and self._may_have_updated and not self._in_predict:
+            self._may_have_updated = False
+            for layer in self.moe_layers().values():
+                layer.between_updates()
+            if self.belief is not None:
+                self.belief.between_updates()
 
     def obs_to_tensor(self, observation: Any) -> Any:
         """Turn observations into tensors as SB3's policy does.
