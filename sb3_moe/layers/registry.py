@@ -139,8 +139,15 @@ class SimbaExpert(nn.Sequential):
 
 
 for _router in (
-    SoftMoE, SparseMoE, ExpertChoiceMoE, TaskMoE, EmbeddingMoE, PredictMoE, UniformMoE, RandomMoE,
-):  # fmt: skip
+    SoftMoE,
+    SparseMoE,
+    ExpertChoiceMoE,
+    TaskMoE,
+    EmbeddingMoE,
+    PredictMoE,
+    UniformMoE,
+    RandomMoE,
+):
     register_router(_router)
 for _kind in (MLPExpert, LinearExpert, SimbaExpert):
     register_expert(_kind)
