@@ -112,8 +112,7 @@ class History:
         numbers = np.reshape(action, (*self._lead, -1))
         if not len(self._one_hots):
             return numbers
-        one_hots: np.ndarray = self._one_hots[numbers + self._starts].sum(axis=-2)
-        return one_hots
+        return self._one_hots[numbers + self._starts].sum(axis=-2)
 
 
 def _choices_of(space: Space[Any]) -> tuple[Any, np.ndarray]:

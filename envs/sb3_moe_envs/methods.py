@@ -29,8 +29,7 @@ def method_of(env: Any, name: str, *, of_actions: bool = True) -> Callable[..., 
         if not is_wrapper or (of_actions and isinstance(env, _OTHER_ACTIONS)):
             return None
         env = env.env
-    method: Callable[..., Any] = getattr(env, name)
-    return method
+    return getattr(env, name)
 
 
 def results_of_all(env: Any, name: str) -> list[Any] | None:

@@ -201,8 +201,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         """Start an episode of the current task, and return its observation and info."""
         self._steps, self._reward, self._success, self._running = 0, 0.0, UNKNOWN, True
         env, seed = self._envs[self._task], self._seeds.take(self._task)
-        started: tuple[Any, dict[str, Any]] = self._call(env.reset, seed=seed, options=options)
-        return started
+        return self._call(env.reset, seed=seed, options=options)
 
     def _count(self) -> tuple[bool, bool]:
         """Count a step; return whether the turn is over, and whether another task is wanted."""

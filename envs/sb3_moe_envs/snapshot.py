@@ -45,8 +45,7 @@ def restore(env: Env, state: dict[str, Any]) -> Env:
         else:
             clone, base.np_random = pickle.loads(state["base"])
             base.restore_state(clone)
-    restored: Env = _Loader(state["env"], env).load()
-    return restored
+    return _Loader(state["env"], env).load()
 
 
 def gives_state(base: Any) -> bool:

@@ -237,8 +237,7 @@ def monitored(info: Mapping[str, Any]) -> Mapping[str, float]:
     """
     if "episode" not in info:
         raise ValueError("the environment must be monitored: wrap it in SB3's VecMonitor")
-    episode: Mapping[str, float] = info["episode"]
-    return episode
+    return info["episode"]
 
 
 def random_player(env: VecEnv, *, masked: bool = False) -> Any:

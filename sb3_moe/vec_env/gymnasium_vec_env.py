@@ -96,8 +96,7 @@ class GymnasiumVecEnv(VecEnv):
 
         :raises AttributeError: if the vector environment has no ``state_dict``
         """
-        state: dict[str, Any] = self._shared_attribute("state_dict")()
-        return state
+        return self._shared_attribute("state_dict")()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that :meth:`state_dict` returned: the next step is in its episodes."""

@@ -185,8 +185,7 @@ def _recipe_of(env: Any) -> dict[str, Any]:
             f"`eval_env` must be given where training's environment can't be built again: {why}; "
             "sb3_moe.make_multitask_vec_env(tasks) builds one that can"
         )
-    recipe: dict[str, Any] = env.recipe
-    return recipe
+    return env.recipe
 
 
 def _as_in_training(env: VecEnv, num_tasks: int) -> int:

@@ -36,14 +36,12 @@ def map_observation(function: Callable[..., Any], *observations: Any) -> Any:
 
 def select(obs: Obs, index: Any) -> Obs:
     """Take some samples of a batch of observations."""
-    taken: Obs = map_observation(lambda array: array[index], obs)
-    return taken
+    return map_observation(lambda array: array[index], obs)
 
 
 def concatenate(batches: Sequence[Obs]) -> Obs:
     """Join batches of observations of one space."""
-    joined: Obs = map_observation(lambda *arrays: np.concatenate(arrays), *batches)
-    return joined
+    return map_observation(lambda *arrays: np.concatenate(arrays), *batches)
 
 
 def spread(batch: Obs, count: int) -> Obs:

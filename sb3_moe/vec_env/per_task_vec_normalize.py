@@ -185,8 +185,7 @@ class PerTaskVecNormalize(VecNormalize):
         if task_ids is None:
             raise ValueError(NEED_BUFFER)
         variance = self.ret_rms.of(np.asarray(task_ids))[1]
-        scale: np.ndarray = np.sqrt(variance + self.epsilon).reshape(reward.shape)
-        return scale
+        return np.sqrt(variance + self.epsilon).reshape(reward.shape)
 
     def _count_obs(self, obs: Any) -> None:
         if self.training and self.norm_obs:

@@ -61,8 +61,7 @@ def action_meanings(env: VecEnv) -> dict[int, list[str]]:
     if not isinstance(env.action_space, spaces.Discrete):
         return {}
     if env.has_attr("action_meanings"):
-        found: dict[int, list[str]] = env.env_method("action_meanings", indices=0)[0]
-        return found
+        return env.env_method("action_meanings", indices=0)[0]
     # An ActionWrapper may take other actions than those that the environment inside it names.
     changed = any(env.env_is_wrapped(gym.ActionWrapper))
     if has_tasks(env) or changed or not env.has_attr("get_action_meanings"):

@@ -135,8 +135,7 @@ def common_space(
             "the tasks' images must all have their channels first, or all last, got "
             f"{_described(task_spaces, names)}; gymnasium.wrappers.TransformObservation changes it"
         )
-    common: Space[Any] = _PADDING[kinds[0]](task_spaces, optional)
-    return common
+    return _PADDING[kinds[0]](task_spaces, optional)
 
 
 def different_kinds(

@@ -168,8 +168,7 @@ class AtariEnv(SingleEnv, EzPickle):
 
     def get_action_meanings(self) -> list[str]:
         """Name the actions."""
-        names: list[str] = self._vector.get_action_meanings()
-        return names
+        return self._vector.get_action_meanings()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one action.

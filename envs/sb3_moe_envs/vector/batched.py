@@ -178,8 +178,7 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
         """Return the latest observation as an image, uint8 of shape (height, width, 3)."""
         if self.render_mode is None:
             return None
-        image: np.ndarray = self._vector.draw(self._observation)
-        return image
+        return self._vector.draw(self._observation)
 
     def close(self) -> None:
         """Close the vector environment."""

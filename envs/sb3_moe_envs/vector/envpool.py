@@ -125,8 +125,7 @@ class EnvPoolVectorEnv(BatchedVectorEnv):
     def _next_start(self, ended: np.ndarray) -> np.ndarray:
         """Step the environments whose episode ended once more; return their first observations."""
         observations, *_, info = self._pool.step(self._actions[ended], ended.astype(np.int32))
-        starts: np.ndarray = self._cast(observations)[np.argsort(info["env_id"])]
-        return starts
+        return self._cast(observations)[np.argsort(info["env_id"])]
 
     def _cast(self, observations: np.ndarray) -> np.ndarray:
         return observations.astype(self.single_observation_space.dtype, copy=False)

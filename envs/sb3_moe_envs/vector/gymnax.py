@@ -174,8 +174,7 @@ class MinAtarEnv(SingleEnv):
 
     def get_action_meanings(self) -> list[str]:
         """Name the actions."""
-        names: list[str] = self._vector.get_action_meanings()
-        return names
+        return self._vector.get_action_meanings()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, as numpy arrays and plain values."""

@@ -56,16 +56,14 @@ class Program:
 
     def reset(self, keys: Any) -> tuple[Any, ...]:
         """Start all environments; return keys, states and observations."""
-        started: tuple[Any, ...] = self._compiled_start(self._starts, keys)
-        return started
+        return self._compiled_start(self._starts, keys)
 
     def step(self, keys: Any, states: Any, actions: Any) -> tuple[Any, ...]:
         """Step all environments, and start those anew whose episode ends.
 
         :return: keys, states, observations, last observations, rewards, terminated, truncated
         """
-        result: tuple[Any, ...] = self._compiled_step(self._starts, keys, states, actions)
-        return result
+        return self._compiled_step(self._starts, keys, states, actions)
 
     @property
     def actions(self) -> list[int]:
@@ -139,8 +137,7 @@ class Program:
         self, starts: Any, keys: Any, states: Any, observations: Any, mask: Any
     ) -> tuple[Any, ...]:
         started, current = self._start(starts, keys), (keys, states, observations)
-        chosen: tuple[Any, ...] = jax.tree.map(functools.partial(_select, mask), started, current)
-        return chosen
+        return jax.tree.map(functools.partial(_select, mask), started, current)
 
     def _step(self, starts: Any, keys: Any, states: Any, actions: Any) -> tuple[Any, ...]:
         keys, step_keys = _split(keys)

@@ -167,8 +167,7 @@ class WorkerGroup:
 
     def finish(self, actions: Any) -> Rows:
         """Wait for the step that was noted."""
-        rows: Rows = self._process.answer(self._number)
-        return rows
+        return self._process.answer(self._number)
 
     def close(self) -> None:
         """Do nothing: the process closes its environments when it ends."""
