@@ -10,11 +10,17 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import Space, spaces
 
+Env = gym.Env[Any, Any]
+Info = dict[str, Any]
 Options = dict[str, Any] | None
-ResetResult = tuple[Any, dict[str, Any]]
+# What `state_dict` returns, and `load_state_dict` takes.
+State = dict[str, Any]
+ResetResult = tuple[Any, Info]
+# The results of a step of one environment, and of a vector environment.
+EnvStep = tuple[Any, Any, bool, bool, Info]
+StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray, Info]
 # A vector environment's seed. By `seed_of_each`, environment i gets seed + i, or entry i.
 Seed = int | Sequence[int | None] | None
-StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 #: The extra that installs each module. :mod:`sb3_moe.layers.extras` lists those of `sb3_moe`.
 EXTRAS = {
@@ -104,7 +110,7 @@ class CheckedTask(gym.Wrapper[Any, Any, Any, Any]):
     returned as a copy, since the task may write the next one into the same array.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: Env) -> None:
         super().__init__(env)
         self._space, self._shape = env.observation_space, env.observation_space.shape
 
@@ -115,7 +121,7 @@ class CheckedTask(gym.Wrapper[Any, Any, Any, Any]):
         require_observation(self._space, obs)
         return obs, info
 
-    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step(self, action: Any) -> EnvStep:
         """Act."""
         obs, reward, terminated, truncated, info = result = self.env.step(action)
         if not isinstance(reward, _NUMBERS) or not -MAX_REWARD <= reward <= MAX_REWARD:

@@ -19,7 +19,7 @@ from gymnasium.vector import VectorWrapper
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import TimeLimit
 
-from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, whole
+from sb3_moe_envs.checks import Env, EnvStep, Options, ResetResult, Seed, StepResult, whole
 from sb3_moe_envs.methods import ACTION_MASKS, MEANINGS, method_of
 from sb3_moe_envs.physics import MAX_STEPS, CartPoleVectorEnv
 from sb3_moe_envs.tasks import Task
@@ -207,7 +207,7 @@ class Conflicting(_Translating, gym.Wrapper[Any, Any, Any, Any], RecordConstruct
     :param coordinates: `permutation`, `signs`, `actions` and `shuffle`, see :class:`Coordinates`
     """
 
-    def __init__(self, env: gym.Env[np.ndarray, Any], **coordinates: Any) -> None:
+    def __init__(self, env: Env, **coordinates: Any) -> None:
         RecordConstructorArgs.__init__(self, **coordinates)
         super().__init__(env)
         self.coordinates = Coordinates(env.observation_space, env.action_space, **coordinates)
@@ -218,7 +218,7 @@ class Conflicting(_Translating, gym.Wrapper[Any, Any, Any, Any], RecordConstruct
         observation, info = self.env.reset(**kwargs)
         return self.coordinates.observation(observation), info
 
-    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> EnvStep:
         """Act."""
         own = self.coordinates.action(action)
         observation, reward, terminated, truncated, info = self.env.step(own)
@@ -246,7 +246,9 @@ class ConflictingVectorEnv(_Translating, VectorWrapper):
         observations, infos = self._batched.reset(seed=seed, options=options)
         return self.coordinates.observation(observations), infos
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step(  # type: ignore[override]  # Gymnasium's returns unbound type variables
+        self, actions: Any
+    ) -> StepResult:
         """Step every environment with its action."""
         self.step_async(actions)
         return self.step_wait()
@@ -264,7 +266,7 @@ class ConflictingVectorEnv(_Translating, VectorWrapper):
         return self.coordinates.observation(observations), rewards, terminated, truncated, infos
 
 
-def conflicting(game: str, render_mode: str | None = None, **coordinates: Any) -> gym.Env[Any, Any]:
+def conflicting(game: str, render_mode: str | None = None, **coordinates: Any) -> Env:
     """Build `CartPole-v1` or a game of MinAtar in other coordinates.
 
     :param game: `"CartPole"` or a game's name

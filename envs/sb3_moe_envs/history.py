@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import Space, spaces
 from gymnasium.utils import RecordConstructorArgs
 
-from sb3_moe_envs.checks import ResetResult, whole
+from sb3_moe_envs.checks import Env, EnvStep, ResetResult, whole
 
 _KEYS = {"obs", "task_id"}
 
@@ -147,7 +147,7 @@ class AddHistory(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     :param length: K, how many steps, including the current one
     """
 
-    def __init__(self, env: gym.Env[Any, Any], length: int) -> None:
+    def __init__(self, env: Env, length: int) -> None:
         RecordConstructorArgs.__init__(self, length=length)
         gym.Wrapper.__init__(self, env)
         self._history = History(env.observation_space, env.action_space, length)
@@ -158,7 +158,7 @@ class AddHistory(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         obs, info = self.env.reset(**kwargs)
         return self._history.start(obs), info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> EnvStep:
         """Act."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         return self._history.step(action, obs, reward), reward, terminated, truncated, info

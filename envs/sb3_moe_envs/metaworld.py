@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import EzPickle
 
-from sb3_moe_envs.checks import Options, ResetResult, require_extra
+from sb3_moe_envs.checks import EnvStep, Options, ResetResult, State, require_extra
 
 #: the fifty tasks, in the order of MT50; each is Meta-World's "<name>-v3"
 TASKS = (
@@ -80,12 +80,12 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         self.action_space = self._env.action_space
         self._seeded = False
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         """Return the arguments of the constructor, and the random generators."""
         built_by = super().__getstate__()  # type: ignore[no-untyped-call]  # Gymnasium's
         return {**built_by, "generators": (self._np_random, self._env.np_random, self._seeded)}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: State) -> None:
         """Build the environment again; it needs a reset before the first step."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._np_random, self._env.np_random, self._seeded = state["generators"]
@@ -103,7 +103,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         # Meta-World clips the observations of steps, but not those of resets.
         return np.clip(self._env.reset()[0].astype(np.float32), box.low, box.high), {}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> EnvStep:
         """Move the hand and the gripper."""
         observation, reward, terminated, truncated, info = self._env.step(action)
         # The rest of Meta-World's info is parts of the reward; returning it would slow every step.

@@ -5,10 +5,20 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
-from sb3_moe_envs.checks import UNKNOWN, CheckedTask, Options, ResetResult, succeeded, whole
+from sb3_moe_envs.checks import (
+    UNKNOWN,
+    CheckedTask,
+    Env,
+    EnvStep,
+    Info,
+    Options,
+    ResetResult,
+    State,
+    succeeded,
+    whole,
+)
 from sb3_moe_envs.methods import ACTION_MASKS, method_of
 from sb3_moe_envs.schedules import Episode
 from sb3_moe_envs.snapshot import restore, snapshot
@@ -20,7 +30,7 @@ from sb3_moe_envs.tasks import built, called, close_all
 _EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_success", "_running")
 
 
-class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
+class MultiTaskEnv(TaskSet, Env):
     """Play one of several tasks per episode, as a schedule says.
 
     If the schedule switches tasks in mid-episode, the episode is truncated, with the last
@@ -73,7 +83,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         self.env_index = whole("env_index", env_index, minimum=0)
         self.render_mode = render_mode
         self.schedule.start(self.task_names, env_index=self.env_index)
-        self._envs: list[gym.Env[Any, Any]] = []
+        self._envs: list[Env] = []
         self._build()
         fps = self._envs[0].metadata.get("render_fps", 30)
         self.metadata = {**type(self).metadata, "render_fps": fps}
@@ -109,7 +119,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         obs, info = self._start(options or None)
         return self._interface.encode(self._task, obs), self._describe(info)
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> EnvStep:
         """Act in the running task."""
         self._restored = False
         own = self._interface.decode(self._task, action)
@@ -159,7 +169,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
             return masks.of(task)
         return masks.of(task) & self._call(lambda: masks.spread(task, own()))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
         envs = [snapshot(env) for env in self._envs]
         return self._head_of_state() | {
@@ -168,7 +178,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
             "exact": all(env is not None for env in envs),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from a state; a seed in the first reset after it, before any step, is ignored.
 
         If the running task can't be restored, it starts a new episode.
@@ -197,7 +207,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         elif self._running and self._steps:
             self._end(finished=False)
 
-    def _start(self, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+    def _start(self, options: Options) -> ResetResult:
         """Start an episode of the current task, and return its observation and info."""
         self._steps, self._reward, self._success, self._running = 0, 0.0, UNKNOWN, True
         env, seed = self._envs[self._task], self._seeds.take(self._task)
@@ -218,7 +228,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
             self.schedule.end(Episode(*episode))
         self._running = False
 
-    def _describe(self, info: dict[str, Any]) -> dict[str, Any]:
+    def _describe(self, info: Info) -> Info:
         return {**info, "task_id": self._task, "task_name": self.task_names[self._task]}
 
     def _ask(self, task: int, function: Callable[..., Any], *args: Any) -> Any:

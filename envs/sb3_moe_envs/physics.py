@@ -4,7 +4,6 @@ An agent can tell tasks with different physics by their transitions, and tasks w
 by their rewards alone.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -13,9 +12,13 @@ from gymnasium.envs.classic_control import CartPoleEnv, PendulumEnv
 from gymnasium.utils import seeding
 
 from sb3_moe_envs.checks import (
+    Env,
+    EnvStep,
+    Info,
     Options,
     ResetResult,
     Seed,
+    State,
     StepResult,
     finite,
     positive,
@@ -40,7 +43,7 @@ class GoalCartPole(CartPoleEnv):
         super().__init__(render_mode=render_mode)
         self.goal = finite("goal", goal)
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> EnvStep:
         """Push the cart."""
         obs, _, *ends, info = super().step(action)  # type: ignore[no-untyped-call]  # Gymnasium's
         return obs, 1 / (1 + ((float(obs[0]) - self.goal) / 0.5) ** 2), *ends, info
@@ -57,7 +60,7 @@ class GoalPendulum(PendulumEnv):
         super().__init__(render_mode=render_mode)
         self.goal = finite("goal", goal)
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> EnvStep:
         """Turn the pendulum."""
         angles = self.state[0] - np.array([0, self.goal])
         from_upright, from_goal = (angles + np.pi) % (2 * np.pi) - np.pi
@@ -65,9 +68,7 @@ class GoalPendulum(PendulumEnv):
         return obs, float(reward + from_upright**2 - from_goal**2), *ends, info
 
 
-def cartpole(
-    render_mode: str | None = None, goal: float | None = None, **physics: float
-) -> gym.Env[Any, Any]:
+def cartpole(render_mode: str | None = None, goal: float | None = None, **physics: float) -> Env:
     """Build a CartPole with other physics, or a goal.
 
     :param goal: where it is to be balanced; None: anywhere
@@ -85,9 +86,7 @@ def cartpole(
     return env
 
 
-def pendulum(
-    render_mode: str | None = None, goal: float | None = None, **physics: float
-) -> gym.Env[Any, Any]:
+def pendulum(render_mode: str | None = None, goal: float | None = None, **physics: float) -> Env:
     """Build a Pendulum with other physics, or another goal.
 
     :param goal: at which angle it is to be held, counted from upright; None: upright
@@ -101,7 +100,7 @@ def pendulum(
     return env
 
 
-def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> gym.Env[Any, Any]:
+def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> Env:
     """Build a MuJoCo environment with another gravity.
 
     :param env_id: a Gymnasium id, such as `"Hopper-v5"`
@@ -171,7 +170,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         terminated = (x > self._pole.x_threshold) | (theta > self._pole.theta_threshold_radians)
         truncated = self._steps >= MAX_STEPS
         ended = np.flatnonzero(terminated | truncated).tolist()
-        infos: dict[str, Any] = {}
+        infos: Info = {}
         if ended:
             last = self._observe()
             infos = stack_final({i: (last[i], {}) for i in ended}, self.num_envs)
@@ -188,7 +187,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         pole.close()
         return image
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next steps depend on, as numpy arrays and plain values."""
         return {
             "states": self._states.copy(),
@@ -196,7 +195,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
             "random": [random.bit_generator.state for random in self._random],
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from a state that :meth:`state_dict` returned.
 
         :param state: a state of the same number of environments

@@ -10,10 +10,10 @@ import cloudpickle
 import gymnasium as gym
 from gymnasium.utils import EzPickle
 
-Env = gym.Env[Any, Any]
+from sb3_moe_envs.checks import Env, State
 
 
-def snapshot(env: Env) -> dict[str, Any] | None:
+def snapshot(env: Env) -> State | None:
     """Return the state of an environment and its wrappers, or None if it can't be saved.
 
     The innermost environment returns its own state (`state_dict`), is cloned (`clone_state`, as
@@ -36,7 +36,7 @@ def snapshot(env: Env) -> dict[str, Any] | None:
     return {"base": state, "env": file.getvalue()}
 
 
-def restore(env: Env, state: dict[str, Any]) -> Env:
+def restore(env: Env, state: State) -> Env:
     """Return an environment in a saved state, to replace `env`, which was built in the same way."""
     base: Any = env.unwrapped
     if state["base"] is not None:

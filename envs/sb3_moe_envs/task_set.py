@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import Space
 
+from sb3_moe_envs.checks import State
 from sb3_moe_envs.methods import COMPUTE_REWARD, has_goals, meanings_of, reward_of
 from sb3_moe_envs.schedules import Chosen, Interleave, Schedule, Slots
 from sb3_moe_envs.schedules.by_episode import task_index
@@ -99,11 +100,11 @@ class TaskSeeds:
             self._taken.remove(key)
             self._renewals[key] = self._renewals.get(key, 0) + 1
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the state."""
         return copy.deepcopy(vars(self))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from a state."""
         vars(self).update(copy.deepcopy(state))
 
@@ -150,7 +151,7 @@ class TaskSet:
         """Call a function with a task's environment or vector environment as first argument."""
         raise NotImplementedError
 
-    def _head_of_state(self) -> dict[str, Any]:
+    def _head_of_state(self) -> State:
         """Return the part of a state that both kinds of environments have."""
         return {
             "num_tasks": self.num_tasks,
@@ -159,7 +160,7 @@ class TaskSet:
             "seeds": self._seeds.state_dict(),
         }
 
-    def _load_head(self, state: dict[str, Any]) -> None:
+    def _load_head(self, state: State) -> None:
         for name in ("num_tasks", "num_envs"):
             if state[name] != getattr(self, name):
                 raise ValueError(

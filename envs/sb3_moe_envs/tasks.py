@@ -10,7 +10,9 @@ from typing import Any
 
 import gymnasium as gym
 
-EnvFn = Callable[[], gym.Env[Any, Any]]
+from sb3_moe_envs.checks import Env
+
+EnvFn = Callable[[], Env]
 
 
 class TaskError(RuntimeError):
@@ -39,7 +41,7 @@ class Task:
                 f"and env_fn={self.env_fn!r}"
             )
 
-    def make(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    def make(self, render_mode: str | None = None) -> Env:
         """Build one environment.
 
         An `env_fn` isn't given the render mode, so its environment may render nothing.
@@ -60,7 +62,7 @@ class Task:
 _GIVEN: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
-def _require_new(env: gym.Env[Any, Any], name: str) -> None:
+def _require_new(env: Env, name: str) -> None:
     """Raise ValueError if an `env_fn` has returned this environment before, and remember it.
 
     Otherwise two slots, or training and evaluation, would step the same environment.

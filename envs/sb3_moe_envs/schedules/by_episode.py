@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from sb3_moe_envs.checks import positive, whole
+from sb3_moe_envs.checks import State, positive, whole
 
 # A warning is given if a task's number of slots misses its share by this or more.
 _HALF_A_SLOT = 0.5
@@ -98,12 +98,12 @@ class Schedule(ABC):
     def end(self, episode: Episode) -> None:  # noqa: B027 - not every schedule counts episodes
         """Take note of an episode that is over."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the state, of values that JSON can hold."""
         state = {name: copy.deepcopy(getattr(self, name)) for name in self._state}
         return state | {"rng": self.rng.bit_generator.state}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from a state of the same kind of schedule, for the same number of tasks."""
         for name in self._state:
             setattr(self, name, copy.deepcopy(state[name]))

@@ -8,6 +8,8 @@ from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode
 
 from sb3_moe_envs.checks import (
+    EnvStep,
+    Info,
     Options,
     ResetResult,
     Seed,
@@ -142,8 +144,8 @@ class AtariVectorEnv(BatchedVectorEnv):
         self._ale.close()
 
     def _final(
-        self, ended: list[int], observations: np.ndarray, info: dict[str, Any], over: np.ndarray
-    ) -> dict[str, Any]:
+        self, ended: list[int], observations: np.ndarray, info: Info, over: np.ndarray
+    ) -> Info:
         finals = {}
         for i in ended:
             # A lost life doesn't interrupt the game: the next episode starts where this one ends.
@@ -170,7 +172,7 @@ class AtariEnv(SingleEnv, EzPickle):
         """Name the actions."""
         return self._vector.get_action_meanings()
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> EnvStep:
         """Take one action.
 
         ``info`` always holds the score so far, since a time limit may end the game at any step.

@@ -9,7 +9,7 @@ from gymnasium import Space, spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from sb3_moe_envs.checks import Options, ResetResult, StepResult, whole
+from sb3_moe_envs.checks import EnvStep, Options, ResetResult, StepResult, whole
 
 # Tableau's ten colors, then as many lighter ones.
 PALETTE = np.array(
@@ -161,7 +161,7 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
         self._observation, self._next_start = observation, None
         return observation, {}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> EnvStep:
         """Take one action."""
         if self._next_start is not None:
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")

@@ -9,6 +9,7 @@ from gymnasium.utils import EzPickle
 
 from sb3_moe_envs.checks import (
     SUCCESS_KEYS,
+    Info,
     Options,
     ResetResult,
     Seed,
@@ -18,7 +19,7 @@ from sb3_moe_envs.checks import (
     whole,
 )
 from sb3_moe_envs.vector.batched import BatchedVectorEnv, SingleEnv
-from sb3_moe_envs.vector.infos import Info, stack_final
+from sb3_moe_envs.vector.infos import stack_final
 
 
 class EnvPoolVectorEnv(BatchedVectorEnv):

@@ -3,15 +3,22 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
-from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
+from sb3_moe_envs.checks import (
+    Env,
+    Info,
+    Options,
+    ResetResult,
+    Seed,
+    StepResult,
+    seed_of_each,
+)
 from sb3_moe_envs.snapshot import gives_state, own_state, restore, snapshot
 from sb3_moe_envs.spaces.observations import row_of
-from sb3_moe_envs.vector.infos import Info, Rows, stack, unstack
+from sb3_moe_envs.vector.infos import Rows, stack, unstack
 
 Vector = VectorEnv[Any, Any, Any]
 
@@ -27,7 +34,7 @@ class InTurnVectorEnv(SyncVectorEnv):
 
     envs: list[Any]
 
-    def __init__(self, env_fns: Sequence[Callable[[], gym.Env[Any, Any]]]) -> None:
+    def __init__(self, env_fns: Sequence[Callable[[], Env]]) -> None:
         super().__init__(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
         # Gymnasium writes the autoreset mode into a dict that all environments of a class share.
         self.metadata = {**self.metadata}

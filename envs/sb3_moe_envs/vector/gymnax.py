@@ -6,7 +6,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, require_extra, seed_of_each
+from sb3_moe_envs.checks import (
+    Info,
+    Options,
+    ResetResult,
+    Seed,
+    State,
+    StepResult,
+    require_extra,
+    seed_of_each,
+)
 from sb3_moe_envs.vector.batched import BatchedVectorEnv, SingleEnv, filled
 from sb3_moe_envs.vector.infos import stack_final
 
@@ -82,7 +91,7 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         infos = self._final(last, ended) if ended else {}
         return observations, self._own(rewards, np.float64), terminated, truncated, infos
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next steps depend on, as numpy arrays and plain values."""
         return {
             "keys": None if self._keys is None else self._own(self._keys),
@@ -91,7 +100,7 @@ class GymnaxVectorEnv(BatchedVectorEnv):
             "np_random": self.np_random.bit_generator.state,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from a state that :meth:`state_dict` returned.
 
         :param state: of the same number and kind of environments
@@ -130,7 +139,7 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         """Copy the rows of these environments from a jax array, without those that pad it."""
         return np.array(np.asarray(rows)[: self.num_envs], dtype)
 
-    def _final(self, observations: Any, rows: list[int]) -> dict[str, Any]:
+    def _final(self, observations: Any, rows: list[int]) -> Info:
         array, dtype = np.asarray(observations), self.single_observation_space.dtype
         return stack_final({row: (array[row].astype(dtype), {}) for row in rows}, self.num_envs)
 
@@ -176,7 +185,7 @@ class MinAtarEnv(SingleEnv):
         """Name the actions."""
         return self._vector.get_action_meanings()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next steps depend on, as numpy arrays and plain values."""
         return {
             "vector": self._vector.state_dict(),
@@ -185,7 +194,7 @@ class MinAtarEnv(SingleEnv):
             "np_random": self.np_random.bit_generator.state,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from a state that :meth:`state_dict` of the same kind of environment returned."""
         self._vector.load_state_dict(state["vector"])
         self._observation, self._next_start = state["observation"], state["next_start"]

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_moe_envs.checks import StepResult
+from sb3_moe_envs.checks import Info, StepResult
 
-Info = dict[Any, Any]
 _NUMBERS = (np.ndarray, np.generic, int, float)
 # These keys describe the episode that ended; all others describe the current one.
 FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})

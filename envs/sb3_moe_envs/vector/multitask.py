@@ -11,9 +11,11 @@ from gymnasium.vector.utils import batch_space
 
 from sb3_moe_envs.checks import (
     UNKNOWN,
+    Info,
     Options,
     ResetResult,
     Seed,
+    State,
     StepResult,
     optional_whole,
     succeeded,
@@ -27,7 +29,7 @@ from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.task_set import TaskSet, as_schedule, framed
 from sb3_moe_envs.tasks import called
 from sb3_moe_envs.vector.groups import InTurnVectorEnv
-from sb3_moe_envs.vector.infos import Info, stack, stack_final
+from sb3_moe_envs.vector.infos import stack, stack_final
 from sb3_moe_envs.vector.parts import Part, Pool
 
 # The attributes of the slots that `state_dict` saves.
@@ -201,7 +203,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
                 masks[part.rows] &= called(*task, spread, part.task, own, (len(part.slots),))
         return masks
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
         parts = self._pool.state_dict()
         return self._head_of_state() | {
@@ -210,7 +212,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             "exact": all(state is not None for state in parts.values()),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from a state; if the next call is a reset, before any step, its seed is ignored.
 
         Tasks that can't be restored start new episodes.
@@ -244,7 +246,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         tasks = np.full(self.num_envs, self.schedule.task) if self._shares is None else self._shares
         return np.where(self._pinned >= 0, self._pinned, tasks)
 
-    def _play(self, options: dict[str, Any] | None = None) -> tuple[Any, dict[int, Info]]:
+    def _play(self, options: Options = None) -> tuple[Any, dict[int, Info]]:
         """Start an episode of its wanted task in every slot; return observations and infos."""
         self._tasks = self._wanted()
         self._parts = self._pool.arrange(self._tasks)
@@ -252,7 +254,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         observations, infos = self._reset(self._parts, options)
         return self._interface.encode_batch(observations, self._tasks), infos
 
-    def _reset(self, parts: Sequence[Part], options: dict[str, Any] | None = None) -> Any:
+    def _reset(self, parts: Sequence[Part], options: Options = None) -> Any:
         """Start episodes; a task's environments get consecutive seeds, across its parts."""
         keys = dict.fromkeys((part.task, part.size) for part in parts)
         seeds = {key: self._seeds.take(*key) for key in keys}
@@ -335,12 +337,12 @@ class MultiTaskSyncVectorEnv(InTurnVectorEnv):
         """Return which actions each slot's task has, (num_envs, num_actions)."""
         return np.stack([env.action_masks() for env in self.envs])
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
         states = [env.state_dict() for env in self.envs]
         return {"envs": states, "exact": all(state["exact"] for state in states)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from a state of the same number of slots.
 
         :raises ValueError: if it is of another number of slots, or of other tasks

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from sb3_moe_envs.checks import CheckedTask
+from sb3_moe_envs.checks import CheckedTask, Info, Options
 from sb3_moe_envs.tasks import Task, built, called, close_all
 from sb3_moe_envs.vector.groups import (
     Group,
@@ -16,7 +16,7 @@ from sb3_moe_envs.vector.groups import (
     start,
     states_of,
 )
-from sb3_moe_envs.vector.infos import Info, Rows
+from sb3_moe_envs.vector.infos import Rows
 from sb3_moe_envs.vector.workers import WorkerGroup, Workers
 
 # Arguments that `gymnasium.make` takes itself and doesn't pass on to the environment.
@@ -96,7 +96,7 @@ class Pool:
         return sorted(parts, key=lambda part: part.group.begins)
 
     def reset(
-        self, parts: Sequence[Part], seeds: Sequence[int | None], options: dict[str, Any] | None
+        self, parts: Sequence[Part], seeds: Sequence[int | None], options: Options
     ) -> tuple[PartObservations, dict[int, Info]]:
         """Start an episode in every slot of parts; return observations by part, infos by slot."""
         observations, infos = [], dict[int, Info]()
