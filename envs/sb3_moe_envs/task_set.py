@@ -21,7 +21,7 @@ from sb3_moe_envs.tasks import built
 _NO_IMAGES = (None, "human", "ansi")
 
 
-def drawn_size(env: Any) -> tuple[int, int]:
+def drawn_size(env: Any) -> Any:
     """Return the largest height and width of the images of an environment or vector environment.
 
     This resets it, which draws random numbers: reset it with its seed afterwards.
@@ -29,8 +29,7 @@ def drawn_size(env: Any) -> tuple[int, int]:
     if env.render_mode in _NO_IMAGES:
         return 0, 0
     env.reset()
-    sizes = [image.shape[:2] for image in _images(env.render())]
-    return max([0, *(height for height, _ in sizes)]), max([0, *(width for _, width in sizes)])
+    return np.max([(0, 0), *(image.shape[:2] for image in _images(env.render()))], axis=0)
 
 
 def _images(rendered: Any) -> Iterable[np.ndarray]:
@@ -41,7 +40,7 @@ def _images(rendered: Any) -> Iterable[np.ndarray]:
         yield rendered
 
 
-def framed(rendered: Any, size: tuple[int, int]) -> Any:
+def framed(rendered: Any, size: Any) -> Any:
     """Center what a task rendered, an image or a list of them, on black of at least this size.
 
     Images are neither scaled nor cut. Anything but images is returned as it is.
@@ -50,9 +49,9 @@ def framed(rendered: Any, size: tuple[int, int]) -> Any:
         return [framed(image, size) for image in rendered]
     if not isinstance(rendered, np.ndarray) or rendered.ndim < 2:
         return rendered
-    missing = [max(n - m, 0) for n, m in zip(size, rendered.shape[:2], strict=True)]
-    sides = [(pixels // 2, pixels - pixels // 2) for pixels in missing]
-    return np.pad(rendered, sides + [(0, 0)] * (rendered.ndim - 2)) if any(missing) else rendered
+    missing = np.zeros(rendered.ndim, np.int64)
+    missing[:2] = np.maximum(size - np.array(rendered.shape[:2]), 0)
+    return np.pad(rendered, np.stack([missing // 2, missing - missing // 2], axis=1))
 
 
 class TaskSeeds:
@@ -139,13 +138,13 @@ class TaskSet:
     def _unify(self, observations: Sequence[Space[Any]], actions: Sequence[Space[Any]]) -> None:
         """Set up the translation between the tasks' and the common spaces, and the images' size."""
         self._interface = Interface(observations, actions, self.task_names, **self._options)
-        self._size = 0, 0
+        self._size: Any = 0
         if self.render_mode is not None:
             sizes = [
                 built(task, index, functools.partial(self._ask, index, drawn_size))
                 for index, task in enumerate(self.tasks)
             ]
-            self._size = max(height for height, _ in sizes), max(width for _, width in sizes)
+            self._size = np.max(sizes, axis=0)
 
     def _ask(self, task: int, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function with a task's environment or vector environment as first argument."""

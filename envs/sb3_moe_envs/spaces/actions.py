@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from sb3_moe_envs.spaces.observations import common_space
+from sb3_moe_envs.spaces.observations import common_space, corner
 
 # Turns an action of the common space, or a batch of them, into a task's own.
 ActionFit = Callable[[Any], Any]
@@ -38,7 +38,7 @@ class DiscreteFit:
 
         :raises ValueError: with `"error"`, if the task lacks a choice
         """
-        choice = np.asarray(action)[_corner(self.sizes)]
+        choice = np.asarray(action)[corner(self.sizes)]
         valid = (choice >= 0) & (choice < self.sizes)
         if self.invalid == "error" and not valid.all():
             raise ValueError(
@@ -64,7 +64,7 @@ class BoxFit:
 
     def __call__(self, action: Any) -> Any:
         """Return the task's action."""
-        action = np.asarray(action)[_corner(self.space)]
+        action = np.asarray(action)[corner(self.space)]
         if self.maps:
             low, high = self.space.low, self.space.high
             # Clipped, as rounding may exceed a bound in the last digit.
@@ -111,14 +111,9 @@ def _fit(common: Space[Any], space: Any, invalid: str) -> ActionFit:
     return DiscreteFit(sizes, np.asarray(space.start), invalid, space.dtype)
 
 
-def _corner(array: Any) -> Any:
-    """Return the index of an array's place in a larger array, or in each row of a batch of them."""
-    return (Ellipsis, *(slice(size) for size in array.shape))
-
-
 def _agree(common: spaces.Box, box: spaces.Box) -> bool:
     """Return whether a task's bounds are the common ones, in the dimensions that it has."""
-    low, high = common.low[_corner(box)], common.high[_corner(box)]
+    low, high = common.low[corner(box)], common.high[corner(box)]
     return np.array_equal(low, box.low) and np.array_equal(high, box.high)
 
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from gymnasium import Space, spaces
+from gymnasium.vector.utils import create_empty_array
 
 from sb3_moe_envs.methods import GOALS
 from sb3_moe_envs.spaces.actions import TaskMasks, pad_actions
-from sb3_moe_envs.spaces.observations import channel_axis, empty, is_image, pad_observations, row_of
+from sb3_moe_envs.spaces.observations import channel_axis, is_image, pad_observations, row_of
 
 
 class _Named:
@@ -82,7 +83,7 @@ class AsDict(Hidden):
 
     def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
         self._flat = isinstance(space, spaces.Dict)
-        inner = dict(space.spaces) if isinstance(space, spaces.Dict) else {"obs": space}
+        inner = space.spaces if isinstance(space, spaces.Dict) else {"obs": space}
         if "task_id" in inner:
             raise ValueError(
                 "`task_id`='dict' needs tasks without a key of that name, got an observation space "
@@ -205,7 +206,7 @@ class Interface:
         """Turn a task's observation into the common one."""
         fit = self._observations[task]
         if not fit.same:
-            out = empty(self._common, 1)
+            out: Any = create_empty_array(self._common, 1)
             fit.write(out, 0, obs)
             obs = row_of(out, 0)
         return self._encoder.add_id(obs, np.int64(task))
@@ -218,7 +219,7 @@ class Interface:
         """
         task, _, out = parts[0]
         if len(parts) > 1 or not self._observations[task].same:
-            out = empty(self._common, len(tasks_B))
+            out = create_empty_array(self._common, len(tasks_B))
             for task, rows, obs in parts:
                 self._observations[task].write(out, rows, obs)
         return self._encoder.add_id(out, tasks_B.copy())

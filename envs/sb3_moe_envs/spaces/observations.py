@@ -20,12 +20,12 @@ _CURES = {
 class ArrayFit:
     """Write a task's array into the corner of a larger one, with discrete values counted from 0.
 
-    :param region: where a task's array goes
+    :param region: where a task's array goes, see :func:`corner`
     :param start: what a discrete space of the task counts from; None: 0
     :param same: whether the task's space is the common one
     """
 
-    region: tuple[slice, ...]
+    region: Any
     start: Any = None
     same: bool = False
 
@@ -35,7 +35,7 @@ class ArrayFit:
 
     def read(self, array: Any) -> Any:
         """Return the task's own array, or a batch of them, from one of the common space."""
-        part = array[(..., *self.region)]
+        part = array[self.region]
         return part if self.start is None else part + self.start
 
 
@@ -89,13 +89,6 @@ def _pad_dicts(
     return spaces.Dict(common), [DictFit(own) for own in parts]
 
 
-def empty(space: Space[Any], num_rows: int) -> Any:
-    """Return a batch of zeros in a common space."""
-    if isinstance(space, spaces.Dict):
-        return {key: empty(part, num_rows) for key, part in space.spaces.items()}
-    return np.zeros((num_rows, *(space.shape or ())), space.dtype)
-
-
 def row_of(batch: Any, row: int) -> Any:
     """Return one row of a batch of observations (an array, a dict of batches, or a list)."""
     if isinstance(batch, dict):
@@ -105,9 +98,16 @@ def row_of(batch: Any, row: int) -> Any:
 
 def array_fit(common: Space[Any], space: Space[Any]) -> ArrayFit:
     """Return how arrays of a space go into the common space."""
-    region = tuple(slice(size) for size in space.shape or ())
     same, start = space == common, getattr(space, "start", 0)
-    return ArrayFit(region, None if same or not np.any(start) else start, same)
+    return ArrayFit(corner(space), None if same or not np.any(start) else start, same)
+
+
+def corner(array: Any) -> Any:
+    """Return the index of an array's place in a larger array, or in each row of a batch of them.
+
+    :param array: or a space
+    """
+    return (Ellipsis, *(slice(size) for size in array.shape))
 
 
 def common_space(
@@ -155,7 +155,7 @@ def _described(task_spaces: Sequence[Space[Any]], names: Sequence[str]) -> str:
 
 
 def _largest_shape(task_spaces: Sequence[Any]) -> tuple[int, ...]:
-    return tuple(int(n) for n in np.max([space.shape for space in task_spaces], axis=0))
+    return tuple(np.max([space.shape for space in task_spaces], axis=0).tolist())
 
 
 def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
@@ -167,7 +167,7 @@ def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
     # Entries that a task lacks stay zero, so the bounds must include 0.
     low, high = np.zeros((2, len(task_spaces) + optional, *shape), dtype)
     for index, space in enumerate(task_spaces):
-        region = (index, *(slice(size) for size in space.shape))
+        region = (index, *corner(space))
         low[region], high[region] = space.low, space.high
     return spaces.Box(low.min(axis=0), high.max(axis=0), shape, dtype.type)
 
@@ -192,8 +192,7 @@ def _pad_multi_discrete(task_spaces: Sequence[Any], _: bool) -> spaces.MultiDisc
     shape = _largest_shape(task_spaces)
     sizes = np.ones((len(task_spaces), *shape), np.int64)
     for index, space in enumerate(task_spaces):
-        region: Any = (index, *(slice(size) for size in space.shape))
-        sizes[region] = space.nvec
+        sizes[(index, *corner(space))] = space.nvec
     return spaces.MultiDiscrete(sizes.max(axis=0))
 
 
