@@ -30,8 +30,6 @@ __all__ = ["Conflicting", "conflicting_breakouts", "conflicting_cartpoles", "shu
 
 # MinAtar's actions, with left and right exchanged.
 _MIRRORED = (0, 3, 2, 1, 4, 5)
-# A permutation, signs, and whether actions are exchanged.
-_Drawn = tuple[tuple[int, ...], tuple[int, ...], bool]
 
 
 def conflicting_cartpoles(num_tasks: int, seed: int = 0) -> list[Task]:
@@ -68,31 +66,29 @@ def _tasks(
     if whole("num_tasks", num_tasks) > most:
         raise ValueError(f"`num_tasks` must be at most {most}, got {num_tasks}")
     random = Random(whole("seed", seed, 0))
-    plain: _Drawn = ((0, 1, 2, 3), (1, 1, 1, 1), False)
-    found = {plain: plain}
+    permutation, signs = tuple(range(4)), tuple([1] * 4)
+    found = dict[Any, dict[str, Any]]()
     while len(found) < num_tasks:
-        drawn = _draw(random, signed, flip=len(found) % 2 == 1)
-        found.setdefault(_unmirrored(*drawn) if signed else drawn, drawn)
-    env_id = f"sb3_moe_envs:SB3MoE/Conflicting{name}-v0"
-    tasks = []
-    for k, (permutation, signs, flip) in enumerate(found.values()):
         own: dict[str, Any] = {"permutation": permutation}
-        own |= {"signs": signs} if signed else {}
-        tasks.append(Task(f"{name}{k}", env_id, own | ({"actions": exchanged} if flip else {})))
-    return tasks
+        if signed:
+            own["signs"] = signs
+        # For CartPole, to exchange the actions is the same as to negate all entries. Without signs,
+        # negative ones only tell exchanged actions from others.
+        alike = signs
+        if len(found) % 2 == 1:
+            own["actions"] = exchanged
+            alike = tuple(-sign for sign in signs)
+        found.setdefault((permutation, alike), own)
+        permutation = tuple(_shuffled(random, 4))
+        signs = tuple(-1 if signed and random.random() < 0.5 else 1 for _ in range(4))
+    env_id = f"sb3_moe_envs:SB3MoE/Conflicting{name}-v0"
+    return [Task(f"{name}{k}", env_id, own) for k, own in enumerate(found.values())]
 
 
-def _draw(random: Random, signed: bool, flip: bool) -> _Drawn:
+def _shuffled(random: Random, length: int) -> list[int]:
     # For a seed, Python promises only the numbers of `random()` to be the same in all versions.
-    keys = [random.random() for _ in range(4)]
-    permutation = tuple(sorted(range(4), key=keys.__getitem__))
-    signs = tuple(-1 if signed and random.random() < 0.5 else 1 for _ in range(4))
-    return permutation, signs, flip
-
-
-def _unmirrored(permutation: tuple[int, ...], signs: tuple[int, ...], flip: bool) -> _Drawn:
-    """Return the CartPole without exchanged actions that has the same best policy."""
-    return permutation, tuple(-sign for sign in signs) if flip else signs, False
+    keys = [random.random() for _ in range(length)]
+    return sorted(range(length), key=keys.__getitem__)
 
 
 def shuffled_breakouts(num_tasks: int, first: int = 0) -> list[Task]:
@@ -136,7 +132,9 @@ class Coordinates:
         length = observation_space.shape[-1]
         entries = _permutation("permutation", permutation, length)
         places = np.arange(observation_space.low.size).reshape(-1, length)
-        self._places = places[_pixels(shuffle, len(places))][:, entries].ravel()
+        if number := whole("shuffle", shuffle, 0):
+            places = places[_shuffled(Random(number), len(places))]
+        self._places = places[:, entries].ravel()
         self._num_axes = len(observation_space.shape)
         self._signs = None
         if signs is not None:
@@ -174,13 +172,6 @@ def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndar
     if sorted(order) != list(range(length)):
         raise ValueError(f"`{name}` must hold each of 0 to {length - 1} once, got {given!r}")
     return np.array(order, dtype=np.int64)
-
-
-def _pixels(number: int, length: int) -> list[int]:
-    # For a seed, Python promises only the numbers of `random()` to be the same in all versions.
-    random = Random(whole("shuffle", number, 0))
-    keys = [random.random() for _ in range(length)]
-    return sorted(range(length), key=keys.__getitem__) if number else list(range(length))
 
 
 class _Translating:
