@@ -1,6 +1,7 @@
 """VecNormalize with statistics per task."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -41,18 +42,20 @@ class PerTaskMeanStd:
         :param task_ids: (n,)
         """
         for task in np.unique(task_ids):
-            one = RunningMeanStd()
-            one.mean, one.var, one.count = self.mean[task], self.var[task], self.count[task]
+            one = self.of(task)
             one.update(batch[task_ids == task])
             self.mean[task], self.var[task], self.count[task] = one.mean, one.var, one.count
 
-    def of(self, task_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean and variance of each id's task.
+    def of(self, task_ids: Any) -> RunningMeanStd:
+        """Return the statistics of each id's task.
 
         :param task_ids: of any shape
-        :return: both of shape (*task_ids.shape, *shape)
+        :return: with a mean and a variance of shape (*task_ids.shape, *shape)
         """
-        return self.mean[task_ids], self.var[task_ids]
+        found = RunningMeanStd()
+        found.mean, found.var = self.mean[task_ids], self.var[task_ids]
+        found.count = self.count[task_ids]
+        return found
 
 
 class PerTaskVecNormalize(VecNormalize):
@@ -159,11 +162,11 @@ class PerTaskVecNormalize(VecNormalize):
         :param task_ids: the task of each; None: read it from the observations
         :raises ValueError: if ``task_ids`` is None and the observations don't show the task
         """
-        return self._each_key(self._normalized, obs, task_ids)
+        return self._each_key(self._in_float32, obs, task_ids)
 
     def unnormalize_obs(self, obs: Any, task_ids: Any = None) -> Any:
         """Undo :meth:`normalize_obs`."""
-        return self._each_key(self._unnormalized, obs, task_ids)
+        return self._each_key(self._unnormalize_obs, obs, task_ids)
 
     def normalize_reward(self, reward: np.ndarray, task_ids: Any = None) -> np.ndarray:
         """Normalize rewards.
@@ -184,7 +187,7 @@ class PerTaskVecNormalize(VecNormalize):
     def _reward_scale(self, reward: np.ndarray, task_ids: Any) -> np.ndarray:
         if task_ids is None:
             raise ValueError(NEED_BUFFER)
-        variance = self.ret_rms.of(np.asarray(task_ids))[1]
+        variance = self.ret_rms.var[np.asarray(task_ids)]
         return np.sqrt(variance + self.epsilon).reshape(reward.shape)
 
     def _count_obs(self, obs: Any) -> None:
@@ -214,21 +217,16 @@ class PerTaskVecNormalize(VecNormalize):
         task_ids = np.asarray(task_ids)
         # A replay buffer keeps a Discrete id as (n, 1).
         task_ids = task_ids[:, 0] if task_ids.ndim == 2 else task_ids
-        changed = [function(part, *rms.of(task_ids)) for part, rms in self._parts(obs)]
+        changed = [function(part, rms.of(task_ids)) for part, rms in self._parts(obs)]
         if isinstance(obs, dict):
-            named = dict(zip(self.obs_rms, changed, strict=True))
-            return {key: named.get(key, np.copy(value)) for key, value in obs.items()}
+            return deepcopy(obs) | dict(zip(self.obs_rms, changed, strict=True))
         if self._tail is None:
             return changed[0]
         shown = self._tail.split(obs)[1].astype(changed[0].dtype)
         return np.concatenate([*changed, shown], axis=self._tail.axis)
 
-    def _normalized(self, obs: Any, mean: np.ndarray, variance: np.ndarray) -> Any:
-        scaled = (obs - mean) / np.sqrt(variance + self.epsilon)
-        return np.clip(scaled, -self.clip_obs, self.clip_obs).astype(np.float32)
-
-    def _unnormalized(self, obs: Any, mean: np.ndarray, variance: np.ndarray) -> Any:
-        return obs * np.sqrt(variance + self.epsilon) + mean
+    def _in_float32(self, obs: Any, statistics: RunningMeanStd) -> Any:
+        return self._normalize_obs(obs, statistics).astype(np.float32)
 
 
 def _normalized_parts(space: spaces.Space[Any], keys: list[str] | None) -> dict[str, Any]:
