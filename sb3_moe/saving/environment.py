@@ -78,9 +78,8 @@ def _fill(env: VecEnv, held: dict[str, Any]) -> None:
 
 
 def _built(recipe: dict[str, Any], state: dict[str, Any]) -> GymnasiumVecEnv:
-    monitored: Any = make_multitask_vec_env(**{**recipe, "monitor_dir": None})
+    monitored: Any = make_multitask_vec_env(**recipe)
     env = monitored.venv
-    env.recipe = recipe
     env.load_state_dict(state)
     return env
 

@@ -24,9 +24,6 @@ from sb3_moe.vec_env.observations import VecHistory
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.tasks import task_names
 
-# An environment for evaluation has its own number of environments and its own schedule, and must
-# not overwrite training's monitor file.
-NOT_COPIED = ("n_envs", "schedule", "monitor_dir")
 # Wrappers that `wrap_like` can copy to another environment. It leaves out the first two, which
 # change no observations or rewards.
 WRAPPERS = (VecMonitor, VecCheckNan, VecFrameStack, VecHistory, VecNormalize, VecTransposeImage)
@@ -71,27 +68,20 @@ def make_multitask_vec_env(
     from sb3_moe_envs import make_multitask_vector
 
     whole_or_none("n_envs", n_envs)
-    recipe = {
-        "tasks": tasks,
-        "n_envs": n_envs,
-        "schedule": schedule,
-        "task_id": task_id,
-        "monitor_dir": monitor_dir,
-        "monitor_kwargs": monitor_kwargs,
-        **kwargs,
-    }
-    if monitor_dir is not None:
-        os.makedirs(monitor_dir, exist_ok=True)
-    env = GymnasiumVecEnv(
-        make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
-    )
-    env.recipe = recipe
+    kwargs |= {"schedule": schedule, "task_id": task_id}
+    env = GymnasiumVecEnv(make_multitask_vector(tasks, n_envs, **kwargs))
+    # Without `monitor_dir`: an environment built from the recipe must not overwrite that file.
+    own = {"tasks": tasks, "n_envs": n_envs, "monitor_kwargs": monitor_kwargs}
+    env.recipe = own | kwargs
     for seeded in (env, env.action_space):
         seeded.seed(None if seed is None else int(seed))
     options = dict(monitor_kwargs or {})
     # Every info has these two keys, so each episode that SB3 keeps or writes names its task.
     keywords = dict.fromkeys(("task_id", "task_name", *options.pop("info_keywords", ())))
-    file = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
+    file = None
+    if monitor_dir is not None:
+        os.makedirs(monitor_dir, exist_ok=True)
+        file = os.fspath(monitor_dir)  # SB3 takes no Path
     monitored = VecMonitor(env, file, info_keywords=tuple(keywords), **options)
     return monitored if history is None else VecHistory(monitored, history)
 
@@ -117,12 +107,14 @@ def make_pinned_env(
 
     whole_or_none("copies", copies)
     recipe = _recipe_of(training_env)
-    arguments = {name: value for name, value in recipe.items() if name not in NOT_COPIED}
-    arguments["render_mode"] = render_mode or render_mode_for_copy(arguments.get("render_mode"))
     num_tasks = len(task_names(training_env))
-    n_envs = copies * num_tasks if copies else _as_in_training(training_env, num_tasks)
-    env = make_multitask_vec_env(**arguments, n_envs=n_envs, schedule=Interleave(), seed=seed)
-    return wrap_like(env, training_env)
+    own = {
+        "n_envs": copies * num_tasks if copies else _as_in_training(training_env, num_tasks),
+        "schedule": Interleave(),
+        "seed": seed,
+        "render_mode": render_mode or render_mode_for_copy(recipe.get("render_mode")),
+    }
+    return wrap_like(make_multitask_vec_env(**(recipe | own)), training_env)
 
 
 def render_mode_for_copy(render_mode: str | None) -> str | None:
