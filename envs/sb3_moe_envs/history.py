@@ -10,7 +10,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import Space, spaces
+from gymnasium import spaces
+from gymnasium.spaces.utils import flatdim
 from gymnasium.utils import RecordConstructorArgs
 
 from sb3_moe_envs.checks import Env, EnvStep, ResetResult, whole
@@ -39,14 +40,13 @@ class History:
 
     def __init__(
         self,
-        observation_space: Space[Any],
-        action_space: Space[Any],
+        observation_space: Any,
+        action_space: Any,
         length: int,
         num_envs: int | None = None,
     ) -> None:
-        parts: dict[str, Space[Any]] = {"obs": observation_space}
-        if isinstance(observation_space, spaces.Dict):
-            parts = dict(observation_space.spaces)
+        is_dict = isinstance(observation_space, spaces.Dict)
+        parts = observation_space.spaces if is_dict else {"obs": observation_space}
         box = parts.get("obs")
         if not isinstance(box, spaces.Box) or len(box.shape) != 1 or parts.keys() - _KEYS:
             raise ValueError(
@@ -57,8 +57,7 @@ class History:
         self._lead = () if num_envs is None else (num_envs,)
         self._dim = box.shape[0]
         self._starts, self._one_hots = _choices_of(action_space)
-        action_dim = len(self._one_hots) or int(np.prod(action_space.shape or ()))
-        shape = whole("length", length), self._dim + action_dim + 2
+        shape = whole("length", length), self._dim + flatdim(action_space) + 2
         #: (n, K, D + A + 2), oldest row first
         self.rows = np.zeros((*self._lead, *shape), np.float32)
         history = spaces.Box(-np.inf, np.inf, shape, np.float32)
@@ -110,18 +109,18 @@ class History:
 
     def _numbers_of(self, action: Any) -> np.ndarray:
         numbers = np.reshape(action, (*self._lead, -1))
-        if not len(self._one_hots):
+        if self._one_hots is None:
             return numbers
         return self._one_hots[numbers + self._starts].sum(axis=-2)
 
 
-def _choices_of(space: Space[Any]) -> tuple[Any, np.ndarray]:
+def _choices_of(space: Any) -> tuple[Any, Any]:
     """Return the offset from a choice to its row in a table of one-hots, and the table.
 
-    The table is empty for a Box.
+    There is no table for a Box.
     """
     if isinstance(space, spaces.Box):
-        return 0, np.zeros((0, 0))
+        return 0, None
     if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         raise ValueError(
             f"a history needs actions that are Box, Discrete or MultiDiscrete, got {space}"

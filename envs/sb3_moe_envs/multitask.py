@@ -86,7 +86,7 @@ class MultiTaskEnv(TaskSet, Env):
         self._envs: list[Env] = []
         self._build()
         fps = self._envs[0].metadata.get("render_fps", 30)
-        self.metadata = {**type(self).metadata, "render_fps": fps}
+        self.metadata = self.metadata | {"render_fps": fps}
         self._task = self.schedule.task
         self._pinned: int | None = None
         self._by_hand = False

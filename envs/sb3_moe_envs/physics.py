@@ -141,7 +141,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         # Only its constants and spaces are used.
         self._pole = CartPoleEnv()
         self._set_spaces(self._pole.observation_space, self._pole.action_space)
-        self._random: list[np.random.Generator] = []
+        self._random = [seeding.np_random()[0] for _ in range(self.num_envs)]
         self._states = np.zeros((4, self.num_envs))
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
         self._actions = np.zeros(self.num_envs, dtype=np.int64)
@@ -152,8 +152,8 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
         for i, own in enumerate(seed_of_each(seed, self.num_envs)):
-            if own is not None or i >= len(self._random):
-                self._random[i : i + 1] = [seeding.np_random(own)[0]]
+            if own is not None:
+                self._random[i] = seeding.np_random(own)[0]
             self._start(i)
         return self._observe(), {}
 
@@ -201,7 +201,6 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         :param state: a state of the same number of environments
         """
         self._states, self._steps = state["states"].copy(), state["steps"].copy()
-        self._random = [seeding.np_random(None)[0] for _ in state["random"]]
         for random, saved in zip(self._random, state["random"], strict=True):
             random.bit_generator.state = saved
         self._observe()

@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from sb3_moe.vec_env.observations import map_observation
+from sb3_moe.vec_env.observations import map_observation, select
 
 # Methods whose result is the same for all environments, even if it happens to have as many entries
 # as there are environments: it isn't split by row. SB3's HER asks the first environment for the
@@ -77,7 +77,7 @@ class GymnasiumVecEnv(VecEnv):
         dones = terminated | truncated
         infos = self._infos(vector_infos, dones)
         for i in np.flatnonzero(dones).tolist():
-            infos[i]["terminal_observation"] = self._kept(_row(vector_infos["final_obs"], i))
+            infos[i]["terminal_observation"] = self._kept(select(vector_infos["final_obs"], i))
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         self._note_tasks(vector_infos)
         return self._kept(obs), np.asarray(rewards, np.float32), dones, infos
@@ -225,10 +225,3 @@ class GymnasiumVecEnv(VecEnv):
             raise ValueError(
                 f"`indices` of {what} must be None with {self.env}, got {list(chosen)}"
             )
-
-
-def _row(batch: Any, index: int) -> Any:
-    """Return one environment's part of a batch: a row, or a dict of rows."""
-    if isinstance(batch, Mapping):
-        return {key: _row(value, index) for key, value in batch.items()}
-    return batch[index]

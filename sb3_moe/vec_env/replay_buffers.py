@@ -1,6 +1,7 @@
 """Replay buffers: on the training device, balanced over tasks, and with returns of one scale."""
 
 import warnings
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -213,8 +214,8 @@ class _PlacesByTask:
     """
 
     def __init__(self) -> None:
-        self._lists: dict[int, list[int]] = {}
-        self._overwritten: dict[int, int] = {}  # number at the front of each list
+        self._lists = defaultdict[int, list[int]](list)
+        self._overwritten = Counter[int]()  # number at the front of each list
 
     def move(self, place: int, old_task: int, new_task: int) -> None:
         """Take a place from one task (-1: from none) and give it to another."""
@@ -223,8 +224,7 @@ class _PlacesByTask:
             if 2 * self._overwritten[old_task] > len(self._lists[old_task]):
                 del self._lists[old_task][: self._overwritten[old_task]]
                 self._overwritten[old_task] = 0
-        self._lists.setdefault(new_task, []).append(place)
-        self._overwritten.setdefault(new_task, 0)
+        self._lists[new_task].append(place)
 
     def draw(self, size: int) -> np.ndarray:
         """Draw ``size`` places: for each, first a task and then one of its places, uniformly."""

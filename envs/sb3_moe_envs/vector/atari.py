@@ -85,7 +85,8 @@ class AtariVectorEnv(BatchedVectorEnv):
             num_threads=whole("num_threads", num_threads, minimum=0),
         )
         self._set_spaces(self._ale.single_observation_space, self._ale.single_action_space)
-        self._scores = np.zeros(self.num_envs)
+        #: scores of the running games so far, (num_envs,)
+        self.scores = np.zeros(self.num_envs)
         self._lives = np.zeros(self.num_envs, dtype=np.int32)
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
@@ -96,7 +97,7 @@ class AtariVectorEnv(BatchedVectorEnv):
         # With the seed -1, a game of ale-py goes on with its current random numbers.
         seeds = [-1 if s is None else s % 2**31 for s in seed_of_each(seed, self.num_envs)]
         self._observations, info = self._ale.reset(seed=np.array(seeds))
-        self._scores[:] = 0
+        self.scores[:] = 0
         self._lives = info["lives"].copy()
         return self._observations, {}
 
@@ -110,12 +111,12 @@ class AtariVectorEnv(BatchedVectorEnv):
         """Wait for the step that :meth:`step_async` began."""
         observations, rewards, terminated, truncated, info = self._ale.recv()
         game_over = terminated | truncated
-        self._scores += rewards
+        self.scores += rewards
         if self.episodic_life:
             terminated = terminated | ((info["lives"] < self._lives) & ~game_over)
         ended = np.flatnonzero(terminated | truncated).tolist()
         infos = self._final(ended, observations, info, game_over) if ended else {}
-        self._scores[game_over] = 0
+        self.scores[game_over] = 0
         self._lives = info["lives"].copy()
         self._observations = observations
         rewards = np.sign(rewards) if self.clip_reward else rewards
@@ -128,11 +129,6 @@ class AtariVectorEnv(BatchedVectorEnv):
         game = _ale_py().ALEInterface()
         game.loadROM(_ale_py().roms.get_rom_path(self.game))
         return [action.name for action in game.getMinimalActionSet()]
-
-    @property
-    def scores(self) -> np.ndarray:
-        """Return the scores of the running games so far, (num_envs,)."""
-        return self._scores.copy()
 
     @staticmethod
     def draw(observation: np.ndarray) -> np.ndarray:
@@ -150,7 +146,7 @@ class AtariVectorEnv(BatchedVectorEnv):
         for i in ended:
             # A lost life doesn't interrupt the game: the next episode starts where this one ends.
             last = info["final_obs"][i] if over[i] else observations[i].copy()
-            score = {"score": self._scores[i], "game_over": bool(over[i]), "of_atari": True}
+            score = {"score": self.scores[i], "game_over": bool(over[i]), "of_atari": True}
             finals[i] = last, score
         return stack_final(finals, self.num_envs)
 

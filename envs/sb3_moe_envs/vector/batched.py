@@ -120,8 +120,7 @@ def filled(rows: np.ndarray, size: int) -> np.ndarray:
 
     The added environments then do the same as the last one.
     """
-    missing = size - len(rows)
-    return rows if missing == 0 else np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+    return rows.take(np.arange(size), axis=0, mode="clip")
 
 
 class SingleEnv(gym.Env[np.ndarray, np.int64]):
@@ -138,8 +137,7 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
     def __init__(self, vector: VectorEnv[np.ndarray, np.ndarray, np.ndarray]) -> None:
         self._vector: Any = vector
         self.render_mode = vector.render_mode
-        fps = vector.metadata.get("render_fps", 10)
-        self.metadata = {**type(self).metadata, "render_fps": fps}
+        self.metadata = self.metadata | {"render_fps": vector.metadata["render_fps"]}
         self.observation_space = vector.single_observation_space
         self.action_space = vector.single_action_space
         self._observation: np.ndarray | None = None

@@ -129,17 +129,15 @@ def start(env: Vector, seed: int | None, options: Options) -> tuple[Any, dict[in
     return obs, unstack(infos, env.num_envs)
 
 
-def states_of(env: Any) -> list[Any] | None:
-    """Return a state for each environment, or None if one of them can't give its state.
+def states_of(env: Any) -> list[Any]:
+    """Return a state for each environment, None for one that can't give its state.
 
     If the vector environment itself gives a state, that is the state of each.
     """
     base: Any = env.unwrapped
     if gives_state(base):
-        states = [own_state(base)] * base.num_envs
-    else:
-        states = [*map(snapshot, base.envs)] if isinstance(base, SyncVectorEnv) else [None]
-    return None if any(state is None for state in states) else states
+        return [own_state(base)] * base.num_envs
+    return [*map(snapshot, base.envs)] if isinstance(base, SyncVectorEnv) else [None]
 
 
 def restore_states(env: Any, states: Sequence[Any]) -> None:

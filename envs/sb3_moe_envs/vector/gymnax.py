@@ -115,7 +115,7 @@ class GymnaxVectorEnv(BatchedVectorEnv):
 
     def _next_keys(self, seeds: list[int | None], seed: Any) -> Any:
         if isinstance(seed, int | np.integer):
-            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(int(seed))
+            super().reset(seed=int(seed))  # seeds `np_random`
         elif seed is None and self._keys is not None:
             return self._keys
         numbers = [int(self.np_random.integers(2**31)) if s is None else s for s in seeds]

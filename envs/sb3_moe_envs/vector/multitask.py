@@ -331,15 +331,15 @@ class MultiTaskSyncVectorEnv(InTurnVectorEnv):
 
     def get_task(self) -> np.ndarray:
         """Return the index of the task that each slot is playing, (num_envs,)."""
-        return np.array([env.get_task() for env in self.envs])
+        return np.array(self.call("get_task"))
 
     def action_masks(self) -> np.ndarray:
         """Return which actions each slot's task has, (num_envs, num_actions)."""
-        return np.stack([env.action_masks() for env in self.envs])
+        return np.stack(self.call("action_masks"))
 
     def state_dict(self) -> State:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
-        states = [env.state_dict() for env in self.envs]
+        states = self.call("state_dict")
         return {"envs": states, "exact": all(state["exact"] for state in states)}
 
     def load_state_dict(self, state: State) -> None:

@@ -136,11 +136,11 @@ class Pool:
 
         It is None if one of the environments can't give its state.
         """
-        found = {key: [each.ask(states_of) for each in own] for key, own in self._groups.items()}
-        return {
-            key: None if None in states else [one for own in states for one in own]
-            for key, states in found.items()
-        }
+        found = {}
+        for key, groups in self._groups.items():
+            states = [state for group in groups for state in group.ask(states_of)]
+            found[key] = None if any(state is None for state in states) else states
+        return found
 
     def load_state_dict(self, state: dict[tuple[int, int], Any]) -> None:
         """Go on from a state; environments whose entry is None are left as they are."""
