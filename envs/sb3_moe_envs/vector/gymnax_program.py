@@ -38,17 +38,25 @@ class Program:
         params: tuple[tuple[str, Any], ...],
         no_op_max: int,
     ) -> None:
-        self._env, self._params = _make(name, use_minimal_action_set, dict(params))
+        self._is_minatar = name.endswith("-MinAtar")
+        # MinAtar's own default is True. Other environments don't take the argument: given it, they
+        # raise an error.
+        given = self._is_minatar or use_minimal_action_set
+        options = {"use_minimal_action_set": use_minimal_action_set} if given else {}
+        self._env, defaults = gymnax.make(name, **options)
+        self._params = defaults.replace(**dict(params))
         self._no_op_max = whole("no_op_max", no_op_max, minimum=0)
         self._sizes: set[int] = set()
-        self._is_minatar = name.endswith("-MinAtar")
         if no_op_max and not self._is_minatar:
             raise ValueError(
                 f"`no_op_max` must be 0 except for MinAtar, got {no_op_max} for {name}"
             )
-        self.observation_space, self.action_space = self._spaces(name)
-        self.dtype = self.observation_space.dtype
-        if isinstance(self.observation_space, gym.spaces.Discrete):
+        self.action_space = gymnax_space_to_gym_space(self._env.action_space(self._params))
+        seen = gymnax_space_to_gym_space(self._env.observation_space(self._params))
+        if self._is_minatar:
+            seen = gym.spaces.Box(0, 1, seen.shape, np.uint8)
+        self.observation_space, self.dtype = seen, seen.dtype
+        if isinstance(seen, gym.spaces.Discrete):
             self.dtype = np.dtype(np.int32)  # jax has no int64 by default
         self._compiled_start = jax.jit(self._start)
         # With `donate_argnums`, a step may overwrite the keys and states that it is given.
@@ -92,13 +100,6 @@ class Program:
         structure = jax.tree.structure(blank)
         return jax.tree.unflatten(structure, [filled(leaf, size) for leaf in leaves])
 
-    def _spaces(self, name: str) -> tuple[gym.Space[Any], gym.Space[Any]]:
-        observation_space = gymnax_space_to_gym_space(self._env.observation_space(self._params))
-        if name.endswith("-MinAtar"):
-            shape = observation_space.shape
-            observation_space = gym.spaces.Box(0, 1, shape, np.uint8)
-        return observation_space, gymnax_space_to_gym_space(self._env.action_space(self._params))
-
     @functools.cached_property
     def _starts(self) -> Any:
         """States and observations after 0, 1, ... no-ops, in turn; None without no-ops."""
@@ -115,7 +116,7 @@ class Program:
             keys, states, observations = self._step(None, keys, states, actions)[:3]
             # No-ops don't count for an episode's time limit.
             stepped = keys, states.replace(time=jnp.zeros_like(states.time)), observations
-            return jax.tree.map(functools.partial(_select, count < num_no_ops), stepped, playing)
+            return _select(count < num_no_ops, stepped, playing)
 
         started = self._start(None, keys)
         _, states, observations = jax.lax.fori_loop(0, self._no_op_max, no_op, started)
@@ -133,12 +134,6 @@ class Program:
         states = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), states)
         return keys, states, observations.astype(self.dtype)
 
-    def _reset(
-        self, starts: Any, keys: Any, states: Any, observations: Any, mask: Any
-    ) -> tuple[Any, ...]:
-        started, current = self._start(starts, keys), (keys, states, observations)
-        return jax.tree.map(functools.partial(_select, mask), started, current)
-
     def _step(self, starts: Any, keys: Any, states: Any, actions: Any) -> tuple[Any, ...]:
         keys, step_keys = _split(keys)
         last, stepped, rewards, terminated, truncated = jax.vmap(self._step_one)(
@@ -150,9 +145,9 @@ class Program:
         done = terminated | truncated
         keys, states, observations = jax.lax.cond(
             done.any(),
-            functools.partial(self._reset, starts),
-            lambda *unchanged: unchanged[:3],
-            *(keys, states, last, done),
+            lambda *current: _select(done, self._start(starts, keys), current),
+            lambda *current: current,
+            *(keys, states, last),
         )
         return keys, states, observations, last, rewards, terminated, truncated
 
@@ -174,19 +169,15 @@ class Program:
 compiled = functools.lru_cache(maxsize=64)(Program)
 
 
-def _make(name: str, use_minimal_action_set: bool, params: dict[str, Any]) -> tuple[Any, Any]:
-    # MinAtar's own default is True. Other environments don't take the argument: given it, they
-    # raise an error.
-    given = name.endswith("-MinAtar") or use_minimal_action_set
-    options = {"use_minimal_action_set": use_minimal_action_set} if given else {}
-    env, defaults = gymnax.make(name, **options)
-    return env, defaults.replace(**params)
-
-
 def _split(keys: Any) -> tuple[Any, Any]:
     pairs = jax.vmap(jax.random.split)(keys)
     return pairs[:, 0], pairs[:, 1]
 
 
 def _select(mask: Any, new: Any, old: Any) -> Any:
-    return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)
+    """Take the rows of a mask from new arrays, and the others from old ones."""
+
+    def select(new: Any, old: Any) -> Any:
+        return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(select, new, old)
