@@ -15,7 +15,7 @@ from sb3_moe_envs import Cycle
 from sb3_moe_envs.spaces.interface import NamedBox
 
 DICT = spaces.Dict({"obs": spaces.Box(-1, 1, (3,)), "task_id": spaces.Discrete(3)})
-NAMED = NamedBox(-np.ones(5, np.float32), np.ones(5, np.float32), np.float32, ["a", "b"])
+NAMED = NamedBox(-1, 1, (5,), task_names=["a", "b"])
 ACTIONS = spaces.Discrete(2)
 TASKS = ["CartPole-v1", ("SB3MoE/CartPole-v0", {"gravity": 1.62})]
 STEPS, N_ENVS = 8, 3

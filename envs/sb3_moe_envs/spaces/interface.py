@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium import Space, spaces
 from gymnasium.vector.utils import create_empty_array
 
@@ -13,15 +12,19 @@ from sb3_moe_envs.spaces.actions import TaskMasks, pad_actions
 from sb3_moe_envs.spaces.observations import channel_axis, is_image, pad_observations, row_of
 
 
-class _Named:
+class _Named(Space[Any]):
     """A space that knows the tasks' names.
 
     Spaces for the same tasks in another order are not equal, so SB3 refuses them for a trained
     agent, which would take each task for another. Spaces for other tasks are equal, as an agent may
     go on with new tasks.
+
+    :param task_names: of all tasks, by id; also the attribute that policies and callbacks read
     """
 
-    task_names: tuple[str, ...]
+    def __init__(self, *args: Any, task_names: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.task_names = tuple(task_names)
 
     def __eq__(self, other: object) -> bool:
         """Compare the spaces themselves, and the order of the tasks."""
@@ -35,30 +38,11 @@ class _Named:
 
 
 class NamedId(_Named, spaces.Discrete):  # type: ignore[type-arg]  # generic in some versions only
-    """The id of a task.
-
-    :param task_names: of all tasks, by id; also the attribute that policies and callbacks read
-    """
-
-    def __init__(self, task_names: Sequence[str]) -> None:
-        super().__init__(len(task_names))
-        self.task_names = tuple(task_names)
+    """The id of a task."""
 
 
 class NamedBox(_Named, spaces.Box):
-    """A Box of numbers that include a task's id.
-
-    :param low: lower bounds
-    :param high: upper bounds
-    :param dtype: of the numbers
-    :param task_names: of all tasks, by id
-    """
-
-    def __init__(
-        self, low: npt.NDArray[Any], high: npt.NDArray[Any], dtype: Any, task_names: Sequence[str]
-    ) -> None:
-        super().__init__(low, high, dtype=dtype)
-        self.task_names = tuple(task_names)
+    """A Box of numbers that include a task's id."""
 
 
 class Hidden:
@@ -89,7 +73,7 @@ class AsDict(Hidden):
                 "`task_id`='dict' needs tasks without a key of that name, got an observation space "
                 f"with the keys {sorted(inner)}"
             )
-        self.space = spaces.Dict({**inner, "task_id": NamedId(names)})
+        self.space = spaces.Dict({**inner, "task_id": NamedId(len(names), task_names=names)})
 
     def add_id(self, obs: Any, tasks: Any) -> Any:
         """Add a task's id to one observation, or each row's to a batch."""
@@ -104,8 +88,8 @@ class _Appended(Hidden):
         self.space = NamedBox(
             np.concatenate([box.low, np.zeros_like(codes[0])], axis),
             np.concatenate([box.high, codes.max(axis=0)], axis),
-            box.dtype.type,
-            names,
+            dtype=box.dtype.type,
+            task_names=names,
         )
 
     def add_id(self, obs: Any, tasks: Any) -> Any:
@@ -138,10 +122,11 @@ class Channels(_Appended):
         axis = channel_axis(space.shape, is_image=image)
         # An unbounded image has no maximum; 1 is as good as any other value.
         top = space.high.max() if np.isfinite(space.high).all() else 1
-        eye = np.eye(num_tasks, dtype=space.dtype) * np.dtype(space.dtype).type(top)
-        plane = [num_tasks if place == axis else size for place, size in enumerate(space.shape)]
-        column = [num_tasks if place == axis else 1 for place in range(3)]
-        codes = np.stack([np.broadcast_to(row.reshape(column), plane) for row in eye])
+        shape = [*space.shape]
+        shape[axis] = num_tasks
+        codes = np.zeros((num_tasks, *shape), space.dtype)
+        for task, planes in enumerate(codes):
+            np.moveaxis(planes, axis, 0)[task] = top
         super().__init__(space, names, codes, axis)
         if not _is_found(self.space.shape or (), axis, is_image=image):
             raise ValueError(

@@ -16,18 +16,20 @@ _CURES = {
 }
 
 
-@dataclass(frozen=True)
 class ArrayFit:
     """Write a task's array into the corner of a larger one, with discrete values counted from 0.
 
-    :param region: where a task's array goes, see :func:`corner`
-    :param start: what a discrete space of the task counts from; None: 0
-    :param same: whether the task's space is the common one
+    :param common: the common space
+    :param space: of the task
     """
 
-    region: Any
-    start: Any = None
-    same: bool = False
+    def __init__(self, common: Space[Any], space: Space[Any]) -> None:
+        self.region = corner(space)
+        #: whether the task's space is the common one
+        self.same = space == common
+        start = getattr(space, "start", 0)
+        #: what a discrete space counts from; None: 0
+        self.start = None if self.same or not np.any(start) else start
 
     def write(self, out: Any, rows: Any, obs: Any) -> None:
         """Write a batch of observations into rows (a slice or indices) that hold zeros."""
@@ -67,7 +69,7 @@ def pad_observations(
     if all(isinstance(space, spaces.Dict) for space in task_spaces):
         return _pad_dicts(task_spaces, names, optional)
     common = common_space(task_spaces, names, "observation_space", optional=optional)
-    return common, [array_fit(common, space) for space in task_spaces]
+    return common, [ArrayFit(common, space) for space in task_spaces]
 
 
 def _pad_dicts(
@@ -96,12 +98,6 @@ def row_of(batch: Any, row: int) -> Any:
     return batch[row]
 
 
-def array_fit(common: Space[Any], space: Space[Any]) -> ArrayFit:
-    """Return how arrays of a space go into the common space."""
-    same, start = space == common, getattr(space, "start", 0)
-    return ArrayFit(corner(space), None if same or not np.any(start) else start, same)
-
-
 def corner(array: Any) -> Any:
     """Return the index of an array's place in a larger array, or in each row of a batch of them.
 
@@ -125,7 +121,12 @@ def common_space(
     first = task_spaces[0]
     kinds = [kind for kind in _PADDING if all(isinstance(space, kind) for space in task_spaces)]
     if not kinds or len({len(space.shape or ()) for space in task_spaces}) > 1:
-        raise different_kinds(task_spaces, names, argument)
+        dicts = ", or Dict of these" if argument == "observation_space" else ""
+        raise ValueError(
+            f"the tasks' `{argument}` must be of one kind (Box, Discrete, MultiDiscrete, "
+            f"MultiBinary{dicts}) and one number of dimensions, got "
+            f"{_described(task_spaces, names)}; {_CURES[argument]}"
+        )
     equal = all(space == first for space in task_spaces)
     if equal and not optional and not np.any(getattr(first, "start", 0)):
         return first
@@ -136,18 +137,6 @@ def common_space(
             f"{_described(task_spaces, names)}; gymnasium.wrappers.TransformObservation changes it"
         )
     return _PADDING[kinds[0]](task_spaces, optional)
-
-
-def different_kinds(
-    task_spaces: Sequence[Space[Any]], names: Sequence[str], argument: str
-) -> ValueError:
-    """Return the error for spaces without a common one, which tells what to do."""
-    dicts = ", or Dict of these" if argument == "observation_space" else ""
-    return ValueError(
-        f"the tasks' `{argument}` must be of one kind (Box, Discrete, MultiDiscrete, MultiBinary"
-        f"{dicts}) and one number of dimensions, got {_described(task_spaces, names)}; "
-        f"{_CURES[argument]}"
-    )
 
 
 def _described(task_spaces: Sequence[Space[Any]], names: Sequence[str]) -> str:
