@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from numbers import Real
 from typing import Any
 
 import gymnasium as gym
@@ -85,9 +86,8 @@ def positive(name: str, value: Any) -> float:
 
 
 def _is_finite(value: Any) -> bool:
-    is_number = isinstance(value, int | float | np.integer | np.floating)
-    is_whole = isinstance(value, int)  # checked first: `isfinite` raises for huge ints
-    return is_number and not isinstance(value, bool) and (is_whole or math.isfinite(value))
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and abs(value) < math.inf
 
 
 def require_extra(part: str, *modules: str) -> None:

@@ -161,10 +161,13 @@ class Coordinates:
         # Not `self._actions[action]`, for which numpy would take an array of bools as a mask.
         return self._actions.take(action)
 
-    def by_action(self, values: Any) -> np.ndarray:
-        """Put masks or names of actions, (..., actions), into the order of these coordinates."""
-        array = np.asarray(values)
-        return array if self._actions is None else array[..., self._actions]
+    def by_action(self, method: Callable[[], Any]) -> np.ndarray:
+        """Return the environment's masks or names of actions in the order of these coordinates.
+
+        :param method: returns them, (..., actions)
+        """
+        values = np.asarray(method())
+        return values if self._actions is None else values[..., self._actions]
 
 
 def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndarray:
@@ -185,10 +188,7 @@ class _Translating:
         if method is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         # A partial, not a lambda, since SB3's SubprocVecEnv pickles the attributes that it reads.
-        return functools.partial(self._translated, method)
-
-    def _translated(self, method: Callable[[], Any]) -> np.ndarray:
-        return self.coordinates.by_action(method())
+        return functools.partial(self.coordinates.by_action, method)
 
 
 class Conflicting(_Translating, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

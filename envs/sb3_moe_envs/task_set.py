@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ class TaskSeeds:
     def __init__(self) -> None:
         self._entropy: Any = None
         self._taken: set[tuple[int, ...]] = set()
-        self._renewals: dict[tuple[int, ...], int] = {}
+        self._renewals = Counter[tuple[int, ...]]()
 
     @property
     def started(self) -> bool:
@@ -70,7 +71,7 @@ class TaskSeeds:
     def rewind(self, seed: int | Sequence[int] | None) -> None:
         """Start all streams again; None draws a seed from the operating system."""
         self._entropy = np.random.SeedSequence(seed).entropy
-        self._taken, self._renewals = set(), {}
+        self._taken, self._renewals = set(), Counter()
 
     @property
     def schedule(self) -> np.random.SeedSequence:
@@ -90,14 +91,14 @@ class TaskSeeds:
         if key in self._taken:
             return None
         self._taken.add(key)
-        renewals = self._renewals.get(key, 0)
+        renewals = self._renewals[key]
         return _integer(self._stream(3, renewals, *key) if renewals else self._stream(2, *key))
 
     def renew(self, *key: int) -> None:
         """Give a key a new seed at the next :meth:`take`, as its environments can't be restored."""
         if key in self._taken:
             self._taken.remove(key)
-            self._renewals[key] = self._renewals.get(key, 0) + 1
+            self._renewals[key] += 1
 
     def state_dict(self) -> State:
         """Return the state."""

@@ -99,8 +99,8 @@ class EnvPoolVectorEnv(BatchedVectorEnv):
         space = self.single_action_space
         if isinstance(space, spaces.Discrete):
             actions = self._choices(actions)
-        self._pool.send(np.asarray(actions, dtype=space.dtype))
         self._actions = np.asarray(actions, dtype=space.dtype)
+        self._pool.send(self._actions)
 
     def step_wait(self) -> StepResult:
         """Wait for the step, and start the next episode where one has ended."""

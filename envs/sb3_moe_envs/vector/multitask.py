@@ -255,12 +255,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         return self._interface.encode_batch(observations, self._tasks), infos
 
     def _reset(self, parts: Sequence[Part], options: Options = None) -> Any:
-        """Start episodes; a task's environments get consecutive seeds, across its parts."""
-        keys = dict.fromkeys((part.task, part.size) for part in parts)
-        seeds = {key: self._seeds.take(*key) for key in keys}
-        first = [seeds[part.task, part.size] for part in parts]
-        each = [s if s is None else s + p.offset for s, p in zip(first, parts, strict=True)]
-        return self._pool.reset(parts, each, options)
+        keys = {(part.task, part.size) for part in parts}
+        return self._pool.reset(parts, {key: self._seeds.take(*key) for key in keys}, options)
 
     def _named(self, slot: int, info: Info) -> Info:
         return {**info, "task_id": int(self._tasks[slot])}

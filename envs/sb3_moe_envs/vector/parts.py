@@ -96,11 +96,16 @@ class Pool:
         return sorted(parts, key=lambda part: part.group.begins)
 
     def reset(
-        self, parts: Sequence[Part], seeds: Sequence[int | None], options: Options
+        self, parts: Sequence[Part], seeds: dict[tuple[int, int], int | None], options: Options
     ) -> tuple[PartObservations, dict[int, Info]]:
-        """Start an episode in every slot of parts; return observations by part, infos by slot."""
+        """Start an episode in every slot of parts; return observations by part, infos by slot.
+
+        :param seeds: by task and size; a task's environments get consecutive ones, across its parts
+        """
         observations, infos = [], dict[int, Info]()
-        for part, seed in zip(parts, seeds, strict=True):
+        for part in parts:
+            first = seeds[part.task, part.size]
+            seed = None if first is None else first + part.offset
             obs, own = self.ask(part, start, seed, options)
             observations.append((part.task, part.rows, obs))
             infos |= {part.slots[row]: info for row, info in own.items()}
