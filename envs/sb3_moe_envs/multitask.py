@@ -188,9 +188,9 @@ class MultiTaskEnv(TaskSet, Env):
         self._load_head(state)
         for name, value in state["episode"].items():
             setattr(self, name, value)
-        for task, (env, saved) in enumerate(zip(self._envs, state["envs"], strict=True)):
+        for task, saved in enumerate(state["envs"]):
             if saved is not None:
-                self._envs[task] = restore(env, saved)
+                self._envs[task] = restore(self._envs[task], saved)
             else:
                 self._seeds.renew(task)
         if self._running and state["envs"][self._task] is None:

@@ -37,25 +37,25 @@ class Suite:
     :param schedule: the schedule that is used if none is given
     """
 
-    tasks: tuple[Task, ...]
+    tasks: Sequence[Task]
     schedule: ScheduleLike = None
 
 
-def _games(kind: str, games: Sequence[str], version: int) -> tuple[Task, ...]:
-    return tuple(Task(game, f"{_OURS}/{kind}-{game}-v{version}") for game in games)
+def _games(kind: str, games: Sequence[str], version: int) -> Sequence[Task]:
+    return [Task(game, f"{_OURS}/{kind}-{game}-v{version}") for game in games]
 
 
-def _changed(env_id: str, physics: dict[str, dict[str, Any]]) -> tuple[Task, ...]:
-    return tuple(Task(name, f"{_OURS}/{env_id}-v0", kwargs) for name, kwargs in physics.items())
+def _changed(env_id: str, physics: dict[str, dict[str, Any]]) -> Sequence[Task]:
+    return [Task(name, f"{_OURS}/{env_id}-v0", kwargs) for name, kwargs in physics.items()]
 
 
 def _combined(env_id: str, **values: Sequence[float]) -> Suite:
     """Return a suite with a task for each combination of values."""
     each = [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
-    return Suite(tuple(as_tasks([(f"{_OURS}/{env_id}-v0", kwargs) for kwargs in each])))
+    return Suite(as_tasks([(f"{_OURS}/{env_id}-v0", kwargs) for kwargs in each]))
 
 
-def _gravities(robot: str) -> tuple[Task, ...]:
+def _gravities(robot: str) -> Sequence[Task]:
     return _changed(
         robot, {f"{robot}-{gravity}g": {"gravity": gravity} for gravity in (0.5, 0.75, 1.0, 1.5)}
     )
@@ -76,8 +76,8 @@ def _metaworld(version: str, ending: str) -> dict[str, Suite]:
         options = {"task": name, "reward": version}
         return Task(f"{name}({version})", f"{_OURS}/MetaWorld-v0", options)
 
-    def tasks(names: Sequence[str]) -> tuple[Task, ...]:
-        return tuple(task(name) for name in names)
+    def tasks(names: Sequence[str]) -> Sequence[Task]:
+        return [task(name) for name in names]
 
     suites = {
         "MT3": Suite(tasks(metaworld.EASY)),
@@ -111,7 +111,7 @@ SUITES: dict[str, Suite] = {
             },
         )
     ),
-    "Classic/Mixed3": Suite(tuple(as_tasks(["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]))),
+    "Classic/Mixed3": Suite(as_tasks(["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])),
     "Classic/Pendulum4": Suite(
         _changed(
             "Pendulum", {"Earth": {}, "Mars": {"g": 3.7}, "Heavy": {"m": 1.5}, "Short": {"l": 0.7}}
@@ -136,14 +136,14 @@ SUITES: dict[str, Suite] = {
     ),
     "Goal/CartPole4": _combined("CartPole", goal=(-1.5, -0.5, 0.5, 1.5)),
     "Goal/Pendulum6": _combined("Pendulum", goal=(0.0, 0.35, -0.35, 3.14, 2.79, -2.79)),
-    **{f"Conflict/CartPole{k}": Suite(tuple(conflicting_cartpoles(k))) for k in (1, 2, 4, 8, 16)},
-    **{f"Conflict/Breakout{k}": Suite(tuple(conflicting_breakouts(k))) for k in (2, 4, 8)},
+    **{f"Conflict/CartPole{k}": Suite(conflicting_cartpoles(k)) for k in (1, 2, 4, 8, 16)},
+    **{f"Conflict/Breakout{k}": Suite(conflicting_breakouts(k)) for k in (2, 4, 8)},
     "Plasticity/Breakout10": Suite(
-        tuple(shuffled_breakouts(10)), Cycle(steps_per_task=131_072, num_cycles=1)
+        shuffled_breakouts(10), Cycle(steps_per_task=131_072, num_cycles=1)
     ),
-    "MuJoCo/Four": Suite(tuple(as_tasks(list(_ROBOTS)))),
+    "MuJoCo/Four": Suite(as_tasks(_ROBOTS)),
     "MuJoCo/Four-EnvPool": Suite(
-        tuple(Task(robot, f"{_OURS}/EnvPool-v0", {"env_id": robot}) for robot in _ROBOTS)
+        [Task(robot, f"{_OURS}/EnvPool-v0", {"env_id": robot}) for robot in _ROBOTS]
     ),
     "MuJoCo/HopperGravity4": Suite(_gravities("Hopper")),
     "MuJoCo/HalfCheetahGravity4": Suite(_gravities("HalfCheetah")),
@@ -189,7 +189,7 @@ def register_suite(name: str, tasks: Any, schedule: ScheduleLike = None) -> None
     """
     if name in SUITES:
         raise ValueError(f"`name` must be new, got {name!r}, which is already a suite")
-    SUITES[name] = Suite(tuple(tasks_of(tasks)), schedule)
+    SUITES[name] = Suite(tasks_of(tasks), schedule)
 
 
 def suite_schedule(tasks: Any) -> ScheduleLike:

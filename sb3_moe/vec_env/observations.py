@@ -114,8 +114,7 @@ def allocate(space: spaces.Space[Any], leading: tuple[int, ...], device: th.devi
     """
     if isinstance(space, spaces.Dict):
         return {key: allocate(entry, leading, device) for key, entry in space.spaces.items()}
-    shape = get_obs_shape(space)
-    assert isinstance(shape, tuple)
+    shape: Any = get_obs_shape(space)
     return th.zeros((*leading, *shape), dtype=torch_dtype(space.dtype), device=device)
 
 

@@ -118,14 +118,14 @@ def common_space(
     :param optional: whether the space must also hold zeros, for tasks without this observation
     :raises ValueError: if the spaces can't be padded to a common one
     """
-    first = task_spaces[0]
+    first, spaces_by_name = task_spaces[0], dict(zip(names, task_spaces, strict=True))
     kinds = [kind for kind in _PADDING if all(isinstance(space, kind) for space in task_spaces)]
     if not kinds or len({len(space.shape or ()) for space in task_spaces}) > 1:
         dicts = ", or Dict of these" if argument == "observation_space" else ""
         raise ValueError(
             f"the tasks' `{argument}` must be of one kind (Box, Discrete, MultiDiscrete, "
             f"MultiBinary{dicts}) and one number of dimensions, got "
-            f"{_described(task_spaces, names)}; {_CURES[argument]}"
+            f"{spaces_by_name}; {_CURES[argument]}"
         )
     equal = all(space == first for space in task_spaces)
     if equal and not optional and not np.any(getattr(first, "start", 0)):
@@ -134,13 +134,9 @@ def common_space(
     if len({channel_axis(image.shape or (), is_image=True) for image in images}) > 1:
         raise ValueError(
             "the tasks' images must all have their channels first, or all last, got "
-            f"{_described(task_spaces, names)}; gymnasium.wrappers.TransformObservation changes it"
+            f"{spaces_by_name}; gymnasium.wrappers.TransformObservation changes it"
         )
     return _PADDING[kinds[0]](task_spaces, optional)
-
-
-def _described(task_spaces: Sequence[Space[Any]], names: Sequence[str]) -> str:
-    return ", ".join(f"{n!r}: {s}" for n, s in zip(names, task_spaces, strict=True))
 
 
 def _largest_shape(task_spaces: Sequence[Any]) -> tuple[int, ...]:

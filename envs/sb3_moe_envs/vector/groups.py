@@ -47,8 +47,8 @@ class InTurnVectorEnv(SyncVectorEnv):
         seeds = seed_of_each(seed, self.num_envs)
         each = zip(self.envs, seeds, strict=True)
         results = [env.reset(seed=own, options=options) for env, own in each]
-        infos = {row: info for row, (_, info) in enumerate(results) if info}
-        return self._batch([obs for obs, _ in results]), stack(infos, self.num_envs)
+        observations, infos = zip(*results, strict=True)
+        return self._batch(observations), stack(dict(enumerate(infos)), self.num_envs)
 
     def step(  # type: ignore[override]  # Gymnasium's returns unbound type variables
         self, actions: Any

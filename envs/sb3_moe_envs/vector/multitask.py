@@ -27,7 +27,6 @@ from sb3_moe_envs.schedules.by_episode import fixed_tasks
 from sb3_moe_envs.spaces.observations import row_of
 from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.task_set import TaskSet, as_schedule, framed
-from sb3_moe_envs.tasks import called
 from sb3_moe_envs.vector.groups import InTurnVectorEnv
 from sb3_moe_envs.vector.infos import stack, stack_final
 from sb3_moe_envs.vector.parts import Part, Pool
@@ -140,8 +139,9 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         array = np.asarray(actions)
         if array.shape[:1] != (self.num_envs,):
             raise ValueError(f"`actions` must hold num_envs={self.num_envs} actions, got {array}")
-        own = [self._interface.decode(part.task, array[part.rows]) for part in self._parts]
-        step = self._pool.step(self._parts, own)
+        step = self._pool.step(
+            [(part, self._interface.decode(part.task, array[part.rows])) for part in self._parts]
+        )
         obs = self._interface.encode_batch(step.observations, self._tasks)
         infos, done = step.infos, step.terminated | step.truncated
         finals = {
@@ -199,8 +199,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         for part in self._parts if self._seeds.started else ():
             own = self._pool.ask(part, masks_of)
             if own is not None:
-                task = self.tasks[part.task], part.task
-                masks[part.rows] &= called(*task, spread, part.task, own, (len(part.slots),))
+                rows = (len(part.slots),)
+                masks[part.rows] &= self._pool.call(part, spread, part.task, own, rows)
         return masks
 
     def state_dict(self) -> State:

@@ -111,17 +111,20 @@ class Pool:
             infos |= {part.slots[row]: info for row, info in own.items()}
         return observations, infos
 
-    def step(self, parts: Sequence[Part], actions: Sequence[Any]) -> Rows:
-        """Step parts at the same time; return observations by part, and all else by slot."""
-        num_slots = sum(len(part.slots) for part in parts)
+    def step(self, moves: Sequence[tuple[Part, Any]]) -> Rows:
+        """Step parts at the same time; return observations by part, and all else by slot.
+
+        :param moves: each part with its actions
+        """
+        num_slots = sum(len(part.slots) for part, _ in moves)
         flags = np.zeros((2, num_slots), np.bool_)
         whole = Rows([], np.zeros(num_slots), flags[0], flags[1], {}, {})
-        for part, own in zip(parts, actions, strict=True):
+        for part, actions in moves:
             if part.group.begins:
-                self._call(part, part.group.begin, own)
+                self.call(part, part.group.begin, actions)
         self._workers.play()
-        for part, own in zip(parts, actions, strict=True):
-            step: Rows = self._call(part, part.group.finish, own)
+        for part, actions in moves:
+            step: Rows = self.call(part, part.group.finish, actions)
             whole.observations.append((part.task, part.rows, step.observations))
             whole.rewards[part.rows] = step.rewards
             whole.terminated[part.rows] = step.terminated
@@ -134,7 +137,7 @@ class Pool:
 
     def ask(self, part: Part, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function with a part's vector environment, in the process that holds it."""
-        return self._call(part, part.group.ask, function, *args)
+        return self.call(part, part.group.ask, function, *args)
 
     def state_dict(self) -> dict[tuple[int, int], Any]:
         """Return a list of the environments' states, by task and number of environments.
@@ -161,7 +164,8 @@ class Pool:
         groups = (group for own in self._groups.values() for group in own)
         close_all(each.close for each in (*groups, self._workers))
 
-    def _call(self, part: Part, function: Callable[..., Any], *args: Any) -> Any:
+    def call(self, part: Part, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function about a part; its error names the task."""
         return called(self.tasks[part.task], part.task, function, *args)
 
 
