@@ -201,9 +201,10 @@ class MultiTaskEnv(TaskSet, Env):
         if seed is not None or not self._seeds.started:
             super().reset(seed=seed)
             self._seeds.rewind(seed)
-            seeds, index = self._seeds, self.env_index
-            self.schedule.start(self.task_names, seed=seeds.schedule, env_index=index)
-            self.action_space.seed(seeds.actions)
+            self.schedule.start(
+                self.task_names, seed=self._seeds.schedule, env_index=self.env_index
+            )
+            self.action_space.seed(self._seeds.actions)
         elif self._running and self._steps:
             self._end(finished=False)
 
@@ -224,8 +225,9 @@ class MultiTaskEnv(TaskSet, Env):
 
     def _end(self, finished: bool) -> None:
         if self._running and not self._by_hand:
-            episode = (self._task, self._steps, self._reward, self._success, finished)
-            self.schedule.end(Episode(*episode))
+            self.schedule.end(
+                Episode(self._task, self._steps, self._reward, self._success, finished)
+            )
         self._running = False
 
     def _describe(self, info: Info) -> Info:

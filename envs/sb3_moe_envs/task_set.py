@@ -207,21 +207,23 @@ class TaskSet:
         return rewards_B
 
     def _task_of(self, info: Mapping[str, Any]) -> int:
-        if self.num_tasks > 1 and "task_id" not in info:
+        if self.num_tasks == 1:
+            return 0
+        if "task_id" not in info:
             raise ValueError(
                 f"`info` must hold the 'task_id' of each step, since {self.num_tasks} tasks "
                 f"compute their rewards, got {info}; HerReplayBuffer keeps it with "
                 "replay_buffer_kwargs=dict(copy_info_dict=True)"
             )
-        return int(info.get("task_id", 0)) if self.num_tasks > 1 else 0
+        return int(info["task_id"])
 
     def _reward_in(self, task: int, goals: tuple[Any, Any], info: Any) -> Any:
         own = self._interface.goals_of(task, goals)
         reward = self._ask(task, reward_of, *own, info)
         if reward is None:
-            name = self.task_names[task]
             raise TypeError(
-                f"HER needs tasks with a method `{COMPUTE_REWARD}`, which {name!r} lacks"
+                f"HER needs tasks with a method `{COMPUTE_REWARD}`, which "
+                f"{self.task_names[task]!r} lacks"
             )
         return reward
 

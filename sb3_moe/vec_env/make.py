@@ -249,7 +249,7 @@ def synchronize(training_env: VecEnv, env: VecEnv) -> None:
         )
     if target is None or target is source:
         return
-    # Without normalized observations there is no `obs_rms`.
-    names = [n for n in ("obs_rms", "ret_rms") if source is not None and n in vars(source)]
-    vars(target).update(copy.deepcopy({name: vars(source)[name] for name in names}))
+    for name in ("obs_rms", "ret_rms"):
+        if hasattr(source, name):  # without normalized observations there is no `obs_rms`
+            setattr(target, name, copy.deepcopy(getattr(source, name)))
     target.training = target.norm_reward = False

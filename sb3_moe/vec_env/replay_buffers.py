@@ -114,8 +114,7 @@ class DeviceReplayBuffer(ReplayBuffer):
                 self._to_device(env.normalize_obs(_to_numpy(obs), *tasks))
                 for obs in (observations, next_observations)
             )
-            scaled = env.normalize_reward(_to_numpy(rewards), *tasks)
-            rewards = self._to_device(scaled.astype(np.float32))
+            rewards = self._to_device(env.normalize_reward(_to_numpy(rewards), *tasks))
         is_dict = isinstance(self.observation_space, spaces.Dict)
         samples = DictReplayBufferSamples if is_dict else ReplayBufferSamples
         actions = _take(self.actions, indices)
@@ -287,8 +286,8 @@ class ReturnScaledReplayBuffer(MultiTaskReplayBuffer):
 
     def _gather(self, flat_indices: np.ndarray, env: Any) -> Any:
         samples = super()._gather(flat_indices, env)
-        largest = [self.largest.get(task, 0.0) for task in self.task_ids[flat_indices].tolist()]
-        factors = [self.scale / each if each > 0.0 else 1.0 for each in largest]
+        tasks = self.task_ids[flat_indices].tolist()
+        factors = [self.scale / (self.largest.get(task) or self.scale) for task in tasks]
         rewards = samples.rewards * samples.rewards.new_tensor(factors).unsqueeze(1)
         return samples._replace(rewards=rewards)
 

@@ -78,8 +78,11 @@ class Schedule(ABC):
 
     def __repr__(self) -> str:
         arguments = inspect.signature(type(self)).parameters.values()
-        given = {each.name: getattr(self, each.name, each.default) for each in arguments}
-        shown = [f"{a.name}={given[a.name]!r}" for a in arguments if given[a.name] != a.default]
+        shown = []
+        for each in arguments:
+            value = getattr(self, each.name, each.default)
+            if value != each.default:
+                shown.append(f"{each.name}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
@@ -242,7 +245,7 @@ def slot_counts(shares: np.ndarray, num_slots: int) -> list[int]:
     counts = np.floor(quotas).astype(int)
     order = np.argsort(counts - quotas, kind="stable")
     counts[order[: rest - counts.sum()]] += 1
-    return [int(count) + 1 for count in counts]
+    return (counts + 1).tolist()
 
 
 def fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarray | None:

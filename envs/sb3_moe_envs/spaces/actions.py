@@ -45,10 +45,8 @@ class DiscreteFit:
                 f"`action` must be at least 0 and below {self.sizes.tolist()} in this task, "
                 f"got {choice.tolist()}"
             )
-        modulo = self.invalid == "modulo"
-        choice = (choice % self.sizes if modulo else np.where(valid, choice, 0)) + self.start
-        choice = np.asarray(choice).astype(self.dtype)
-        return choice if choice.ndim else choice[()]
+        own = choice % self.sizes if self.invalid == "modulo" else np.where(valid, choice, 0)
+        return (own + self.start).astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def choices(space: Any) -> list[int]:
     if isinstance(space, spaces.Discrete):
         return [int(space.n)]
     if isinstance(space, spaces.MultiDiscrete) and len(space.nvec.shape) == 1:
-        return [int(size) for size in space.nvec]
+        return space.nvec.tolist()
     if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
         return [2] * space.shape[0]
     return []

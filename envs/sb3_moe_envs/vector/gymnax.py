@@ -70,16 +70,19 @@ class GymnaxVectorEnv(BatchedVectorEnv):
 
         :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
-        self._keys, self._states, self._observations = self._program.reset(
-            self._next_keys(seed_of_each(seed, self.num_envs), seed)
-        )
+        self._keys, self._states, self._observations = self._program.reset(self._next_keys(seed))
         return self._to_numpy(self._observations), {}
 
     def step_async(self, actions: np.ndarray) -> None:
         """Let jax begin a step."""
         self._require_reset()
+        if isinstance(self.single_action_space, gym.spaces.Discrete):
+            # `_choices` refuses actions out of range: jax would clamp them silently.
+            own = self._choices(actions).astype(np.int32)
+        else:
+            own = np.asarray(actions, dtype=np.float32)
         self._keys, self._states, self._observations, *self._outputs = self._program.step(
-            self._keys, self._states, self._filled(self._checked(actions))
+            self._keys, self._states, self._filled(own)
         )
 
     def step_wait(self) -> StepResult:
@@ -113,21 +116,16 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         self._keys = self._filled(state["keys"])
         self._observations = self._filled(state["observations"])
 
-    def _next_keys(self, seeds: list[int | None], seed: Any) -> Any:
+    def _next_keys(self, seed: Seed) -> Any:
         if isinstance(seed, int | np.integer):
             super().reset(seed=int(seed))  # seeds `np_random`
         elif seed is None and self._keys is not None:
             return self._keys
+        seeds = seed_of_each(seed, self.num_envs)
         numbers = [int(self.np_random.integers(2**31)) if s is None else s for s in seeds]
         # The same keys as jax.random.PRNGKey(n) returns, without a call for each number n.
         keys = [(n >> 32 & 0xFFFFFFFF, n & 0xFFFFFFFF) for n in numbers]
         return self._filled(np.array(keys, dtype=np.uint32))
-
-    def _checked(self, actions: np.ndarray) -> np.ndarray:
-        if isinstance(self.single_action_space, gym.spaces.Discrete):
-            # `_choices` refuses actions out of range: jax would clamp them silently.
-            return self._choices(actions).astype(np.int32)
-        return np.asarray(actions, dtype=np.float32)
 
     def _to_numpy(self, observations: Any) -> np.ndarray:
         return self._own(observations, self.single_observation_space.dtype)
