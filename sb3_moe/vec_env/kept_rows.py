@@ -103,17 +103,15 @@ class Reservoir:
         :param rng: draws the sample
         """
         filled = buffer.size()
+        fresh = filled - self.kept
         # The buffer may hold more: SB3 keeps the rows of an earlier run, but not its step count.
-        written = max(written, filled - self.kept)
-        old, new = np.arange(self.kept), np.arange(self.kept, filled)
+        written = max(written, fresh)
         size = min(int(self.share * buffer.buffer_size), filled)
         from_old = int(rng.hypergeometric(self.seen, written, size)) if self.seen else 0
-        from_old = min(from_old, len(old))
-        rows = [
-            rng.choice(old, from_old, replace=False),
-            rng.choice(new, min(size - from_old, len(new)), replace=False),
-        ]
-        self.kept = _move_to_front(buffer, np.concatenate(rows).astype(np.int64))
+        from_old = min(from_old, self.kept)
+        old = rng.choice(self.kept, from_old, replace=False)
+        new = self.kept + rng.choice(fresh, min(size - from_old, fresh), replace=False)
+        self.kept = _move_to_front(buffer, np.concatenate([old, new]))
         self.seen += written
 
 

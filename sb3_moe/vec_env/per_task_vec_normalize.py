@@ -249,12 +249,13 @@ def _normalized_parts(space: spaces.Space[Any], keys: list[str] | None) -> dict[
 
 def box_keys(space: spaces.Dict) -> list[str]:
     """List the keys to normalize by default: every Box but the id, a history and images."""
-    boxes = (
+    return [
         key
         for key, entry in space.spaces.items()
-        if isinstance(entry, spaces.Box) and not (entry.dtype == np.uint8 and len(entry.shape) == 3)
-    )
-    return [key for key in boxes if key not in (TASK_KEY, "history")]
+        if isinstance(entry, spaces.Box)
+        and not (entry.dtype == np.uint8 and len(entry.shape) == 3)
+        and key not in (TASK_KEY, "history")
+    ]
 
 
 def _num_tasks(venv: VecEnv) -> int:

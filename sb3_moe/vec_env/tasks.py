@@ -1,6 +1,5 @@
 """The tasks of an environment: their names, which is played, and their names in a logger's keys."""
 
-import itertools
 import re
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -181,6 +180,9 @@ def _cut(name: str, length: int) -> str:
 
 def _unlike(used: Collection[str], name: str, length: int) -> str:
     """Append a number to a name that is already used."""
-    ends = (f"-{number}" for number in itertools.count(2))
-    numbered = (name[: length - len(end)] + end for end in ends)
-    return next(each for each in itertools.chain([name], numbered) if each not in used)
+    number, numbered = 1, name
+    while numbered in used:
+        number += 1
+        end = f"-{number}"
+        numbered = name[: length - len(end)] + end
+    return numbered

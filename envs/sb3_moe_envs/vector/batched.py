@@ -12,15 +12,13 @@ from gymnasium.vector.utils import batch_space
 from sb3_moe_envs.checks import EnvStep, Options, ResetResult, StepResult, whole
 
 # Tableau's ten colors, then as many lighter ones.
-PALETTE = np.array(
-    [
-        (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189),
-        (140, 86, 75), (227, 119, 194), (127, 127, 127), (188, 189, 34), (23, 190, 207),
-        (174, 199, 232), (255, 187, 120), (152, 223, 138), (255, 152, 150), (197, 176, 213),
-        (196, 156, 148), (247, 182, 210), (199, 199, 199), (219, 219, 141), (158, 218, 229),
-    ],
-    dtype=np.uint8,
-)  # fmt: skip
+PALETTE = np.frombuffer(
+    bytes.fromhex(
+        "1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22 17becf"
+        "aec7e8 ffbb78 98df8a ff9896 c5b0d5 c49c94 f7b6d2 c7c7c7 dbdb8d 9edae5"
+    ),
+    np.uint8,
+).reshape(-1, 3)
 CELL = 16
 
 

@@ -17,7 +17,7 @@ from sb3_moe_envs.vector.groups import (
     states_of,
 )
 from sb3_moe_envs.vector.infos import Rows
-from sb3_moe_envs.vector.workers import WorkerGroup, Workers
+from sb3_moe_envs.vector.workers import Groups, WorkerGroup, Workers
 
 # Arguments that `gymnasium.make` takes itself and doesn't pass on to the environment.
 _OF_GYMNASIUM = {"max_episode_steps", "disable_env_checker"}
@@ -54,11 +54,11 @@ class Pool:
     def __init__(self, tasks: Sequence[Task], vectorization: str, render_mode: str | None) -> None:
         self.tasks, self.render_mode = tasks, render_mode
         self._in_workers = vectorization == "async"
-        self._groups: dict[tuple[int, int], list[Group | WorkerGroup]] = {}
+        self._groups: dict[tuple[int, int], Groups] = {}
         self._in_turn = functools.partial(_in_turn, tuple(tasks), render_mode)
         self._workers = Workers(self._in_turn)
 
-    def groups(self, task: int, size: int) -> list[Group | WorkerGroup]:
+    def groups(self, task: int, size: int) -> Groups:
         """Return a task's environments in groups, `size` environments altogether.
 
         :raises ValueError: if they can't be built
@@ -68,7 +68,7 @@ class Pool:
             self._groups[task, size] = built(self.tasks[task], task, build)
         return self._groups[task, size]
 
-    def _build(self, index: int, size: int) -> list[Group | WorkerGroup]:
+    def _build(self, index: int, size: int) -> Groups:
         task = self.tasks[index]
         if task.env_id is not None and is_batched(task):
             mode = {} if self.render_mode is None else {"render_mode": self.render_mode}

@@ -108,7 +108,7 @@ class Workers:
         self._make, self._num_here = make, 0
         self._processes: list[Process] = []
 
-    def groups(self, task: int, num_envs: int) -> list[Group | WorkerGroup]:
+    def groups(self, task: int, num_envs: int) -> Groups:
         """Build a task's environments, spread evenly over the processes.
 
         Processes that have the fewest environments so far come first.
@@ -118,7 +118,7 @@ class Workers:
             self._processes.append(Process(self._make))
         loads = [*(process.num_envs for process in self._processes), self._num_here]
         idlest = np.argsort(loads, kind="stable")[:num_envs].tolist()
-        groups: list[Group | WorkerGroup] = []
+        groups: Groups = []
         for rank, place in enumerate(idlest):
             size = num_envs // len(idlest) + (rank < num_envs % len(idlest))
             if place < len(self._processes):
@@ -171,6 +171,10 @@ class WorkerGroup:
 
     def close(self) -> None:
         """Do nothing: the process closes its environments when it ends."""
+
+
+# A task's environments, in this process and in others.
+Groups = list[Group | WorkerGroup]
 
 
 def _start_method() -> str | None:
