@@ -158,7 +158,7 @@ def test_actions_arrive_in_the_type_of_the_tasks_own():
         ),
         (
             lambda: interface([box(2)] * 2, [spaces.Text(3), spaces.Text(4)]),
-            "`action_space` must be .* got 't0': Text.*; wrap the tasks .*TransformAction",
+            "`action_space` must be .* got {'t0': Text.*; wrap the tasks .*TransformAction",
         ),
         (
             lambda: interface([spaces.Dict(mission=spaces.Text(size)) for size in (3, 4)]),
