@@ -127,9 +127,10 @@ class _Episodes:
         self._episodes: list[list[tuple[float, float, float]]] = [[] for _ in self._quota]
         self._lengths = np.zeros(env.num_envs)  # of the lives lost so far in the running game
         self._successes = Successes(env.num_envs)
-        lives = (env.env_is_wrapped(wrapper) for wrapper in (EpisodicLifeEnv, Monitor))
         # SB3 puts its Monitor inside EpisodicLifeEnv: it reports no episode at a lost life.
-        self._hides_lost_lives = [all(each) for each in zip(*lives, strict=True)]
+        self._hides_lost_lives = np.logical_and(
+            env.env_is_wrapped(EpisodicLifeEnv), env.env_is_wrapped(Monitor)
+        )
 
     def step(self, dones: npt.NDArray[np.bool_], infos: Sequence[Mapping[str, Any]]) -> None:
         """Take note of a step of every environment."""
@@ -153,9 +154,10 @@ class _Episodes:
 
     def by_task(self) -> TaskEpisodes:
         """Return the episodes of each task, in the order of the environments."""
-        rows = (np.flatnonzero(self._tasks == task) for task in range(len(self._names)))
-        table = np.array([[each for i in mine for each in self._episodes[i]] for mine in rows])
-        return TaskEpisodes(*np.moveaxis(table, -1, 0))
+        table: list[list[Any]] = [[] for _ in self._names]
+        for task, own in zip(self._tasks.tolist(), self._episodes, strict=True):
+            table[task] += own
+        return TaskEpisodes(*np.moveaxis(np.array(table), -1, 0))
 
 
 def takes_masks(model: BaseAlgorithm | type[BaseAlgorithm], env: VecEnv) -> bool:

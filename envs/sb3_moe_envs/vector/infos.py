@@ -66,16 +66,11 @@ def stack_final(finals: Mapping[int, tuple[Any, Info]], num_envs: int) -> Info:
     """
     if not finals:
         return {}
-    final_obs, done = np.full(num_envs, None, dtype=object), np.zeros(num_envs, dtype=bool)
+    final_obs = np.full(num_envs, None, dtype=object)
     for row, (obs, _) in finals.items():
-        final_obs[row], done[row] = obs, True
-    final_info = stack({row: info for row, (_, info) in finals.items()}, num_envs)
-    return {
-        "final_obs": final_obs,
-        "_final_obs": done,
-        "final_info": final_info,
-        "_final_info": done.copy(),
-    }
+        final_obs[row] = obs
+    infos = stack({row: {"final_info": info} for row, (_, info) in finals.items()}, num_envs)
+    return {"final_obs": final_obs, "_final_obs": infos["_final_info"].copy(), **infos}
 
 
 def unstack(infos: Mapping[Any, Any], num_envs: int) -> dict[int, Info]:

@@ -196,7 +196,9 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         """
         masks = self._interface.masks.of(self._tasks)
         spread = self._interface.masks.spread
-        for part in self._parts if self._seeds.started else ():
+        if not self._seeds.started:
+            return masks
+        for part in self._parts:
             own = self._pool.ask(part, masks_of)
             if own is not None:
                 rows = (len(part.slots),)
@@ -243,7 +245,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
 
     def _wanted(self) -> np.ndarray:
         """Return the task that each slot should play now."""
-        tasks = np.full(self.num_envs, self.schedule.task) if self._shares is None else self._shares
+        tasks = self.schedule.task if self._shares is None else self._shares
         return np.where(self._pinned >= 0, self._pinned, tasks)
 
     def _play(self, options: Options = None) -> tuple[Any, dict[int, Info]]:

@@ -153,8 +153,10 @@ class Pool:
     def load_state_dict(self, state: dict[tuple[int, int], Any]) -> None:
         """Go on from a state; environments whose entry is None are left as they are."""
         for key, states in state.items():
+            if states is None:
+                continue
             offset = 0
-            for group in self.groups(*key) if states is not None else ():
+            for group in self.groups(*key):
                 end = offset + group.num_envs
                 group.ask(restore_states, states[offset:end])
                 offset = end
