@@ -226,8 +226,9 @@ class ConflictingVectorEnv(_Translating, VectorWrapper):
 
     def __init__(self, env: BatchedVectorEnv, **coordinates: Any) -> None:
         super().__init__(env)
-        own = env.single_observation_space, env.single_action_space
-        self.coordinates = Coordinates(*own, **coordinates)
+        self.coordinates = Coordinates(
+            env.single_observation_space, env.single_action_space, **coordinates
+        )
         self.single_observation_space = self.coordinates.observation_space
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self._batched: Any = env

@@ -147,8 +147,8 @@ def stored_obs(stored: Any, space: spaces.Space[Any], index: Any = ...) -> Obs:
     :param index: selects the observations
     """
     if isinstance(space, spaces.Dict):
-        parts: Any = space.spaces
-        return {key: _numpy(stored[key][index], each) for key, each in parts.items()}
+        parts = space.spaces.items()
+        return {key: _numpy(stored[key][index], each) for key, each in parts}
     return _numpy(stored[index], space)
 
 
@@ -193,8 +193,7 @@ class VecHistory(VecEnvWrapper):
         if isinstance(unwrap_vec_normalize(venv), PerTaskVecNormalize):
             raise ValueError(NO_TASK)
         self.length = length
-        own = venv.observation_space, venv.action_space
-        self._history = History(*own, length, venv.num_envs)
+        self._history = History(venv.observation_space, venv.action_space, length, venv.num_envs)
         super().__init__(venv, observation_space=self._history.observation_space)
 
     def reset(self) -> VecEnvObs:

@@ -110,9 +110,9 @@ class DeviceReplayBuffer(ReplayBuffer):
         dones = _take(self.dones, indices) * (1 - _take(self.timeouts, indices))
         if env is not None:
             tasks = self._tasks_for(env, flat_indices)
-            observations, next_observations = (
-                self._to_device(env.normalize_obs(_to_numpy(obs), *tasks))
-                for obs in (observations, next_observations)
+            observations = self._to_device(env.normalize_obs(_to_numpy(observations), *tasks))
+            next_observations = self._to_device(
+                env.normalize_obs(_to_numpy(next_observations), *tasks)
             )
             rewards = self._to_device(env.normalize_reward(_to_numpy(rewards), *tasks))
         is_dict = isinstance(self.observation_space, spaces.Dict)
