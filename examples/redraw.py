@@ -147,7 +147,7 @@ def gates_of(folder: Path, study: StudyConfig) -> Iterator[tuple[str, dict[str, 
     """Give the weights of experts of a report's runs, by the run's name."""
     archive = folder.with_name(f"{folder.name}_cells.tar.xz")
     if (folder / "gates.npz").exists():
-        found: dict[str, dict[str, Any]] = defaultdict(dict)
+        found: dict[str, dict[str, Any]] = defaultdict(lambda: {"steps": np.zeros(1)})
         with np.load(folder / "gates.npz") as gates:
             for key in gates.files:
                 run, _, mixture = key.partition("/")
@@ -160,7 +160,7 @@ def gates_of(folder: Path, study: StudyConfig) -> Iterator[tuple[str, dict[str, 
                 assert file is not None
                 found_there = np.load(io.BytesIO(file.read()))
                 names = [each for each in found_there.files if each.startswith("gates/")]
-                yield run.name, {each: found_there[each] for each in names}
+                yield run.name, {each: found_there[each] for each in ("steps", *names)}
 
 
 def draw_report(folder: Path) -> None:

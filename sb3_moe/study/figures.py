@@ -3,8 +3,10 @@
 Shapes: S seeds, K evaluations, N tasks, E experts.
 """
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,15 @@ from matplotlib.ticker import EngFormatter
 from scipy.optimize import linear_sum_assignment
 
 from sb3_moe.study.judging import t_interval
-from sb3_moe.study.results import INSIDES, WHOLE, Array, Results, planned_blocks
+from sb3_moe.study.results import (
+    INSIDES,
+    RUN,
+    WHOLE,
+    Array,
+    Results,
+    key_of,
+    planned_blocks,
+)
 from sb3_moe.watching import figures as plots
 
 #: Most panels side by side that can be read on a page of a paper or a screen.
@@ -67,24 +77,25 @@ def draw_curves(
     rows = _comparable(rows[~alone | (rows["order"] == rows["task"])], results)
     if rows.empty:
         return None
-    units, levels = (units or {}, results.random) if measure == "return" else ({}, {})
-    above = [level / units.get(task, 1.0) for task, level in levels.items()]
-    levels = {**levels, MEAN: sum(above) / len(above)} if above else levels
+    units, levels = (units or {}, dict(results.random)) if measure == "return" else ({}, {})
+    if levels:
+        levels[MEAN] = fmean(level / units.get(task, 1.0) for task, level in levels.items())
     rows = pd.concat([_means(rows, units), rows])
-    names = [each.name for each in results.study.architectures]
+    names = results.study.networks
     looks = {name: plots.look_of(k) for k, name in enumerate(names)} | dict(looks or {})
-    parts = plots.into_panels([name for name in names if (rows["architecture"] == name).any()])
-    panels: list[Any] = [
-        (*key, curves[there], f" ({k} of {len(parts)})" if len(parts) > 1 else "")
-        for key, curves in rows.groupby(["regime", "order", "task"], sort=False)
-        for k, part in enumerate(parts, 1)
-        if (there := curves["architecture"].isin(part)).any()
-    ]
+    drawn = set(rows["architecture"])
+    parts = plots.into_panels([name for name in names if name in drawn])
+    panels: list[Any] = []
+    for key, curves in rows.groupby(["regime", "order", "task"], sort=False):
+        for k, part in enumerate(parts, 1):
+            some = curves[curves["architecture"].isin(part)]
+            if len(some):
+                panels.append((*key, some, f" ({k} of {len(parts)})" if len(parts) > 1 else ""))
     # The parts of a panel with too many networks stand side by side.
     across = ACROSS // len(parts) * len(parts) or ACROSS
     figure, axes = plots.panels(len(panels), 2.5, across)
     orders = rows.groupby("regime")["order"].nunique()
-    runs: Any = {(r.config.regime, " ".join(r.config.order)): r.config for r in results.runs}
+    runs = {key_of(run.config)[:2]: run.config for run in results.runs}
     for ax, (regime, order, task, curves, part) in zip(axes, panels, strict=True):
         # If all runs have the same order, the title needn't name it: shading shows it.
         is_one = regime == "scratch" or orders[regime] == 1
@@ -103,20 +114,16 @@ def draw_curves(
 
 def _comparable(rows: pd.DataFrame, results: Results) -> pd.DataFrame:
     """Leave out a run that is not done, if its network has one that is: it would cut the curve."""
-    states = {
-        (run.regime, " ".join(run.order), run.architecture.name, run.seed): is_done
-        for run, is_done in ((each.config, each.is_done) for each in results.runs)
-    }
-    done = {key[:3] for key, is_done in states.items() if is_done}
-    keys = zip(*(rows[name] for name in ("regime", "order", "architecture", "seed")), strict=True)
-    return rows[[states[key] or key[:3] not in done for key in keys]]
+    runs = pd.DataFrame([key_of(run.config) for run in results.runs], columns=RUN)
+    rows = rows.merge(runs.assign(is_done=[run.is_done for run in results.runs]))
+    others = rows.groupby(["regime", "order", "architecture"])["is_done"]
+    return rows[rows["is_done"] | ~others.transform("any")]
 
 
 def _means(rows: pd.DataFrame, units: Mapping[str, float]) -> pd.DataFrame:
     """Give rows with the mean over tasks, for runs that have several tasks."""
     values = rows["value"] / rows["task"].map(units).fillna(1.0)
-    keys = ["regime", "order", "architecture", "seed", "step"]
-    groups = rows.assign(value=values).groupby(keys, sort=False)["value"]
+    groups = rows.assign(value=values).groupby([*RUN, "step"], sort=False)["value"]
     return groups.mean()[groups.size() > 1].reset_index().assign(task=MEAN)
 
 
@@ -165,10 +172,10 @@ def draw_experts(results: Results) -> Figure | None:
         image = ax.imshow(weights_NE, aspect="auto", **colors)
         experts = weights_NE.shape[1]
         if experts <= MOST_WRITTEN:
-            plots.write_into(ax, image, plots.as_numbers(weights_NE, "z.2f"), fontsize=7)
+            plots.write_into(ax, image, plots.as_numbers(weights_NE), fontsize=7)
         ax.set_title(plots.escaped(_wrapped(caption)), fontsize="small")
         ax.set_yticks(range(len(tasks)), map(plots.escaped, tasks), fontsize="small")
-        ax.set_xticks(range(0, experts, -(-experts // MOST_WRITTEN)))
+        ax.set_xticks(range(0, experts, math.ceil(experts / MOST_WRITTEN)))
         ax.set_xlabel("experts, matched between seeds", fontsize="small")
     figure.colorbar(image, ax=axes, label="mean weight", shrink=0.8)
     return figure
@@ -183,16 +190,14 @@ def expert_weights(results: Results) -> dict[tuple[str, tuple[str, ...]], Array]
     for run in [run for run in results.runs if run.is_done]:
         config = run.config
         tasks = config.order if config.regime == "scratch" else config.games
-        where = f"{REGIMES[config.regime]} {' '.join(config.order)}".strip()
-        for name in [name for name in run.diagnostics if name.startswith("gates/")]:
-            gates_KNE = run.diagnostics[name]
-            gates_KNE = gates_KNE[plots.was_measured(gates_KNE)]
+        where = " ".join((REGIMES[config.regime], *config.order))
+        for name, (_, gates_KNE) in plots.measured(run.diagnostics, "gates").items():
             unchanged = np.allclose(gates_KNE[:1], gates_KNE[-1:], equal_nan=True)
             if len(gates_KNE) == 0 or (len(gates_KNE) > 1 and unchanged):
                 continue
             last_NE = gates_KNE[-1][[config.games.index(task) for task in tasks]]
             last_NE = last_NE[:, np.isfinite(last_NE).all(axis=0)]
-            caption = f"{config.architecture.name} {name.removeprefix('gates/')}, {where}"
+            caption = f"{config.architecture.name} {name}, {where}"
             found.setdefault((caption, tasks), []).append(last_NE)
     return {key: matched_mean(seeds) for key, seeds in found.items()}
 

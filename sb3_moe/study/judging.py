@@ -4,6 +4,7 @@ Shapes: S seeds, G groups of runs.
 """
 
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -64,7 +65,7 @@ class Selector:
     def __str__(self) -> str:
         regime = self.regime.upper() if self.regime else ""
         order = f"({', '.join(self.order)})" if self.order else ""
-        return " ".join(word for word in (regime, order, self.architecture) if word)
+        return " ".join(filter(None, (regime, order, self.architecture)))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -208,12 +209,12 @@ def welch(values: Array, signs: Array, rule: Rule, alternative: str = "two-sided
         return Estimate(mean, p=1.0, seeds=fewest)
     sides, size = (1, mean) if alternative == "greater" else (2, abs(mean))
     squares = np.nanvar(values, axis=0, ddof=1) / counts
-    error = float(np.sqrt(squares.sum()))
+    error = math.sqrt(squares.sum())
     if error == 0:  # no spread: the t statistic is not defined
         return Estimate(mean, mean, mean, float(size <= 0), fewest)
     freedom = squares.sum() ** 2 / (np.square(squares) / (counts - 1)).sum()
-    half = float(stats.t.ppf(0.5 + rule.interval / 2, freedom)) * error
-    p = sides * float(stats.t.sf(size / error, freedom))
+    half = stats.t.ppf(0.5 + rule.interval / 2, freedom) * error
+    p = sides * stats.t.sf(size / error, freedom)
     return Estimate(mean, mean - half, mean + half, p, fewest)
 
 
@@ -230,15 +231,15 @@ def values_of_groups(
     :param paired: only seeds that all groups have; False: NaN for a group that lacks a seed
     """
     rows = [_selected(table, group) for group in groups]
-    settings = [each["task"] + "\n" + each["regime"] + "\n" + each["order"] for each in rows]
+    settings = [pd.MultiIndex.from_frame(each[["task", "regime", "order"]]) for each in rows]
     values = []
     for group, mine, own in zip(groups, rows, settings, strict=True):
-        shared = pd.Series(True, mine.index)
-        # An order that a claim names is compared whether or not the other groups have it.
-        for other, theirs in zip(groups, settings, strict=True) if not group.order else ():
-            if not other.order:
-                applies = other.regime is None or mine["regime"] == other.regime
-                shared &= own.isin(theirs) | ~np.asarray(applies)
+        shared = np.full(len(mine), True)
+        for other, theirs in zip(groups, settings, strict=True):
+            # An order that a claim names is compared whether or not the other groups have it.
+            if not group.order and not other.order:
+                elsewhere = other.regime is not None and mine["regime"] != other.regime
+                shared &= own.isin(theirs) | elsewhere
         seeds = mine[shared].groupby(["task", "seed"])["value"]
         values.append(seeds.agg(lambda each: each.mean(skipna=False)))
     wide = pd.concat(values, axis=1, keys=range(len(groups)))
@@ -312,7 +313,7 @@ def judge(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:
     :return: a row for each contrast and task, with its ``verdict`` and that of its claim; contrasts
         without values are ``"not tested"``. ``p_adjusted`` is NaN where no correction is needed
     """
-    found: list[dict[str, Any]] = [
+    found = [
         {
             "claim": claim.name,
             "text": claim.text,
@@ -326,31 +327,31 @@ def judge(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:
             "expects": each.expects,
             "smallest_effect": each.smallest_effect,
             **welch(values, each.signs, claims.rule, each.alternative)._asdict(),
-            "p_adjusted": np.nan,
         }
         for claim in claims.claims
         for each in claim.contrasts
         for task, values in compare(table, each.measure, each.groups, claims, each.over).items()
     ]
-    _correct([row for row in found if row["primary"] and row["needs"] == "any"], "p_adjusted")
     verdicts = pd.DataFrame(found)
-    if found:
-        verdicts["verdict"] = [decide(row, claims.rule) for row in found]
-        primary = verdicts[verdicts["primary"]].groupby("claim")["verdict"].agg(set)
-        every = verdicts.groupby("claim")["needs"].first() == "all"
-        whole = {name: combine(primary.get(name, set()), every[name]) for name in every.index}
-        verdicts["claim_verdict"] = verdicts["claim"].map(whole)
+    if not found:
+        return verdicts
+    primary = verdicts["primary"]
+    verdicts["p_adjusted"] = _corrected(verdicts["p"][primary & (verdicts["needs"] == "any")])
+    verdicts["verdict"] = [decide(row, claims.rule) for row in verdicts.to_dict("records")]
+    for claim in claims.claims:
+        own = verdicts["claim"] == claim.name
+        verdict = combine(set(verdicts["verdict"][own & primary]), claim.needs == "all")
+        verdicts.loc[own, "claim_verdict"] = verdict
     return verdicts
 
 
-def _correct(rows: Sequence[dict[str, Any]], name: str) -> None:
-    """Write p with Holm's correction, under ``name``, into the tested rows of one family."""
-    tested = [row for row in rows if not np.isnan(row["p"])]
-    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
-        row[name] = p
+def _corrected(p: pd.Series) -> pd.Series:
+    """Apply Holm's correction to the p-values of one family; comparisons without one stay NaN."""
+    tested = p.dropna()
+    return pd.Series(holm(tested), tested.index, float).reindex(p.index)
 
 
-def decide(row: Mapping[str, Any], rule: Rule) -> str:
+def decide(row: Mapping[Any, Any], rule: Rule) -> str:
     """Apply the rule to a contrast on one task.
 
     ``"greater"`` is supported when the difference is at least the smallest effect that matters and
@@ -399,23 +400,24 @@ def summarize(table: pd.DataFrame, claims: Claims, networks: Sequence[str]) -> p
     """
     done = set(table.dropna(subset="value")["architecture"])
     networks = [name for name in networks if name in done]
-    found: list[dict[str, Any]] = []
+    found = []
     for measure, regime in itertools.product(MEASURES, table["regime"].unique()):
         rows = table[(table["measure"] == measure) & (table["regime"] == regime)]
         for over in ("tasks", None) if len({*rows["task"]} - {WHOLE}) > 1 else (None,):
-            family = [
+            found += [
                 {"regime": regime, "measure": measure, "architecture": name, **row}
                 for name in networks
                 for row in _beside_first(rows, measure, [name, networks[0]], claims, over)
             ]
-            _correct(family, "p_holm")
-            found += family
-    for row in found:
-        enough = row["seeds_compared"] >= claims.rule.min_seeds
-        shown = "higher" if row["difference"] > 0 else "lower"
-        undecided = "undecided" if row["seeds_compared"] else ""
-        row["verdict"] = shown if enough and row["p_holm"] < claims.rule.alpha else undecided
-    return pd.DataFrame(found)
+    summary = pd.DataFrame(found)
+    if found:
+        families = summary.groupby(["measure", "regime", summary["task"] == WHOLE])
+        summary["p_holm"] = families["p"].transform(_corrected)
+        compared = summary["seeds_compared"]
+        shown = (compared >= claims.rule.min_seeds) & (summary["p_holm"] < claims.rule.alpha)
+        cases = [shown & (summary["difference"] > 0), shown, compared > 0]
+        summary["verdict"] = np.select(cases, ["higher", "lower", "undecided"], "")
+    return summary
 
 
 def _beside_first(
@@ -439,5 +441,4 @@ def _beside_first(
             "high": high,
             "iqm": stats.trim_mean(values_S1[:, 0], 0.25),
             **dict(zip(_COMPARED, estimate, strict=True)),
-            "p_holm": np.nan,
         }

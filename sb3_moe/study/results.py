@@ -11,7 +11,7 @@ Shapes: K evaluations, N tasks.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from sb3_moe.study.folder import Job, refuse_changes, survey
 from sb3_moe.vec_env.evaluating import predict_takes_masks
 
 Array = npt.NDArray[np.float64]
-NAN = float("nan")
+NAN = np.nan
 
 #: Instead of a task's name, for values of the whole run or means over tasks.
 WHOLE = "all tasks"
@@ -74,22 +74,21 @@ class Run:
 
     def success(self, task: str) -> Array:
         """Share of a task's episodes that succeeded at each evaluation, (K,); NaN if unreported."""
-        return np.asarray(self.scores["successes"][:, self.config.games.index(task)].mean(axis=1))
+        return self.scores["successes"][:, self.config.games.index(task)].mean(axis=1)
 
-    def inside(self, kind: str) -> tuple[npt.NDArray[Any], Array]:
-        """Give a measure that is taken inside the network, averaged over its layers.
+    def inside(self, kind: str) -> pd.Series:
+        """Give a measure that is taken inside the network, averaged over its layers, by step.
 
         :param kind: the measure's name, which stands before the layer's, such as ``"dormant"``
-        :return: steps and values where it was measured: callbacks that share the file may measure
-            at other steps
+        :return: values where it was measured: callbacks that share the file may measure at other
+            steps
         """
         found = self.diagnostics.items()
         layers = [v for name, v in found if name.startswith(f"{kind}/") and v.ndim == 1]
         if not layers:
-            return np.zeros(0), np.zeros(0)
-        mean = np.mean(layers, axis=0)
-        measured = np.isfinite(mean)
-        return self.diagnostics["steps"][measured], mean[measured]
+            return pd.Series(dtype=float)
+        mean = pd.Series(np.mean(layers, axis=0), self.diagnostics["steps"])
+        return mean[np.isfinite(mean)]
 
     def blocks(self, task: str) -> list[tuple[float, float]]:
         """The stretches of global steps in which a task was trained.
@@ -107,18 +106,22 @@ class Run:
         """Mean of values over each block of a task; NaN if the run ended earlier, or one is NaN."""
         last = self.steps[-1] if np.isfinite(values).all() else -1
         return [
-            float(metrics.area(values[:, None], self.steps, *block)[0]) if last >= block[1] else NAN
-            for block in self.blocks(task)
+            metrics.area(values[:, None], self.steps, start, end)[0] if last >= end else NAN
+            for start, end in self.blocks(task)
         ]
 
     def area(self, values: Array, task: str) -> float:
         """Mean of values over all blocks of a task; NaN as :meth:`areas`, or without blocks."""
         lengths = [end - start for start, end in self.blocks(task)]
-        return float(np.average(self.areas(values, task), weights=lengths)) if lengths else NAN
+        return np.average(self.areas(values, task), weights=lengths) if lengths else NAN
 
     def value_at(self, values: Array, step: float) -> float:
         """Value of the last evaluation up to a step; NaN if the run ended before."""
-        return float(values[self.steps <= step][-1]) if self.steps[-1] >= step else NAN
+        return values[self.steps <= step][-1] if self.steps[-1] >= step else NAN
+
+    def lost(self, values: Array, task: str) -> float:
+        """Value at the end of a task's last block less that at the end of the run."""
+        return self.value_at(values, self.blocks(task)[-1][1]) - values[-1]
 
 
 def planned_blocks(run: RunConfig, task: str) -> list[tuple[float, float]]:
@@ -247,19 +250,19 @@ def block_end(run: Run, task: str, _: References | None = None) -> float:
         return NAN
     start, end = blocks[-1]
     inside = (run.steps > end - 0.1 * (end - start)) & (run.steps <= end)
-    return float(np.mean(run.returns(task)[inside])) if inside.any() else NAN
+    return run.returns(task)[inside].mean() if inside.any() else NAN
 
 
 @measure(has_an_end, "return")
 def final(run: Run, task: str, _: References | None = None) -> float:
     """Mean return at the end of the run."""
-    return float(run.returns(task)[-1])
+    return run.returns(task)[-1]
 
 
 @measure(has_an_end, "success")
 def success(run: Run, task: str, _: References) -> float:
     """Share of episodes that succeed at the end of the run."""
-    return float(run.success(task)[-1])
+    return run.success(task)[-1]
 
 
 @measure(is_trained, "return")
@@ -302,15 +305,13 @@ def relative_area(run: Run, task: str, references: References) -> float:
 @measure(has_a_block, "return")
 def forgetting(run: Run, task: str, _: References) -> float:
     """Mean return at the end of the task's last block less that at the end of the run."""
-    values = run.returns(task)
-    return run.value_at(values, run.blocks(task)[-1][1]) - float(values[-1])
+    return run.lost(run.returns(task), task)
 
 
 @measure(has_a_block, "success")
 def success_forgetting(run: Run, task: str, _: References) -> float:
     """Share of successes at the end of the task's last block less that at the end of the run."""
-    values = run.success(task)
-    return run.value_at(values, run.blocks(task)[-1][1]) - float(values[-1])
+    return run.lost(run.success(task), task)
 
 
 @measure()
@@ -328,9 +329,9 @@ def average_performance(run: Run, _: str, references: References) -> float:
 
 def late(run: Run, kind: str) -> float:
     """Mean of a measure that is taken inside the network, over the second half of the run."""
-    steps, values = run.inside(kind)
-    there = steps >= run.diagnostics["steps"][-1] / 2 if len(steps) else np.zeros(0, bool)
-    return float(np.mean(values[there])) if there.any() else NAN
+    values = run.inside(kind)
+    end = max(run.diagnostics.get("steps", ()), default=0)
+    return values[values.index >= end / 2].mean()
 
 
 @measure()
@@ -348,7 +349,9 @@ def inactive(run: Run, _: str, __: References) -> float:
 
 # The table of a study's results.
 
-COLUMNS = ["regime", "order", "architecture", "seed", "measure", "task", "step", "value"]
+#: The columns that identify a run, and all columns.
+RUN = ["regime", "order", "architecture", "seed"]
+COLUMNS = [*RUN, "measure", "task", "step", "value"]
 #: The file in a study's folder with its networks' values of the tuned argument.
 CHOICES = "tune.json"
 
@@ -421,11 +424,11 @@ def read_runs(jobs: Sequence[Job]) -> list[Run]:
         Run(job.run, job.folder.scores(), job.folder.diagnostics(), job.state.status == "done")
         for job in jobs
     ]
-    said = [run.scores["successes"] for run in runs]
-    spoken = np.any([np.isfinite(each).any(axis=(0, 2)) for each in said], axis=0)[:, None]
-    filled = [np.where(spoken, np.nan_to_num(each), each) for each in said]
-    changed = ({**r.scores, "successes": f} for r, f in zip(runs, filled, strict=True))
-    return [replace(run, scores=scores) for run, scores in zip(runs, changed, strict=True)]
+    successes = [run.scores["successes"] for run in runs]  # (K, N, episodes) each
+    reported_N = np.any([np.isfinite(each).any(axis=(0, 2)) for each in successes], axis=0)
+    for each in successes:
+        each[:, reported_N] = np.nan_to_num(each[:, reported_N])
+    return runs
 
 
 def _costs(jobs: Sequence[Job]) -> dict[str, dict[str, int]]:
@@ -447,6 +450,11 @@ def complete_table(runs: Sequence[RunConfig]) -> pd.DataFrame:
     return as_table(runs, there, dict.fromkeys(runs[0].games, 0.0))
 
 
+def key_of(run: RunConfig) -> tuple[str, str, str, int]:
+    """Give a run's values in the columns of :data:`RUN`."""
+    return run.regime, " ".join(run.order), run.architecture.name, run.seed
+
+
 def as_table(
     planned: Sequence[RunConfig], runs: Sequence[Run], random: Mapping[str, float]
 ) -> pd.DataFrame:
@@ -459,7 +467,7 @@ def as_table(
     found = {run.config.name: run for run in runs}
     references = References(found, random, planned)
     rows = [
-        (run.regime, " ".join(run.order), run.architecture.name, run.seed, *value)
+        (*key_of(run), *value)
         for run in planned
         for value in _values(run, found.get(run.name), references)
     ]
@@ -481,10 +489,10 @@ def _values(
         for name, values in (("return", run.returns(task)), ("success", run.success(task))):
             if np.isfinite(values).any():
                 for step, value in zip(run.steps, values, strict=True):
-                    yield name, task, int(step), float(value)
+                    yield name, task, step, value
     for name in INSIDES:
-        for step, value in zip(*run.inside(name), strict=True):
-            yield name, WHOLE, int(step), float(value)
+        for step, value in run.inside(name).items():
+            yield name, WHOLE, step, value
 
 
 def _problems(

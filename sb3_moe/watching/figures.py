@@ -6,6 +6,7 @@ Shapes: K measurements, N tasks, E experts, M blocks of training, S seeds.
 # ruff: noqa: E402  what is missing is said before it is imported
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ require("sb3_moe.watching.figures", "matplotlib")
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import EngFormatter
 
 from sb3_moe.measures import block_ends, load_scores
@@ -70,12 +70,13 @@ def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None 
     count = len(scores.task_names)
     figure = Picture(figsize=(7.0, 1.2 + 1.5 * count), layout="constrained")
     rows = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
-    for k, (axes, name) in enumerate(zip(rows, scores.task_names, strict=True)):
+    for k, name in enumerate(scores.task_names):
+        axes = rows[k]
         axes.plot(scores.steps, scores.score[:, k], color=COLORS[k % len(COLORS)], marker=".")
         for block in scores.blocks:
             if block.task == k:
                 axes.axvspan(block.start, block.end, color="0.9", zorder=0, linewidth=0)
-        if random is not None and name in random:
+        if random and name in random:
             axes.axhline(random[name], color="0.3", linestyle=":", label="random policy")
             axes.legend(loc="best", fontsize="small", frameon=False)
         axes.set_title(escaped(name), loc="left", fontsize="medium")
@@ -117,8 +118,8 @@ def draw_dormant(folder: str | Path) -> Figure:
     """
     figure = Picture(figsize=(5.8, 3.6), layout="constrained")
     axes = figure.subplots()
-    for i, (layer, measured) in enumerate(_measured(folder, "dormant").items()):
-        plot_mean(axes, *measured, None, layer, look_of(i))
+    for i, (layer, (steps, shares)) in enumerate(_measured(folder, "dormant").items()):
+        plot_mean(axes, steps, shares, None, layer, look_of(i))
     _mark_switches(axes, folder, "0.5")
     axes.set_ylim(bottom=-0.01)
     axes.set_ylabel("dormant neurons (share)")
@@ -139,12 +140,14 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
     figure = Picture(figsize=(7.0, 1.2 + 1.3 * len(names)), layout="constrained")
     rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     # Columns meet half way between measurements; a single measurement has a column 1 step wide.
-    middles = (steps_K[1:] + steps_K[:-1]) / 2
-    sides = (steps_K[:1], steps_K[-1:]) if len(steps_K) > 1 else (steps_K - 0.5, steps_K + 0.5)
-    edges, colors = np.concatenate([sides[0], middles, sides[1]]), colors_of_gates(gates_KNE)
+    count = len(steps_K)
+    edges = np.interp(np.arange(count + 1) - 0.5, np.arange(count), steps_K)
+    if count == 1:
+        edges += (-0.5, 0.5)
+    colors = colors_of_gates(gates_KNE)
     for k, axes in enumerate(rows):
         image = axes.pcolormesh(edges, np.arange(experts + 1) - 0.5, gates_KNE[:, k].T, **colors)
-        axes.set_yticks(range(0, experts, -(-experts // _MOST_NUMBERED)))
+        axes.set_yticks(range(0, experts, math.ceil(experts / _MOST_NUMBERED)))
         axes.set_ylabel("expert")
         axes.set_title(escaped(names[k]), loc="left", fontsize="medium")
         _mark_switches(axes, folder, "white")
@@ -197,8 +200,9 @@ def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = 
     :param title: above the picture
     """
     gates = np.asarray(gates_NE, dtype=np.float64)
-    experts, labels = [str(k) for k in range(gates.shape[1])], as_numbers(gates, "z.2f")
-    figure = draw_matrix(gates, labels, task_names, experts, "mean gate", **colors_of_gates(gates))
+    experts = [str(k) for k in range(gates.shape[1])]
+    colors = colors_of_gates(gates)
+    figure = draw_matrix(gates, as_numbers(gates), task_names, experts, "mean gate", **colors)
     figure.axes[0].set_xlabel("expert")
     figure.axes[0].set_title(title)
     return figure
@@ -220,16 +224,30 @@ def load_diagnostics(folder: str | Path) -> dict[str, npt.NDArray[Any]]:
 
 def _measured(folder: str | Path, kind: str) -> dict[str, tuple[Array, Array]]:
     """Return the steps and the values of one kind of measurement, by layer or mixture."""
-    saved, found = load_diagnostics(folder), {}
-    for name in [each for each in saved if each.startswith(f"{kind}/")]:
-        there = was_measured(saved[name])
-        steps_K = saved["steps"][there].astype(np.float64)
-        found[name.removeprefix(f"{kind}/")] = (steps_K, saved[name][there])
+    found = measured(load_diagnostics(folder), kind)
     if not found:
         callback = {"gates": "RoutingCallback", "dormant": "PlasticityCallback"}[kind]
         raise ValueError(
             f"diagnostics.npz has no {kind}; train with {callback}(log_path=folder) to get them"
         )
+    return found
+
+
+def measured(
+    diagnostics: Mapping[str, npt.NDArray[Any]], kind: str
+) -> dict[str, tuple[Array, Array]]:
+    """Select one kind of measurement, without the steps at which only other callbacks measured.
+
+    :param diagnostics: the arrays of ``diagnostics.npz``, (K, ...), NaN where nothing was measured
+    :param kind: how their names begin, such as ``"dormant"``
+    :return: steps and values, by layer or mixture
+    """
+    found = {}
+    for name, values in diagnostics.items():
+        start, _, place = name.partition("/")
+        if start == kind:
+            there = np.isfinite(values).any(axis=tuple(range(1, values.ndim)))
+            found[place] = (diagnostics["steps"][there], values[there])
     return found
 
 
@@ -288,19 +306,21 @@ def save_figures(
     folder = Path(folder)
     target = folder / "figures" if target is None else Path(target)
     diagnostics = load_diagnostics(folder) if (folder / "diagnostics.npz").exists() else {}
-    figures: dict[str, Figure] = {}
+    figures = {}
     if (folder / "scores.npz").exists() or not diagnostics:
         figures["learning_curves"] = draw_learning_curves(folder, random)
         if load_scores(folder).blocks:
             figures["transfer"] = draw_transfer(folder)
-    if any(name.startswith("dormant/") for name in diagnostics):
+    if measured(diagnostics, "dormant"):
         figures["dormant"] = draw_dormant(folder)
-    for name in [each.removeprefix("gates/") for each in diagnostics if each.startswith("gates/")]:
+    for name in measured(diagnostics, "gates"):
         figures[f"gates-{name}"] = draw_gates_over_time(folder, name)
         figures[f"last-gates-{name}"] = draw_last_gates(folder, name)
-    target.mkdir(parents=True, exist_ok=True)
-    paths = [save_figure(each, target / name, formats) for name, each in figures.items()]
-    return [path for each in paths for path in each]
+    return [
+        path
+        for name, figure in figures.items()
+        for path in save_figure(figure, target / name, formats)
+    ]
 
 
 class Picture(Figure):
@@ -314,8 +334,8 @@ class Picture(Figure):
 
 def into_panels(names: Sequence[str]) -> list[list[str]]:
     """Distribute networks evenly over as few panels as have room for them."""
-    parts = -(-len(names) // MOST_LINES)
-    return [list(each) for each in np.array_split(np.array(names, dtype=object), parts)]
+    parts = math.ceil(len(names) / MOST_LINES)
+    return [each.tolist() for each in np.array_split(names, parts)]
 
 
 def panels(number: int, height: float, across: int) -> tuple[Figure, list[Axes]]:
@@ -325,7 +345,7 @@ def panels(number: int, height: float, across: int) -> tuple[Figure, list[Axes]]
     :param across: panels side by side, at most
     """
     columns = min(across, number)
-    rows = -(-number // columns)
+    rows = math.ceil(number / columns)
     figure = Picture(figsize=(3.4 * columns, height * rows), layout="constrained")
     return figure, [figure.add_subplot(rows, columns, k + 1) for k in range(number)]
 
@@ -393,15 +413,15 @@ def draw_matrix(
     figure = Picture(figsize=size, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values, aspect="auto", **colors)
-    axes.set_yticks(range(len(rows)), [escaped(name) for name in rows])
-    axes.set_xticks(range(len(columns)), [escaped(name) for name in columns])
+    axes.set_yticks(range(len(rows)), map(escaped, rows))
+    axes.set_xticks(range(len(columns)), map(escaped, columns))
     write_into(axes, image, labels)
     figure.colorbar(image, ax=axes, label=unit)
     return figure
 
 
 def write_into(
-    axes: Axes, image: AxesImage, labels: Sequence[Sequence[str]], fontsize: float | None = None
+    axes: Axes, image: Any, labels: Sequence[Sequence[str]], fontsize: float | None = None
 ) -> None:
     """Write a text into each cell of a matrix, dark on light and light on dark.
 
@@ -410,25 +430,18 @@ def write_into(
     :param labels: text of each cell
     :param fontsize: in points; None: matplotlib's
     """
-    values = image.get_array()
-    assert values is not None
-    colors = image.to_rgba(values)
-    for row, column in np.ndindex(*colors.shape[:2]):
+    colors = image.to_rgba(image.get_array())
+    for (row, column), label in np.ndenumerate(labels):
         red, green, blue, opaque = colors[row, column]
         # By the luminance that a reader sees: NaN is transparent, which shows the white page.
         light = opaque * (0.299 * red + 0.587 * green + 0.114 * blue) + 1 - opaque
         color = "w" if light < 0.5 else "k"
-        text = labels[row][column]
-        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=fontsize)
+        axes.text(column, row, label, ha="center", va="center", color=color, fontsize=fontsize)
 
 
-def as_numbers(values: Array, form: str) -> list[list[str]]:
-    """Format a matrix's numbers, with a dash for NaN.
-
-    :param values: numbers of the cells
-    :param form: such as ``"z.2f"``, whose z drops the minus of numbers that round to 0
-    """
-    return [[format(each, form) if each == each else "-" for each in row] for row in values]
+def as_numbers(values: Array) -> list[list[str]]:
+    """Format a matrix's numbers, with a dash for NaN, and no minus where one rounds to 0."""
+    return [[f"{each:z.2f}" if each == each else "-" for each in row] for row in values]
 
 
 def colors_of_gates(gates: npt.NDArray[Any]) -> dict[str, Any]:
@@ -436,20 +449,12 @@ def colors_of_gates(gates: npt.NDArray[Any]) -> dict[str, Any]:
 
     :param gates: all gates that share the color map, of any shape
     """
-    there = np.isfinite(gates)
-    low, high = (float(f(gates, initial=0.0, where=there)) for f in (np.min, np.max))
+    finite = gates[np.isfinite(gates)]
+    low, high = finite.min(initial=0.0), finite.max(initial=0.0)
     if low >= 0:
         return {"cmap": "cividis", "vmin": 0.0, "vmax": high}
-    return {"cmap": "PuOr_r", "vmin": -max(-low, high), "vmax": max(-low, high)}
-
-
-def was_measured(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Say at which steps values were measured: callbacks may share a file, but not their steps.
-
-    :param values: NaN at steps at which only other callbacks measured, (K, ...)
-    :return: (K,)
-    """
-    return np.isfinite(values).any(axis=tuple(range(1, values.ndim)))
+    largest = max(-low, high)
+    return {"cmap": "PuOr_r", "vmin": -largest, "vmax": largest}
 
 
 def add_legend(figure: Figure, title: str | None = None) -> None:
@@ -461,6 +466,6 @@ def add_legend(figure: Figure, title: str | None = None) -> None:
     width, height = figure.get_size_inches()
     # Inches: 0.6 for a line's sample, 0.085 for a letter of the default font, 0.2 for a text line.
     columns = int(width / (0.6 + 0.085 * max(map(len, entries)))) or 1
-    figure.set_figheight(height + 0.2 * (-(-len(entries) // columns) + bool(title)))
-    handles, labels = list(entries.values()), list(entries)
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns, title=title)
+    lines = math.ceil(len(entries) / columns) + bool(title)
+    figure.set_figheight(height + 0.2 * lines)
+    figure.legend(entries.values(), entries, loc="outside upper center", ncols=columns, title=title)

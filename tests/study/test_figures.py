@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from made_up_study import GAMES, architecture, planned, run
+from made_up_study import GAMES, planned, run
 
 from sb3_moe.study.figures import draw_curves, draw_experts, expert_weights
 from sb3_moe.study.judging import t_interval
@@ -17,7 +17,7 @@ RANDOM = dict.fromkeys(GAMES, 1.0)
 def results(runs, random=RANDOM):
     """Give the results of runs, as of a study that has these networks."""
     names = dict.fromkeys(each.config.architecture.name for each in runs)
-    the_study = SimpleNamespace(architectures=tuple(map(architecture, names)))
+    the_study = SimpleNamespace(networks=list(names))
     table = as_table([each.config for each in runs], runs, random)
     return Results(the_study, runs, random, table)
 
@@ -105,7 +105,8 @@ def test_what_was_not_measured_has_no_figure():
 def gated(*gates_NE, of=None):
     """A run whose router had these gates, one after the other."""
     made = run(of or planned("mtrl", name="soft-big"))
-    return replace(made, diagnostics={"gates/pi.big": np.array(gates_NE, dtype=float)})
+    gates = {"steps": np.arange(len(gates_NE)), "gates/pi.big": np.array(gates_NE, dtype=float)}
+    return replace(made, diagnostics=gates)
 
 
 def weights(*runs):
