@@ -9,11 +9,11 @@ import copy
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field, fields
+from dataclasses import field
 from importlib import import_module
-from inspect import signature
+from inspect import getmembers, isclass, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -24,7 +24,6 @@ from pydantic.dataclasses import dataclass
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -113,11 +112,11 @@ def typed(kind: type[T], values: Any, context: Any = None, where: str = "") -> T
     try:
         return TypeAdapter(kind).validate_json(text, strict=True, extra="forbid", context=context)
     except ValidationError as error:
-        known = [each.name for each in fields(kind)]  # type: ignore[arg-type]  # it is a dataclass
+        known = signature(kind).parameters
         raise ValueError(in_words(error, where, known)) from error
 
 
-def in_words(error: ValidationError, where: str = "", known: Iterable[str] = ()) -> str:
+def in_words(error: ValidationError, where: str, known: Iterable[str]) -> str:
     """Describe the errors that pydantic found, a line for each entry.
 
     :param error: the error that pydantic raised
@@ -177,10 +176,14 @@ class Named:
         :param modules: modules whose classes can be named without their module
         :raises ValueError: if there is no such class, or it does not derive from ``base``
         """
-        everything = {k: v for module in modules for k, v in vars(import_module(module)).items()}
-        kinds = {k: v for k, v in everything.items() if isinstance(v, type) and issubclass(v, base)}
+        kinds = {
+            name: kind
+            for module in modules
+            for name, kind in getmembers(import_module(module), isclass)
+            if issubclass(kind, base)
+        }
         found = imported(self.name, where) if ":" in self.name else kinds.get(self.name)
-        if not (isinstance(found, type) and issubclass(found, base)):
+        if not (isclass(found) and issubclass(found, base)):
             rule = f"`{where}` must be a {base.__name__} by its name or `package.module:Class`"
             raise ValueError(f"{rule}, got {self.name!r}{hint(self.name, kinds)}")
         return found
@@ -230,7 +233,7 @@ def arguments_for(call: Callable[..., Any], values: Any, where: str) -> dict[str
     :param where: the entry that holds them
     :raises ValueError: if one is unknown
     """
-    found: dict[str, Any] = resolved(values, where)
+    found = resolved(values, where)
     try:
         signature(call).bind_partial(**found)
     except TypeError as error:
@@ -311,7 +314,7 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
         raise ValueError(
             f"`algorithm` must be one that has MoE policies, got {name!r}{hint(name, TABLE)}"
         )
-    return cast(type[BaseAlgorithm], imported(TABLE[name].algorithm, "algorithm"))
+    return imported(TABLE[name].algorithm, "algorithm")
 
 
 def is_off_policy(name: str) -> bool:
@@ -330,7 +333,7 @@ def policy_of(run: RunConfig) -> type[BasePolicy]:
         own = TABLE[run.algorithm].aliases
         name = next((each for each in own if kind in each), own[0])
     if ":" in name:
-        return cast(type[BasePolicy], imported(name, "policy"))
+        return imported(name, "policy")
     if name not in aliases:
         rule = "`policy` must be an alias that SB3 knows, or `package.module:Class`"
         raise ValueError(f"{rule}, got {name!r}{hint(name, aliases)}")
@@ -341,21 +344,6 @@ def value_of_argument(run: RunConfig, name: str) -> Any:
     """Give the value of an argument of a run's algorithm; None if it has no such argument."""
     parameter = signature(algorithm_class(run.algorithm)).parameters.get(name)
     return _given(run).get(name, None if parameter is None else parameter.default)
-
-
-def rollout_of(run: RunConfig) -> int:
-    """Give the steps between two updates, over all parallel environments.
-
-    :raises ValueError: if rollouts are not counted in steps
-    """
-    on_policy = issubclass(algorithm_class(run.algorithm), OnPolicyAlgorithm)
-    name = "n_steps" if on_policy else "train_freq"
-    length = value_of_argument(run, name)
-    count, unit = length if isinstance(length, list | tuple) else (length, "step")
-    if unit != "step" or count < 1:
-        # A report needs all runs to be evaluated, and to end, at the same steps.
-        raise ValueError(f"`{name}` must be a number of steps, at least 1, got {length}")
-    return run.n_envs * int(count)
 
 
 def _given(run: RunConfig) -> dict[str, Any]:
@@ -511,12 +499,11 @@ def _normalized(normalize: Named, env: VecEnv) -> VecEnv:
         # By default SB3's takes all keys, but it can't normalize the task id, which is Discrete.
         arguments.setdefault("norm_obs_keys", box_keys(env.observation_space))
     try:
-        normalized: VecEnv = kind(env, **arguments)
+        return kind(env, **arguments)
     except Exception as error:  # wrong keys raise in SB3, and a user's class may raise anything
         env.close()
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"`normalize`: {normalize.name} can't be built: {reason}") from error
-    return normalized
 
 
 def build_model(run: RunConfig, env: VecEnv, **arguments: Any) -> BaseAlgorithm:

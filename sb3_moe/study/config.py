@@ -148,8 +148,8 @@ def named_architecture(
         )
     if not isinstance(options, Mapping | None):
         raise ValueError(f"`architectures.{name}` must be a mapping of options, got {options!r}")
-    own = {key: value for key, value in (options or {}).items() if key in OWN_ENTRIES}
-    kwargs = {key: value for key, value in (options or {}).items() if key not in OWN_ENTRIES}
+    kwargs = dict(options or {})
+    own = {key: kwargs.pop(key) for key in OWN_ENTRIES if key in kwargs}
     if own.get("policy", TABLE[algorithm].aliases[0]) in TABLE[algorithm].aliases:
         kwargs = {**meant, **kwargs}
     values = {"name": name, "policy_kwargs": kwargs, **own}
@@ -242,12 +242,11 @@ class Setup:
     @property
     def task_id(self) -> str:
         """How observations show which task is played."""
-        return str(self.env.get("task_id", "dict"))
+        return self.env.get("task_id", "dict")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them."""
-        values: dict[str, Any] = to_jsonable_python(self)
-        return values
+        return to_jsonable_python(self)
 
 
 @dataclass(kw_only=True, config=STRICT)
@@ -289,8 +288,17 @@ class RunConfig(Setup):
 
     @property
     def rollout(self) -> int:
-        """Environment steps between two updates."""
-        return building.rollout_of(self)
+        """Environment steps between two updates, over all parallel environments.
+
+        :raises ValueError: if rollouts are not counted in steps
+        """
+        name = "train_freq" if building.is_off_policy(self.algorithm) else "n_steps"
+        length = building.value_of_argument(self, name)
+        count, unit = length if isinstance(length, tuple) else (length, "step")
+        if unit != "step" or count < 1:
+            # A report needs all runs to be evaluated, and to end, at the same steps.
+            raise ValueError(f"`{name}` must be a number of steps, at least 1, got {length}")
+        return self.n_envs * int(count)
 
     @property
     def total_steps(self) -> int:
@@ -468,11 +476,17 @@ class StudyConfig(Setup):
         return list(self._runs)
 
     def _grid(self) -> list[RunConfig]:
-        values = {each.name: getattr(self, each.name) for each in fields(Setup)}
-        unscheduled = values | {"schedule": None}
-        shared = {each: values if each == "schedule" else unscheduled for each in self.regimes}
+        shared = {each.name: getattr(self, each.name) for each in fields(Setup)}
+        del shared["schedule"]  # which the other regimes do without
         runs = [
-            RunConfig(regime=regime, order=order, architecture=network, seed=seed, **shared[regime])
+            RunConfig(
+                regime=regime,
+                order=order,
+                architecture=network,
+                seed=seed,
+                schedule=self.schedule if regime == "schedule" else None,
+                **shared,
+            )
             for seed in self.seeds
             for regime in self.regimes
             for order in self.sequences(regime)
@@ -577,7 +591,7 @@ def read_study(
 
 def schema() -> dict[str, Any]:
     """Give the JSON schema of a study's file, with which editors complete and check it."""
-    found: dict[str, Any] = TypeAdapter(StudyConfig).json_schema()
+    found = TypeAdapter(StudyConfig).json_schema()
     for each in (*parse(str(Setup.__doc__)).params, *parse(str(StudyConfig.__doc__)).params):
         text = " ".join(str(each.description).replace("``", "`").split())
         found["properties"][each.arg_name]["description"] = text

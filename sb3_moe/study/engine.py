@@ -133,11 +133,13 @@ class Engine:
 
         :return: by name, the reason if the run's process ended early, else an empty text
         """
-        over = [name for name, work in self._running.items() if work.done()]
-        reasons = {name: self._running.pop(name).exception() or "" for name in over}
-        # Ray's own errors have the original error as `cause`; their texts are tracebacks.
-        causes = {name: getattr(each, "cause", each) for name, each in reasons.items()}
-        return {name: str(each).strip().partition("\n")[0] for name, each in causes.items()}
+        reasons = {}
+        for name in [name for name, work in self._running.items() if work.done()]:
+            error = self._running.pop(name).exception() or ""
+            # Ray's own errors have the original error as `cause`; their texts are tracebacks.
+            cause = str(getattr(error, "cause", error))
+            reasons[name] = cause.strip().partition("\n")[0]
+        return reasons
 
     def stop(self) -> None:
         """End all running runs; each can resume later from its last snapshot."""
@@ -204,7 +206,7 @@ class RayEngine(Engine):
         require("RayEngine", "ray")
         import ray
 
-        self._ray: Any = ray
+        self._ray = ray
         # Ray's own handler would exit at once, before the study has said what is finished.
         handler = signal.getsignal(signal.SIGTERM)
         self._ray.init(

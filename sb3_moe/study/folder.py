@@ -117,7 +117,6 @@ class RunFolder:
 
     def start(self, config: Mapping[str, Any]) -> None:
         """Make the folder and write down what will run in it."""
-        self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "config.json", config)
 
     def finish(self, summary: Mapping[str, Any]) -> None:

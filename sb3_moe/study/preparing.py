@@ -45,12 +45,12 @@ def measure_random_policy(study: StudyConfig, root: Path) -> None:
     with closing(building.plain_env(run, len(run.games), 0, Interleave())) as like:
         env = make_pinned_env(like, evaluation_copies(like, episodes), seed=0)
     env.action_space.seed(0)
-    masked = bool(random_of(study)["masked"]) and env.has_attr("action_masks")
+    of = random_of(study)
+    masked = of["masked"] and env.has_attr("action_masks")
     returns = evaluate_tasks(random_player(env, masked=masked), env, episodes).returns
     env.close()
-    rounded = np.round(returns, 6).tolist()
-    values = {"of": random_of(study), "returns": dict(zip(study.games, rounded, strict=True))}
-    write_json(root / "random.json", values)
+    by_task = dict(zip(study.games, returns.round(6).tolist(), strict=True))
+    write_json(root / "random.json", {"of": of, "returns": by_task})
 
 
 def check_networks(runs: Sequence[RunConfig]) -> None:
@@ -86,9 +86,9 @@ def _built(run: RunConfig, env: VecEnv) -> BaseAlgorithm:
         warnings.simplefilter("ignore")
         model = building.build_model(run, env, device="cpu", **arguments)
     # Some policies can be built for spaces that they then can't handle.
-    obs: Any = model.observation_space.sample()
+    obs = model.observation_space.sample()
     model.predict(obs)
-    policy: Any = model.policy
+    policy = model.policy
     if isinstance(model, OnPolicyAlgorithm) and not hasattr(model, "_last_lstm_states"):
         with th.no_grad():  # what a rollout calls
             policy(policy.obs_to_tensor(obs)[0])
@@ -184,30 +184,29 @@ def chosen(study: StudyConfig, root: Path) -> StudyConfig:
 
     :raises ValueError: if values were found with other entries of `tune`
     """
-    found, undecided = _choices(study, root)
+    _, values, undecided = _choices(study, root)
     decided = tuple(name for name in study.only or study.networks if name not in undecided)
     if study.tune is None or not decided:
         return study
-    with_values = tuned(study, {name: each["value"] for name, each in found.items()})
+    with_values = tuned(study, values)
     return replace(with_values, only=decided) if undecided else with_values
 
 
 def all_runs(study: StudyConfig, root: Path) -> list[RunConfig]:
     """List the runs of a study; if values are still to be tuned, the runs for that come first."""
-    found, undecided = _choices(study, root)
+    _, values, undecided = _choices(study, root)
     if study.tune is None or not undecided:
         return chosen(study, root).runs()
-    values = {name: each["value"] for name, each in found.items()}
     guessed = tuned(study, dict.fromkeys(undecided, study.tune.values[0]) | values)
     grids = dict.fromkeys(_next(study, undecided), study.tune.values)
     return [*trials(study, grids, values).runs(), *guessed.runs()]
 
 
-def _choices(study: StudyConfig, root: Path) -> tuple[dict[str, Any], list[str]]:
-    """Read what was found for each network, and list those whose value is still to be found."""
+def _choices(study: StudyConfig, root: Path) -> tuple[dict[str, Any], dict[str, float], list[str]]:
+    """Read what was found for each network, its value, and whose value is still to be found."""
     path, found = root / CHOICES, dict[str, Any]()
     if study.tune is None:
-        return found, []
+        return {}, {}, []
     if path.exists():
         saved, said = read_json(path), study.to_dict()["tune"]
         if saved["tune"] != said:
@@ -219,7 +218,8 @@ def _choices(study: StudyConfig, root: Path) -> tuple[dict[str, Any], list[str]]
     own = [each.name for each in study.architectures if study.tune.argument in each.arguments]
     # These include networks that others begin with.
     asked = dict.fromkeys(run.architecture.name for run in study.runs())
-    return found, [name for name in asked if name not in {*found, *own}]
+    undecided = [name for name in asked if name not in {*found, *own}]
+    return found, {name: each["value"] for name, each in found.items()}, undecided
 
 
 def _next(study: StudyConfig, undecided: Collection[str]) -> list[str]:
@@ -239,11 +239,10 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
     :param train: a function that trains those of its jobs that aren't done
     :return: whether each network has its value
     """
-    found, undecided = _choices(study, root)
+    found, values, undecided = _choices(study, root)
     if study.tune is None or not undecided:
         return True
     grids = {name: sorted(study.tune.values) for name in _next(study, undecided)}
-    values = {name: each["value"] for name, each in found.items()}
     for _ in range(study.tune.extensions + 1):
         runs = trials(study, grids, values).runs()
         train(survey(runs, root))
@@ -252,32 +251,29 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
         if any(job.state.status not in ("done", "failed") for job in jobs):
             return False
         scores = _scores(study, jobs, root, grids)
-        best = {name: max(values, key=scores[name].__getitem__) for name, values in grids.items()}
+        best = {name: max(each, key=each.__getitem__) for name, each in scores.items()}
         further = {name: _beyond(study, name, grids[name], best[name]) for name in grids}
-        if all(value is None for value in further.values()):
+        if not any(further.values()):
             break
-        for name, value in further.items():
-            grids[name] = sorted([*grids[name], *([] if value is None else [value])])
+        grids = {name: sorted(grids[name] + further[name]) for name in grids}
     for name, each in scores.items():
         found[name] = {
             "value": best[name],
             "at_the_edge": best[name] in (min(each), max(each)),
-            "scores": [[v, s if np.isfinite(s) else None] for v, s in sorted(each.items())],
+            "scores": [[v, s if np.isfinite(s) else None] for v, s in each.items()],
         }
     write_json(root / CHOICES, {"tune": study.to_dict()["tune"], "networks": found})
     return tune(study, root, train)
 
 
-def _beyond(study: StudyConfig, name: str, values: Sequence[float], best: float) -> float | None:
-    """Give the value that continues a network's grid; None if there is none that works."""
+def _beyond(study: StudyConfig, name: str, values: Sequence[float], best: float) -> list[float]:
+    """Give the value that continues a network's grid, in a list; an empty one if none works."""
     value = beyond(values, best)
-    if value is None:
-        return None
-    try:
-        check_networks(trials(study, {name: [value]}, {}).runs())
-    except ValueError:  # such as an `n_steps` that `steps_per_task` is no multiple of
-        return None
-    return value
+    if value is not None:
+        with suppress(ValueError):  # such as an `n_steps` that `steps_per_task` is no multiple of
+            check_networks(trials(study, {name: [value]}, {}).runs())
+            return [value]
+    return []
 
 
 def trials(
@@ -321,7 +317,7 @@ def _scores(
     assert study.tune is not None
     random = random_means(study, root)
     done = [job for job in jobs if job.state.status == "done"]
-    failed = {job.run.architecture.name for job in jobs if job not in done}
+    failed = {job.run.architecture.name for job in jobs if job.state.status == "failed"}
     table = as_table([job.run for job in done], read_runs(done), random)
     rows = table[table["measure"] == study.tune.measure]
     above = rows["value"] - rows["task"].map(random)
@@ -332,8 +328,8 @@ def _scores(
         mine = means.unstack("task").reindex(names).dropna(axis=1, how="all")
         shares = mine / mine.abs().max().clip(lower=1e-12)
         scores = shares.mean(axis=1, skipna=False).fillna(-np.inf)
-        scores[[name in failed for name in names]] = -np.inf
-        found[name] = dict(zip(values, map(float, scores), strict=True))
+        scores[scores.index.isin(failed)] = -np.inf
+        found[name] = dict(zip(values, scores.tolist(), strict=True))
     return found
 
 

@@ -147,8 +147,10 @@ def _callbacks(
     evaluation = callbacks.MultiTaskEvalCallback(
         every, episodes, eval_env=eval_env, deterministic=deterministic, log_path=path
     )
-    own = [Named(name="PlasticityCallback", arguments={"ntk_size": 0})]
-    own += [Named(name="TaskRolloutCallback")]
+    own = [
+        Named(name="PlasticityCallback", arguments={"ntk_size": 0}),
+        Named(name="TaskRolloutCallback"),
+    ]
     if getattr(model.policy, "moe_layers", dict)():
         own.append(Named(name="RoutingCallback"))
     # If the file names one of these, or a subclass, it replaces ours; the evaluation stays.
@@ -203,8 +205,6 @@ def begin_with(model: BaseAlgorithm, run: RunConfig, path: Path) -> dict[str, An
     :return: where the weights come from, as plain values
     :raises ValueError: if the file can't be loaded, or its model doesn't fit
     """
-    start = run.architecture.start_from
-    assert start is not None
     try:
         trained = _read_trained(model, path)
     except Exception as error:  # a foreign file may raise anything
@@ -214,7 +214,7 @@ def begin_with(model: BaseAlgorithm, run: RunConfig, path: Path) -> dict[str, An
     # Loading has seeded everything with the file's seed, which may be the same for all runs.
     model.set_random_seed(model.seed)
     return {
-        "model": str(path) if start.architecture is None else f"{run.start}/{path.name}",
+        "model": f"{run.start}/{path.name}" if run.start else str(path),
         "sha256": sha256_of(path),
         "steps": trained.num_timesteps,
         "upcycled": _has_experts(model) and not _has_experts(trained),
@@ -256,7 +256,7 @@ def copy_weights(model: Any, trained: Any, name: str) -> None:
             raise ValueError(f"it is of {type(trained).__name__}, not {type(model).__name__}")
         check_tasks(tasks_known(trained), env)
         if _has_experts(model) and not _has_experts(trained):
-            options: Any = {k: v for k, v in model.policy_kwargs.items() if k in DEFAULTS}
+            options = {k: v for k, v in model.policy_kwargs.items() if k in DEFAULTS}
             trained.seed = model.seed  # else each seed would begin with the same new router
             same = trained.observation_space == model.observation_space
             trained = upcycle(trained, env=None if same else env, **options)
