@@ -13,7 +13,7 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -50,8 +50,11 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         """Add up two parts of a network."""
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return Cost(*(ours + theirs for ours, theirs in pairs))
+        return Cost(
+            self.parameters + other.parameters,
+            self.active + other.active,
+            self.flops + other.flops,
+        )
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,8 @@ class Budget:
         return sum(self.parts.values(), Cost())
 
     def __str__(self) -> str:
-        rows = [*self.parts.items(), ("total", self.total)]
         lines = [f"{'':<10}{'parameters':>12}{'active':>12}{'FLOPs/sample':>14}"]
-        for name, cost in rows:
+        for name, cost in {**self.parts, "total": self.total}.items():
             lines.append(f"{name:<10}{cost.parameters:>12,}{cost.active:>12,}{cost.flops:>14,}")
         return "\n".join(lines)
 
@@ -234,24 +236,28 @@ def matching_net_arch(
         for name in moe.network_names
     }
     wanted = _count_by_network(moe, match)
-    for name, widths in list(arch.items()):
+
+    def widened(name: str) -> list[int]:
+        widths = arch[name]
         if not widths:
             raise ValueError(f"`net_arch` of {name!r} must have a hidden layer to widen, got []")
 
-        def scaled(largest: int, widths: list[int] = widths) -> list[int]:
+        def scaled(largest: int) -> list[int]:
             return [max(1, round(width * largest / max(widths))) for width in widths]
 
-        def count(largest: int, name: str = name, scaled: Any = scaled) -> float:
-            net_arch = arch | {name: scaled(largest)}
-            policy = build({**dense, "net_arch": _as_given(net_arch)})
-            return _count_by_network(policy, match)[name]
+        def excess(largest: int) -> float:
+            net_arch = _as_given(arch | {name: scaled(largest)})
+            policy = build({**dense, "net_arch": net_arch})
+            return _count_by_network(policy, match)[name] - wanted[name]
 
         enough = max(widths)
-        while count(enough) < wanted[name]:
+        while excess(enough) < 0:
             enough *= 2
-        above = bisect_left(range(enough), wanted[name], lo=1, key=count)
-        near = min({max(above - 1, 1), above}, key=lambda each: abs(count(each) - wanted[name]))
-        arch[name] = scaled(near)
+        above = bisect_left(range(enough), 0.0, lo=1, key=excess)
+        return scaled(min({max(above - 1, 1), above}, key=lambda each: abs(excess(each))))
+
+    for name in moe.network_names:
+        arch[name] = widened(name)
     return _as_given(arch)
 
 
@@ -290,7 +296,7 @@ class FlopCount:
     """
 
     def __init__(self, parts: Iterable[nn.Module]) -> None:
-        self.by_part: dict[nn.Module, int] = dict.fromkeys(parts, 0)
+        self.by_part = dict.fromkeys(parts, 0)
         self.share: dict[MoELayer, float] = {}
         self.mode = _flop_counter()
         # For each module that runs now, the innermost last: torch's count when it began, torch's

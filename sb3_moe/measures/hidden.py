@@ -4,6 +4,7 @@ Shapes: E experts (1 for a dense layer), T rows, H units (feature maps of a conv
 positions (1 without a convolution), O outputs, I inputs.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -12,14 +13,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from sb3_moe.layers import (
-    Experts,
-    LinearScores,
-    MoELayer,
-    Routing,
-    SeparateNetworks,
-    StackedNetwork,
-)
+from sb3_moe.layers import Experts, LinearScores, MoELayer, SeparateNetworks, StackedNetwork
 from sb3_moe.layers.activations import POINTWISE
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.evaluating import Call, evaluating, recording
@@ -56,9 +50,7 @@ def is_activation(module: nn.Module) -> bool:
 def weight_of(layer: nn.Module) -> th.Tensor:
     """Return a layer's weight as it is stored."""
     names = ("weight_EOIhw", "weight_RK", "weight")
-    weight = getattr(layer, next(name for name in names if hasattr(layer, name)))
-    assert isinstance(weight, th.Tensor)
-    return weight
+    return getattr(layer, next(name for name in names if hasattr(layer, name)))
 
 
 def incoming(layer: nn.Module) -> View:
@@ -146,7 +138,7 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
     :param policy: of any algorithm
     """
     networks = networks_of(policy)
-    found: dict[nn.Module, HiddenLayer] = {}
+    found = {}
     counts: dict[str, int] = {}
 
     def add(name: str, part: nn.Module, after: Sequence[Reader]) -> None:
@@ -163,7 +155,7 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
             add(net.name, head, [])
     for name, extractor in networks.extractors().items():
         seen_by = [net for net in networks.networks() if net.extractor is extractor]
-        read: list[Reader] = []
+        read = []
         for net in seen_by:
             tokens = net.hidden.tokens if isinstance(net.hidden, MoENetwork) else "sample"
             read += [reader for first in _entries(net) for reader in _readers(first, tokens)]
@@ -192,7 +184,7 @@ def _last(network: nn.Module) -> nn.Module:
 
 def _learned_heads(net: Network) -> list[nn.Module]:
     """Return the heads that have weights; others take columns from whole-network experts."""
-    return [head for head in net.heads if any(True for _ in head.parameters())]
+    return [head for head in net.heads if [*head.parameters()]]
 
 
 def _entries(net: Network) -> list[nn.Module]:
@@ -224,7 +216,7 @@ def _runs_in_order(module: nn.Module) -> bool:
     if forward.__module__.partition(".")[0] in IN_ORDER or forward is nn.Sequential.forward:
         return True
     # A user-defined wrapper of a single module, such as an activation.
-    return len(list(module.children())) == 1 and not any(True for _ in module.parameters())
+    return len([*module.children()]) == 1 and not [*module.parameters()]
 
 
 def _flat(module: nn.Module) -> list[nn.Module]:
@@ -233,12 +225,12 @@ def _flat(module: nn.Module) -> list[nn.Module]:
     A mixture is one part, together with the module that makes its tokens. So is a module whose
     order is not known. A task embedding is no part: it isn't on the way from features to outputs.
     """
-    children = list(module.children())
     if isinstance(module, TaskEmbedding):
         return []
+    children = [*module.children()]
     if not children or not _runs_in_order(module):
         return [module]
-    lists = [list(c) if isinstance(c, nn.ModuleList) else [c] for c in children]
+    lists = [each if isinstance(each, nn.ModuleList) else [each] for each in children]
     return [leaf for each in lists for child in each for leaf in _flat(child)]
 
 
@@ -253,13 +245,15 @@ def _along(chain: Sequence[nn.Module], after: Sequence[Reader]) -> Iterator[Hidd
         if mixture is not None:
             yield from _in_mixture(mixture)
         elif is_activation(part):
-            before = chain[i - 1] if i else None
-            norm = next((n for n in _next(chain[i + 1 :]) if _is_unit_norm(n)), None)
-            rest = chain[chain.index(norm) + 1 :] if norm is not None else chain[i + 1 :]
+            before, rest = chain[:i], chain[i + 1 :]
+            norm = next((each for each in _next(rest) if _is_unit_norm(each)), None)
+            if norm is not None:
+                rest = rest[rest.index(norm) + 1 :]
             found = [reader for each in _next(rest) for reader in _readers(each)] or after
-            known = isinstance(before, KNOWN) and all(isinstance(r.layer, KNOWN) for r in found)
-            feeder = _feeder(chain[:i])
-            yield HiddenLayer("", part, feeder=feeder, readers=found if known else (), norm=norm)
+            layers = [*before[-1:], *(reader.layer for reader in found)]
+            known = before and all(isinstance(each, KNOWN) for each in layers)
+            readers = found if known else ()
+            yield HiddenLayer("", part, feeder=_feeder(before), readers=readers, norm=norm)
         elif not isinstance(part, KNOWN):
             for child in part.children():
                 yield from _along(_flat(child), [])
@@ -270,7 +264,7 @@ def _feeder(chain: Sequence[nn.Module]) -> nn.Module | None:
     for part in reversed(chain):
         if isinstance(part, WEIGHTED):
             return part
-        if is_activation(part) or _mixture(part) is not None or any(True for _ in part.children()):
+        if is_activation(part) or _mixture(part) or [*part.children()]:
             return None
     return None
 
@@ -292,8 +286,7 @@ def _is_unit_norm(part: nn.Module) -> bool:
 def _next(rest: Sequence[nn.Module]) -> list[nn.Module]:
     """Return the next part that does more than reshape, as a list; empty if there is none."""
     for part in rest:
-        weighted = isinstance(part, KNOWN) or any(True for _ in part.parameters())
-        if weighted or is_activation(part):
+        if isinstance(part, KNOWN) or is_activation(part) or [*part.parameters()]:
             return [part]
     return []
 
@@ -314,14 +307,13 @@ def _readers_of(mixture: MoELayer) -> list[nn.Module]:
     if mixture.sees != "tokens":
         return []
     parts = [part for part in mixture.children() if part is not mixture.experts]
+    if len(parts) != 1 or [*mixture.parameters(recurse=False)]:
+        return [mixture]
     linears = [m for m in mixture.experts.modules() if isinstance(m, nn.Linear | StackedLinear)]
     # A narrower layer of a user-defined router reads only some features, and nothing tells which.
-    narrow = any(
-        isinstance(part, nn.Linear) and linears and part.in_features < linears[0].in_features
-        for part in parts
-    )
-    tells = len(parts) == 1 and not narrow and not [*mixture.parameters(recurse=False)]
-    return parts if tells else [mixture]
+    if linears and isinstance(parts[0], nn.Linear):
+        return parts if parts[0].in_features >= linears[0].in_features else [mixture]
+    return parts
 
 
 def _networks_of(experts: Experts) -> list[nn.Module]:
@@ -391,12 +383,11 @@ def online_parameters(policy: BasePolicy) -> dict[str, list[nn.Parameter]]:
 
     :param policy: of any algorithm
     """
-    temperatures = temperatures_in(policy)
-    owners = networks_of(policy).owners()
-    found: dict[str, list[nn.Parameter]] = {}
+    owners, temperatures = networks_of(policy).owners(), temperatures_in(policy)
+    found = defaultdict(list)
     for parameter in policy.parameters():
         if parameter in owners and parameter not in temperatures:
-            found.setdefault(owners[parameter], []).append(parameter)
+            found[owners[parameter]].append(parameter)
     return found
 
 
@@ -446,7 +437,7 @@ def _activations(layer: HiddenLayer, calls: Mapping[str, list[Call]]) -> Activat
         return None
     if layer.mixture is None:
         return Activations(values_ETHP)
-    routing: Routing = calls[f"{layer.name} mixture"][-1].output[1]
+    routing = calls[f"{layer.name} mixture"][-1].output[1]
     # An expert that is not stacked with the others has layers of its own.
     mine = slice(None) if layer.expert is None else slice(layer.expert, layer.expert + 1)
     gates_TE = routing.gates_BNE.flatten(0, 1)
@@ -472,5 +463,8 @@ def expert_outputs(policy: Any, obs: Obs) -> dict[str, th.Tensor]:
     layers = policy.moe_layers()
     with evaluating(policy), recording(layers) as calls:
         networks_of(policy).run(policy.obs_to_tensor(obs)[0])
-        seen = {name: each[-1].args[0].flatten(0, -2) for name, each in calls.items() if each}
-        return {name: layers[name].experts.every(x_TI) for name, x_TI in seen.items()}
+        return {
+            name: layers[name].experts.every(each[-1].args[0].flatten(0, -2))
+            for name, each in calls.items()
+            if each
+        }

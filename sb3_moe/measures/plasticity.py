@@ -162,7 +162,7 @@ def measure_layers(
     :raises ValueError: if a threshold is negative
     """
     by_task = [policy_activations(policy, batch) for batch in batches]
-    measures: Measures = {}
+    measures = {}
     for layer in by_task[0]:
         seen = [activations[layer] for activations in by_task if layer in activations]
         for name, value in _layer(seen, taus).items():

@@ -284,7 +284,7 @@ def _restart(
     averages: Mapping[th.Tensor, Sequence[th.Tensor]],
 ) -> None:
     assert layer.feeder is not None
-    anew: list[tuple[nn.Module, View]] = [(layer.feeder, incoming(layer.feeder))]
+    anew = [(layer.feeder, incoming(layer.feeder))]
     if layer.norm is not None:  # its statistics too: units were silent
         anew.append((layer.norm, lambda tensor: tensor.view(mask_EH.shape)))
     for module, view in anew:

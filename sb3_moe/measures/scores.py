@@ -9,6 +9,7 @@ Shapes: K evaluations, N tasks, M blocks of training, V visits of one task.
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from zipfile import BadZipFile
@@ -81,13 +82,13 @@ def blocks_of(steps: ArrayLike, trained: ArrayLike) -> list[Block]:
     :param steps: (K,)
     :param trained: (K,), -1 where all tasks were trained
     """
-    steps_K, trained_K = np.asarray(steps, np.float64), np.asarray(trained)
+    steps_K, trained_K = np.asarray(steps, np.float64).tolist(), np.asarray(trained).tolist()
     blocks: list[Block] = []
-    for before, step, task in zip(steps_K[:-1], steps_K[1:], trained_K[1:], strict=True):
+    for (before, step), task in zip(pairwise(steps_K), trained_K[1:], strict=True):
         if blocks and blocks[-1].task == task and blocks[-1].end == before:
-            blocks[-1] = blocks[-1]._replace(end=float(step))
+            blocks[-1] = blocks[-1]._replace(end=step)
         elif task >= 0:
-            blocks.append(Block(int(task), float(before), float(step)))
+            blocks.append(Block(task, before, step))
     return blocks
 
 
@@ -331,7 +332,7 @@ def zero_shot_transfer_gem(
     """
     score_KN, steps_K = checked(score, steps)
     random_N = np.broadcast_to(np.asarray(random, np.float64), score_KN.shape[1:])
-    seen: set[int] = set()
+    seen = set()
     gains = []
     for index, block in enumerate(checked_blocks(blocks)):
         if index > 0 and block.task not in seen:

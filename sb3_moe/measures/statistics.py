@@ -4,7 +4,6 @@ Shapes: N tasks, E experts, T tokens, O outputs.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike
 Array = npt.NDArray[np.float64]
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: ArrayLike) -> list[float]:
     """Adjust p-values by Holm's step-down method (Scandinavian J. of Statistics 6, 1979).
 
     :param p_values: of all tests; there may be none
@@ -21,9 +20,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     p = np.asarray(p_values, np.float64)
     order = np.argsort(p)
     steps = np.minimum(1.0, p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty(len(p))
+    adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(steps)
-    return [float(value) for value in adjusted]
+    return adjusted.tolist()
 
 
 def decimals(values: ArrayLike) -> int:
@@ -49,8 +48,12 @@ def load_entropy(load_E: ArrayLike) -> float:
     :return: 0 where one expert does everything, 1 where all do the same; 1 for a single expert; NaN
         where there is no work, or a share is not finite
     """
-    shares = _shares(load_E)
-    return float(_entropy(shares) / np.log(len(shares))) if len(shares) > 1 else 1.0
+    load = np.asarray(load_E, np.float64)
+    if len(load) == 1:
+        return 1.0
+    if not load.any() or not np.isfinite(load).all():
+        return math.nan
+    return float(_entropy(load / load.sum()) / math.log(len(load)))
 
 
 def specialization(gates_NE: ArrayLike) -> float:
@@ -65,14 +68,14 @@ def specialization(gates_NE: ArrayLike) -> float:
     gates = np.atleast_2d(np.asarray(gates_NE, np.float64))
     gates = gates[gates.any(1)]
     if not gates.size or not np.isfinite(gates).all():
-        return float("nan")
-    rows_NE = np.stack([_shares(row) for row in gates])
-    smaller = min(rows_NE.shape)
+        return math.nan
+    shares_NE = gates / gates.sum(axis=1, keepdims=True)
+    smaller = min(shares_NE.shape)
     if smaller == 1:
         return 0.0
-    information = _entropy(rows_NE.mean(0)) - np.mean([_entropy(row) for row in rows_NE])
+    information = _entropy(shares_NE.mean(0)) - _entropy(shares_NE).mean()
     # Rounding may leave the quotient slightly outside of its range.
-    return float(np.clip(information / np.log(smaller), 0.0, 1.0))
+    return float(np.clip(information / math.log(smaller), 0.0, 1.0))
 
 
 def agreement(outputs_ETO: ArrayLike) -> float:
@@ -85,7 +88,7 @@ def agreement(outputs_ETO: ArrayLike) -> float:
     outputs = np.asarray(outputs_ETO, np.float64)
     num_experts = len(outputs)
     if not np.isfinite(outputs).all():
-        return float("nan")
+        return math.nan
     if num_experts < 2:
         return 1.0
     norms = np.linalg.norm(outputs, axis=-1, keepdims=True)
@@ -96,16 +99,8 @@ def agreement(outputs_ETO: ArrayLike) -> float:
     return float(np.mean((total - alone) / (num_experts * (num_experts - 1))))
 
 
-def _shares(values: ArrayLike) -> Array:
-    weights = np.asarray(values, np.float64)
-    if not weights.any() or not np.isfinite(weights).all():
-        return np.full_like(weights, np.nan)
-    return weights / weights.sum()
-
-
-def _entropy(shares: Array) -> float:
-    if np.isnan(shares).any():
-        return float("nan")
-    positive = shares[shares > 0]
+def _entropy(shares_E: Array) -> Array:
+    """Return the entropy of shares on the last axis."""
+    logs = np.log(shares_E, out=np.zeros_like(shares_E), where=shares_E > 0)
     # Subtract from 0.0: a plain minus gives -0.0 where one expert has everything.
-    return float(0.0 - (positive * np.log(positive)).sum())
+    return 0.0 - (shares_E * logs).sum(-1)
