@@ -56,10 +56,8 @@ class TaskRolloutCallback(CheckedCallback):
         self._ended = False
         if not self.goes_on:
             self._episodes = [deque[Any](maxlen=self.window) for _ in self.task_names]
-        if (
-            not self.goes_on or self._played is not self.training_env
-        ):  # then all episodes start anew
-            self._played = self.training_env
+        if not self.goes_on or self._played is not self.training_env:
+            self._played = self.training_env  # all episodes start anew
             self._successes = Successes(self._played.num_envs)
 
     def _on_step(self) -> bool:
@@ -79,15 +77,18 @@ class TaskRolloutCallback(CheckedCallback):
             # logger keeps the values recorded before until SB3 writes them.
             return
         self._ended = False
-        names = ("ep_rew_mean", "success_rate", "ep_len_mean")
-        kinds: dict[str, dict[str, float]] = {f"rollout/{{}}/{name}": {} for name in names}
+        rewards, rates, lengths = (dict.fromkeys(self.task_names, np.nan) for _ in range(3))
         for task, episodes in zip(self.task_names, self._episodes, strict=True):
-            found = [np.nan] * len(names)
             if episodes:
-                returns, lengths, successes = np.array(episodes).T
-                found = [returns.mean(), success_rate(successes), lengths.mean()]
-            for kind, value in zip(kinds.values(), found, strict=True):
-                kind[task] = float(value)
+                rewards_n, lengths_n, successes_n = np.array(episodes).T
+                rewards[task] = rewards_n.mean()
+                rates[task] = success_rate(successes_n)
+                lengths[task] = lengths_n.mean()
+        kinds = {
+            "rollout/{}/ep_rew_mean": rewards,
+            "rollout/{}/success_rate": rates,
+            "rollout/{}/ep_len_mean": lengths,
+        }
         self.log_scalars(kinds, taken=OVER_ALL)
 
 
@@ -141,22 +142,19 @@ class TaskGradientCallback(RecordingCallback):
         if self._is_due(self._began):
             self._do(self._began)
 
-    def act(self, step: int) -> bool:
+    def act(self, step: int) -> None:
         """Measure on the rollout that has just ended."""
         tasks_SB = np.array(self._tasks)
         measured = [self._measure(tasks_SB == k) for k in range(len(self.task_names))]
-        variances, norms = (np.array(column) for column in zip(*measured, strict=True))
-        row = {"gradient_norm": norms, "advantage_variance": variances}
+        variances, norms = np.transpose(measured)
         # PlasticityCallback logs gradient_norm/<network>, so no task may have a network's name.
         networks = short_names(list(online_parameters(self.model.policy)), LAYER)
         by_kind = {
-            f"plasticity/{kind}/{{}}": dict(zip(self.task_names, values.tolist(), strict=True))
-            for kind, values in row.items()
+            "plasticity/gradient_norm/{}": dict(zip(self.task_names, norms, strict=True)),
+            "plasticity/advantage_variance/{}": dict(zip(self.task_names, variances, strict=True)),
         }
         self.log_scalars(by_kind, PRINTED - len("advantage_variance/"), networks)
-        row["gradient_norm_per_task"] = row.pop("gradient_norm")
-        self.record.add(step, row)
-        return True
+        self.record.add(step, {"advantage_variance": variances, "gradient_norm_per_task": norms})
 
     def _on_training_end(self) -> None:
         """Measure nothing: no rollout ends here."""
@@ -195,8 +193,7 @@ class TaskGradientCallback(RecordingCallback):
         policy_loss = -(advantages * th.exp(log_prob - log_prob.detach())).mean()
         value_loss = F.mse_loss(self._column(buffer.returns, rows), values.flatten())
         entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
-        loss: th.Tensor = policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
-        return loss
+        return policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
 
     def _column(self, stored: Any, index: Any) -> th.Tensor:
         return th.as_tensor(stored[index], device=self.model.device)
@@ -214,8 +211,8 @@ class TaskTemperatureCallback(CheckedCallback):
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless the policy has temperatures by task, and ``ent_coef`` is 1."""
-        found: Any = getattr(getattr(model, "actor", None), "temperatures", None)
-        if not isinstance(found, TaskTemperatures):
+        actor = getattr(model, "actor", None)
+        if not isinstance(getattr(actor, "temperatures", None), TaskTemperatures):
             raise ValueError("`model` must have a policy with `ent_coef_per_task`=True")
         if (own := getattr(model, "ent_coef", None)) != 1.0:
             raise ValueError(f"`ent_coef` must be 1.0 with `ent_coef_per_task`=True, got {own!r}")
@@ -263,7 +260,7 @@ class TaskAdvantageCallback(CheckedCallback):
             )
 
     def _on_rollout_end(self) -> None:
-        buffer: Any = self.model.rollout_buffer  # type: ignore[attr-defined]  # it is on-policy
+        buffer = self.model.rollout_buffer  # type: ignore[attr-defined]  # it is on-policy
         tasks_SB = tasks_of(buffer, self._task_ids)
         buffer.advantages = normalized_by_task(buffer.advantages, tasks_SB)
 
@@ -298,12 +295,12 @@ class PopArtCallback(CheckedCallback):
         tasks_B = popart.tasks(_in_rows(buffer.observations, model.device))
         popart.follow(_in_rows(buffer.returns, model.device), tasks_B, self.rate)
         for name in ("returns", "values"):
-            rows: np.ndarray[Any, Any] = getattr(buffer, name)
+            rows = getattr(buffer, name)
             normalized_B = popart.normalized(_in_rows(rows, model.device), tasks_B)
             rows[:] = normalized_B.cpu().numpy().reshape(rows.shape)
-        for task, pair in enumerate(zip(popart.mean_K, popart.deviation_K, strict=True)):
-            for name, number in zip(("mean", "deviation"), pair, strict=True):
-                self.logger.record(f"popart/{name}/{task}", float(number), exclude="stdout")
+        for name, values_K in (("mean", popart.mean_K), ("deviation", popart.deviation_K)):
+            for task, value in enumerate(values_K.tolist()):
+                self.logger.record(f"popart/{name}/{task}", value, exclude="stdout")
 
 
 def _in_rows(steps: Any, device: th.device) -> Any:

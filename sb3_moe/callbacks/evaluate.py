@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -67,7 +67,7 @@ class MultiTaskEvalCallback(RecordingCallback):
         environment; while training, if an episode is too long
     """
 
-    file: ClassVar[str] = "scores.npz"
+    file = "scores.npz"
 
     def __init__(
         self,
@@ -199,7 +199,6 @@ class MultiTaskEvalCallback(RecordingCallback):
         self._best["mean_reward"] = self.best_mean_reward = self.last_mean_reward
         if self.best_model_save_path is not None:
             path = Path(self.best_model_save_path) / "best_model.zip"
-            path.parent.mkdir(parents=True, exist_ok=True)
             with atomic(path) as temporary, temporary.open("wb") as file:
                 self.model.save(file)
         return self.callback_on_new_best is None or self.callback_on_new_best.on_step()

@@ -4,7 +4,8 @@ The interventions and some penalties counter the loss of plasticity, the others 
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -58,7 +59,7 @@ class InterventionCallback(PeriodicCallback):
     """
 
     def _resume(self, step: int) -> int | None:
-        self._asked: dict[str, int] = remembered(self.model, "interventions_done")
+        self._asked = remembered(self.model, "interventions_done")
         return min(self._asked.get(type(self).__name__, step), step)
 
     def _on_rollout_start(self) -> None:
@@ -70,11 +71,10 @@ class InterventionCallback(PeriodicCallback):
     def _on_training_end(self) -> None:
         """Leave the trained policy as it is."""
 
-    def act(self, step: int) -> bool:
+    def act(self, step: int) -> None:
         """Change the policy; if that is not possible yet, try again at the next rollout."""
         if self.intervene() is False:
             self._last = self._asked.get(type(self).__name__, 0)
-        return True
 
     @abstractmethod
     def intervene(self) -> bool | None:
@@ -293,7 +293,7 @@ class WeightPenaltyCallback(CheckedCallback):
         # Parameters that don't require a gradient stay as they are, and can have no such hook.
         pulls = [(each, pull) for each, pull in self._pulls.items() if pull and each.requires_grad]
         for each, pull in pulls:
-            hook = self._hook(pull, masks.get(each), experts.get(each))
+            hook = partial(self._add, pull, masks.get(each), experts.get(each))
             self._handles.append(each.register_post_accumulate_grad_hook(hook))
         # An off-policy rollout may be one step long, and to log in each would wait for the device:
         # log only when an episode ends.
@@ -306,23 +306,20 @@ class WeightPenaltyCallback(CheckedCallback):
             penalty = self.coef * float(th.stack(halves).sum())
             self.logger.record(f"{self.area}/penalty/{self.key}", penalty)
 
-    def _hook(
-        self, pull: Pull, mask: th.Tensor | None, num_experts: int | None
-    ) -> Callable[[th.Tensor], None]:
-        lasts, (anchor, strength) = self._lasts, pull
-
-        def add(parameter: th.Tensor) -> None:
-            gradient, offset = parameter.grad, strength * (parameter.detach() - anchor)
-            if gradient is None or not lasts():
-                return
-            if mask is not None:
-                offset = offset * mask
-            if num_experts is not None:
-                moves = (gradient.reshape(num_experts, -1) != 0).any(1, keepdim=True)
-                offset = (offset.reshape(num_experts, -1) * moves).view_as(gradient)
-            gradient.add_(offset, alpha=self.coef)
-
-        return add
+    def _add(
+        self, pull: Pull, mask: th.Tensor | None, num_experts: int | None, parameter: Any
+    ) -> None:
+        """Add the gradient of the penalty on a parameter to that of the loss."""
+        if not self._lasts():
+            return
+        gradient, (anchor, strength) = parameter.grad, pull
+        offset = strength * (parameter.detach() - anchor)
+        if mask is not None:
+            offset = offset * mask
+        if num_experts is not None:
+            moves = (gradient.reshape(num_experts, -1) != 0).any(1, keepdim=True)
+            offset = (offset.reshape(num_experts, -1) * moves).view_as(gradient)
+        gradient.add_(offset, alpha=self.coef)
 
     def _detach(self) -> None:
         for handle in self._handles:
@@ -342,14 +339,16 @@ def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor
     masks: dict[th.Tensor, th.Tensor] = {}
     experts: dict[th.Tensor, int] = {}
     for optimizer in networks_of(policy).every_optimizer():
-        masks |= masks_in(optimizer) if keeps_masks(optimizer) else {}
-        experts |= optimizer.frozen_while_idle() if isinstance(optimizer, ExpertAdam) else {}
+        if keeps_masks(optimizer):
+            masks |= masks_in(optimizer)
+        if isinstance(optimizer, ExpertAdam):
+            experts |= optimizer.frozen_while_idle()
     for tensor, kept in kept_entries(policy).items():
-        masks[tensor] = ~kept & masks[tensor] if tensor in masks else ~kept
+        masks[tensor] = ~kept & masks.get(tensor, True)
     return masks, experts
 
 
-def _like(parameter: nn.Parameter, *arrays: Any) -> tuple[th.Tensor, ...] | None:
+def _like(parameter: nn.Parameter, *arrays: Any) -> Any:
     """Return arrays as tensors; None if a shape is not the parameter's, since experts may join."""
     if any(each is None or np.shape(each) != parameter.shape for each in arrays):
         return None
@@ -371,7 +370,7 @@ class L2InitCallback(WeightPenaltyCallback):
     :raises ValueError: if ``coef`` is out of range, or the algorithm is TRPO
     """
 
-    key: ClassVar[str] = "l2_init"
+    key = "l2_init"
 
     def _on_rollout_start(self) -> None:
         super()._on_rollout_start()
@@ -383,7 +382,7 @@ class L2InitCallback(WeightPenaltyCallback):
         """Return a parameter's initial value, if it is known."""
         # Read the attribute each time: it is replaced when experts join or leave.
         start = _like(parameter, vars(self.model)["initial_weights"].get(name))
-        return None if start is None else (start[0], 1.0)
+        return None if start is None else (*start, 1.0)
 
 
 class WeightNormDecayCallback(WeightPenaltyCallback):
@@ -397,7 +396,7 @@ class WeightNormDecayCallback(WeightPenaltyCallback):
     :raises ValueError: if ``coef`` is out of range, or the algorithm is TRPO
     """
 
-    key: ClassVar[str] = "weight_norm"
+    key = "weight_norm"
 
     def pull(self, name: str, parameter: nn.Parameter) -> Pull:
         """Return zero, with the same strength for every parameter."""
@@ -415,7 +414,7 @@ class AnchorCallback(WeightPenaltyCallback):
     :raises ValueError: if ``coef`` is out of range, or the environment has no tasks
     """
 
-    area: ClassVar[str] = "continual"
+    area = "continual"
 
     @abstractmethod
     def strengths(self, task: str, before: Arrays) -> Arrays:
@@ -449,8 +448,7 @@ class AnchorCallback(WeightPenaltyCallback):
 
     def pull(self, name: str, parameter: nn.Parameter) -> Pull | None:
         """Return a parameter's value at the last task's end, and how strongly it is pulled."""
-        found = _like(parameter, *(self.kept[k].get(name) for k in ("weights", "strengths")))
-        return None if found is None else (found[0], found[1])
+        return _like(parameter, *(self.kept[k].get(name) for k in ("weights", "strengths")))
 
 
 class L2AnchorCallback(AnchorCallback):
@@ -464,12 +462,11 @@ class L2AnchorCallback(AnchorCallback):
     :raises ValueError: if ``coef`` is out of range
     """
 
-    key: ClassVar[str] = "l2"
+    key = "l2"
 
     def strengths(self, task: str, before: Arrays) -> Arrays:
         """Return 1 for every weight."""
-        named = self.parameters().items()
-        return {name: np.ones(each.shape, np.float32) for name, each in named}
+        return {n: np.ones(each.shape, np.float32) for n, each in self.parameters().items()}
 
 
 class EWCCallback(AnchorCallback):
@@ -490,7 +487,7 @@ class EWCCallback(AnchorCallback):
     :raises ValueError: if a number is out of range
     """
 
-    key: ClassVar[str] = "ewc"
+    key = "ewc"
 
     def __init__(
         self, coef: float, *, rows: int = 256, decay: float = 1.0, verbose: int = 0
@@ -503,7 +500,7 @@ class EWCCallback(AnchorCallback):
         self.decay = decay
 
     def _on_step(self) -> bool:
-        obs: Any = self.model._last_obs  # of this step: SB3 replaces it after callbacks
+        obs = self.model._last_obs  # of this step: SB3 replaces it after callbacks
         # Off-policy algorithms scale the actions of an actor before they store them.
         actions = self.locals.get("buffer_actions", self.locals["actions"])
         tasks_n = np.array(tasks_stepped(self.locals["infos"], self._task.names), dtype=np.int64)

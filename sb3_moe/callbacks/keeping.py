@@ -68,7 +68,7 @@ class SnapshotCallback(PeriodicCallback):
         # Check before training starts: only then do other callbacks change files of earlier runs.
         self._within_rollout = self._ended = False
         step, steps = self.model.num_timesteps, [step_of(p) for p in snapshots_in(self.folder)]
-        self._is_another_run = step not in steps and any(other > step for other in steps)
+        self._is_another_run = step not in steps and max(steps, default=0) > step
         if self._is_another_run and not self.overwrite:
             raise ValueError(
                 f"{self.folder} holds snapshots of another run (the latest at step {steps[-1]}), "
@@ -96,7 +96,7 @@ class SnapshotCallback(PeriodicCallback):
         self._ended = True
         super()._on_training_end()
 
-    def act(self, step: int) -> bool:
+    def act(self, step: int) -> None:
         """Save a snapshot, and remove all but the latest ``keep``."""
         target = self.folder / snapshot_name(step)
         is_whole = not (self._ended and self._within_rollout)
@@ -104,7 +104,6 @@ class SnapshotCallback(PeriodicCallback):
         for old in snapshots_in(self.folder)[: -self.keep]:
             old.unlink()
         self.say(f"Snapshot at {step} steps: {target}")
-        return True
 
 
 class ReplayCallback(PeriodicCallback):
@@ -147,7 +146,7 @@ class ReplayCallback(PeriodicCallback):
         self.deterministic = deterministic
         self.log_path = None if log_path is None else Path(log_path)
 
-    def act(self, step: int) -> bool:
+    def act(self, step: int) -> None:
         """Play every task, and pass the replay to all outputs."""
         replay = watch(
             self.model,
@@ -158,7 +157,6 @@ class ReplayCallback(PeriodicCallback):
             deterministic=self.deterministic,
         )
         if self.log_path is not None:
-            self.log_path.mkdir(parents=True, exist_ok=True)
             replay.save(self.log_path / f"replay-{step}.html")
         for board in self.logger.output_formats:
             if isinstance(board, TensorBoardOutputFormat):
@@ -168,7 +166,6 @@ class ReplayCallback(PeriodicCallback):
             # W&B would add a style sheet from its own server, which the page's policy forbids.
             page = wandb.Html(replay.to_html(), inject=False)
             wandb.log({"replay": page, "replay/step": step})
-        return True
 
 
 def _show_films(replay: Replay, board: TensorBoardOutputFormat, step: int) -> None:

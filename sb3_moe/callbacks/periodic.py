@@ -167,11 +167,11 @@ class RecordingCallback(PeriodicCallback):
 
     def _resume(self, step: int) -> int | None:
         self.record.resume(step)
+        rows = self.record.rows
         # Other callbacks write rows of the same file.
-        own = [rows for name, rows in self.record.rows.items() if name.startswith(self.own)]
-        there = [np.isfinite(rows).any(axis=tuple(range(1, rows.ndim))) for rows in own]
-        steps = [self.record.rows["steps"][: len(each)][each] for each in there]
-        return max((int(each[-1]) for each in steps if len(each)), default=None)
+        own = [values for name, values in rows.items() if name.startswith(self.own)]
+        there = [np.isfinite(each).any(axis=tuple(range(1, each.ndim))) for each in own]
+        return max((int(step) for each in there for step in rows["steps"][each]), default=None)
 
 
 class CurrentTask:
@@ -222,7 +222,7 @@ def remembered(model: BaseAlgorithm, name: str, part: str | None = None) -> dict
     :param part: key of one callback's own dict, where several callbacks share the attribute; None:
         the whole attribute
     """
-    kept: dict[str, Any] = vars(model).setdefault(name, {})
+    kept = vars(model).setdefault(name, {})
     if part is not None:
         kept = kept.setdefault(part, {})
     if model.num_timesteps == 0:

@@ -66,11 +66,11 @@ def collect_probe(
     steps = played(player, env, env.reset(), deterministic=False)
     tasks = tasks_played(env)
     envs = [np.flatnonzero(tasks == k) for k in range(len(names))]
-    wanted = size // len(envs)
-    rounds = max(ROUNDS, -(-wanted // max(min(map(len, envs)), 1)))
+    wanted, fewest = size // len(envs), min(map(len, envs))
+    rounds = max(ROUNDS, math.ceil(wanted / max(fewest, 1)))
     kept: list[list[Obs]] = [[] for _ in envs]
     for obs, *_ in islice(steps, STRIDE - 1, rounds * STRIDE, STRIDE):
-        if not all(map(len, envs)) or (tasks_played(env) != tasks).any():
+        if not fewest or (tasks_played(env) != tasks).any():
             raise ValueError("`env` must not change its tasks: build it with make_pinned_env")
         for mine, batches in zip(envs, kept, strict=True):
             batches.append(select(obs, mine))
@@ -242,7 +242,7 @@ class PlasticityCallback(ProbeCallback):
         super()._on_training_end()
         self._gradients.detach()
 
-    def act(self, step: int) -> bool:
+    def act(self, step: int) -> None:
         """Measure, log and record."""
         policy, batches = self.model.policy, self.batches()
         gradients = self._gradients.of_last_step
@@ -254,7 +254,6 @@ class PlasticityCallback(ProbeCallback):
             measures |= measure_ntk(policy, batches, self.ntk_size)
         self._log(measures)
         self.record.add(step, measures)
-        return True
 
     def _weight_changes(self) -> dict[str, float]:
         before, now = self._weights, online_parameters(self.model.policy)
@@ -264,12 +263,11 @@ class PlasticityCallback(ProbeCallback):
         return {f"weight_change/{n}": joint_norm(map(th.sub, now[n], before[n])) for n in same}
 
     def _log(self, measures: dict[str, Any]) -> None:
-        kinds: dict[str, dict[str, float]] = {kind: {} for kind in LOGGED}
+        by_key: dict[str, dict[str, float]] = {f"plasticity/{kind}/{{}}": {} for kind in LOGGED}
         for name, value in measures.items():
             kind, place = name.split("/", 1)
-            if kind in kinds:
-                kinds[kind][place] = float(value)
-        by_key = {f"plasticity/{kind}/{{}}": values for kind, values in kinds.items()}
+            if kind in LOGGED:
+                by_key[f"plasticity/{kind}/{{}}"][place] = value
         self.log_scalars(by_key, LAYER)
 
 
@@ -304,7 +302,7 @@ class RoutingCallback(ProbeCallback):
             raise ValueError("`model` must have experts, as in PPO('MoeMlpPolicy', env)")
 
     @th.no_grad()
-    def act(self, step: int) -> bool:
+    def act(self, step: int) -> None:
         """Measure, log and record."""
         policy, batches = policy_of(self.model), self.batches()
         outputs = expert_outputs(policy, concatenate(batches))
@@ -321,7 +319,6 @@ class RoutingCallback(ProbeCallback):
             row[f"agreement/{name}"] = agreement(outputs[name].double().cpu().numpy())
         self._log(row)
         self.record.add(step, row)
-        return True
 
     def _log(self, row: dict[str, Any]) -> None:
         layers = policy_of(self.model).moe_layers()
@@ -331,7 +328,7 @@ class RoutingCallback(ProbeCallback):
             for name, layer in layers.items()
             if layer.sees in ("tokens", "belief") or router_parameters(layer)
         ]
-        shown = {"specialization": changing, "entropy": changing, "agreement": [*layers]}
+        shown = {"specialization": changing, "entropy": changing, "agreement": layers}
         by_key = {
             f"moe/{kind}/{{}}": {name: row[f"{kind}/{name}"] for name in names}
             for kind, names in shown.items()
@@ -406,7 +403,7 @@ class FreezeRouterCallback(ProbeCallback):
     def _on_training_start(self) -> None:
         """Go on from what the model remembers."""
         self.kept = remembered(self.model, "frozen_routers")
-        fresh: dict[str, Any] = {"since": self.model.num_timesteps, "task_names": self.task_names}
+        fresh = {"since": self.model.num_timesteps, "task_names": self.task_names}
         fresh |= {"last": None, "updates": None, "latest": [], "gates": {}, "settled": {}}
         self.kept |= {"frozen": [], **fresh, **self.kept}
         if self.kept["task_names"] != self.task_names:
@@ -421,10 +418,9 @@ class FreezeRouterCallback(ProbeCallback):
             hold_router(layer, name in self.kept["frozen"])
 
     def _resume(self, step: int) -> int | None:
-        last: int | None = self.kept["last"]
-        return last
+        return self.kept["last"]
 
-    def act(self, step: int) -> bool:
+    def act(self, step: int) -> None:
         """Measure how far gates have moved, and freeze routers that have settled."""
         updates = getattr(self.model, "_n_updates", None)
         if updates is None or updates != self.kept["updates"]:  # else nothing has learned
@@ -438,7 +434,6 @@ class FreezeRouterCallback(ProbeCallback):
                 self.log_scalars({"moe/frozen/{}": {name: 1}}, LAYER)
                 self.say(f"The router of {name} is frozen at {step} steps")
         self._hold()
-        return True
 
     @th.no_grad()
     def _measure(self) -> None:

@@ -114,10 +114,10 @@ class SparseTrainingCallback(CheckedCallback):
         counts = counts_of(self.layers, self.sparsity, self.densities)
         alive = [n * layer.num_experts for layer, n in zip(self.layers, counts, strict=True)]
         masks = self._masks()
-        own = [masks.get(layer.weight) for layer in self.layers]
+        own = [masks[layer.weight] for layer in self.layers if layer.weight in masks]
         if not masks:
             self._draw(counts)
-        elif [0 if mask is None else int(mask.sum()) for mask in own] != alive:
+        elif [int(mask.sum()) for mask in own] != alive:
             # The masks are those of an earlier run.
             raise ValueError("`sparsity` and `densities` must be those of the masks in the model")
         lasts = same_training(self.model)
@@ -189,8 +189,7 @@ class SparseTrainingCallback(CheckedCallback):
                 if gradient_W.any():
                     scores_W = gradient_W.abs()
                     if self.method == "set":
-                        chance_W = th.rand(len(gradient_W), generator=generator)
-                        scores_W = chance_W.to(gradient_W.device)
+                        scores_W = th.rand(len(scores_W), generator=generator).to(scores_W)
                     some = int(fraction * int(mask_W.sum()))
                     mask_W.copy_(regrown(weight_W, mask_W, some, scores_W))
             born = mask & ~before
@@ -252,7 +251,7 @@ def sparse_layers(policy: BaseModel) -> list[SparseLayer]:
     learned = {p for group in groups for p in group["params"] if p.requires_grad}
     mixtures = [module for module in policy.modules() if isinstance(module, MoELayer)]
     learned -= {p for layer in mixtures for p in router_parameters(layer)}
-    found: dict[th.Tensor, SparseLayer] = {}
+    found = {}
     for net in networks.networks():
         # Leave out parts that are None or empty.
         parts = nn.ModuleList(filter(None, (net.extractor, net.memory, net.hidden, *net.heads)))
@@ -280,7 +279,7 @@ def _rescale(layer: SparseLayer, mask: th.Tensor, weights: Sequence[th.Tensor]) 
 # Densities.
 
 
-def erk(shapes: Sequence[Shape], sparsity: float) -> list[float]:
+def erk(shapes: Sequence[Shape], sparsity: float) -> Sequence[float]:
     """Make layers with few weights denser (Erdos-Renyi-Kernel; arXiv 1911.11134, section 3).
 
     A layer's density is proportional to the sum of its axes' lengths over their product. Where that
@@ -290,22 +289,20 @@ def erk(shapes: Sequence[Shape], sparsity: float) -> list[float]:
     :param sparsity: share of all weights that are zero, in [0, 1)
     :return: share of weights that are alive, by layer
     """
-    sizes = [math.prod(shape) for shape in shapes]
-    raw = [sum(shape) / size for shape, size in zip(shapes, sizes, strict=True)]
-    dense = [False] * len(shapes)
+    sizes = np.array([math.prod(shape) for shape in shapes])
+    sums = np.array([sum(shape) for shape in shapes])
+    raw, dense = sums / sizes, np.zeros(len(shapes), bool)
     while True:
-        rest = [i for i, full in enumerate(dense) if not full]
-        wanted = (1.0 - sparsity) * sum(sizes) - sum(sizes) + sum(sizes[i] for i in rest)
-        scale = wanted / (sum(raw[i] * sizes[i] for i in rest) or 1.0)
-        full = [i for i in rest if raw[i] * scale > 1.0]
-        if not full:
-            return [1.0 if dense[i] else raw[i] * scale for i in range(len(shapes))]
-        largest = max(raw[i] for i in full)
-        for i in full:
-            dense[i] = raw[i] == largest
+        wanted = (1.0 - sparsity) * sizes.sum() - sizes[dense].sum()
+        densities = raw * wanted / (sums[~dense].sum() or 1.0)
+        densities[dense] = 1.0
+        full = densities > 1.0
+        if not full.any():
+            return densities.tolist()
+        dense |= full & (raw == raw[full].max())
 
 
-DENSITIES: Mapping[str, Callable[[Sequence[Shape], float], list[float]]] = {
+DENSITIES: Mapping[str, Callable[[Sequence[Shape], float], Sequence[float]]] = {
     "erk": erk,
     "uniform": lambda shapes, sparsity: [1.0 - sparsity] * len(shapes),
 }
@@ -318,14 +315,13 @@ def counts_of(layers: Sequence[SparseLayer], sparsity: float, densities: str) ->
     :param sparsity: share of a network's weights that are zero
     :param densities: ``"erk"`` or ``"uniform"``
     """
-    counts: dict[th.Tensor, int] = {}
+    counts = {}
     for network in dict.fromkeys(layer.network for layer in layers):
         own = [layer for layer in layers if layer.network == network]
-        shapes = [layer.shape for layer in own for _ in range(layer.num_experts)]
-        found = iter(DENSITIES[densities](shapes, sparsity))
-        for layer in own:
-            density, *_ = [next(found) for _ in range(layer.num_experts)]
-            counts[layer.weight] = max(1, round(density * math.prod(layer.shape)))
+        parts = [layer for layer in own for _ in range(layer.num_experts)]
+        found = DENSITIES[densities]([part.shape for part in parts], sparsity)
+        for part, density in zip(parts, found, strict=True):
+            counts[part.weight] = max(1, round(density * math.prod(part.shape)))
     return [counts[layer.weight] for layer in layers]
 
 

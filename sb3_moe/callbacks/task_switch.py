@@ -96,7 +96,7 @@ class TaskSwitchCallback(CheckedCallback):
         """Raise ValueError unless the model has all that this callback changes at a switch."""
         if self.replay_buffer != "keep" and not isinstance(model, OffPolicyAlgorithm):
             raise ValueError("`replay_buffer` must be 'keep' for on-policy algorithms")
-        buffer: Any = getattr(model, "replay_buffer", None)
+        buffer = getattr(model, "replay_buffer", None)
         if self.replay_buffer == "reservoir":
             self.reservoir.check(buffer)
         elif self.replay_buffer == "clear" and isinstance(buffer, HerReplayBuffer):
@@ -128,7 +128,7 @@ class TaskSwitchCallback(CheckedCallback):
         of_reservoir = {"kept": 0, "seen": 0, "reduced_at": 0}
         self.kept |= start | of_reservoir | self.kept
         if self.replay_buffer == "reservoir":
-            buffer: Any = getattr(self.model, "replay_buffer", None)
+            buffer = getattr(self.model, "replay_buffer", None)
             self.reservoir.resume(buffer, self.kept["kept"], self.kept["seen"])
         self._restart_schedules(self.kept["switched_at"])
 
@@ -182,7 +182,7 @@ class TaskSwitchCallback(CheckedCallback):
 
     def _restart_schedules(self, step: int | None) -> None:
         """Let schedules start again at a step; None: put the model's own schedules back."""
-        model: Any = self.model
+        model = self.model
         names = ["exploration_schedule"] if self.restart_exploration else []
         for name in [*names, "lr_schedule"] if self.restart_learning_rate else names:
             schedule = getattr(model, name)
