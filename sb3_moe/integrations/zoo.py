@@ -84,9 +84,10 @@ def _converter(inner: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, 
     def convert(sampled: dict[str, Any]) -> dict[str, Any]:
         if GIVEN not in sampled:
             return inner(sampled)
-        rest = {n: v for n, v in sampled.items() if n != GIVEN and n not in CHOICES}
-        ours = {name: value for name, value in sampled.items() if name in CHOICES}
-        return join(inner(rest), read_kwargs(sampled[GIVEN]), ours)
+        rest = dict(sampled)
+        given = read_kwargs(rest.pop(GIVEN))
+        ours = {name: rest.pop(name) for name in CHOICES if name in rest}
+        return join(inner(rest), given, ours)
 
     return convert
 

@@ -100,17 +100,23 @@ def watch(
     ]
     if not any(track.frames for run in runs for track in run.tracks):
         player.no_frames = player.no_frames or NO_MODE
-    title = f"{type(model).__name__} with {type(model.policy).__name__}"
-    kind, critics = player.decision.kind, list(player.decision.values)
-    bounds = _bounds(model.action_space) if kind == "mean" else []
+    kind = player.decision.kind
     return Replay(
-        title, watched.names, kind, critics, mixtures, runs, player.no_frames, bounds=bounds
+        title=f"{type(model).__name__} with {type(model.policy).__name__}",
+        task_names=watched.names,
+        kind=kind,
+        critics=[*player.decision.values],
+        mixtures=mixtures,
+        runs=runs,
+        no_frames=player.no_frames,
+        bounds=_bounds(model.action_space) if kind == "mean" else [],
     )
 
 
 def _experts_of(model: BaseAlgorithm, without: str | Sequence[Expert]) -> list[tuple[str, int]]:
     """Return the network and number of each expert to switch off, and check that it exists."""
-    experts = [expert_named(each) for each in ([without] if isinstance(without, str) else without)]
+    given = [without] if isinstance(without, str) else without
+    experts = [expert_named(each) for each in given]
     for each in experts:
         with without_expert(model, *each):  # raises if there is no such expert
             pass
@@ -120,8 +126,7 @@ def _experts_of(model: BaseAlgorithm, without: str | Sequence[Expert]) -> list[t
 def _bounds(space: Any) -> list[float]:
     """Return the largest absolute value of each component of an action; 0: it is unbounded."""
     sizes_D = np.maximum(np.abs(space.low), np.abs(space.high)).reshape(-1)
-    bounds: list[float] = np.where(np.isfinite(sizes_D), sizes_D, 0.0).tolist()
-    return bounds
+    return np.where(np.isfinite(sizes_D), sizes_D, 0.0).tolist()
 
 
 def expert_named(expert: Any) -> tuple[str, int]:
@@ -140,7 +145,7 @@ def expert_named(expert: Any) -> tuple[str, int]:
 def _chosen(names: list[str], tasks: Any) -> list[int]:
     if tasks is None:
         return list(range(len(names)))
-    given: Sequence[Any] = [tasks] if isinstance(tasks, str | int | np.integer) else tasks
+    given: Any = [tasks] if np.isscalar(tasks) else tasks
     chosen = [names.index(task) if task in names else task for task in given]
     if not {*chosen} <= {*range(len(names))}:
         raise ValueError(f"`tasks` must be among {names}, got {tasks!r}")
@@ -209,9 +214,10 @@ class _Player:
         env, meanings = self._env, action_meanings(self._env)
         obs: Any = env.reset()
         starts = np.ones(env.num_envs, dtype=bool)
+        playing = tasks_played(env).tolist()
         notes = {
-            row: _Notes(self.watched.names[task], meanings.get(task, ()))
-            for task, row in zip(tasks, self._rows(tasks), strict=True)
+            playing.index(task): _Notes(self.watched.names[task], meanings.get(task, ()))
+            for task in tasks
         }
         states, memory, masked = None, None, takes_masks(self.model, env)
         while running := [row for row, note in notes.items() if not self._is_over(note)]:
@@ -232,23 +238,16 @@ class _Player:
     def _is_over(self, notes: _Notes) -> bool:
         return len(notes.returns) >= self.episodes or len(notes.seen) >= self.max_steps
 
-    def _rows(self, tasks: list[int]) -> list[int]:
-        """Find the environment that plays each task."""
-        playing = tasks_played(self._env).tolist()
-        return [playing.index(task) for task in tasks]
-
     def _images(self) -> list[Frame | None]:
         """Draw every environment; after the first error, play goes on without images."""
-        nothing: list[Frame | None] = [None] * self._env.num_envs
-        if not self._draws:
-            return nothing
-        try:
-            with warnings.catch_warnings(action="ignore"):  # SB3 warns if there is no render mode
-                images = self._env.get_images()
-            return [None if each is None else as_frame(each) for each in images]
-        except Exception as error:  # an environment may raise anything
-            self._draws, self.no_frames = False, in_one_line(error)
-            return nothing
+        if self._draws:
+            try:
+                with warnings.catch_warnings(action="ignore"):  # SB3's, if there is no render mode
+                    images = self._env.get_images()
+                return [None if each is None else as_frame(each) for each in images]
+            except Exception as error:  # an environment may raise anything
+                self._draws, self.no_frames = False, in_one_line(error)
+        return [None] * self._env.num_envs
 
     @th.no_grad()
     def _look(
@@ -263,8 +262,8 @@ class _Player:
         if decision.kind == "mean" and policy.squash_output:
             # In the units in which the environment gets actions.
             (mean_BD,) = decision.preferences
-            shape: Any = policy.action_space.shape
-            mean_B = mean_BD.cpu().numpy().reshape(-1, *shape)
+            space: Any = policy.action_space
+            mean_B = mean_BD.cpu().numpy().reshape(-1, *space.shape)
             played = policy.unscale_action(mean_B).reshape(mean_BD.shape)
             decision = decision._replace(preferences=(th.as_tensor(played),))
         self.decision = decision

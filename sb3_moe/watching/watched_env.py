@@ -79,7 +79,7 @@ def watched_env(
     if venv is None:
         raise ValueError("`env` must be given, since the model has no environment of its own")
     check_tasks(tasks_known(model), venv)
-    build: Callable[..., VecEnv] | None = None
+    build = None
     side_by_side = why_not_rebuildable(venv) is None
     if side_by_side:
         build = partial(make_pinned_env, venv, evaluation_copies(venv, episodes) if episodes else 1)
