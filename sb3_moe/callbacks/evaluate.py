@@ -165,11 +165,11 @@ class MultiTaskEvalCallback(RecordingCallback):
     def _log(self, episodes: TaskEpisodes, step: int) -> None:
         # A plain environment's only task keeps its name "task", although OVER_ALL has it too.
         taken = OVER_ALL if len(self.task_names) > 1 else ()
-        means, lengths = episodes.returns.mean(1), episodes.lengths.mean(1)
+        means = episodes.returns.mean(1)
         columns = {
-            "eval/{}/mean_reward": means.tolist(),
+            "eval/{}/mean_reward": means,
             "eval/{}/success_rate": [success_rate(each) for each in episodes.successes],
-            "eval/{}/mean_ep_length": lengths.tolist(),
+            "eval/{}/mean_ep_length": episodes.lengths.mean(1),
             "continual/{}/forgotten": self._forgotten(),
         }
         named = {k: dict(zip(self.task_names, v, strict=True)) for k, v in columns.items()}

@@ -507,8 +507,8 @@ class EWCCallback(AnchorCallback):
         named = obs if isinstance(obs, Mapping) else {"": obs}
         columns = {f"{_OBS}{name}": np.asarray(column) for name, column in named.items()}
         columns["actions"] = actions
-        if "action_masks" in self.locals and self.locals["action_masks"] is not None:
-            columns["masks"] = self.locals["action_masks"].reshape(len(actions), -1)
+        if (masks := self.locals.get("action_masks")) is not None:
+            columns["masks"] = masks.reshape(len(actions), -1)
         step = self.num_timesteps // self.training_env.num_envs
         # Keep rows by task. That a task is over is noticed only at the next rollout's start, when
         # the next task may have rows already.

@@ -320,7 +320,6 @@ class CriticGradients:
         self.of_last_step = {}
         if self._handle is not None:
             self._handle.remove()
-            self._handle = None
 
     def _keep(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
         # Its own parameters each time: they are others once experts joined or left.

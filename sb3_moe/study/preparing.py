@@ -66,9 +66,9 @@ def check_networks(runs: Sequence[RunConfig]) -> None:
             try:
                 built[name] = _built(run, env)
                 start = run.architecture.start_from
-                if start is not None and start.model is not None:
+                if start and start.model:
                     begin_with(built[name], run, Path(start.model))
-                elif start is not None and str(start.architecture) in built:
+                elif start and str(start.architecture) in built:
                     copy_weights(built[name], built[str(start.architecture)], name)
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
@@ -204,17 +204,16 @@ def all_runs(study: StudyConfig, root: Path) -> list[RunConfig]:
 
 def _choices(study: StudyConfig, root: Path) -> tuple[dict[str, Any], dict[str, float], list[str]]:
     """Read what was found for each network, its value, and whose value is still to be found."""
-    path, found = root / CHOICES, dict[str, Any]()
     if study.tune is None:
         return {}, {}, []
-    if path.exists():
-        saved, said = read_json(path), study.to_dict()["tune"]
-        if saved["tune"] != said:
-            raise ValueError(
-                f"{path} was made with another `tune`; use another output folder, or change it "
-                f"back: {saved['tune']} -> {said}"
-            )
-        found = saved["networks"]
+    path, said = root / CHOICES, study.to_dict()["tune"]
+    saved = read_json(path) if path.exists() else {"tune": said, "networks": {}}
+    if saved["tune"] != said:
+        raise ValueError(
+            f"{path} was made with another `tune`; use another output folder, or change it "
+            f"back: {saved['tune']} -> {said}"
+        )
+    found = saved["networks"]
     own = [each.name for each in study.architectures if study.tune.argument in each.arguments]
     # These include networks that others begin with.
     asked = dict.fromkeys(run.architecture.name for run in study.runs())

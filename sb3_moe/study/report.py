@@ -188,7 +188,12 @@ def _answer(study: StudyConfig, summary: pd.DataFrame, min_seeds: int) -> str:
 
 
 def _comparisons(results: Results, summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Give a table of networks by tasks for each measure and regime."""
+    """Give a table of networks by tasks for each measure and regime; costs are below names."""
+    costs = {
+        name: f"{name}\n{each['parameters']:,} parameters\n{each['flops']:,} FLOPs"
+        for name, each in results.costs.items()
+        if each
+    }
     for (measure, regime), rows in summary.groupby(["measure", "regime"], sort=False):
         fields = rows.assign(field=[_field(row) for row in rows.to_dict("records")])
         table = fields.pivot(index="architecture", columns="task", values="field")
@@ -196,17 +201,9 @@ def _comparisons(results: Results, summary: pd.DataFrame) -> Iterator[dict[str, 
         table = table.loc[rows["architecture"].unique(), tasks].rename_axis("network")
         if measure in ("block_end", "final", "area"):
             table.loc["random policy"] = {k: written(v) for k, v in results.random.items()}
-        table = table.rename(index=lambda name: _with_costs(name, results.costs.get(name)))
         meaning = f"{REGIMES[str(regime)]}: {MEASURES[str(measure)].meaning}"
         is_first = (measure, regime) in _FIRST
-        yield {"meaning": meaning, "is_first": is_first, "table": table}
-
-
-def _with_costs(name: str, costs: Mapping[str, int] | None) -> str:
-    """Write what a network costs below its name."""
-    if not costs:
-        return name
-    return f"{name}\n{costs['parameters']:,} parameters\n{costs['flops']:,} FLOPs"
+        yield {"meaning": meaning, "is_first": is_first, "table": table.rename(index=costs)}
 
 
 def _field(row: Mapping[Any, Any]) -> str:

@@ -40,15 +40,14 @@ def page_of(replay: Replay) -> str:
     return re.sub(r"\{\{([a-z-]+)\}\}", lambda found: parts[found[1]], _part("page.html"))
 
 
-def in_frame(page: str, height: int = 900) -> str:
+def in_frame(page: str) -> str:
     """Return an iframe that shows a page in a notebook, isolated from the notebook's own page.
 
     :param page: HTML
-    :param height: in pixels
     """
     return (
         f'<iframe srcdoc="{html.escape(page)}" title="Replay" sandbox="allow-scripts" '
-        f'style="width: 100%; height: {height}px; border: 0"></iframe>'
+        'style="width: 100%; height: 900px; border: 0"></iframe>'
     )
 
 

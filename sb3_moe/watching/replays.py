@@ -5,7 +5,6 @@ Shapes: T steps, A choices of one kind, D components of an action, E experts, V 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,8 +134,9 @@ class Replay:
     bounds: list[float] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        tasks = list(dict.fromkeys(track.task for run in self.runs for track in run.tracks))
-        return f"Replay({self.title!r}, tasks={tasks}, steps={steps_of(self.runs)})"
+        tracks = [track for run in self.runs for track in run.tracks]
+        tasks = list(dict.fromkeys(track.task for track in tracks))
+        return f"Replay({self.title!r}, tasks={tasks}, steps={sum(map(len, tracks))})"
 
     def to_html(self) -> str:
         """Return the page: one file, which needs no network."""
@@ -166,8 +166,3 @@ class Replay:
 
     def _repr_html_(self) -> str:
         return in_frame(self.to_html())
-
-
-def steps_of(runs: Sequence[Run]) -> int:
-    """Count the steps of all runs."""
-    return sum(len(track) for run in runs for track in run.tracks)
