@@ -93,7 +93,9 @@ class SparseTrainingCallback(CheckedCallback):
         positive("drop_fraction", drop_fraction, at_most=1.0)
         positive("end_fraction", end_fraction, at_most=1.0)
         self.sparsity, self.method, self.densities = sparsity, method, densities
-        self.drop_fraction, self.interval, self.end_fraction = drop_fraction, interval, end_fraction
+        self.drop_fraction = drop_fraction
+        self.interval = interval
+        self.end_fraction = end_fraction
         self.rescale, self.seed = rescale, seed
         self._changed: dict[th.optim.Optimizer, int] = {}
 

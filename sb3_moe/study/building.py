@@ -261,7 +261,7 @@ def game_id(game: str) -> str:
     return f"SB3MoE/MinAtar-{game}-v1" if game in MINATAR else game
 
 
-def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) -> list[Any]:
+def read_tasks(games: Sequence[str], tasks: Entries, no_op_max: int = 0) -> list[Any]:
     """Give the tasks of a study, with their names.
 
     :param games: short names or ids; ignored if there are ``tasks``

@@ -199,9 +199,7 @@ class RayEngine(Engine):
     :param gpus: GPUs per run; may be a fraction
     """
 
-    def __init__(
-        self, root: Path, address: str | None = None, cpus: float = 1, gpus: float = 0
-    ) -> None:
+    def __init__(self, root: Path, address: str | None, cpus: float, gpus: float) -> None:
         super().__init__()
         require("RayEngine", "ray")
         import ray
@@ -340,7 +338,8 @@ class LiveView:
     """
 
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
-        self._console, self._count, self._ended, self._steps = console, len(jobs), 0, 0
+        self._console, self._count = console, len(jobs)
+        self._ended = self._steps = 0
         self.progress = Progress(
             *Progress.get_default_columns(),
             TextColumn("{task.fields[note]}", style="dim"),
@@ -353,7 +352,8 @@ class LiveView:
 
     def ended(self, job: Job, state: State) -> None:
         """Print a line on how a run ended."""
-        self._ended, self._steps = self._ended + 1, self._steps + job.run.total_steps
+        self._ended += 1
+        self._steps += job.run.total_steps
         note = state.reason
         if state.status == "done":
             note = _summary(job.folder.last_logged())

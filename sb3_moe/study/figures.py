@@ -44,7 +44,7 @@ CURVES = {"return": "return per episode", "success": "share of episodes that suc
 MEAN = "mean over tasks"
 
 
-def figures(results: Results, units: Mapping[str, float] | None = None) -> dict[str, Figure]:
+def figures(results: Results, units: Mapping[str, float]) -> dict[str, Figure]:
     """Draw every figure for which there are data, by name.
 
     :param units: as in :func:`draw_curves`
@@ -77,7 +77,8 @@ def draw_curves(
     rows = _comparable(rows[~alone | (rows["order"] == rows["task"])], results)
     if rows.empty:
         return None
-    units, levels = (units or {}, dict(results.random)) if measure == "return" else ({}, {})
+    units = (units or {}) if measure == "return" else {}
+    levels = dict(results.random) if measure == "return" else {}
     if levels:
         levels[MEAN] = fmean(level / units.get(task, 1.0) for task, level in levels.items())
     rows = pd.concat([_means(rows, units), rows])

@@ -296,7 +296,8 @@ def trials(
         for value in grids.get(each.name, ())
     ]
     # The other networks are there only so that these can begin with them.
-    networks, only = (*study.architectures, *variants), tuple(each.name for each in variants)
+    only = tuple(each.name for each in variants)
+    networks = (*study.architectures, *variants)
     return replace(study, architectures=networks, only=only, seeds=seeds)
 
 

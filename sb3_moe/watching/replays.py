@@ -5,7 +5,7 @@ Shapes: T steps, A choices of one kind, D components of an action, E experts, V 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ class DormantUnits:
     layer: str
     share: float
     per_expert: tuple[float, ...]
-    reached: tuple[bool, ...] = (True,)
+    reached: tuple[bool, ...]
 
 
 @dataclass
@@ -69,11 +69,11 @@ class Track:
     :param rewards_T: as the environment gave them
     :param starts_T: whether an episode begins with the step
     :param gates: (T, E) by mixture, the mean over tokens
-    :param explained_TE: how well each model of a belief explains the last steps, as
-        :meth:`sb3_moe.layers.Belief.explained` returns it; None without a belief
     :param returns: of the episodes that ended
     :param dormant: how much of each hidden layer is dormant
     :param actions: the task's names of its actions, if it has any
+    :param explained_TE: how well each model of a belief explains the last steps, as
+        :meth:`sb3_moe.layers.Belief.explained` returns it; None without a belief
     """
 
     task: str
@@ -85,10 +85,10 @@ class Track:
     rewards_T: Floats
     starts_T: npt.NDArray[np.bool_]
     gates: dict[str, Floats]
+    returns: list[float]
+    dormant: list[DormantUnits]
+    actions: list[str]
     explained_TE: Floats | None = None
-    returns: list[float] = field(default_factory=list)
-    dormant: list[DormantUnits] = field(default_factory=list)
-    actions: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rewards_T)
@@ -118,9 +118,9 @@ class Replay:
     :param critics: names of the critics
     :param mixtures: in the order of the policy
     :param runs: the first is the agent as it is; the same seed for all
+    :param bounds: largest absolute value of each component of a continuous action, 0: unbounded
     :param no_frames: why there are no images, or no more from some step on; None if all are there
     :param importance: returns with each expert off, if these were measured
-    :param bounds: largest absolute value of each component of a continuous action, 0: unbounded
     """
 
     title: str
@@ -129,9 +129,9 @@ class Replay:
     critics: list[str]
     mixtures: list[Mixture]
     runs: list[Run]
+    bounds: list[float]
     no_frames: str | None = None
     importance: Importance | None = None
-    bounds: list[float] = field(default_factory=list)
 
     def __repr__(self) -> str:
         tracks = [track for run in self.runs for track in run.tracks]
