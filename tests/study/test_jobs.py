@@ -17,7 +17,7 @@ from sb3_moe.study import commands, engine, preparing
 from sb3_moe.study.config import Architecture, StartFrom, Tune
 from sb3_moe.study.engine import Engine, LocalEngine, run_jobs, unfinished
 from sb3_moe.study.folder import BusyError, RunFolder, held, survey
-from sb3_moe.study.preparing import beyond, chosen
+from sb3_moe.study.preparing import all_runs, beyond, chosen
 from sb3_moe.study.results import CHOICES
 
 
@@ -216,6 +216,14 @@ def test_a_value_with_which_a_development_run_failed_is_the_worst(tmp_path, monk
     assert dict(found["scores"])[0.01] is None
     assert found["value"] != 0.01
     assert "failed ValueError: no luck" in capsys.readouterr().out
+
+
+def test_a_network_whose_development_runs_all_failed_has_no_scores(tmp_path):
+    the_study = study(1, ("dense",), tune=replace(TUNE, extensions=0), regimes=("mtrl",))
+    names = [run.name for run in all_runs(the_study, tmp_path) if "@" in run.name]
+    commands.train(the_study, tmp_path, InstantEngine(failing=names))
+    found = read_json(tmp_path / CHOICES)["networks"]["dense"]
+    assert found["scores"] == [[0.001, None], [0.01, None]]
 
 
 def test_a_grid_goes_on_beyond_its_edge():
