@@ -114,8 +114,8 @@ class Coordinates:
     :param signs: 1 or -1, by which each shown entry is multiplied; None: 1 everywhere
     :param actions: for each action, the environment's action that it stands for, if these are
         Discrete; None: the same one
-    :param shuffle: number of a permutation of an image's pixels, which keeps the channels of a
-        pixel together; 0 leaves the pixels as they are
+    :param shuffle: number of a permutation of the pixels of an image with channels last, which
+        keeps the channels of a pixel together; 0 leaves the pixels as they are
     :raises ValueError: if `permutation` or `actions` is no permutation, a sign is neither 1 nor -1,
         or `shuffle` is negative
     """

@@ -208,8 +208,7 @@ class NewTaskCallback(CheckedCallback):
     surprised in ``patience`` windows in a row, a new task is noticed. Another one can be noticed
     only after as many windows in a row in which fewer were surprised. It logs
     ``moe/log_likelihood``, ``moe/surprised`` (the share of surprised environments) and
-    ``moe/new_tasks`` (how many were noticed), which ``model.new_tasks`` holds for a resumed run; a
-    resumed run collects the usual scores anew.
+    ``moe/new_tasks`` (how many were noticed). ``model.new_tasks`` holds what a resumed run needs.
 
     :param window: how many steps of each environment are scored together, at least
     :param quantile: the quantile of the usual scores, in (0, 1]
@@ -251,7 +250,7 @@ class NewTaskCallback(CheckedCallback):
         self.add_expert, self.fit_steps = add_expert, fit_steps
         self.noticed = 0
         self._kept: dict[str, Any] = {}
-        self._usual: deque[np.ndarray] = deque(maxlen=CALM_WINDOWS)
+        self._usual = deque[list[float]](maxlen=CALM_WINDOWS)
         self._seen: list[np.ndarray] = []
         # How many windows in a row were surprising (during an alarm: calm), and whether an alarm
         # is on, which a new task has raised.
@@ -273,11 +272,11 @@ class NewTaskCallback(CheckedCallback):
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self._kept = remembered(self.model, "new_tasks")
-        if not self._kept:  # the scores, if there are any, are those of another run
-            self._usual.clear()
+        if not self._kept:  # another run
             self._seen = []
         state = self._kept.get("state", [0, 0, False])
         self.noticed, self._in_row, self._alarmed = state
+        self._usual = deque(self._kept.get("usual", ()), CALM_WINDOWS)
 
     def _on_step(self) -> bool:
         self._seen.append(self.locals["new_obs"][HISTORY_KEY])
@@ -292,7 +291,7 @@ class NewTaskCallback(CheckedCallback):
         score_n = score_Sn.nanmean(0)
         surprised_n = self._surprised(score_n)
         if not surprised_n.all():
-            self._usual.append(score_n[~surprised_n].cpu().numpy())
+            self._usual.append(score_n[~surprised_n].tolist())
         share = float(surprised_n.float().mean())
         if self._starts_alarm(share):
             self.noticed += 1
@@ -304,6 +303,7 @@ class NewTaskCallback(CheckedCallback):
         self.logger.record("moe/surprised", share)
         self.logger.record("moe/new_tasks", self.noticed)
         self._kept["state"] = [self.noticed, self._in_row, self._alarmed]
+        self._kept["usual"] = list(self._usual)
 
     def _explained(self, histories: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Return how well the best model explains each history, and its number, both (S, n).
@@ -317,7 +317,7 @@ class NewTaskCallback(CheckedCallback):
     def _surprised(self, score_n: th.Tensor) -> th.Tensor:
         if len(self._usual) < CALM_WINDOWS:
             return th.zeros_like(score_n, dtype=th.bool)
-        usual = np.nanquantile(np.concatenate(list(self._usual)), self.quantile)
+        usual = np.nanquantile(np.concatenate(self._usual), self.quantile)
         return score_n < float(usual) - self.margin
 
     def _starts_alarm(self, share: float) -> bool:

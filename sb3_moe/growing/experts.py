@@ -216,9 +216,8 @@ def freeze_experts(
 ) -> None:
     """Freeze experts: their weights, optimizer averages and step counts stay the same bit for bit.
 
-    Their gradients are zero, so they don't count where gradients are clipped by their norm. Routers
-    go on learning the gates of frozen experts. Target networks go on following them. A saved model
-    keeps the numbers of its frozen experts as the option ``frozen_experts``.
+    Routers go on learning the gates of frozen experts. Target networks go on following them. A
+    saved model keeps the numbers of its frozen experts as the option ``frozen_experts``.
 
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers; None: all that there are now, heads for tasks included

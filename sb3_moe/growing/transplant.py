@@ -16,7 +16,6 @@ from sb3_moe.growing.gates import Heir, kept, share_out, takes_bias
 from sb3_moe.layers import MoELayer, SoftMoE
 from sb3_moe.layers.moe import HELD, hold_router, router_tensors
 from sb3_moe.layers.shares import tensors_of
-from sb3_moe.layers.stacked import flat
 from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import DEFAULTS
@@ -265,11 +264,9 @@ def _by_expert(tensor: th.Tensor, axis: int | None, num_experts: int) -> Sequenc
 
 
 def _last_weight(layer: MoELayer, k: int) -> th.Tensor:
-    """Return the weight of an expert's last layer."""
-    last = [module for module in flat(layer.experts.expert(k)) if tensors_of(module)][-1]
-    if not isinstance(last, nn.Linear):
-        raise ValueError("`perturb` must be 0 with experts that don't end in an nn.Linear")
-    return last.weight
+    """Return the weight of an expert's last linear layer."""
+    inside = layer.experts.expert(k).modules()
+    return [module for module in inside if isinstance(module, nn.Linear)][-1].weight
 
 
 def _copy_training_state(new: MoELayer, old: MoELayer) -> None:

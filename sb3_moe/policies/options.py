@@ -274,7 +274,8 @@ class MoEOptions:
                     f"`{name}`={getattr(self, name)!r} needs a task id in the observation, got "
                     "none: use a Dict observation with a Discrete `task_id`, as "
                     "make_multitask_vec_env gives, or features_extractor_kwargs=dict(num_tasks=N) "
-                    "for a one-hot at the end of the observation"
+                    "for a one-hot at the end of the observation; a `features_extractor_class` of "
+                    "your own must be a TaskExtractor"
                 )
 
     def _check_kwargs(self) -> None:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
+from functools import partial
 from importlib import import_module
 from inspect import getmembers, isclass, signature
 from pathlib import Path
@@ -282,7 +283,8 @@ def read_tasks(games: Sequence[str], tasks: Entries, no_op_max: int = 0) -> list
 def resolve_task(entry: Any, where: str) -> Any:
     """Give the id, id with arguments, or callable that an entry of a file stands for.
 
-    :param entry: an id, a short name of MinAtar's, ``[id, arguments]`` or ``module:callable``
+    :param entry: an id, a short name of MinAtar's or ``module:callable``; or a list of that and its
+        arguments
     :param where: the entry's place in the file
     :raises ValueError: if there is no such id, module or callable
     """
@@ -295,8 +297,11 @@ def resolve_task(entry: Any, where: str) -> Any:
         raise ValueError(f"`{where}` can't be imported, got {name!r}: {error}") from error
     if rest in gym.registry:
         return name if arguments is None else (name, dict(arguments))
-    if arguments is None and callable(found):
-        return found
+    if callable(found):
+        if not arguments:
+            return found
+        said = ",".join(f"{key}={value}" for key, value in arguments.items())
+        return Task(f"{rest}({said})", env_fn=partial(found, **arguments))
     raise ValueError(
         f"`{where}` must be a task that is known, got {entry!r}"
         f"{did_you_mean(name, (*SUITES, *MINATAR, *gym.registry))}; there are registered Gymnasium "

@@ -120,8 +120,9 @@ class RunFolder:
         write_json(self.path / "config.json", config)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write ``done.json``, which says that everything is there."""
+        """Write ``done.json``, which says that everything is there, and delete the snapshots."""
         write_json(self.path / "done.json", summary)
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
     def fail(self, error: BaseException) -> None:
         """Write down why the run could not go on."""

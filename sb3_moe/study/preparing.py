@@ -42,6 +42,7 @@ def measure_random_policy(study: StudyConfig, root: Path) -> None:
         random_means(study, root)
         return
     run, episodes = study.runs()[0], study.random_episodes
+    print(f"{episodes} episodes of each task are played at random first, for comparison")
     with closing(building.plain_env(run, len(run.games), 0, Interleave())) as like:
         env = make_pinned_env(like, evaluation_copies(like, episodes), seed=0)
     env.action_space.seed(0)
@@ -193,13 +194,16 @@ def chosen(study: StudyConfig, root: Path) -> StudyConfig:
 
 
 def all_runs(study: StudyConfig, root: Path) -> list[RunConfig]:
-    """List the runs of a study; if values are still to be tuned, the runs for that come first."""
-    _, values, undecided = _choices(study, root)
-    if study.tune is None or not undecided:
-        return chosen(study, root).runs()
-    guessed = tuned(study, dict.fromkeys(undecided, study.tune.values[0]) | values)
-    grids = dict.fromkeys(_next(study, undecided), study.tune.values)
-    return [*trials(study, grids, values).runs(), *guessed.runs()]
+    """List the runs of a study; those that tune its values come first."""
+    if study.tune is None:
+        return study.runs()
+    found, values, undecided = _choices(study, root)
+    grids = {name: [value for value, _ in each["scores"]] for name, each in found.items()}
+    grids |= {name: list(study.tune.values) for name in _next(study, undecided)}
+    grids = {name: grids[name] for name in grids if name in (study.only or study.networks)}
+    values = dict.fromkeys(undecided, study.tune.values[0]) | values
+    runs = tuned(study, values).runs()
+    return [*trials(study, grids, values).runs(), *runs] if grids else runs
 
 
 def _choices(study: StudyConfig, root: Path) -> tuple[dict[str, Any], dict[str, float], list[str]]:
@@ -246,8 +250,7 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
         runs = trials(study, grids, values).runs()
         train(survey(runs, root))
         jobs = survey(runs, root)
-        # A value may be such that training diverges and fails.
-        if any(job.state.status not in ("done", "failed") for job in jobs):
+        if not all(job.state.status == "done" or _diverged(job) for job in jobs):
             return False
         scores = _scores(study, jobs, root, grids)
         best = {name: max(each, key=each.__getitem__) for name, each in scores.items()}
@@ -255,6 +258,8 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
         if not any(further.values()):
             break
         grids = {name: sorted(grids[name] + further[name]) for name in grids}
+    if any(np.isinf(max(each.values())) for each in scores.values()):
+        raise ValueError("`tune.values` must have one with which training does not diverge")
     for name, each in scores.items():
         found[name] = {
             "value": best[name],
@@ -263,6 +268,11 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
         }
     write_json(root / CHOICES, {"tune": study.to_dict()["tune"], "networks": found})
     return tune(study, root, train)
+
+
+def _diverged(job: Job) -> bool:
+    """Say whether a run failed because of NaN: its value is bad, and repeating it won't help."""
+    return job.state.status == "failed" and "nan" in job.state.reason.lower()
 
 
 def _beyond(study: StudyConfig, name: str, values: Sequence[float], best: float) -> list[float]:
@@ -311,8 +321,8 @@ def _scores(
     """Give each network's score with each value: the mean return above the random policy's.
 
     It is the mean over all runs and tasks. Each task is divided by its largest mean among the
-    network's values, so that tasks weigh alike. A run that failed, or whose returns are NaN, makes
-    its value the worst. Tasks that no run was measured on don't count.
+    network's values, so that tasks weigh alike. A run that diverged, or whose returns are NaN,
+    makes its value the worst. Tasks that no run was measured on don't count.
     """
     assert study.tune is not None
     random = random_means(study, root)

@@ -181,8 +181,8 @@ def has_an_end(run: RunConfig, task: str) -> bool:
 
 
 def has_a_block(run: RunConfig, task: str) -> bool:
-    """Say whether a task has a place in the order of tasks."""
-    return task in run.order
+    """Say whether a task has a place in a sequence of tasks."""
+    return task in run.order and run.regime != "scratch"
 
 
 def is_later(run: RunConfig, task: str) -> bool:

@@ -73,8 +73,9 @@ def make_multitask_vec_env(
     # Without `monitor_dir`: an environment built from the recipe must not overwrite that file.
     own = {"tasks": tasks, "n_envs": n_envs, "monitor_kwargs": monitor_kwargs}
     env.recipe = own | kwargs
-    for seeded in (env, env.action_space):
-        seeded.seed(None if seed is None else int(seed))
+    if seed is not None:  # SB3 would draw one from numpy's generator, on which training depends
+        env.seed(int(seed))
+        env.action_space.seed(int(seed))
     options = dict(monitor_kwargs or {})
     # Every info has these two keys, so each episode that SB3 keeps or writes names its task.
     keywords = dict.fromkeys(("task_id", "task_name", *options.pop("info_keywords", ())))

@@ -288,8 +288,9 @@ class ReturnScaledReplayBuffer(MultiTaskReplayBuffer):
         samples = super()._gather(flat_indices, env)
         tasks = self.task_ids[flat_indices].tolist()
         factors = [self.scale / (self.largest.get(task) or self.scale) for task in tasks]
-        rewards = samples.rewards * samples.rewards.new_tensor(factors).unsqueeze(1)
-        return samples._replace(rewards=rewards)
+        # Rewards as they were, since the largest returns are of these: not normalized.
+        rewards = _take(self.rewards, th.from_numpy(flat_indices).to(self.device))
+        return samples._replace(rewards=(rewards * rewards.new_tensor(factors)).unsqueeze(1))
 
 
 def end_running_episodes(buffer: Any) -> None:

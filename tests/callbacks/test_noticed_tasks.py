@@ -76,6 +76,15 @@ def test_a_change_is_noticed_at_the_first_window_and_gets_an_expert_that_explain
     assert belief(th.as_tensor(obs["history"]))[0].argmax() == 2
 
 
+def test_a_model_that_goes_on_keeps_the_usual_scores():
+    model = train(drifts(), [NewTaskCallback(window=WINDOW)], 8 * 4 * WINDOW)
+    usual = model.new_tasks["usual"]
+    assert len(usual) == CALM_WINDOWS
+    again = NewTaskCallback(window=2 * WINDOW)  # none of its windows ends now
+    model.learn(4 * WINDOW, again, reset_num_timesteps=False)
+    assert list(again._usual) == usual
+
+
 class Told(NewTaskCallback):
     """Is told how well histories are explained."""
 
@@ -94,7 +103,7 @@ def test_after_five_calm_windows_a_change_is_noticed_at_the_first_surprising_win
         callback._on_rollout_end()
         noticed.append(callback.noticed)
     assert noticed == [0] * (2 * CALM_WINDOWS + 1) + [1]
-    assert [usual.max() for usual in callback._usual] == [-1.0] * CALM_WINDOWS
+    assert [max(usual) for usual in callback._usual] == [-1.0] * CALM_WINDOWS
 
 
 def test_the_policys_own_improvement_is_no_new_task():

@@ -314,9 +314,6 @@ REFUSED = {
         {"router": "embedding", "combine": "orthogonal"}, lambda m: add_experts(m, like=0),
         ValueError, "`like` needs `combine`='sum', got gram_schmidt",
     ),
-    "opaque": (
-        {"expert": Skipping}, lambda m: add_experts(m, like=0), ValueError, "`perturb` must be 0",
-    ),
 }  # fmt: skip
 
 
@@ -328,6 +325,14 @@ def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
     with pytest.raises(error, match=text):
         act(model)
     assert_unchanged(model, before)
+
+
+def test_copies_of_ones_own_experts_start_apart_too():
+    model = moe(expert=Skipping)
+    add_experts(model, like=0)
+    (layer, *_) = model.policy.moe_layers().values()
+    first, copied = (layer.experts.expert(k).state_dict() for k in (0, layer.num_experts - 1))
+    assert any((first[name] != copied[name]).any() for name in first)
 
 
 # Beside other parts.

@@ -22,6 +22,7 @@ from sb3_moe.study.building import (
     build_callbacks,
     build_env,
     policy_of,
+    read_tasks,
     stream,
 )
 from sb3_moe.study.config import (
@@ -45,8 +46,8 @@ ROOT = Path(__file__).parents[2]
 SB3S = "stable_baselines3.common.policies:MultiInputActorCriticPolicy"
 
 
-def make_cart_pole():
-    return gym.make("CartPole-v1")
+def make_cart_pole(limit=None):
+    return gym.make("CartPole-v1", max_episode_steps=limit)
 
 
 def read(folder=Path(), **changes):
@@ -198,6 +199,10 @@ def test_tasks_are_a_suite_ids_ids_with_arguments_or_callables():
     assert names(mine)[-1] == "crl-Acrobot.CartPole.make_cart_pole-dense-s0"
     suite = read(tasks="Classic/CartPole4", n_envs="4", steps_per_task="1600")
     assert suite.games == ("Earth", "Moon", "LongPole", "WeakMotor")
+    with_argument = f"['{__name__}:make_cart_pole', ['{__name__}:make_cart_pole', {{limit: 9}}]]"
+    (_, nine) = read_tasks((), read(tasks=with_argument).tasks)
+    assert nine.name == "make_cart_pole(limit=9)"
+    assert nine.make().spec.max_episode_steps == 9
 
 
 def test_a_study_of_a_schedule_has_no_other_regimes_unless_it_names_them():

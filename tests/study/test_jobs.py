@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from sb3_moe.saving.files import read_json
 from sb3_moe.study import commands, engine, preparing
 from sb3_moe.study.config import Architecture, StartFrom, Tune
 from sb3_moe.study.engine import Engine, LocalEngine, run_jobs, unfinished
-from sb3_moe.study.folder import BusyError, RunFolder, held, survey
+from sb3_moe.study.folder import BusyError, RunFolder, held, refuse_changes, survey
 from sb3_moe.study.preparing import all_runs, beyond, chosen
 from sb3_moe.study.results import CHOICES
 
@@ -26,9 +27,10 @@ class InstantEngine(Engine):
 
     capacity = 2
 
-    def __init__(self, failing=(), level=lambda run: 5.0):
+    def __init__(self, failing=(), level=lambda run: 5.0, reason="no luck in [/tmp] [red]"):
         super().__init__()
         self.failing, self.level, self.started, self.most = failing, level, [], 0
+        self.reason = reason
 
     def start(self, run, path):
         super().start(run, path)
@@ -38,7 +40,7 @@ class InstantEngine(Engine):
         (path / "error.json").unlink(missing_ok=True)
         if run.name in self.failing:
             job.folder.start({"run": run.to_dict()})
-            job.folder.fail(ValueError("no luck in [/tmp] [red]"))
+            job.folder.fail(ValueError(self.reason))
         else:
             write_run(job, self.level(run))
             log = "time/fps,rollout/CartPole/ep_rew_mean\n812,21.55\n"
@@ -206,24 +208,43 @@ def test_a_grid_ends_before_a_value_that_the_study_refuses(tmp_path):
     assert [value for value, _ in scores] == [128, 256]
 
 
-def test_a_value_with_which_a_development_run_failed_is_the_worst(tmp_path, monkeypatch, capsys):
+def test_a_value_with_which_a_development_run_diverged_is_the_worst(tmp_path):
+    the_study = study(1, ("dense",), tune=TUNE, regimes=("mtrl",))
+    name = "mtrl-SpaceInvaders.Breakout-dense@learning_rate=0.01-s100"
+    commands.train(the_study, tmp_path, InstantEngine(failing=[name], reason="found NaN"))
+    found = read_json(tmp_path / CHOICES)["networks"]["dense"]
+    assert dict(found["scores"])[0.01] is None
+    assert found["value"] != 0.01
+
+
+def test_values_with_which_all_training_diverges_are_refused(tmp_path):
+    the_study = study(1, ("dense",), tune=replace(TUNE, extensions=0), regimes=("mtrl",))
+    names = [run.name for run in all_runs(the_study, tmp_path) if "@" in run.name]
+    with pytest.raises(ValueError, match=r"`tune.values` must have one with which training does"):
+        commands.train(the_study, tmp_path, InstantEngine(failing=names, reason="found NaN"))
+
+
+def test_no_value_is_chosen_before_a_development_run_that_failed_is_repeated(
+    tmp_path, monkeypatch, capsys
+):
     the_study = study(1, ("dense",), tune=TUNE, regimes=("mtrl",))
     name = "mtrl-SpaceInvaders.Breakout-dense@learning_rate=0.01-s100"
     monkeypatch.setattr(commands, "read", lambda options: (the_study, tmp_path))
     monkeypatch.setattr(commands, "make_engine", lambda *_: InstantEngine(failing=[name]))
-    assert commands.run(cli.Run()) == 0
-    found = read_json(tmp_path / CHOICES)["networks"]["dense"]
-    assert dict(found["scores"])[0.01] is None
-    assert found["value"] != 0.01
-    assert "failed ValueError: no luck" in capsys.readouterr().out
+    assert commands.run(cli.Run()) == 1
+    assert "run --retry" in capsys.readouterr().out
+    monkeypatch.setattr(commands, "make_engine", lambda *_: InstantEngine())
+    assert commands.run(cli.Run(retry=True)) == 0
+    assert None not in dict(read_json(tmp_path / CHOICES)["networks"]["dense"]["scores"]).values()
 
 
-def test_a_network_whose_development_runs_all_failed_has_no_scores(tmp_path):
-    the_study = study(1, ("dense",), tune=replace(TUNE, extensions=0), regimes=("mtrl",))
-    names = [run.name for run in all_runs(the_study, tmp_path) if "@" in run.name]
-    commands.train(the_study, tmp_path, InstantEngine(failing=names))
-    found = read_json(tmp_path / CHOICES)["networks"]["dense"]
-    assert found["scores"] == [[0.001, None], [0.01, None]]
+def test_values_tuned_for_another_configuration_are_not_reused(tmp_path):
+    the_study = study(1, ("dense",), tune=TUNE, regimes=("mtrl",))
+    commands.train(the_study, tmp_path, InstantEngine())
+    shutil.rmtree(tmp_path / "runs" / "mtrl-SpaceInvaders.Breakout-dense-s0")
+    changed = replace(the_study, arguments={"n_epochs": 2})
+    with pytest.raises(ValueError, match="was made with another configuration"):
+        refuse_changes(survey(all_runs(changed, tmp_path), tmp_path))
 
 
 def test_a_grid_goes_on_beyond_its_edge():

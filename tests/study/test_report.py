@@ -307,6 +307,7 @@ def test_a_report_links_a_page_of_each_network_at_play(tmp_path, capsys, no_draw
     done = [job for job in survey(SEEN.runs(), tmp_path) if job.run.seed == 1]
     for job in done:  # of the first seed nothing is done
         train_run(job.run, job.folder)
+    capsys.readouterr()
     report(SEEN, tmp_path, replays=True)
     said = capsys.readouterr().out.splitlines()
     page = Page(tmp_path / "report" / "index.html")

@@ -1,5 +1,7 @@
 """Rewards that are divided by what their task's returns come to."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
@@ -60,6 +62,13 @@ def test_rewards_are_divided_by_the_largest_return_of_their_task():
     end_running_episodes(filled)
     add(filled, [1.0, 1.0], [True, True])
     assert filled.largest == {0: 40.0, 1: 2.0}
+
+
+def test_a_normalizer_does_not_scale_rewards_a_second_time():
+    filled = buffer(scale=10.0)
+    add(filled, [4.0, 1.0], [True, True])
+    env = SimpleNamespace(normalize_obs=lambda obs: obs, normalize_reward=lambda reward: 0 * reward)
+    assert filled._gather(np.array([0, 1]), env).rewards.flatten().tolist() == [10.0, 10.0]
 
 
 def test_a_model_trains_and_goes_on_with_it(tmp_path):

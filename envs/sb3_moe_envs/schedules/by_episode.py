@@ -162,8 +162,8 @@ class Interleave(ByEpisode):
 
     In round robin the next episode goes to the task that is furthest behind its share; ties go to
     the next index, and environment i starts with task i. By default, a vector environment gives
-    each task a fixed share of its slots, and so the same share of the steps; with any other `unit`
-    or `order`, each slot has its own schedule.
+    each task a fixed share of its slots, and so of the steps (more for the first tasks if slots
+    don't divide evenly); with any other `unit` or `order`, each slot has its own schedule.
 
     :param unit: what the shares are shares of, `"steps"` or `"episodes"`
     :param order: `"round_robin"`, or `"random"`: drawn so that the shares hold on average
