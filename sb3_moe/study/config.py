@@ -181,8 +181,8 @@ class Setup:
     """What the runs of a study share.
 
     :param games: MinAtar's short names or Gymnasium ids; or give ``tasks``
-    :param tasks: a suite's name (its tasks, not its schedule), or a list of ids,
-        ``[id, {arguments}]`` and ``package.module:callable``
+    :param tasks: a suite's name (its tasks, not its schedule), or a list of ids and
+        ``package.module:callable``, each also as ``[id, {arguments}]``
     :param env: arguments of ``make_multitask_vec_env``: ``task_id``, ``invalid_action``,
         ``vectorization``, ``history``
     :param no_op_max: largest number of no-ops at the start of an episode of MinAtar's ``games``;
