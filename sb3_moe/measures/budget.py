@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 import warnings
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -33,8 +34,7 @@ from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import DEFAULTS, OF_EXPERTS
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """What one network, or one features extractor, costs.
 
     :param parameters: how many parameters it has; in a sparse network those that are alive
@@ -44,17 +44,9 @@ class Cost:
         zeros of a sparse network count too, since they are computed
     """
 
-    parameters: int = 0
-    active: int = 0
-    flops: int = 0
-
-    def __add__(self, other: Cost) -> Cost:
-        """Add up two parts of a network."""
-        return Cost(
-            self.parameters + other.parameters,
-            self.active + other.active,
-            self.flops + other.flops,
-        )
+    parameters: int
+    active: int
+    flops: int
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ class Budget:
     @property
     def total(self) -> Cost:
         """The whole policy: one forward pass through all of its online networks."""
-        return sum(self.parts.values(), Cost())
+        return Cost(*map(sum, zip(*self.parts.values(), strict=True)))
 
     def __str__(self) -> str:
         lines = [f"{'':<10}{'parameters':>12}{'active':>12}{'FLOPs/sample':>14}"]
@@ -131,56 +123,29 @@ def measure(policy: BaseModel) -> Budget:
     networks = networks_of(policy)
     obs, _ = policy.obs_to_tensor(_one_sample(policy.observation_space))
     by_name, rest = networks.modules(), "lstm" if networks.memories() else "other"
-    names = dict.fromkeys(networks.extractors(), "features") | dict.fromkeys(
-        networks.memories(), rest
-    )
+    parts, places = networks.parts(), dict(zip(by_name, by_name, strict=True))
     # A Gaussian's log_std belongs to the actor, which is the first network.
-    names |= {name: next(iter(by_name)) for name in networks.loose() if name not in by_name}
-    parts = networks.parts()
+    places = dict.fromkeys(networks.loose(), next(iter(by_name))) | places
+    places |= dict.fromkeys(networks.extractors(), "features")
     modules = [each for part in parts.values() for each in part if isinstance(each, nn.Module)]
     with th.no_grad(), evaluating(policy), counting(policy, modules) as count:
         networks.run(obs)
-    found = dict.fromkeys(("features", rest, *by_name), Cost())
-    add_up = _Costs(count, _alive(networks))
+    # FLOPs of a shared module count in every part that has it, its parameters only in the first.
+    flops = Counter({rest: count.outside})
     for name, part in parts.items():
-        found[names.get(name, name)] += sum((add_up(each) for each in part), Cost())
-    # Add the parameters of online modules that are in no part, and the FLOPs that ran in none.
-    for module in networks.online().values():
-        left = add_up(module)
-        found[rest] += Cost(left.parameters, left.active)
-    found[rest] += Cost(flops=count.outside)
-    return Budget({name: each for name, each in found.items() if name in by_name or each != Cost()})
-
-
-class _Costs:
-    """Compute what parts cost; a shared parameter counts only in the first part that has it.
-
-    :param count: the FLOPs of a run of all parts
-    :param alive: how many weights of each masked parameter are alive
-    """
-
-    def __init__(self, count: FlopCount, alive: Mapping[th.Tensor, int]) -> None:
-        self._count, self._alive = count, alive
-        self._counted: set[nn.Parameter] = set()
-
-    def __call__(self, part: nn.Module | nn.Parameter) -> Cost:
-        """Return what a part costs; FLOPs of a shared module count in every part that has it."""
-        if isinstance(part, nn.Parameter):
-            number = self._number([part])
-            return Cost(number, number)
-        cost = Cost(flops=self._count.by_part.get(part, 0))
-        for layer in (each for each in part.modules() if isinstance(each, MoELayer)):
-            number = self._number(layer.experts.parameters())
-            active = number - round(number * (1 - self._count.share[layer]))
-            cost += Cost(number, active)
-        number = self._number(part.parameters())
-        return cost + Cost(number, number)
-
-    def _number(self, parameters: Iterable[nn.Parameter]) -> int:
-        """Return how many weights are alive in parameters that were not counted before."""
-        new = [each for each in dict.fromkeys(parameters) if each not in self._counted]
-        self._counted.update(new)
-        return sum(self._alive.get(each, each.numel()) for each in new)
+        flops[places.get(name, rest)] += sum(count.by_part.get(each, 0) for each in part)
+    used = {p: share for layer, share in count.share.items() for p in layer.experts.parameters()}
+    alive, numbers, active = _alive(networks), Counter[str](), Counter[str]()
+    for parameter, name in networks.owners().items():
+        if isinstance(parameter, nn.Parameter):
+            number, place = alive.get(parameter, parameter.numel()), places.get(name, rest)
+            numbers[place] += number
+            active[place] += number * used.get(parameter, 1)
+    found = {
+        name: Cost(numbers[name], round(active[name]), flops[name])
+        for name in ("features", rest, *by_name)
+    }
+    return Budget({name: each for name, each in found.items() if name in by_name or any(each)})
 
 
 def _one_sample(space: gym.Space[Any]) -> Any:
