@@ -68,13 +68,18 @@ class Run:
         """Global step of each evaluation, (K,)."""
         return self.scores["steps"]
 
-    def returns(self, task: str) -> Array:
-        """Mean return of a task at each evaluation, (K,)."""
-        return np.asarray(self.scores["score"][:, self.config.games.index(task)], np.float64)
+    @property
+    def returns(self) -> pd.DataFrame:
+        """Mean return at each evaluation, by step and task."""
+        return self._by_task(self.scores["score"])
 
-    def success(self, task: str) -> Array:
-        """Share of a task's episodes that succeeded at each evaluation, (K,); NaN if unreported."""
-        return self.scores["successes"][:, self.config.games.index(task)].mean(axis=1)
+    @property
+    def success(self) -> pd.DataFrame:
+        """Share of episodes that succeeded, by step and task; NaN if unreported."""
+        return self._by_task(self.scores["successes"].mean(axis=2))
+
+    def _by_task(self, values_KN: npt.NDArray[Any]) -> pd.DataFrame:
+        return pd.DataFrame(values_KN, self.steps, self.config.games, float)
 
     def inside(self, kind: str) -> pd.Series:
         """Give a measure that is taken inside the network, averaged over its layers, by step.
@@ -102,26 +107,27 @@ class Run:
         own = [(block.start, block.end) for block in recorded if block.task == index]
         return own if recorded else [(0, self.config.total_steps)]
 
-    def areas(self, values: Array, task: str) -> list[float]:
-        """Mean of values over each block of a task; NaN if the run ended earlier, or one is NaN."""
-        last = self.steps[-1] if np.isfinite(values).all() else -1
+    def areas(self, curves: pd.DataFrame, task: str) -> list[float]:
+        """Mean over each block of a task; NaN if the run ended earlier, or a value is NaN."""
+        last = self.steps[-1] if np.isfinite(curves[task]).all() else -1
         return [
-            metrics.area(values[:, None], self.steps, start, end)[0] if last >= end else NAN
+            metrics.area(curves[[task]], self.steps, start, end)[0] if last >= end else NAN
             for start, end in self.blocks(task)
         ]
 
-    def area(self, values: Array, task: str) -> float:
-        """Mean of values over all blocks of a task; NaN as :meth:`areas`, or without blocks."""
+    def area(self, curves: pd.DataFrame, task: str) -> float:
+        """Mean over all blocks of a task; NaN as :meth:`areas`, or without blocks."""
         lengths = [end - start for start, end in self.blocks(task)]
-        return np.average(self.areas(values, task), weights=lengths) if lengths else NAN
+        return np.average(self.areas(curves, task), weights=lengths) if lengths else NAN
 
-    def value_at(self, values: Array, step: float) -> float:
-        """Value of the last evaluation up to a step; NaN if the run ended before."""
-        return values[self.steps <= step][-1] if self.steps[-1] >= step else NAN
-
-    def lost(self, values: Array, task: str) -> float:
+    def lost(self, curves: pd.DataFrame, task: str) -> float:
         """Value at the end of a task's last block less that at the end of the run."""
-        return self.value_at(values, self.blocks(task)[-1][1]) - values[-1]
+        return value_at(curves[task], self.blocks(task)[-1][1]) - curves[task].iloc[-1]
+
+
+def value_at(curve: pd.Series, step: float) -> float:
+    """Give the value of the last evaluation up to a step; NaN if the run ended before."""
+    return curve.loc[:step].iloc[-1] if curve.index[-1] >= step else NAN
 
 
 def planned_blocks(run: RunConfig, task: str) -> list[tuple[float, float]]:
@@ -250,36 +256,36 @@ def block_end(run: Run, task: str, _: References | None = None) -> float:
         return NAN
     start, end = blocks[-1]
     inside = (run.steps > end - 0.1 * (end - start)) & (run.steps <= end)
-    return run.returns(task)[inside].mean() if inside.any() else NAN
+    return run.returns[task][inside].mean(skipna=False)
 
 
 @measure(has_an_end, "return")
 def final(run: Run, task: str, _: References | None = None) -> float:
     """Mean return at the end of the run."""
-    return run.returns(task)[-1]
+    return run.returns[task].iloc[-1]
 
 
 @measure(has_an_end, "success")
 def success(run: Run, task: str, _: References) -> float:
     """Share of episodes that succeed at the end of the run."""
-    return run.success(task)[-1]
+    return run.success[task].iloc[-1]
 
 
 @measure(is_trained, "return")
 def area(run: Run, task: str, _: References) -> float:
     """Mean return while the task is trained."""
-    return run.area(run.returns(task), task)
+    return run.area(run.returns, task)
 
 
 @measure(is_trained, "success")
 def success_area(run: Run, task: str, _: References) -> float:
     """Mean share of successes while the task is trained."""
-    return run.area(run.success(task), task)
+    return run.area(run.success, task)
 
 
 def first_area(run: Run | None, task: str) -> float:
     """Mean return in a task's first block; later ones would reward what a network remembers."""
-    return NAN if run is None else next(iter(run.areas(run.returns(task), task)), NAN)
+    return NAN if run is None else next(iter(run.areas(run.returns, task)), NAN)
 
 
 @measure(is_later, "return")
@@ -305,13 +311,13 @@ def relative_area(run: Run, task: str, references: References) -> float:
 @measure(has_a_block, "return")
 def forgetting(run: Run, task: str, _: References) -> float:
     """Mean return at the end of the task's last block less that at the end of the run."""
-    return run.lost(run.returns(task), task)
+    return run.lost(run.returns, task)
 
 
 @measure(has_a_block, "success")
 def success_forgetting(run: Run, task: str, _: References) -> float:
     """Share of successes at the end of the task's last block less that at the end of the run."""
-    return run.lost(run.success(task), task)
+    return run.lost(run.success, task)
 
 
 @measure()
@@ -322,7 +328,7 @@ def average_performance(run: Run, _: str, references: References) -> float:
         alone = references.alone(run, task, "dense")
         if alone is None or not has_an_end(run.config, task):
             return NAN
-        dense = alone.value_at(alone.returns(task), run.config.steps_per_task)
+        dense = value_at(alone.returns[task], run.config.steps_per_task)
         shares.append(references.above_random(final(run, task), dense, task))
     return float(np.mean(shares))
 
@@ -410,7 +416,11 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
         {job.run.architecture.name: job.folder.config().get("arguments", {}) for job in there},
         read_json(choices) if choices.exists() else {},
         said,
-        _costs(there),
+        {
+            job.run.architecture.name: read_json(job.folder.path / "done.json").get("costs", {})
+            for job in there
+            if job.state.status == "done"
+        },
     )
 
 
@@ -429,13 +439,6 @@ def read_runs(jobs: Sequence[Job]) -> list[Run]:
     for each in successes:
         each[:, reported_N] = np.nan_to_num(each[:, reported_N])
     return runs
-
-
-def _costs(jobs: Sequence[Job]) -> dict[str, dict[str, int]]:
-    """Read what each network costs, which a run writes down at its end."""
-    done = [job for job in jobs if job.state.status == "done"]
-    files = {job.run.architecture.name: job.folder.path / "done.json" for job in done}
-    return {name: read_json(file).get("costs", {}) for name, file in files.items()}
 
 
 def complete_table(runs: Sequence[RunConfig]) -> pd.DataFrame:
@@ -485,14 +488,12 @@ def _values(
             yield name, task, None, value
     if run is None:
         return
-    for task in config.games:
-        for name, values in (("return", run.returns(task)), ("success", run.success(task))):
-            if np.isfinite(values).any():
-                for step, value in zip(run.steps, values, strict=True):
-                    yield name, task, step, value
-    for name in INSIDES:
-        for step, value in run.inside(name).items():
-            yield name, WHOLE, step, value
+    curves = {"return": run.returns, "success": run.success}
+    curves |= {name: run.inside(name).to_frame(WHOLE) for name in INSIDES}
+    for name, curve in curves.items():
+        for task, values in curve.dropna(axis=1, how="all").items():
+            for step, value in values.items():
+                yield name, task, step, value
 
 
 def _problems(
@@ -507,7 +508,7 @@ def _problems(
         if last < run.config.total_steps:
             yield name, "", "ended early", f"step {last} of {run.config.total_steps}"
         for task in run.config.games:
-            end, odd = block_end(run, task), ~np.isfinite(run.returns(task))
+            end, odd = block_end(run, task), ~np.isfinite(run.returns[task])
             if end < random.get(task, np.nan):
                 yield name, task, "below the random policy at the end of its training", end
             if odd.any():

@@ -180,10 +180,10 @@ def test_a_run_that_never_says_success_failed_where_another_run_says_it(tmp_path
         write_npz(job.folder.path / "scores.npz", {**job.folder.scores(), "successes": said})
         jobs.append(job)
     silent, loud = read_runs(jobs)
-    assert silent.success(GAMES[0]).tolist() == [0.0] * len(silent.steps)
-    assert loud.success(GAMES[0]).tolist() == [0.0] * (len(loud.steps) - 1) + [0.75]
+    assert silent.success[GAMES[0]].tolist() == [0.0] * len(silent.steps)
+    assert loud.success[GAMES[0]].tolist() == [0.0] * (len(loud.steps) - 1) + [0.75]
     for each in (silent, loud):  # of the other game no run says anything
-        assert np.isnan(each.success(GAMES[1])).all()
+        assert np.isnan(each.success[GAMES[1]]).all()
 
 
 def test_a_run_alone_has_an_end_of_the_task_that_it_trained_and_of_no_other():
