@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +28,7 @@ from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Decision, networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.vec_env.evaluating import OF_ATARI, is_lost_life, takes_masks
-from sb3_moe.vec_env.observations import Obs, concatenate, select, spread
+from sb3_moe.vec_env.observations import Obs, concatenate, map_observation, select, spread
 from sb3_moe.vec_env.tasks import action_meanings, tasks_played
 from sb3_moe.watching.frames import Frame, as_frame
 from sb3_moe.watching.interventions import without_expert
@@ -43,6 +42,9 @@ from sb3_moe.watching.watched_env import (
 )
 
 Expert = str | tuple[str, int]
+# What is recorded at a step: "preferences" by number, "gates" by mixture, and other "columns" by
+# their names in a track.
+Step = dict[str, Any]
 AS_IT_IS = "the agent as it is"
 # Most observations on which dormant units are measured.
 PROBE = 256
@@ -223,15 +225,17 @@ class _Player:
         while running := [row for row, note in notes.items() if not self._is_over(note)]:
             images = self._images()
             masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
-            decision, gates, memory = self._look(obs, memory, starts, masks)
-            explained = self._explained(obs)
+            step, memory = self._look(obs, memory, starts, masks)
             actions, states = self.model.predict(
                 obs, state=states, episode_start=starts, deterministic=self.deterministic, **masks
             )
             after, rewards, dones, infos = env.step(actions)
+            actions_BD = np.asarray(actions, np.float32).reshape(env.num_envs, -1)
+            step["columns"] |= {"actions_TD": actions_BD, "rewards_T": rewards}
             for row in running:
-                notes[row].add_decision(row, obs, images, decision, gates, explained)
-                notes[row].add_step(actions[row], rewards[row], dones[row], infos[row])
+                seen = select(obs, np.array([row]))
+                mine = {kind: select(arrays, row) for kind, arrays in step.items()}
+                notes[row].add(seen, images[row], mine, bool(dones[row]), infos[row])
             obs, starts = after, dones
         return [each.track(self.model.policy) for each in notes.values()]
 
@@ -252,30 +256,32 @@ class _Player:
     @th.no_grad()
     def _look(
         self, obs: Any, memory: Any, starts: np.ndarray[Any, Any], masks: dict[str, Any]
-    ) -> tuple[Decision, dict[str, th.Tensor], Any]:
-        """Return the policy's preferences, each mixture's gates (B, E), and the policy's memory."""
+    ) -> tuple[Step, Any]:
+        """Return what the policy prefers, its critics' values and gates, and its memory."""
         policy = self.model.policy
         tensors, _ = policy.obs_to_tensor(obs)
         starts_B = th.as_tensor(starts, dtype=th.float32, device=policy.device)
         with evaluating(policy), recording(self.layers) as calls:
             decision, memory = self._networks.step(tensors, memory, starts_B, **masks)
+        self.decision = decision
+        preferences = [each.cpu().numpy() for each in decision.preferences]
         if decision.kind == "mean" and policy.squash_output:
             # In the units in which the environment gets actions.
-            (mean_BD,) = decision.preferences
+            (mean_BD,) = preferences
             space: Any = policy.action_space
-            mean_B = mean_BD.cpu().numpy().reshape(-1, *space.shape)
-            played = policy.unscale_action(mean_B).reshape(mean_BD.shape)
-            decision = decision._replace(preferences=(th.as_tensor(played),))
-        self.decision = decision
-        gates = {n: each[-1].output[1].gates_BNE.mean(1).cpu() for n, each in calls.items()}
-        return decision, gates, memory
-
-    def _explained(self, obs: Any) -> th.Tensor | None:
-        """Return how well each model of a belief explains the last steps, (B, E)."""
-        policy = self.model.policy
-        if not isinstance(policy, MoEPolicy) or policy.belief is None:
-            return None
-        return policy.belief.explained(policy.obs_to_tensor(obs)[0][HISTORY_KEY])
+            played = policy.unscale_action(mean_BD.reshape(-1, *space.shape))
+            preferences = [played.reshape(mean_BD.shape)]
+        gates = {name: each[-1].output[1].gates_BNE.mean(1) for name, each in calls.items()}
+        values = th.stack([*decision.values.values()], -1)
+        step: Step = {
+            "preferences": dict(enumerate(preferences)),
+            "gates": {name: each.cpu().numpy() for name, each in gates.items()},
+            "columns": {"values_TV": values.cpu().numpy()},
+        }
+        if isinstance(policy, MoEPolicy) and policy.belief is not None:
+            explained_BE = policy.belief.explained(tensors[HISTORY_KEY])
+            step["columns"]["explained_TE"] = explained_BE.cpu().numpy()
+        return step, memory
 
 
 class _Notes:
@@ -288,51 +294,30 @@ class _Notes:
     def __init__(self, task: str, actions: Sequence[str]) -> None:
         self._task, self._actions = task, actions
         self._frames: dict[bytes, tuple[int, Frame]] = {}
-        self._steps: dict[str, list[Any]] = defaultdict(list)  # by fields of Track
-        self._gates: dict[str, list[Any]] = defaultdict(list)
-        self._preferences: dict[int, list[Any]] = defaultdict(list)
+        self._steps: list[Step] = []
         self._score = 0.0
         self.seen: list[Obs] = []
         self.returns: list[float] = []
         #: Whether the next step begins an episode.
         self.begins = True
 
-    def add_decision(
-        self,
-        row: int,
-        obs: Any,
-        images: Sequence[Frame | None],
-        decision: Decision,
-        gates: Mapping[str, th.Tensor],
-        explained_BE: th.Tensor | None,
+    def add(
+        self, seen: Obs, image: Frame | None, step: Step, done: bool, info: Mapping[str, Any]
     ) -> None:
-        """Record what the agent sees and prefers.
+        """Record a step.
 
-        :param row: of this task's environment in the other arguments
-        :param obs: of all environments
-        :param images: of all environments
-        :param decision: of all environments
-        :param gates: of all environments, by mixture
-        :param explained_BE: of all environments, where there is a belief
+        :param seen: what the agent saw, a batch of one
+        :param image: of what it saw
+        :param step: what it preferred and did, and its reward
+        :param done: whether the step ended an episode
+        :param info: of the step
         """
-        self.seen.append(select(obs, np.array([row])))
-        self._steps["frame_T"].append(self._number_of(images[row]))
-        self._steps["values_TV"].append([float(each[row]) for each in decision.values.values()])
-        if explained_BE is not None:
-            self._steps["explained_TE"].append(explained_BE[row].cpu().numpy())
-        for i, each in enumerate(decision.preferences):
-            self._preferences[i].append(each[row].cpu().numpy())
-        for name, gates_BE in gates.items():
-            self._gates[name].append(gates_BE[row].numpy())
-
-    def add_step(self, action: Any, reward: float, done: bool, info: Mapping[str, Any]) -> None:
-        """Record the agent's action, and what the step gave."""
-        self._steps["actions_TD"].append(np.asarray(action, np.float32).reshape(-1))
-        self._steps["starts_T"].append(self.begins)
-        self._steps["rewards_T"].append(float(reward))
-        self._score += float(reward)
+        step["columns"] |= {"frame_T": self._number_of(image), "starts_T": self.begins}
+        self._steps.append(step)
+        self.seen.append(seen)
+        self._score += float(step["columns"]["rewards_T"])
         # A lost life ends no episode here: the return of the game goes on.
-        self.begins = bool(done) and not is_lost_life(info)
+        self.begins = done and not is_lost_life(info)
         if self.begins:
             # Rewards of Atari are clipped; its score is not.
             self.returns.append(float(info["score"]) if info.get(OF_ATARI) else self._score)
@@ -343,15 +328,19 @@ class _Notes:
 
         :param policy: whose dormant units are measured
         """
+        found = {
+            kind: map_observation(_stacked, *(step[kind] for step in self._steps))
+            for kind in self._steps[0]
+        }
         return Track(
             task=self._task,
             frames=[frame for _, frame in self._frames.values()],
-            preferences=[_stacked(rows) for rows in self._preferences.values()],
-            gates={name: _stacked(rows) for name, rows in self._gates.items()},
+            preferences=[*found["preferences"].values()],
+            gates=found["gates"],
             returns=self.returns,
             dormant=_dormant_units(policy, self.seen),
             actions=list(self._actions),
-            **{name: _stacked(rows) for name, rows in self._steps.items()},
+            **found["columns"],
         )
 
     def _number_of(self, image: Frame | None) -> int:
@@ -362,7 +351,7 @@ class _Notes:
         return self._frames.setdefault(key, (len(self._frames), image))[0]
 
 
-def _stacked(rows: list[Any]) -> Any:
+def _stacked(*rows: Any) -> Any:
     """Return steps as one array, floats in the single precision that the page uses."""
     found = np.array(rows)
     return found.astype(np.float32) if found.dtype.kind == "f" else found
