@@ -77,19 +77,14 @@ class TaskRolloutCallback(CheckedCallback):
             # logger keeps the values recorded before until SB3 writes them.
             return
         self._ended = False
-        rewards, rates, lengths = (dict.fromkeys(self.task_names, np.nan) for _ in range(3))
-        for task, episodes in zip(self.task_names, self._episodes, strict=True):
-            if episodes:
-                rewards_n, lengths_n, successes_n = np.array(episodes).T
-                rewards[task] = rewards_n.mean()
-                rates[task] = success_rate(successes_n)
-                lengths[task] = lengths_n.mean()
+        # (3, episodes) by task; a task without any has one of NaN, which is not logged.
+        tables = [np.array(each or [[np.nan] * 3]).T for each in self._episodes]
         kinds = {
-            "rollout/{}/ep_rew_mean": rewards,
-            "rollout/{}/success_rate": rates,
-            "rollout/{}/ep_len_mean": lengths,
+            "rollout/{}/ep_rew_mean": [table[0].mean() for table in tables],
+            "rollout/{}/success_rate": [success_rate(table[2]) for table in tables],
+            "rollout/{}/ep_len_mean": [table[1].mean() for table in tables],
         }
-        self.log_scalars(kinds, taken=OVER_ALL)
+        self.log_by_task(kinds, taken=OVER_ALL)
 
 
 class TaskGradientCallback(RecordingCallback):
@@ -149,11 +144,12 @@ class TaskGradientCallback(RecordingCallback):
         variances, norms = np.transpose(measured)
         # PlasticityCallback logs gradient_norm/<network>, so no task may have a network's name.
         networks = short_names(list(online_parameters(self.model.policy)), LAYER)
-        by_kind = {
-            "plasticity/gradient_norm/{}": dict(zip(self.task_names, norms, strict=True)),
-            "plasticity/advantage_variance/{}": dict(zip(self.task_names, variances, strict=True)),
+        kinds = {
+            "plasticity/gradient_norm/{}": norms,
+            "plasticity/advantage_variance/{}": variances,
         }
-        self.log_scalars(by_kind, PRINTED - len("advantage_variance/"), networks)
+        length = PRINTED - len("advantage_variance/")
+        self.log_by_task(kinds, length=length, taken=networks)
         self.record.add(step, {"advantage_variance": variances, "gradient_norm_per_task": norms})
 
     def _on_training_end(self) -> None:

@@ -166,14 +166,13 @@ class MultiTaskEvalCallback(RecordingCallback):
         # A plain environment's only task keeps its name "task", although OVER_ALL has it too.
         taken = OVER_ALL if len(self.task_names) > 1 else ()
         means = episodes.returns.mean(1)
-        columns = {
+        kinds = {
             "eval/{}/mean_reward": means,
             "eval/{}/success_rate": [success_rate(each) for each in episodes.successes],
             "eval/{}/mean_ep_length": episodes.lengths.mean(1),
             "continual/{}/forgotten": self._forgotten(),
         }
-        named = {k: dict(zip(self.task_names, v, strict=True)) for k, v in columns.items()}
-        self.log_scalars(named, taken=taken)
+        self.log_by_task(kinds, taken=taken)
         self.last_mean_reward = float(episodes.returns.mean())
         self.logger.record("eval/mean_reward", self.last_mean_reward)
         self.logger.record("time/total_timesteps", step, exclude="tensorboard")

@@ -3,7 +3,7 @@
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,6 +70,11 @@ class CheckedCallback(EventCallback):
                 if not math.isnan(value):
                     exclude = None if key == shown else ("stdout", "log")
                     self.logger.record(key.format(places[name]), value, exclude=exclude)
+
+    def log_by_task(self, kinds: Mapping[str, Iterable[float]], **options: Any) -> None:
+        """Record values of several kinds, one for each task, as :meth:`log_scalars` does."""
+        by_task = {k: dict(zip(self.task_names, v, strict=True)) for k, v in kinds.items()}
+        self.log_scalars(by_task, **options)
 
 
 class PeriodicCallback(CheckedCallback):

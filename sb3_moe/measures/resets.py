@@ -3,7 +3,7 @@
 Shapes: E experts (1 for a dense layer), H units, P positions of a feature map.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,6 @@ from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.measures.hidden import (
     Activations,
     HiddenLayer,
-    Reader,
     View,
     heads,
     hidden_layers,
@@ -238,8 +237,15 @@ def redo(
                 continue
             mask_EH = _to_restart(seen, given_EH, tau)
             positions = seen.values_ETHP.shape[3]
-            mask_EH &= ~_held_still(layer, mask_EH, positions, kept)
-            _restart(layer, mask_EH, positions, fresh, averages)
+            around = [*_around(layer, mask_EH, positions, fresh)]
+            for tensor, view, _ in around:
+                if tensor in kept:
+                    held = view(kept[tensor] & (tensor != 0))
+                    mask_EH &= ~held.reshape(*mask_EH.shape, -1).any(-1)
+            for tensor, view, new in around:
+                view(tensor)[mask_EH] = 0.0 if new is None else view(new)[mask_EH]
+                for moment in averages.get(tensor, ()):
+                    view(moment)[mask_EH] = 0.0
             counts[layer.name] = int(mask_EH.sum())
     return counts
 
@@ -252,50 +258,23 @@ def _to_restart(activations: Activations, given_EH: th.Tensor | None, tau: float
     return mask_EH if rows_E is None else mask_EH & (rows_E > 0).unsqueeze(1)
 
 
-def _held_still(
-    layer: HiddenLayer, mask_EH: th.Tensor, positions: int, kept: Mapping[th.Tensor, th.Tensor]
-) -> th.Tensor:
-    """Return which units must stay, (E, H): frozen experts' own, or read by held weights."""
-    assert layer.feeder is not None
-    into = incoming(layer.feeder)
-    still = [into(kept[each]) for each in layer.feeder.parameters() if each in kept]
-    for reader in layer.readers:
-        weight, by_unit = weight_of(reader.layer), _by_unit(reader, mask_EH, positions)
-        if weight in kept:
-            still.append(by_unit(kept[weight]) & (by_unit(weight) != 0))
-    still_EH = th.zeros_like(mask_EH)
-    for each in still:
-        still_EH |= each.reshape(*mask_EH.shape, -1).any(-1)
-    return still_EH
-
-
-def _by_unit(reader: Reader, mask_EH: th.Tensor, positions: int) -> View:
-    num_experts, units = mask_EH.shape
-    return outgoing(
-        reader.layer, num_experts, units, units if reader.by_position else units * positions
-    )
-
-
-def _restart(
+def _around(
     layer: HiddenLayer,
     mask_EH: th.Tensor,
     positions: int,
     fresh: Mapping[nn.Module, nn.Module],
-    averages: Mapping[th.Tensor, Sequence[th.Tensor]],
-) -> None:
+) -> Iterator[tuple[th.Tensor, View, th.Tensor | None]]:
+    """List the tensors around a layer, their views by unit, and new values of those before it."""
     assert layer.feeder is not None
-    anew = [(layer.feeder, incoming(layer.feeder))]
+    before = [(layer.feeder, incoming(layer.feeder))]
     if layer.norm is not None:  # its statistics too: units were silent
-        anew.append((layer.norm, lambda tensor: tensor.view(mask_EH.shape)))
-    for module, view in anew:
+        before.append((layer.norm, lambda tensor: tensor.view(mask_EH.shape)))
+    for module, view in before:
         new = fresh[module].state_dict()
         for name, tensor in module.state_dict(keep_vars=True).items():
-            if tensor.dim() == 0:
-                continue  # a count of batches
-            view(tensor)[mask_EH] = view(new[name])[mask_EH]
-            for moment in averages.get(tensor, ()):
-                view(moment)[mask_EH] = 0.0
+            if tensor.dim():  # it is no count of batches
+                yield tensor, view, new[name]
     for reader in layer.readers:
-        weight, by_unit = weight_of(reader.layer), _by_unit(reader, mask_EH, positions)
-        for stored in (weight, *averages.get(weight, ())):
-            by_unit(stored)[mask_EH] = 0.0
+        num_experts, units = mask_EH.shape
+        inputs = units if reader.by_position else units * positions
+        yield weight_of(reader.layer), outgoing(reader.layer, num_experts, units, inputs), None
