@@ -403,10 +403,9 @@ class FreezeRouterCallback(ProbeCallback):
     def _on_training_start(self) -> None:
         """Go on from what the model remembers."""
         self.kept = remembered(self.model, "frozen_routers")
-        fresh = {"since": self.model.num_timesteps, "task_names": self.task_names}
-        fresh |= {"last": None, "updates": None, "latest": [], "gates": {}, "settled": {}}
-        self.kept |= {"frozen": [], **fresh, **self.kept}
-        if self.kept["task_names"] != self.task_names:
+        fresh = {"since": self.model.num_timesteps, "last": None, "updates": None}
+        self.kept |= {**fresh, "frozen": [], "settled": {}, **self.kept}
+        if self.kept.get("task_names") != self.task_names:
             self.kept |= {"task_names": self.task_names, "gates": {}, "latest": []}
         self._latest = self.kept["latest"]
         super()._on_training_start()

@@ -3,6 +3,7 @@
 Shapes: E experts (1 for a dense layer), H units, W weights of one expert's layer.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
@@ -313,18 +314,18 @@ DENSITIES: Mapping[str, Callable[[Sequence[Shape], float], Sequence[float]]] = {
 def counts_of(layers: Sequence[SparseLayer], sparsity: float, densities: str) -> list[int]:
     """Return how many weights of one expert are alive in each layer, at least 1.
 
-    :param layers: of a policy, whose networks are equally sparse
+    :param layers: of a policy, network by network; networks are equally sparse
     :param sparsity: share of a network's weights that are zero
     :param densities: ``"erk"`` or ``"uniform"``
     """
-    counts = {}
-    for network in dict.fromkeys(layer.network for layer in layers):
-        own = [layer for layer in layers if layer.network == network]
-        parts = [layer for layer in own for _ in range(layer.num_experts)]
-        found = DENSITIES[densities]([part.shape for part in parts], sparsity)
-        for part, density in zip(parts, found, strict=True):
-            counts[part.weight] = max(1, round(density * math.prod(part.shape)))
-    return [counts[layer.weight] for layer in layers]
+    counts = []
+    for _, each in itertools.groupby(layers, lambda layer: layer.network):
+        own = list(each)
+        shapes = [layer.shape for layer in own for _ in range(layer.num_experts)]
+        # Parts of one shape are equally dense.
+        found = dict(zip(shapes, DENSITIES[densities](shapes, sparsity), strict=True))
+        counts += [max(1, round(found[layer.shape] * math.prod(layer.shape))) for layer in own]
+    return counts
 
 
 # Masks.

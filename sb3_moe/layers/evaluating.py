@@ -1,6 +1,6 @@
 """Run a network without changing it, and record what its modules compute."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,6 +23,19 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before.items():
             module.training = training
+
+
+@contextmanager
+def having(objects: Iterable[Any], attribute: str, value: Any) -> Iterator[None]:
+    """Give an attribute of several objects another value while the block runs."""
+    before = [(each, getattr(each, attribute)) for each in objects]
+    for each, _ in before:
+        setattr(each, attribute, value)
+    try:
+        yield
+    finally:
+        for each, its_own in before:
+            setattr(each, attribute, its_own)
 
 
 class Call(NamedTuple):

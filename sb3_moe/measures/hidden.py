@@ -6,7 +6,6 @@ positions (1 without a convolution), O outputs, I inputs.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch as th
@@ -16,7 +15,7 @@ from torch import nn
 from sb3_moe.layers import Experts, LinearScores, MoELayer, SeparateNetworks, StackedNetwork
 from sb3_moe.layers.activations import POINTWISE
 from sb3_moe.layers.encoder import Residual
-from sb3_moe.layers.evaluating import Call, evaluating, recording
+from sb3_moe.layers.evaluating import Call, evaluating, having, recording
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.layers.stacked import StackedConv2d, StackedEach, StackedLinear, StackedResidual
 from sb3_moe.layers.temperatures import temperatures_in
@@ -405,24 +404,13 @@ def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
     layers = hidden_layers(policy)
     watched = {layer.name: layer.module for layer in layers}
     watched |= {f"{la.name} mixture": la.mixture for la in layers if la.mixture is not None}
-    with evaluating(policy), every_row_in_every_expert(policy), recording(watched) as calls:
+    # Sparse layers run every expert on every row, so that hooks see one tensor per layer.
+    experts = [module for module in policy.modules() if isinstance(module, Experts)]
+    all_rows = having(experts, "needs_all_rows", True)
+    with evaluating(policy), all_rows, recording(watched) as calls:
         networks_of(policy).run(policy.obs_to_tensor(obs)[0])
     found = {layer.name: _activations(layer, calls) for layer in layers}
     return {name: each for name, each in found.items() if each is not None}
-
-
-@contextmanager
-def every_row_in_every_expert(policy: BasePolicy) -> Iterator[None]:
-    """Make sparse layers run every expert on every row, so that hooks see one tensor per layer."""
-    networks = [module for module in policy.modules() if isinstance(module, Experts)]
-    before = [network.needs_all_rows for network in networks]
-    for network in networks:
-        network.needs_all_rows = True
-    try:
-        yield
-    finally:
-        for network, value in zip(networks, before, strict=True):
-            network.needs_all_rows = value
 
 
 def _activations(layer: HiddenLayer, calls: Mapping[str, list[Call]]) -> Activations | None:

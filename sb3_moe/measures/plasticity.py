@@ -7,8 +7,7 @@ layers. A unit's activity is its mean absolute activation over a batch, and over
 Shapes: N tasks, E experts (1 for a dense layer), H units, B samples, T rows, F features.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.layers.checks import not_negative
-from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.layers.evaluating import evaluating, having
 from sb3_moe.measures.hidden import (
     Activations,
     hidden_layers,
@@ -350,7 +349,7 @@ def fisher_information(
     sums = [th.zeros_like(each) for each in wanted]
     taken = th.as_tensor(actions, device=policy.device)
     taken = taken.float() if taken.is_floating_point() else taken
-    with evaluating(policy), _learned(wanted), th.enable_grad():
+    with evaluating(policy), having(wanted, "requires_grad", True), th.enable_grad():
         # Row by row: a batch's gradient is the sum, and each row's own has to be squared.
         for i in range(len(actions)):
             seen, _ = policy.obs_to_tensor(select(obs, slice(i, i + 1)))
@@ -363,16 +362,3 @@ def fisher_information(
                     total += grad.square()
     pairs = zip(parameters, sums, strict=True)
     return {name: (total.detach() / len(actions)).cpu().numpy() for name, total in pairs}
-
-
-@contextmanager
-def _learned(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Let gradients reach parameters that are held still."""
-    still = [each for each in parameters if not each.requires_grad]
-    for each in still:
-        each.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for each in still:
-            each.requires_grad_(False)

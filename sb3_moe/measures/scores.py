@@ -115,9 +115,16 @@ def score_at(score: ArrayLike, steps: ArrayLike, step: float) -> Array:
 
     :raises ValueError: if the step is outside of the evaluations
     """
+    return _scores_at(score, steps, [step])[:, 0]
+
+
+def _scores_at(score: ArrayLike, steps: ArrayLike, points: Sequence[float]) -> Array:
+    """Return every task's scores at rising steps, (N, points)."""
     score_KN, steps_K = checked(score, steps)
-    _check_covered(steps_K, step, step)
-    return np.array([np.interp(step, steps_K, column) for column in score_KN.T])
+    (start, end), (low, high) = (points[0], points[-1]), (steps_K[0], steps_K[-1])
+    if start < low or end > high:
+        raise ValueError(f"evaluations must cover {start:g} to {end:g}, but go {low:g} to {high:g}")
+    return np.array([np.interp(points, steps_K, column) for column in score_KN.T])
 
 
 def area(score: ArrayLike, steps: ArrayLike, start: float, end: float) -> Array:
@@ -125,12 +132,8 @@ def area(score: ArrayLike, steps: ArrayLike, start: float, end: float) -> Array:
 
     :raises ValueError: if the range is outside of the evaluations
     """
-    score_KN, steps_K = checked(score, steps)
-    _check_covered(steps_K, start, end)
-    inside = steps_K[(steps_K > start) & (steps_K < end)]
-    points = np.concatenate([[start], inside, [end]])
-    values = np.array([np.interp(points, steps_K, column) for column in score_KN.T])
-    return np.trapezoid(values, points, axis=1) / (end - start)
+    points = [start, *(step for step in np.asarray(steps) if start < step < end), end]
+    return np.trapezoid(_scores_at(score, steps, points), points, axis=1) / (end - start)
 
 
 def block_ends(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> Array:
@@ -157,12 +160,6 @@ def visits(blocks: Blocks, task: int) -> list[Block]:
     if not mine:
         raise ValueError(f"`blocks` must train every task, but none trains task {task}")
     return mine
-
-
-def _check_covered(steps_K: Array, start: float, end: float) -> None:
-    low, high = steps_K[0], steps_K[-1]
-    if start < low or end > high:
-        raise ValueError(f"evaluations must cover {start:g} to {end:g}, but go {low:g} to {high:g}")
 
 
 def normalize(returns: ArrayLike, random: ArrayLike, reference: ArrayLike) -> Array:
@@ -252,10 +249,13 @@ def forgetting_per_task(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> A
     Its mean is the forgetting of Continual World (arXiv 2105.10919); COOM's leaves out the task
     that was trained last, ``blocks[-1].task``.
     """
-    score_KN, steps_K = checked(score, steps)
-    ends = [visits(blocks, k)[-1].end for k in range(score_KN.shape[1])]
-    at_end = [score_at(score_KN, steps_K, end)[k] for k, end in enumerate(ends)]
-    return np.array(at_end) - score_KN[-1]
+    return _at_own_ends(score, steps, blocks) - np.asarray(score, np.float64)[-1]
+
+
+def _at_own_ends(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> Array:
+    """Return each task's score at the end of its last block, (N,)."""
+    tasks = range(np.shape(score)[1])
+    return np.array([score_at(score, steps, visits(blocks, k)[-1].end)[k] for k in tasks])
 
 
 def forgetting_isolated(score: ArrayLike, steps: ArrayLike, blocks: Blocks) -> Array:
@@ -307,14 +307,9 @@ def backward_transfer_gem(score: ArrayLike, steps: ArrayLike, blocks: Blocks) ->
     R_{j,i} is the score of task i after task j; tasks are numbered in the order in which they were
     trained last. NaN if there is only one.
     """
-    score_KN, steps_K = checked(score, steps)
-    now_N = block_ends(score_KN, steps_K, blocks)[-1]
-    gains = [
-        now_N[k] - score_at(score_KN, steps_K, visits(blocks, k)[-1].end)[k]
-        for k in range(len(now_N))
-        if k != blocks[-1].task
-    ]
-    return float(np.mean(gains)) if gains else float("nan")
+    gains_N = block_ends(score, steps, blocks)[-1] - _at_own_ends(score, steps, blocks)
+    others = np.delete(gains_N, blocks[-1].task)
+    return float(others.mean()) if len(others) else float("nan")
 
 
 def zero_shot_transfer_gem(
@@ -332,11 +327,11 @@ def zero_shot_transfer_gem(
     """
     score_KN, steps_K = checked(score, steps)
     random_N = np.broadcast_to(np.asarray(random, np.float64), score_KN.shape[1:])
-    seen = set()
     gains = []
-    for index, block in enumerate(checked_blocks(blocks)):
-        if index > 0 and block.task not in seen:
-            before = score_at(score_KN, steps_K, blocks[index - 1].end)
-            gains.append(before[block.task] - random_N[block.task])
+    seen = {checked_blocks(blocks)[0].task}
+    for before, block in pairwise(blocks):
+        if block.task not in seen:
+            untrained_N = score_at(score_KN, steps_K, before.end)
+            gains.append((untrained_N - random_N)[block.task])
         seen.add(block.task)
     return float(np.mean(gains)) if gains else float("nan")

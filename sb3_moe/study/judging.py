@@ -231,19 +231,21 @@ def values_of_groups(
     :param paired: only seeds that all groups have; False: NaN for a group that lacks a seed
     """
     rows = [_selected(table, group) for group in groups]
-    settings = [pd.MultiIndex.from_frame(each[["task", "regime", "order"]]) for each in rows]
     values = []
-    for group, mine, own in zip(groups, rows, settings, strict=True):
-        shared = np.full(len(mine), True)
-        for other, theirs in zip(groups, settings, strict=True):
+    for group, own in zip(groups, rows, strict=True):
+        for other, theirs in zip(groups, rows, strict=True):
             # An order that a claim names is compared whether or not the other groups have it.
             if not group.order and not other.order:
-                elsewhere = other.regime is not None and mine["regime"] != other.regime
-                shared &= own.isin(theirs) | elsewhere
-        seeds = mine[shared].groupby(["task", "seed"])["value"]
+                is_shared = _settings(own).isin(_settings(theirs))
+                own = own[is_shared | (own["regime"] != (other.regime or own["regime"]))]
+        seeds = own.groupby(["task", "seed"])["value"]
         values.append(seeds.agg(lambda each: each.mean(skipna=False)))
     wide = pd.concat(values, axis=1, keys=range(len(groups)))
     return wide.dropna(how="any" if paired else "all")
+
+
+def _settings(rows: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(rows[["task", "regime", "order"]])
 
 
 def _selected(table: pd.DataFrame, group: Selector) -> pd.DataFrame:

@@ -67,11 +67,8 @@ def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None 
     :raises ValueError: if the folder has no scores
     """
     scores = load_scores(folder)
-    count = len(scores.task_names)
-    figure = Picture(figsize=(7.0, 1.2 + 1.5 * count), layout="constrained")
-    rows = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
-    for k, name in enumerate(scores.task_names):
-        axes = rows[k]
+    figure, rows = _task_rows(scores.task_names, 1.5)
+    for k, (name, axes) in enumerate(zip(scores.task_names, rows, strict=True)):
         axes.plot(scores.steps, scores.score[:, k], color=COLORS[k % len(COLORS)], marker=".")
         for block in scores.blocks:
             if block.task == k:
@@ -79,9 +76,7 @@ def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None 
         if random and name in random:
             axes.axhline(random[name], color="0.3", linestyle=":", label="random policy")
             axes.legend(loc="best", fontsize="small", frameon=False)
-        axes.set_title(escaped(name), loc="left", fontsize="medium")
         axes.set_ylabel("return")
-    label_steps(rows[-1])
     if scores.blocks:
         figure.suptitle("Return of each task; shaded while it is trained", fontsize="medium")
     return figure
@@ -137,8 +132,7 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
     """
     mixture, steps_K, gates_KNE, names = _gates(folder, mixture)
     experts = gates_KNE.shape[2]
-    figure = Picture(figsize=(7.0, 1.2 + 1.3 * len(names)), layout="constrained")
-    rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    figure, rows = _task_rows(names, 1.3)
     # Columns meet half way between measurements; a single measurement has a column 1 step wide.
     count = len(steps_K)
     edges = np.interp(np.arange(count + 1) - 0.5, np.arange(count), steps_K)
@@ -149,10 +143,8 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
         image = axes.pcolormesh(edges, np.arange(experts + 1) - 0.5, gates_KNE[:, k].T, **colors)
         axes.set_yticks(range(0, experts, math.ceil(experts / _MOST_NUMBERED)))
         axes.set_ylabel("expert")
-        axes.set_title(escaped(names[k]), loc="left", fontsize="medium")
         _mark_switches(axes, folder, "white")
-    label_steps(rows[-1])
-    figure.colorbar(image, ax=rows.tolist(), label="mean gate")
+    figure.colorbar(image, ax=rows, label="mean gate")
     figure.suptitle(f"Experts of {mixture} by task", fontsize="medium")
     return figure
 
@@ -258,6 +250,16 @@ def _gates(folder: str | Path, mixture: str | None) -> tuple[str, Array, Array, 
     if name not in found:
         raise ValueError(f"`mixture` must be one of {[*found]}, got {mixture!r}")
     return name, *found[name], load_diagnostics(folder)["task_names"].tolist()
+
+
+def _task_rows(names: Sequence[str], height: float) -> tuple[Figure, list[Axes]]:
+    """Make a figure with a row for each task, above one axis of steps."""
+    figure = Picture(figsize=(7.0, 1.2 + height * len(names)), layout="constrained")
+    rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0].tolist()
+    for axes, name in zip(rows, names, strict=True):
+        axes.set_title(escaped(name), loc="left", fontsize="medium")
+    label_steps(rows[-1])
+    return figure, rows
 
 
 def _mark_switches(axes: Axes, folder: str | Path, color: str) -> None:
