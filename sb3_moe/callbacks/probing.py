@@ -68,13 +68,12 @@ def collect_probe(
     envs = [np.flatnonzero(tasks == k) for k in range(len(names))]
     wanted, fewest = size // len(envs), min(map(len, envs))
     rounds = max(ROUNDS, math.ceil(wanted / max(fewest, 1)))
-    kept: list[list[Obs]] = [[] for _ in envs]
+    kept: list[Obs] = []
     for obs, *_ in islice(steps, STRIDE - 1, rounds * STRIDE, STRIDE):
         if not fewest or (tasks_played(env) != tasks).any():
             raise ValueError("`env` must not change its tasks: build it with make_pinned_env")
-        for mine, batches in zip(envs, kept, strict=True):
-            batches.append(select(obs, mine))
-    return [spread(concatenate(batches), wanted) for batches in kept]
+        kept.append(map_observation(np.array, obs))
+    return [spread(concatenate([select(obs, mine) for obs in kept]), wanted) for mine in envs]
 
 
 class ProbeCallback(RecordingCallback):
@@ -316,7 +315,7 @@ class RoutingCallback(ProbeCallback):
             row[f"load/{name}"] = load_E = load_NE.cpu().numpy().mean(0)
             row[f"entropy/{name}"] = load_entropy(load_E)
             row[f"specialization/{name}"] = specialization(np.abs(gates_NE))
-            row[f"agreement/{name}"] = agreement(outputs[name].double().cpu().numpy())
+            row[f"agreement/{name}"] = agreement(outputs[name].cpu())
         self._log(row)
         self.record.add(step, row)
 

@@ -187,8 +187,8 @@ class SparseTrainingCallback(CheckedCallback):
             if mask is None or gradient is None:
                 continue
             before = mask.clone()
-            rows = [layer.by_expert(each) for each in (layer.weight, mask, gradient)]
-            for weight_W, mask_W, gradient_W in zip(*rows, strict=True):
+            each_EW = (t.reshape(layer.num_experts, -1) for t in (layer.weight, mask, gradient))
+            for weight_W, mask_W, gradient_W in zip(*each_EW, strict=True):
                 if gradient_W.any():
                     scores_W = gradient_W.abs()
                     if self.method == "set":
@@ -236,10 +236,6 @@ class SparseLayer(NamedTuple):
         """The shape of one expert's weight."""
         is_stacked = isinstance(self.layer, StackedLinear | StackedConv2d)
         return tuple(self.weight.shape[1:] if is_stacked else self.weight.shape)
-
-    def by_expert(self, tensor: th.Tensor) -> th.Tensor:
-        """Return the weight, or a tensor shaped like it, as (E, W), a row for each expert."""
-        return tensor.reshape(self.num_experts, -1)
 
 
 def sparse_layers(policy: BaseModel) -> list[SparseLayer]:

@@ -66,8 +66,8 @@ class Budget:
 
     def __str__(self) -> str:
         lines = [f"{'':<10}{'parameters':>12}{'active':>12}{'FLOPs/sample':>14}"]
-        for name, cost in {**self.parts, "total": self.total}.items():
-            lines.append(f"{name:<10}{cost.parameters:>12,}{cost.active:>12,}{cost.flops:>14,}")
+        for name, (parameters, active, flops) in {**self.parts, "total": self.total}.items():
+            lines.append(f"{name:<10}{parameters:>12,}{active:>12,}{flops:>14,}")
         return "\n".join(lines)
 
 
@@ -134,7 +134,9 @@ def measure(policy: BaseModel) -> Budget:
     flops = Counter({rest: count.outside})
     for name, part in parts.items():
         flops[places.get(name, rest)] += sum(count.by_part.get(each, 0) for each in part)
-    used = {p: share for layer, share in count.share.items() for p in layer.experts.parameters()}
+    used: dict[Any, Any] = {}
+    for layer, share in count.share.items():
+        used |= dict.fromkeys(layer.experts.parameters(), share)
     alive, numbers, active = _alive(networks), Counter[str](), Counter[str]()
     for parameter, name in networks.owners().items():
         if isinstance(parameter, nn.Parameter):
@@ -261,7 +263,7 @@ class FlopCount:
     """
 
     def __init__(self, parts: Iterable[nn.Module]) -> None:
-        self.by_part = dict.fromkeys(parts, 0)
+        self.by_part: dict[Any, int] = dict.fromkeys(parts, 0)
         self.share: dict[MoELayer, float] = {}
         self.mode = _flop_counter()
         # For each module that runs now, the innermost last: torch's count when it began, torch's

@@ -4,6 +4,7 @@ Shapes: E experts (1 for a dense layer), T rows, H units (feature maps of a conv
 positions (1 without a convolution), O outputs, I inputs.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -137,14 +138,12 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
     :param policy: of any algorithm
     """
     networks = networks_of(policy)
-    found = {}
-    counts: dict[str, int] = {}
+    found, numbers = {}, defaultdict[str, Iterator[int]](itertools.count)
 
     def add(name: str, part: nn.Module, after: Sequence[Reader]) -> None:
         for layer in _along(_flat(part), after):
             if layer.module is not networks.squashing_module() and layer.module not in found:
-                counts[name] = counts.get(name, -1) + 1
-                found[layer.module] = layer._replace(name=f"{name}.{counts[name]}")
+                found[layer.module] = layer._replace(name=f"{name}.{next(numbers[name])}")
 
     for net in networks.networks():
         learned = _learned_heads(net)

@@ -7,7 +7,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import torch as th
 from numpy.typing import ArrayLike
+from torch.nn import functional as F
 
 Array = npt.NDArray[np.float64]
 
@@ -85,18 +87,13 @@ def agreement(outputs_ETO: ArrayLike) -> float:
     :return: 1 where all experts' outputs have the same direction, -1 at the least; 1 for a single
         expert; NaN where an output is not finite
     """
-    outputs = np.asarray(outputs_ETO, np.float64)
-    num_experts = len(outputs)
-    if not np.isfinite(outputs).all():
-        return math.nan
-    if num_experts < 2:
+    units = F.normalize(th.as_tensor(outputs_ETO, dtype=th.float64), dim=-1)
+    num_experts = len(units)
+    if num_experts == 1 and units.isfinite().all():
         return 1.0
-    norms = np.linalg.norm(outputs, axis=-1, keepdims=True)
-    units = np.divide(outputs, norms, out=np.zeros_like(outputs), where=norms != 0)
     # The squared length of the sum holds every pair twice, and each expert with itself once.
-    total = np.square(units.sum(0)).sum(-1)
-    alone = np.square(units).sum((0, 2))
-    return float(np.mean((total - alone) / (num_experts * (num_experts - 1))))
+    total, alone = units.sum(0).square().sum(-1), units.square().sum((0, 2))
+    return float(((total - alone) / (num_experts * (num_experts - 1))).mean())
 
 
 def _entropy(shares_E: Array) -> Array:

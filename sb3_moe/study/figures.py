@@ -5,6 +5,7 @@ Shapes: S seeds, K evaluations, N tasks, E experts.
 
 import math
 import textwrap
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -86,12 +87,12 @@ def draw_curves(
     looks = {name: plots.look_of(k) for k, name in enumerate(names)} | dict(looks or {})
     drawn = set(rows["architecture"])
     parts = plots.into_panels([name for name in names if name in drawn])
-    panels: list[Any] = []
-    for key, curves in rows.groupby(["regime", "order", "task"], sort=False):
-        for k, part in enumerate(parts, 1):
-            some = curves[curves["architecture"].isin(part)]
-            if len(some):
-                panels.append((*key, some, f" ({k} of {len(parts)})" if len(parts) > 1 else ""))
+    panels: list[Any] = [
+        (*key, some, f" ({k} of {len(parts)})" if len(parts) > 1 else "")
+        for key, curves in rows.groupby(["regime", "order", "task"], sort=False)
+        for k, part in enumerate(parts, 1)
+        if len(some := curves[curves["architecture"].isin(part)])
+    ]
     # The parts of a panel with too many networks stand side by side.
     across = ACROSS // len(parts) * len(parts) or ACROSS
     figure, axes = plots.panels(len(panels), 2.5, across)
@@ -166,14 +167,13 @@ def draw_experts(results: Results) -> Figure | None:
     panels = expert_weights(results)
     if not panels:
         return None
-    most = max(len(tasks) for _, tasks in panels)
-    figure, axes = plots.panels(len(panels), 1.5 + 0.25 * most, ACROSS)
-    colors = plots.colors_of_gates(np.concatenate([w.ravel() for w in panels.values()]))
-    for ax, ((caption, tasks), weights_NE) in zip(axes, panels.items(), strict=True):
-        image = ax.imshow(weights_NE, aspect="auto", **colors)
-        experts = weights_NE.shape[1]
+    figure, axes = plots.panels(len(panels), 1.5 + 0.25 * max(map(len, panels.values())), ACROSS)
+    colors = plots.colors_of_gates(np.concatenate([w.to_numpy().ravel() for w in panels.values()]))
+    for ax, (caption, weights) in zip(axes, panels.items(), strict=True):
+        image = ax.imshow(weights, aspect="auto", **colors)
+        tasks, experts = weights.index, weights.shape[1]
         if experts <= MOST_WRITTEN:
-            plots.write_into(ax, image, plots.as_numbers(weights_NE), fontsize=7)
+            plots.write_into(ax, image, plots.as_numbers(weights.to_numpy()), fontsize=7)
         ax.set_title(plots.escaped(_wrapped(caption)), fontsize="small")
         ax.set_yticks(range(len(tasks)), map(plots.escaped, tasks), fontsize="small")
         ax.set_xticks(range(0, experts, math.ceil(experts / MOST_WRITTEN)))
@@ -182,25 +182,25 @@ def draw_experts(results: Results) -> Figure | None:
     return figure
 
 
-def expert_weights(results: Results) -> dict[tuple[str, tuple[str, ...]], Array]:
-    """Average the last gates over seeds; give arrays (N, E), by caption and tasks.
+def expert_weights(results: Results) -> dict[str, pd.DataFrame]:
+    """Average the last gates over seeds; give a table of tasks by experts, by caption.
 
     Gates that never changed are left out: their routers don't learn.
     """
-    found: dict[tuple[str, tuple[str, ...]], list[Array]] = {}
+    found = defaultdict(list)
     for run in [run for run in results.runs if run.is_done]:
         config = run.config
-        tasks = config.order if config.regime == "scratch" else config.games
+        tasks = list(config.order if config.regime == "scratch" else config.games)
         where = " ".join((REGIMES[config.regime], *config.order))
         for name, (_, gates_KNE) in plots.measured(run.diagnostics, "gates").items():
-            unchanged = np.allclose(gates_KNE[:1], gates_KNE[-1:], equal_nan=True)
-            if len(gates_KNE) == 0 or (len(gates_KNE) > 1 and unchanged):
-                continue
-            last_NE = gates_KNE[-1][[config.games.index(task) for task in tasks]]
-            last_NE = last_NE[:, np.isfinite(last_NE).all(axis=0)]
-            caption = f"{config.architecture.name} {name}, {where}"
-            found.setdefault((caption, tasks), []).append(last_NE)
-    return {key: matched_mean(seeds) for key, seeds in found.items()}
+            learns = not np.allclose(gates_KNE[:1], gates_KNE[-1:], equal_nan=True)
+            if learns or len(gates_KNE) == 1:
+                last = pd.DataFrame(gates_KNE[-1], config.games).loc[tasks].dropna(axis=1)
+                found[f"{config.architecture.name} {name}, {where}"].append(last)
+    return {
+        caption: pd.DataFrame(matched_mean([*map(np.asarray, seeds)]), seeds[0].index)
+        for caption, seeds in found.items()
+    }
 
 
 def matched_mean(seeds: Sequence[Array]) -> Array:

@@ -491,9 +491,9 @@ def _values(
     curves = {"return": run.returns, "success": run.success}
     curves |= {name: run.inside(name).to_frame(WHOLE) for name in INSIDES}
     for name, curve in curves.items():
-        for task, values in curve.dropna(axis=1, how="all").items():
+        for column, values in curve.dropna(axis=1, how="all").items():
             for step, value in values.items():
-                yield name, task, step, value
+                yield name, column, step, value
 
 
 def _problems(

@@ -259,7 +259,7 @@ class _Player:
     ) -> tuple[Step, Any]:
         """Return what the policy prefers, its critics' values and gates, and its memory."""
         policy = self.model.policy
-        tensors, _ = policy.obs_to_tensor(obs)
+        tensors: Any = policy.obs_to_tensor(obs)[0]
         starts_B = th.as_tensor(starts, dtype=th.float32, device=policy.device)
         with evaluating(policy), recording(self.layers) as calls:
             decision, memory = self._networks.step(tensors, memory, starts_B, **masks)
