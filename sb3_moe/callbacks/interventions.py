@@ -42,7 +42,7 @@ from sb3_moe.policies.networks import networks_of, uncompiled
 from sb3_moe.policies.optimizers import ExpertAdam
 from sb3_moe.saving.snapshot import preserved_generators
 from sb3_moe.vec_env.kept_rows import RecentRows
-from sb3_moe.vec_env.observations import Obs, stored_obs
+from sb3_moe.vec_env.observations import Obs, select, stored_obs
 from sb3_moe.vec_env.tasks import LAYER, tasks_stepped
 
 Criterion = Literal["activation", "gradient"]
@@ -513,7 +513,7 @@ class EWCCallback(AnchorCallback):
         # Keep rows by task. That a task is over is noticed only at the next rollout's start, when
         # the next task may have rows already.
         for task in np.unique(tasks_n).tolist():
-            mine = {name: column[tasks_n == task] for name, column in columns.items()}
+            mine: Any = select(columns, tasks_n == task)
             self._recent(self._task.names[task]).add(step, mine)
         return True
 

@@ -336,10 +336,11 @@ class Activations(NamedTuple):
     @property
     def activity_EH(self) -> th.Tensor:
         """Mean absolute activation of each unit over its expert's own rows (0 without any)."""
-        mean_EH = _mean(self.values_ETHP.abs())
+        _, rows, _, positions = self.values_ETHP.shape
+        mean_EH = self.values_ETHP.abs().sum(dim=(1, 3)) / max(rows * positions, 1)
         if self.rows_E is None:
             return mean_EH
-        return mean_EH * (self.values_ETHP.shape[1] / self.rows_E.clamp(min=1)).unsqueeze(1)
+        return mean_EH * (rows / self.rows_E.clamp(min=1)).unsqueeze(1)
 
     @property
     def features_TF(self) -> th.Tensor:
@@ -351,11 +352,6 @@ def joined(batches: Sequence[Activations]) -> Activations:
     """Return the activations of a layer on several batches as those on one."""
     values, rows = zip(*batches, strict=True)
     return Activations(th.cat(values, dim=1), None if rows[0] is None else th.stack(rows).sum(0))
-
-
-def _mean(values_ETHP: th.Tensor) -> th.Tensor:
-    rows = values_ETHP.shape[1] * values_ETHP.shape[3]
-    return values_ETHP.sum(dim=(1, 3)) / max(rows, 1)
 
 
 def as_ETHP(values: th.Tensor, num_experts: int = 1) -> th.Tensor:

@@ -117,23 +117,22 @@ def _singular_values(features_TF: th.Tensor) -> th.Tensor:
     return values.masked_fill(~matrix_TF.isfinite().all(), float("nan"))
 
 
-def ntk_rank(outputs_T: th.Tensor, parameters: Sequence[th.Tensor]) -> float:
+def ntk_rank(outputs_T: th.Tensor, parameters: Iterable[th.Tensor]) -> float:
     """Return the effective rank of the empirical neural tangent kernel on a batch.
 
     It falls when samples can no longer be told apart by a gradient step (Lyle et al. 2023,
     arXiv 2303.01486).
 
     :param outputs_T: one scalar per sample, with a graph
-    :param parameters: what to differentiate by; those without influence have gradient 0
+    :param parameters: what to differentiate by, at least one with influence
     :return: as of :func:`effective_rank`
     """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     rows = []
     for output in outputs_T:
-        gradients = th.autograd.grad(
-            output, wanted, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        rows.append(th.cat([gradient.flatten() for gradient in gradients]))
+        # Those without influence have no gradient, and are the same for every sample.
+        gradients = th.autograd.grad(output, wanted, retain_graph=True, allow_unused=True)
+        rows.append(th.cat([each.flatten() for each in gradients if each is not None]))
     jacobian = th.stack(rows).double()
     return effective_rank(jacobian @ jacobian.T)
 
@@ -195,21 +194,9 @@ def measure_ntk(policy: BasePolicy, batches: Sequence[Obs], size: int = 24) -> M
     with evaluating(policy), th.enable_grad():
         outputs = networks_of(policy).outputs(policy.obs_to_tensor(obs)[0])
         return {
-            f"ntk_rank/{network}": ntk_rank(outputs_T, _behind(outputs_T, policy))
+            f"ntk_rank/{network}": ntk_rank(outputs_T, policy.parameters())
             for network, outputs_T in outputs.items()
         }
-
-
-def _behind(outputs_T: th.Tensor, policy: BasePolicy) -> list[th.Tensor]:
-    """Return the parameters on which outputs depend: a network's, and its features extractor's.
-
-    A recurrent policy has an LSTM between the two, and an off-policy one has separate extractors:
-    gradients show which parameters these are.
-    """
-    learned = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    gradients = th.autograd.grad(outputs_T.sum(), learned, retain_graph=True, allow_unused=True)
-    pairs = zip(learned, gradients, strict=True)
-    return [parameter for parameter, gradient in pairs if gradient is not None]
 
 
 Gradients = Mapping[th.Tensor, th.Tensor | None]
@@ -346,7 +333,7 @@ def fisher_information(
     :param masks: the B masks of actions under which these were chosen, for MaskablePPO
     """
     networks, wanted = networks_of(policy), list(parameters.values())
-    sums = [th.zeros_like(each) for each in wanted]
+    sums = {name: th.zeros_like(each) for name, each in parameters.items()}
     taken = th.as_tensor(actions, device=policy.device)
     taken = taken.float() if taken.is_floating_point() else taken
     with evaluating(policy), having(wanted, "requires_grad", True), th.enable_grad():
@@ -358,7 +345,6 @@ def fisher_information(
                 grads = th.autograd.grad(
                     each.sum(), wanted, retain_graph=True, allow_unused=True, materialize_grads=True
                 )
-                for total, grad in zip(sums, grads, strict=True):
+                for total, grad in zip(sums.values(), grads, strict=True):
                     total += grad.square()
-    pairs = zip(parameters, sums, strict=True)
-    return {name: (total.detach() / len(actions)).cpu().numpy() for name, total in pairs}
+    return {name: (total / len(actions)).cpu().numpy() for name, total in sums.items()}

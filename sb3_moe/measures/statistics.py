@@ -98,6 +98,5 @@ def agreement(outputs_ETO: ArrayLike) -> float:
 
 def _entropy(shares_E: Array) -> Array:
     """Return the entropy of shares on the last axis."""
-    logs = np.log(shares_E, out=np.zeros_like(shares_E), where=shares_E > 0)
-    # Subtract from 0.0: a plain minus gives -0.0 where one expert has everything.
-    return 0.0 - (shares_E * logs).sum(-1)
+    # Add 0.0, which makes a -0.0 positive: that is the sum where one expert has everything.
+    return th.special.entr(th.as_tensor(shares_E)).sum(-1).numpy() + 0.0
