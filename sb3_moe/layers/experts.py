@@ -9,7 +9,6 @@ Shapes: E experts, T rows that every expert sees, M rows per expert or sorted ro
 per row, I inputs, H hidden, O outputs.
 """
 
-import copy
 from collections.abc import Iterable, Sequence
 
 import torch as th
@@ -17,10 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_moe.layers.activations import POINTWISE
-from sb3_moe.layers.shares import Share, apart_shares
+from sb3_moe.layers.shares import Share
 from sb3_moe.layers.stacked import (
     Function,
     Stacked,
+    StackedEach,
     StackedLayerNorm,
     StackedLinear,
     StackedResidual,
@@ -48,41 +48,53 @@ GROUPS = (StackedLinear, StackedLayerNorm, StackedResidual, nn.Sequential, *POIN
 
 
 class Experts(nn.Module):
-    """E networks of one shape.
+    """E networks of one shape, whose layers run one after the other, each for all experts.
 
+    :param layers: all layers but the last; those that aren't :class:`Stacked` are the same for all
+    :param last: the last layer
     :param num_experts: E
     :param out_features: O
     """
 
-    def __init__(self, num_experts: int, out_features: int) -> None:
+    def __init__(
+        self, layers: Iterable[nn.Module], last: nn.Module, num_experts: int, out_features: int
+    ) -> None:
         super().__init__()
         self.num_experts = num_experts
         self.out_features = out_features
+        self.layers = nn.Sequential(*layers)
+        self.last = last
+        linears = [m for m in self.modules() if isinstance(m, StackedLinear)]
         # Multiply-adds for one row in one expert.
-        self.macs = 0
+        self.macs = sum(m.in_features * m.out_features for m in linears)
         # Size, in numbers, of the weight matrices that `grouped_mm` needs padded.
-        self.padded = 0
+        self.padded = sum(m.weight.numel() for m in linears if any(_missing(m.weight)))
         # Whether every expert must run on every row: for statistics over the batch, or for hooks on
         # the layers inside, which are not called for sorted rows.
-        self.needs_all_rows = False
+        self.needs_all_rows = bool(self.statistics())
+        self._all_group = all(type(m) in GROUPS for m in (*self.layers.modules(), last))
         # Transforms the outputs of all experts together, (E, T, O) to (E, T, O), before they are
         # summed (Gram-Schmidt does); None: they are summed as they are.
         self.combination: Function | None = None
 
-    def every(self, x: th.Tensor) -> th.Tensor:
-        """Run each expert on all rows, (T, I), or on its own, (E, M, I), to (E, M, O)."""
-        raise NotImplementedError
+    @property
+    def spreads(self) -> bool:
+        """Whether a layer before the last one turns shared rows into rows per expert."""
+        return any(isinstance(layer, Stacked) for layer in self.layers)
 
-    def forward(self, x_EMI: th.Tensor) -> th.Tensor:
-        """Run each expert on rows of its own: (E, M, I) to (E, M, O)."""
-        return self.every(x_EMI)
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Run each expert on all rows, (T, I), or on its own, (E, M, I), to (E, M, O)."""
+        return self.last(self.layers(x))
 
     def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
-        y_ETO = self.every(x_TI)
-        if self.combination is not None:
-            y_ETO = self.combination(y_ETO)
-        return gated_sum(y_ETO, gates_TE)
+        x = x_TI
+        for layer in self.layers:  # one call less than `self.layers(x)`
+            x = layer(x)
+        if self.combination is None and isinstance(self.last, StackedLinear):
+            return self.last.mix(x, gates_TE)
+        y_ETO = self.last(x)
+        return gated_sum(self.combination(y_ETO) if self.combination else y_ETO, gates_TE)
 
     def selected(
         self, x_TI: th.Tensor, experts_Tk: th.Tensor | None, gates_TE: th.Tensor
@@ -115,16 +127,17 @@ class Experts(nn.Module):
         return x_TI.device.type == "cpu" or self._groups(x_TI)
 
     def _groups(self, x_TI: th.Tensor) -> bool:
-        """Say whether all layers can run on sorted rows, for all experts in one call."""
-        return False
+        """Say whether ``grouped_mm`` can run all layers, on a GPU without waiting (in bfloat16)."""
+        if not (self._all_group and hasattr(F, "grouped_mm")):
+            return False
+        if self.padded and self.num_experts <= FEW_EXPERTS and x_TI.device.type == "cpu":
+            return False
+        fast = {"cpu": (th.float32, th.bfloat16), "cuda": (th.bfloat16,)}
+        return x_TI.dtype in fast.get(x_TI.device.type, ())
 
     def _grouped(self, x_MI: th.Tensor, experts_M: th.Tensor, ends_E: th.Tensor) -> th.Tensor:
         """Run each expert on the sorted rows that are its own: (M, I) to (M, O)."""
-        raise NotImplementedError
-
-    def _apart(self) -> Sequence[Function]:
-        """Return each expert as a function of its rows."""
-        raise NotImplementedError
+        return _run_grouped([*self.layers, self.last], x_MI, experts_M, ends_E)
 
     def _on_sorted_rows(self, x_TI: th.Tensor, experts_Tk: th.Tensor) -> th.Tensor:
         """Sort the rows by expert, run each expert on its own, and put them back: (T, k, O)."""
@@ -138,93 +151,13 @@ class Experts(nn.Module):
             y_MO = self._grouped(x_MI, experts_M, ends_E)
         else:
             counts = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
-            pairs = zip(self._apart(), x_MI.split(counts), strict=True)
+            experts = apart([*self.layers, self.last], self.num_experts)
+            pairs = zip(experts, x_MI.split(counts), strict=True)
             # Also without rows: an idle expert gets gradients of 0, as if it had run on all rows.
             y_MO = th.cat([expert(rows) for expert, rows in pairs])
         places_M = th.arange(len(order_M), device=order_M.device)
         inverse_M = th.empty_like(order_M).scatter_(0, order_M, places_M)
         return y_MO.index_select(0, inverse_M).unflatten(0, experts_Tk.shape)
-
-    @property
-    def hidden_width(self) -> int:
-        """Width H of what each expert's last linear layer reads; 0 where it is not known."""
-        return 0
-
-    def expert(self, k: int) -> nn.Sequential:
-        """Return expert ``k`` as plain modules, with a copy of its weights."""
-        raise NotImplementedError
-
-    def scale_each(self, factors: Sequence[float]) -> None:
-        """Multiply each expert's output by its own factor, by scaling its last weights."""
-        raise NotImplementedError
-
-    def shares(self) -> list[Share]:
-        """Return the weights and buffers that experts don't share, with whose they are."""
-        raise NotImplementedError
-
-    def statistics(self) -> list[Share]:
-        """Return only the buffers of :meth:`shares`."""
-        return [share for share in self.shares() if not isinstance(share.tensor, nn.Parameter)]
-
-
-class StackedNetwork(Experts):
-    """E networks of known layers in sequence; one tensor holds the same weight of all experts.
-
-    Each expert is given as a plain module and so starts with exactly the weights that module was
-    given: whoever builds the experts decides how they are initialized.
-
-    :param experts: one module per expert, alike but for their weights: an ``nn.Linear``, or an
-        ``nn.Sequential`` of linear layers, an image encoder, normalizations and activations; a
-        layer of unknown kind runs expert by expert
-    :raises ValueError: if there is no expert, or they differ in more than their weights
-    :raises TypeError: if a convolution can't be stacked
-    """
-
-    def __init__(self, experts: Sequence[nn.Module]) -> None:
-        _check_alike(experts)
-        *hidden, last = zip(*(flat(expert) for expert in experts), strict=True)
-        super().__init__(len(experts), _width(experts[0]))
-        self.layers = nn.Sequential(*(stack(same) for same in hidden))
-        is_linear = type(last[0]) is nn.Linear  # a subclass may compute something else
-        self.last = StackedLinear(last, last=self.spreads) if is_linear else stack(last)
-        self.needs_all_rows = bool(self.statistics())
-        self._all_group = all(type(m) in GROUPS for m in (*self.layers.modules(), self.last))
-        linears = [m for m in self.modules() if isinstance(m, StackedLinear)]
-        self.macs = sum(m.in_features * m.out_features for m in linears)
-        self.padded = sum(m.weight.numel() for m in linears if any(_missing(m.weight)))
-
-    @property
-    def spreads(self) -> bool:
-        """Whether a layer before the last one turns shared rows into rows per expert."""
-        return any(isinstance(layer, Stacked) for layer in self.layers)
-
-    def every(self, x: th.Tensor) -> th.Tensor:
-        """Run each expert on all rows, (T, I), or on its own, (E, M, I), to (E, M, O)."""
-        return self.last(self.layers(x))
-
-    def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
-        """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
-        if self.combination is not None or not isinstance(self.last, StackedLinear):
-            return super().mixture(x_TI, gates_TE)
-        x = x_TI
-        for layer in self.layers:  # one call less than `self.layers(x)`
-            x = layer(x)
-        return self.last.mix(x, gates_TE)
-
-    def _groups(self, x_TI: th.Tensor) -> bool:
-        """Say whether ``grouped_mm`` can run all layers, on a GPU without waiting (in bfloat16)."""
-        if not (self._all_group and hasattr(F, "grouped_mm")):
-            return False
-        if self.padded and self.num_experts <= FEW_EXPERTS and x_TI.device.type == "cpu":
-            return False
-        fast = {"cpu": (th.float32, th.bfloat16), "cuda": (th.bfloat16,)}
-        return x_TI.dtype in fast.get(x_TI.device.type, ())
-
-    def _grouped(self, x_MI: th.Tensor, experts_M: th.Tensor, ends_E: th.Tensor) -> th.Tensor:
-        return _run_grouped([*self.layers, self.last], x_MI, experts_M, ends_E)
-
-    def _apart(self) -> Sequence[Function]:
-        return apart([*self.layers, self.last], self.num_experts)
 
     @property
     def hidden_width(self) -> int:
@@ -247,19 +180,46 @@ class StackedNetwork(Experts):
 
     @th.no_grad()
     def scale_each(self, factors: Sequence[float]) -> None:
-        """Multiply the last layers' weights and biases."""
+        """Multiply each expert's output by its own factor, by scaling its last weights."""
         for parameter in self.last.parameters():
             factors_E = parameter.new_tensor(factors)
             parameter.mul_(factors_E.view(-1, *(1,) * (parameter.dim() - 1)))
 
     def shares(self) -> list[Share]:
-        """Return the weights and buffers of every stacked layer."""
+        """Return the weights and buffers that experts don't share, with whose they are."""
         layers = self.modules()
         return [each for m in layers if isinstance(m, Stacked) for each in m.shares()]
 
+    def statistics(self) -> list[Share]:
+        """Return only the buffers of :meth:`shares`."""
+        return [share for share in self.shares() if not isinstance(share.tensor, nn.Parameter)]
+
+
+class StackedNetwork(Experts):
+    """E networks of known layers in sequence; one tensor holds the same weight of all experts.
+
+    Each expert is given as a plain module and so starts with exactly the weights that module was
+    given: whoever builds the experts decides how they are initialized.
+
+    :param experts: one module per expert, alike but for their weights: an ``nn.Linear``, or an
+        ``nn.Sequential`` of linear layers, an image encoder, normalizations and activations; a
+        layer of unknown kind runs expert by expert
+    :raises ValueError: if there is no expert, or they differ in more than their weights
+    :raises TypeError: if a convolution can't be stacked
+    """
+
+    def __init__(self, experts: Sequence[nn.Module]) -> None:
+        _check_alike(experts)
+        *hidden, last = zip(*(flat(expert) for expert in experts), strict=True)
+        layers = [stack(same) for same in hidden]
+        spreads = any(isinstance(layer, Stacked) for layer in layers)
+        is_linear = type(last[0]) is nn.Linear  # a subclass may compute something else
+        stacked = StackedLinear(last, last=spreads) if is_linear else stack(last)
+        super().__init__(layers, stacked, len(experts), _width(experts[0]))
+
 
 class SeparateNetworks(Experts):
-    """E networks of any kind, run one after the other.
+    """E networks of any kind, run one after the other: a single layer of :class:`StackedEach`.
 
     :param experts: one module per expert, alike but for their weights; takes and returns rows
     :param out_features: O
@@ -268,22 +228,13 @@ class SeparateNetworks(Experts):
 
     def __init__(self, experts: Sequence[nn.Module], out_features: int) -> None:
         _check_alike(experts)
-        super().__init__(len(experts), out_features)
-        self.each = nn.ModuleList(experts)
-        self.needs_all_rows = bool(self.statistics())
+        super().__init__([], StackedEach(experts), len(experts), out_features)
         self.macs = sum(p.numel() for p in experts[0].parameters())
 
-    def every(self, x: th.Tensor) -> th.Tensor:
-        """Run each expert on all rows, (T, I), or on its own, (E, M, I), to (E, M, O)."""
-        rows = [x] * self.num_experts if x.dim() == 2 else x.unbind()
-        return th.stack([run(x_MI) for run, x_MI in zip(self.each, rows, strict=True)])
-
-    def _apart(self) -> Sequence[Function]:
-        return list(self.each)
-
-    def expert(self, k: int) -> nn.Sequential:
-        """Return a copy of expert ``k``."""
-        return nn.Sequential(copy.deepcopy(self.each[k]))
+    @property
+    def each(self) -> Sequence[nn.Module]:
+        """The networks themselves."""
+        return self.last.each  # type: ignore[return-value]  # a StackedEach
 
     @th.no_grad()
     def scale_each(self, factors: Sequence[float]) -> None:
@@ -301,10 +252,6 @@ class SeparateNetworks(Experts):
             last |= {p: factor for linear in linears[-1:] for p in linear.parameters()}
         for parameter, factor in last.items():
             parameter.mul_(factor)
-
-    def shares(self) -> list[Share]:
-        """Return the weights and buffers of each network."""
-        return apart_shares(self.each)
 
 
 def is_recorded() -> bool:

@@ -240,7 +240,7 @@ class StackedEach(Stacked):
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__(len(modules))
-        self.each = nn.ModuleList(copy.deepcopy(module) for module in modules)
+        self.each = nn.ModuleList(modules)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Apply each expert's module to its own values, or to the same rows."""
@@ -337,7 +337,7 @@ def stack(modules: Sequence[nn.Module]) -> nn.Module:
     # A StackedBatchNorm takes rows: normalizations of images run expert by expert.
     if hasattr(first, "num_features") and not isinstance(first, nn.BatchNorm2d | nn.BatchNorm3d):
         return StackedBatchNorm(modules)
-    return StackedEach(modules)
+    return StackedEach([copy.deepcopy(module) for module in modules])
 
 
 def stack_all(networks: Sequence[nn.Module]) -> nn.Sequential:

@@ -447,7 +447,7 @@ def expert_outputs(policy: Any, obs: Obs) -> dict[str, th.Tensor]:
     with evaluating(policy), recording(layers) as calls:
         networks_of(policy).run(policy.obs_to_tensor(obs)[0])
         return {
-            name: layers[name].experts.every(each[-1].args[0].flatten(0, -2))
+            name: layers[name].experts(each[-1].args[0].flatten(0, -2))
             for name, each in calls.items()
             if each
         }

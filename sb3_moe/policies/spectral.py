@@ -46,7 +46,7 @@ def gated_features(experts: Experts, x: th.Tensor, routing: Routing) -> th.Tenso
     :param x: what the experts saw
     :param routing: what the router decided
     """
-    hidden_TEH = experts.hidden(x.flatten(0, -2))  # type: ignore[operator]  # has a width
+    hidden_TEH = experts.hidden(x.flatten(0, -2))
     return hidden_TEH * routing.gates_BNE.flatten(0, 1).unsqueeze(-1)
 
 

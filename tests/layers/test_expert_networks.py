@@ -162,7 +162,7 @@ def assert_same(network, plain, fast, slow, x, **tolerance):
 def test_every_expert_on_the_same_rows_equals_separate_networks(builder, num_experts):
     plain, network, x = build(builder, num_experts)
     slow = th.stack([module(x) for module in plain])
-    assert_same(network, plain, network.every(x), slow, x)
+    assert_same(network, plain, network(x), slow, x)
 
 
 def test_a_mixture_equals_the_gated_sum_of_separate_networks(builder):
@@ -287,10 +287,10 @@ def test_batch_statistics_are_each_experts_own(build_one, warm):
     network, x = StackedNetwork(plain), th.randn(8, 5, dtype=th.float64)
     for _ in range(3):
         slow = th.stack([module(x) for module in plain])
-        th.testing.assert_close(network.every(x), slow)
+        th.testing.assert_close(network(x), slow)
     for module in [*plain, network]:
         module.eval()
-    th.testing.assert_close(network.every(x), th.stack([module(x) for module in plain]))
+    th.testing.assert_close(network(x), th.stack([module(x) for module in plain]))
     for k, module in enumerate(plain):
         th.testing.assert_close(network.expert(k).eval()(x), module(x))
     th.testing.assert_close(network.state_dict(), StackedNetwork(plain).state_dict())
@@ -315,7 +315,7 @@ def test_hooks_on_activations_see_one_row_of_units_per_expert(monkeypatch):
     monkeypatch.setattr(experts_module, "WIDE_UP_TO", {"cpu": -math.inf})
     network, seen = mlp_experts(3, 5, 7, 2), []
     network.layers[1].register_forward_hook(lambda *args: seen.append(args[2].shape))
-    network.every(th.randn(4, 5))
+    network(th.randn(4, 5))
     network.mixture(th.randn(4, 5), th.rand(4, 3))
     network(th.randn(3, 4, 5))
     network.needs_all_rows = True
@@ -327,7 +327,7 @@ def test_the_output_is_linear_in_what_the_last_layers_read():
     network, x = mlp_experts(3, 5, 7, 2), th.randn(4, 5)
     last = network.last
     y = th.einsum("teh,eho->eto", network.hidden(x), network.last.weight_EIO)
-    th.testing.assert_close(y + last.bias_EO.unsqueeze(1), network.every(x))
+    th.testing.assert_close(y + last.bias_EO.unsqueeze(1), network(x))
     assert network.hidden_width == 7
     assert StackedNetwork([nn.Linear(5, 2)] * 2).hidden_width == 0
 
