@@ -4,6 +4,7 @@ Shapes: E experts, K tasks.
 """
 
 import math
+from typing import ClassVar
 
 import torch as th
 from torch import nn
@@ -87,6 +88,7 @@ class EmbeddingMoE(MoELayer):
 
     name = "embedding"
     sees = "task"
+    axes: ClassVar = {"weight_KW": 1, "bias_W": 0}
 
     def __init__(
         self,
@@ -111,8 +113,3 @@ class EmbeddingMoE(MoELayer):
             return self.combine(x, weights)
         gates = edited_shares(self, softmax_over_experts(weights))
         return self.combine(x, gates, edited=True)
-
-    def expert_axes(self) -> dict[str, int]:
-        """Return the rows of the embedding, and the bias that is added to them."""
-        axes = {"task_weights.weight_KW": 1}
-        return axes if self.task_weights.bias_W is None else axes | {"task_weights.bias_W": 0}

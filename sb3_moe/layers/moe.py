@@ -47,6 +47,8 @@ class MoELayer(nn.Module):
     :cvar needs_tasks: whether there must be one expert for each task
     :cvar leaves_out: whether an expert may get no row at all
     :cvar losses: the auxiliary losses that policies may give it
+    :cvar axes: which axis is that of experts, by the names that tensors of the router have in
+        their modules; see :meth:`expert_axes`
     :cvar edit_gates: a function that changes gates (..., E) before experts are chosen and weighed
         by them; set it on a layer for as long as its gates are to be changed
     :cvar aux: coefficients of the auxiliary losses, added while training
@@ -60,6 +62,7 @@ class MoELayer(nn.Module):
     needs_tasks = False
     leaves_out = False
     losses: ClassVar[frozenset[str]] = frozenset()
+    axes: ClassVar[dict[str, int]] = {}
     edit_gates: Callable[[th.Tensor], th.Tensor] | None = None
     aux: AuxCoefs | None = None
     frozen: frozenset[int] = frozenset()
@@ -137,7 +140,8 @@ class MoELayer(nn.Module):
         The experts' own tensors are not included: their first axis is that of experts. If an expert
         has several entries (slots), they are next to each other.
         """
-        return {}
+        last = {name: name.rpartition(".")[2] for name in router_tensors(self)}
+        return {name: self.axes[own] for name, own in last.items() if own in self.axes}
 
     def between_updates(self) -> None:
         """Change what may only change between two updates of the policy.

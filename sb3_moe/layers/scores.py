@@ -5,6 +5,7 @@ Shapes: R features that the router sees, E experts, K scores.
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch as th
 from torch import nn
@@ -83,6 +84,7 @@ class ScoredMoE(MoELayer):
     """
 
     losses = frozenset({"balance", "importance", "z"})
+    axes: ClassVar = {"weight_RK": 1, "bias_K": 0}
     #: Whether the router keeps its random weights and never learns: a control.
     frozen_scores = False
 
@@ -117,9 +119,3 @@ class ScoredMoE(MoELayer):
         """The router's last layer, the only one with an axis over scores."""
         *_, last = self.router.modules()
         return last  # type: ignore[return-value]  # as built
-
-    def expert_axes(self) -> dict[str, int]:
-        """Return the names of the tensors with an axis over scores, and which axis it is."""
-        *_, (name, scores) = self.router.named_modules(prefix="router")
-        axes = {f"{name}.weight_RK": 1}
-        return axes if scores.bias_K is None else axes | {f"{name}.bias_K": 0}

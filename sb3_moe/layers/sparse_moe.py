@@ -5,7 +5,7 @@ I inputs, O outputs.
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 
@@ -36,6 +36,7 @@ class SparseMoE(ScoredMoE):
 
     name = "top_k"
     leaves_out = True
+    axes: ClassVar = ScoredMoE.axes | {"running_bias_E": 0, "running_count_E": 0}
 
     running_bias_E: th.Tensor
     running_count_E: th.Tensor
@@ -90,11 +91,6 @@ class SparseMoE(ScoredMoE):
     def _is_held(self) -> bool:
         """Say whether the router is kept from learning now: then its bias must not move either."""
         return not any(each.requires_grad for each in self.router.parameters())
-
-    def expert_axes(self) -> dict[str, int]:
-        """Return the axes of the scores, of the bias and of the counts."""
-        running = ("running_bias_E", "running_count_E") if self.bias_rate else ()
-        return super().expert_axes() | dict.fromkeys(running, 0)
 
     @th.no_grad()
     def between_updates(self) -> None:
