@@ -1,15 +1,15 @@
 """Find the class that an option means: by name, as ``"package.module:Class"``, or as it is."""
 
-from collections.abc import ItemsView, Iterable, Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import Parameter, signature
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-class Registry(Generic[T]):
+class Registry(dict[str, type[T]]):
     """The classes that an option can name.
 
     :param option: the option's name, for errors
@@ -17,16 +17,9 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, option: str, base: type[T]) -> None:
+        super().__init__()
         self.option = option
         self.base = base
-        self._classes: dict[str, type[T]] = {}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._classes)
-
-    def items(self) -> ItemsView[str, type[T]]:
-        """Give names and classes, in the order in which they were added."""
-        return self._classes.items()
 
     def add(self, name: str, cls: type[T]) -> None:
         """Register a class under a name, also in place of another one.
@@ -34,7 +27,7 @@ class Registry(Generic[T]):
         :raises TypeError: if it does not derive from the base
         """
         self._check(cls)
-        self._classes[name] = cls
+        self[name] = cls
 
     def find(self, given: object) -> type[T]:
         """Return the class that an option means.
@@ -44,12 +37,12 @@ class Registry(Generic[T]):
         :raises ValueError: if there is no such name, module or class
         """
         if isinstance(given, str):
-            if given in self._classes:
-                return self._classes[given]
+            if given in self:
+                return self[given]
             if ":" not in given:
                 raise ValueError(
-                    f"`{self.option}` must be one of {list(self._classes)}, a class, or "
-                    f"'package.module:Class', got {given!r}{did_you_mean(given, self._classes)}"
+                    f"`{self.option}` must be one of {list(self)}, a class, or "
+                    f"'package.module:Class', got {given!r}{did_you_mean(given, self)}"
                 )
             given = imported(given, self.option)
         self._check(given)
