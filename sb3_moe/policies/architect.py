@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from sb3_moe.layers import MoELayer
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.policies.dense_layers import Init, Stage, read_stages
 from sb3_moe.policies.expert_layers import ExpertLayers, image_encoder
@@ -88,7 +87,7 @@ class Architect:
             network = self._big(hidden, head)
         else:
             blocks = self._hidden(hidden)
-            width = self._width(blocks)
+            width = self._width(hidden)
             if self.options.routes_head:
                 norms = head.norms_for(width) if hidden else []
                 block = self.expert_layers.head(hidden, head, width, first=not hidden)
@@ -122,7 +121,7 @@ class Architect:
                 "apart, got none: give it one, or let only a routed head see it, with "
                 "`placement`='final' and `task_input`='router'"
             )
-        width = self._width(blocks)
+        width = self._width(stages)
         carry = self.options.routes_head
         network = self._assembled(blocks, stages, carry_task=carry)
         return network, width + (self.layout.num_tasks if carry else 0)
@@ -174,7 +173,7 @@ class Architect:
             return self.expert_layers.span(stages)
         blocks: list[nn.Module] = []
         for i, stage in enumerate(stages):
-            width = self._width(blocks)
+            width = self._width(stages[:i])
             if self.place.takes(i, len(stages)):
                 blocks += self.expert_layers.hidden(stage, width, first=i == 0)
             elif self.options.block == "simba":
@@ -202,17 +201,11 @@ class Architect:
             self.init_hidden(linear)
         return [*([] if first else stage.norms_for(width)), linear, *stage.after]
 
-    def _width(self, blocks: Sequence[nn.Module]) -> int:
-        """Return the width of the rows behind these blocks."""
-        for block in reversed(blocks):
-            if isinstance(block, nn.Linear):
-                return block.out_features
-            # Experts on tokens keep the width of each token, and so that of the feature map.
-            if isinstance(block, MoELayer) and not (
-                block is blocks[0] and self.options.is_tokenized
-            ):
-                return block.experts.out_features
-        return self.layout.x_dim
+    def _width(self, hidden: Sequence[Stage]) -> int:
+        """Return the width of the rows behind these hidden layers."""
+        # Experts on tokens, which only the first layer can be, keep the width of the feature map.
+        keeps = not hidden or (len(hidden) == 1 and self.options.is_tokenized)
+        return self.layout.x_dim if keeps else hidden[-1].width
 
     def match(self, *parts: nn.Module) -> None:
         """With ``match_scale``, scale the experts' outputs to the size of the dense layers'.

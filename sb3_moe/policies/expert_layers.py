@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
@@ -53,6 +53,20 @@ def image_encoder(layout: Layout, init: Init) -> tuple[ImageEncoder, Layout]:
     return encoder, replace(layout, x_dim=x_dim, map_shape=None if rest else map_shape)
 
 
+class Span(NamedTuple):
+    """The dense layers that an expert stands for.
+
+    :param hidden: hidden layers
+    :param head: the head behind them, if the expert holds it
+    :param left: how many of the last modules the expert leaves out
+    """
+
+    hidden: Sequence[Stage]
+    head: Stage | None = None
+    left: int = 0
+
+
+@dataclass
 class ExpertLayers:
     """Builds a network's layers of experts, and remembers the dense layers that each replaces.
 
@@ -63,24 +77,24 @@ class ExpertLayers:
     :param init_head: initializes a head in place, as SB3 would
     """
 
-    def __init__(
-        self, options: MoEOptions, layout: Layout, seen: int, init_hidden: Init, init_head: Init
-    ) -> None:
-        self.options = options
-        self.layout = layout
-        self.seen = seen
-        self.init_hidden = init_hidden
-        self.init_head = init_head
-        self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
+    options: MoEOptions
+    layout: Layout
+    seen: int
+    init_hidden: Init
+    init_head: Init
+    #: For ``match_scale``: random initializations of the dense layers that each layer of experts
+    #: replaces.
+    dense_spans: dict[MoELayer, list[nn.Sequential]] = field(default_factory=dict)
+    #: The first of a network's layers that share one task embedding; None before there is one.
+    shared: EmbeddingMoE | None = None
+
+    def __post_init__(self) -> None:
+        options, num_tasks = self.options, self.layout.num_tasks
+        self.num_experts = options.resolve_num_experts(num_tasks) if options.is_moe else 0
         # Whether `expert` was given, and whether its class holds the activation. If the class does
         # not, the activation follows the sum over experts.
         self.expert_is_given = options.is_given("expert")
         self.kind_activates = bool(getattr(options.expert_class, "activates", True))
-        #: For ``match_scale``: random initializations of the dense layers that each layer of
-        #: experts replaces.
-        self.dense_spans: dict[MoELayer, list[nn.Sequential]] = {}
-        #: The first of a network's layers that share one task embedding; None before there is one.
-        self.shared: EmbeddingMoE | None = None
 
     def hidden(self, stage: Stage, width: int, *, first: bool) -> list[nn.Module]:
         """Return experts in place of a hidden layer, and the modules that follow their sum.
@@ -100,7 +114,7 @@ class ExpertLayers:
         layer = self._routed(experts, bare, num_tokens=num_tokens, first=first)
         # What follows the sum is not in the experts: CrossQ's last norm, and maybe the activation.
         after = stage.last_norms if self.kind_activates else stage.after
-        self._remember(layer, [stage], num_tokens * bare + seen, left=len(after))
+        self._remember(layer, Span([stage], left=len(after)), num_tokens * bare + seen)
         total = num_tokens * out
         norms = [] if first else stage.norms_for(width)
         return [*norms, layer, *(fitted(m, total) for m in after)]
@@ -123,7 +137,7 @@ class ExpertLayers:
         else:
             experts = StackedNetwork([self._last(in_features, stage.width) for _ in range(number)])
         layer = self._routed(experts, width, first=first, router=router)
-        self._remember(layer, [], in_features, stage)
+        self._remember(layer, Span([], stage), in_features)
         return layer
 
     def span(self, hidden: Sequence[Stage], head: Stage | None = None) -> list[nn.Module]:
@@ -141,49 +155,41 @@ class ExpertLayers:
             left = last.last_norms
         else:
             left = last.after
-        made = [self._deep(hidden, head, dim, len(left)) for _ in range(self.num_experts)]
+        span = Span(hidden, head, len(left))
+        made = [self._deep(span, dim) for _ in range(self.num_experts)]
         experts = self._together(made, last.width)
         layer = self._routed(experts, self.layout.x_dim, first=True)
-        self._remember(layer, hidden, dim, head, left=len(left))
+        self._remember(layer, span, dim)
         return [layer, *(fitted(m, experts.out_features) for m in left)]
 
     # Single experts.
 
-    def _deep(self, hidden: Sequence[Stage], head: Stage | None, dim: int, left: int) -> nn.Module:
+    def _deep(self, span: Span, dim: int) -> nn.Module:
         """Return one expert that holds all hidden layers, or with the head is a whole network.
 
-        :param hidden: the hidden layers
-        :param head: the head behind them, if the expert holds it
+        :param span: these layers
         :param dim: features that the expert sees
-        :param left: how many of the last modules the expert leaves out
         """
+        hidden, head, _ = span
         if self.expert_is_given:
             layers, dim = self._encoder(dim)
             out = hidden[-1].width if head is None else head.width
             layers.append(self._named(_like(hidden, dim), dim, out, head))
         else:
-            layers = self._plain(hidden, dim, head, width=self.options.expert_width, left=left)
+            layers = self._plain(span, dim, width=self.options.expert_width)
         return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
     def _plain(
-        self,
-        hidden: Sequence[Stage],
-        dim: int,
-        head: Stage | None,
-        *,
-        width: int | None = None,
-        left: int = 0,
-        at_least: int = 0,
+        self, span: Span, dim: int, *, width: int | None = None, at_least: int = 0
     ) -> list[nn.Module]:
         """Return new layers like the dense ones.
 
-        :param hidden: the dense hidden layers
+        :param span: the dense layers
         :param dim: features that the first layer sees
-        :param head: the head behind them; None: without
         :param width: of hidden layers; None: that of the dense ones
-        :param left: how many of the last modules are left out
         :param at_least: least number of outputs of the head, unless it has fewer inputs
         """
+        hidden, head, left = span
         encoder, dim = self._encoder(dim)
         layers: list[nn.Module] = []
         for i, stage in enumerate(hidden):
@@ -248,32 +254,19 @@ class ExpertLayers:
             return SeparateNetworks(made, out)
         return StackedNetwork(made)
 
-    def _remember(
-        self,
-        layer: MoELayer,
-        hidden: Sequence[Stage],
-        dim: int,
-        head: Stage | None = None,
-        *,
-        left: int = 0,
-    ) -> None:
+    def _remember(self, layer: MoELayer, span: Span, dim: int) -> None:
         """With ``match_scale``, keep random draws of the dense layers that experts replace.
 
         :param layer: of experts
-        :param hidden: the hidden layers that the experts replace
+        :param span: the dense layers
         :param dim: features that the first layer sees
-        :param head: the head, if the experts replace it too
-        :param left: how many of the last modules the experts don't replace
         """
         if not self.options.match_scale:
             return
         with own_generator():
             # A single output of a head says little about the size of outputs. But if there were
             # more outputs than inputs, orthogonal initialization would make them smaller.
-            spans = [
-                self._plain(hidden, dim, head, left=left, at_least=MEASURED_WIDTH)
-                for _ in range(DRAWS)
-            ]
+            spans = [self._plain(span, dim, at_least=MEASURED_WIDTH) for _ in range(DRAWS)]
             self.dense_spans[layer] = [nn.Sequential(*each).eval() for each in spans]
 
     def _routed(
