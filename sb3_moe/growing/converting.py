@@ -5,6 +5,7 @@ Shapes: O outputs, I inputs, H hidden units, B observations, A action dimensions
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
+from torch.nn import functional as F
 
 from sb3_moe.growing.copy_map import CopyMap, encodes, leaves_of, parts_of
 from sb3_moe.growing.gates import constant_gates, take_copies
@@ -148,23 +150,21 @@ def _map(map_: CopyMap, new: Any, old: Any, totals: dict[MoELayer, float], pertu
             experts.chain([module], [head], None if linears else at)
 
 
+@dataclass
 class _ExpertsFromDense:
     """Maps the layers of a dense network to those of a network with experts.
 
-    :param map_: the map that gets the entries
+    :param map: the map that gets the entries
     :param totals: for each layer of experts, what the gates of a token sum to
     :param number: how many dense linear layers an expert replaces
     :param perturb: size of the noise on the last layers of experts under constant gates, relative
         to the size of their weights
     """
 
-    def __init__(
-        self, map_: CopyMap, totals: dict[MoELayer, float], number: int, perturb: float
-    ) -> None:
-        self.map = map_
-        self.totals = totals
-        self.number = number
-        self.perturb = perturb
+    map: CopyMap
+    totals: dict[MoELayer, float]
+    number: int
+    perturb: float
 
     def chain(
         self, new: Sequence[nn.Module], old: Sequence[nn.Module], at: th.Tensor | None
@@ -500,13 +500,13 @@ def _fit(
         is_asked = networks_of(old).critic_optimizer() is not None
         actions = old._predict(old_obs, deterministic=True) if is_asked else None
         wanted = raw_outputs(old, old_obs, actions)
-    spread = {name: (y - y.mean(0)).square().mean() + 1e-12 for name, y in wanted.items()}
+    spread = {name: y.var(0, correction=0).mean() + 1e-12 for name, y in wanted.items()}
     networks = nn.ModuleList(m for own in networks_of(new).modules().values() for m in own)
     optimizer = th.optim.Adam(networks.parameters(), lr=learning_rate)
 
     def errors() -> dict[str, th.Tensor]:
         found = raw_outputs(new, obs, actions)
-        return {n: (found[n] - y).square().mean() / spread[n] for n, y in wanted.items()}
+        return {n: F.mse_loss(found[n], y) / spread[n] for n, y in wanted.items()}
 
     for _ in range(steps):
         optimizer.zero_grad()

@@ -14,7 +14,6 @@ from sb3_moe.growing.transplant import Transplant, set_frozen
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
 from sb3_moe.policies.masks import forget_masks
-from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.snapshot import preserved_generators
@@ -177,7 +176,7 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
     """
     policy = policy_of(model)
     refuse_masks(policy)
-    found = _mixtures(policy, network)
+    found = policy.mixtures(network)
     kinds = sorted(set(map(kind_of, policy.moe_layers())))
     if network not in (None, *kinds):
         raise ValueError(f"`network` must be one of {kinds}, got {network!r}")
@@ -192,14 +191,6 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
                 f"share, got {network!r}"
             )
     return found
-
-
-def _mixtures(policy: MoEPolicy, network: str | None) -> dict[str, MoELayer]:
-    """Return one network's mixtures, or all; heads for tasks only where there are no others."""
-    kinds = dict.fromkeys(map(kind_of, policy.moe_layers())) if network is None else {}
-    # If there are no mixtures, or none of this network, `mixtures` raises.
-    each = [policy.mixtures(kind) for kind in kinds or [str(network)]]
-    return {name: layer for found in each for name, layer in found.items()}
 
 
 def _check_sums(argument: str, layer: MoELayer) -> None:
@@ -248,7 +239,7 @@ def _change(
     model: BaseAlgorithm, experts: Collection[int] | None, network: str | None, *, freeze: bool
 ) -> None:
     policy = policy_of(model)
-    chosen = _mixtures(policy, network)
+    chosen = policy.mixtures(network)
     if network is None and experts is None:
         chosen = policy.moe_layers()
     frozen = {name: set(numbers) for name, numbers in (policy.frozen_experts or {}).items()}

@@ -18,7 +18,6 @@ from sb3_moe.layers.moe import HELD, hold_router, router_tensors
 from sb3_moe.layers.shares import tensors_of
 from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.policies.parts import MoEPart
 
 
@@ -146,7 +145,7 @@ class Transplant:
         """Replace the old layers in the model."""
         optimizers = {each: name for name, each in networks_of(self.policy).optimizers().items()}
         heirs = next(iter(self.heirs.values()))
-        self.policy.follow_experts([h.weights for h in heirs], [h.gates for h in heirs])
+        self.policy.follow_experts([(heir.weights, heir.gates) for heir in heirs])
         self._move_anchors()
         for place, (_, after) in self.pairs.items():
             self.policy.set_submodule(place, after)
@@ -200,13 +199,13 @@ class Transplant:
         :param drawn: the values of numbers that are new
         :param skip: the ages of numbers that count as new here
         """
-        arrays = {name: th.as_tensor(array) for name, array in place[key].items()}
+        old = dict(self.policy.named_parameters())
+        arrays = {old[name]: th.as_tensor(array) for name, array in place[key].items()}
         if not arrays:  # no penalty pulls yet
             return
-        names = {parameter: name for name, parameter in self.policy.named_parameters()}
-        gone = {names[p] for layer in self.layers for p in layer.parameters()}
-        row = self.map.follow(drawn, lambda each: arrays.get(names.get(each, "")), skip=skip)
-        found = {name: array for name, array in place[key].items() if name not in gone}
+        gone = {p for layer in self.layers for p in layer.parameters()}
+        row = self.map.follow(drawn, arrays.get, skip=skip)
+        found = {name: array for name, array in place[key].items() if old[name] not in gone}
         coming = {p for layer in self.layers.values() for p in layer.parameters()}
         for name, parameter in self.built.named_parameters():
             values = row[self.map.new.places(parameter)]
@@ -219,7 +218,7 @@ class Transplant:
         policy.moe_options, policy.moe = built.moe_options, built.moe
         parts = ([m for m in each.modules() if isinstance(m, MoEPart)] for each in (policy, built))
         for mine, theirs in zip(*parts, strict=True):
-            mine.given |= {n: theirs.given[n] for n in DEFAULTS if n in theirs.given}
+            mine.given |= theirs.given
         frozen = {name: ks for name, ks in self.frozen.items() if name not in self.heirs}
         for name, heirs in self.heirs.items():
             still = set(self.frozen.get(name, ()))

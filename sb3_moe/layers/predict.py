@@ -22,6 +22,8 @@ from sb3_moe.layers.moe import MoELayer, RouterInput, edited_shares
 from sb3_moe.layers.routing import Routing, softmax_over_experts
 from sb3_moe.layers.sparse_moe import best, check_top_k
 
+#: Which old experts an expert is made of, and which of their gates it takes over: shares of both.
+Heir = tuple[Mapping[int, float], Mapping[int, float]]
 PREDICTS = ("transition", "reward", "both")
 # Adam's constants, as in torch.
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
@@ -240,25 +242,19 @@ class Belief(nn.Module):
         self.acting_EP.copy_(self.learning_EP)
 
     @th.no_grad()
-    def remake(
-        self,
-        origins: Sequence[Mapping[int, float]],
-        shares: Sequence[Mapping[int, float]],
-        temperature: float = 1.0,
-    ) -> None:
+    def remake(self, heirs: Sequence[Heir], temperature: float = 1.0) -> None:
         """Replace the models by new ones that are made from them, as experts join or leave.
 
-        :param origins: for each new model, the weights with which old models are summed to make it;
-            with none, it starts anew
-        :param shares: for each new model, which share of which old model's gates it takes over
+        :param heirs: for each new model, the weights with which old models are summed to make it
+            (with none, it starts anew), and which share of which old model's gates it takes over
         :param temperature: temperature of the gates
         """
-        drawn = [self._drawn().to(self.acting_EP) for _ in origins]
+        drawn = [self._drawn().to(self.acting_EP) for _ in heirs]
         for name in BY_MODEL:
             old = getattr(self, name)
             is_model = name in ("acting_EP", "learning_EP")
             rows = []
-            for own, taken, fresh in zip(origins, shares, drawn, strict=True):
+            for (own, taken), fresh in zip(heirs, drawn, strict=True):
                 parts = [weight * old[k] for k, weight in own.items()]
                 row = sum(parts) if parts else fresh if is_model else th.zeros_like(old[0])
                 if is_model:

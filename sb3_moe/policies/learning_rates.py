@@ -1,9 +1,11 @@
 """Learning rates for tasks that come one after another."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 
+@dataclass(frozen=True)
 class LinearPerBlock:
     """A schedule that falls to zero over each block of training, and starts again at the next.
 
@@ -13,12 +15,8 @@ class LinearPerBlock:
     :param num_blocks: number of blocks in the whole run
     """
 
-    def __init__(self, initial: float, num_blocks: int) -> None:
-        self.initial = initial
-        self.num_blocks = num_blocks
-
-    def __repr__(self) -> str:
-        return f"LinearPerBlock({self.initial}, {self.num_blocks})"
+    initial: float
+    num_blocks: int
 
     def __call__(self, progress_remaining: float) -> float:
         """Return the rate for the remaining progress of the run, 1 to 0."""
@@ -30,6 +28,7 @@ class LinearPerBlock:
         return self.initial * (1.0 - within)
 
 
+@dataclass(frozen=True)
 class Restarted:
     """A schedule that begins again in the middle of a run.
 
@@ -37,9 +36,8 @@ class Restarted:
     :param begin: remaining progress at which it begins again
     """
 
-    def __init__(self, schedule: Any, begin: float) -> None:
-        self.schedule = schedule
-        self.begin = begin
+    schedule: Any
+    begin: float
 
     def __call__(self, progress_remaining: float) -> float:
         """Return the value for a remaining progress of at most ``begin``."""

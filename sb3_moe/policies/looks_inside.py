@@ -46,13 +46,13 @@ class LooksInside(BaseModel):
             found |= {f"{network}.{name}": layer for name, layer in pairs}
         return found
 
-    def mixtures(self, network: str) -> dict[str, MoELayer]:
+    def mixtures(self, network: str | None) -> dict[str, MoELayer]:
         """Return a network's mixtures by name.
 
         :param network: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name,
-            such as ``"pi.middle"``
-        :return: all, but a head with an expert for each task only if there are no others, since
-            its experts' numbers are those of tasks
+            such as ``"pi.middle"``; None: every network
+        :return: all, but a head with an expert for each task only if its network has no others,
+            since its experts' numbers are those of tasks
         :raises ValueError: if there is no such mixture
         """
         layers = self.moe_layers()
@@ -63,14 +63,15 @@ class LooksInside(BaseModel):
         found = {
             name: each
             for name, each in layers.items()
-            if network in (name, network_of(name), kind_of(name))
+            if network in (None, name, network_of(name), kind_of(name))
         }
         if not found:
             networks = sorted({network_of(name) for name in layers})
             raise ValueError(
                 f"`network` must be one of {networks}, which have experts, got {network!r}"
             )
-        return {name: each for name, each in found.items() if not each.needs_tasks} or found
+        others = {kind_of(name) for name, each in found.items() if not each.needs_tasks}
+        return {n: m for n, m in found.items() if not (m.needs_tasks and kind_of(n) in others)}
 
     def get_expert(self, network: str, k: int) -> nn.Sequential:
         """Return one expert as plain modules with copied weights.

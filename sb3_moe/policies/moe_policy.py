@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_moe.layers import Belief, MoELayer, PredictMoE
 from sb3_moe.layers.classes import did_you_mean
+from sb3_moe.layers.predict import Heir
 from sb3_moe.policies.belief import BeliefExtractor
 from sb3_moe.policies.extractors import TaskExtractor, default_encoder
 from sb3_moe.policies.moe_network import Layout
@@ -276,13 +277,11 @@ class MoEPolicy(TeachesOptimizers):
         """The belief about the task that all networks share; None without a BeliefExtractor."""
         return self._belief[0] if self._belief else None
 
-    def follow_experts(
-        self, origins: Sequence[Mapping[int, float]], shares: Sequence[Mapping[int, float]]
-    ) -> None:
+    def follow_experts(self, heirs: Sequence[Heir]) -> None:
         """After experts joined or left, give the belief one model for each expert again.
 
-        :param origins: for each new expert, the weights of the old experts that it is made of
-        :param shares: for each new expert, the shares that it takes over of the old experts' gates
+        :param heirs: for each new expert, the weights of the old experts that it is made of, and
+            the shares that it takes over of their gates
         :raises ValueError: as :meth:`check_followed`
         """
         self.check_followed()
@@ -290,7 +289,7 @@ class MoEPolicy(TeachesOptimizers):
             return
         layers = self.moe_layers().values()
         temperatures = [each.temperature for each in layers if isinstance(each, PredictMoE)]
-        self.belief.remake(origins, shares, *temperatures[:1])
+        self.belief.remake(heirs, *temperatures[:1])
         for module in self.modules():
             if isinstance(module, BeliefExtractor):
                 module.follow_belief()

@@ -4,6 +4,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import NamedTuple
 
+ALL_LSTM = ("MoeMlpLstmPolicy", "MoeCnnLstmPolicy", "MoeMultiInputLstmPolicy")
+ALL = ("MoeMlpPolicy", "MoeCnnPolicy", "MoeMultiInputPolicy")
+
 
 class Entry(NamedTuple):
     """Where an algorithm and its MoE policies live.
@@ -15,26 +18,23 @@ class Entry(NamedTuple):
 
     algorithm: str
     policies: str
-    aliases: tuple[str, ...]
+    aliases: tuple[str, ...] = ALL
 
-
-ALL_LSTM = ("MoeMlpLstmPolicy", "MoeCnnLstmPolicy", "MoeMultiInputLstmPolicy")
-ALL = ("MoeMlpPolicy", "MoeCnnPolicy", "MoeMultiInputPolicy")
 
 TABLE = {
-    "PPO": Entry("stable_baselines3:PPO", "sb3_moe.policies.on_policy", ALL),
-    "A2C": Entry("stable_baselines3:A2C", "sb3_moe.policies.on_policy", ALL),
-    "DQN": Entry("stable_baselines3:DQN", "sb3_moe.policies.dqn", ALL),
-    "SAC": Entry("stable_baselines3:SAC", "sb3_moe.policies.sac", ALL),
-    "TD3": Entry("stable_baselines3:TD3", "sb3_moe.policies.td3", ALL),
-    "DDPG": Entry("stable_baselines3:DDPG", "sb3_moe.policies.td3", ALL),
-    "TRPO": Entry("sb3_contrib:TRPO", "sb3_moe.policies.contrib.trpo", ALL),
-    "MaskablePPO": Entry("sb3_contrib:MaskablePPO", "sb3_moe.policies.contrib.ppo_mask", ALL),
+    "PPO": Entry("stable_baselines3:PPO", "sb3_moe.policies.on_policy"),
+    "A2C": Entry("stable_baselines3:A2C", "sb3_moe.policies.on_policy"),
+    "DQN": Entry("stable_baselines3:DQN", "sb3_moe.policies.dqn"),
+    "SAC": Entry("stable_baselines3:SAC", "sb3_moe.policies.sac"),
+    "TD3": Entry("stable_baselines3:TD3", "sb3_moe.policies.td3"),
+    "DDPG": Entry("stable_baselines3:DDPG", "sb3_moe.policies.td3"),
+    "TRPO": Entry("sb3_contrib:TRPO", "sb3_moe.policies.contrib.trpo"),
+    "MaskablePPO": Entry("sb3_contrib:MaskablePPO", "sb3_moe.policies.contrib.ppo_mask"),
     "RecurrentPPO": Entry(
         "sb3_contrib:RecurrentPPO", "sb3_moe.policies.contrib.ppo_recurrent", ALL_LSTM
     ),
-    "QRDQN": Entry("sb3_contrib:QRDQN", "sb3_moe.policies.contrib.qrdqn", ALL),
-    "TQC": Entry("sb3_contrib:TQC", "sb3_moe.policies.contrib.tqc", ALL),
+    "QRDQN": Entry("sb3_contrib:QRDQN", "sb3_moe.policies.contrib.qrdqn"),
+    "TQC": Entry("sb3_contrib:TQC", "sb3_moe.policies.contrib.tqc"),
     "CrossQ": Entry("sb3_contrib:CrossQ", "sb3_moe.policies.contrib.crossq", ("MoeMlpPolicy",)),
 }
 

@@ -116,17 +116,20 @@ def penalize(policy: LooksInside) -> tuple[Hooks, Hooks]:
         coef = policy.moe[kind_of(network)].spectral_coef
         if not coef:
             continue
-        layers = {n: each for n, each in policy.moe_layers().items() if network_of(n) == network}
-        able = [name for name, each in layers.items() if each.experts.hidden_width]
         # Of an actor's two heads, which stand side by side, the one of the mean.
-        able = [name for name in able if not name.endswith("log_std")]
+        layers = [
+            layer
+            for name, layer in policy.moe_layers().items()
+            if network_of(name) == network and not name.endswith("log_std")
+        ]
+        able = [layer for layer in layers if layer.experts.hidden_width]
         if not able:
-            kinds = [type(layer.experts).__name__ for layer in layers.values()]
+            kinds = [type(layer.experts).__name__ for layer in layers]
             raise ValueError(
                 "`spectral_coef` needs experts of torch's own layers in sequence, one before the "
                 f"last, without statistics over the batch; {network!r} has none, got {kinds}"
             )
         penalty = FeaturePenalty(coef, (p for m in modules for p in m.parameters()))
-        of_layers.append(layers[able[-1]].register_forward_hook(penalty.hook, with_kwargs=True))
+        of_layers.append(able[-1].register_forward_hook(penalty.hook, with_kwargs=True))
         of_steps.append(optimizers[network].register_step_pre_hook(penalty.before_step))
     return of_layers, of_steps

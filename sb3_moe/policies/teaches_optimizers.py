@@ -25,20 +25,19 @@ class TeachesOptimizers(LooksInside):
             each.remove()
         self._of_layers, self._of_steps = penalize(self)
         self._taught = networks_of(self).optimizers()
-        told: dict[th.optim.Optimizer, list[ExpertLayer]] = {}
+        known = []
         for name, layer in self.moe_layers().items():
             optimizer = self._taught[network_of(name)]
             wanted = self.moe[kind_of(name)].freeze_idle
             freeze_idle = layer.leaves_out and (layer.needs_tasks if wanted is None else wanted)
             if layer.frozen or (freeze_idle and wanted):
                 check_optimizer(optimizer, "frozen_experts" if layer.frozen else "freeze_idle")
-            known = ExpertLayer(layer.experts.shares(), freeze_idle, layer.frozen)
-            told.setdefault(optimizer, []).append(known)
+            known.append(ExpertLayer(layer.experts.shares(), freeze_idle, layer.frozen))
             if layer.frozen and layer.experts.statistics():
                 self._of_layers += FrozenStatistics(layer).handles
-        for optimizer, experts in told.items():
+        for optimizer in {*self._taught.values()}:
             if isinstance(optimizer, ExpertAdam):
-                optimizer.set_experts(experts)
+                optimizer.set_experts(known)
 
     def set_frozen_experts(self, frozen: Mapping[str, Sequence[int]] | None) -> None:
         """Let these experts stay as they are from now on, and no others.

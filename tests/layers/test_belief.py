@@ -104,7 +104,7 @@ def test_models_can_be_made_of_others_or_anew():
     belief = Belief(D, A, 2)
     belief.learn(histories(8))
     old = belief.learning_EP.clone()
-    belief.remake([{0: 0.5, 1: 0.5}, {1: 1.0}, {}], [{0: 1.0, 1: 0.5}, {1: 0.5}, {}], 2.0)
+    belief.remake([({0: 0.5, 1: 0.5}, {0: 1.0, 1: 0.5}), ({1: 1.0}, {1: 0.5}), ({}, {})], 2.0)
     th.testing.assert_close(belief.learning_EP[0, :-1], old.mean(0)[:-1])
     assert th.equal(belief.learning_EP[1, :-1], old[1, :-1])
     odds = (old[:, -1] / 2).exp() @ th.tensor([[1.0, 0.0], [0.5, 0.5]])

@@ -100,9 +100,9 @@ class MoERecurrent(_Policy):
                 f"got {inputs}"
             )
 
-    def follow_experts(self, *args: Any) -> None:
+    def follow_experts(self, heirs: Any) -> None:
         """Adjust the belief to the experts, and what is appended behind the LSTM to the belief."""
-        super().follow_experts(*args)
+        super().follow_experts(heirs)
         if self.belief is not None:
             self.reattached = self.belief.num_models
             if self.critic is not None:
