@@ -4,7 +4,7 @@ Shapes: T rows, F = C * height * width + extra input features.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch as th
 from torch import nn
@@ -36,8 +36,15 @@ class ImageEncoder(nn.Module):
 
     def forward(self, x_TF: th.Tensor) -> th.Tensor:
         """Return ``[convs(image) | rest]``, flat."""
-        image, rest = split_image(x_TF, self.image_shape)
-        return th.cat([self.convs(image).flatten(1), rest], dim=1)
+        return encode(self.convs, self.image_shape, x_TF)
+
+
+def encode(
+    convs: Callable[[th.Tensor], th.Tensor], image_shape: tuple[int, ...], x_TF: th.Tensor
+) -> th.Tensor:
+    """Return ``[convs(image) | rest]`` of flat rows, flat again."""
+    image, rest = split_image(x_TF, image_shape)
+    return th.cat([convs(image).flatten(1), rest], dim=1)
 
 
 def split_image(x_TF: th.Tensor, image_shape: tuple[int, ...]) -> tuple[th.Tensor, th.Tensor]:

@@ -160,18 +160,12 @@ class Experts(nn.Module):
         return y_MO.index_select(0, inverse_M).unflatten(0, experts_Tk.shape)
 
     @property
-    def hidden_width(self) -> int:
-        """Width H of what each expert's last linear layer reads.
-
-        0 if experts end in another layer, have no weights before it, or keep statistics over the
-        batch.
-        """
-        if not isinstance(self.last, StackedLinear) or self.needs_all_rows:
-            return 0
-        return self.last.in_features if self.spreads else 0
+    def has_hidden(self) -> bool:
+        """Whether experts end in a linear layer with weights before it, and no batch statistics."""
+        return isinstance(self.last, StackedLinear) and self.spreads and not self.needs_all_rows
 
     def hidden(self, x_TI: th.Tensor) -> th.Tensor:
-        """Return what each expert's last linear layer reads: (T, E, H)."""
+        """Return what the experts' last linear layers read, if :attr:`has_hidden`: (T, E, H)."""
         return self.layers(x_TI).transpose(0, 1)
 
     def expert(self, k: int) -> nn.Sequential:
@@ -179,11 +173,10 @@ class Experts(nn.Module):
         return nn.Sequential(*unstack([*self.layers, self.last], k))
 
     @th.no_grad()
-    def scale_each(self, factors: Sequence[float]) -> None:
-        """Multiply each expert's output by its own factor, by scaling its last weights."""
+    def scale(self, factor: float) -> None:
+        """Multiply the experts' outputs by a factor, by scaling their last weights."""
         for parameter in self.last.parameters():
-            factors_E = parameter.new_tensor(factors)
-            parameter.mul_(factors_E.view(-1, *(1,) * (parameter.dim() - 1)))
+            parameter.mul_(factor)
 
     def shares(self) -> list[Share]:
         """Return the weights and buffers that experts don't share, with whose they are."""
@@ -237,20 +230,20 @@ class SeparateNetworks(Experts):
         return self.last.each  # type: ignore[return-value]  # a StackedEach
 
     @th.no_grad()
-    def scale_each(self, factors: Sequence[float]) -> None:
+    def scale(self, factor: float) -> None:
         """Call each expert's own ``scale_outputs``; without one, scale its last ``nn.Linear``.
 
         A last layer that experts share is scaled once.
         """
-        last: dict[nn.Parameter, float] = {}
-        for expert, factor in zip(self.each, factors, strict=True):
+        last: set[nn.Parameter] = set()
+        for expert in self.each:
             own = getattr(expert, "scale_outputs", None)
             if callable(own):
                 own(factor)
                 continue
             linears = [m for m in expert.modules() if isinstance(m, nn.Linear)]
-            last |= {p: factor for linear in linears[-1:] for p in linear.parameters()}
-        for parameter, factor in last.items():
+            last.update(p for linear in linears[-1:] for p in linear.parameters())
+        for parameter in last:
             parameter.mul_(factor)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_moe.layers.activations import POINTWISE
-from sb3_moe.layers.encoder import ImageEncoder, Residual, split_image
+from sb3_moe.layers.encoder import ImageEncoder, Residual, encode, split_image
 from sb3_moe.layers.shares import Share, apart_shares, tensors_of
 
 Function = Callable[[th.Tensor], th.Tensor]
@@ -287,7 +287,7 @@ class StackedImageEncoder(Stacked):
     def apart(self) -> list[Function]:
         """Return each expert's encoder as a function."""
         convs = apart(self.convs, self.num_experts)
-        return [partial(_encode, convolve, self.image_shape) for convolve in convs]
+        return [partial(encode, convolve, self.image_shape) for convolve in convs]
 
     def unstack(self, k: int) -> ImageEncoder:
         """Return expert ``k``'s encoder."""
@@ -384,8 +384,3 @@ def _chain(functions: Sequence[Function], x: th.Tensor) -> th.Tensor:
 
 def _add(block: Function, x: th.Tensor) -> th.Tensor:
     return x + block(x)
-
-
-def _encode(convolve: Function, image_shape: tuple[int, ...], x_TF: th.Tensor) -> th.Tensor:
-    image, rest = split_image(x_TF, image_shape)
-    return th.cat([convolve(image).flatten(1), rest], dim=1)

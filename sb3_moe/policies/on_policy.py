@@ -60,7 +60,6 @@ class MoEActorCritic(_Policy):
         self.task_gradients = {
             network: TaskGradients(options.task_gradients, *seen)
             for network, options in self.moe.items()
-            if options.task_gradients is not None
         }
         self.popart: PopArt | None = None
         if popart:
@@ -159,11 +158,9 @@ class MoEActorCritic(_Policy):
                 "callbacks that use advantages"
             )
         values, *of_actor = super().evaluate_actions(obs, *args, **kwargs)
-        if "pi" in self.task_gradients:
-            of_actor = [*self.task_gradients["pi"](self, obs, of_actor)]
-        if "vf" in self.task_gradients:
-            (values,) = self.task_gradients["vf"](self, obs, [values])
-        return values, *of_actor
+        of_pi = self.task_gradients["pi"](self, obs, of_actor)
+        (values,) = self.task_gradients["vf"](self, obs, [values])
+        return values, *of_pi
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """Return what ``load`` needs."""

@@ -1,6 +1,5 @@
 """SB3's actors, critics and Q networks with experts: parts of a policy with their own ``load``."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch as th
@@ -47,10 +46,7 @@ class MoEPart(BaseModel):
         moe = MoEOptions(**options)
         dims = moe.action_dims
         self.task_dims = None if dims is None else TaskActionDims(dims, self, extractor)
-        self.task_gradients: TaskGradients | None = None
-        if moe.task_gradients is not None:
-            space = self.observation_space
-            self.task_gradients = TaskGradients(moe.task_gradients, space, extractor)
+        self.task_gradients = TaskGradients(moe.task_gradients, self.observation_space, extractor)
         self.put_experts(Architect(moe, MoEPolicy.layout(extractor, action_dim)))
 
     def put_experts(self, architect: Architect) -> None:
@@ -58,16 +54,8 @@ class MoEPart(BaseModel):
         setattr(self, self.layers, architect.network(getattr(self, self.layers)))
 
     def forward(self, obs: PyTorchObs, *args: Any) -> Any:
-        """Return what SB3's network returns, by way of :meth:`by_task`."""
-        return self.by_task(obs, super().forward(obs, *args))[0]
-
-    def by_task(self, obs: PyTorchObs, *outputs: th.Tensor) -> Sequence[Any]:
-        """Return outputs unchanged; with ``task_gradients`` their backward pass is task by task.
-
-        :param obs: observations
-        :param outputs: tensors with a row for each observation
-        """
-        return outputs if self.task_gradients is None else self.task_gradients(self, obs, outputs)
+        """Return what SB3's network returns; ``task_gradients`` may change its backward pass."""
+        return self.task_gradients(self, obs, [super().forward(obs, *args)])[0]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """Return what ``load`` needs: SB3's actors return it all, its critics hardly anything."""
@@ -158,7 +146,7 @@ class GaussianActor(MoEPart):
             mean_actions, log_std, _ = self.get_action_dist_params(obs)
             distribution = self.own_distribution(obs)
             actions_BA, log_prob_B = distribution.log_prob_from_params(mean_actions, log_std)
-        actions_BA, log_prob_B = self.by_task(obs, actions_BA, log_prob_B)
+        actions_BA, log_prob_B = self.task_gradients(self, obs, (actions_BA, log_prob_B))
         if self.temperatures is None:
             return actions_BA, log_prob_B
         with th.no_grad():
@@ -210,7 +198,7 @@ class MoECritic(MoEPart):
         networks = self.q_networks[:1] if only_first else self.q_networks
         values = [network(features, actions) for network in networks]
         # If the actions carry a gradient, the loss is the actor's: critics don't learn from it.
-        return tuple(values if actions.requires_grad else self.by_task(obs, *values))
+        return tuple(values if actions.requires_grad else self.task_gradients(self, obs, values))
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         """Return the Q values by every network, (B, 1) each."""

@@ -122,7 +122,7 @@ def penalize(policy: LooksInside) -> tuple[Hooks, Hooks]:
             for name, layer in policy.moe_layers().items()
             if network_of(name) == network and not name.endswith("log_std")
         ]
-        able = [layer for layer in layers if layer.experts.hidden_width]
+        able = [layer for layer in layers if layer.experts.has_hidden]
         if not able:
             kinds = [type(layer.experts).__name__ for layer in layers]
             raise ValueError(

@@ -60,7 +60,7 @@ def match_sizes(
         y, routing = output
         x = _untokenized(args[0], y)[:DENSE_ROWS]
         factor = _size(th.cat([run(x) for run in own[layer]])) / max(_size(y), TINY)
-        layer.experts.scale_each([factor] * layer.num_experts)
+        layer.experts.scale(factor)
         _check_scaled(layer, args, y * factor)
         return y * factor, routing
 

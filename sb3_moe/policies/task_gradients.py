@@ -48,15 +48,19 @@ class TaskGradients:
     It costs a backward pass through the network for each task of a minibatch, and on a GPU waits
     for the device.
 
-    :param combination: one of :data:`COMBINATIONS`
+    :param combination: one of :data:`COMBINATIONS`; None: gradients stay as they are
     :param space: space of observations
     :param extractor: the network's features extractor, which knows whether there is a one-hot
     :raises ValueError: if observations hold no task id
     """
 
-    def __init__(self, combination: str, space: spaces.Space[Any], extractor: nn.Module) -> None:
-        self._combine = COMBINATIONS[combination]
-        self._task_ids = TaskIds(space, one_hot_length(extractor) or None, "`task_gradients`")
+    def __init__(
+        self, combination: str | None, space: spaces.Space[Any], extractor: nn.Module
+    ) -> None:
+        self.combine = None
+        if combination is not None:
+            self.combine = COMBINATIONS[combination]
+            self._task_ids = TaskIds(space, one_hot_length(extractor) or None, "`task_gradients`")
 
     def __call__(self, network: nn.Module, obs: Any, outputs: Sequence[Any]) -> Sequence[Any]:
         """Return a network's outputs, with a backward pass that goes by task.
@@ -65,12 +69,12 @@ class TaskGradients:
         :param obs: the network's observations, as tensors
         :param outputs: the outputs, each with an entry for each observation, or None
         """
-        if not (network.training and th.is_grad_enabled()):
+        if self.combine is None or not (network.training and th.is_grad_enabled()):
             return outputs
         tasks_B = self._task_ids(obs).reshape(-1).long()
         given = [each for each in outputs if each is not None]
         weights = [each for each in network.parameters() if each.requires_grad]
-        found: Any = _ByTask.apply(self._combine, tasks_B, len(given), *given, *weights)  # type: ignore[no-untyped-call]  # torch's has no types
+        found: Any = _ByTask.apply(self.combine, tasks_B, len(given), *given, *weights)  # type: ignore[no-untyped-call]  # torch's has no types
         handed_on = iter(found)
         return [None if each is None else next(handed_on) for each in outputs]
 

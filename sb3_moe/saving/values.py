@@ -14,7 +14,7 @@ import textwrap
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -292,6 +292,7 @@ class Encoder:
         return {"custom": own}
 
 
+@dataclass
 class Decoder:
     """Turns JSON into values.
 
@@ -299,9 +300,8 @@ class Decoder:
     :param custom_objects: the user's own classes and functions, by name
     """
 
-    def __init__(self, tensors: Mapping[str, th.Tensor], custom_objects: Mapping[str, Any]) -> None:
-        self._tensors = tensors
-        self._custom_objects = custom_objects
+    tensors: Mapping[str, th.Tensor]
+    custom_objects: Mapping[str, Any]
 
     def decode(self, name: str, value: Any) -> Any:
         """Return the value that JSON stands for.
@@ -330,10 +330,10 @@ class Decoder:
                 return np.float64(self.decode(name, content))
             case "dtype", str() if content in _DTYPES:
                 return np.dtype(content).type
-            case "array", str() if content in self._tensors:
-                return self._tensors[content].numpy()
-            case "tensor", str() if content in self._tensors:
-                return self._tensors[content]
+            case "array", str() if content in self.tensors:
+                return self.tensors[content].numpy()
+            case "tensor", str() if content in self.tensors:
+                return self.tensors[content]
             case "class" | "custom", str():
                 return self._named(name, kind, content)
             case str(), list() if kind in OBJECTS:
@@ -343,12 +343,12 @@ class Decoder:
     def _named(self, role: str, kind: str, name: str) -> Any:
         """Return a known class, or the custom object that the user gives by this name."""
         if kind == "custom":
-            if name not in self._custom_objects:
+            if name not in self.custom_objects:
                 raise UnsafeFileError(
                     f"its `{role}` is a class or function of whoever saved it: pass it in "
                     f"custom_objects={{{name[:60]!r}: ...}}"
                 )
-            return self._custom_objects[name]
+            return self.custom_objects[name]
         if name not in KNOWN.get(role, _LAYERS):
             reason = f"{name[:60]!r}, which is none of the known classes"
         elif (known := _known(role, name)) is not None:

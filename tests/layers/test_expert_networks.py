@@ -235,14 +235,14 @@ def test_scaling_each_expert_scales_its_output(kind):
     made = [kind(5, 7, 3, nn.Tanh()) for _ in range(3)]
     network = StackedNetwork(made) if kind is MLPExpert else SeparateNetworks(made, 3)
     x, before = th.randn(4, 5), [copy.deepcopy(each) for each in made]
-    network.scale_each([2.0, 1.0, 0.5])
-    for k, (factor, old) in enumerate(zip([2.0, 1.0, 0.5], before, strict=True)):
+    network.scale(2.0)
+    for k, old in enumerate(before):
         if kind is Skipping:  # its last linear layer, and no more than that, is known
-            old.around.requires_grad_(False).weight.mul_(factor)
-            old.around.bias.mul_(factor)
+            old.around.requires_grad_(False).weight.mul_(2.0)
+            old.around.bias.mul_(2.0)
             th.testing.assert_close(network.expert(k)(x), old(x))
         else:
-            th.testing.assert_close(network.expert(k)(x), factor * old(x))
+            th.testing.assert_close(network.expert(k)(x), 2.0 * old(x))
 
 
 def test_an_expert_taken_out_shares_no_memory_and_leaves_the_random_stream_alone():
@@ -328,8 +328,8 @@ def test_the_output_is_linear_in_what_the_last_layers_read():
     last = network.last
     y = th.einsum("teh,eho->eto", network.hidden(x), network.last.weight_EIO)
     th.testing.assert_close(y + last.bias_EO.unsqueeze(1), network(x))
-    assert network.hidden_width == 7
-    assert StackedNetwork([nn.Linear(5, 2)] * 2).hidden_width == 0
+    assert network.has_hidden
+    assert not StackedNetwork([nn.Linear(5, 2)] * 2).has_hidden
 
 
 def test_rows_are_sorted_once_that_saves_more_than_it_costs():

@@ -14,7 +14,7 @@ from sb3_moe.layers.aux_loss import without_added_losses
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.policies.networks import networks_of
-from sb3_moe.policies.task_gradients import pcgrad
+from sb3_moe.policies.task_gradients import TaskGradients, pcgrad
 
 ROWS = 6
 
@@ -67,7 +67,7 @@ def larger_heads(model):
     """Undo PPO's small heads, which would hide differences."""
     with th.no_grad():
         for layer in model.policy.moe_layers().values():
-            layer.experts.scale_each([3.0] * layer.num_experts)
+            layer.experts.scale(3.0)
     return model
 
 
@@ -245,7 +245,8 @@ def test_pcgrad_is_the_slow_version(algorithm, network, options):
     combined = gradient_of(policy, obs, network, weights)
     th.manual_seed(4)
     orders = [th.randperm(3).tolist() for _ in range(3)]
-    owner.task_gradients = {} if owner is policy else None
+    plain = TaskGradients(None, policy.observation_space, policy)
+    owner.task_gradients = dict.fromkeys(policy.moe, plain) if owner is policy else plain
     plain = gradient_of(policy, obs, network, weights)
     with without_added_losses():
         own = [gradient_of(policy, obs, network, weights, tasks == k) for k in range(3)]
@@ -256,7 +257,8 @@ def test_pcgrad_is_the_slow_version(algorithm, network, options):
 
 def test_an_upcycled_model_goes_on_combining_gradients(capsys):
     model = sb3_moe.upcycle(make(placement="none", task_gradients="pcgrad"))
-    assert model.policy.task_gradients.keys() == {"pi"}
+    combined = {name: each.combine for name, each in model.policy.task_gradients.items()}
+    assert combined == {"pi": pcgrad, "vf": None}
     sb3_moe.describe(model)
     assert "pi: task_gradients='pcgrad'" in capsys.readouterr().out.splitlines()
 

@@ -41,7 +41,7 @@ def gradients_of_training(model, module=None, network="pi", **arguments):
 def penalties_gradient(policy, network, forward):
     """Return the gradient of the slow penalty over a network."""
     inside = [m for each in networks_of(policy).modules()[network] for m in each.modules()]
-    layer = [m for m in inside if isinstance(m, MoELayer) and m.experts.hidden_width][-1]
+    layer = [m for m in inside if isinstance(m, MoELayer) and m.experts.has_hidden][-1]
     seen = []
     handle = layer.register_forward_hook(lambda m, args, out: seen.append((args[0], out[1])))
     policy.set_training_mode(False)
