@@ -143,7 +143,7 @@ def _map(map_: CopyMap, new: Any, old: Any, totals: dict[MoELayer, float], pertu
         number = depth + place.whole if place.hidden == "one" else 1
         experts = _ExpertsFromDense(map_, totals, max(number, 1), perturb)
         if place.whole:
-            experts.chain([mine.hidden, *mine.heads], [*hidden, *_side_by_side(heads)], at)
+            experts.chain(mine.layers, [*hidden, *_side_by_side(heads)], at)
             continue
         experts.chain([mine.hidden], hidden, at)
         for module, head in zip(mine.heads, heads, strict=True):
@@ -273,18 +273,6 @@ def join_task(obs: Any, space: spaces.Space[Any]) -> Any:
     return {**parts, TASK_KEY: np.arange(rows) % int(space[TASK_KEY].n)}  # type: ignore[attr-defined]  # Discrete
 
 
-class _Plain(NamedTuple):
-    """A network as plain layers: its hidden layers, and the layers of each head."""
-
-    network: Network
-    hidden: list[nn.Module]
-    heads: list[list[nn.Module]]
-
-    def modules(self) -> nn.ModuleList:
-        """Return all layers in one module."""
-        return nn.ModuleList([*self.hidden, *(each for head in self.heads for each in head)])
-
-
 def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
     """Return a dense model of SB3 that computes what a model with experts does.
 
@@ -323,11 +311,11 @@ def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
     return as_sb3s(new, model)
 
 
-def _net_arch(old: MoEPolicy, found: Sequence[_Plain]) -> Any:
+def _net_arch(old: MoEPolicy, found: Sequence[Network]) -> Any:
     widths = {}
     for plain in found:
-        own = [m.out_features for m in plain.hidden if isinstance(m, nn.Linear)]
-        widths[kind_of(plain.network.name)] = own if plain.heads else own[:-1]
+        own = [m.out_features for m in leaves_of(plain.hidden) if isinstance(m, nn.Linear)]
+        widths[kind_of(plain.name)] = own if plain.heads else own[:-1]
     return widths if len(old.network_names) > 1 else widths[old.network_names[0]]
 
 
@@ -336,36 +324,34 @@ def _refuse_popart(old: Any) -> None:
         raise ValueError("`popart` must be False: SB3's critics don't normalize values, got True")
 
 
-def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) -> None:
+def _write(new: Any, old: MoEPolicy, found: Sequence[Network], task: int | None) -> None:
     """Write plain layers' weights into a new policy: into its online and its target networks."""
     theirs = networks_of(old)
-    map_ = CopyMap(new, old, *(plain.modules() for plain in found))
+    map_ = CopyMap(new, old, *(each for plain in found for each in plain.layers))
     cure = "fit one with `distill`, which begins with fresh noise"
     with map_.shown():
         for (mine, _, at), plain in zip(map_.networks(new, old, cure), found, strict=True):
-            heads = leaves_of(*mine.heads)
-            first = map_.in_order(leaves_of(mine.hidden), leaves_of(*plain.hidden), at)
-            for head, modules in zip(heads, plain.heads, strict=True):
-                map_.in_order([head], leaves_of(*modules), first)
+            first = map_.in_order(leaves_of(mine.hidden), leaves_of(plain.hidden), at)
+            for head, layers in zip(leaves_of(*mine.heads), plain.heads, strict=True):
+                map_.in_order([head], leaves_of(layers), first)
     lagging: dict[th.Tensor, th.Tensor] = {}
-    for plain in found:
+    for network, plain in zip(theirs.networks(), found, strict=True):
         # This network's target network, or the network itself if it has none.
-        online = (plain.network.hidden, *plain.network.heads)
-        hidden, *heads = (theirs.target_of(each) or each for each in online)
-        target = plain.network._replace(hidden=hidden, heads=tuple(heads))
-        behind = tensors_of(_plain(target, task).modules())
-        lagging |= zip(tensors_of(plain.modules()), behind, strict=True)
+        hidden, *heads = (theirs.target_of(each) or each for each in network.layers)
+        target = _plain(network._replace(hidden=hidden, heads=tuple(heads)), task)
+        for ours, behind in zip(plain.layers, target.layers, strict=True):
+            lagging |= zip(tensors_of(ours), tensors_of(behind), strict=True)
     map_.write_weights(networks_of(new), theirs, lagging)
 
 
-def _plain(network: Network, task: int | None) -> _Plain:
-    """Return a network as plain layers; each head begins with its last linear layer."""
+def _plain(network: Network, task: int | None) -> Network:
+    """Return a network of plain layers; each head begins with its last linear layer."""
     if not network.heads:
-        return _Plain(network, plain_modules([network.hidden], task), [])
+        return network._replace(hidden=nn.Sequential(*plain_modules([network.hidden], task)))
     chains = [plain_modules([network.hidden, head], task) for head in network.heads]
     lasts = [max(i for i, m in enumerate(chain) if isinstance(m, nn.Linear)) for chain in chains]
-    heads = [chain[last:] for chain, last in zip(chains, lasts, strict=True)]
-    return _Plain(network, chains[0][: lasts[0]], heads)
+    heads = (nn.Sequential(*chain[last:]) for chain, last in zip(chains, lasts, strict=True))
+    return network._replace(hidden=nn.Sequential(*chains[0][: lasts[0]]), heads=tuple(heads))
 
 
 @th.no_grad()

@@ -95,6 +95,11 @@ class Network(NamedTuple):
     heads: tuple[nn.Module, ...] = ()
     memory: nn.Module | None = None
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Hidden layers and heads."""
+        return [self.hidden, *self.heads]
+
 
 class Networks(ABC):
     """The networks of one policy; a subclass knows where its family of policies keeps them.
@@ -184,7 +189,7 @@ class Networks(ABC):
 
     def modules(self) -> dict[str, list[nn.Module]]:
         """Return each online network's modules, from features to output."""
-        return {net.name: [net.hidden, *net.heads] for net in self.networks()}
+        return {net.name: net.layers for net in self.networks()}
 
     def extractors(self) -> dict[str, nn.Module]:
         """Return the online features extractors: ``"features"``, and a critic's ``"vf_features"``.
