@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
+from sb3_moe.layers import MoELayer
 from sb3_moe.layers.fixed_moe import TaskEmbedding
-from sb3_moe.policies.dense_layers import Init, Stage, read_stages
+from sb3_moe.policies.dense_layers import Init, Stage, fitted, read_stages
 from sb3_moe.policies.expert_layers import ExpertLayers, image_encoder
 from sb3_moe.policies.moe_network import Layout, MoENetwork
 from sb3_moe.policies.options import MoEOptions
@@ -75,6 +76,9 @@ class Architect:
         if (width := self.options.task_embedding) is not None and self.options.embeds_task:
             self.task_embedding = TaskEmbedding(self.layout.num_tasks, width)
         stages = read_stages(dense)
+        self.norms: list[nn.Module] = []
+        if stages:  # all that the first layer sees is normalized as one vector
+            self.norms, stages[0].norms = stages[0].norms, []
         for stage in stages[: len(stages) - heads]:
             if self.options.block == "layer_norm":
                 stage.acts.insert(0, nn.LayerNorm(stage.width))
@@ -87,14 +91,13 @@ class Architect:
             network = self._big(hidden, head)
         else:
             blocks = self._hidden(hidden)
-            width = self._width(hidden)
+            width = self._width(blocks)
             if self.options.routes_head:
-                norms = head.norms_for(width) if hidden else []
                 block = self.expert_layers.head(hidden, head, width, first=not hidden)
-                blocks += [*norms, block, *head.after]
+                blocks += [*head.norms_for(width), block, *head.after]
             else:
                 blocks += self._dense(head, width, first=not hidden)
-            network = self._assembled(blocks, [*hidden, head])
+            network = self._assembled(blocks)
         self.match(network)
         return network
 
@@ -102,7 +105,7 @@ class Architect:
         _check_block(self.options, len(hidden))
         # The tanh of TD3's actor comes after the experts are combined.
         blocks = [*self.expert_layers.span(hidden, head), *head.after]
-        return self._assembled(blocks, [*hidden, head])
+        return self._assembled(blocks)
 
     def hidden_network(self, dense: Iterable[nn.Module]) -> tuple[nn.Module, int]:
         """Return the hidden layers and their width, for policies that keep the head apart.
@@ -121,9 +124,9 @@ class Architect:
                 "apart, got none: give it one, or let only a routed head see it, with "
                 "`placement`='final' and `task_input`='router'"
             )
-        width = self._width(stages)
+        width = self._width(blocks)
         carry = self.options.routes_head
-        network = self._assembled(blocks, stages, carry_task=carry)
+        network = self._assembled(blocks, carry_task=carry)
         return network, width + (self.layout.num_tasks if carry else 0)
 
     def head(self, linear: nn.Linear) -> nn.Module:
@@ -147,9 +150,7 @@ class Architect:
             task_embedding=None if block.sees == "task" else self.task_embedding,
         )
 
-    def _assembled(
-        self, blocks: list[nn.Module], stages: list[Stage], *, carry_task: bool = False
-    ) -> MoENetwork:
+    def _assembled(self, blocks: list[nn.Module], *, carry_task: bool = False) -> MoENetwork:
         width = self.layout.x_dim + self.seen
         return MoENetwork(
             blocks,
@@ -159,7 +160,7 @@ class Architect:
             tokens=self.options.tokens if self.options.is_tokenized else "sample",
             map_shape=self.layout.map_shape,
             encoder=self.encoder,
-            norms=stages[0].norms_for(width) if stages else [],
+            norms=[fitted(norm, width) for norm in self.norms],
             carry_task=carry_task,
             task_embedding=self.task_embedding,
         )
@@ -173,7 +174,7 @@ class Architect:
             return self.expert_layers.span(stages)
         blocks: list[nn.Module] = []
         for i, stage in enumerate(stages):
-            width = self._width(stages[:i])
+            width = self._width(blocks)
             if self.place.takes(i, len(stages)):
                 blocks += self.expert_layers.hidden(stage, width, first=i == 0)
             elif self.options.block == "simba":
@@ -182,7 +183,7 @@ class Architect:
                 layers = stage.simba(dim, stage.width, first=i == 0, last=last)
                 for layer in layers:
                     self.init_hidden(layer)
-                blocks += [*(stage.norms_for(width) if i else []), *layers]
+                blocks += [*stage.norms_for(width), *layers]
             else:
                 blocks += self._dense(stage, width, first=i == 0)
         return blocks
@@ -199,13 +200,19 @@ class Architect:
         if linear.in_features != dim:
             linear = nn.Linear(dim, stage.width)
             self.init_hidden(linear)
-        return [*([] if first else stage.norms_for(width)), linear, *stage.after]
+        return [*stage.norms_for(width), linear, *stage.after]
 
-    def _width(self, hidden: Sequence[Stage]) -> int:
-        """Return the width of the rows behind these hidden layers."""
-        # Experts on tokens, which only the first layer can be, keep the width of the feature map.
-        keeps = not hidden or (len(hidden) == 1 and self.options.is_tokenized)
-        return self.layout.x_dim if keeps else hidden[-1].width
+    def _width(self, blocks: Sequence[nn.Module]) -> int:
+        """Return the width of the rows behind these blocks."""
+        for block in reversed(blocks):
+            if isinstance(block, nn.Linear):
+                return block.out_features
+            # Experts on tokens keep the width of each token, and so that of the feature map.
+            if isinstance(block, MoELayer) and not (
+                block is blocks[0] and self.options.is_tokenized
+            ):
+                return block.experts.out_features
+        return self.layout.x_dim
 
     def match(self, *parts: nn.Module) -> None:
         """With ``match_scale``, scale the experts' outputs to the size of the dense layers'.

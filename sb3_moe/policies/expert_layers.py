@@ -116,8 +116,7 @@ class ExpertLayers:
         after = stage.last_norms if self.kind_activates else stage.after
         self._remember(layer, Span([stage], left=len(after)), num_tokens * bare + seen)
         total = num_tokens * out
-        norms = [] if first else stage.norms_for(width)
-        return [*norms, layer, *(fitted(m, total) for m in after)]
+        return [*stage.norms_for(width), layer, *(fitted(m, total) for m in after)]
 
     def head(self, hidden: Sequence[Stage], stage: Stage, width: int, *, first: bool) -> MoELayer:
         """Return experts in place of the head.
