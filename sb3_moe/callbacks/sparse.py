@@ -15,7 +15,6 @@ from stable_baselines3.common.policies import BaseModel
 from torch import nn
 
 from sb3_moe.callbacks.periodic import CheckedCallback, refuse_trpo, same_training
-from sb3_moe.growing.copy_map import followers
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import one_of, whole
 from sb3_moe.layers.moe import router_parameters
@@ -146,7 +145,7 @@ class SparseTrainingCallback(CheckedCallback):
         seeds = (self.seed, self.model.seed, np.random.SeedSequence().generate_state(1)[0])
         seed = next(int(each) for each in seeds if each is not None)
         generator, masks = generator_of(seed), dict[th.Tensor, th.Tensor]()
-        targets = followers(networks_of(self.policy))
+        targets = networks_of(self.policy).followers()
         for layer, count in zip(self.layers, counts, strict=True):
             size = math.prod(layer.shape)
             rows = [drawn(size, count, generator) for _ in range(layer.num_experts)]

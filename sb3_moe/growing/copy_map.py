@@ -326,7 +326,7 @@ class CopyMap:
         :param lagging: the target's tensor for each old online tensor that is in no policy
         """
         self.new.write(self.follow(itself, itself), itself)
-        ours, theirs = followers(new), followers(old) | dict(lagging or {})
+        ours, theirs = new.followers(), old.followers() | dict(lagging or {})
         # New numbers are the same in a target network as in the online network.
         self.new.write(self.follow(itself, lambda each: theirs.get(each, each)), ours.get)
 
@@ -372,16 +372,6 @@ class CopyMap:
 def shown_in(tensor: th.Tensor) -> th.Tensor:
     """Return the places that a tensor holds while a map is made."""
     return tensor.detach().long()
-
-
-def followers(networks: Networks) -> dict[th.Tensor, th.Tensor]:
-    """Return the target network's tensor for each online tensor that has one."""
-    pairs = networks.targets().items()
-    return {
-        mine: theirs
-        for online, target in pairs
-        for mine, theirs in zip(tensors_of(online), tensors_of(target), strict=True)
-    }
 
 
 def _together(origins: Sequence[Origin], old: th.Tensor, kind: Kind) -> th.Tensor:

@@ -112,10 +112,9 @@ def mask_targets(policy: BaseModel, masks: Masks) -> None:
     :param policy: of any algorithm
     :param masks: masks of online parameters
     """
-    for online, target in networks_of(policy).targets().items():
-        for mine, theirs in zip(online.parameters(), target.parameters(), strict=True):
-            if mine in masks:
-                theirs.mul_(masks[mine])
+    for mine, theirs in networks_of(policy).followers().items():
+        if mine in masks:
+            theirs.mul_(masks[mine])
 
 
 def alive_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, int]:

@@ -24,6 +24,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import distributions, nn
 
 from sb3_moe.layers.fixed_moe import TaskEmbedding
+from sb3_moe.layers.shares import tensors_of
 
 Kind = Literal["probability", "value", "mean"]
 
@@ -251,6 +252,13 @@ class Networks(ABC):
         for online, target in self.targets().items():
             pairs |= zip(online.modules(), target.modules(), strict=True)
         return pairs.get(module)
+
+    def followers(self) -> dict[th.Tensor, th.Tensor]:
+        """Return the target network's tensor for each online tensor that has one."""
+        pairs: dict[th.Tensor, th.Tensor] = {}
+        for online, target in self.targets().items():
+            pairs |= zip(tensors_of(online), tensors_of(target), strict=True)
+        return pairs
 
     def squashing_module(self) -> nn.Module | None:
         """Return the module that may squash the actor's output and is no hidden layer, if any."""
