@@ -1,7 +1,5 @@
 """Which weights and statistics belong to which experts."""
 
-from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch as th
@@ -27,18 +25,6 @@ class Share(NamedTuple):
         if self.num_experts == 1:
             return self.tensor
         return self.tensor.unflatten(0, (self.num_experts, -1))[k - self.first]
-
-
-def apart_shares(modules: Iterable[nn.Module]) -> list[Share]:
-    """Return the weights and buffers of experts that are separate modules.
-
-    :param modules: one per expert; tensors that several of them hold together are left out
-    """
-    holders = defaultdict(set)
-    for k, module in enumerate(modules):
-        for each in tensors_of(module):
-            holders[each].add(k)
-    return [Share(each, min(ks), 1) for each, ks in holders.items() if len(ks) == 1]
 
 
 def tensors_of(module: nn.Module) -> list[th.Tensor]:

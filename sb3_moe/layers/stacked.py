@@ -6,6 +6,7 @@ in their channels: (T, C, height, width), then (T, E*C, height, width).
 """
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from sb3_moe.layers.activations import POINTWISE
 from sb3_moe.layers.encoder import ImageEncoder, Residual, encode, split_image
-from sb3_moe.layers.shares import Share, apart_shares, tensors_of
+from sb3_moe.layers.shares import Share, tensors_of
 
 Function = Callable[[th.Tensor], th.Tensor]
 
@@ -259,8 +260,12 @@ class StackedEach(Stacked):
         return copy.deepcopy(self.each[k])
 
     def shares(self) -> list[Share]:
-        """Return the weights and buffers of each expert's module."""
-        return apart_shares(self.each)
+        """Return the weights and buffers of the modules, without those that several share."""
+        holders = defaultdict(set)
+        for k, module in enumerate(self.each):
+            for each in tensors_of(module):
+                holders[each].add(k)
+        return [Share(each, min(ks), 1) for each, ks in holders.items() if len(ks) == 1]
 
 
 class StackedImageEncoder(Stacked):

@@ -138,12 +138,6 @@ class Record:
         self.constants = dict(constants or {})
         self.rows: dict[str, np.ndarray] = {"steps": np.empty(0, np.int64)}
 
-    @property
-    def last_step(self) -> int | None:
-        """The step of the latest row."""
-        steps = self.rows["steps"]
-        return int(steps[-1]) if len(steps) else None
-
     def resume(self, step: int) -> None:
         """Keep only the rows up to a step, from which the run goes on.
 
@@ -166,7 +160,8 @@ class Record:
         :param row: arrays or numbers by name
         """
         self._read()
-        length = len(self.rows["steps"]) + (self.last_step != step)
+        steps = self.rows["steps"]
+        length = len(steps) + (step not in steps[-1:])
         for name, values in self.rows.items():
             self.rows[name] = _widened(values, (length, *values.shape[1:]))
         for name, value in {"steps": step, **row}.items():
