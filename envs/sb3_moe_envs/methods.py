@@ -21,51 +21,36 @@ _OTHER_ACTIONS = (gym.ActionWrapper, VectorActionWrapper)
 def method_of(env: Any, name: str, *, of_actions: bool = True) -> Callable[..., Any] | None:
     """Return a method of an environment, a vector environment or a wrapper around it, or None.
 
+    A SyncVectorEnv that lacks the method has that of its first environment.
+
     :param of_actions: the method is about the actions that `env` takes, so a wrapper that changes
         them hides it
     """
     while not hasattr(env, name):
-        is_wrapper = isinstance(env, gym.Wrapper | VectorWrapper)
-        if not is_wrapper or (of_actions and isinstance(env, _OTHER_ACTIONS)):
+        if of_actions and isinstance(env, _OTHER_ACTIONS):
             return None
-        env = env.env
+        if isinstance(env, SyncVectorEnv):
+            env = env.envs[0]
+        elif isinstance(env, gym.Wrapper | VectorWrapper):
+            env = env.env
+        else:
+            return None
     return getattr(env, name)
-
-
-def results_of_all(env: Any, name: str) -> list[Any] | None:
-    """Call a method of each environment of a vector environment; None if any lacks the method.
-
-    Vector environments other than SyncVectorEnv are asked by their `call`, if they have one.
-    """
-    while isinstance(env, VectorWrapper):
-        if isinstance(env, _OTHER_ACTIONS):
-            return None
-        env = env.env
-    if isinstance(env, SyncVectorEnv):
-        methods = [method_of(each, name) for each in env.envs]
-        return None if None in methods else [method() for method in methods if method]
-    return list(env.call(name)) if _all_have(env, name) else None
-
-
-def _all_have(env: Any, name: str) -> bool:
-    # Gymnasium's worker processes shut down if they are asked for a method that they lack.
-    return hasattr(env, "call") and all(env.call("has_wrapper_attr", name))
 
 
 def masks_of(env: Any) -> np.ndarray | None:
     """Return a vector environment's action masks, a row for each environment; None: it has none."""
+    if isinstance(env, SyncVectorEnv) and not hasattr(env, ACTION_MASKS):
+        methods = [method_of(each, ACTION_MASKS) for each in env.envs]
+        return None if None in methods else np.stack([method() for method in methods if method])
     method = method_of(env, ACTION_MASKS)
-    own = method() if method else results_of_all(env, ACTION_MASKS)
-    return None if own is None else np.asarray(own)
+    return method and np.asarray(method())
 
 
 def meanings_of(env: Any) -> list[str] | None:
     """Return the names of an environment's or vector environment's actions, or None."""
     names = method_of(env, MEANINGS)
-    if names is not None:
-        return [*map(str, names())]
-    of_all = results_of_all(env, MEANINGS)
-    return None if of_all is None else [*map(str, of_all[0])]
+    return names and [*map(str, names())]
 
 
 def has_goals(space: Space[Any]) -> bool:
@@ -79,9 +64,4 @@ def reward_of(env: Any, *goals_and_info: Any) -> Any:
     :return: what it returns; None if there is no such method
     """
     method = method_of(env, COMPUTE_REWARD, of_actions=False)
-    base: Any = env.unwrapped
-    if method is None and isinstance(base, SyncVectorEnv):
-        method = method_of(base.envs[0], COMPUTE_REWARD, of_actions=False)
-    if method is None and _all_have(base, COMPUTE_REWARD):
-        return base.call(COMPUTE_REWARD, *goals_and_info)[0]
-    return None if method is None else method(*goals_and_info)
+    return method and method(*goals_and_info)
