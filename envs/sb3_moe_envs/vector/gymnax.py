@@ -57,8 +57,12 @@ class GymnaxVectorEnv(BatchedVectorEnv):
     ) -> None:
         super().__init__(num_envs, render_mode, render_fps=10)
         self.name = name
-        options = use_minimal_action_set, tuple((params or {}).items())
-        self._program = _program(name, *options, no_op_max)
+        # Imported here, so that importing sb3_moe_envs doesn't load jax.
+        require_extra("a gymnax environment", "gymnax", "jax", "six")
+        from sb3_moe_envs.vector.gymnax_program import compiled
+
+        given = tuple((params or {}).items())
+        self._program = compiled(name, use_minimal_action_set, given, no_op_max)
         self._size = self._program.size_for(self.num_envs)
         self._set_spaces(self._program.observation_space, self._program.action_space)
         self._keys: Any = None
@@ -95,11 +99,10 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         return observations, self._own(rewards, np.float64), terminated, truncated, infos
 
     def state_dict(self) -> State:
-        """Return everything that the next steps depend on, as numpy arrays and plain values."""
+        """Return everything that the next steps depend on, with numpy arrays in place of jax's."""
+        running = self._keys, self._states, self._observations
         return {
-            "keys": None if self._keys is None else self._own(self._keys),
-            "states": self._program.leaves(self._states, self.num_envs),
-            "observations": None if self._keys is None else self._own(self._observations),
+            "running": self._program.map(self._own, running),
             "np_random": self.np_random.bit_generator.state,
         }
 
@@ -109,12 +112,8 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         :param state: of the same number and kind of environments
         """
         self.np_random.bit_generator.state = state["np_random"]
-        if state["keys"] is None:
-            self._keys = self._states = self._observations = None
-            return
-        self._states = self._program.unflatten(state["states"], self.num_envs, self._size)
-        self._keys = self._filled(state["keys"])
-        self._observations = self._filled(state["observations"])
+        running = self._program.map(self._filled, state["running"])
+        self._keys, self._states, self._observations = running
 
     def _next_keys(self, seed: Seed) -> Any:
         if isinstance(seed, int | np.integer):
@@ -197,13 +196,3 @@ class MinAtarEnv(SingleEnv):
         self._vector.load_state_dict(state["vector"])
         self._observation, self._next_start = state["observation"], state["next_start"]
         self.np_random.bit_generator.state = state["np_random"]
-
-
-def _program(
-    name: str, use_minimal_action_set: bool, params: tuple[tuple[str, Any], ...], no_op_max: int
-) -> Any:
-    # Imported here, so that importing sb3_moe_envs doesn't load jax.
-    require_extra("a gymnax environment", "gymnax", "jax", "six")
-    from sb3_moe_envs.vector.gymnax_program import compiled
-
-    return compiled(name, use_minimal_action_set, params, no_op_max)

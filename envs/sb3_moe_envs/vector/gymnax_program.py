@@ -1,7 +1,6 @@
 """The compiled reset and step of a gymnax environment, shared by all vector environments of it."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +11,6 @@ import numpy as np
 from gymnax.environments.spaces import gymnax_space_to_gym_space
 
 from sb3_moe_envs.checks import whole
-from sb3_moe_envs.vector.batched import filled
 
 # Number of precomputed starts: each number of no-ops occurs with many different random keys.
 NUM_STARTS = 1024
@@ -30,6 +28,9 @@ class Program:
     No-ops are played only once, in many environments at a time, and the resulting states are kept.
     An episode begins with one of them, drawn with its environment's key, at the cost of a look-up.
     """
+
+    #: applies a function to each array of gymnax's states
+    map = staticmethod(jax.tree.map)
 
     def __init__(
         self,
@@ -89,16 +90,6 @@ class Program:
         size = min(larger, default=num_envs)
         self._sizes.add(size)
         return size
-
-    def leaves(self, states: Any, num_envs: int) -> list[np.ndarray]:
-        """Return the arrays that make up the first ``num_envs`` environments' states, as numpy."""
-        return [np.array(leaf[:num_envs]) for leaf in map(np.asarray, jax.tree.leaves(states))]
-
-    def unflatten(self, leaves: Sequence[np.ndarray], num_envs: int, size: int) -> Any:
-        """Rebuild gymnax's state from saved leaves, padded to ``size`` environments."""
-        blank = jax.eval_shape(self._start, None, np.zeros((num_envs, 2), np.uint32))[1]
-        structure = jax.tree.structure(blank)
-        return jax.tree.unflatten(structure, [filled(leaf, size) for leaf in leaves])
 
     @functools.cached_property
     def _starts(self) -> Any:
