@@ -1,7 +1,6 @@
 """Many tasks in one environment, one at a time."""
 
 import copy
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,9 +24,6 @@ from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.suites import ScheduleLike
 from sb3_moe_envs.task_set import TaskSet, framed
 from sb3_moe_envs.tasks import built, called, close_all
-
-# The attributes of the running episode that a state holds.
-_EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_success", "_running")
 
 
 class MultiTaskEnv(TaskSet, Env):
@@ -65,6 +61,7 @@ class MultiTaskEnv(TaskSet, Env):
     :raises ValueError: if an argument is unknown, or the tasks' spaces don't fit
     """
 
+    _kept = ("_seeds", "_task", "_pinned", "_by_hand", "_steps", "_reward", "_success", "_running")
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
 
     def __init__(
@@ -95,8 +92,7 @@ class MultiTaskEnv(TaskSet, Env):
     def _build(self) -> None:
         """Build each task's environment, and the spaces that they share."""
         for index, task in enumerate(self.tasks):
-            make = functools.partial(task.make, self.render_mode)
-            self._envs.append(CheckedTask(built(task, index, make)))
+            self._envs.append(CheckedTask(built(task, index, task.make, self.render_mode)))
         self._unify(
             [env.observation_space for env in self._envs], [env.action_space for env in self._envs]
         )
@@ -109,9 +105,10 @@ class MultiTaskEnv(TaskSet, Env):
         :param seed: starts the schedule and every task's random stream again
         :param options: `{"task_id": k}` chooses this episode's task; other entries go to the task
         """
-        restored, self._restored = self._restored, False
-        # Loading a model seeds its environments once more, which must not undo a restored state.
-        self._begin(None if restored and self._seeds.started else seed)
+        if self._rewind(seed):
+            super().reset(seed=seed)
+        elif self._running and self._steps:
+            self._end(finished=False)
         options = dict(options or {})
         chosen = options.pop("task_id", self._pinned)
         self._by_hand = chosen is not None
@@ -133,7 +130,7 @@ class MultiTaskEnv(TaskSet, Env):
             # copy, as the task may write its next observation into the same array.
             truncated, obs = True, copy.deepcopy(obs)
         if terminated or truncated:
-            self._end(finished=not (over or switched))
+            self._end(finished=not over)
         obs = self._interface.encode(self._task, obs)
         return obs, float(reward), bool(terminated), bool(truncated), self._describe(info)
 
@@ -173,7 +170,6 @@ class MultiTaskEnv(TaskSet, Env):
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
         envs = [snapshot(env) for env in self._envs]
         return self._head_of_state() | {
-            "episode": {name: getattr(self, name) for name in _EPISODE},
             "envs": envs,
             "exact": all(env is not None for env in envs),
         }
@@ -186,8 +182,6 @@ class MultiTaskEnv(TaskSet, Env):
         :raises ValueError: if the state is of another number of tasks or of environments
         """
         self._load_head(state)
-        for name, value in state["episode"].items():
-            setattr(self, name, value)
         for task, saved in enumerate(state["envs"]):
             if saved is not None:
                 self._envs[task] = restore(self._envs[task], saved)
@@ -195,18 +189,6 @@ class MultiTaskEnv(TaskSet, Env):
                 self._seeds.renew(task)
         if self._running and state["envs"][self._task] is None:
             self._start(None)
-
-    def _begin(self, seed: int | None) -> None:
-        """Start the schedule with a seed or at the first reset; else end an unfinished episode."""
-        if seed is not None or not self._seeds.started:
-            super().reset(seed=seed)
-            self._seeds.rewind(seed)
-            self.schedule.start(
-                self.task_names, seed=self._seeds.schedule, env_index=self.env_index
-            )
-            self.action_space.seed(self._seeds.actions)
-        elif self._running and self._steps:
-            self._end(finished=False)
 
     def _start(self, options: Options) -> ResetResult:
         """Start an episode of the current task, and return its observation and info."""
@@ -218,10 +200,9 @@ class MultiTaskEnv(TaskSet, Env):
         """Count a step; return whether the turn is over, and whether another task is wanted."""
         if self._by_hand:
             return False, False
-        before = self.schedule.task, self.schedule.turn
+        before = self._turn()
         self.schedule.count(self.num_envs)
-        now = self.schedule.task, self.schedule.turn
-        return now != before, self.schedule.task != self._task
+        return self._turn() != before, self.schedule.task != self._task
 
     def _end(self, finished: bool) -> None:
         if self._running and not self._by_hand:

@@ -1,9 +1,8 @@
 """What `MultiTaskEnv` and `MultiTaskVectorEnv` have in common."""
 
 import copy
-import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,22 +22,21 @@ _NO_IMAGES = (None, "human", "ansi")
 
 
 def drawn_size(env: Any) -> Any:
-    """Return the largest height and width of the images of an environment or vector environment.
+    """Return the height and width of the images of an environment or vector environment.
 
     This resets it, which draws random numbers: reset it with its seed afterwards.
     """
     if env.render_mode in _NO_IMAGES:
         return 0, 0
     env.reset()
-    return np.max([(0, 0), *(image.shape[:2] for image in _images(env.render()))], axis=0)
+    drawn = env.render()
+    while isinstance(drawn, list | tuple):  # of images of one size
+        drawn = drawn[0]
+    return drawn.shape[:2] if _is_image(drawn) else (0, 0)
 
 
-def _images(rendered: Any) -> Iterable[np.ndarray]:
-    if isinstance(rendered, list | tuple):
-        for part in rendered:
-            yield from _images(part)
-    elif isinstance(rendered, np.ndarray) and rendered.ndim >= 2:
-        yield rendered
+def _is_image(rendered: Any) -> bool:
+    return isinstance(rendered, np.ndarray) and rendered.ndim >= 2
 
 
 def framed(rendered: Any, size: Any) -> Any:
@@ -48,7 +46,7 @@ def framed(rendered: Any, size: Any) -> Any:
     """
     if isinstance(rendered, list):
         return [framed(image, size) for image in rendered]
-    if not isinstance(rendered, np.ndarray) or rendered.ndim < 2:
+    if not _is_image(rendered):
         return rendered
     missing = np.zeros(rendered.ndim, np.int64)
     missing[:2] = np.maximum(size - np.array(rendered.shape[:2]), 0)
@@ -68,20 +66,14 @@ class TaskSeeds:
         """Whether :meth:`rewind` has been called."""
         return self._entropy is not None
 
-    def rewind(self, seed: int | Sequence[int] | None) -> None:
-        """Start all streams again; None draws a seed from the operating system."""
+    def rewind(self, seed: Any) -> tuple[np.random.SeedSequence, int]:
+        """Start all streams again; return the seeds of the schedule and of the action space.
+
+        :param seed: one or several numbers; None draws a seed from the operating system
+        """
         self._entropy = np.random.SeedSequence(seed).entropy
         self._taken, self._renewals = set(), Counter()
-
-    @property
-    def schedule(self) -> np.random.SeedSequence:
-        """The schedule's seed."""
-        return self._stream(0)
-
-    @property
-    def actions(self) -> int:
-        """The action space's seed."""
-        return _integer(self._stream(1))
+        return self._stream(0), _integer(self._stream(1))
 
     def take(self, *key: int) -> int | None:
         """Return a task's seed the first time; later None, with which its random stream goes on.
@@ -100,14 +92,6 @@ class TaskSeeds:
             self._taken.remove(key)
             self._renewals[key] += 1
 
-    def state_dict(self) -> State:
-        """Return the state."""
-        return copy.deepcopy(vars(self))
-
-    def load_state_dict(self, state: State) -> None:
-        """Go on from a state."""
-        vars(self).update(copy.deepcopy(state))
-
     def _stream(self, *key: int) -> np.random.SeedSequence:
         return np.random.SeedSequence(self._entropy, spawn_key=key)
 
@@ -118,10 +102,16 @@ def _integer(stream: np.random.SeedSequence) -> int:
 
 
 class TaskSet:
-    """The base class of `MultiTaskEnv` and `MultiTaskVectorEnv`."""
+    """The base class of `MultiTaskEnv` and `MultiTaskVectorEnv`.
 
+    :cvar _kept: the names of the attributes that a state holds as they are
+    """
+
+    _kept: tuple[str, ...]
     num_envs: int
+    env_index = 0
     render_mode: str | None
+    action_space: Space[Any]
 
     def _take(self, tasks: Any, schedule: ScheduleLike, interface: dict[str, str]) -> None:
         """Read the arguments, before anything is built.
@@ -142,10 +132,21 @@ class TaskSet:
         self._size: Any = 0
         if self.render_mode is not None:
             sizes = [
-                built(task, index, functools.partial(self._ask, index, drawn_size))
+                built(task, index, self._ask, index, drawn_size)
                 for index, task in enumerate(self.tasks)
             ]
             self._size = np.max(sizes, axis=0)
+
+    def _rewind(self, seed: Any) -> bool:
+        """Start the schedule and all seeds again if a reset has a seed, or is the first."""
+        restored, self._restored = self._restored, False
+        # Loading a model seeds its environments once more, which must not undo a restored state.
+        if self._seeds.started and (seed is None or restored):
+            return False
+        of_schedule, of_actions = self._seeds.rewind(seed)
+        self.schedule.start(self.task_names, seed=of_schedule, env_index=self.env_index)
+        self.action_space.seed(of_actions)
+        return True
 
     def _ask(self, task: int, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function with a task's environment or vector environment as first argument."""
@@ -157,7 +158,7 @@ class TaskSet:
             "num_tasks": self.num_tasks,
             "num_envs": self.num_envs,
             "schedule": self.schedule.state_dict(),
-            "seeds": self._seeds.state_dict(),
+            "kept": {name: copy.deepcopy(getattr(self, name)) for name in self._kept},
         }
 
     def _load_head(self, state: State) -> None:
@@ -167,8 +168,12 @@ class TaskSet:
                     f"`state` must have {name}={getattr(self, name)}, got {state[name]}"
                 )
         self.schedule.load_state_dict(state["schedule"])
-        self._seeds.load_state_dict(state["seeds"])
+        vars(self).update(copy.deepcopy(state["kept"]))
         self._restored = True
+
+    def _turn(self) -> tuple[int, int]:
+        """Return the task whose turn it is, and the turn's number."""
+        return self.schedule.task, self.schedule.turn
 
     @property
     def is_interleaved(self) -> bool:

@@ -4,7 +4,7 @@ import re
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,8 +73,7 @@ def _require_new(env: Env, name: str) -> None:
             f"`env_fn` of task {name!r} must build a new environment each time, as in "
             f"lambda: {type(inner).__name__}(...), and returned one a second time"
         )
-    with suppress(TypeError):  # a class with __slots__ may allow no weak references
-        _GIVEN[id(inner)] = inner
+    _GIVEN[id(inner)] = inner
 
 
 def as_tasks(tasks: Any) -> list[Task]:
@@ -115,17 +114,17 @@ def _short_name(env_id: str, game: object = None) -> str:
 
 def _unique(tasks: list[Task]) -> list[Task]:
     """Make equal names of tasks different, first by the tasks' arguments, then by a number."""
-    names = [task.name for task in tasks]
-    for place, task in enumerate(tasks):
-        if names.count(task.name) > 1 and task.kwargs:
+    names, counts = [task.name for task in tasks], Counter[str]()
+    unique = []
+    for task in tasks:
+        name = task.name
+        if names.count(name) > 1 and task.kwargs:
             arguments = ",".join(f"{key}={value}" for key, value in task.kwargs.items())
-            tasks[place] = replace(task, name=f"{task.name}({arguments})")
-    counts = Counter[str]()
-    for place, task in enumerate(tasks):
-        counts[task.name] += 1
-        if counts[task.name] > 1:
-            tasks[place] = replace(task, name=f"{task.name}#{counts[task.name]}")
-    return tasks
+            name = f"{name}({arguments})"
+        counts[name] += 1
+        number = f"#{counts[name]}" if counts[name] > 1 else ""
+        unique.append(replace(task, name=name + number))
+    return unique
 
 
 def called(task: Task, index: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -140,13 +139,13 @@ def called(task: Task, index: int, function: Callable[..., Any], *args: Any, **k
         raise TaskError(problem) from error
 
 
-def built(task: Task, index: int, build: Callable[[], Any]) -> Any:
+def built(task: Task, index: int, build: Callable[..., Any], *args: Any) -> Any:
     """Call a function that builds a part of a task.
 
     :raises ValueError: if the function raises; the message names the task and the reason
     """
     try:
-        return build()
+        return build(*args)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         is_atari = re.search(r"ALE/|NoFrameskip|Atari-", task.env_id or "")

@@ -61,8 +61,8 @@ def test_all_slots_switch_together_by_truncation_with_the_old_tasks_last_observa
 def test_infos_are_taken_apart_and_stacked_with_masks_for_those_who_have_a_key():
     infos = {"a": np.array([1, 2]), "_a": np.array([True, False]), "n": {"x": np.array([0.5, 1.5])}}
     rows = unstack(infos, 2)
-    assert rows == {0: {"a": 1, "n": {"x": 0.5}}, 1: {"n": {"x": 1.5}}}
-    stacked = stack(rows | {2: {"a": 3, "b": "s"}}, 3)
+    assert rows == [{"a": 1, "n": {"x": 0.5}}, {"n": {"x": 1.5}}]
+    stacked = stack(dict(enumerate([*rows, {"a": 3, "b": "s"}])), 3)
     assert stacked["a"].tolist() == [1, 0, 3]
     assert stacked["_a"].tolist() == [True, False, True]
     assert stacked["n"]["x"].tolist() == [0.5, 1.5, 0]

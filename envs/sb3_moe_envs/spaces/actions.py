@@ -1,6 +1,6 @@
 """One action space for all tasks: each task takes the part of an action that it understands."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,25 +70,26 @@ class BoxFit:
         return action.astype(self.space.dtype, copy=False)
 
 
-def pad_actions(
-    task_spaces: Sequence[Any], names: Sequence[str], invalid: str
-) -> tuple[Space[Any], list[ActionFit]]:
+def pad_actions(task_spaces: Mapping[str, Any], invalid: str) -> tuple[Space[Any], list[ActionFit]]:
     """Find a common action space, and how each task reads its actions.
 
     The largest number of choices is taken, counted from 0: choice i stands for a task's start + i.
     Boxes with different bounds on a shared dimension become [-1, 1], which is mapped to each task's
     own bounds. So all actions of each task can be reached.
 
-    :param task_spaces: all of one kind: Discrete, MultiDiscrete, MultiBinary or Box
+    :param task_spaces: by the tasks' names, all of one kind: Discrete, MultiDiscrete, MultiBinary
+        or Box
     :raises ValueError: if the spaces are of different or other kinds, or can't be mapped
     """
-    common: Any = common_space(task_spaces, names, "action_space")
+    common: Any = common_space(task_spaces, "action_space")
     if isinstance(common, spaces.MultiBinary) and len(common.shape) == 1:
         # SB3 refuses actions whose shape was given as a tuple.
         common = spaces.MultiBinary(common.shape[0])
-    if not isinstance(common, spaces.Box) or all(_agree(common, box) for box in task_spaces):
-        return common, [_fit(common, space, invalid) for space in task_spaces]
-    for name, box in zip(names, task_spaces, strict=True):
+    if not isinstance(common, spaces.Box) or all(
+        _agree(common, box) for box in task_spaces.values()
+    ):
+        return common, [_fit(common, space, invalid) for space in task_spaces.values()]
+    for name, box in task_spaces.items():
         if box.dtype.kind != "f" or not box.is_bounded():
             raise ValueError(
                 "the tasks' `action_space` must be Boxes of floats with finite bounds where these "
@@ -97,7 +98,7 @@ def pad_actions(
             )
     dtype: Any = common.dtype
     unit = spaces.Box(-1, 1, common.shape, dtype.type)
-    return unit, [BoxFit(box, maps=True) for box in task_spaces]
+    return unit, [BoxFit(box, maps=True) for box in task_spaces.values()]
 
 
 def _fit(common: Space[Any], space: Any, invalid: str) -> ActionFit:
@@ -159,16 +160,18 @@ class TaskMasks:
             )
         return self._valid[tasks].copy()
 
-    def spread(self, task: int, own: Any, rows: tuple[int, ...] = ()) -> np.ndarray:
+    def spread(self, task: int, own: Any) -> np.ndarray:
         """Return which actions of the common space a task's own masks allow.
 
-        :param own: (*rows, own length); an action that the task lacks, and for which it takes
+        :param own: (..., own length); an action that the task lacks, and for which it takes
             another, is allowed if the other one is
-        :raises TypeError: if the masks have another shape
+        :raises TypeError: if the masks have another length
         """
-        expected = (*rows, sum(self._own_sizes[task]))
-        if np.shape(own) != expected:
-            raise TypeError(f"`action_masks` must have the shape {expected}, got {np.shape(own)}")
+        length = sum(self._own_sizes[task])
+        if np.shape(own)[-1:] != (length,):
+            raise TypeError(
+                f"`action_masks` must have the shape (..., {length}), got {np.shape(own)}"
+            )
         deciders = self._deciders[task]
         return np.where(deciders < 0, True, np.asarray(own, dtype=bool)[..., deciders])
 

@@ -9,7 +9,13 @@ from gymnasium.vector.utils import create_empty_array
 
 from sb3_moe_envs.methods import GOALS
 from sb3_moe_envs.spaces.actions import TaskMasks, pad_actions
-from sb3_moe_envs.spaces.observations import channel_axis, is_image, pad_observations, row_of
+from sb3_moe_envs.spaces.observations import (
+    channel_axis,
+    common_observations,
+    fit_of,
+    is_image,
+    row_of,
+)
 
 
 class _Named(Space[Any]):
@@ -179,10 +185,12 @@ class Interface:
         task_id: str = "dict",
         invalid_action: str = "noop",
     ) -> None:
-        self._common, self._observations = pad_observations(observation_spaces, names)
+        self._common = common_observations(dict(zip(names, observation_spaces, strict=True)))
+        self._observations = [fit_of(self._common, space) for space in observation_spaces]
         self._encoder = ENCODERS[task_id](self._common, names)
         self.observation_space = self._encoder.space
-        self.action_space, self._actions = pad_actions(action_spaces, names, invalid_action)
+        by_name = dict(zip(names, action_spaces, strict=True))
+        self.action_space, self._actions = pad_actions(by_name, invalid_action)
         self.masks = TaskMasks(
             self.action_space, action_spaces, invalid_action, hidden=task_id == "none"
         )

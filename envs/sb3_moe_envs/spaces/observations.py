@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,12 +40,17 @@ class ArrayFit:
         return part if self.start is None else part + self.start
 
 
-@dataclass(frozen=True)
 class DictFit:
-    """Fit each entry of a Dict; an entry that the task lacks stays zero."""
+    """Fit each entry of a Dict; an entry that the task lacks stays zero.
 
-    parts: dict[str, ObservationFit]
-    same: bool = False
+    :param common: the common space
+    :param space: of the task
+    """
+
+    same = False
+
+    def __init__(self, common: Any, space: spaces.Dict) -> None:
+        self.parts = {key: fit_of(common[key], part) for key, part in space.spaces.items()}
 
     def write(self, out: Any, rows: Any, obs: Any) -> None:
         """Write a batch of observations into rows (a slice or indices) that hold zeros."""
@@ -57,38 +61,31 @@ class DictFit:
 ObservationFit = ArrayFit | DictFit
 
 
-def pad_observations(
-    task_spaces: Sequence[Space[Any]], names: Sequence[str], *, optional: bool = False
-) -> tuple[Space[Any], list[ObservationFit]]:
-    """Find the smallest common space, and how each task's observations go into it.
+def fit_of(common: Space[Any], space: Space[Any]) -> ObservationFit:
+    """Return how a task's observations go into those of the common space."""
+    return DictFit(common, space) if isinstance(space, spaces.Dict) else ArrayFit(common, space)
 
-    :param task_spaces: all Box, Discrete, MultiDiscrete, MultiBinary, or all Dict of these
+
+def common_observations(
+    task_spaces: Mapping[str, Space[Any]], *, optional: bool = False
+) -> Space[Any]:
+    """Return the smallest space that holds every task's observations; a Dict has all their keys.
+
+    :param task_spaces: by the tasks' names, all Box, Discrete, MultiDiscrete, MultiBinary, or all
+        Dict of these
     :param optional: whether the space must also hold zeros, for tasks without this observation
     :raises ValueError: if the spaces are of different kinds or of another kind
     """
-    if all(isinstance(space, spaces.Dict) for space in task_spaces):
-        return _pad_dicts(task_spaces, names, optional)
-    common = common_space(task_spaces, names, "observation_space", optional=optional)
-    return common, [ArrayFit(common, space) for space in task_spaces]
-
-
-def _pad_dicts(
-    task_spaces: Sequence[Any], names: Sequence[str], optional: bool
-) -> tuple[Space[Any], list[ObservationFit]]:
-    keys = list(dict.fromkeys(key for space in task_spaces for key in space.spaces))
+    dicts = {
+        name: space.spaces for name, space in task_spaces.items() if isinstance(space, spaces.Dict)
+    }
+    if len(dicts) < len(task_spaces):
+        return common_space(task_spaces, "observation_space", optional=optional)
     common: dict[str, Space[Any]] = {}
-    parts: list[dict[str, ObservationFit]] = [{} for _ in task_spaces]
-    for key in keys:
-        # `key in space` would ask whether the key is one of the space's observations.
-        holders = [task for task, space in enumerate(task_spaces) if key in space.spaces]
-        common[key], fits = pad_observations(
-            [task_spaces[task][key] for task in holders],
-            [f"{names[task]}.{key}" for task in holders],
-            optional=optional or len(holders) < len(task_spaces),
-        )
-        for task, fit in zip(holders, fits, strict=True):
-            parts[task][key] = fit
-    return spaces.Dict(common), [DictFit(own) for own in parts]
+    for key in dict.fromkeys(key for parts in dicts.values() for key in parts):
+        own = {f"{name}.{key}": parts[key] for name, parts in dicts.items() if key in parts}
+        common[key] = common_observations(own, optional=optional or len(own) < len(dicts))
+    return spaces.Dict(common)
 
 
 def row_of(batch: Any, row: int) -> Any:
@@ -107,18 +104,16 @@ def corner(array: Any) -> Any:
 
 
 def common_space(
-    task_spaces: Sequence[Space[Any]],
-    names: Sequence[str],
-    argument: str,
-    *,
-    optional: bool = False,
+    spaces_by_name: Mapping[str, Space[Any]], argument: str, *, optional: bool = False
 ) -> Space[Any]:
     """Return the smallest space that holds every task's; discrete ones count from 0, as in SB3.
 
+    :param spaces_by_name: by the tasks' names
     :param optional: whether the space must also hold zeros, for tasks without this observation
     :raises ValueError: if the spaces can't be padded to a common one
     """
-    first, spaces_by_name = task_spaces[0], dict(zip(names, task_spaces, strict=True))
+    task_spaces = list(spaces_by_name.values())
+    first = task_spaces[0]
     kinds = [kind for kind in _PADDING if all(isinstance(space, kind) for space in task_spaces)]
     if not kinds or len({len(space.shape or ()) for space in task_spaces}) > 1:
         dicts = ", or Dict of these" if argument == "observation_space" else ""

@@ -117,14 +117,15 @@ def _rows_of(env: Any, result: Any) -> Rows:
         return Rows(obs, rewards, terminated, truncated, {}, {})
     last = unstack(infos.get("final_info") or {}, env.num_envs)
     finals = {
-        row: (row_of(infos["final_obs"], row), last.get(row, {}))
+        row: (row_of(infos["final_obs"], row), last[row])
         for row in np.flatnonzero(terminated | truncated).tolist()
     }
-    return Rows(obs, rewards, terminated, truncated, unstack(infos, env.num_envs), finals)
+    by_row = dict(enumerate(unstack(infos, env.num_envs)))
+    return Rows(obs, rewards, terminated, truncated, by_row, finals)
 
 
-def start(env: Vector, seed: int | None, options: Options) -> tuple[Any, dict[int, Info]]:
-    """Start an episode in every environment; return observations, and infos by row."""
+def start(env: Vector, seed: int | None, options: Options) -> tuple[Any, list[Info]]:
+    """Start an episode in every environment; return observations, and each one's info."""
     obs, infos = env.reset(seed=seed, options=options)
     return obs, unstack(infos, env.num_envs)
 

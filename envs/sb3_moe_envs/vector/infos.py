@@ -1,7 +1,7 @@
 """Infos of vector environments: dicts of arrays with a row per environment, and masks `_key`.
 
-This package's own classes pass infos to each other as a dict by row, with one info for each row
-that has any. They are stacked only once, at the end.
+This package's own classes pass infos to each other as a dict by row, in which rows without any may
+be missing. They are stacked only once, at the end.
 """
 
 from collections.abc import Mapping
@@ -73,36 +73,35 @@ def stack_final(finals: Mapping[int, tuple[Any, Info]], num_envs: int) -> Info:
     return {"final_obs": final_obs, "_final_obs": infos["_final_info"].copy(), **infos}
 
 
-def unstack(infos: Mapping[Any, Any], num_envs: int) -> dict[int, Info]:
-    """Return the infos of a vector environment as a dict by row, without rows that have none.
+def unstack(infos: Mapping[Any, Any], num_envs: int) -> list[Info]:
+    """Return the infos of a vector environment, one for each row.
 
     :param infos: entries of :data:`FINAL`, and values without a row per environment, are left out
     """
-    found: dict[int, Info] = {}
+    rows: list[Info] = [{} for _ in range(num_envs)]
     others = FINAL | {f"_{key}" for key in infos}
     for key, values in infos.items():
         if key in others:
             continue
         if isinstance(values, Mapping):
-            own = unstack(values, num_envs)
-            values = [own.get(row, {}) for row in range(num_envs)]
+            values = unstack(values, num_envs)
         elif isinstance(values, np.ndarray) and values.ndim == 1:
             values = values.tolist()  # numpy's numbers become Python's
         has_rows = isinstance(values, list | tuple) or np.ndim(values) > 0
         if has_rows and len(values) == num_envs:
             mask = infos.get(f"_{key}")
             for row in range(num_envs) if mask is None else np.flatnonzero(mask).tolist():
-                found.setdefault(row, {})[key] = values[row]
-    return found
+                rows[row][key] = values[row]
+    return rows
 
 
 def _column(values: Mapping[int, Any], num_envs: int) -> np.ndarray:
-    numbers = all(isinstance(value, _NUMBERS) for value in values.values())
-    alike = numbers and len({np.shape(value) for value in values.values()}) == 1
-    array = np.array(list(values.values())) if alike else None
-    if array is None or array.dtype.kind not in "biufc":
-        column = np.full(num_envs, None, dtype=object)
-    else:
+    given = list(values.values())
+    numbers = all(isinstance(value, _NUMBERS) for value in given)
+    alike = numbers and len(set(map(np.shape, given))) == 1
+    array = np.array(given if alike else None)
+    column = np.full(num_envs, None, dtype=object)
+    if array.dtype.kind in "biufc":
         column = np.zeros((num_envs, *array.shape[1:]), array.dtype)
     for row, value in values.items():
         column[row] = value

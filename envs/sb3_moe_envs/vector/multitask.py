@@ -31,8 +31,9 @@ from sb3_moe_envs.vector.groups import InTurnVectorEnv
 from sb3_moe_envs.vector.infos import stack, stack_final
 from sb3_moe_envs.vector.parts import Part, Pool
 
-# The attributes of the slots that `state_dict` saves.
-_SLOTS = ("_tasks", "_pinned", "_by_hand", "_returns", "_lengths", "_successes")
+# What is counted of each slot's running episode, as in `Episode`.
+_PLAYED = [("steps", np.int64), ("reward", np.float64), ("success", np.float64)]
+_NOTHING = (0, 0, UNKNOWN)
 
 
 class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
@@ -57,6 +58,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     :raises ValueError: if an argument's value is unknown, the tasks' spaces don't fit, or there are
         fewer slots than tasks under `Interleave`
     """
+
+    _kept = ("_seeds", "_tasks", "_pinned", "_by_hand", "_played")
 
     def __init__(
         self,
@@ -102,9 +105,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self._pinned = np.full(self.num_envs, -1)
         self._by_hand = self._pinned >= 0
         self._tasks = self._wanted()
-        self._returns = np.zeros(self.num_envs)
-        self._lengths = np.zeros(self.num_envs, dtype=np.int64)
-        self._successes = np.full(self.num_envs, UNKNOWN)
+        self._played = np.array([_NOTHING] * self.num_envs, _PLAYED)
 
     def __repr__(self) -> str:
         names = (", " if self._shares is not None else " then ").join(self.task_names)
@@ -120,13 +121,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         """
         if "task_id" in (options or {}):
             raise ValueError("`options` can't choose the task of slots: use `set_task`")
-        restored, self._restored = self._restored, False
-        # SB3 seeds the environments again when it loads a model: a restored state ignores that.
-        if not self._seeds.started or (seed is not None and not restored):
+        if self._rewind(seed):
             super().reset(seed=seed if isinstance(seed, int) else None)
-            self._seeds.rewind(seed)  # type: ignore[arg-type]  # None in a sequence is refused
-            self.schedule.start(self.task_names, seed=self._seeds.schedule)
-            self.action_space.seed(self._seeds.actions)
         obs, infos = self._play(options)
         return obs, self._stacked(infos)
 
@@ -149,7 +145,11 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             for slot, (last, info) in step.finals.items()
         }
         truncated = step.truncated
-        if self._follow(step.rewards, done, infos, finals):
+        if self._shares is None:
+            # The info of a slot whose episode ended describes the start of the next one.
+            ended = {slot: info for slot, (_, info) in finals.items()}
+            self._count(step.rewards, done, infos | ended)
+        if (self._wanted() != self._tasks).any():
             # Truncate the running episodes and start the new tasks in all slots.
             for slot in np.flatnonzero(~done).tolist():
                 finals[slot] = row_of(obs, slot), self._named(slot, infos.get(slot, {}))
@@ -201,15 +201,13 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         for part in self._parts:
             own = self._pool.ask(part, masks_of)
             if own is not None:
-                rows = (len(part.slots),)
-                masks[part.rows] &= self._pool.call(part, spread, part.task, own, rows)
+                masks[part.rows] &= self._pool.call(part, spread, part.task, own)
         return masks
 
     def state_dict(self) -> State:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
         parts = self._pool.state_dict()
         return self._head_of_state() | {
-            "slots": {name: getattr(self, name).copy() for name in _SLOTS},
             "parts": parts,
             "exact": all(state is not None for state in parts.values()),
         }
@@ -222,8 +220,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         :raises ValueError: if the state is of another number of slots or tasks
         """
         self._load_head(state)
-        for name, value in state["slots"].items():
-            setattr(self, name, value.copy())
         self._parts = self._pool.arrange(self._tasks)
         self._pool.load_state_dict(state["parts"])
         for key, saved in state["parts"].items():
@@ -268,37 +264,28 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         own = {"task_id": self._tasks.copy(), "_task_id": np.ones(self.num_envs, dtype=bool)}
         return stack(infos, self.num_envs) | own
 
-    def _follow(
-        self, rewards: np.ndarray, done: np.ndarray, infos: dict[int, Info], finals: dict[int, Any]
-    ) -> bool:
-        """Tell the schedule what happened; return whether a slot should play another task."""
-        if self._shares is None:
-            # The info of a slot whose episode ended describes the start of the next one.
-            ended = {slot: info for slot, (_, info) in finals.items()}
-            for slot, info in (infos | ended).items():
-                self._successes[slot] = succeeded(float(self._successes[slot]), info)
-            self._count(rewards, done)
-        return bool((self._wanted() != self._tasks).any())
-
-    def _count(self, rewards: np.ndarray, done: np.ndarray) -> None:
-        self._returns += rewards
-        self._lengths += 1
+    def _count(self, rewards: np.ndarray, done: np.ndarray, infos: dict[int, Info]) -> None:
+        """Tell the schedule what happened in a step."""
+        self._played["steps"] += 1
+        self._played["reward"] += rewards
+        successes = self._played["success"]
+        for slot, info in infos.items():
+            successes[slot] = succeeded(float(successes[slot]), info)
         counted = ~self._by_hand
-        before = self.schedule.task, self.schedule.turn
+        before = self._turn()
         if counted.any():
             self.schedule.count(int(counted.sum()))
         slots = np.flatnonzero(done & counted).tolist()
         # Once a turn is over, other episodes that ended in this step don't count for the next turn.
-        while slots and (self.schedule.task, self.schedule.turn) == before:
+        while slots and self._turn() == before:
             slot = slots.pop(0)
-            played = self._tasks, self._lengths, self._returns, self._successes
-            self.schedule.end(Episode(*(each[slot].item() for each in played)))
+            self.schedule.end(Episode(int(self._tasks[slot]), *self._played[slot].item()))
         if done.any():
             self._forget(done)
 
     def _forget(self, slots: Any) -> None:
         """Start the episode statistics of these slots again, for their next episodes."""
-        self._returns[slots], self._lengths[slots], self._successes[slots] = 0, 0, UNKNOWN
+        self._played[slots] = _NOTHING
         self._by_hand[slots] = self._pinned[slots] >= 0
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -53,10 +54,9 @@ class Pool:
 
     def __init__(self, tasks: Sequence[Task], vectorization: str, render_mode: str | None) -> None:
         self.tasks, self.render_mode = tasks, render_mode
-        self._in_workers = vectorization == "async"
         self._groups: dict[tuple[int, int], Groups] = {}
-        self._in_turn = functools.partial(_in_turn, tuple(tasks), render_mode)
-        self._workers = Workers(self._in_turn)
+        make = functools.partial(_in_turn, tuple(tasks), render_mode)
+        self._workers = Workers(make, is_parallel=vectorization == "async")
 
     def groups(self, task: int, size: int) -> Groups:
         """Return a task's environments in groups, `size` environments altogether.
@@ -64,8 +64,7 @@ class Pool:
         :raises ValueError: if they can't be built
         """
         if (task, size) not in self._groups:
-            build = functools.partial(self._build, task, size)
-            self._groups[task, size] = built(self.tasks[task], task, build)
+            self._groups[task, size] = built(self.tasks[task], task, self._build, task, size)
         return self._groups[task, size]
 
     def _build(self, index: int, size: int) -> Groups:
@@ -73,9 +72,7 @@ class Pool:
         if task.env_id is not None and is_batched(task):
             mode = {} if self.render_mode is None else {"render_mode": self.render_mode}
             return [Group(gym.make_vec(task.env_id, size, **{**task.kwargs, **mode}))]
-        if self._in_workers:
-            return self._workers.groups(index, size)
-        return [Group(self._in_turn(index, size))]
+        return self._workers.groups(index, size)
 
     def arrange(self, tasks_B: np.ndarray) -> list[Part]:
         """Return the parts that play these tasks, one task per slot.
@@ -108,7 +105,7 @@ class Pool:
             seed = None if first is None else first + part.offset
             obs, own = self.ask(part, start, seed, options)
             observations.append((part.task, part.rows, obs))
-            infos |= {part.slots[row]: info for row, info in own.items()}
+            infos.update(zip(part.slots, own, strict=True))
         return observations, infos
 
     def step(self, moves: Sequence[tuple[Part, Any]]) -> Rows:
@@ -153,13 +150,10 @@ class Pool:
     def load_state_dict(self, state: dict[tuple[int, int], Any]) -> None:
         """Go on from a state; environments whose entry is None are left as they are."""
         for key, states in state.items():
-            if states is None:
-                continue
-            offset = 0
-            for group in self.groups(*key):
-                end = offset + group.num_envs
-                group.ask(restore_states, states[offset:end])
-                offset = end
+            if states is not None:
+                left = iter(states)
+                for group in self.groups(*key):
+                    group.ask(restore_states, list(islice(left, group.num_envs)))
 
     def close(self) -> None:
         """Close all environments."""

@@ -24,8 +24,8 @@ from sb3_moe_envs.tasks import close_all
 from sb3_moe_envs.vector.groups import Group, InTurnVectorEnv
 from sb3_moe_envs.vector.infos import Rows
 
-# The number of a vector environment in its process, a function to call with it, and arguments.
-Call = tuple[int, Callable[..., Any], tuple[Any, ...]]
+# A function to call with a vector environment, and other arguments.
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
 Make = Callable[[int, int], InTurnVectorEnv]
 
 
@@ -39,8 +39,9 @@ class Process:
 
     def __init__(self, make: Make) -> None:
         self.num_envs, self.num_vectors = 0, 0
-        # Both by the vector environment's number.
-        self._noted, self._answers = dict[int, Call](), dict[int, Any]()
+        #: the calls that :meth:`play` sends, by the vector environment's number, as the answers
+        self.noted = dict[int, Call]()
+        self._answers = dict[int, Any]()
         self._round = 0
         context: Any = multiprocessing.get_context(_start_method())
         self._pipe, theirs = context.Pipe()
@@ -49,13 +50,9 @@ class Process:
         self._process.start()
         theirs.close()
 
-    def note(self, call: Call) -> None:
-        """Keep a call until :meth:`play`."""
-        self._noted[call[0]] = call
-
     def play(self) -> None:
         """Send the noted calls; answers to earlier calls, which Ctrl-C interrupted, are dropped."""
-        calls, self._noted = list(self._noted.values()), {}
+        calls, self.noted = self.noted, {}
         if calls:
             self._round += 1
             self._answers.clear()
@@ -102,10 +99,12 @@ class Workers:
 
     :param make: builds environments of a task, from the task's index and their number; it is called
         in the process that steps them
+    :param is_parallel: whether there are any; if not, this process steps all environments
     """
 
-    def __init__(self, make: Make) -> None:
+    def __init__(self, make: Make, *, is_parallel: bool) -> None:
         self._make, self._num_here = make, 0
+        self._most = num_cores() - 1 if is_parallel else 0
         self._processes: list[Process] = []
 
     def groups(self, task: int, num_envs: int) -> Groups:
@@ -114,7 +113,7 @@ class Workers:
         Processes that have the fewest environments so far come first.
         """
         idle = sum(process.num_envs == 0 for process in self._processes)
-        for _ in range(min(num_cores() - 1 - len(self._processes), num_envs - idle)):
+        for _ in range(min(self._most - len(self._processes), num_envs - idle)):
             self._processes.append(Process(self._make))
         loads = [*(process.num_envs for process in self._processes), self._num_here]
         idlest = np.argsort(loads, kind="stable")[:num_envs].tolist()
@@ -157,13 +156,13 @@ class WorkerGroup:
 
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function with the vector environment as its first argument, in its process."""
-        self._process.note((self._number, function, args))
+        self._process.noted[self._number] = function, args
         self._process.play()
         return self._process.answer(self._number)
 
     def begin(self, actions: Any) -> None:
         """Note a step, which begins together with those of the process's other environments."""
-        self._process.note((self._number, InTurnVectorEnv.play, (actions,)))
+        self._process.noted[self._number] = InTurnVectorEnv.play, (actions,)
 
     def finish(self, actions: Any) -> Rows:
         """Wait for the step that was noted."""
@@ -205,13 +204,13 @@ def _work(pipe: Connection, others_end: Connection, by_value: CloudpickleWrapper
     with suppress(EOFError, OSError):
         while (message := pipe.recv()) is not None:
             of_round, calls = message
-            answers = {call[0]: _answer(vectors, make, call) for call in calls}
+            answers = {number: _answer(vectors, make, number, calls[number]) for number in calls}
             pipe.send((of_round, answers))
     close_all(vector.close for vector in vectors)
 
 
-def _answer(vectors: list[InTurnVectorEnv], make: Make, call: Call) -> Any:
-    number, function, args = call
+def _answer(vectors: list[InTurnVectorEnv], make: Make, number: int, call: Call) -> Any:
+    function, args = call
     try:
         if number < len(vectors):
             return function(vectors[number], *args)
