@@ -75,10 +75,19 @@ class GymnasiumVecEnv(VecEnv):
         obs, rewards, terminated, truncated, vector_infos = self.env.step(self._actions)
         # ALE's environment gives a final observation for every row and no mask: the flags decide.
         dones = terminated | truncated
-        infos = self._infos(vector_infos, dones)
-        for i in np.flatnonzero(dones).tolist():
+        infos = self._rows(vector_infos)
+        ended = np.flatnonzero(dones).tolist()
+        final = self._rows(vector_infos.get("final_info") or {}) if ended else []
+        for i in ended:
+            self.reset_infos[i], infos[i] = infos[i], final[i]
             infos[i]["terminal_observation"] = self._kept(select(vector_infos["final_obs"], i))
-            infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+        cut = truncated & ~terminated
+        for info, task, is_cut in zip(infos, self._task_ids.tolist(), cut.tolist(), strict=True):
+            info["TimeLimit.truncated"] = is_cut
+            if task >= 0:
+                info["task_id"] = task
+                if self._task_names is not None:
+                    info["task_name"] = self._task_names[task]
         self._note_tasks(vector_infos)
         return self._kept(obs), np.asarray(rewards, np.float32), dones, infos
 
@@ -127,27 +136,11 @@ class GymnasiumVecEnv(VecEnv):
             # A row without a `task_id` keeps its task: some report it only when an episode starts.
             self._task_ids = np.where(vector_infos.get("_task_id", True), told, self._task_ids)
 
-    def _infos(self, vector_infos: Mapping[str, Any], dones: np.ndarray) -> list[dict[str, Any]]:
-        """Return a step's info of each environment: the final info if its episode has ended."""
-        infos = self._rows(vector_infos)
-        if dones.any():
-            final = self._rows(vector_infos.get("final_info") or {})
-            for i in np.flatnonzero(dones).tolist():
-                self.reset_infos[i], infos[i] = infos[i], final[i]
-        for info, task in zip(infos, self._task_ids.tolist(), strict=True):
-            info["TimeLimit.truncated"] = False
-            if task >= 0:
-                info["task_id"] = task
-                if self._task_names is not None:
-                    info["task_name"] = self._task_names[task]
-        return infos
-
     def _rows(self, vector_infos: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the info of each environment, without the final infos of ended episodes."""
         from sb3_moe_envs.vector.infos import unstack
 
-        by_row = unstack(vector_infos, self.num_envs)
-        return [by_row.get(row, {}) for row in range(self.num_envs)]
+        return unstack(vector_infos, self.num_envs)
 
     # Attributes and methods.
 
@@ -192,7 +185,7 @@ class GymnasiumVecEnv(VecEnv):
         """
         chosen = list(self._get_indices(indices))
         if self._envs is not None:
-            methods = [self._envs[i].get_wrapper_attr(method_name) for i in chosen]
+            methods = self.get_attr(method_name, chosen)
             return [method(*method_args, **kwargs) for method in methods]
         method, of_all = self._shared_attribute(method_name), method_name in _OF_ALL
         if not of_all and len(chosen) < self.num_envs:
@@ -208,10 +201,10 @@ class GymnasiumVecEnv(VecEnv):
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
         """Say for each environment whether it is wrapped in this class."""
-        chosen = list(self._get_indices(indices))
-        if self._envs is None:
-            return [False] * len(chosen)
-        return [is_wrapped(self._envs[i], wrapper_class) for i in chosen]
+        return [
+            self._envs is not None and is_wrapped(self._envs[i], wrapper_class)
+            for i in self._get_indices(indices)
+        ]
 
     def _shared_attribute(self, name: str) -> Any:
         """Return an attribute of the vector environment, or of the nearest wrapper that has it."""
