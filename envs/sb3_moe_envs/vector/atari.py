@@ -9,7 +9,6 @@ from gymnasium.vector import AutoresetMode
 
 from sb3_moe_envs.checks import (
     EnvStep,
-    Info,
     Options,
     ResetResult,
     Seed,
@@ -114,12 +113,17 @@ class AtariVectorEnv(BatchedVectorEnv):
         self.scores += rewards
         if self.episodic_life:
             terminated = terminated | ((info["lives"] < self._lives) & ~game_over)
-        ended = np.flatnonzero(terminated | truncated).tolist()
-        infos = self._final(ended, observations, info, game_over) if ended else {}
+        finals = {}
+        for i in np.flatnonzero(terminated | truncated).tolist():
+            over = bool(game_over[i])
+            # A lost life doesn't interrupt the game: the next episode starts where this one ends.
+            last = info["final_obs"][i] if over else observations[i].copy()
+            finals[i] = last, {"score": self.scores[i], "game_over": over, "of_atari": True}
         self.scores[game_over] = 0
         self._lives = info["lives"].copy()
         self._observations = observations
         rewards = np.sign(rewards) if self.clip_reward else rewards
+        infos = stack_final(finals, self.num_envs)
         return observations, rewards.astype(np.float64), terminated, truncated, infos
 
     def get_action_meanings(self) -> list[str]:
@@ -138,17 +142,6 @@ class AtariVectorEnv(BatchedVectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         """Stop ale-py's threads."""
         self._ale.close()
-
-    def _final(
-        self, ended: list[int], observations: np.ndarray, info: Info, over: np.ndarray
-    ) -> Info:
-        finals = {}
-        for i in ended:
-            # A lost life doesn't interrupt the game: the next episode starts where this one ends.
-            last = info["final_obs"][i] if over[i] else observations[i].copy()
-            score = {"score": self.scores[i], "game_over": bool(over[i]), "of_atari": True}
-            finals[i] = last, score
-        return stack_final(finals, self.num_envs)
 
 
 class AtariEnv(SingleEnv, EzPickle):

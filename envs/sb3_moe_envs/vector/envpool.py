@@ -119,14 +119,11 @@ class EnvPoolVectorEnv(BatchedVectorEnv):
                 for i in ended.tolist()
             }
             infos |= stack_final(finals, self.num_envs)
-            observations[ended] = self._next_start(ended)
+            # One more step starts their next episodes.
+            first, *_, info = self._pool.step(self._actions[ended], ended.astype(np.int32))
+            observations[ended] = self._cast(first)[np.argsort(info["env_id"])]
         self._observations = observations
         return observations, rewards.astype(np.float64), terminated, truncated, infos
-
-    def _next_start(self, ended: np.ndarray) -> np.ndarray:
-        """Step the environments whose episode ended once more; return their first observations."""
-        observations, *_, info = self._pool.step(self._actions[ended], ended.astype(np.int32))
-        return self._cast(observations)[np.argsort(info["env_id"])]
 
     def _cast(self, observations: np.ndarray) -> np.ndarray:
         return observations.astype(self.single_observation_space.dtype, copy=False)

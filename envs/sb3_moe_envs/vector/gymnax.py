@@ -95,7 +95,10 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         observations = self._to_numpy(self._observations)
         terminated, truncated = self._own(terminated), self._own(truncated)
         ended = (terminated | truncated).nonzero()[0].tolist()
-        infos = self._final(last, ended) if ended else {}
+        infos: Info = {}
+        if ended:
+            last = self._to_numpy(last)
+            infos = stack_final({row: (last[row], {}) for row in ended}, self.num_envs)
         return observations, self._own(rewards, np.float64), terminated, truncated, infos
 
     def state_dict(self) -> State:
@@ -135,10 +138,6 @@ class GymnaxVectorEnv(BatchedVectorEnv):
     def _own(self, rows: Any, dtype: Any = None) -> np.ndarray:
         """Copy the rows of these environments from a jax array, without those that pad it."""
         return np.array(np.asarray(rows)[: self.num_envs], dtype)
-
-    def _final(self, observations: Any, rows: list[int]) -> Info:
-        array, dtype = np.asarray(observations), self.single_observation_space.dtype
-        return stack_final({row: (array[row].astype(dtype), {}) for row in rows}, self.num_envs)
 
 
 class MinAtarVectorEnv(GymnaxVectorEnv):
