@@ -41,12 +41,13 @@ class Suite:
     schedule: ScheduleLike = None
 
 
-def _games(kind: str, games: Sequence[str], version: int) -> Sequence[Task]:
-    return [Task(game, f"{_OURS}/{kind}-{game}-v{version}") for game in games]
+def _games(kind: str, games: Sequence[str], schedule: ScheduleLike = None) -> Suite:
+    return Suite([Task(game, f"{_OURS}/{kind.format(game)}") for game in games], schedule)
 
 
-def _changed(env_id: str, physics: dict[str, dict[str, Any]]) -> Sequence[Task]:
-    return [Task(name, f"{_OURS}/{env_id}-v0", kwargs) for name, kwargs in physics.items()]
+def _changed(env_id: str, physics: dict[str, dict[str, Any]]) -> Suite:
+    """Return a suite with a task for each name."""
+    return Suite([Task(name, f"{_OURS}/{env_id}-v0", own) for name, own in physics.items()])
 
 
 def _combined(env_id: str, **values: Sequence[float]) -> Suite:
@@ -55,7 +56,7 @@ def _combined(env_id: str, **values: Sequence[float]) -> Suite:
     return Suite(as_tasks([(f"{_OURS}/{env_id}-v0", kwargs) for kwargs in each]))
 
 
-def _gravities(robot: str) -> Sequence[Task]:
+def _gravities(robot: str) -> Suite:
     return _changed(
         robot, {f"{robot}-{gravity}g": {"gravity": gravity} for gravity in (0.5, 0.75, 1.0, 1.5)}
     )
@@ -70,52 +71,48 @@ def _metaworld(version: str, ending: str) -> dict[str, Suite]:
 
     def task(name: str) -> Task:
         if version == "EnvPool":
-            written = "".join(word.capitalize() for word in name.split("-"))
+            written = name.title().replace("-", "")
             options = {"env_id": f"MetaWorld/{written}-v3", "partially_observable": False}
             return Task(f"{name}(EnvPool)", f"{_OURS}/EnvPool-v0", options)
         options = {"task": name, "reward": version}
         return Task(f"{name}({version})", f"{_OURS}/MetaWorld-v0", options)
 
-    def tasks(names: Sequence[str]) -> Sequence[Task]:
-        return [task(name) for name in names]
+    def suite(names: Sequence[str], schedule: ScheduleLike = None) -> Suite:
+        return Suite([task(name) for name in names], schedule)
 
     suites = {
-        "MT3": Suite(tasks(metaworld.EASY)),
-        "MT10": Suite(tasks(metaworld.MT10)),
-        "MT50": Suite(tasks(metaworld.TASKS)),
-        "CW3": Suite(tasks(metaworld.EASY), Cycle(steps_per_task=200_000)),
-        "CW10": Suite(tasks(metaworld.CW10), Cycle(steps_per_task=1_000_000)),
-        **{f"MT1-{name}": Suite(tasks([name])) for name in metaworld.TASKS},
+        "MT3": suite(metaworld.EASY),
+        "MT10": suite(metaworld.MT10),
+        "MT50": suite(metaworld.TASKS),
+        "CW3": suite(metaworld.EASY, Cycle(steps_per_task=200_000)),
+        "CW10": suite(metaworld.CW10, Cycle(steps_per_task=1_000_000)),
+        **{f"MT1-{name}": suite([name]) for name in metaworld.TASKS},
     }
-    return {f"MetaWorld/{name}{ending}": suite for name, suite in suites.items()}
+    return {f"MetaWorld/{name}{ending}": each for name, each in suites.items()}
 
 
 #: Every suite by its name, including those added by `register_suite`.
 SUITES: dict[str, Suite] = {
-    "MinAtar/MTRL3": Suite(_games("MinAtar", PAPER_GAMES, 1)),
-    "MinAtar/CRL3": Suite(_games("MinAtar", PAPER_GAMES, 1), Cycle(steps_per_task=1_000_000)),
-    "MinAtar/All5": Suite(_games("MinAtar", GAMES, 1)),
-    "Atari/Two": Suite(_games("Atari", ("Pong", "Breakout"), 0)),
-    "Atari/Five": Suite(
-        _games("Atari", ("Asterix", "Breakout", "Pong", "Seaquest", "SpaceInvaders"), 0)
+    "MinAtar/MTRL3": _games("MinAtar-{}-v1", PAPER_GAMES),
+    "MinAtar/CRL3": _games("MinAtar-{}-v1", PAPER_GAMES, Cycle(steps_per_task=1_000_000)),
+    "MinAtar/All5": _games("MinAtar-{}-v1", GAMES),
+    "Atari/Two": _games("Atari-{}-v0", ("Pong", "Breakout")),
+    "Atari/Five": _games(
+        "Atari-{}-v0", ("Asterix", "Breakout", "Pong", "Seaquest", "SpaceInvaders")
     ),
-    "Atari/MoE20": Suite(_games("Atari", ATARI_GAMES, 0)),
-    "Classic/CartPole4": Suite(
-        _changed(
-            "CartPole",
-            {
-                "Earth": {},
-                "Moon": {"gravity": 1.62},
-                "LongPole": {"length": 1.5},
-                "WeakMotor": {"force_mag": 5.0},
-            },
-        )
+    "Atari/MoE20": _games("Atari-{}-v0", ATARI_GAMES),
+    "Classic/CartPole4": _changed(
+        "CartPole",
+        {
+            "Earth": {},
+            "Moon": {"gravity": 1.62},
+            "LongPole": {"length": 1.5},
+            "WeakMotor": {"force_mag": 5.0},
+        },
     ),
     "Classic/Mixed3": Suite(as_tasks(["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])),
-    "Classic/Pendulum4": Suite(
-        _changed(
-            "Pendulum", {"Earth": {}, "Mars": {"g": 3.7}, "Heavy": {"m": 1.5}, "Short": {"l": 0.7}}
-        )
+    "Classic/Pendulum4": _changed(
+        "Pendulum", {"Earth": {}, "Mars": {"g": 3.7}, "Heavy": {"m": 1.5}, "Short": {"l": 0.7}}
     ),
     # One policy plays all of these CartPoles: a control, in which nothing needs to be inferred.
     "Physics/CartPole8": _combined(
@@ -123,16 +120,14 @@ SUITES: dict[str, Suite] = {
     ),
     # Where gravity is negative, a Pendulum falls upwards and must be slowed down, not swung up. The
     # long ones need the same torques as the short ones, since gravity is weak, but move slowly.
-    "Physics/Pendulum4": Suite(
-        _changed(
-            "Pendulum",
-            {
-                "Short": {"g": 10.0},
-                "Long": {"g": 4.0, "l": 2.0, "m": 1.25},
-                "ShortAbove": {"g": -10.0},
-                "LongAbove": {"g": -4.0, "l": 2.0, "m": 1.25},
-            },
-        )
+    "Physics/Pendulum4": _changed(
+        "Pendulum",
+        {
+            "Short": {"g": 10.0},
+            "Long": {"g": 4.0, "l": 2.0, "m": 1.25},
+            "ShortAbove": {"g": -10.0},
+            "LongAbove": {"g": -4.0, "l": 2.0, "m": 1.25},
+        },
     ),
     "Goal/CartPole4": _combined("CartPole", goal=(-1.5, -0.5, 0.5, 1.5)),
     "Goal/Pendulum6": _combined("Pendulum", goal=(0.0, 0.35, -0.35, 3.14, 2.79, -2.79)),
@@ -145,8 +140,8 @@ SUITES: dict[str, Suite] = {
     "MuJoCo/Four-EnvPool": Suite(
         [Task(robot, f"{_OURS}/EnvPool-v0", {"env_id": robot}) for robot in _ROBOTS]
     ),
-    "MuJoCo/HopperGravity4": Suite(_gravities("Hopper")),
-    "MuJoCo/HalfCheetahGravity4": Suite(_gravities("HalfCheetah")),
+    "MuJoCo/HopperGravity4": _gravities("Hopper"),
+    "MuJoCo/HalfCheetahGravity4": _gravities("HalfCheetah"),
     **_metaworld("V2", ""),
     **_metaworld("V1", "-V1"),
     **_metaworld("EnvPool", "-EnvPool"),
