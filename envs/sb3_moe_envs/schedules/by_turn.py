@@ -9,6 +9,8 @@ from itertools import accumulate
 from operator import eq, ge, gt, le, lt
 from typing import Literal
 
+import numpy as np
+
 from sb3_moe_envs.checks import finite, optional_whole, whole
 from sb3_moe_envs.schedules.by_episode import Episode, Schedule, task_index
 
@@ -189,9 +191,11 @@ class Adaptive(Turns):
     :raises ValueError: if the rule can't be read or a number is out of range
     """
 
+    #: which turn this is, counted over all cycles from 0
+    turn = 0
     _returns: list[float]
     _successes: list[float]
-    _state: tuple[str, ...] = ("_turn", "_steps", "_episodes", "_returns", "_successes")
+    _state: tuple[str, ...] = ("turn", "_steps", "_episodes", "_returns", "_successes")
 
     def __init__(
         self,
@@ -204,11 +208,6 @@ class Adaptive(Turns):
         super().__init__(num_cycles=num_cycles, order=order)
         self.rule, self.window = rule, whole("window", window)
         self._conditions = conditions_of(rule)
-
-    @property
-    def turn(self) -> int:
-        """Which turn this is, counted over all cycles from 0."""
-        return self._turn
 
     def count(self, steps: int) -> None:
         """Count these steps, and move on if the rule holds."""
@@ -226,7 +225,7 @@ class Adaptive(Turns):
 
     def _start(self, task_names: abc.Sequence[str]) -> None:
         super()._start(task_names)
-        self._turn = 0
+        self.turn = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -245,8 +244,8 @@ class Adaptive(Turns):
             all(compare(values[name], number) for name, compare, number in alternative)
             for alternative in self._conditions
         )
-        if holds and self._held(self._turn + 1) > self._turn:
-            self._turn += 1
+        if holds and self._held(self.turn + 1) > self.turn:
+            self.turn += 1
             self._clear()
 
     def _mean(self, values: list[float]) -> float:
@@ -281,7 +280,9 @@ class LearningProgress(Adaptive):
     :raises ValueError: if the rule can't be read or an argument is out of range
     """
 
-    _state = (*Adaptive._state, "_place", "_means", "_largest", "_progress")
+    #: the task whose turn it is
+    task = 0
+    _state = (*Adaptive._state, "task", "_means", "_largest", "_progress")
 
     def __init__(
         self,
@@ -299,31 +300,25 @@ class LearningProgress(Adaptive):
             raise ValueError(f"`explore` must be in [0, 1], got {explore}")
         self.by, self.explore = by, float(explore)
 
-    @property
-    def task(self) -> int:
-        """The task whose turn it is."""
-        return self._place
-
     def _start(self, task_names: abc.Sequence[str]) -> None:
         super()._start(task_names)
-        unknown = [math.nan] * self.num_tasks
-        self._means, self._progress = unknown, list(unknown)
-        self._place, self._largest = 0, [0.0] * self.num_tasks
+        self.task, self._means = 0, [math.nan] * self.num_tasks
+        self._largest, self._progress = [0.0] * self.num_tasks, [0.0] * self.num_tasks
 
     def _move_on(self) -> None:
-        before = self._turn
+        before = self.turn
         seen = self._returns if self.by == "return" else self._successes
         super()._move_on()
-        if self._turn > before:
+        if self.turn > before:
             if seen:
                 self._learn(mean(seen))
-            self._place = self._next()
+            self.task = self._next()
 
     def _learn(self, mean: float) -> None:
         """Compare the turn that has just ended with the turn before of the same task."""
-        task = self._place
+        task = self.task
         before = self._means[task]
-        if self.by == "success" and math.isnan(mean):  # an unknown success counts as 0
+        if math.isnan(mean):  # an unknown success counts as 0
             mean = 0.0
         self._largest[task] = max(self._largest[task], abs(mean))
         scale = 1.0 if self.by == "success" else self._largest[task] or 1.0
@@ -331,12 +326,11 @@ class LearningProgress(Adaptive):
         self._means[task] = mean
 
     def _next(self) -> int:
-        if self._turn < 2 * self.num_tasks:
-            return self._turn % self.num_tasks
+        if self.turn < 2 * self.num_tasks:
+            return self.turn % self.num_tasks
         if self.rng.random() < self.explore:
             return int(self.rng.integers(self.num_tasks))
         # A task without two turns to compare has no progress. Ties are drawn: while no task makes
         # progress, as at the start with sparse rewards, all tasks get turns.
-        known = [0.0 if math.isnan(each) else each for each in self._progress]
-        first = [task for task, each in enumerate(known) if each == max(known)]
-        return first[0] if len(first) == 1 else int(self.rng.choice(first))
+        progress = np.nan_to_num(self._progress)
+        return int(self.rng.choice(np.flatnonzero(progress == progress.max())))
