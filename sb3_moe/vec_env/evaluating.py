@@ -79,7 +79,7 @@ def evaluate_tasks(
     episodes = _Episodes(env, n_eval_episodes)
     for _, dones, infos in played(model, env, obs, deterministic=deterministic):
         episodes.step(dones, infos)
-        if not episodes.wanted.any():
+        if not episodes.left.any():
             break
     return episodes.by_task()
 
@@ -122,9 +122,9 @@ class _Episodes:
             raise ValueError(f"{_EACH_ITS_OWN}, but {missing} has none; {_BUILD}")
         same_EE = self._tasks[:, None] == self._tasks
         number, rank = same_EE.sum(1), np.tril(same_EE, -1).sum(1)
-        self._quota = (episodes + number - 1 - rank) // number
-        self.wanted = self._quota > 0
-        self._episodes: list[list[tuple[float, float, float]]] = [[] for _ in self._quota]
+        #: how many episodes each environment must still play
+        self.left = (episodes + number - 1 - rank) // number
+        self._episodes: list[list[tuple[float, float, float]]] = [[] for _ in self.left]
         self._lengths = np.zeros(env.num_envs)  # of the lives lost so far in the running game
         self._successes = Successes(env.num_envs)
         # SB3 puts its Monitor inside EpisodicLifeEnv: it reports no episode at a lost life.
@@ -145,12 +145,12 @@ class _Episodes:
             return
         episode = game_return(info), float(self._lengths[index]), self._successes.end(index)
         self._lengths[index] = 0
-        if self.wanted[index]:
+        if self.left[index]:
             task = self._tasks[index]
             if len(self._names) > 1 and info.get("task_id", task) != task:
                 raise ValueError(f"{_EACH_ITS_OWN}, but environment {index} did not; {_BUILD}")
             self._episodes[index].append(episode)
-            self.wanted[index] = len(self._episodes[index]) < self._quota[index]
+            self.left[index] -= 1
 
     def by_task(self) -> TaskEpisodes:
         """Return the episodes of each task, in the order of the environments."""

@@ -146,15 +146,14 @@ def stored_obs(stored: Any, space: spaces.Space[Any], index: Any = ...) -> Obs:
     :param space: of one observation
     :param index: selects the observations
     """
-    if isinstance(space, spaces.Dict):
-        parts = space.spaces.items()
-        return {key: _numpy(stored[key][index], each) for key, each in parts}
-    return _numpy(stored[index], space)
 
+    def taken(values: Any, part: spaces.Space[Any]) -> npt.NDArray[Any]:
+        chosen = values[index]
+        array = chosen.cpu().numpy() if isinstance(chosen, th.Tensor) else np.asarray(chosen)
+        return array.reshape(-1, *(part.shape or ()))
 
-def _numpy(values: Any, space: spaces.Space[Any]) -> npt.NDArray[Any]:
-    array = values.cpu().numpy() if isinstance(values, th.Tensor) else np.asarray(values)
-    return array.reshape(-1, *(space.shape or ()))
+    parts = space.spaces if isinstance(space, spaces.Dict) else space
+    return map_observation(taken, stored, parts)
 
 
 # The last steps of an episode beside its observation, for any VecEnv.

@@ -101,9 +101,7 @@ class Tail:
     def codes(self, obs: Any) -> Any:
         """Return the id as (..., K): the first pixel of planes, since these are constant."""
         _, tail = self.split(obs)
-        if not self.planes:
-            return tail
-        return tail[..., 0, 0, :] if self.axis == -1 else tail[..., 0, 0]
+        return tail.swapaxes(self.axis, -1)[..., 0, 0, :] if self.planes else tail
 
     def ids(self, obs: Any) -> Any:
         """Return the task of each observation."""

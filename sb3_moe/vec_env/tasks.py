@@ -156,11 +156,10 @@ def short_names(names: Sequence[str], length: int = TASK, taken: Collection[str]
     :param length: characters that a key has room for, at least 8
     :param taken: names that must not be returned
     """
-    used, short = {*taken}, []
+    used = list(taken)
     for name in names:
-        short.append(_unlike(used, _cut(_plain(name), length), length))
-        used.add(short[-1])
-    return short
+        used.append(_unlike(used, _cut(_plain(name), length), length))
+    return used[len(taken) :]
 
 
 def _plain(name: str) -> str:
