@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import Space, spaces
 
-Env = gym.Env[Any, Any]
+Env = gym.Env
 Info = dict[str, Any]
 Options = dict[str, Any] | None
 # What `state_dict` returns, and `load_state_dict` takes.
@@ -103,7 +103,7 @@ def require_extra(part: str, *modules: str) -> None:
         raise ImportError(f"{part} needs {', '.join(missing)}: pip install 'sb3-moe[{extras}]'")
 
 
-class CheckedTask(gym.Wrapper[Any, Any, Any, Any]):
+class CheckedTask(gym.Wrapper):
     """Raise a TypeError for a reward that is no finite number, or an observation of a wrong shape.
 
     Without this, numpy would cast or broadcast them silently. An episode's last observation is
@@ -112,7 +112,8 @@ class CheckedTask(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: Env) -> None:
         super().__init__(env)
-        self._space, self._shape = env.observation_space, env.observation_space.shape
+        self._space = env.observation_space
+        self._shape = env.observation_space.shape
 
     def reset(self, **kwargs: Any) -> ResetResult:
         """Start an episode; arguments that are None are left out, as the task may not take them."""
@@ -136,7 +137,7 @@ class CheckedTask(gym.Wrapper[Any, Any, Any, Any]):
         return result
 
 
-def require_observation(space: Space[Any], obs: Any) -> None:
+def require_observation(space: Space, obs: Any) -> None:
     """Raise TypeError if an observation has another shape or other keys than its space."""
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, dict) or obs.keys() != space.spaces.keys():

@@ -66,7 +66,8 @@ def _tasks(
     if whole("num_tasks", num_tasks) > most:
         raise ValueError(f"`num_tasks` must be at most {most}, got {num_tasks}")
     random = Random(whole("seed", seed, 0))
-    permutation, signs = tuple(range(4)), tuple([1] * 4)
+    permutation = tuple(range(4))
+    signs = tuple([1] * 4)
     found = dict[Any, dict[str, Any]]()
     while len(found) < num_tasks:
         own: dict[str, Any] = {"permutation": permutation}
@@ -145,7 +146,8 @@ class Coordinates:
         if actions is not None:
             self._actions = _permutation("actions", actions, int(action_space.n))
         ends = [self.observation(end) for end in (observation_space.low, observation_space.high)]
-        low, high = np.minimum(*ends), np.maximum(*ends)
+        low = np.minimum(*ends)
+        high = np.maximum(*ends)
         self.observation_space = spaces.Box(low, high, dtype=observation_space.dtype)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
@@ -191,7 +193,7 @@ class _Translating:
         return functools.partial(self.coordinates.by_action, method)
 
 
-class Conflicting(_Translating, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+class Conflicting(_Translating, gym.Wrapper, RecordConstructorArgs):
     """Show an environment in other :class:`Coordinates`.
 
     :param env: with Box observations

@@ -137,7 +137,7 @@ def _shown(obs: Any, rows: np.ndarray) -> dict[str, Any]:
     return {**(obs if isinstance(obs, Mapping) else {"obs": obs}), "history": rows}
 
 
-class AddHistory(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+class AddHistory(gym.Wrapper, RecordConstructorArgs):
     """Add the last steps of the episode to each observation, as `"history"` beside `"obs"`.
 
     Gymnasium's vector environments accept environments with this wrapper.

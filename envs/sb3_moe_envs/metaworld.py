@@ -67,7 +67,9 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         require_extra("a Meta-World task", "metaworld")
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-        self.task, self.reward, self.render_mode = task, reward, render_mode
+        self.task = task
+        self.reward = reward
+        self.render_mode = render_mode
         self._env = ALL_V3_ENVIRONMENTS[f"{task}-v3"](
             reward_function_version=reward.lower(), render_mode=render_mode
         )
@@ -128,4 +130,6 @@ def _draw_goals(env: Any) -> None:
     env._partially_observable = False
     # A cached property, which was computed with the goal hidden.
     del env.sawyer_observation_space
-    env._freeze_rand_vec, env.seeded_rand_vec, env._set_task_called = False, True, True
+    env._freeze_rand_vec = False
+    env.seeded_rand_vec = True
+    env._set_task_called = True

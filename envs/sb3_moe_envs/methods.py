@@ -11,7 +11,8 @@ import numpy as np
 from gymnasium import Space, spaces
 from gymnasium.vector import SyncVectorEnv, VectorActionWrapper, VectorWrapper
 
-ACTION_MASKS, MEANINGS = "action_masks", "get_action_meanings"
+ACTION_MASKS = "action_masks"
+MEANINGS = "get_action_meanings"
 COMPUTE_REWARD = "compute_reward"
 GOALS = ("achieved_goal", "desired_goal")
 # These wrappers change actions, so the names and masks of the wrapped environment don't apply.
@@ -53,7 +54,7 @@ def meanings_of(env: Any) -> list[str] | None:
     return names and [*map(str, names())]
 
 
-def has_goals(space: Space[Any]) -> bool:
+def has_goals(space: Space) -> bool:
     """Return whether observations hold goals, as SB3's checker requires beside `compute_reward`."""
     return isinstance(space, spaces.Dict) and set(GOALS) <= set(space.spaces)
 

@@ -87,7 +87,10 @@ class MultiTaskEnv(TaskSet, Env):
         self._task = self.schedule.task
         self._pinned: int | None = None
         self._by_hand = False
-        self._steps, self._reward, self._success, self._running = 0, 0.0, UNKNOWN, False
+        self._steps = 0
+        self._reward = 0.0
+        self._success = UNKNOWN
+        self._running = False
 
     def _build(self) -> None:
         """Build each task's environment, and the spaces that they share."""
@@ -128,7 +131,8 @@ class MultiTaskEnv(TaskSet, Env):
         if switched and not (terminated or truncated):
             # Truncated, so that values are bootstrapped from the old task's observation. It is a
             # copy, as the task may write its next observation into the same array.
-            truncated, obs = True, copy.deepcopy(obs)
+            truncated = True
+            obs = copy.deepcopy(obs)
         if terminated or truncated:
             self._end(finished=not over)
         obs = self._interface.encode(self._task, obs)
@@ -160,7 +164,8 @@ class MultiTaskEnv(TaskSet, Env):
 
         :raises TypeError: if the action space has no choices to mask
         """
-        masks, task = self._interface.masks, self._task
+        masks = self._interface.masks
+        task = self._task
         own = method_of(self._envs[task], ACTION_MASKS) if self._seeds.started else None
         if own is None:
             return masks.of(task)
@@ -192,8 +197,12 @@ class MultiTaskEnv(TaskSet, Env):
 
     def _start(self, options: Options) -> ResetResult:
         """Start an episode of the current task, and return its observation and info."""
-        self._steps, self._reward, self._success, self._running = 0, 0.0, UNKNOWN, True
-        env, seed = self._envs[self._task], self._seeds.take(self._task)
+        self._steps = 0
+        self._reward = 0.0
+        self._success = UNKNOWN
+        self._running = True
+        env = self._envs[self._task]
+        seed = self._seeds.take(self._task)
         return self._call(env.reset, seed=seed, options=options)
 
     def _count(self) -> tuple[bool, bool]:

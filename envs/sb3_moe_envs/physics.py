@@ -200,7 +200,8 @@ class CartPoleVectorEnv(BatchedVectorEnv):
 
         :param state: a state of the same number of environments
         """
-        self._states, self._steps = state["states"].copy(), state["steps"].copy()
+        self._states = state["states"].copy()
+        self._steps = state["steps"].copy()
         for random, saved in zip(self._random, state["random"], strict=True):
             random.bit_generator.state = saved
         self._observe()
@@ -215,9 +216,11 @@ class CartPoleVectorEnv(BatchedVectorEnv):
 
     def _moved(self) -> np.ndarray:
         """Return the states after one step, by Gymnasium's equations and Euler's method."""
-        pole, (_, speed, theta, turn) = self._pole, self._states
+        pole = self._pole
+        (_, speed, theta, turn) = self._states
         force = np.where(self._actions == 1, pole.force_mag, -pole.force_mag)
-        cos, sin = np.cos(theta), np.sin(theta)
+        cos = np.cos(theta)
+        sin = np.sin(theta)
         pushed = (force + pole.polemass_length * np.square(turn) * sin) / pole.total_mass
         inertia = pole.length * (4.0 / 3.0 - pole.masspole * np.square(cos) / pole.total_mass)
         spin = (pole.gravity * sin - cos * pushed) / inertia

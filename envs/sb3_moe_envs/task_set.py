@@ -72,7 +72,8 @@ class TaskSeeds:
         :param seed: one or several numbers; None draws a seed from the operating system
         """
         self._entropy = np.random.SeedSequence(seed).entropy
-        self._taken, self._renewals = set(), Counter()
+        self._taken = set()
+        self._renewals = Counter()
         return self._stream(0), _integer(self._stream(1))
 
     def take(self, *key: int) -> int | None:
@@ -111,7 +112,7 @@ class TaskSet:
     num_envs: int
     env_index = 0
     render_mode: str | None
-    action_space: Space[Any]
+    action_space: Space
 
     def _take(self, tasks: Any, schedule: ScheduleLike, interface: dict[str, str]) -> None:
         """Read the arguments, before anything is built.
@@ -119,14 +120,16 @@ class TaskSet:
         :param interface: options of an :class:`Interface`
         """
         check_options(interface)
-        self._options, self.task_id = interface, interface.get("task_id", "dict")
+        self._options = interface
+        self.task_id = interface.get("task_id", "dict")
         self.schedule = as_schedule(schedule, tasks)
         self.tasks = tasks_of(tasks)
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
-        self._seeds, self._restored = TaskSeeds(), False
+        self._seeds = TaskSeeds()
+        self._restored = False
 
-    def _unify(self, observations: Sequence[Space[Any]], actions: Sequence[Space[Any]]) -> None:
+    def _unify(self, observations: Sequence[Space], actions: Sequence[Space]) -> None:
         """Set up the translation between the tasks' and the common spaces, and the images' size."""
         self._interface = Interface(observations, actions, self.task_names, **self._options)
         self._size: Any = 0
@@ -139,7 +142,8 @@ class TaskSet:
 
     def _rewind(self, seed: Any) -> bool:
         """Start the schedule and all seeds again if a reset has a seed, or is the first."""
-        restored, self._restored = self._restored, False
+        restored = self._restored
+        self._restored = False
         # Loading a model seeds its environments once more, which must not undo a restored state.
         if self._seeds.started and (seed is None or restored):
             return False
@@ -232,7 +236,7 @@ class TaskSet:
             )
         return reward
 
-    def _index(self, task: int | str | np.integer[Any], argument: str = "task_id") -> int:
+    def _index(self, task: int | str | np.integer, argument: str = "task_id") -> int:
         return task_index(task, self.task_names, argument)
 
 

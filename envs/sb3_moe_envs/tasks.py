@@ -114,7 +114,8 @@ def _short_name(env_id: str, game: object = None) -> str:
 
 def _unique(tasks: list[Task]) -> list[Task]:
     """Make equal names of tasks different, first by the tasks' arguments, then by a number."""
-    names, counts = [task.name for task in tasks], Counter[str]()
+    names = [task.name for task in tasks]
+    counts = Counter[str]()
     unique = []
     for task in tasks:
         name = task.name

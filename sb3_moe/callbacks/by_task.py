@@ -15,6 +15,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_moe.callbacks.periodic import CheckedCallback, RecordingCallback
@@ -64,7 +65,8 @@ class TaskRolloutCallback(CheckedCallback):
         infos = self.locals["infos"]
         self._successes.step(infos)
         for i in np.flatnonzero(self.locals["dones"]).tolist():
-            (task,), success = tasks_stepped([infos[i]], self.task_names), self._successes.end(i)
+            (task,) = tasks_stepped([infos[i]], self.task_names)
+            success = self._successes.end(i)
             if "episode" in infos[i]:
                 episode = infos[i]["episode"]
                 self._episodes[task].append((episode["r"], episode["l"], success))
@@ -126,7 +128,8 @@ class TaskGradientCallback(RecordingCallback):
             raise ValueError(f"`model` must be of PPO or A2C, got {type(model).__name__}")
 
     def _on_rollout_start(self) -> None:
-        self._began, self._tasks = self.model.num_timesteps, list[list[int]]()
+        self._began = self.model.num_timesteps
+        self._tasks = list[list[int]]()
 
     def _on_step(self) -> bool:
         self._tasks.append(tasks_stepped(self.locals["infos"], self.task_names))
@@ -169,7 +172,7 @@ class TaskGradientCallback(RecordingCallback):
         norms = [th.linalg.vector_norm(each) for each in gradients if each is not None]
         return variance, float(th.linalg.vector_norm(th.stack(norms)))
 
-    def _loss(self, rows: tuple[np.ndarray, np.ndarray]) -> th.Tensor:
+    def _loss(self, rows: tuple[np.ndarray, np.ndarray]) -> Tensor:
         """Return the loss of PPO and A2C for the policy that collected the rollout."""
         model: Any = self.model
         buffer = model.rollout_buffer
@@ -191,7 +194,7 @@ class TaskGradientCallback(RecordingCallback):
         entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
         return policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
 
-    def _column(self, stored: Any, index: Any) -> th.Tensor:
+    def _column(self, stored: Any, index: Any) -> Tensor:
         return th.as_tensor(stored[index], device=self.model.device)
 
 
@@ -287,7 +290,8 @@ class PopArtCallback(CheckedCallback):
 
     def _on_rollout_end(self) -> None:
         model: Any = self.model
-        buffer, popart = model.rollout_buffer, model.policy.popart
+        buffer = model.rollout_buffer
+        popart = model.policy.popart
         tasks_B = popart.tasks(_in_rows(buffer.observations, model.device))
         popart.follow(_in_rows(buffer.returns, model.device), tasks_B, self.rate)
         for name in ("returns", "values"):

@@ -74,7 +74,7 @@ class MultiTaskEvalCallback(RecordingCallback):
         every: int,
         n_eval_episodes: int = 10,
         *,
-        eval_env: gym.Env[Any, Any] | VecEnv | str | None = None,
+        eval_env: gym.Env | VecEnv | str | None = None,
         deterministic: bool = True,
         log_path: str | Path | None = None,
         best_model_save_path: str | Path | None = None,
@@ -183,7 +183,8 @@ class MultiTaskEvalCallback(RecordingCallback):
 
     def _forgotten(self) -> list[float]:
         """Return how far each task's score fell since its last block ended; NaN before that."""
-        score, trained = self.record.rows["score"], self.record.rows["trained"]
+        score = self.record.rows["score"]
+        trained = self.record.rows["trained"]
         blocks = [np.flatnonzero(trained == k) for k in range(len(self.task_names))]
         return [
             float(score[ends[-1], k] - score[-1, k])

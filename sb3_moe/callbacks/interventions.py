@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch as th
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.callbacks.periodic import (
@@ -211,12 +210,12 @@ class ShrinkAndPerturbCallback(InterventionCallback):
 
 
 # Penalties. `Arrays` holds an array for each parameter, by the parameter's name.
-Arrays = dict[str, npt.NDArray[Any]]
+Arrays = dict[str, np.ndarray]
 _OBS = "obs/"
 
 
 # The value that a weight is pulled to (its anchor), and how strongly.
-Pull = tuple[th.Tensor | float, th.Tensor | float]
+Pull = tuple[Tensor | float, Tensor | float]
 
 
 class WeightPenaltyCallback(CheckedCallback):
@@ -307,12 +306,13 @@ class WeightPenaltyCallback(CheckedCallback):
             self.logger.record(f"{self.area}/penalty/{self.key}", penalty)
 
     def _add(
-        self, pull: Pull, mask: th.Tensor | None, num_experts: int | None, parameter: Any
+        self, pull: Pull, mask: Tensor | None, num_experts: int | None, parameter: Any
     ) -> None:
         """Add the gradient of the penalty on a parameter to that of the loss."""
         if not self._lasts():
             return
-        gradient, (anchor, strength) = parameter.grad, pull
+        gradient = parameter.grad
+        (anchor, strength) = pull
         offset = strength * (parameter.detach() - anchor)
         if mask is not None:
             offset = offset * mask
@@ -330,14 +330,14 @@ class WeightPenaltyCallback(CheckedCallback):
         self._detach()
 
 
-def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor, int]]:
+def _held_still(policy: Any) -> tuple[dict[Tensor, Tensor], dict[Tensor, int]]:
     """Return which entries of parameters penalties must not move.
 
     :return: masks by parameter, False where an entry stays as it is; and the number of experts in
         each parameter whose experts stay as they are while they are idle
     """
-    masks: dict[th.Tensor, th.Tensor] = {}
-    experts: dict[th.Tensor, int] = {}
+    masks: dict[Tensor, Tensor] = {}
+    experts: dict[Tensor, int] = {}
     for optimizer in networks_of(policy).every_optimizer():
         if keeps_masks(optimizer):
             masks |= masks_in(optimizer)
@@ -522,13 +522,15 @@ class EWCCallback(AnchorCallback):
 
     def _end(self, task: str) -> None:
         super()._end(task)
-        rows, now = self.kept["rows"], self.kept["task"]
+        rows = self.kept["rows"]
+        now = self.kept["task"]
         self.kept["rows"] = {now: rows[now]} if now in rows else {}
 
     def strengths(self, task: str, before: Arrays) -> Arrays:
         """Return the Fisher information of all tasks so far."""
         columns = self._recent(task).latest()
-        actions, masks = columns.pop("actions"), columns.pop("masks", None)
+        actions = columns.pop("actions")
+        masks = columns.pop("masks", None)
         obs: Any = {name.removeprefix(_OBS): column for name, column in columns.items()}
         obs = obs.get("", obs)
         found = fisher_information(self.model.policy, obs, actions, self.parameters(), masks)

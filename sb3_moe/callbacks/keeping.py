@@ -3,7 +3,6 @@
 import io
 import sys
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.logger import TensorBoardOutputFormat
@@ -22,7 +21,8 @@ from sb3_moe.watching.films import Sheet, save_gif
 from sb3_moe.watching.recording import watch
 from sb3_moe.watching.replays import Replay
 
-FPS, SIZE = 10, 160
+FPS = 10
+SIZE = 160
 
 
 class SnapshotCallback(PeriodicCallback):
@@ -67,7 +67,8 @@ class SnapshotCallback(PeriodicCallback):
     def _init_callback(self) -> None:
         # Check before training starts: only then do other callbacks change files of earlier runs.
         self._within_rollout = self._ended = False
-        step, steps = self.model.num_timesteps, [step_of(p) for p in snapshots_in(self.folder)]
+        step = self.model.num_timesteps
+        steps = [step_of(p) for p in snapshots_in(self.folder)]
         self._is_another_run = step not in steps and max(steps, default=0) > step
         if self._is_another_run and not self.overwrite:
             raise ValueError(
@@ -130,7 +131,7 @@ class ReplayCallback(PeriodicCallback):
         self,
         every: int,
         *,
-        env: gym.Env[Any, Any] | VecEnv | None = None,
+        env: gym.Env | VecEnv | None = None,
         episodes: int = 1,
         max_steps: int = 200,
         deterministic: bool = True,
@@ -175,7 +176,8 @@ def _show_films(replay: Replay, board: TensorBoardOutputFormat, step: int) -> No
 
     sheet = Sheet(replay, SIZE)
     for k, track in enumerate(replay.runs[0].tracks):
-        images, buffer = [sheet.draw(track, i) for i in range(len(track))], io.BytesIO()
+        images = [sheet.draw(track, i) for i in range(len(track))]
+        buffer = io.BytesIO()
         save_gif(buffer, images, FPS)
         width, height = images[0].size
         film = Summary.Image(

@@ -210,7 +210,8 @@ class CurrentTask:
 
         :param kept: holds the current task's name under ``"task"``, and is updated in place
         """
-        before, number = kept.get("task"), self.number()
+        before = kept.get("task")
+        number = self.number()
         if number is None:
             return None
         kept["task"] = self.names[number]

@@ -15,6 +15,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
 from sb3_moe.callbacks.periodic import RecordingCallback, refuse_trpo, remembered
 from sb3_moe.layers import MoELayer
@@ -41,7 +42,8 @@ from sb3_moe.vec_env.observations import Obs, concatenate, map_observation, sele
 from sb3_moe.vec_env.tasks import LAYER, short_names, task_names, tasks_played
 
 # Observations are kept every STRIDE steps of play, at least ROUNDS times.
-STRIDE, ROUNDS = 4, 10
+STRIDE = 4
+ROUNDS = 10
 
 
 def collect_probe(
@@ -66,7 +68,8 @@ def collect_probe(
     steps = played(player, env, env.reset(), deterministic=False)
     tasks = tasks_played(env)
     envs = [np.flatnonzero(tasks == k) for k in range(len(names))]
-    wanted, fewest = size // len(envs), min(map(len, envs))
+    wanted = size // len(envs)
+    fewest = min(map(len, envs))
     rounds = max(ROUNDS, math.ceil(wanted / max(fewest, 1)))
     kept: list[Obs] = []
     for obs, *_ in islice(steps, STRIDE - 1, rounds * STRIDE, STRIDE):
@@ -220,7 +223,7 @@ class PlasticityCallback(ProbeCallback):
         self.taus = tuple(taus)
         self.by_gradient = by_gradient
         self.ntk_size = ntk_size
-        self._weights: dict[str, list[th.Tensor]] = {}
+        self._weights: dict[str, list[Tensor]] = {}
         self._gradients = CriticGradients()
 
     def check_model(self, model: BaseAlgorithm) -> None:
@@ -243,7 +246,8 @@ class PlasticityCallback(ProbeCallback):
 
     def act(self, step: int) -> None:
         """Measure, log and record."""
-        policy, batches = self.model.policy, self.batches()
+        policy = self.model.policy
+        batches = self.batches()
         gradients = self._gradients.of_last_step
         measures = measure_layers(policy, batches, self.taus)
         measures |= measure_weights(policy, gradients) | self._weight_changes()
@@ -255,7 +259,8 @@ class PlasticityCallback(ProbeCallback):
         self.record.add(step, measures)
 
     def _weight_changes(self) -> dict[str, float]:
-        before, now = self._weights, online_parameters(self.model.policy)
+        before = self._weights
+        now = online_parameters(self.model.policy)
         self._weights = {name: [p.detach().clone() for p in now[name]] for name in now}
         # The weights of a network whose experts joined or left can't be compared.
         same = [n for n in before if [p.shape for p in before[n]] == [p.shape for p in now[n]]]
@@ -303,7 +308,8 @@ class RoutingCallback(ProbeCallback):
     @th.no_grad()
     def act(self, step: int) -> None:
         """Measure, log and record."""
-        policy, batches = policy_of(self.model), self.batches()
+        policy = policy_of(self.model)
+        batches = self.batches()
         outputs = expert_outputs(policy, concatenate(batches))
         by_task = [policy.routing(batch) for batch in batches]
         row: dict[str, Any] = {}
@@ -435,7 +441,9 @@ class FreezeRouterCallback(ProbeCallback):
 
     @th.no_grad()
     def _measure(self) -> None:
-        settled, moved, before = self.kept["settled"], {}, self.kept["gates"]
+        settled = self.kept["settled"]
+        moved = {}
+        before = self.kept["gates"]
         now = self._gates(self.kept["seen"]) if before else {}
         for name in self._routers():
             # Experts may have joined or left.

@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.callbacks.periodic import CheckedCallback, refuse_trpo, same_training
 from sb3_moe.layers import MoELayer
@@ -92,11 +92,14 @@ class SparseTrainingCallback(CheckedCallback):
         whole("interval", interval)
         positive("drop_fraction", drop_fraction, at_most=1.0)
         positive("end_fraction", end_fraction, at_most=1.0)
-        self.sparsity, self.method, self.densities = sparsity, method, densities
+        self.sparsity = sparsity
+        self.method = method
+        self.densities = densities
         self.drop_fraction = drop_fraction
         self.interval = interval
         self.end_fraction = end_fraction
-        self.rescale, self.seed = rescale, seed
+        self.rescale = rescale
+        self.seed = seed
         self._changed: dict[th.optim.Optimizer, int] = {}
 
     def init_callback(self, model: BaseAlgorithm) -> None:
@@ -132,7 +135,7 @@ class SparseTrainingCallback(CheckedCallback):
         total = sum(layer.weight.numel() for layer in self.layers)
         self.say(f"{sum(alive):,} of {total:,} weights are alive")
 
-    def _masks(self) -> Mapping[th.Tensor, th.Tensor]:
+    def _masks(self) -> Mapping[Tensor, Tensor]:
         return {p: mask for each in self.optimizers for p, mask in masks_in(each).items()}
 
     def _draw(self, counts: Sequence[int]) -> None:
@@ -144,7 +147,8 @@ class SparseTrainingCallback(CheckedCallback):
             raise ValueError("`model` must have no frozen experts for sparse training")
         seeds = (self.seed, self.model.seed, np.random.SeedSequence().generate_state(1)[0])
         seed = next(int(each) for each in seeds if each is not None)
-        generator, masks = generator_of(seed), dict[th.Tensor, th.Tensor]()
+        generator = generator_of(seed)
+        masks = dict[Tensor, Tensor]()
         targets = networks_of(self.policy).followers()
         for layer, count in zip(self.layers, counts, strict=True):
             size = math.prod(layer.shape)
@@ -177,12 +181,16 @@ class SparseTrainingCallback(CheckedCallback):
 
         :param optimizer: the one that has just stepped
         """
-        masks, moments = masks_in(optimizer), moments_in(optimizer)
-        group, place = optimizer.param_groups[0], self.optimizers.index(optimizer) + 1
+        masks = masks_in(optimizer)
+        moments = moments_in(optimizer)
+        group = optimizer.param_groups[0]
+        place = self.optimizers.index(optimizer) + 1
         generator = generator_of(group[SEED], place, group[UPDATES])
-        fraction, changed = self._fraction(), 0
+        fraction = self._fraction()
+        changed = 0
         for layer in self.layers:
-            mask, gradient = masks.get(layer.weight), layer.weight.grad
+            mask = masks.get(layer.weight)
+            gradient = layer.weight.grad
             if mask is None or gradient is None:
                 continue
             before = mask.clone()
@@ -227,7 +235,7 @@ class SparseLayer(NamedTuple):
 
     network: str
     layer: nn.Module
-    weight: th.Tensor
+    weight: Tensor
     num_experts: int
 
     @property
@@ -262,7 +270,7 @@ def sparse_layers(policy: BaseModel) -> list[SparseLayer]:
 
 
 @th.no_grad()
-def _rescale(layer: SparseLayer, mask: th.Tensor, weights: Sequence[th.Tensor]) -> None:
+def _rescale(layer: SparseLayer, mask: Tensor, weights: Sequence[Tensor]) -> None:
     """Make up for the inputs that each unit loses (Evci et al. 2022, arXiv 2010.03533).
 
     :param weights: the layer's weight, and that of the target network, if any
@@ -289,7 +297,8 @@ def erk(shapes: Sequence[Shape], sparsity: float) -> Sequence[float]:
     """
     sizes = np.array([math.prod(shape) for shape in shapes])
     sums = np.array([sum(shape) for shape in shapes])
-    raw, dense = sums / sizes, np.zeros(len(shapes), bool)
+    raw = sums / sizes
+    dense = np.zeros(len(shapes), bool)
     while True:
         wanted = (1.0 - sparsity) * sizes.sum() - sizes[dense].sum()
         densities = raw * wanted / (sums[~dense].sum() or 1.0)
@@ -332,7 +341,7 @@ def generator_of(*numbers: int) -> th.Generator:
     return th.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
-def drawn(size: int, alive: int, generator: th.Generator) -> th.Tensor:
+def drawn(size: int, alive: int, generator: th.Generator) -> Tensor:
     """Return a random mask (W,) with a given number of True entries.
 
     :param size: W
@@ -344,7 +353,7 @@ def drawn(size: int, alive: int, generator: th.Generator) -> th.Tensor:
     return mask_W
 
 
-def regrown(weight_W: th.Tensor, mask_W: th.Tensor, number: int, scores_W: th.Tensor) -> th.Tensor:
+def regrown(weight_W: Tensor, mask_W: Tensor, number: int, scores_W: Tensor) -> Tensor:
     """Return the mask without the smallest weights, and with as many others in their place.
 
     A weight that is dropped may grow again, as in the authors' code of RigL (arXiv 1911.11134).

@@ -12,6 +12,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her import HerReplayBuffer
+from torch import Tensor
 
 from sb3_moe.callbacks.periodic import CheckedCallback, CurrentTask, remembered
 from sb3_moe.growing import add_experts, freeze_experts
@@ -147,7 +148,8 @@ class TaskSwitchCallback(CheckedCallback):
         return True
 
     def _switch(self, task: str) -> None:
-        step, policy = self.model.num_timesteps, self.model.policy
+        step = self.model.num_timesteps
+        policy = self.model.policy
         self.kept["switches"] += 1
         self.say(f"Task {task} begins at {step} steps")
         if self.reset_optimizer:
@@ -245,16 +247,22 @@ class NewTaskCallback(CheckedCallback):
         not_negative("margin", margin)
         positive("quantile", quantile, at_most=1.0)
         positive("share", share, at_most=1.0)
-        self.window, self.quantile, self.margin = window, quantile, margin
-        self.share, self.patience, self.most = share, patience, most
-        self.add_expert, self.fit_steps = add_expert, fit_steps
+        self.window = window
+        self.quantile = quantile
+        self.margin = margin
+        self.share = share
+        self.patience = patience
+        self.most = most
+        self.add_expert = add_expert
+        self.fit_steps = fit_steps
         self.noticed = 0
         self._kept: dict[str, Any] = {}
         self._usual = deque[list[float]](maxlen=CALM_WINDOWS)
         self._seen: list[np.ndarray] = []
         # How many windows in a row were surprising (during an alarm: calm), and whether an alarm
         # is on, which a new task has raised.
-        self._in_row, self._alarmed = 0, False
+        self._in_row = 0
+        self._alarmed = False
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless there is a belief, and an expert can join where one may."""
@@ -305,7 +313,7 @@ class NewTaskCallback(CheckedCallback):
         self._kept["state"] = [self.noticed, self._in_row, self._alarmed]
         self._kept["usual"] = list(self._usual)
 
-    def _explained(self, histories: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def _explained(self, histories: Tensor) -> tuple[Tensor, Tensor]:
         """Return how well the best model explains each history, and its number, both (S, n).
 
         :param histories: (S, n, K, W); one without a transition has NaN
@@ -314,7 +322,7 @@ class NewTaskCallback(CheckedCallback):
         score_M, best_M = belief.explained(histories.flatten(0, 1)).max(1)
         return score_M.view(histories.shape[:2]), best_M.view(histories.shape[:2])
 
-    def _surprised(self, score_n: th.Tensor) -> th.Tensor:
+    def _surprised(self, score_n: Tensor) -> Tensor:
         if len(self._usual) < CALM_WINDOWS:
             return th.zeros_like(score_n, dtype=th.bool)
         usual = np.nanquantile(np.concatenate(self._usual), self.quantile)
@@ -326,10 +334,11 @@ class NewTaskCallback(CheckedCallback):
         self._in_row = self._in_row + 1 if turns else 0
         if self._in_row < self.patience:
             return False
-        self._alarmed, self._in_row = not self._alarmed, 0
+        self._alarmed = not self._alarmed
+        self._in_row = 0
         return self._alarmed and self.noticed < self.most
 
-    def _add(self, likeliest: int, histories: th.Tensor) -> None:
+    def _add(self, likeliest: int, histories: Tensor) -> None:
         """Add an expert to every network, with a model fitted to the surprising histories."""
         # At first it is an exact copy, so that the update that follows starts from the same policy.
         add_experts(self.model, like=likeliest, perturb=0.0)

@@ -13,7 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_moe.growing.copy_map import CopyMap, encodes, leaves_of, parts_of
@@ -107,7 +107,8 @@ def upcycle(
     map_ = CopyMap(new.policy, old)
     with map_.shown():
         _map(map_, new.policy, old, totals, perturb)
-    ours, theirs = networks_of(new.policy), networks_of(old)
+    ours = networks_of(new.policy)
+    theirs = networks_of(old)
     map_.write_weights(ours, theirs)
     pairs = [*zip(ours.every_optimizer(), theirs.every_optimizer(), strict=True)]
     states = {p: s for _, each in pairs for p, s in each.state.items() if s}
@@ -120,10 +121,12 @@ def upcycle(
 
 def _policy_kwargs(model: BaseAlgorithm, old: Any, num_tasks: int | None) -> dict[str, Any]:
     """Return the dense policy's arguments, with an extractor that keeps the task id apart."""
-    kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
+    kind = old.features_extractor_class
+    kwargs = dict(old.features_extractor_kwargs)
     extractor = networks_of(old).extractors()["features"]
     if kind in (FlattenExtractor, CombinedExtractor) and not tensors_of(extractor):
-        kind, kwargs = TaskExtractor, {"encoder": "flat"}
+        kind = TaskExtractor
+        kwargs = {"encoder": "flat"}
     kwargs.pop("raw", None)
     if num_tasks is not None:
         kwargs["num_tasks"] = num_tasks
@@ -166,9 +169,7 @@ class _ExpertsFromDense:
     number: int
     perturb: float
 
-    def chain(
-        self, new: Sequence[nn.Module], old: Sequence[nn.Module], at: th.Tensor | None
-    ) -> None:
+    def chain(self, new: Sequence[nn.Module], old: Sequence[nn.Module], at: Tensor | None) -> None:
         """Map modules that run one after the other.
 
         :param new: plain modules and layers of experts
@@ -182,7 +183,8 @@ class _ExpertsFromDense:
                 experts = [leaves_of(part.experts.expert(k)) for k in range(part.num_experts)]
                 count, more = self._span(experts[0], rest)
                 self._experts(part, experts, rest[:count], more, at)
-                rest, at = rest[count:], None
+                rest = rest[count:]
+                at = None
             elif tensors_of(part):
                 at = self.map.in_order([part], [rest.pop(0)], at)
 
@@ -209,7 +211,7 @@ class _ExpertsFromDense:
         experts: Sequence[Sequence[nn.Module]],
         old: Sequence[nn.Module],
         more: bool,
-        at: th.Tensor | None,
+        at: Tensor | None,
     ) -> None:
         """Map every expert of a layer to the dense layers that it replaces.
 
@@ -247,7 +249,8 @@ def _side_by_side(heads: Sequence[nn.Module]) -> list[nn.Module]:
 
 def _check_env(model: BaseAlgorithm, env: Any) -> None:
     """Raise ValueError unless an environment has a model's spaces; it may add a task id."""
-    old, new = model.observation_space, env.observation_space
+    old = model.observation_space
+    new = env.observation_space
     seen = new
     if isinstance(new, spaces.Dict) and has_task_key(new):
         rest = {key: each for key, each in new.spaces.items() if key != TASK_KEY}
@@ -260,7 +263,7 @@ def _check_env(model: BaseAlgorithm, env: Any) -> None:
         )
 
 
-def join_task(obs: Any, space: spaces.Space[Any]) -> Any:
+def join_task(obs: Any, space: spaces.Space) -> Any:
     """Return observations that fit a space, with task ids 0, 1, ... in turn if it adds a task id.
 
     :param obs: a batch of observations
@@ -334,7 +337,7 @@ def _write(new: Any, old: MoEPolicy, found: Sequence[Network], task: int | None)
             first = map_.in_order(leaves_of(mine.hidden), leaves_of(plain.hidden), at)
             for head, layers in zip(leaves_of(*mine.heads), plain.heads, strict=True):
                 map_.in_order([head], leaves_of(layers), first)
-    lagging: dict[th.Tensor, th.Tensor] = {}
+    lagging: dict[Tensor, Tensor] = {}
     for network, plain in zip(theirs.networks(), found, strict=True):
         # This network's target network, or the network itself if it has none.
         hidden, *heads = (theirs.target_of(each) or each for each in network.layers)
@@ -490,7 +493,7 @@ def _fit(
     networks = nn.ModuleList(m for own in networks_of(new).modules().values() for m in own)
     optimizer = th.optim.Adam(networks.parameters(), lr=learning_rate)
 
-    def errors() -> dict[str, th.Tensor]:
+    def errors() -> dict[str, Tensor]:
         found = raw_outputs(new, obs, actions)
         return {n: F.mse_loss(found[n], y) / spread[n] for n, y in wanted.items()}
 

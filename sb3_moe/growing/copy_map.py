@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.activations import is_norm
@@ -34,7 +34,7 @@ from sb3_moe.policies.optimizers import ExpertAdam
 from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key, one_hot_length
 
 #: A function from a tensor to values for its numbers: one for each, one for all, or None.
-Read = Callable[[th.Tensor], th.Tensor | None]
+Read = Callable[[Tensor], Tensor | None]
 #: What numbers are: weights, averages of gradients (1) or of their squares (2), or counts (0), of
 #: which the largest is taken where several come together.
 Kind = Literal["weight", 0, 1, 2]
@@ -54,7 +54,7 @@ POWERS: dict[str, Kind] = {
 READS = ("weight", "weight_ih_l0")
 
 
-def itself(tensor: th.Tensor) -> th.Tensor:
+def itself(tensor: Tensor) -> Tensor:
     """Return the tensor itself: the :data:`Read` for weights."""
     return tensor
 
@@ -72,7 +72,7 @@ class Numbers:
             self.starts[tensor] = self.total
             self.total += tensor.numel()
 
-    def places(self, tensor: th.Tensor) -> th.Tensor:
+    def places(self, tensor: Tensor) -> Tensor:
         """Return the places of a tensor's numbers, in the tensor's shape."""
         start = self.starts[tensor]
         return th.arange(start, start + tensor.numel()).view(tensor.shape)
@@ -89,7 +89,7 @@ class Numbers:
             for tensor, data in before.items():
                 tensor.data = data
 
-    def row(self, read: Read) -> th.Tensor:
+    def row(self, read: Read) -> Tensor:
         """Return the row of values for all places, nan where there is none.
 
         :param read: from a tensor of the networks to the values for its numbers
@@ -102,7 +102,7 @@ class Numbers:
         return row
 
     @th.no_grad()
-    def write(self, row: th.Tensor, read: Read) -> None:
+    def write(self, row: Tensor, read: Read) -> None:
         """Write a row into tensors.
 
         :param row: a value for each place
@@ -123,7 +123,7 @@ class Origin(NamedTuple):
     :param gate: the factor by which the gradients of the old numbers enter those of the new ones
     """
 
-    places: th.Tensor
+    places: Tensor
     weight: float = 1.0
     gate: float = 1.0
 
@@ -138,9 +138,9 @@ class Entry(NamedTuple):
     :param adds: whether all this is added to the values that these places have so far
     """
 
-    into: th.Tensor
+    into: Tensor
     origins: Sequence[Origin] = ()
-    value: th.Tensor | float = 0.0
+    value: Tensor | float = 0.0
     age: Age = "kept"
     adds: bool = False
 
@@ -153,7 +153,8 @@ class CopyMap:
     """
 
     def __init__(self, new: nn.Module, *old: nn.Module) -> None:
-        self.new, self.old = Numbers(new), Numbers(*old)
+        self.new = Numbers(new)
+        self.old = Numbers(*old)
         self.entries: list[Entry] = []
         self._weights = self.old.row(itself)
         self._num_experts = {
@@ -171,9 +172,7 @@ class CopyMap:
         with self.new.shown(), self.old.shown():
             yield
 
-    def copy(
-        self, into: th.Tensor, source: th.Tensor, weight: float = 1.0, gate: float = 1.0
-    ) -> None:
+    def copy(self, into: Tensor, source: Tensor, weight: float = 1.0, gate: float = 1.0) -> None:
         """Let new numbers be old ones times ``weight``.
 
         :param into: places of the new numbers
@@ -189,15 +188,15 @@ class CopyMap:
             )
         self.entries.append(Entry(shown_in(into), [Origin(shown_in(source), weight, gate)]))
 
-    def fill(self, into: th.Tensor, value: th.Tensor | float, *, adds: bool = False) -> None:
+    def fill(self, into: Tensor, value: Tensor | float, *, adds: bool = False) -> None:
         """Set new numbers to one value, or to a value for each; or add it to them (``adds``)."""
         self.entries.append(Entry(shown_in(into), value=value, age="new", adds=adds))
 
-    def size_of(self, source: th.Tensor) -> float:
+    def size_of(self, source: Tensor) -> float:
         """Return the root mean square of old weights."""
         return self._weights[shown_in(source)].square().mean().sqrt().item()
 
-    def move_apart(self, lasts: Sequence[th.Tensor], gates: Sequence[float], size: float) -> None:
+    def move_apart(self, lasts: Sequence[Tensor], gates: Sequence[float], size: float) -> None:
         """Add noise to the weights of several experts, which cancels in the sum under their gates.
 
         :param lasts: the weights of each expert's last layer
@@ -215,7 +214,7 @@ class CopyMap:
         self,
         new: nn.Module,
         old: nn.Module,
-        columns: th.Tensor | None = None,
+        columns: Tensor | None = None,
         scale: float = 1.0,
         gate: float = 1.0,
     ) -> None:
@@ -242,9 +241,9 @@ class CopyMap:
         self,
         new: Sequence[nn.Module],
         old: Sequence[nn.Module],
-        columns: th.Tensor | None,
+        columns: Tensor | None,
         gate: float = 1.0,
-    ) -> th.Tensor | None:
+    ) -> Tensor | None:
         """Copy layers that run one after the other.
 
         :param columns: the column of each old input in the first linear layer; None: the same as
@@ -268,7 +267,7 @@ class CopyMap:
 
     def networks(
         self, new: Any, old: Any, cure: str = ""
-    ) -> Iterator[tuple[Network, Network, th.Tensor | None]]:
+    ) -> Iterator[tuple[Network, Network, Tensor | None]]:
         """Copy everything but hidden layers and heads, and yield each pair of networks.
 
         A pair is a new network and its old one. With it comes the column of each old input in the
@@ -280,7 +279,8 @@ class CopyMap:
             width; empty: there is no error, and the noise stays new
         :raises ValueError: if there is such noise, and a cure
         """
-        ours, theirs = networks_of(new), networks_of(old)
+        ours = networks_of(new)
+        theirs = networks_of(old)
         for mine, other in zip(ours.networks(), theirs.networks(), strict=True):
             at = columns(new, mine, old, other)
             if own := tensors_of(mine.extractor):
@@ -295,7 +295,7 @@ class CopyMap:
             elif cure:
                 raise ValueError(f"gSDE's {name} has the width of the old hidden layer: {cure}")
 
-    def _alike(self, new: Sequence[th.Tensor], old: Sequence[th.Tensor]) -> None:
+    def _alike(self, new: Sequence[Tensor], old: Sequence[Tensor]) -> None:
         for mine, theirs in zip(new, old, strict=True):
             self.copy(mine, theirs)
 
@@ -303,7 +303,7 @@ class CopyMap:
 
     def follow(
         self, new: Read, old: Read, kind: Kind = "weight", skip: Sequence[Age] = ()
-    ) -> th.Tensor:
+    ) -> Tensor:
         """Return the row of the new networks, with all values that come from old ones.
 
         :param new: the values of the new networks' tensors so far
@@ -311,7 +311,8 @@ class CopyMap:
         :param kind: what numbers these are
         :param skip: numbers of these ages keep their values so far
         """
-        row, was = self.new.row(new), self.old.row(old)
+        row = self.new.row(new)
+        was = self.old.row(old)
         for into, origins, value, age, adds in self.entries:
             if age not in skip:
                 found = value + _together(origins, was, kind) if origins else value
@@ -319,20 +320,21 @@ class CopyMap:
         return row
 
     def write_weights(
-        self, new: Networks, old: Networks, lagging: Mapping[th.Tensor, th.Tensor] | None = None
+        self, new: Networks, old: Networks, lagging: Mapping[Tensor, Tensor] | None = None
     ) -> None:
         """Write weights and buffers of online networks, and of target networks from old targets.
 
         :param lagging: the target's tensor for each old online tensor that is in no policy
         """
         self.new.write(self.follow(itself, itself), itself)
-        ours, theirs = new.followers(), old.followers() | dict(lagging or {})
+        ours = new.followers()
+        theirs = old.followers() | dict(lagging or {})
         # New numbers are the same in a target network as in the online network.
         self.new.write(self.follow(itself, lambda each: theirs.get(each, each)), ours.get)
 
     def states(
-        self, states: Mapping[th.Tensor, Mapping[str, Any]], optimizer: th.optim.Optimizer
-    ) -> dict[th.Tensor, dict[str, Any]]:
+        self, states: Mapping[Tensor, Mapping[str, Any]], optimizer: th.optim.Optimizer
+    ) -> dict[Tensor, dict[str, Any]]:
         """Return an optimizer's states of new parameters; one without origins has none.
 
         Averages of gradients are multiplied by the factors of the gradients, averages of squares
@@ -345,7 +347,7 @@ class CopyMap:
         :param optimizer: the optimizer of the new parameters
         """
         names = {name for state in states.values() for name in state}
-        found: dict[th.Tensor, dict[str, Any]] = {
+        found: dict[Tensor, dict[str, Any]] = {
             parameter: {}
             for group in optimizer.param_groups
             for parameter in group["params"]
@@ -369,12 +371,12 @@ class CopyMap:
         return {parameter: state for parameter, state in found.items() if state}
 
 
-def shown_in(tensor: th.Tensor) -> th.Tensor:
+def shown_in(tensor: Tensor) -> Tensor:
     """Return the places that a tensor holds while a map is made."""
     return tensor.detach().long()
 
 
-def _together(origins: Sequence[Origin], old: th.Tensor, kind: Kind) -> th.Tensor:
+def _together(origins: Sequence[Origin], old: Tensor, kind: Kind) -> Tensor:
     if kind == 0:
         return th.stack([old[each.places] for each in origins]).amax(0)
     if kind == 2:  # as if the gradients had one direction
@@ -383,9 +385,7 @@ def _together(origins: Sequence[Origin], old: th.Tensor, kind: Kind) -> th.Tenso
     return th.stack(terms).sum(0)
 
 
-def _as_row(
-    states: Mapping[th.Tensor, Mapping[str, Any]], name: str, tensor: th.Tensor
-) -> th.Tensor | None:
+def _as_row(states: Mapping[Tensor, Mapping[str, Any]], name: str, tensor: Tensor) -> Tensor | None:
     """Return an entry of a parameter's state, expanded to a value for each of its numbers."""
     value = states.get(tensor, {}).get(name)
     if value is None:
@@ -396,13 +396,13 @@ def _as_row(
     return value.reshape(-1, 1).expand(-1, tensor.numel() // value.numel())
 
 
-def _known(by_expert: th.Tensor, kind: Kind) -> th.Tensor:
+def _known(by_expert: Tensor, kind: Kind) -> Tensor:
     """Replace nan by the mean of the same expert's squares, or by 0 if they are no squares."""
     rest = by_expert.nanmean(1, keepdim=True).nan_to_num(nan=0.0) if kind == 2 else th.zeros(1)
     return th.where(by_expert.isnan(), rest.to(by_expert), by_expert)
 
 
-def _counts(by_expert: th.Tensor, optimizer: th.optim.Optimizer, parameter: th.Tensor) -> th.Tensor:
+def _counts(by_expert: Tensor, optimizer: th.optim.Optimizer, parameter: Tensor) -> Tensor:
     """Return counts on the device that the optimizer wants: the parameter's, or the CPU."""
     group = optimizer.param_groups[0]
     device = parameter.device if group.get("fused") or group.get("capturable") else "cpu"
@@ -443,7 +443,7 @@ def leaves_of(*modules: nn.Module) -> list[nn.Module]:
 # Columns.
 
 
-def columns(new: Any, mine: Network, old: Any, other: Network) -> th.Tensor | None:
+def columns(new: Any, mine: Network, old: Any, other: Network) -> Tensor | None:
     """Return the column of each old input in the first layer of a new network.
 
     :param new: the new policy
@@ -453,7 +453,8 @@ def columns(new: Any, mine: Network, old: Any, other: Network) -> th.Tensor | No
     :return: None if the columns are the same as before
     :raises ValueError: if the new network doesn't see all that the old one sees
     """
-    ours, theirs = _inputs(new, mine), _inputs(old, other)
+    ours = _inputs(new, mine)
+    theirs = _inputs(old, other)
     if encodes(mine):  # its own encoder replaces the other's extractor
         tasks = len(ours) - _width(mine.extractor)
         ours = list(range(_width(other.extractor) + tasks))

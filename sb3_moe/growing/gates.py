@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch as th
+from torch import Tensor
 
 from sb3_moe.growing.copy_map import Age
 from sb3_moe.layers import (
@@ -107,7 +108,7 @@ def constant_gates(layer: MoELayer, task: int | None) -> list[float] | None:
     return [1.0] if is_one else None
 
 
-def _gates_KE(layer: EmbeddingMoE) -> th.Tensor:
+def _gates_KE(layer: EmbeddingMoE) -> Tensor:
     rows_KE = layer.task_weights.rows_KW.detach()
     return rows_KE.softmax(-1) if layer.softmax else rows_KE
 
@@ -120,7 +121,7 @@ def takes_bias(layer: MoELayer) -> bool:
     return "bias" in own_options(type(layer)) and not isinstance(layer, EmbeddingMoE)
 
 
-def shared_gates(gates_KE: th.Tensor, heirs: Sequence[Heir]) -> th.Tensor:
+def shared_gates(gates_KE: Tensor, heirs: Sequence[Heir]) -> Tensor:
     """Return the gates (K, X) after a change; a new expert takes its share of the sum of all gates.
 
     :param gates_KE: the gates before the change
@@ -166,7 +167,7 @@ def share_out(new: MoELayer, old: Any, heirs: Sequence[Heir]) -> None:
         )
 
 
-def _shared_biases(scores: LinearScores, num_experts: int, heirs: Sequence[Heir]) -> th.Tensor:
+def _shared_biases(scores: LinearScores, num_experts: int, heirs: Sequence[Heir]) -> Tensor:
     """Return the biases of scores by which experts take over the gates of old experts, (X*S,).
 
     A gate is proportional to the exponential of the score: adding the logarithm of a share to the
@@ -191,7 +192,7 @@ def _shared_biases(scores: LinearScores, num_experts: int, heirs: Sequence[Heir]
     return th.stack(rows).flatten()
 
 
-def _above_mean(scale: th.Tensor | None, weight_RES: th.Tensor) -> th.Tensor:
+def _above_mean(scale: Tensor | None, weight_RES: Tensor) -> Tensor:
     """Return how far the mean direction can score above the mean of all scores at most, (S,)."""
     if scale is None:
         return weight_RES.new_zeros(weight_RES.shape[-1])

@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from torch import Tensor
 
 from sb3_moe.layers.classes import of_this_package
 from sb3_moe.layers.evaluating import evaluating, recording
@@ -172,7 +173,7 @@ def changed_kwargs(model: BaseAlgorithm, net_arch: Any, kind: type[Any], kwargs:
 # From a dense policy class to the one with experts, and back.
 
 
-def moe_class(model: BaseAlgorithm, space: spaces.Space[Any]) -> type[Any]:
+def moe_class(model: BaseAlgorithm, space: spaces.Space) -> type[Any]:
     """Return our policy class for a model's algorithm and observations.
 
     :param model: a dense model
@@ -211,12 +212,14 @@ def build_dense(model: BaseAlgorithm, old: Any, net_arch: Any) -> Any:
     :param net_arch: hidden layers of the new policy
     :raises ValueError: if SB3 has no counterpart of the extractor
     """
-    kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
+    kind = old.features_extractor_class
+    kwargs = dict(old.features_extractor_kwargs)
     if issubclass(kind, TaskExtractor):
         if (encoder := kwargs.get("encoder")) != "flat":
             raise ValueError(f"`encoder` must be 'flat' in SB3's own model, got {encoder!r}")
         is_dict = isinstance(old.observation_space, spaces.Dict)
-        kind, kwargs = CombinedExtractor if is_dict else FlattenExtractor, {}
+        kind = CombinedExtractor if is_dict else FlattenExtractor
+        kwargs = {}
     policy_class = model.policy_aliases[_alias(model).removeprefix(_OURS)]
     arguments = changed_kwargs(model, net_arch, kind, kwargs)
     return build_like(model, policy_class, arguments, model.get_env())
@@ -251,7 +254,7 @@ def refuse_masks(policy: Any) -> None:
 # Raw outputs of networks: logits, means, values.
 
 
-def raw_outputs(policy: Any, obs: Any, actions: th.Tensor | None = None) -> dict[str, th.Tensor]:
+def raw_outputs(policy: Any, obs: Any, actions: Tensor | None = None) -> dict[str, Tensor]:
     """Return every network's raw outputs, (B, O), by network and number of the head: ``"pi.0"``.
 
     :param policy: of any algorithm
@@ -290,7 +293,7 @@ def check_same(new: Any, old: Any, obs: Any, old_obs: Any) -> None:
             )
 
 
-def sampled(space: spaces.Space[Any], rows: int = 16) -> Any:
+def sampled(space: spaces.Space, rows: int = 16) -> Any:
     """Draw observations from a space, the same in every call, with floats clipped to [-10, 10].
 
     :param space: the space of observations

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.growing.copy_map import Age, CopyMap, Entry, Origin, Read, itself, shown_in
 from sb3_moe.growing.gates import Heir, kept, share_out, takes_bias
@@ -50,13 +50,15 @@ class Transplant:
         given.pop("frozen_experts", None)  # its numbers are those of the old experts
         self.built = type(self.policy)(**given).to(self.policy.device)
         self.map = CopyMap(self.built, self.policy)
-        old, new = self.policy.moe_layers(), self.built.moe_layers()
+        old = self.policy.moe_layers()
+        new = self.built.moe_layers()
         with self.map.shown():
             for name, own in heirs.items():
                 self._map_layer(old[name], new[name], own)
                 if perturb:
                     self._move_copies_apart(name, old[name], new[name], own, perturb)
-        theirs, ours = networks_of(self.policy), networks_of(self.built)
+        theirs = networks_of(self.policy)
+        ours = networks_of(self.built)
         self.map.write_weights(ours, theirs)
         self.layers = {old[name]: new[name] for name in heirs}
         places = {module: name for name, module in self.policy.named_modules()}
@@ -104,7 +106,7 @@ class Transplant:
                 self._inherit(into, heir, origins, new_is_mean=True)
 
     def _inherit(
-        self, into: th.Tensor, heir: Heir, parts: Sequence[th.Tensor], *, new_is_mean: bool = False
+        self, into: Tensor, heir: Heir, parts: Sequence[Tensor], *, new_is_mean: bool = False
     ) -> None:
         """Map the old experts' tensors to a tensor of a new expert.
 
@@ -214,8 +216,10 @@ class Transplant:
         place[key] = found
 
     def _set_options(self) -> None:
-        policy, built = self.policy, self.built
-        policy.moe_options, policy.moe = built.moe_options, built.moe
+        policy = self.policy
+        built = self.built
+        policy.moe_options = built.moe_options
+        policy.moe = built.moe
         parts = ([m for m in each.modules() if isinstance(m, MoEPart)] for each in (policy, built))
         for mine, theirs in zip(*parts, strict=True):
             mine.given |= theirs.given
@@ -257,12 +261,12 @@ def set_frozen(model: Any, frozen: Mapping[str, Sequence[int]]) -> None:
         model.policy_kwargs["frozen_experts"] = policy.frozen_experts
 
 
-def _by_expert(tensor: th.Tensor, axis: int | None, num_experts: int) -> Sequence[th.Tensor]:
+def _by_expert(tensor: Tensor, axis: int | None, num_experts: int) -> Sequence[Tensor]:
     """Return each expert's part of a tensor, or the whole tensor if it has no axis for experts."""
     return [tensor] if axis is None else tensor.unflatten(axis, (num_experts, -1)).unbind(axis)
 
 
-def _last_weight(layer: MoELayer, k: int) -> th.Tensor:
+def _last_weight(layer: MoELayer, k: int) -> Tensor:
     """Return the weight of an expert's last linear layer."""
     inside = layer.experts.expert(k).modules()
     return [module for module in inside if isinstance(module, nn.Linear)][-1].weight

@@ -29,7 +29,9 @@ from sb3_moe.watching.watched_env import WatchedEnv, seed_everything, watched_en
 __all__ = ["write_folder"]
 
 LIBRARY = "stable-baselines3"
-README, CONFIG, RESULTS = "README.md", "config.json", "results.json"
+README = "README.md"
+CONFIG = "config.json"
+RESULTS = "results.json"
 #: Files of a card's folder: a new card replaces them, and deletes an earlier card's film.
 FILES = (README, "model.moe", CONFIG, RESULTS, "replay.html", "replay.mp4", "replay.gif")
 # Most steps of each task in the film: half a minute at 10 a second.
@@ -39,7 +41,7 @@ MOST_FILMED = 300
 def write_folder(
     model: BaseAlgorithm,
     folder: str | Path,
-    env: gym.Env[Any, Any] | VecEnv | str | None = None,
+    env: gym.Env | VecEnv | str | None = None,
     *,
     episodes: int = 10,
     seed: int = 0,
@@ -110,7 +112,8 @@ def _config(model: BaseAlgorithm, custom_objects: list[str]) -> dict[str, Any]:
     :param model: the agent
     :param custom_objects: names of the classes and functions that ``load`` must be given
     """
-    policy, budget = model.policy, measure(model.policy)
+    policy = model.policy
+    budget = measure(model.policy)
     options = policy.moe_options if isinstance(policy, MoEPolicy) else {}
     return {
         "algorithm": type(model).__name__,
@@ -137,7 +140,8 @@ def _results(
     with watched_env(model, env, False, episodes) as watched:
         seed_everything(model, watched.env, seed)
         played = evaluate_tasks(model, watched.env, episodes, deterministic)
-        suite, names = suite_of(watched.env), _names(watched)
+        suite = suite_of(watched.env)
+        names = _names(watched)
     tasks = {}
     for name, returns_n, lengths_n, successes_n in zip(names, *played, strict=True):
         means = {

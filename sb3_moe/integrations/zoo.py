@@ -36,7 +36,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 # The name under which a trial keeps the given options, so that the zoo can rebuild its model.
 GIVEN = "policy_kwargs"
-CLASS, MARK = re.compile(r"<class '([\w.]+)'>"), "class:"
+CLASS = re.compile(r"<class '([\w.]+)'>")
+MARK = "class:"
 
 
 def hyperparameters(algorithm: str) -> Path:
@@ -66,7 +67,8 @@ def _sampler(algorithm: str, inner: Callable[..., dict[str, Any]]) -> Callable[.
     from rl_zoo3 import ALGOS
 
     def sample(trial: Trial, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        sampled, run = inner(trial, *args, **kwargs), trial.study.user_attrs
+        sampled = inner(trial, *args, **kwargs)
+        run = trial.study.user_attrs
         policy = class_of(run["policy"]) or ALGOS[algorithm].policy_aliases.get(run["policy"])
         if not (isinstance(policy, type) and issubclass(policy, MoEPolicy)):
             return sampled

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch as th
+from torch import Tensor
 
 from sb3_moe.layers.routing import Routing
 
@@ -26,19 +27,19 @@ class AuxCoefs(NamedTuple):
     z: float = 0.0
 
 
-def balance_loss(routing: Routing) -> th.Tensor:
+def balance_loss(routing: Routing) -> Tensor:
     """Return E times the sum over experts of load times mean probability: 1 when even."""
     probs_E = routing.probs_BNE.mean(dim=(0, 1))
     return len(probs_E) * (routing.load_E.detach() * probs_E).sum()
 
 
-def importance_loss(routing: Routing) -> th.Tensor:
+def importance_loss(routing: Routing) -> Tensor:
     """Return the squared coefficient of variation of the experts' summed probabilities."""
     mass_E = routing.probs_BNE.sum(dim=(0, 1))
     return mass_E.var(unbiased=False) / mass_E.mean().square().clamp_min(1e-12)
 
 
-def z_loss(routing: Routing) -> th.Tensor:
+def z_loss(routing: Routing) -> Tensor:
     """Return the mean squared log-sum-exp of the router's scores."""
     return routing.scores().flatten(2).logsumexp(-1).square().mean()
 
@@ -46,7 +47,7 @@ def z_loss(routing: Routing) -> th.Tensor:
 LOSSES = {"balance": balance_loss, "importance": importance_loss, "z": z_loss}
 
 
-def total_loss(routing: Routing, coefs: AuxCoefs) -> th.Tensor:
+def total_loss(routing: Routing, coefs: AuxCoefs) -> Tensor:
     """Return the weighted sum of the losses whose coefficient is not 0."""
     terms = [coef * LOSSES[name](routing) for name, coef in coefs._asdict().items() if coef != 0.0]
     return th.stack(terms).sum()
@@ -63,14 +64,14 @@ class AddLoss(th.autograd.Function):
     feeding = True
 
     @staticmethod
-    def forward(ctx: Any, y: th.Tensor, loss: th.Tensor) -> th.Tensor:
+    def forward(ctx: Any, y: Tensor, loss: Tensor) -> Tensor:
         """Pass ``y`` through."""
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(loss)
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: Any, *grads: th.Tensor | None) -> tuple[th.Tensor | None, th.Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Pass the output's gradient through, and give the loss 1."""
         (loss,) = ctx.saved_tensors
         return grads[0], th.ones_like(loss) if AddLoss.feeding else None
@@ -79,13 +80,14 @@ class AddLoss(th.autograd.Function):
 @contextmanager
 def without_added_losses() -> Iterator[None]:
     """Leave the added losses out of all gradients that are computed in the block."""
-    before, AddLoss.feeding = AddLoss.feeding, False
+    before = AddLoss.feeding
+    AddLoss.feeding = False
     try:
         yield
     finally:
         AddLoss.feeding = before
 
 
-def add_loss(y: th.Tensor, loss: th.Tensor) -> th.Tensor:
+def add_loss(y: Tensor, loss: Tensor) -> Tensor:
     """Attach a loss to a tensor that the algorithm's own loss depends on."""
     return AddLoss.apply(y, loss)  # type: ignore[no-untyped-call]  # torch's has no types

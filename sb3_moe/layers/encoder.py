@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch as th
-from torch import nn
+from torch import Tensor, nn
 
 
 class Residual(nn.Module):
@@ -17,7 +17,7 @@ class Residual(nn.Module):
         super().__init__()
         self.block = block
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return ``x + block(x)``."""
         return x + self.block(x)
 
@@ -34,20 +34,18 @@ class ImageEncoder(nn.Module):
         self.convs = convs
         self.image_shape = tuple(image_shape)
 
-    def forward(self, x_TF: th.Tensor) -> th.Tensor:
+    def forward(self, x_TF: Tensor) -> Tensor:
         """Return ``[convs(image) | rest]``, flat."""
         return encode(self.convs, self.image_shape, x_TF)
 
 
-def encode(
-    convs: Callable[[th.Tensor], th.Tensor], image_shape: tuple[int, ...], x_TF: th.Tensor
-) -> th.Tensor:
+def encode(convs: Callable[[Tensor], Tensor], image_shape: tuple[int, ...], x_TF: Tensor) -> Tensor:
     """Return ``[convs(image) | rest]`` of flat rows, flat again."""
     image, rest = split_image(x_TF, image_shape)
     return th.cat([convs(image).flatten(1), rest], dim=1)
 
 
-def split_image(x_TF: th.Tensor, image_shape: tuple[int, ...]) -> tuple[th.Tensor, th.Tensor]:
+def split_image(x_TF: Tensor, image_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Split flat rows into the image at the front, (T, C, height, width), and the rest."""
     num_pixels = math.prod(image_shape)
     # Not `unflatten`: ONNX would export T as a constant.

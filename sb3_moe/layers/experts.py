@@ -12,7 +12,7 @@ per row, I inputs, H hidden, O outputs.
 from collections.abc import Iterable, Sequence
 
 import torch as th
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_moe.layers.activations import POINTWISE
@@ -82,11 +82,11 @@ class Experts(nn.Module):
         """Whether a layer before the last one turns shared rows into rows per expert."""
         return any(isinstance(layer, Stacked) for layer in self.layers)
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Run each expert on all rows, (T, I), or on its own, (E, M, I), to (E, M, O)."""
         return self.last(self.layers(x))
 
-    def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+    def mixture(self, x_TI: Tensor, gates_TE: Tensor) -> Tensor:
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
         x = x_TI
         for layer in self.layers:  # one call less than `self.layers(x)`
@@ -96,9 +96,7 @@ class Experts(nn.Module):
         y_ETO = self.last(x)
         return gated_sum(self.combination(y_ETO) if self.combination else y_ETO, gates_TE)
 
-    def selected(
-        self, x_TI: th.Tensor, experts_Tk: th.Tensor | None, gates_TE: th.Tensor
-    ) -> th.Tensor:
+    def selected(self, x_TI: Tensor, experts_Tk: Tensor | None, gates_TE: Tensor) -> Tensor:
         """Return the gated sum of each row's chosen experts; no row is dropped.
 
         Where it is cheaper than sorting the rows, all experts run on all rows, with gates of zero.
@@ -114,7 +112,7 @@ class Experts(nn.Module):
         gated_TkO = y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)
         return gated_TkO.squeeze(1) if experts_Tk.shape[1] == 1 else gated_TkO.sum(1)
 
-    def _sorts(self, x_TI: th.Tensor, experts_Tk: th.Tensor) -> bool:
+    def _sorts(self, x_TI: Tensor, experts_Tk: Tensor) -> bool:
         """Say whether sorting the rows costs less than running every expert on every row."""
         # A recorded graph, such as ONNX, serves any number of rows, and has no `grouped_mm`.
         if self.needs_all_rows or self.combination is not None or is_recorded():
@@ -126,7 +124,7 @@ class Experts(nn.Module):
         # Without groups the CPU reads how many rows each expert has, and would wait for a GPU.
         return x_TI.device.type == "cpu" or self._groups(x_TI)
 
-    def _groups(self, x_TI: th.Tensor) -> bool:
+    def _groups(self, x_TI: Tensor) -> bool:
         """Say whether ``grouped_mm`` can run all layers, on a GPU without waiting (in bfloat16)."""
         if not (self._all_group and hasattr(F, "grouped_mm")):
             return False
@@ -135,11 +133,11 @@ class Experts(nn.Module):
         fast = {"cpu": (th.float32, th.bfloat16), "cuda": (th.bfloat16,)}
         return x_TI.dtype in fast.get(x_TI.device.type, ())
 
-    def _grouped(self, x_MI: th.Tensor, experts_M: th.Tensor, ends_E: th.Tensor) -> th.Tensor:
+    def _grouped(self, x_MI: Tensor, experts_M: Tensor, ends_E: Tensor) -> Tensor:
         """Run each expert on the sorted rows that are its own: (M, I) to (M, O)."""
         return _run_grouped([*self.layers, self.last], x_MI, experts_M, ends_E)
 
-    def _on_sorted_rows(self, x_TI: th.Tensor, experts_Tk: th.Tensor) -> th.Tensor:
+    def _on_sorted_rows(self, x_TI: Tensor, experts_Tk: Tensor) -> Tensor:
         """Sort the rows by expert, run each expert on its own, and put them back: (T, k, O)."""
         top_k = experts_Tk.shape[1]
         experts_M, order_M = experts_Tk.flatten().sort()
@@ -164,7 +162,7 @@ class Experts(nn.Module):
         """Whether experts end in a linear layer with weights before it, and no batch statistics."""
         return isinstance(self.last, StackedLinear) and self.spreads and not self.needs_all_rows
 
-    def hidden(self, x_TI: th.Tensor) -> th.Tensor:
+    def hidden(self, x_TI: Tensor) -> Tensor:
         """Return what the experts' last linear layers read, if :attr:`has_hidden`: (T, E, H)."""
         return self.layers(x_TI).transpose(0, 1)
 
@@ -256,8 +254,8 @@ def is_recorded() -> bool:
 
 
 def _run_grouped(
-    layers: Iterable[nn.Module], x_MI: th.Tensor, experts_M: th.Tensor, ends_E: th.Tensor
-) -> th.Tensor:
+    layers: Iterable[nn.Module], x_MI: Tensor, experts_M: Tensor, ends_E: Tensor
+) -> Tensor:
     for layer in layers:
         if isinstance(layer, StackedLinear):
             x_MI = _grouped_mm(x_MI, layer.weight_EIO, ends_E)
@@ -274,7 +272,7 @@ def _run_grouped(
     return x_MI
 
 
-def _grouped_mm(x_MI: th.Tensor, weight_EIO: th.Tensor, ends_E: th.Tensor) -> th.Tensor:
+def _grouped_mm(x_MI: Tensor, weight_EIO: Tensor, ends_E: Tensor) -> Tensor:
     """Multiply sorted rows by their experts' matrices, padded as ``grouped_mm`` needs them."""
     missing_I, missing_O = _missing(weight_EIO)
     if missing_I:
@@ -285,7 +283,7 @@ def _grouped_mm(x_MI: th.Tensor, weight_EIO: th.Tensor, ends_E: th.Tensor) -> th
     return y_MO[:, :-missing_O] if missing_O else y_MO
 
 
-def _missing(weight: th.Tensor) -> tuple[int, int]:
+def _missing(weight: Tensor) -> tuple[int, int]:
     """Return by how much a tensor's last two axes are short of what ``grouped_mm`` takes."""
     unit = ALIGNMENT // weight.element_size()
     return -weight.shape[-2] % unit, -weight.shape[-1] % unit

@@ -7,7 +7,7 @@ import math
 from typing import ClassVar
 
 import torch as th
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers.checks import one_of
 from sb3_moe.layers.experts import Experts
@@ -23,7 +23,7 @@ class TaskMoE(MoELayer):
     needs_tasks = True
     leaves_out = True
 
-    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: Tensor, router_x: Tensor) -> tuple[Tensor, Routing]:
         """Send every token to its task's expert, also if the one-hot was normalized.
 
         :param x: what the experts see
@@ -40,7 +40,7 @@ class UniformMoE(MoELayer):
     name = "uniform"
     sees = "nothing"
 
-    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: Tensor, router_x: Tensor) -> tuple[Tensor, Routing]:
         """Give every expert the weight 1/E."""
         gates = x.new_full((*x.shape[:-1], self.num_experts), 1.0 / self.num_experts)
         return self.combine(x, edited_shares(self, gates), edited=True)
@@ -62,11 +62,11 @@ class TaskEmbedding(nn.Module):
         self.bias_W = nn.Parameter(th.zeros(width)) if bias else None
 
     @property
-    def rows_KW(self) -> th.Tensor:
+    def rows_KW(self) -> Tensor:
         """Each task's vector, with the bias, (K, W)."""
         return self.weight_KW if self.bias_W is None else self.weight_KW + self.bias_W
 
-    def forward(self, onehot: th.Tensor) -> th.Tensor:
+    def forward(self, onehot: Tensor) -> Tensor:
         """Return each task's row, also if the one-hot was normalized: (..., K) to (..., W)."""
         return self.rows_KW[onehot.argmax(dim=-1)]
 
@@ -106,7 +106,7 @@ class EmbeddingMoE(MoELayer):
         self.softmax = weights == "softmax"
         self.shared = shared
 
-    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: Tensor, router_x: Tensor) -> tuple[Tensor, Routing]:
         """Give every expert the weight that it has for the token's task."""
         weights = self.task_weights(router_x)
         if not self.softmax:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch as th
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers.aux_loss import AuxCoefs, add_loss, total_loss
 from sb3_moe.layers.experts import Experts
@@ -63,7 +63,7 @@ class MoELayer(nn.Module):
     leaves_out = False
     losses: ClassVar[frozenset[str]] = frozenset()
     axes: ClassVar[dict[str, int]] = {}
-    edit_gates: Callable[[th.Tensor], th.Tensor] | None = None
+    edit_gates: Callable[[Tensor], Tensor] | None = None
     aux: AuxCoefs | None = None
     frozen: frozenset[int] = frozenset()
 
@@ -81,8 +81,8 @@ class MoELayer(nn.Module):
         return self.experts.num_experts
 
     def forward(
-        self, x: th.Tensor, router_x: th.Tensor | None = None, *, aux: bool = True
-    ) -> tuple[th.Tensor, Routing]:
+        self, x: Tensor, router_x: Tensor | None = None, *, aux: bool = True
+    ) -> tuple[Tensor, Routing]:
         """Route tokens through the experts.
 
         :param x: what the experts see, (B, I) where a sample is one token, else (B, N, I)
@@ -95,7 +95,7 @@ class MoELayer(nn.Module):
             y = add_loss(y, total_loss(routing, self.aux))
         return y, routing
 
-    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: Tensor, router_x: Tensor) -> tuple[Tensor, Routing]:
         """Compute the output and the routing; call :meth:`combine` once the gates are known.
 
         :param x: what the experts see, (B, I) where a sample is one token, else (B, N, I)
@@ -106,13 +106,13 @@ class MoELayer(nn.Module):
 
     def combine(
         self,
-        x: th.Tensor,
-        gates: th.Tensor,
+        x: Tensor,
+        gates: Tensor,
         *,
-        logits: th.Tensor | None = None,
-        experts: th.Tensor | None = None,
+        logits: Tensor | None = None,
+        experts: Tensor | None = None,
         edited: bool = False,
-    ) -> tuple[th.Tensor, Routing]:
+    ) -> tuple[Tensor, Routing]:
         """Run the experts and sum their outputs with the gates.
 
         :param x: what the experts see
@@ -150,7 +150,7 @@ class MoELayer(nn.Module):
         """
 
 
-def edited_shares(layer: MoELayer, gates: th.Tensor) -> th.Tensor:
+def edited_shares(layer: MoELayer, gates: Tensor) -> Tensor:
     """Apply a layer's ``edit_gates`` to gates (..., E), and make them sum to 1 again.
 
     :param layer: the layer
@@ -163,7 +163,7 @@ def edited_shares(layer: MoELayer, gates: th.Tensor) -> th.Tensor:
     return edited / edited.sum(-1, keepdim=True).clamp_min(th.finfo(edited.dtype).tiny)
 
 
-def router_tensors(layer: MoELayer) -> dict[str, th.Tensor]:
+def router_tensors(layer: MoELayer) -> dict[str, Tensor]:
     """Return the tensors of a mixture's router by name: all of the layer's but the experts'."""
     named = layer.state_dict(keep_vars=True)
     return {name: each for name, each in named.items() if not name.startswith("experts.")}

@@ -4,19 +4,20 @@ Shapes: E experts, T rows, O outputs.
 """
 
 import torch as th
+from torch import Tensor
 
 # The least norm that is divided by, so that an output of 0 stays 0. The authors add this number to
 # every norm, which in single precision is the same.
 TINY = 1e-8
 
 
-def gram_schmidt(y_ETO: th.Tensor) -> th.Tensor:
+def gram_schmidt(y_ETO: Tensor) -> Tensor:
     """Make each row's outputs orthonormal over the experts, by Gram-Schmidt.
 
     Expert 0 keeps its direction. Each further expert keeps the part of its output that is
     orthogonal to the outputs before it. All are scaled to norm 1.
     """
-    units: list[th.Tensor] = []
+    units: list[Tensor] = []
     # In float32, since squares of the half-precision numbers of autocast lose most of their digits.
     # By `unbind`, since autograd makes a zero tensor of all experts for each slice of one.
     for left_TO in y_ETO.to(th.promote_types(y_ETO.dtype, th.float32)).unbind():

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch as th
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers.checks import number, one_of, whole, widths
 from sb3_moe.layers.experts import Experts
@@ -26,7 +26,9 @@ from sb3_moe.layers.sparse_moe import best, check_top_k
 Heir = tuple[Mapping[int, float], Mapping[int, float]]
 PREDICTS = ("transition", "reward", "both")
 # Adam's constants, as in torch.
-BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
+BETA_1 = 0.9
+BETA_2 = 0.999
+EPS = 1e-8
 # A model learns nothing from a batch of which its share is below this part of an even share, 1/E.
 IDLE_BELOW = 0.01
 # The least normal number above 0.
@@ -61,11 +63,11 @@ class Belief(nn.Module):
     :raises ValueError: if a value is out of range
     """
 
-    acting_EP: th.Tensor
-    learning_EP: th.Tensor
-    mean_EP: th.Tensor
-    square_EP: th.Tensor
-    steps_E: th.Tensor
+    acting_EP: Tensor
+    learning_EP: Tensor
+    mean_EP: Tensor
+    square_EP: Tensor
+    steps_E: Tensor
 
     def __init__(
         self,
@@ -116,22 +118,20 @@ class Belief(nn.Module):
         """E."""
         return len(self.acting_EP)
 
-    def _drawn(self) -> th.Tensor:
+    def _drawn(self) -> Tensor:
         """Return a new model: small weights, log-variances of -2 and an even prior."""
         *hidden, last = self.shapes
         drawn = [th.randn(shape) / math.sqrt(shape[1]) for shape in hidden]
         drawn += [0.05 * th.randn(last), th.full((last[0],), -2.0), th.zeros(1)]
         return th.cat([each.flatten() for each in drawn])
 
-    def forward(self, history_BKW: th.Tensor) -> th.Tensor:
+    def forward(self, history_BKW: Tensor) -> Tensor:
         """Return the posterior over models, (B, E); with no transition yet it is the prior."""
         with th.no_grad():
             log_ETB, _ = self.log_likelihood(history_BKW, self.acting_EP)
             return (log_ETB.sum(1) + self.log_prior(self.acting_EP)[:, None]).softmax(0).t()
 
-    def log_likelihood(
-        self, history_BKW: th.Tensor, models_EP: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
+    def log_likelihood(self, history_BKW: Tensor, models_EP: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-likelihood of each transition under each model, up to a constant.
 
         :param history_BKW: rows of histories
@@ -155,7 +155,7 @@ class Belief(nn.Module):
         return log_ETB * real_TB, real_TB
 
     @th.no_grad()
-    def explained(self, history_BKW: th.Tensor) -> th.Tensor:
+    def explained(self, history_BKW: Tensor) -> Tensor:
         """Return each model's mean log-likelihood over the transitions of a history, (B, E).
 
         It is exact up to a constant that all models share, and NaN if there is no transition yet.
@@ -165,20 +165,20 @@ class Belief(nn.Module):
         log_ETB, real_TB = self.log_likelihood(history_BKW, self.acting_EP)
         return (log_ETB.sum(1) / real_TB.sum(0)).t()
 
-    def _parts(self, models_EP: th.Tensor) -> list[th.Tensor]:
+    def _parts(self, models_EP: Tensor) -> list[Tensor]:
         """Return the models' weights by layer, (E, O, I + 1), and common log-variances, (O,)."""
         sizes = [math.prod(shape) for shape in self.shapes]
         *weights, log_variance_EO, _ = models_EP.split([*sizes, self.shapes[-1][0], 1], -1)
         shaped = [w.unflatten(-1, shape) for w, shape in zip(weights, self.shapes, strict=True)]
         return [*shaped, log_variance_EO.mean(0)]
 
-    def log_prior(self, models_EP: th.Tensor) -> th.Tensor:
+    def log_prior(self, models_EP: Tensor) -> Tensor:
         """Return the logarithm of the prior over models, (E,)."""
         scores_E = models_EP[:, -1]
         even = self.prior_floor / len(scores_E)
         return ((1.0 - self.prior_floor) * scores_E.softmax(0) + even).log()
 
-    def learn(self, history_BKW: th.Tensor, only: int | None = None) -> None:
+    def learn(self, history_BKW: Tensor, only: int | None = None) -> None:
         """Fit the models to histories by one step, each weighed by its posterior.
 
         A model with next to no share in a batch stays as it is, so that it doesn't forget its task
@@ -201,7 +201,7 @@ class Belief(nn.Module):
             active_E = th.arange(self.num_models, device=active_E.device) == only
         self._step(grad_EP, active_E)
 
-    def fit(self, k: int, history_BKW: th.Tensor, steps: int) -> None:
+    def fit(self, k: int, history_BKW: Tensor, steps: int) -> None:
         """Draw one model anew and fit it to histories; the belief uses it after the next update.
 
         :param k: number of the model
@@ -221,7 +221,7 @@ class Belief(nn.Module):
         self.learning_EP[k, own] = before
 
     @th.no_grad()
-    def _step(self, grad_EP: th.Tensor, active_E: th.Tensor) -> None:
+    def _step(self, grad_EP: Tensor, active_E: Tensor) -> None:
         """Take a step of Adam with the active models only."""
         grad_EP = grad_EP * (self.max_grad_norm / (grad_EP.norm() + 1e-6)).clamp(max=1.0)
         steps_E = self.steps_E + 1.0
@@ -297,7 +297,7 @@ class PredictMoE(MoELayer):
         self.top_k = top_k
         self.temperature = temperature
 
-    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: Tensor, router_x: Tensor) -> tuple[Tensor, Routing]:
         """Compute the output; the routing's scores are logarithms of the belief.
 
         :param x: what the experts see

@@ -6,6 +6,7 @@ Shapes: B batch, N tokens per sample, E experts, S slots per expert, k chosen ex
 from typing import NamedTuple
 
 import torch as th
+from torch import Tensor
 
 # From this many experts on, softmax over the last axis is faster than over the first.
 LONG_AXIS_FROM = 32
@@ -25,28 +26,28 @@ class Routing(NamedTuple):
         experts
     """
 
-    weights: th.Tensor
-    logits: th.Tensor | None = None
-    experts: th.Tensor | None = None
+    weights: Tensor
+    logits: Tensor | None = None
+    experts: Tensor | None = None
 
     @property
-    def gates_BNE(self) -> th.Tensor:
+    def gates_BNE(self) -> Tensor:
         """Weight of each expert in each token's output, slots of an expert summed."""
         weights = _with_tokens(self.weights)
         return weights if weights.dim() == 3 else weights.sum(-1)
 
     @property
-    def logits_BNE(self) -> th.Tensor | None:
+    def logits_BNE(self) -> Tensor | None:
         """The router's scores, (B, N, E) or (B, N, E, S); None if it has none."""
         return None if self.logits is None else _with_tokens(self.logits)
 
     @property
-    def experts_BNk(self) -> th.Tensor | None:
+    def experts_BNk(self) -> Tensor | None:
         """The chosen experts' indices, (B, N, k); None if tokens don't choose experts."""
         return None if self.experts is None else _with_tokens(self.experts)
 
     @property
-    def probs_BNE(self) -> th.Tensor:
+    def probs_BNE(self) -> Tensor:
         """The scores' softmax over experts, slots of an expert summed.
 
         :raises ValueError: if the router has no scores
@@ -56,7 +57,7 @@ class Routing(NamedTuple):
         return probs if logits.dim() == 3 else probs.sum(-1)
 
     @property
-    def load_E(self) -> th.Tensor:
+    def load_E(self) -> Tensor:
         """Share of the work that went to each expert, summing to 1.
 
         Work is the number of tokens that chose the expert or, if tokens don't choose experts, the
@@ -69,7 +70,7 @@ class Routing(NamedTuple):
             mass_E = counts(self.experts, gates_BNE.shape[-1])
         return mass_E / mass_E.sum().clamp_min(1e-12)
 
-    def scores(self) -> th.Tensor:
+    def scores(self) -> Tensor:
         """Return the router's scores, (B, N, E) or (B, N, E, S).
 
         :raises ValueError: if it has none
@@ -82,18 +83,18 @@ class Routing(NamedTuple):
         return logits
 
 
-def _with_tokens(tensor: th.Tensor) -> th.Tensor:
+def _with_tokens(tensor: Tensor) -> Tensor:
     return tensor.unsqueeze(1) if tensor.dim() == 2 else tensor
 
 
-def counts(experts: th.Tensor, num_experts: int) -> th.Tensor:
+def counts(experts: Tensor, num_experts: int) -> Tensor:
     """Return how often each expert was chosen, as floats (E,), without waiting for the device."""
     count_E = experts.new_zeros(num_experts, dtype=th.float32)
     ones = th.ones_like(experts, dtype=th.float32).flatten()
     return count_E.scatter_add_(0, experts.flatten(), ones)
 
 
-def softmax_over_experts(logits: th.Tensor) -> th.Tensor:
+def softmax_over_experts(logits: Tensor) -> Tensor:
     """Return the softmax over the last axis, computed over the first if experts are few.
 
     On a CPU, torch is up to nine times slower over a short last axis.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch as th
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers.checks import widths
 from sb3_moe.layers.experts import Experts
@@ -28,9 +28,9 @@ class LinearScores(nn.Module):
     :param bias: add a number to each score, 0 at first
     """
 
-    weight_RK: th.Tensor
-    bias_K: th.Tensor | None
-    scale: th.Tensor | None
+    weight_RK: Tensor
+    bias_K: Tensor | None
+    scale: Tensor | None
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class LinearScores(nn.Module):
         self.bias_K = nn.Parameter(th.zeros(num_scores)) if bias else None
         self.scale = nn.Parameter(th.ones(())) if normalize else None
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return the scores, (..., R) to (..., K)."""
         weight_RK = self.weight_RK
         if self.scale is not None:
@@ -102,7 +102,8 @@ class ScoredMoE(MoELayer):
         super().__init__(experts)
         widths("hidden", hidden)
         num_scores = self.num_experts * num_slots
-        features, layers = router_input.features, list[nn.Module]()
+        features = router_input.features
+        layers = list[nn.Module]()
         for width in hidden:
             layers += [nn.Linear(features, width), nn.ReLU()]
             features = width

@@ -2,8 +2,7 @@
 
 from typing import Any, NamedTuple
 
-import torch as th
-from torch import nn
+from torch import Tensor, nn
 
 
 class Share(NamedTuple):
@@ -14,11 +13,11 @@ class Share(NamedTuple):
     :param num_experts: how many there are
     """
 
-    tensor: th.Tensor
+    tensor: Tensor
     first: int
     num_experts: int
 
-    def of(self, k: int) -> th.Tensor | None:
+    def of(self, k: int) -> Tensor | None:
         """Return one expert's entries, None if it has none."""
         if not self.first <= k < self.first + self.num_experts:
             return None
@@ -27,7 +26,7 @@ class Share(NamedTuple):
         return self.tensor.unflatten(0, (self.num_experts, -1))[k - self.first]
 
 
-def tensors_of(module: nn.Module) -> list[th.Tensor]:
+def tensors_of(module: nn.Module) -> list[Tensor]:
     """Return a module's parameters and buffers."""
     return [*module.parameters(), *module.buffers()]
 
@@ -39,7 +38,7 @@ class FrozenStatistics:
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        self._before: list[tuple[th.Tensor, th.Tensor]] = []
+        self._before: list[tuple[Tensor, Tensor]] = []
         self.handles = [
             layer.register_forward_pre_hook(self._remember),
             layer.register_forward_hook(self._put_back),

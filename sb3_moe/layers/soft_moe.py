@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch as th
+from torch import Tensor
 
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import RouterInput, edited_shares
@@ -37,7 +38,7 @@ class SoftMoE(ScoredMoE):
         super().__init__(experts, router_input, num_slots, **scores)
         self.num_slots = num_slots
 
-    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: Tensor, router_x: Tensor) -> tuple[Tensor, Routing]:
         """Compute the output and the routing, whose weights are the combine weights."""
         logits = self.router(router_x)
         if self.num_slots == 1 and x.dim() == 2:
@@ -52,9 +53,7 @@ class SoftMoE(ScoredMoE):
             return y_BO, Routing(routing.weights.unsqueeze(1), self._by_slot(logits).unsqueeze(1))
         return self._through_slots(x, logits, combine_weights), routing
 
-    def _through_slots(
-        self, x_BNI: th.Tensor, logits_BNK: th.Tensor, combine_BNK: th.Tensor
-    ) -> th.Tensor:
+    def _through_slots(self, x_BNI: Tensor, logits_BNK: Tensor, combine_BNK: Tensor) -> Tensor:
         batch, _, width = x_BNI.shape
         slots_BKI = th.bmm(self._edited(logits_BNK.softmax(1)).transpose(1, 2), x_BNI)
         slots_BESI = slots_BKI.view(batch, self.num_experts, self.num_slots, width)
@@ -62,11 +61,11 @@ class SoftMoE(ScoredMoE):
         out_EBSO = out_EMO.view(self.num_experts, batch, self.num_slots, out_EMO.shape[-1])
         return th.bmm(combine_BNK, out_EBSO.transpose(0, 1).flatten(1, 2))
 
-    def _by_slot(self, weights: th.Tensor) -> th.Tensor:
+    def _by_slot(self, weights: Tensor) -> Tensor:
         """Split the axis of slots by expert: (..., K) to (..., E, S)."""
         return weights.view(*weights.shape[:-1], self.num_experts, self.num_slots)
 
-    def _edited(self, weights: th.Tensor) -> th.Tensor:
+    def _edited(self, weights: Tensor) -> Tensor:
         """Apply ``edit_gates`` to slots' weights (..., K), for each slot number by itself."""
         if self.edit_gates is None:
             return weights

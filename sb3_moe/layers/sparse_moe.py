@@ -8,6 +8,7 @@ import math
 from typing import Any, ClassVar
 
 import torch as th
+from torch import Tensor
 
 from sb3_moe.layers.experts import Experts, is_recorded
 from sb3_moe.layers.moe import RouterInput, edited_shares
@@ -38,8 +39,8 @@ class SparseMoE(ScoredMoE):
     leaves_out = True
     axes: ClassVar = ScoredMoE.axes | {"running_bias_E": 0, "running_count_E": 0}
 
-    running_bias_E: th.Tensor
-    running_count_E: th.Tensor
+    running_bias_E: Tensor
+    running_count_E: Tensor
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class SparseMoE(ScoredMoE):
             self.register_buffer("running_bias_E", th.zeros(self.num_experts))
             self.register_buffer("running_count_E", th.zeros(self.num_experts))
 
-    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: Tensor, router_x: Tensor) -> tuple[Tensor, Routing]:
         """Compute the output and the kept gates."""
         logits = self.router(router_x)
         probs = edited_shares(self, softmax_over_experts(logits))
@@ -76,7 +77,7 @@ class SparseMoE(ScoredMoE):
             gates = gates / gates.sum(-1, keepdim=True)
         return self.combine(x, gates, logits=logits, experts=chosen, edited=True)
 
-    def _choose(self, probs: th.Tensor) -> th.Tensor:
+    def _choose(self, probs: Tensor) -> Tensor:
         if not self.bias_rate:
             return best(probs, self.top_k)
         bias_E = self.running_bias_E
@@ -132,7 +133,7 @@ class ExpertChoiceMoE(ScoredMoE):
             )
         self.top_k = top_k
 
-    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x_BNI: Tensor, router_BNR: Tensor) -> tuple[Tensor, Routing]:
         """Compute the output and the gates, zero where an expert did not choose a token."""
         batch, num_tokens, width = x_BNI.shape
         capacity = self.capacity(num_tokens)
@@ -159,7 +160,7 @@ class ExpertChoiceMoE(ScoredMoE):
         return math.ceil(num_tokens * self.top_k / self.num_experts)
 
 
-def best(scores: th.Tensor, top_k: int) -> th.Tensor:
+def best(scores: Tensor, top_k: int) -> Tensor:
     """Return the indices of the k largest scores, the first of equal ones: (..., E) to (..., k)."""
     if top_k == 1:
         return scores.argmax(dim=-1, keepdim=True)

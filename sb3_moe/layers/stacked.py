@@ -12,14 +12,14 @@ from functools import partial
 from typing import Any
 
 import torch as th
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_moe.layers.activations import POINTWISE
 from sb3_moe.layers.encoder import ImageEncoder, Residual, encode, split_image
 from sb3_moe.layers.shares import Share, tensors_of
 
-Function = Callable[[th.Tensor], th.Tensor]
+Function = Callable[[Tensor], Tensor]
 
 
 class Stacked(nn.Module):
@@ -55,14 +55,14 @@ class StackedWeights(Stacked):
     :param modules: one per expert
     """
 
-    function: Callable[..., th.Tensor]
+    function: Callable[..., Tensor]
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__(len(modules))
         # One expert's module, without values. In a tuple, so that it isn't registered here.
         self._plain = (copy.deepcopy(modules[0]).to("meta"),)
 
-    def stacked(self) -> list[th.Tensor]:
+    def stacked(self) -> list[Tensor]:
         """Return the weight, and the bias if there is one, as a plain module has them, (E, ...)."""
         return list(self.parameters(recurse=False))
 
@@ -105,16 +105,16 @@ class StackedLinear(StackedWeights):
             self.weight.data = self.weight.data.transpose(1, 2).contiguous()
 
     @property
-    def weight_EOI(self) -> th.Tensor:
+    def weight_EOI(self) -> Tensor:
         """The weight as (E, out, in), a view whatever the stored order."""
         return self.weight.transpose(1, 2) if self.last else self.weight
 
     @property
-    def weight_EIO(self) -> th.Tensor:
+    def weight_EIO(self) -> Tensor:
         """The weight as (E, in, out), a view whatever the stored order."""
         return self.weight if self.last else self.weight.transpose(1, 2)
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Apply each expert's layer: (T, I) or (E, M, I) to (E, M, O)."""
         if x.dim() == 2 and not self.last:
             bias = None if self.bias_EO is None else self.bias_EO.flatten()
@@ -126,7 +126,7 @@ class StackedLinear(StackedWeights):
             return th.bmm(x_EMI, self.weight_EIO)
         return th.baddbmm(self.bias_EO.unsqueeze(1), x_EMI, self.weight_EIO)
 
-    def mix(self, x: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+    def mix(self, x: Tensor, gates_TE: Tensor) -> Tensor:
         """Apply each expert's layer and sum over experts, weighted by the gates.
 
         :param x: (T, I) or (E, T, I)
@@ -141,7 +141,7 @@ class StackedLinear(StackedWeights):
         # Not `addmm`, in which TorchScript's `freeze` takes the added rows for one constant row.
         return y_TO if self.bias_EO is None else y_TO + gates_TE @ self.bias_EO
 
-    def stacked(self) -> list[th.Tensor]:
+    def stacked(self) -> list[Tensor]:
         """Return the weight as (E, out, in), and the bias."""
         _, *bias = super().stacked()
         return [self.weight_EOI, *bias]
@@ -172,7 +172,7 @@ class StackedConv2d(StackedWeights):
         self.weight_EOIhw = _stacked(convs, "weight")
         self.bias_EO = _stacked(convs, "bias")
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Convolve (T, C, height, width) or (T, E*C, height, width), the latter by expert."""
         bias = None if self.bias_EO is None else self.bias_EO.flatten()
         groups = 1 if x.shape[1] == self.weight_EOIhw.shape[2] else self.num_experts
@@ -194,7 +194,7 @@ class StackedLayerNorm(StackedWeights):
         self.weight_EH = _stacked(norms, "weight")
         self.bias_EH = _stacked(norms, "bias")
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Normalize rows that all experts see, (T, H), or each expert's own, (E, M, H)."""
         normed = F.layer_norm(x, self.shape, eps=self.eps)
         return normed * self.weight_EH.unsqueeze(1) + self.bias_EH.unsqueeze(1)
@@ -214,7 +214,7 @@ class StackedBatchNorm(Stacked):
             if tensor.dim() > 0:
                 tensor.data = th.cat(own).detach()
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Normalize each expert's features over the rows."""
         x_TEH = (x.expand(self.num_experts, *x.shape) if x.dim() == 2 else x).transpose(0, 1)
         return self.norm(x_TEH.flatten(1)).view(x_TEH.shape).transpose(0, 1)
@@ -243,7 +243,7 @@ class StackedEach(Stacked):
         super().__init__(len(modules))
         self.each = nn.ModuleList(modules)
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Apply each expert's module to its own values, or to the same rows."""
         if x.dim() == 4:
             images = x.chunk(self.num_experts, dim=1)
@@ -279,7 +279,7 @@ class StackedImageEncoder(Stacked):
         self.convs = stack_all([encoder.convs for encoder in encoders])
         self.image_shape = encoders[0].image_shape
 
-    def forward(self, x_TF: th.Tensor) -> th.Tensor:
+    def forward(self, x_TF: Tensor) -> Tensor:
         """Encode the same rows with every expert's convolutions."""
         image, rest = split_image(x_TF, self.image_shape)
         encoded_TK = self.convs(image).flatten(1)
@@ -309,7 +309,7 @@ class StackedResidual(Stacked):
         super().__init__(len(residuals))
         self.block = stack_all([residual.block for residual in residuals])
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Add each expert's block to its own input, or to the same rows."""
         return x + self.block(x)
 
@@ -369,7 +369,7 @@ def apart(layers: Iterable[nn.Module], num_experts: int) -> list[Function]:
     return [partial(_chain, functions) for functions in zip(*columns, strict=True)]
 
 
-def gated_sum(y_ETO: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+def gated_sum(y_ETO: Tensor, gates_TE: Tensor) -> Tensor:
     """Sum over experts, weighted by the gates: (E, T, O) to (T, O)."""
     # An einsum would make a product of two tiny matrices of every row.
     return (y_ETO * gates_TE.t().unsqueeze(-1)).sum(0)
@@ -381,11 +381,11 @@ def _stacked(modules: Sequence[nn.Module], name: str) -> Any:
     return None if own[0] is None else nn.Parameter(th.stack(own).detach())
 
 
-def _chain(functions: Sequence[Function], x: th.Tensor) -> th.Tensor:
+def _chain(functions: Sequence[Function], x: Tensor) -> Tensor:
     for function in functions:
         x = function(x)
     return x
 
 
-def _add(block: Function, x: th.Tensor) -> th.Tensor:
+def _add(block: Function, x: Tensor) -> Tensor:
     return x + block(x)

@@ -10,7 +10,7 @@ Shapes: B batch, K tasks.
 from collections.abc import Sequence
 
 import torch as th
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers.aux_loss import add_loss
 
@@ -21,7 +21,7 @@ class TaskTemperatures(nn.Module):
     :param targets: the entropy that each task's policy is to have, K numbers
     """
 
-    target_K: th.Tensor
+    target_K: Tensor
 
     def __init__(self, targets: Sequence[float]) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class TaskTemperatures(nn.Module):
         # Computed from the action dimensions, so that files needn't hold it.
         self.register_buffer("target_K", th.tensor(targets), persistent=False)
 
-    def forward(self, log_prob_B: th.Tensor, tasks_B: th.Tensor) -> th.Tensor:
+    def forward(self, log_prob_B: Tensor, tasks_B: Tensor) -> Tensor:
         """Return log-probabilities times their tasks' temperatures.
 
         While the actor learns, the temperatures learn too: their loss is attached to the result.

@@ -7,6 +7,7 @@ Shapes: B batch, N tokens, D features of a bare token, X features that are appen
 from typing import Literal
 
 import torch as th
+from torch import Tensor
 
 TokenKind = Literal["sample", "conv", "feature"]
 
@@ -22,14 +23,14 @@ def token_shape(kind: TokenKind, map_shape: tuple[int, int, int]) -> tuple[int, 
     return (positions, channels) if kind == "conv" else (channels, positions)
 
 
-def tokenize(kind: TokenKind, x_BF: th.Tensor, map_shape: tuple[int, int, int]) -> th.Tensor:
+def tokenize(kind: TokenKind, x_BF: Tensor, map_shape: tuple[int, int, int]) -> Tensor:
     """Split a flattened feature map (B, C*H*W) into tokens (B, N, D)."""
     channels, height, width = map_shape
     x_BCP = x_BF.view(x_BF.shape[0], channels, height * width)
     return x_BCP.transpose(1, 2) if kind == "conv" else x_BCP
 
 
-def append_to_each(x: th.Tensor, extra_BX: th.Tensor | None) -> th.Tensor:
+def append_to_each(x: Tensor, extra_BX: Tensor | None) -> Tensor:
     """Append the same features to every token of a sample: (B, D + X) or (B, N, D + X)."""
     if extra_BX is None:
         return x

@@ -22,7 +22,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers import ExpertChoiceMoE, MoELayer, Routing, SoftMoE
 from sb3_moe.layers.checks import one_of
@@ -122,8 +122,10 @@ def measure(policy: BaseModel) -> Budget:
     """
     networks = networks_of(policy)
     obs, _ = policy.obs_to_tensor(_one_sample(policy.observation_space))
-    by_name, rest = networks.modules(), "lstm" if networks.memories() else "other"
-    parts, places = networks.parts(), dict(zip(by_name, by_name, strict=True))
+    by_name = networks.modules()
+    rest = "lstm" if networks.memories() else "other"
+    parts = networks.parts()
+    places = dict(zip(by_name, by_name, strict=True))
     # A Gaussian's log_std belongs to the actor, which is the first network.
     places = dict.fromkeys(networks.loose(), next(iter(by_name))) | places
     places |= dict.fromkeys(networks.extractors(), "features")
@@ -137,10 +139,13 @@ def measure(policy: BaseModel) -> Budget:
     used: dict[Any, Any] = {}
     for layer, share in count.share.items():
         used |= dict.fromkeys(layer.experts.parameters(), share)
-    alive, numbers, active = _alive(networks), Counter[str](), Counter[str]()
+    alive = _alive(networks)
+    numbers = Counter[str]()
+    active = Counter[str]()
     for parameter, name in networks.owners().items():
         if isinstance(parameter, nn.Parameter):
-            number, place = alive.get(parameter, parameter.numel()), places.get(name, rest)
+            number = alive.get(parameter, parameter.numel())
+            place = places.get(name, rest)
             numbers[place] += number
             active[place] += number * used.get(parameter, 1)
     found = {
@@ -150,13 +155,13 @@ def measure(policy: BaseModel) -> Budget:
     return Budget({name: each for name, each in found.items() if name in by_name or any(each)})
 
 
-def _one_sample(space: gym.Space[Any]) -> Any:
+def _one_sample(space: gym.Space) -> Any:
     if isinstance(space, gym.spaces.Dict):
         return {key: _one_sample(each) for key, each in space.spaces.items()}
     return np.zeros((1, *(space.shape or ())), space.dtype)
 
 
-def _alive(networks: Networks) -> dict[th.Tensor, int]:
+def _alive(networks: Networks) -> dict[Tensor, int]:
     """Return how many weights of each masked parameter are alive."""
     optimizers = networks.every_optimizer()
     return {p: number for each in optimizers for p, number in alive_in(each).items()}
@@ -164,8 +169,8 @@ def _alive(networks: Networks) -> dict[th.Tensor, int]:
 
 def matching_net_arch(
     policy_class: type[MoEPolicy],
-    observation_space: gym.Space[Any],
-    action_space: gym.Space[Any],
+    observation_space: gym.Space,
+    action_space: gym.Space,
     policy_kwargs: dict[str, Any],
     match: str = "parameters",
 ) -> dict[str, list[int]] | list[int]:
@@ -279,7 +284,7 @@ class FlopCount:
         """Note that a module starts."""
         self._running.append([self.mode.get_total_flops(), 0, 0])
 
-    def end(self, module: nn.Module, args: tuple[th.Tensor, ...], output: Any) -> None:
+    def end(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
         """Note the FLOPs of a module that ends."""
         start, done, inside = self._running.pop()
         own = self.mode.get_total_flops() - start - done
@@ -332,7 +337,7 @@ def _flop_counter() -> Any:
     return FlopCounterMode(display=False)
 
 
-def mixture_flops(layer: MoELayer, x: th.Tensor, routing: Routing) -> int:
+def mixture_flops(layer: MoELayer, x: Tensor, routing: Routing) -> int:
     """Return the FLOPs of a mixture for a batch, without its router's modules.
 
     :param layer: of any router
@@ -341,7 +346,8 @@ def mixture_flops(layer: MoELayer, x: th.Tensor, routing: Routing) -> int:
     """
     batch, *tokens, width = x.shape
     num_tokens = math.prod(tokens)
-    experts, out_features = layer.num_experts, layer.experts.out_features
+    experts = layer.num_experts
+    out_features = layer.experts.out_features
     rows = _rows(layer, num_tokens, routing)
     with _flop_counter() as mode:
         layer.experts.expert(0)(x.new_zeros(1, width))
@@ -371,7 +377,7 @@ def _rows(layer: MoELayer, num_tokens: int, routing: Routing) -> int:
     return num_tokens * _num_chosen(layer, routing)
 
 
-def _recurrent_flops(layer: nn.RNNBase, x: th.Tensor) -> int:
+def _recurrent_flops(layer: nn.RNNBase, x: Tensor) -> int:
     """Return the FLOPs of a recurrent layer, which torch doesn't count where it is one operation.
 
     :param x: (..., features)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers import Experts, LinearScores, MoELayer, SeparateNetworks, StackedNetwork
 from sb3_moe.layers.activations import POINTWISE
@@ -36,7 +36,7 @@ BLOCKS = (Residual, StackedResidual)
 IN_ORDER = ("stable_baselines3", "sb3_contrib", "sb3_moe")
 
 # A function that views a tensor stored by a layer, or its Adam moments, by expert and unit.
-View = Callable[[th.Tensor], th.Tensor]
+View = Callable[[Tensor], Tensor]
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -47,7 +47,7 @@ def is_activation(module: nn.Module) -> bool:
     return isinstance(module, ACTIVATIONS)
 
 
-def weight_of(layer: nn.Module) -> th.Tensor:
+def weight_of(layer: nn.Module) -> Tensor:
     """Return a layer's weight as it is stored."""
     names = ("weight_EOIhw", "weight_RK", "weight")
     return getattr(layer, next(name for name in names if hasattr(layer, name)))
@@ -68,7 +68,7 @@ def outgoing(layer: nn.Module, num_experts: int, units: int, inputs: int) -> Vie
         one-hot task id, come after them
     """
 
-    def view(tensor: th.Tensor) -> th.Tensor:
+    def view(tensor: Tensor) -> Tensor:
         tensor_EOI = _as_EOI(layer, tensor)[:, :, :inputs]
         by_unit = tensor_EOI.unflatten(2, (units, -1)).movedim(2, 1)
         # A dense unit that every expert reads has outgoing weights in all experts.
@@ -77,7 +77,7 @@ def outgoing(layer: nn.Module, num_experts: int, units: int, inputs: int) -> Vie
     return view
 
 
-def _as_EOI(layer: nn.Module, tensor: th.Tensor) -> th.Tensor:
+def _as_EOI(layer: nn.Module, tensor: Tensor) -> Tensor:
     """Return a view of a weight with axes (E, O, I, ...); a stacked bias stays as it is."""
     match layer:
         case StackedLinear():
@@ -138,7 +138,8 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
     :param policy: of any algorithm
     """
     networks = networks_of(policy)
-    found, numbers = {}, defaultdict[str, Iterator[int]](itertools.count)
+    found = {}
+    numbers = defaultdict[str, Iterator[int]](itertools.count)
 
     def add(name: str, part: nn.Module, after: Sequence[Reader]) -> None:
         for layer in _along(_flat(part), after):
@@ -243,7 +244,8 @@ def _along(chain: Sequence[nn.Module], after: Sequence[Reader]) -> Iterator[Hidd
         if mixture is not None:
             yield from _in_mixture(mixture)
         elif is_activation(part):
-            before, rest = chain[:i], chain[i + 1 :]
+            before = chain[:i]
+            rest = chain[i + 1 :]
             norm = next((each for each in _next(rest) if _is_unit_norm(each)), None)
             if norm is not None:
                 rest = rest[rest.index(norm) + 1 :]
@@ -330,11 +332,11 @@ class Activations(NamedTuple):
     :param rows_E: how many rows were sent to each expert; None: all
     """
 
-    values_ETHP: th.Tensor
-    rows_E: th.Tensor | None = None
+    values_ETHP: Tensor
+    rows_E: Tensor | None = None
 
     @property
-    def activity_EH(self) -> th.Tensor:
+    def activity_EH(self) -> Tensor:
         """Mean absolute activation of each unit over its expert's own rows (0 without any)."""
         _, rows, _, positions = self.values_ETHP.shape
         mean_EH = self.values_ETHP.abs().sum(dim=(1, 3)) / max(rows * positions, 1)
@@ -343,7 +345,7 @@ class Activations(NamedTuple):
         return mean_EH * (rows / self.rows_E.clamp(min=1)).unsqueeze(1)
 
     @property
-    def features_TF(self) -> th.Tensor:
+    def features_TF(self) -> Tensor:
         """One row per sample with the units of all experts side by side."""
         return self.values_ETHP.transpose(0, 1).flatten(1)
 
@@ -354,7 +356,7 @@ def joined(batches: Sequence[Activations]) -> Activations:
     return Activations(th.cat(values, dim=1), None if rows[0] is None else th.stack(rows).sum(0))
 
 
-def as_ETHP(values: th.Tensor, num_experts: int = 1) -> th.Tensor:
+def as_ETHP(values: Tensor, num_experts: int = 1) -> Tensor:
     """Return the output of an activation module as (E, T, H, P).
 
     :param values: (T, H) or (T, C, height, width) of a dense layer, (E, T, H) or
@@ -377,7 +379,8 @@ def online_parameters(policy: BasePolicy) -> dict[str, list[nn.Parameter]]:
 
     :param policy: of any algorithm
     """
-    owners, temperatures = networks_of(policy).owners(), temperatures_in(policy)
+    owners = networks_of(policy).owners()
+    temperatures = temperatures_in(policy)
     found = defaultdict(list)
     for parameter in policy.parameters():
         if parameter in owners and parameter not in temperatures:
@@ -437,7 +440,7 @@ def _activations(layer: HiddenLayer, calls: Mapping[str, list[Call]]) -> Activat
 
 
 @th.no_grad()
-def expert_outputs(policy: Any, obs: Obs) -> dict[str, th.Tensor]:
+def expert_outputs(policy: Any, obs: Obs) -> dict[str, Tensor]:
     """Return the output of every expert for every token, (E, T, O), by mixture.
 
     :param policy: one of this package's policies

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.layers.checks import not_negative
@@ -36,7 +36,7 @@ from sb3_moe.vec_env.observations import Obs, concatenate, select
 TAUS = (0.025, 0.0, 0.1)
 
 
-def dormant_scores(activity_EH: th.Tensor) -> th.Tensor:
+def dormant_scores(activity_EH: Tensor) -> Tensor:
     """Return each unit's activity relative to the mean of the whole layer (eq. 1).
 
     All units of all experts count as one layer. All scores of a silent layer are 0. If any activity
@@ -49,7 +49,7 @@ def dormant_scores(activity_EH: th.Tensor) -> th.Tensor:
     return scores_EH.masked_fill(~mean.isfinite(), float("nan"))
 
 
-def dormant_mask(activity_EH: th.Tensor, tau: float) -> th.Tensor:
+def dormant_mask(activity_EH: Tensor, tau: float) -> Tensor:
     """Return which units are dormant at a threshold; none of them if the scores are NaN.
 
     :param activity_EH: mean absolute activations
@@ -60,7 +60,7 @@ def dormant_mask(activity_EH: th.Tensor, tau: float) -> th.Tensor:
     return dormant_scores(activity_EH) <= tau
 
 
-def dormant_fraction(activity_EH: th.Tensor, tau: float = 0.0) -> float:
+def dormant_fraction(activity_EH: Tensor, tau: float = 0.0) -> float:
     """Return the share of dormant units, pooled over the layer: the primary measure.
 
     :param activity_EH: mean absolute activations
@@ -74,7 +74,7 @@ def dormant_fraction(activity_EH: th.Tensor, tau: float = 0.0) -> float:
     return float(asleep_EH.mean())
 
 
-def dormant_fraction_per_expert(activity_EH: th.Tensor, tau: float = 0.0) -> th.Tensor:
+def dormant_fraction_per_expert(activity_EH: Tensor, tau: float = 0.0) -> Tensor:
     """Return each expert's share of dormant units, relative to the mean activity of that expert.
 
     It does not show that an expert is quiet as a whole; the pooled measure does.
@@ -87,7 +87,7 @@ def dormant_fraction_per_expert(activity_EH: th.Tensor, tau: float = 0.0) -> th.
     return th.tensor([dormant_fraction(activity_H, tau) for activity_H in activity_EH])
 
 
-def effective_rank(features_TF: th.Tensor) -> float:
+def effective_rank(features_TF: Tensor) -> float:
     """Return exp(entropy) of the singular values, scaled to sum to 1 (Roy and Vetterli 2007).
 
     :param features_TF: one row per sample
@@ -100,7 +100,7 @@ def effective_rank(features_TF: th.Tensor) -> float:
     return float(th.special.entr(shares).sum().exp())
 
 
-def stable_rank(features_TF: th.Tensor) -> float:
+def stable_rank(features_TF: Tensor) -> float:
     """Return the squared Frobenius norm over the squared spectral norm.
 
     :param features_TF: one row per sample
@@ -110,14 +110,14 @@ def stable_rank(features_TF: th.Tensor) -> float:
     return 0.0 if squares.max() == 0 else float(squares.sum() / squares.max())
 
 
-def _singular_values(features_TF: th.Tensor) -> th.Tensor:
+def _singular_values(features_TF: Tensor) -> Tensor:
     """Return the singular values as doubles; NaN if an entry isn't finite: LAPACK would fail."""
     matrix_TF = features_TF.detach().double()
     values = th.linalg.svdvals(matrix_TF.nan_to_num(0.0, 0.0, 0.0))
     return values.masked_fill(~matrix_TF.isfinite().all(), float("nan"))
 
 
-def ntk_rank(outputs_T: th.Tensor, parameters: Iterable[th.Tensor]) -> float:
+def ntk_rank(outputs_T: Tensor, parameters: Iterable[Tensor]) -> float:
     """Return the effective rank of the empirical neural tangent kernel on a batch.
 
     It falls when samples can no longer be told apart by a gradient step (Lyle et al. 2023,
@@ -169,8 +169,10 @@ def measure_layers(
 
 
 def _layer(seen: Sequence[Activations], taus: Sequence[float]) -> Measures:
-    pooled, tau = joined(seen), taus[0]
-    pooled_EH, by_task = pooled.activity_EH, [each.activity_EH for each in seen]
+    pooled = joined(seen)
+    tau = taus[0]
+    pooled_EH = pooled.activity_EH
+    by_task = [each.activity_EH for each in seen]
     measures: Measures = {"dormant": dormant_fraction(pooled_EH, tau)}
     measures |= {f"dormant@{other}": dormant_fraction(pooled_EH, other) for other in taus[1:]}
     measures["dormant_per_task"] = np.array([dormant_fraction(a_EH, tau) for a_EH in by_task])
@@ -199,12 +201,12 @@ def measure_ntk(policy: BasePolicy, batches: Sequence[Obs], size: int = 24) -> M
         }
 
 
-Gradients = Mapping[th.Tensor, th.Tensor | None]
+Gradients = Mapping[Tensor, Tensor | None]
 #: The default: every gradient is read from its parameter's ``.grad``.
 NOT_KEPT: Gradients = MappingProxyType({})
 
 
-def gradient_activity(policy: BasePolicy, gradients: Gradients = NOT_KEPT) -> dict[str, th.Tensor]:
+def gradient_activity(policy: BasePolicy, gradients: Gradients = NOT_KEPT) -> dict[str, Tensor]:
     """Return the mean absolute gradient of the weights into each unit, (E, H), by hidden layer.
 
     It takes the place of activities in ``dormant_scores``. The gradient is that of the last update,
@@ -269,7 +271,7 @@ def measure_weights(policy: BasePolicy, gradients: Gradients = NOT_KEPT) -> dict
     return measures
 
 
-def joint_norm(tensors: Iterable[th.Tensor]) -> float:
+def joint_norm(tensors: Iterable[Tensor]) -> float:
     """Return the L2 norm of all numbers of some tensors together."""
     norms = [th.linalg.vector_norm(each.detach()) for each in tensors]
     return float(th.linalg.vector_norm(th.stack(norms)))
@@ -285,7 +287,7 @@ class CriticGradients:
     """
 
     def __init__(self) -> None:
-        self.of_last_step: dict[th.Tensor, th.Tensor | None] = {}
+        self.of_last_step: dict[Tensor, Tensor | None] = {}
         self._handle: RemovableHandle | None = None
 
     def attach(self, policy: BasePolicy) -> None:
@@ -332,7 +334,8 @@ def fisher_information(
     :param parameters: what to differentiate by, by name
     :param masks: the B masks of actions under which these were chosen, for MaskablePPO
     """
-    networks, wanted = networks_of(policy), list(parameters.values())
+    networks = networks_of(policy)
+    wanted = list(parameters.values())
     sums = {name: th.zeros_like(each) for name, each in parameters.items()}
     taken = th.as_tensor(actions, device=policy.device)
     taken = taken.float() if taken.is_floating_point() else taken

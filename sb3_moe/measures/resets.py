@@ -9,7 +9,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative
@@ -48,14 +48,14 @@ def fresh_modules(policy: BasePolicy) -> dict[nn.Module, nn.Module]:
     return dict(zip(uncompiled(policy).modules(), fresh_copy(policy).modules(), strict=True))
 
 
-def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
+def kept_entries(policy: BasePolicy) -> dict[Tensor, Tensor]:
     """Return masks that are True where a tensor's entries are of frozen experts or still routers.
 
     A router is still if it is held, or never learns.
 
     :param policy: of any algorithm
     """
-    kept: dict[th.Tensor, th.Tensor] = {}
+    kept: dict[Tensor, Tensor] = {}
     for layer in (each for each in policy.modules() if isinstance(each, MoELayer)):
         of_router = router_tensors(layer).values()
         if not any(each.requires_grad for each in of_router):
@@ -94,7 +94,8 @@ def reset_heads(policy: BasePolicy) -> None:
     :param policy: of any algorithm
     :raises ValueError: if the policy can't be built again
     """
-    fresh, networks = fresh_modules(policy), networks_of(policy)
+    fresh = fresh_modules(policy)
+    networks = networks_of(policy)
     with masked_as_before(policy):
         for head in heads(policy):
             own = _own(head, policy)
@@ -183,9 +184,9 @@ def reset_optimizers(policy: BasePolicy) -> None:
             del optimizer.state[parameter]
 
 
-def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:
+def moments(policy: BasePolicy) -> dict[Tensor, list[Tensor]]:
     """Return the optimizers' running averages by parameter."""
-    found: dict[th.Tensor, list[th.Tensor]] = {}
+    found: dict[Tensor, list[Tensor]] = {}
     for optimizer in networks_of(policy).every_optimizer():
         found |= moments_in(optimizer)
     return found
@@ -204,7 +205,7 @@ def resettable_layers(policy: BasePolicy) -> list[HiddenLayer]:
 
 @th.no_grad()
 def redo(
-    policy: BasePolicy, obs: Obs, tau: float = 0.1, activity: Mapping[str, th.Tensor] | None = None
+    policy: BasePolicy, obs: Obs, tau: float = 0.1, activity: Mapping[str, Tensor] | None = None
 ) -> dict[str, int]:
     """Reinitialize incoming weights of dormant neurons; set outgoing ones and Adam's moments to 0.
 
@@ -227,12 +228,16 @@ def redo(
     :raises ValueError: if ``tau`` is negative, no layer can be treated, or the policy can't be
         built again
     """
-    layers, activations = resettable_layers(policy), policy_activations(policy, obs)
-    fresh, averages, kept = fresh_modules(policy), moments(policy), kept_entries(policy)
+    layers = resettable_layers(policy)
+    activations = policy_activations(policy, obs)
+    fresh = fresh_modules(policy)
+    averages = moments(policy)
+    kept = kept_entries(policy)
     counts = {}
     with masked_as_before(policy), frozen_unchanged(policy):
         for layer in layers:
-            seen, given_EH = activations.get(layer.name), (activity or {}).get(layer.name)
+            seen = activations.get(layer.name)
+            given_EH = (activity or {}).get(layer.name)
             if seen is None or (activity is not None and given_EH is None):
                 continue
             mask_EH = _to_restart(seen, given_EH, tau)
@@ -250,20 +255,21 @@ def redo(
     return counts
 
 
-def _to_restart(activations: Activations, given_EH: th.Tensor | None, tau: float) -> th.Tensor:
+def _to_restart(activations: Activations, given_EH: Tensor | None, tau: float) -> Tensor:
     """Return which units are dormant, (E, H), in experts that got any row or gradient."""
     if given_EH is not None:
         return dormant_mask(given_EH, tau) & given_EH.any(1, keepdim=True)
-    mask_EH, rows_E = dormant_mask(activations.activity_EH, tau), activations.rows_E
+    mask_EH = dormant_mask(activations.activity_EH, tau)
+    rows_E = activations.rows_E
     return mask_EH if rows_E is None else mask_EH & (rows_E > 0).unsqueeze(1)
 
 
 def _around(
     layer: HiddenLayer,
-    mask_EH: th.Tensor,
+    mask_EH: Tensor,
     positions: int,
     fresh: Mapping[nn.Module, nn.Module],
-) -> Iterator[tuple[th.Tensor, View, th.Tensor | None]]:
+) -> Iterator[tuple[Tensor, View, Tensor | None]]:
     """List the tensors around a layer, their views by unit, and new values of those before it."""
     assert layer.feeder is not None
     before = [(layer.feeder, incoming(layer.feeder))]

@@ -82,7 +82,8 @@ def blocks_of(steps: ArrayLike, trained: ArrayLike) -> list[Block]:
     :param steps: (K,)
     :param trained: (K,), -1 where all tasks were trained
     """
-    steps_K, trained_K = np.asarray(steps, np.float64).tolist(), np.asarray(trained).tolist()
+    steps_K = np.asarray(steps, np.float64).tolist()
+    trained_K = np.asarray(trained).tolist()
     blocks: list[Block] = []
     for (before, step), task in zip(pairwise(steps_K), trained_K[1:], strict=True):
         if blocks and blocks[-1].task == task and blocks[-1].end == before:
@@ -97,7 +98,8 @@ def checked(score: ArrayLike, steps: ArrayLike) -> tuple[Array, Array]:
 
     :raises ValueError: if shapes or order are wrong, or a score is not finite
     """
-    score_KN, steps_K = np.asarray(score, np.float64), np.asarray(steps, np.float64)
+    score_KN = np.asarray(score, np.float64)
+    steps_K = np.asarray(steps, np.float64)
     if score_KN.ndim != 2 or steps_K.shape != score_KN.shape[:1] or len(steps_K) == 0:
         raise ValueError(
             "`score` must be (evaluations, tasks) and `steps` (evaluations,), got shapes "
@@ -121,7 +123,8 @@ def score_at(score: ArrayLike, steps: ArrayLike, step: float) -> Array:
 def _scores_at(score: ArrayLike, steps: ArrayLike, points: Sequence[float]) -> Array:
     """Return every task's scores at rising steps, (N, points)."""
     score_KN, steps_K = checked(score, steps)
-    (start, end), (low, high) = (points[0], points[-1]), (steps_K[0], steps_K[-1])
+    (start, end) = (points[0], points[-1])
+    (low, high) = (steps_K[0], steps_K[-1])
     if start < low or end > high:
         raise ValueError(f"evaluations must cover {start:g} to {end:g}, but go {low:g} to {high:g}")
     return np.array([np.interp(points, steps_K, column) for column in score_KN.T])

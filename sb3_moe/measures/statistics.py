@@ -92,7 +92,8 @@ def agreement(outputs_ETO: ArrayLike) -> float:
     if num_experts == 1 and units.isfinite().all():
         return 1.0
     # The squared length of the sum holds every pair twice, and each expert with itself once.
-    total, alone = units.sum(0).square().sum(-1), units.square().sum((0, 2))
+    total = units.sum(0).square().sum(-1)
+    alone = units.square().sum((0, 2))
     return float(((total - alone) / (num_experts * (num_experts - 1))).mean())
 
 

@@ -78,7 +78,8 @@ class Architect:
         stages = read_stages(dense)
         self.norms: list[nn.Module] = []
         if stages:  # all that the first layer sees is normalized as one vector
-            self.norms, stages[0].norms = stages[0].norms, []
+            self.norms = stages[0].norms
+            stages[0].norms = []
         for stage in stages[: len(stages) - heads]:
             if self.options.block == "layer_norm":
                 stage.acts.insert(0, nn.LayerNorm(stage.width))
@@ -229,7 +230,8 @@ def _check_depth(options: MoEOptions, depth: int) -> None:
     :param depth: number of hidden layers
     :raises ValueError: naming the option
     """
-    place, tokens = options.place, options.tokens
+    place = options.place
+    tokens = options.tokens
     if place.hidden == "one" and depth == 0:
         raise ValueError(
             f"`placement`={place.name!r} replaces all hidden layers by one layer of experts, and "

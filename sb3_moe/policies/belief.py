@@ -9,6 +9,7 @@ import gymnasium as gym
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
 
 from sb3_moe.layers import Belief
 from sb3_moe.layers.checks import one_of
@@ -39,7 +40,7 @@ class BeliefExtractor(TaskExtractor):
 
     def __init__(
         self,
-        observation_space: gym.Space[Any],
+        observation_space: gym.Space,
         *,
         shown: str = "router",
         belief: Belief | None = None,
@@ -51,7 +52,7 @@ class BeliefExtractor(TaskExtractor):
     ) -> None:
         one_of("shown", shown, ("router", "both"))
         own, history = _parts_of(observation_space)
-        seen: dict[str, spaces.Space[Any]] = {"obs": own}
+        seen: dict[str, spaces.Space] = {"obs": own}
         seen |= {HISTORY_KEY: history} if shown == "both" else {}
         super().__init__(spaces.Dict(seen), encoder=encoder, raw=raw)
         self._observation_space = observation_space
@@ -63,7 +64,7 @@ class BeliefExtractor(TaskExtractor):
         self.num_tasks = self.belief.num_models
         self._features_dim += self.num_tasks
 
-    def forward(self, observations: PyTorchObs) -> th.Tensor:
+    def forward(self, observations: PyTorchObs) -> Tensor:
         """Return the features; the models learn while the policy does."""
         assert isinstance(observations, dict)
         history_BKW = observations[HISTORY_KEY]
@@ -77,7 +78,7 @@ class BeliefExtractor(TaskExtractor):
         self.num_tasks = self.belief.num_models
 
 
-def _parts_of(space: gym.Space[Any]) -> tuple[spaces.Box, spaces.Box]:
+def _parts_of(space: gym.Space) -> tuple[spaces.Box, spaces.Box]:
     parts: dict[str, Any] = dict(space.spaces) if isinstance(space, spaces.Dict) else {}
     shapes = {key: len(part.shape or ()) for key, part in parts.items()}
     # A history of one step has no transition: the belief would always be the prior.

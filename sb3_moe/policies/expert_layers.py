@@ -35,7 +35,8 @@ from sb3_moe.policies.start_scale import own_generator
 TRIAL_ROWS = 2
 # For `match_scale`, the size of dense layers' outputs is measured over this many random
 # initializations, with this many outputs where a head has fewer.
-DRAWS, MEASURED_WIDTH = 16, 128
+DRAWS = 16
+MEASURED_WIDTH = 128
 
 
 def image_encoder(layout: Layout, init: Init) -> tuple[ImageEncoder, Layout]:
@@ -89,7 +90,8 @@ class ExpertLayers:
     shared: EmbeddingMoE | None = None
 
     def __post_init__(self) -> None:
-        options, num_tasks = self.options, self.layout.num_tasks
+        options = self.options
+        num_tasks = self.layout.num_tasks
         self.num_experts = options.resolve_num_experts(num_tasks) if options.is_moe else 0
         # Whether `expert` was given, and whether its class holds the activation. If the class does
         # not, the activation follows the sum over experts.
@@ -104,7 +106,9 @@ class ExpertLayers:
         :param first: whether it is the first hidden layer, which tokens are for
         """
         seen = self.seen if first else 0
-        num_tokens, bare, out = 1, width, stage.width
+        num_tokens = 1
+        bare = width
+        out = stage.width
         if first and self.options.is_tokenized:
             assert self.layout.map_shape is not None
             num_tokens, bare = token_shape(self.options.tokens, self.layout.map_shape)

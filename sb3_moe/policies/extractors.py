@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers.checks import one_of, whole_or_none
 from sb3_moe.layers.encoder import Residual
@@ -79,7 +79,7 @@ def map_shape_of(encoder: str, image_shape: Shape) -> Shape:
     return (shape[0], shape[1], shape[2])
 
 
-def default_encoder(space: spaces.Space[Any], *, normalized: bool = False) -> str:
+def default_encoder(space: spaces.Space, *, normalized: bool = False) -> str:
     """Return the encoder for a space's images: ``"flat"`` if none, ``"auto"`` if several differ."""
     images = [each for each in _parts(space).values() if is_image(each)]
     found = {
@@ -102,7 +102,7 @@ def encoder_of_size(image_shape: Shape) -> str:
     return "flat"
 
 
-def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
+def _parts(space: spaces.Space) -> dict[str, spaces.Space]:
     """Return the parts of an observation space by key, without the task id."""
     if not isinstance(space, spaces.Dict):
         return {"": space}
@@ -132,7 +132,7 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
 
     def __init__(
         self,
-        observation_space: gym.Space[Any],
+        observation_space: gym.Space,
         *,
         encoder: str = "flat",
         num_tasks: int | None = None,
@@ -146,7 +146,8 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
         super().__init__(observation_space, features_dim=1)
         self.raw = raw
         parts = _parts(observation_space)
-        self.num_tasks, self._tail = 0, None
+        self.num_tasks = 0
+        self._tail = None
         if num_tasks is not None or has_task_key(observation_space):
             task_ids = TaskIds(observation_space, num_tasks, "`num_tasks`")
             self.num_tasks = task_ids.num_tasks
@@ -184,7 +185,7 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
         """Whether the id is that of planes of an image, which are cut off."""
         return self._planes is not None
 
-    def _choose_encoders(self, encoder: str, parts: dict[str, spaces.Space[Any]]) -> None:
+    def _choose_encoders(self, encoder: str, parts: dict[str, spaces.Space]) -> None:
         """Choose an encoder for each image; all other parts of the observation stay flat."""
         shapes = {
             key: image_shape_of(each, self.channel_axes[key])
@@ -207,7 +208,7 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
         # If exactly one image is encoded, its own encoder replaces "auto".
         self.encoder = self.encoders[self.image_keys[0]] if len(self.image_keys) == 1 else encoder
 
-    def _without_planes(self, space: Any, planes: Tail) -> dict[str, spaces.Space[Any]]:
+    def _without_planes(self, space: Any, planes: Tail) -> dict[str, spaces.Space]:
         """Return the space of the image without the planes that show the task."""
         axis = self.channel_axes[""] = planes.axis + 3
         num_channels = space.shape[axis] - self.num_tasks
@@ -239,7 +240,7 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
             dim += math.prod(map_shape) if linear is None else linear
         return dim
 
-    def forward(self, observations: PyTorchObs) -> th.Tensor:
+    def forward(self, observations: PyTorchObs) -> Tensor:
         """Return the features (B, F)."""
         by_key = observations if isinstance(observations, dict) else {"": observations}
         task = by_key[TASK_KEY] if has_task_key(self._observation_space) else None
@@ -256,7 +257,7 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
             parts.append(task.flatten(1))
         return parts[0] if len(parts) == 1 else th.cat(parts, dim=1)
 
-    def _encode(self, i: int, image: th.Tensor) -> th.Tensor:
+    def _encode(self, i: int, image: Tensor) -> Tensor:
         if self.raw:
             return image.flatten(1)
         encoded = self.convs[i](image).flatten(1)

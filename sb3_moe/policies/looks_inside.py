@@ -6,7 +6,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers import MoELayer, Routing
 from sb3_moe.layers.checks import numbers_below
@@ -15,7 +15,7 @@ from sb3_moe.policies.networks import kind_of, network_of, networks_of
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.vec_env.observations import map_observation
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 # An actor's output layers: the mean of its actions, and the log of their standard deviation.
 HEADS = ("mu", "log_std")
 
@@ -90,7 +90,7 @@ class LooksInside(BaseModel):
 
     @th.no_grad()
     def routing(
-        self, obs: Array | dict[str, Array] | PyTorchObs, actions: Array | th.Tensor | None = None
+        self, obs: Array | dict[str, Array] | PyTorchObs, actions: Array | Tensor | None = None
     ) -> dict[str, Routing]:
         """Return what every router decides for a batch of observations, by network and layer.
 
@@ -107,7 +107,7 @@ class LooksInside(BaseModel):
             networks_of(self).run(tensors, given)
         return {name: each[-1].output[1] for name, each in calls.items()}
 
-    def _as_tensor(self: Any, given: Array | th.Tensor) -> th.Tensor:
+    def _as_tensor(self: Any, given: Array | Tensor) -> Tensor:
         shape = self.action_space.shape or ()
         actions = _as_array(given)
         if actions.shape[actions.ndim - len(shape) :] != shape:
@@ -121,4 +121,4 @@ class LooksInside(BaseModel):
 
 
 def _as_array(given: Any) -> Array:
-    return given.detach().cpu().numpy() if isinstance(given, th.Tensor) else np.asarray(given)
+    return given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)

@@ -12,35 +12,38 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import BaseModel
+from torch import Tensor
 
 from sb3_moe.policies.networks import networks_of
 
 #: Entries of an optimizer's groups: a mask or None for each parameter, the number of steps since
 #: the masks were drawn, and the seed of random changes.
-MASKS, UPDATES, SEED = "sparse_masks", "sparse_updates", "sparse_seed"
+MASKS = "sparse_masks"
+UPDATES = "sparse_updates"
+SEED = "sparse_seed"
 
 #: Entries of a parameter's state that depend on the number of steps, and not on gradients.
 COUNTS = ("step", "mu_product")
 
-Masks = Mapping[th.Tensor, th.Tensor]
+Masks = Mapping[Tensor, Tensor]
 
 
-def moments_of(optimizer: th.optim.Optimizer, parameter: th.Tensor) -> dict[str, th.Tensor]:
+def moments_of(optimizer: th.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
     """Return a parameter's running averages by name, shaped like it; none before its first step."""
     # `get`, since `state[parameter]` would create a state where there is none.
     return {
         name: value
         for name, value in optimizer.state.get(parameter, {}).items()
-        if name not in COUNTS and isinstance(value, th.Tensor) and value.shape == parameter.shape
+        if name not in COUNTS and isinstance(value, Tensor) and value.shape == parameter.shape
     }
 
 
-def moments_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, list[th.Tensor]]:
+def moments_in(optimizer: th.optim.Optimizer) -> dict[Tensor, list[Tensor]]:
     """Return the running averages by parameter, each shaped like it."""
     return {each: list(moments_of(optimizer, each).values()) for each in optimizer.state}
 
 
-def masks_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, th.Tensor]:
+def masks_in(optimizer: th.optim.Optimizer) -> dict[Tensor, Tensor]:
     """Return the masks by parameter, for the parameters that have one."""
     return {
         parameter: mask
@@ -117,7 +120,7 @@ def mask_targets(policy: BaseModel, masks: Masks) -> None:
             theirs.mul_(masks[mine])
 
 
-def alive_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, int]:
+def alive_in(optimizer: th.optim.Optimizer) -> dict[Tensor, int]:
     """Return how many weights of each masked parameter are alive.
 
     A mask that no longer holds, since training went on without it, is left out.
@@ -154,7 +157,7 @@ class MaskedSteps:
         self.lasts = lasts
         # As an attribute, which torch neither saves nor copies with an optimizer.
         vars(optimizer)["masked_steps"] = self
-        self._masks: dict[th.Tensor, th.Tensor] = {}
+        self._masks: dict[Tensor, Tensor] = {}
         self._recall(optimizer)
         self._handles = [
             *(each.register_hook(partial(self._masked, each)) for each in self._masks),
@@ -180,7 +183,7 @@ class MaskedSteps:
         set_masks(optimizer, self._masks)
         apply_masks(optimizer)
 
-    def _masked(self, parameter: th.Tensor, gradient: th.Tensor) -> th.Tensor:
+    def _masked(self, parameter: Tensor, gradient: Tensor) -> Tensor:
         mask = self._masks.get(parameter)
         if mask is None or not self.lasts() or self._is_due(self.updates + 1):
             return gradient

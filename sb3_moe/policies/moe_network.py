@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch as th
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.tokens import TokenKind, append_to_each, tokenize
@@ -88,7 +88,7 @@ class MoENetwork(nn.Module):
         parts = (encoder, self.norms, task_embedding)
         self._sees_all = sees_all and tokens == "sample" and all(each is None for each in parts)
 
-    def forward(self, features_BF: th.Tensor, actions_BA: th.Tensor | None = None) -> th.Tensor:
+    def forward(self, features_BF: Tensor, actions_BA: Tensor | None = None) -> Tensor:
         """Return the network's output.
 
         :param features_BF: ``[x | one-hot]``
@@ -116,8 +116,8 @@ class MoENetwork(nn.Module):
         return th.cat([x, task_BK], dim=1) if self.carry_task and task_BK is not None else x
 
     def _first_inputs(
-        self, features_BF: th.Tensor, task_BK: th.Tensor | None, actions_BA: th.Tensor | None
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        self, features_BF: Tensor, task_BK: Tensor | None, actions_BA: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the first layer's input, its router's, and what later routers see besides x."""
         routed = task_BK if self.router_sees_task else None
         if self._sees_all and (self.router_sees_task or task_BK is None):
@@ -139,7 +139,7 @@ class MoENetwork(nn.Module):
             return first, first, routed
         return first, append_to_each(x, _join(routed, actions_BA)), routed
 
-    def _normalize(self, *parts: th.Tensor | None) -> list[Any]:
+    def _normalize(self, *parts: Tensor | None) -> list[Any]:
         """Normalize all that the first layer sees, as one vector, and take it apart again."""
         assert self.norms is not None
         given = [part for part in parts if part is not None]
@@ -155,12 +155,12 @@ class Columns(nn.Module):
         self.start = start
         self.stop = stop
 
-    def forward(self, x_BO: th.Tensor) -> th.Tensor:
+    def forward(self, x_BO: Tensor) -> Tensor:
         """Return the columns."""
         return x_BO[:, self.start : self.stop]
 
 
-def _join(a: th.Tensor | None, b: th.Tensor | None) -> th.Tensor | None:
+def _join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     if a is None or b is None:
         return b if a is None else a
     return th.cat([a, b], dim=1)

@@ -103,8 +103,8 @@ class MoEPolicy(TeachesOptimizers):
 
     def __init__(
         self,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
+        observation_space: gym.Space,
+        action_space: gym.Space,
         lr_schedule: Schedule,
         *,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -170,7 +170,7 @@ class MoEPolicy(TeachesOptimizers):
 
     def _choose_extractor(
         self,
-        space: gym.Space[Any],
+        space: gym.Space,
         given: type[BaseFeaturesExtractor] | None,
         kwargs: dict[str, Any] | None,
         *,
@@ -219,7 +219,7 @@ class MoEPolicy(TeachesOptimizers):
         return given, kwargs
 
     def _default_extractor(
-        self, space: gym.Space[Any], kwargs: dict[str, Any]
+        self, space: gym.Space, kwargs: dict[str, Any]
     ) -> type[BaseFeaturesExtractor]:
         if self._networks_by_belief:
             return BeliefExtractor
@@ -394,7 +394,7 @@ class MoEPolicy(TeachesOptimizers):
 
 
 def _takes(
-    extractor: type[BaseFeaturesExtractor], space: gym.Space[Any], kwargs: dict[str, Any]
+    extractor: type[BaseFeaturesExtractor], space: gym.Space, kwargs: dict[str, Any]
 ) -> bool:
     """Say whether SB3's extractor can be built for a space; random numbers stay as they were.
 

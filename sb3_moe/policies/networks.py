@@ -21,7 +21,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import distributions, nn
+from torch import Tensor, distributions, nn
 
 from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.layers.shares import tensors_of
@@ -40,11 +40,11 @@ class Decision(NamedTuple):
     """
 
     kind: Kind
-    preferences: tuple[th.Tensor, ...]
-    values: dict[str, th.Tensor]
+    preferences: tuple[Tensor, ...]
+    values: dict[str, Tensor]
 
 
-def of_distribution(found: Any, values: dict[str, th.Tensor]) -> Decision:
+def of_distribution(found: Any, values: dict[str, Tensor]) -> Decision:
     """Read one of SB3's or sb3-contrib's action distributions.
 
     :param found: the distribution
@@ -137,7 +137,7 @@ class Networks(ABC):
         """
 
     def step(
-        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+        self, obs: PyTorchObs, memory: Any, starts: Tensor, **masks: Any
     ) -> tuple[Decision, Any]:
         """Return the policy's preferences and values at any step, and its memory after the step.
 
@@ -148,7 +148,7 @@ class Networks(ABC):
         """
         return self.decide(obs, **masks), None
 
-    def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
+    def run(self, obs: PyTorchObs, actions: Tensor | None = None) -> None:
         """Run every network once, at the start of an episode.
 
         :param obs: a batch of observations on the policy's device
@@ -156,7 +156,7 @@ class Networks(ABC):
         """
         self.decide(obs)
 
-    def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
+    def outputs(self, obs: PyTorchObs) -> dict[str, Tensor]:
         """Return one differentiable scalar for each network and sample, (B,).
 
         A critic's is its value; an actor's is the log-probability of its most likely action, or
@@ -172,7 +172,7 @@ class Networks(ABC):
         logs = [probs_BA.max(-1).values.log() for probs_BA in decision.preferences]
         return {"pi": th.stack(logs).sum(0), **decision.values}
 
-    def taken(self, obs: PyTorchObs, actions: th.Tensor, **masks: Any) -> list[th.Tensor]:
+    def taken(self, obs: PyTorchObs, actions: Tensor, **masks: Any) -> list[Tensor]:
         """Return the policy's outputs for actions that were taken: differentiable, (B,) each.
 
         Each is the actions' log-probability, an output of a deterministic actor, or a critic's
@@ -253,9 +253,9 @@ class Networks(ABC):
             pairs |= zip(online.modules(), target.modules(), strict=True)
         return pairs.get(module)
 
-    def followers(self) -> dict[th.Tensor, th.Tensor]:
+    def followers(self) -> dict[Tensor, Tensor]:
         """Return the target network's tensor for each online tensor that has one."""
-        pairs: dict[th.Tensor, th.Tensor] = {}
+        pairs: dict[Tensor, Tensor] = {}
         for online, target in self.targets().items():
             pairs |= zip(tensors_of(online), tensors_of(target), strict=True)
         return pairs
@@ -319,7 +319,7 @@ class ActorCriticNetworks(Networks):
         values_B = self.policy.predict_values(obs, *self._memory(obs)).flatten()
         return of_distribution(found, {"vf": values_B})
 
-    def taken(self, obs: PyTorchObs, actions: th.Tensor, **masks: Any) -> list[th.Tensor]:
+    def taken(self, obs: PyTorchObs, actions: Tensor, **masks: Any) -> list[Tensor]:
         """Return the log-probability of the actions, at the start of an episode."""
         if isinstance(self.policy.action_space, spaces.Discrete):
             actions = actions.long().flatten()  # buffers keep discrete actions as a column
@@ -367,7 +367,7 @@ class RecurrentNetworks(ActorCriticNetworks):
         return {name: each for name, each in self.policy.named_children() if name in names}
 
     def step(
-        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+        self, obs: PyTorchObs, memory: Any, starts: Tensor, **masks: Any
     ) -> tuple[Decision, Any]:
         """Return the actor's distribution and the value, and the next states of both LSTMs."""
         fresh, _ = self._memory(obs)
@@ -431,12 +431,12 @@ class ActorWithCriticsNetworks(Networks):
         """Return the critics' optimizer: the actor's loss reaches the critics after its step."""
         return self.policy.critic.optimizer
 
-    def run(self, obs: PyTorchObs, actions: th.Tensor | None = None) -> None:
+    def run(self, obs: PyTorchObs, actions: Tensor | None = None) -> None:
         """Run the actor, then the critics on its actions or on those given."""
         own_BA = self.policy._predict(obs, deterministic=True)
         self.policy.critic(obs, own_BA if actions is None else actions)
 
-    def _values(self, obs: PyTorchObs, actions_BA: th.Tensor) -> dict[str, th.Tensor]:
+    def _values(self, obs: PyTorchObs, actions_BA: Tensor) -> dict[str, Tensor]:
         q_values: Any = self.policy.critic(obs, actions_BA.detach())
         # TQC's critic returns the quantiles of all critics in one tensor.
         critics = q_values if isinstance(q_values, tuple) else q_values.unbind(1)
@@ -447,11 +447,11 @@ class ActorWithCriticsNetworks(Networks):
         actions_BA = self.policy._predict(obs, deterministic=True)
         return Decision("mean", (actions_BA,), self._values(obs, actions_BA))
 
-    def taken(self, obs: PyTorchObs, actions: th.Tensor, **masks: Any) -> list[th.Tensor]:
+    def taken(self, obs: PyTorchObs, actions: Tensor, **masks: Any) -> list[Tensor]:
         """Return the log-probability of the actions, in [-1, 1], and each critic's value."""
         return [*self._preference(obs, actions), *self._values(obs, actions).values()]
 
-    def _preference(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+    def _preference(self, obs: PyTorchObs, actions: Tensor) -> list[Tensor]:
         actor = self.policy.actor
         mean_BA, log_std, noise = actor.get_action_dist_params(obs)
         # If tasks have their own action dimensions, the distribution depends on the observations.
@@ -472,7 +472,7 @@ class DeterministicActorNetworks(ActorWithCriticsNetworks):
     def _actor(self) -> Network:
         return Network("pi", self.policy.actor.features_extractor, self.policy.actor.mu)
 
-    def _preference(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+    def _preference(self, obs: PyTorchObs, actions: Tensor) -> list[Tensor]:
         # There is no log-probability. The squared gradients of these outputs are the Fisher
         # information of a Gaussian around them, of standard deviation 1.
         return list(self.policy.actor(obs).unbind(-1))
@@ -499,11 +499,11 @@ class QNetworks(Networks):
         values_BA = self.values(obs)
         return Decision("value", (values_BA,), {"qf": values_BA.max(dim=1).values})
 
-    def taken(self, obs: PyTorchObs, actions: th.Tensor, **masks: Any) -> list[th.Tensor]:
+    def taken(self, obs: PyTorchObs, actions: Tensor, **masks: Any) -> list[Tensor]:
         """Return the value of the actions."""
         return [self.values(obs).gather(1, actions.long().reshape(-1, 1)).flatten()]
 
-    def values(self, obs: PyTorchObs) -> th.Tensor:
+    def values(self, obs: PyTorchObs) -> Tensor:
         """Return the value of each action, (B, A)."""
         return getattr(self.policy, self.name)(obs)
 
@@ -513,7 +513,7 @@ class QuantileNetworks(QNetworks):
 
     name = "quantile_net"
 
-    def values(self, obs: PyTorchObs) -> th.Tensor:
+    def values(self, obs: PyTorchObs) -> Tensor:
         """Return the mean of each action's quantiles, (B, A)."""
         return super().values(obs).mean(1)
 

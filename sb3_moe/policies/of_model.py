@@ -1,10 +1,10 @@
 """A model's policy, and what its routers decide."""
 
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
+from torch import Tensor
 
 from sb3_moe.layers import Routing
 from sb3_moe.policies.looks_inside import Array
@@ -30,7 +30,7 @@ def policy_of(model: BaseAlgorithm | BaseModel) -> MoEPolicy:
 def routing(
     model: BaseAlgorithm | BaseModel,
     obs: VecEnvObs | PyTorchObs,
-    actions: Array | th.Tensor | None = None,
+    actions: Array | Tensor | None = None,
 ) -> dict[str, Routing]:
     """Return what every router of a model decides for a batch of observations.
 

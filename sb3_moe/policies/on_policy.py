@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import (
     MultiInputActorCriticPolicy,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_network import Layout
@@ -52,7 +52,7 @@ class MoEActorCritic(_Policy):
     # The same as SB3's policy sets for Adam.
     optimizer_defaults: ClassVar[dict[Any, Any]] = {th.optim.Adam: {"eps": 1e-5}}
     task_dims: TaskActionDims | None
-    _has_BA: th.Tensor | None = None
+    _has_BA: Tensor | None = None
 
     def __init__(self, *args: Any, popart: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -142,7 +142,7 @@ class MoEActorCritic(_Policy):
         actions, outputs, *rest = found
         return actions, self.popart.values(outputs, obs), *rest
 
-    def predict_values(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> th.Tensor:
+    def predict_values(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Tensor:
         """Return the values, on the scale of the rewards, (B, 1)."""
         outputs = super().predict_values(obs, *args, **kwargs)
         return outputs if self.popart is None else self.popart.values(outputs, obs)
@@ -172,8 +172,9 @@ class MoEActorCritic(_Policy):
             self._has_BA = self.task_dims(obs)
         return super().get_distribution(obs, *args, **kwargs)
 
-    def _get_action_dist_from_latent(self, latent_pi: th.Tensor, *args: Any) -> Any:
-        own_BA, self._has_BA = self._has_BA, None
+    def _get_action_dist_from_latent(self, latent_pi: Tensor, *args: Any) -> Any:
+        own_BA = self._has_BA
+        self._has_BA = None
         if own_BA is None:
             return super()._get_action_dist_from_latent(latent_pi, *args)
         distribution = OwnGaussian(self.action_dist.action_dim).of(own_BA)

@@ -10,6 +10,7 @@ from operator import is_
 from typing import Any, NamedTuple
 
 import torch as th
+from torch import Tensor
 
 from sb3_moe.layers.shares import Share
 
@@ -49,9 +50,9 @@ class ExpertAdam(th.optim.Adam):
     """
 
     _layers: list[ExpertLayer]
-    _one_by_one: dict[th.Tensor, OneByOne]
+    _one_by_one: dict[Tensor, OneByOne]
 
-    def __init__(self, params: Any, lr: float | th.Tensor = 1e-3, **settings: Any) -> None:
+    def __init__(self, params: Any, lr: float | Tensor = 1e-3, **settings: Any) -> None:
         super().__init__(params, lr, **{**settings, "fused": True, "foreach": None})
         self._layers = []
         self._one_by_one = {}
@@ -68,7 +69,7 @@ class ExpertAdam(th.optim.Adam):
         ]
         self._one_by_one = {}
 
-    def frozen_while_idle(self) -> dict[th.Tensor, int]:
+    def frozen_while_idle(self) -> dict[Tensor, int]:
         """Return the parameters of experts that are frozen while idle: how many hold each."""
         held = [share for layer in self._layers if layer.freeze_idle for share in layer.shares]
         return {share.tensor: share.num_experts for share in held}
@@ -91,7 +92,7 @@ class ExpertAdam(th.optim.Adam):
             self._step_group(group, moves)
         return loss
 
-    def _moves(self) -> dict[th.Tensor, Moves]:
+    def _moves(self) -> dict[Tensor, Moves]:
         """Return, for each parameter that experts hold, which of these take the step."""
         active_ones = iter(_active([each for each in self._layers if each.freeze_idle]))
         found = {}
@@ -108,10 +109,10 @@ class ExpertAdam(th.optim.Adam):
                 found[parameter] = places[first, n]
         return found
 
-    def _step_group(self, group: dict[str, Any], moves: dict[th.Tensor, Moves]) -> None:
+    def _step_group(self, group: dict[str, Any], moves: dict[Tensor, Moves]) -> None:
         averages = AVERAGES[: 3 if group["amsgrad"] else 2]
-        columns: list[list[th.Tensor]] = [[] for _ in range(3 + len(averages))]
-        counts: list[th.Tensor] = []  # that grow by 1 in every entry
+        columns: list[list[Tensor]] = [[] for _ in range(3 + len(averages))]
+        counts: list[Tensor] = []  # that grow by 1 in every entry
         for parameter in group["params"]:
             own = moves.get(parameter, WHOLE)
             if parameter.grad is None or not own.numbers:
@@ -119,7 +120,7 @@ class ExpertAdam(th.optim.Adam):
             state = self._state_of(parameter, averages, own.num_experts)
             tensors = [state["step"], parameter, *(state[name] for name in averages)]
             if own.num_experts == 1:
-                rows: Iterable[Iterable[th.Tensor]] = zip((*tensors, parameter.grad))
+                rows: Iterable[Iterable[Tensor]] = zip((*tensors, parameter.grad))
             else:
                 known = self._one_by_one.get(parameter)
                 if known is None or not known.is_of(tensors):
@@ -137,7 +138,7 @@ class ExpertAdam(th.optim.Adam):
             _fused_step(group, *columns)
 
     def _state_of(
-        self, parameter: th.Tensor, averages: Sequence[str], num_experts: int
+        self, parameter: Tensor, averages: Sequence[str], num_experts: int
     ) -> dict[str, Any]:
         """Return a parameter's state, with a count of steps for each of its experts."""
         state = self.state[parameter]
@@ -163,7 +164,7 @@ class Moves(NamedTuple):
 
     num_experts: int
     numbers: Sequence[int]
-    by: th.Tensor | None
+    by: Tensor | None
 
 
 WHOLE = Moves(1, (0,), None)
@@ -177,7 +178,7 @@ class OneByOne:
     :param tensors: the n counts, the parameter, and its averages
     """
 
-    def __init__(self, tensors: Sequence[th.Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors = tensors
         self._storages = [each.untyped_storage() for each in tensors]
         # A copy on the host, so that steps need not read the device. Only differences between
@@ -186,11 +187,11 @@ class OneByOne:
         self._views = [each.unflatten(0, (len(self._counts), -1)).unbind() for each in tensors]
         self._are_alike = len(set(self._counts)) == 1
 
-    def is_of(self, tensors: Sequence[th.Tensor]) -> bool:
+    def is_of(self, tensors: Sequence[Tensor]) -> bool:
         """Say whether the views are of the memory that these tensors have now."""
-        return all(map(is_, map(th.Tensor.untyped_storage, tensors), self._storages))
+        return all(map(is_, map(Tensor.untyped_storage, tensors), self._storages))
 
-    def rows(self, grad: th.Tensor, numbers: Sequence[int]) -> list[list[th.Tensor]]:
+    def rows(self, grad: Tensor, numbers: Sequence[int]) -> list[list[Tensor]]:
         """Return the tensors that take a step, and the gradients: whole, or expert by expert.
 
         :param grad: the parameter's gradient
@@ -208,7 +209,8 @@ class OneByOne:
 
 def _active(layers: Sequence[ExpertLayer]) -> list[set[int]]:
     """Return each layer's experts with a nonzero gradient; the device is read once for all."""
-    norms, owners = [], []
+    norms = []
+    owners = []
     for number, layer in enumerate(layers):
         for parameter, first, n in layer.shares:
             if parameter.grad is not None:
@@ -222,7 +224,7 @@ def _active(layers: Sequence[ExpertLayer]) -> list[set[int]]:
     return active
 
 
-def _fused_step(group: dict[str, Any], counts: list[th.Tensor], *columns: list[th.Tensor]) -> None:
+def _fused_step(group: dict[str, Any], counts: list[Tensor], *columns: list[Tensor]) -> None:
     parameters, averages, squares, *largest, grads = columns
     step = th._fused_adamw_ if group["decoupled_weight_decay"] else th._fused_adam_
     step(

@@ -13,7 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import TanhBijector
 from stable_baselines3.common.policies import BaseModel
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.policies.plain_distributions import Plain, PlainGaussian, PlainSquashedGaussian
 from sb3_moe.vec_env.task_ids import TaskIds, one_hot_length
@@ -28,7 +28,7 @@ class TaskActionDims(nn.Module):
     :raises ValueError: if the dimensions don't fit the tasks or the action space
     """
 
-    own_KA: th.Tensor
+    own_KA: Tensor
 
     def __init__(self, action_dims: Sequence[int], model: BaseModel, extractor: nn.Module) -> None:
         super().__init__()
@@ -53,14 +53,14 @@ class TaskActionDims(nn.Module):
         # Computed from the arguments, so that files needn't hold it.
         self.register_buffer("own_KA", own_KA, persistent=False)
 
-    def forward(self, obs: Any) -> th.Tensor:
+    def forward(self, obs: Any) -> Tensor:
         """Return whether each dimension is the task's own, (B, A) of bool.
 
         :param obs: as tensors
         """
         return self.own_KA[self._task_ids(obs).reshape(-1).long()]
 
-    def keep(self, actions_BA: th.Tensor, obs: Any) -> th.Tensor:
+    def keep(self, actions_BA: Tensor, obs: Any) -> Tensor:
         """Return actions with 0 in the dimensions that their task lacks."""
         return th.where(self(obs), actions_BA, 0.0)
 
@@ -68,33 +68,33 @@ class TaskActionDims(nn.Module):
 class _Own(Plain):
     """A mixin before a Gaussian: N(0, 1) in dimensions a task lacks, so that they add no KL."""
 
-    own_BA: th.Tensor
+    own_BA: Tensor
 
-    def of(self, own_BA: th.Tensor) -> Any:
+    def of(self, own_BA: Tensor) -> Any:
         """Set which dimensions the task of each row has, (B, A) of bool, and return itself."""
         self.own_BA = own_BA
         return self
 
-    def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:  # type: ignore[override]
+    def proba_distribution(self, mean_actions: Tensor, log_std: Tensor) -> Any:  # type: ignore[override]
         """Set the means, (B, A), and the log of the standard deviations, (A,) or (B, A)."""
         return super().proba_distribution(self._own(mean_actions), self._own(log_std))
 
-    def _own(self, values_BA: th.Tensor) -> th.Tensor:
+    def _own(self, values_BA: Tensor) -> Tensor:
         return th.where(self.own_BA, values_BA, 0.0)
 
 
 class OwnGaussian(_Own, PlainGaussian):
     """SB3's Gaussian over each task's own dimensions."""
 
-    def log_prob(self, actions: th.Tensor) -> th.Tensor:
+    def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log-probability of the own dimensions, (B,)."""
         return self._own(self.distribution.log_prob(actions)).sum(dim=1)
 
-    def entropy(self) -> th.Tensor:
+    def entropy(self) -> Tensor:
         """Return the entropy of the own dimensions, (B,)."""
         return self._own(self.distribution.entropy()).sum(dim=1)
 
-    def sample(self) -> th.Tensor:
+    def sample(self) -> Tensor:
         """Return actions, 0 in dimensions that the task lacks."""
         return self._own(self.distribution.rsample())
 
@@ -102,7 +102,7 @@ class OwnGaussian(_Own, PlainGaussian):
 class OwnSquashedGaussian(_Own, PlainSquashedGaussian):
     """SB3's Gaussian behind a tanh, over each task's own dimensions."""
 
-    def log_prob(self, actions: th.Tensor, gaussian_actions: th.Tensor | None = None) -> th.Tensor:
+    def log_prob(self, actions: Tensor, gaussian_actions: Tensor | None = None) -> Tensor:
         """Return the log-probability of the own dimensions, (B,).
 
         :param actions: the actions behind the tanh
@@ -114,7 +114,7 @@ class OwnSquashedGaussian(_Own, PlainSquashedGaussian):
         squash_BA = th.log(1 - actions**2 + self.epsilon)
         return self._own(before_BA).sum(dim=1) - self._own(squash_BA).sum(dim=1)
 
-    def sample(self) -> th.Tensor:
+    def sample(self) -> Tensor:
         """Return actions, 0 in dimensions that the task lacks."""
         self.gaussian_actions = self._own(self.distribution.rsample())
         return th.tanh(self.gaussian_actions)

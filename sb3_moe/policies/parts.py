@@ -7,7 +7,7 @@ from stable_baselines3.common.policies import BaseModel, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers.temperatures import TaskTemperatures
 from sb3_moe.policies.architect import Architect
@@ -125,14 +125,14 @@ class GaussianActor(MoEPart):
             # As in SB3, against means too large for gSDE.
             actor.mu = nn.Sequential(actor.mu, nn.Hardtanh(-actor.clip_mean, actor.clip_mean))
 
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Return actions, with 0 in the dimensions that their task lacks."""
         if self.task_dims is None:
             return super().forward(obs, deterministic)
         mean_actions, log_std, _ = self.get_action_dist_params(obs)
         return self.own_distribution(obs).actions_from_params(mean_actions, log_std, deterministic)
 
-    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """Draw actions, and return them with their log-probabilities, (B,).
 
         A log-probability is that of the task's own dimensions. With ``ent_coef_per_task`` it is
@@ -182,8 +182,8 @@ class MoECritic(MoEPart):
             setattr(self, f"qf{i}", self.q_networks[i])
 
     def networks_forward(
-        self, obs: PyTorchObs, actions: th.Tensor, *, grad: bool, only_first: bool = False
-    ) -> tuple[th.Tensor, ...]:
+        self, obs: PyTorchObs, actions: Tensor, *, grad: bool, only_first: bool = False
+    ) -> tuple[Tensor, ...]:
         """Return each network's output.
 
         :param obs: observations
@@ -200,7 +200,7 @@ class MoECritic(MoEPart):
         # If the actions carry a gradient, the loss is the actor's: critics don't learn from it.
         return tuple(values if actions.requires_grad else self.task_gradients(self, obs, values))
 
-    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+    def forward(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
         """Return the Q values by every network, (B, 1) each."""
         # As in SB3: a shared features extractor learns from the actor's loss only.
         return self.networks_forward(obs, actions, grad=not self.share_features_extractor)
@@ -209,7 +209,7 @@ class MoECritic(MoEPart):
 class MoEContinuousCritic(MoECritic, ContinuousCritic):
     """SB3's critic of SAC, TD3 and DDPG, with experts."""
 
-    def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    def q1_forward(self, obs: PyTorchObs, actions: Tensor) -> Tensor:
         """Return the Q values by the first network, as TD3's actor loss needs them."""
         return self.networks_forward(obs, actions, grad=False, only_first=True)[0]
 

@@ -22,7 +22,7 @@ from stable_baselines3.common.distributions import (
     MultiCategoricalDistribution,
     SquashedDiagGaussianDistribution,
 )
-from torch import distributions
+from torch import Tensor, distributions
 
 from sb3_moe.layers.experts import is_recorded
 
@@ -48,14 +48,14 @@ class Plain(Distribution):
     """
 
     parameter = "logits"
-    given_BA: th.Tensor
+    given_BA: Tensor
 
     def __init_subclass__(cls) -> None:
         first, *sb3s = cls.__bases__
         if first is Plain and sb3s:
             PLAIN[sb3s[0]] = cls
 
-    def proba_distribution(self, *args: th.Tensor, **kwargs: th.Tensor) -> Any:
+    def proba_distribution(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Set logits or means, (B, A), and what else SB3's distribution takes."""
         self.given_BA, *_ = *args, *kwargs.values()
         with unchecked():
@@ -65,7 +65,7 @@ class Plain(Distribution):
             each._validate_args = False  # no checks in its methods either
         return self
 
-    def get_actions(self, deterministic: bool = False) -> th.Tensor:
+    def get_actions(self, deterministic: bool = False) -> Tensor:
         """Return sampled actions or the most likely ones.
 
         :raises ValueError: if a parameter is NaN; the message begins like torch's
@@ -83,9 +83,9 @@ class Plain(Distribution):
 class PlainCategorical(Plain, CategoricalDistribution):
     """For Discrete actions: everything is computed from one log-softmax."""
 
-    log_probs_BA: th.Tensor
+    log_probs_BA: Tensor
 
-    def proba_distribution(self, action_logits: th.Tensor) -> Self:  # type: ignore[override]
+    def proba_distribution(self, action_logits: Tensor) -> Self:  # type: ignore[override]
         """Return a distribution with these logits, (B, A).
 
         It is a new object. If the policy kept it, the graph of a minibatch with all its activations
@@ -103,22 +103,22 @@ class PlainCategorical(Plain, CategoricalDistribution):
         """The same as a distribution of torch, for callers that need its other methods."""
         return distributions.Categorical(logits=self.log_probs_BA, validate_args=False)
 
-    def log_prob(self, actions: th.Tensor) -> th.Tensor:
+    def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log-probability of one action per row, (B,)."""
         return self.log_probs_BA.gather(1, actions.long().view(-1, 1)).squeeze(1)
 
-    def entropy(self) -> th.Tensor:
+    def entropy(self) -> Tensor:
         """Return the entropy of each row, (B,)."""
         return -(self.log_probs_BA.exp() * self.log_probs_BA).sum(1)
 
-    def sample(self) -> th.Tensor:
+    def sample(self) -> Tensor:
         """Draw an action per row, (B,)."""
         # As torch's `multinomial` does, so draws are SB3's, but without its checks. Contiguous,
         # since torch draws in the order of the memory.
         probs_BA = self.log_probs_BA.exp().contiguous()
         return (probs_BA / th.empty_like(probs_BA).exponential_()).argmax(1)
 
-    def mode(self) -> th.Tensor:
+    def mode(self) -> Tensor:
         """Return the most likely action per row, (B,)."""
         return self.log_probs_BA.argmax(1)
 

@@ -6,14 +6,15 @@ Shapes: B batch, K tasks.
 from typing import Any
 
 import torch as th
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers import TaskMoE
 from sb3_moe.layers.stacked import StackedLinear
 from sb3_moe.vec_env.task_ids import TaskIds
 
 # Bounds of the standard deviations, as in the paper.
-LEAST, MOST = 1e-4, 1e6
+LEAST = 1e-4
+MOST = 1e6
 
 
 class PopArt(nn.Module):
@@ -27,9 +28,9 @@ class PopArt(nn.Module):
     :raises ValueError: if the critic has no such head
     """
 
-    mean_K: th.Tensor
-    variance_K: th.Tensor
-    weight_K: th.Tensor
+    mean_K: Tensor
+    variance_K: Tensor
+    weight_K: Tensor
     #: Whether the statistics include the returns of the latest rollout.
     is_up_to_date = False
 
@@ -48,25 +49,25 @@ class PopArt(nn.Module):
             self.register_buffer(name, th.zeros(task_ids.num_tasks))
 
     @property
-    def deviation_K(self) -> th.Tensor:
+    def deviation_K(self) -> Tensor:
         """Standard deviation of each task's returns; 1 for tasks without returns yet."""
         return th.where(self.weight_K > 0, self.variance_K.sqrt().clamp(LEAST, MOST), 1.0)
 
-    def tasks(self, obs: Any) -> th.Tensor:
+    def tasks(self, obs: Any) -> Tensor:
         """Return the task of each observation, (B,)."""
         return self._task_ids(obs).reshape(-1).long()
 
-    def values(self, outputs: th.Tensor, obs: Any) -> th.Tensor:
+    def values(self, outputs: Tensor, obs: Any) -> Tensor:
         """Return the values that a critic's outputs stand for, (B, 1)."""
         tasks_B = self.tasks(obs)
         return self.mean_K[tasks_B, None] + self.deviation_K[tasks_B, None] * outputs
 
-    def normalized(self, values_B: th.Tensor, tasks_B: th.Tensor) -> th.Tensor:
+    def normalized(self, values_B: Tensor, tasks_B: Tensor) -> Tensor:
         """Return the outputs with which a critic would give these values, (B,)."""
         return (values_B - self.mean_K[tasks_B]) / self.deviation_K[tasks_B]
 
     @th.no_grad()
-    def follow(self, returns_B: th.Tensor, tasks_B: th.Tensor, rate: float) -> None:
+    def follow(self, returns_B: Tensor, tasks_B: Tensor, rate: float) -> None:
         """Update the statistics with returns, and keep every value as it is.
 
         Averages begin with the first returns, not with 0 and 1 as in the paper.
@@ -76,7 +77,8 @@ class PopArt(nn.Module):
         :param rate: step size of the averages for a single return
         """
         self.is_up_to_date = True
-        mean_K, deviation_K = self.mean_K.clone(), self.deviation_K
+        mean_K = self.mean_K.clone()
+        deviation_K = self.deviation_K
         for task in tasks_B.unique().tolist():
             own = returns_B[tasks_B == task]
             # The weight of their mean after one step of size `rate` for each of them.

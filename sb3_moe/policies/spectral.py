@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch as th
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.layers import Experts, MoELayer, Routing
@@ -21,7 +21,7 @@ from sb3_moe.policies.networks import kind_of, network_of, networks_of
 TINY = 1e-12
 
 
-def penalty_gradient(phi_TD: th.Tensor) -> th.Tensor:
+def penalty_gradient(phi_TD: Tensor) -> Tensor:
     """Return the gradient of the penalty |A|^2 - tr(A)^2 / D, where A = Phi' Phi / T.
 
     The penalty is 0 if all directions are used alike. The gradient is computed with the smaller of
@@ -36,7 +36,7 @@ def penalty_gradient(phi_TD: th.Tensor) -> th.Tensor:
     return 4 / rows * (turned_TD / rows - trace / width * phi_TD)
 
 
-def gated_features(experts: Experts, x: th.Tensor, routing: Routing) -> th.Tensor:
+def gated_features(experts: Experts, x: Tensor, routing: Routing) -> Tensor:
     """Return what the experts' last layers read, weighed by the gates: (T, E, H).
 
     They are computed again, apart from the layer's output, so they don't depend on whether the
@@ -64,7 +64,7 @@ class FeaturePenalty:
     def __init__(self, coef: float, parameters: Iterable[nn.Parameter]) -> None:
         self.coef = coef
         self._parameters = list(dict.fromkeys(parameters))
-        self._own: list[tuple[nn.Parameter, th.Tensor | None]] = []
+        self._own: list[tuple[nn.Parameter, Tensor | None]] = []
 
     def hook(self, layer: MoELayer, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
         """Compute the penalty's gradient and keep it until the next step; the last pass counts."""
@@ -82,7 +82,8 @@ class FeaturePenalty:
     @th.no_grad()
     def before_step(self, *args: Any) -> None:
         """Scale and add the penalty's gradient: a hook of the optimizer."""
-        found, self._own = self._own, []
+        found = self._own
+        self._own = []
         loss_grads = [p.grad for p in self._parameters if p.grad is not None]
         own = [(p.grad, g) for p, g in found if g is not None and p.grad is not None]
         if not own:
@@ -93,7 +94,7 @@ class FeaturePenalty:
             grad.add_(weight * each)
 
 
-def total_norm(tensors: Sequence[th.Tensor]) -> th.Tensor:
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Return the norm of all tensors together, without waiting for the device."""
     return th.stack(th._foreach_norm(list(tensors))).norm()
 
@@ -111,7 +112,8 @@ def penalize(policy: LooksInside) -> tuple[Hooks, Hooks]:
     """
     networks = networks_of(policy)
     optimizers = networks.optimizers()
-    of_layers, of_steps = [], []
+    of_layers = []
+    of_steps = []
     for network, modules in networks.modules().items():
         coef = policy.moe[kind_of(network)].spectral_coef
         if not coef:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch as th
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.evaluating import evaluating
@@ -56,7 +56,7 @@ def match_sizes(
     if not own or any(each.is_meta for each in parts[0].parameters()):
         return
 
-    def scale(layer: MoELayer, args: Any, output: tuple[th.Tensor, Any]) -> tuple[th.Tensor, Any]:
+    def scale(layer: MoELayer, args: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
         y, routing = output
         x = _untokenized(args[0], y)[:DENSE_ROWS]
         factor = _size(th.cat([run(x) for run in own[layer]])) / max(_size(y), TINY)
@@ -75,7 +75,7 @@ def match_sizes(
             x = part(x)
 
 
-def _probe(layout: Layout, runs: int) -> list[th.Tensor]:
+def _probe(layout: Layout, runs: int) -> list[Tensor]:
     """Return standard-normal rows, equally many per task, and actions if networks judge actions.
 
     :param layout: what a network's input holds
@@ -90,7 +90,7 @@ def _probe(layout: Layout, runs: int) -> list[th.Tensor]:
     return [x_BF, th.randn(rows, layout.action_dim)] if layout.action_dim else [x_BF]
 
 
-def _untokenized(x: th.Tensor, y: th.Tensor) -> th.Tensor:
+def _untokenized(x: Tensor, y: Tensor) -> Tensor:
     """Return a dense layer's input: the tokens' own features, and once what is appended to each.
 
     :param x: (B, I), or (B, N, I)
@@ -101,11 +101,12 @@ def _untokenized(x: th.Tensor, y: th.Tensor) -> th.Tensor:
     return th.cat([x[..., : y.shape[-1]].flatten(1), x[:, 0, y.shape[-1] :]], dim=1)
 
 
-def _check_scaled(layer: MoELayer, args: tuple[th.Tensor, ...], y: th.Tensor) -> None:
+def _check_scaled(layer: MoELayer, args: tuple[Tensor, ...], y: Tensor) -> None:
     """Raise unless a layer's output now has the size that it should have, and more than 0."""
     # Not `layer(...)`, which would call its hooks again.
     again, _ = layer.forward(*(x[:FEWEST_ROWS] for x in args))
-    got, wanted = _size(again), _size(y[:FEWEST_ROWS])
+    got = _size(again)
+    wanted = _size(y[:FEWEST_ROWS])
     if not abs(got - wanted) <= TOLERANCE * wanted or not wanted:
         raise ValueError(
             "`match_scale`=True needs experts whose output grows with the weights of their last "
@@ -115,6 +116,6 @@ def _check_scaled(layer: MoELayer, args: tuple[th.Tensor, ...], y: th.Tensor) ->
         )
 
 
-def _size(x: th.Tensor) -> float:
+def _size(x: Tensor) -> float:
     """Return the root mean square."""
     return x.square().mean().sqrt().item()

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.layers.aux_loss import without_added_losses
 from sb3_moe.vec_env.task_ids import TaskIds, one_hot_length
 
 
-def pcgrad(gradients_KP: th.Tensor) -> th.Tensor:
+def pcgrad(gradients_KP: Tensor) -> Tensor:
     """Remove from each task's gradient what conflicts with others, and sum (algorithm 1): (P,).
 
     If two gradients have a negative inner product, each loses its part along the other. A task's
@@ -39,7 +39,7 @@ def pcgrad(gradients_KP: th.Tensor) -> th.Tensor:
 
 #: Functions that make one gradient (P,) from those of tasks (K, P), by their names in the option
 #: ``task_gradients``; add your own.
-COMBINATIONS: dict[str, Callable[[th.Tensor], th.Tensor]] = {"pcgrad": pcgrad}
+COMBINATIONS: dict[str, Callable[[Tensor], Tensor]] = {"pcgrad": pcgrad}
 
 
 class TaskGradients:
@@ -54,9 +54,7 @@ class TaskGradients:
     :raises ValueError: if observations hold no task id
     """
 
-    def __init__(
-        self, combination: str | None, space: spaces.Space[Any], extractor: nn.Module
-    ) -> None:
+    def __init__(self, combination: str | None, space: spaces.Space, extractor: nn.Module) -> None:
         self.combine = None
         if combination is not None:
             self.combine = COMBINATIONS[combination]
@@ -84,8 +82,8 @@ class _ByTask(th.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, combine: Any, tasks_B: th.Tensor, number: int, *tensors: th.Tensor
-    ) -> tuple[th.Tensor, ...]:
+        ctx: Any, combine: Any, tasks_B: Tensor, number: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         """Return the outputs, which are the first ``number`` tensors; the weights follow."""
         ctx.set_materialize_grads(False)
         ctx.combine = combine
@@ -94,10 +92,11 @@ class _ByTask(th.autograd.Function):
         return tuple(each.view_as(each) for each in tensors[:number])
 
     @staticmethod
-    def backward(ctx: Any, *grads: th.Tensor | None) -> tuple[th.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the weights' gradients; None for outputs, behind which only added losses act."""
         tasks_B, *tensors = ctx.saved_tensors
-        outputs, weights = tensors[: ctx.number], tensors[ctx.number :]
+        outputs = tensors[: ctx.number]
+        weights = tensors[ctx.number :]
         every = zip(outputs, grads, strict=True)
         pairs = [(y, grad) for y, grad in every if grad is not None and y.requires_grad]
         tasks = tasks_B.unique().tolist()
@@ -105,7 +104,7 @@ class _ByTask(th.autograd.Function):
         used = [i for i, gradient in enumerate(by_task[0]) if gradient is not None]
         rows = [th.cat([gradients[i].flatten() for i in used]) for gradients in by_task]
         combined_P = ctx.combine(th.stack(rows))
-        found: list[th.Tensor | None] = [None] * len(tensors)
+        found: list[Tensor | None] = [None] * len(tensors)
         sizes = [weights[i].numel() for i in used]
         for i, part in zip(used, combined_P.split(sizes), strict=True):
             found[ctx.number + i] = part.view_as(weights[i])
@@ -113,7 +112,7 @@ class _ByTask(th.autograd.Function):
 
 
 def _gradients(
-    pairs: Sequence[tuple[th.Tensor, th.Tensor]], weights: Sequence[th.Tensor], mask_B: th.Tensor
+    pairs: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Tensor], mask_B: Tensor
 ) -> tuple[Any, ...]:
     """Return some rows' gradients of the weights; None if outputs don't depend on a weight."""
     outputs = [y for y, _ in pairs]

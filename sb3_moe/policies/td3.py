@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.td3.policies import Actor, CnnPolicy, MultiInputPolicy, TD3Policy
+from torch import Tensor
 
 from sb3_moe.policies.parts import MoEActorWithCritics, MoEPart
 
@@ -14,7 +14,7 @@ class MoEActor(MoEPart, Actor):
 
     layers = "mu"
 
-    def forward(self, obs: PyTorchObs, *args: Any) -> th.Tensor:
+    def forward(self, obs: PyTorchObs, *args: Any) -> Tensor:
         """Return actions, 0 in dimensions that the task lacks."""
         actions = super().forward(obs, *args)
         return actions if self.task_dims is None else self.task_dims.keep(actions, obs)

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
     unwrap_vec_normalize,
 )
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -36,14 +37,17 @@ __version__ = importlib.metadata.version("sb3-moe")
 #: The default of `max_bytes`: the most memory that a file may ask for.
 MAX_BYTES = 2**30
 #: The file of a run's model: one that is safe to open, or SB3's zip if that can't hold the model.
-SAFE, PICKLED = "model.moe", "model.zip"
+SAFE = "model.moe"
+PICKLED = "model.zip"
 _FORMAT = {"format": "sb3_moe model", "format_version": 1}
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "numpy")
 # Prefixes of the names of tensors in a file.
-_ARRAYS, _WEIGHTS = "arrays/", "weights/"
+_ARRAYS = "arrays/"
+_WEIGHTS = "weights/"
 # Limits of the torch calls that build the networks: the first, plus one call for each weight in
 # the file, but at most the second. Experts are built one by one, and each has a weight there.
-_FEW_CALLS, _MOST_CALLS = 5_000, 100_000
+_FEW_CALLS = 5_000
+_MOST_CALLS = 100_000
 # How many bytes a policy may hold besides the weights in its file, such as masks and tables.
 _BESIDES = 2**26
 
@@ -129,7 +133,8 @@ def write_model(model: BaseAlgorithm, folder: Path) -> bool:
     try:
         data, own = packed(model, kept)
     except ValueError:  # `save` raises the same for this model
-        data, own = b"", {"model": model}
+        data = b""
+        own = {"model": model}
     if not own:
         write_file(folder / SAFE, data)
         return True
@@ -220,7 +225,7 @@ class _SavedModel:
     def __init__(
         self,
         state: dict[str, Any],
-        tensors: Mapping[str, th.Tensor],
+        tensors: Mapping[str, Tensor],
         custom: Mapping[str, Any],
         device: Any,
     ) -> None:
@@ -314,7 +319,7 @@ def _setup(model: Any, venv: VecEnv | None) -> None:
     model._setup_model()
 
 
-def _check_sizes(model: Any, weights: Mapping[str, th.Tensor], max_bytes: float) -> None:
+def _check_sizes(model: Any, weights: Mapping[str, Tensor], max_bytes: float) -> None:
     """Build a model that takes no memory, and compare it with the file and with ``max_bytes``.
 
     :param model: the model with its arguments, not built yet
@@ -347,7 +352,7 @@ def _check_sizes(model: Any, weights: Mapping[str, th.Tensor], max_bytes: float)
         )
 
 
-def _check_forms(own: Mapping[str, th.Tensor], found: Mapping[str, th.Tensor]) -> None:
+def _check_forms(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     """Compare names, dtypes and shapes of tensors.
 
     :param own: as the model has them
@@ -372,7 +377,7 @@ class _Sketching(TorchDispatchMode):
     :param weights: the weights in the file, whose size sets the limit
     """
 
-    def __init__(self, weights: Mapping[str, th.Tensor]) -> None:
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
         numbers = sum(tensor.numel() for tensor in weights.values())
         self._calls_left = min(_FEW_CALLS + numbers, _MOST_CALLS)

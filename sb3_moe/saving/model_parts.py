@@ -15,7 +15,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her import HerReplayBuffer
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from sb3_moe.saving.values import Decoder, Encoder, UnsafeFileError
@@ -95,7 +95,7 @@ def decode_attributes(
 # Tensors.
 
 
-def weights_of(model: BaseAlgorithm) -> dict[str, th.Tensor]:
+def weights_of(model: BaseAlgorithm) -> dict[str, Tensor]:
     """Return every parameter, buffer and other variable that SB3 saves; shared ones once.
 
     :raises ValueError: if a module's state holds anything but tensors
@@ -106,9 +106,10 @@ def weights_of(model: BaseAlgorithm) -> dict[str, th.Tensor]:
         if isinstance(part := _part(model, name), nn.Module):
             named |= {f"{name}/{key}": tensor for key, tensor in part.state_dict().items()}
     named |= {name: recursive_getattr(model, name) for name in variables}
-    found, seen = {}, set()
+    found = {}
+    seen = set()
     for name, tensor in named.items():
-        if not isinstance(tensor, th.Tensor):
+        if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} can't be saved: it is no tensor but {type(tensor)}")
         # By the storage, not by the address of its data, which tensors on "meta" don't have.
         storage = tensor.untyped_storage()._cdata
@@ -148,7 +149,7 @@ def set_optimizers(model: BaseAlgorithm, decoder: Decoder, states: Mapping[str, 
 
 def moved(value: Any, device: th.device | str) -> Any:
     """Move the tensors of a nested value to a device."""
-    return tree_map_only(th.Tensor, lambda tensor: tensor.to(device), value)
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
 
 
 # HerReplayBuffer, which needs the environments to compute rewards for goals.

@@ -31,7 +31,8 @@ from sb3_moe.vec_env.observations import map_observation
 from sb3_moe.vec_env.replay_buffers import end_running_episodes
 
 # Entries that a snapshot has besides those of SB3's zip of the model.
-_STATE, _REPLAY_BUFFER = "state.pkl", "replay_buffer.pkl"
+_STATE = "state.pkl"
+_REPLAY_BUFFER = "replay_buffer.pkl"
 # Arrays of a buffer with a row for each transition; HER's last two say where its episode begins,
 # and how long it is.
 _ROWS = (

@@ -26,6 +26,7 @@ from gymnasium import spaces
 from stable_baselines3.common import noise
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
+from torch import Tensor
 
 from sb3_moe.layers import __all__ as layer_names
 from sb3_moe.policies.learning_rates import LinearPerBlock, Restarted
@@ -62,7 +63,7 @@ def blaming(path: Path) -> Iterator[None]:
         raise UnsafeFileError(f"{path.name} can't be opened: {line}") from error
 
 
-def pack(state: Mapping[str, Any], tensors: Mapping[str, th.Tensor]) -> bytes:
+def pack(state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """Return a file's contents.
 
     :param state: plain values
@@ -87,7 +88,7 @@ def pack(state: Mapping[str, Any], tensors: Mapping[str, th.Tensor]) -> bytes:
     return data
 
 
-def unpack(file: IO[bytes], max_bytes: float) -> tuple[Any, dict[str, th.Tensor]]:
+def unpack(file: IO[bytes], max_bytes: float) -> tuple[Any, dict[str, Tensor]]:
     """Return what :func:`pack` was given.
 
     :param file: open for reading
@@ -115,7 +116,7 @@ def unpack(file: IO[bytes], max_bytes: float) -> tuple[Any, dict[str, th.Tensor]
     return state, tensors
 
 
-def _checksum(said: str, tensors: Mapping[str, th.Tensor]) -> int:
+def _checksum(said: str, tensors: Mapping[str, Tensor]) -> int:
     """Return a checksum against damage, not against forgery."""
     crc = zlib.crc32(said.encode())
     for name in sorted(tensors):
@@ -127,7 +128,8 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"it holds {text}")
 
 
-_SB3, _CONTRIB = "stable_baselines3", "sb3_contrib"
+_SB3 = "stable_baselines3"
+_CONTRIB = "sb3_contrib"
 # The classes that a file may name for each argument that takes one, by module. Any other class
 # could do harm there: an algorithm in place of an extractor would make an environment, and import
 # the module in the environment's id.
@@ -212,7 +214,7 @@ class Encoder:
     """Turns values into JSON, and collects their tensors."""
 
     def __init__(self) -> None:
-        self.tensors: dict[str, th.Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}
         #: the user's own classes and functions, by their names in the file
         self.own: dict[str, Any] = {}
 
@@ -234,7 +236,7 @@ class Encoder:
                 return {"float64": self.encode(name, float(value))}
             case np.generic() if value.dtype.name in _DTYPES:
                 return self.encode(name, value.item())
-            case th.Tensor():
+            case Tensor():
                 return {"tensor": self._keep(value)}
             case np.ndarray() if value.dtype.name in _DTYPES and value.dtype.isnative:
                 # A copy: torch warns of arrays that can't be written to.
@@ -265,7 +267,7 @@ class Encoder:
             raise ValueError(f"`{name}` can't be saved: the key {key!r} is no text")
         return [key, self.encode(_role(name, key), value)]
 
-    def _keep(self, tensor: th.Tensor) -> str:
+    def _keep(self, tensor: Tensor) -> str:
         own = str(len(self.tensors))
         self.tensors[own] = tensor
         return own
@@ -300,7 +302,7 @@ class Decoder:
     :param custom_objects: the user's own classes and functions, by name
     """
 
-    tensors: Mapping[str, th.Tensor]
+    tensors: Mapping[str, Tensor]
     custom_objects: Mapping[str, Any]
 
     def decode(self, name: str, value: Any) -> Any:
@@ -370,7 +372,7 @@ class Decoder:
         return value
 
 
-def made_anew(space: spaces.Space[Any]) -> spaces.Space[Any]:
+def made_anew(space: spaces.Space) -> spaces.Space:
     """Return a space of Gymnasium's own classes that equals a space of our classes.
 
     :raises ValueError: if a file may not hold spaces of its kind

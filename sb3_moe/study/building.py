@@ -332,7 +332,8 @@ def policy_of(run: RunConfig) -> type[BasePolicy]:
 
     :raises ValueError: if there is no such alias, module or class
     """
-    name, aliases = run.architecture.policy, algorithm_class(run.algorithm).policy_aliases
+    name = run.architecture.policy
+    aliases = algorithm_class(run.algorithm).policy_aliases
     if name is None:
         kind = "MultiInput" if run.task_id == "dict" or "history" in run.env else "Mlp"
         own = TABLE[run.algorithm].aliases

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     import sb3_moe_cli as cli
 
 # Seconds for which `plan` trains: all networks together, and each network at least.
-REHEARSAL, SHORTEST = 12.0, 1.0
+REHEARSAL = 12.0
+SHORTEST = 1.0
 
 
 def read(options: cli.StudyOptions) -> tuple[config.StudyConfig, Path]:
@@ -62,12 +63,14 @@ def show_status(study: config.StudyConfig, root: Path) -> int:
     jobs = survey(preparing.all_runs(study, root), root)
     counts = Counter[str]()
     for job in jobs:
-        word, reason = str(job.state.status), job.state.reason
+        word = str(job.state.status)
+        reason = job.state.reason
         if word == "interrupted":
             done = f"at {steps_in(job.folder.last_logged()):,} of {job.run.total_steps:,} steps"
             reason = f"{done}, goes on from {job.folder.goes_on_at():,} {reason}"
             if is_held(job.folder.path):
-                word, reason = "being trained", done
+                word = "being trained"
+                reason = done
         counts[word] += 1
         if word not in ("done", "missing"):
             print(f"{job.folder.path}: {word}: {reason}")
@@ -96,7 +99,8 @@ def make_engine(options: cli.Run, study: config.StudyConfig, root: Path) -> engi
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"`device` must be one that torch has: {error}") from error
         return engine.LocalEngine(options.processes)
-    cpus, gpus = options.cpus or 1.0, options.gpus or 0.0
+    cpus = options.cpus or 1.0
+    gpus = options.gpus or 0.0
     if study.device.startswith("cuda") and not options.gpus:
         raise ValueError("`--gpus` must be above 0 where `device` is cuda: runs would see no GPU")
     if options.engine == "ray":
@@ -199,7 +203,8 @@ def write(study: config.StudyConfig, root: Path, to: Path | None = None, **optio
     :param options: ``replays``: with a page for each network on which it plays; ``partial``: with
         the curves of runs that are not done
     """
-    study, folder = preparing.chosen(study, root), check_report_folder(root, to)
+    study = preparing.chosen(study, root)
+    folder = check_report_folder(root, to)
     for line in write_replays(study, root, folder) if options.pop("replays", False) else ():
         print(line)
     print(f"report: {write_report(study, root, folder, **options)}")

@@ -303,7 +303,8 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, console: Console) -> None:
     :param engine: where they run
     :param console: where progress, and the end of each run, are printed
     """
-    waiting, running = list(jobs), dict[str, Job]()
+    waiting = list(jobs)
+    running = dict[str, Job]()
     if jobs:
         console.print(f"{len(jobs)} runs to train; `sb3-moe study status` says how far they are")
     view = LiveView(jobs, console)
@@ -338,7 +339,8 @@ class LiveView:
     """
 
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
-        self._console, self._count = console, len(jobs)
+        self._console = console
+        self._count = len(jobs)
         self._ended = self._steps = 0
         self.progress = Progress(
             *Progress.get_default_columns(),

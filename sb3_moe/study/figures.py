@@ -144,8 +144,10 @@ def _draw_panel(
     for name, seeds in curves.groupby("architecture", sort=False):
         # Only the steps that all seeds have.
         wide = seeds.pivot_table(index="step", columns="seed", values="value").dropna()
-        steps, values_SK = wide.index.to_numpy(float), wide.to_numpy().T
-        mean, interval = values_SK.mean(0), t_interval(values_SK)
+        steps = wide.index.to_numpy(float)
+        values_SK = wide.to_numpy().T
+        mean = values_SK.mean(0)
+        interval = t_interval(values_SK)
         plots.plot_mean(ax, steps, mean, interval, str(name), looks[str(name)])
     ends = [values.min(), values.max()]
     if level is not None:
@@ -171,7 +173,8 @@ def draw_experts(results: Results) -> Figure | None:
     colors = plots.colors_of_gates(np.concatenate([w.to_numpy().ravel() for w in panels.values()]))
     for ax, (caption, weights) in zip(axes, panels.items(), strict=True):
         image = ax.imshow(weights, aspect="auto", **colors)
-        tasks, experts = weights.index, weights.shape[1]
+        tasks = weights.index
+        experts = weights.shape[1]
         if experts <= MOST_WRITTEN:
             plots.write_into(ax, image, plots.as_numbers(weights.to_numpy()), fontsize=7)
         ax.set_title(plots.escaped(_wrapped(caption)), fontsize="small")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy.typing as npt
+import numpy as np
 from filelock import FileLock, Timeout
 
 from sb3_moe.saving.files import read_json, read_npz, write_json
@@ -84,15 +84,15 @@ class RunFolder:
         """Read ``config.json``: the run, and what it ran on."""
         return read_json(self.path / "config.json")
 
-    def scores(self) -> dict[str, npt.NDArray[Any]]:
+    def scores(self) -> dict[str, np.ndarray]:
         """Read ``scores.npz``; empty if there is none."""
         return self._arrays("scores.npz")
 
-    def diagnostics(self) -> dict[str, npt.NDArray[Any]]:
+    def diagnostics(self) -> dict[str, np.ndarray]:
         """Read ``diagnostics.npz``; empty if there is none."""
         return self._arrays("diagnostics.npz")
 
-    def _arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
+    def _arrays(self, name: str) -> dict[str, np.ndarray]:
         path = self.path / name
         return read_npz(path) if path.exists() else {}
 

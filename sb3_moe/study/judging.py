@@ -185,7 +185,8 @@ def t_interval(values: Array, coverage: float = 0.95) -> tuple[Any, Any]:
 
     :param values: (S, ...)
     """
-    mean, count = np.mean(values, axis=0), len(values)
+    mean = np.mean(values, axis=0)
+    count = len(values)
     error = stats.sem(values, axis=0) if count > 1 else np.nan
     half = stats.t.ppf(0.5 + coverage / 2, count - 1) * error
     return mean - half, mean + half
@@ -200,11 +201,13 @@ def welch(values: Array, signs: Array, rule: Rule, alternative: str = "two-sided
     :param alternative: ``"greater"`` or ``"two-sided"``
     """
     if rule.paired:
-        values, signs = (values @ signs)[:, None], np.ones(1)
+        values = (values @ signs)[:, None]
+        signs = np.ones(1)
     counts = np.isfinite(values).sum(axis=0)
     if not counts.all():
         return Estimate()
-    fewest, mean = int(counts.min()), float(signs @ np.nanmean(values, axis=0))
+    fewest = int(counts.min())
+    mean = float(signs @ np.nanmean(values, axis=0))
     if fewest < 2:
         return Estimate(mean, p=1.0, seeds=fewest)
     sides, size = (1, mean) if alternative == "greater" else (2, abs(mean))
@@ -277,7 +280,8 @@ def compare(
     tasks = sorted(set.intersection(*(set(_selected(rows, each)["task"]) for each in groups)))
     values = values_of_groups(rows, groups, claims.rule.paired)
     if over == "tasks":
-        values, tasks = _over_tasks(values, tasks, measure, claims), [WHOLE]
+        values = _over_tasks(values, tasks, measure, claims)
+        tasks = [WHOLE]
     found = dict.fromkeys(tasks or [WHOLE], np.zeros((0, len(groups))))
     for task, seeds in values.groupby(level="task") if len(values) else ():
         if seeds.notna().any().all():
@@ -364,11 +368,15 @@ def decide(row: Mapping[Any, Any], rule: Rule) -> str:
         return "not tested"
     if row["seeds"] < rule.min_seeds:
         return "undecided"
-    size, largest, smallest = row["difference"], row["high"], row["smallest_effect"]
+    size = row["difference"]
+    largest = row["high"]
+    smallest = row["smallest_effect"]
     if row["expects"] == "different":
-        size, largest = abs(size), max(-row["low"], largest)
+        size = abs(size)
+        largest = max(-row["low"], largest)
     p = row["p"] if np.isnan(row["p_adjusted"]) else row["p_adjusted"]
-    there, ruled_out = size >= smallest and p < rule.alpha, largest < smallest
+    there = size >= smallest and p < rule.alpha
+    ruled_out = largest < smallest
     if row["expects"] == "not_greater":
         there, ruled_out = ruled_out, there
     return "supported" if there else "contradicted" if ruled_out else "undecided"
@@ -380,7 +388,8 @@ def combine(verdicts: Collection[str], every: bool = False) -> str:
     :param verdicts: of its primary contrasts
     :param every: if True, all must support the claim, and one is enough to contradict it
     """
-    supported, contradicted = "supported" in verdicts, "contradicted" in verdicts
+    supported = "supported" in verdicts
+    contradicted = "contradicted" in verdicts
     if every:
         supported = set(verdicts) == {"supported"}
     if supported != contradicted:

@@ -31,7 +31,8 @@ from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
 from sb3_moe_envs.schedules import Cycle, Interleave
 
 # Size of a replay buffer where nothing is learned, and its largest size in a rehearsal.
-SMALL, ENOUGH = 100, 10_000
+SMALL = 100
+ENOUGH = 10_000
 # Minibatches in a rehearsed rollout: the time per step hardly depends on how long rollouts are.
 MINIBATCHES = 4
 
@@ -41,7 +42,8 @@ def measure_random_policy(study: StudyConfig, root: Path) -> None:
     with suppress(ValueError):  # the file is missing, damaged, or of other settings
         random_means(study, root)
         return
-    run, episodes = study.runs()[0], study.random_episodes
+    run = study.runs()[0]
+    episodes = study.random_episodes
     print(f"{episodes} episodes of each task are played at random first, for comparison")
     with closing(building.plain_env(run, len(run.games), 0, Interleave())) as like:
         env = make_pinned_env(like, evaluation_copies(like, episodes), seed=0)
@@ -60,7 +62,8 @@ def check_networks(runs: Sequence[RunConfig]) -> None:
     :param runs: of one study, one at least
     :raises ValueError: naming the architecture, and why it can't be built
     """
-    first, built = runs[0], dict[str, BaseAlgorithm]()
+    first = runs[0]
+    built = dict[str, BaseAlgorithm]()
     # Two environments: PPO needs more than one sample in a rollout, even with `n_steps=1`.
     with closing(building.build_env(first, 2, 0, Cycle(1, order=first.games[:1]))) as env:
         for name, run in {run.architecture.name: run for run in runs}.items():
@@ -119,7 +122,8 @@ def rehearsed_rate(run: RunConfig, seconds: float) -> float:
     :param seconds: how long to train, or until the second update if that takes longer
     :return: environment steps per second, evaluation included
     """
-    arguments, batch = building.arguments_of(run), building.value_of_argument(run, "batch_size")
+    arguments = building.arguments_of(run)
+    batch = building.value_of_argument(run, "batch_size")
     off_policy = building.is_off_policy(run.algorithm)
     if off_policy:
         arguments["buffer_size"] = min(building.value_of_argument(run, "buffer_size"), ENOUGH)
@@ -158,7 +162,8 @@ class _Stopwatch(BaseCallback):
 
         A run that has only one rollout is measured whole.
         """
-        (begun, first), (end, last) = self._starts[min(1, len(self._starts) - 2)], self._starts[-1]
+        (begun, first) = self._starts[min(1, len(self._starts) - 2)]
+        (end, last) = self._starts[-1]
         return (last - first) / max(end - begun, 1e-9)
 
     def _on_rollout_start(self) -> None:
@@ -210,7 +215,8 @@ def _choices(study: StudyConfig, root: Path) -> tuple[dict[str, Any], dict[str, 
     """Read what was found for each network, its value, and whose value is still to be found."""
     if study.tune is None:
         return {}, {}, []
-    path, said = root / CHOICES, study.to_dict()["tune"]
+    path = root / CHOICES
+    said = study.to_dict()["tune"]
     saved = read_json(path) if path.exists() else {"tune": said, "networks": {}}
     if saved["tune"] != said:
         raise ValueError(
@@ -294,7 +300,8 @@ def trials(
     :param values: those chosen for other networks, whose weights these may begin with
     """
     assert study.tune is not None
-    argument, seeds = study.tune.argument, study.tune.seeds
+    argument = study.tune.argument
+    seeds = study.tune.seeds
     study = tuned(study, values)
     variants = [
         replace(

@@ -27,7 +27,9 @@ from sb3_moe.watching.recording import watch
 from sb3_moe.watching.replays import Replay
 from sb3_moe_envs.schedules import Interleave
 
-PAGE, README, TABLE = "index.html", "README.md", "measures.csv"
+PAGE = "index.html"
+README = "README.md"
+TABLE = "measures.csv"
 #: All files that a report writes; those that it has no data for are deleted.
 WRITTEN = [PAGE, README, TABLE, "measures.parquet", "summary.csv", "verdicts.csv"]
 WRITTEN += [f"{name}.{end}" for name in (*CURVES, "expert_weights") for end in FORMATS]
@@ -177,7 +179,8 @@ def _answer(study: StudyConfig, summary: pd.DataFrame, min_seeds: int) -> str:
     rows = summary[measures.isin([*_FIRST])]  # in all of which more is better
     where = ""
     if WHOLE in set(rows["task"]):
-        rows, where = rows[rows["task"] == WHOLE], ", in the mean over all tasks"
+        rows = rows[rows["task"] == WHOLE]
+        where = ", in the mean over all tasks"
     better = [
         f"{row['architecture']} ({REGIMES[row['regime']]}: {MEASURES[row['measure']].meaning})"
         for row in rows[rows["verdict"] == "higher"].to_dict("records")
@@ -287,7 +290,8 @@ def _replay(job: Job) -> Replay:
 
     :raises ValueError: if the run's model can't be opened safely, or lacks its normalizer
     """
-    run, path = job.run, job.folder.path / SAFE
+    run = job.run
+    path = job.folder.path / SAFE
     if not path.exists():
         raise ValueError(
             f"{run.name} has no {SAFE}, since code of your own is in its model; open its model.zip "

@@ -59,8 +59,8 @@ class Run:
     """
 
     config: RunConfig
-    scores: Mapping[str, npt.NDArray[Any]]
-    diagnostics: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    scores: Mapping[str, np.ndarray]
+    diagnostics: Mapping[str, np.ndarray] = field(default_factory=dict)
     is_done: bool = True
 
     @property
@@ -78,7 +78,7 @@ class Run:
         """Share of episodes that succeeded, by step and task; NaN if unreported."""
         return self._by_task(self.scores["successes"].mean(axis=2))
 
-    def _by_task(self, values_KN: npt.NDArray[Any]) -> pd.DataFrame:
+    def _by_task(self, values_KN: np.ndarray) -> pd.DataFrame:
         return pd.DataFrame(values_KN, self.steps, self.config.games, float)
 
     def inside(self, kind: str) -> pd.Series:
@@ -132,7 +132,8 @@ def value_at(curve: pd.Series, step: float) -> float:
 
 def planned_blocks(run: RunConfig, task: str) -> list[tuple[float, float]]:
     """Give the stretches of steps in which a run with an order of tasks trains a task."""
-    length, sequence = run.steps_per_task, run.order * run.cycles
+    length = run.steps_per_task
+    sequence = run.order * run.cycles
     return [(k * length, (k + 1) * length) for k, each in enumerate(sequence) if each == task]
 
 
@@ -405,7 +406,8 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
         raise ValueError(f"a report needs a run that is done, {root} has none: run the study")
     runs = read_runs(there)
     random = random_means(study, root)
-    choices, said = root / CHOICES, read_json(root / "study.json")
+    choices = root / CHOICES
+    said = read_json(root / "study.json")
     said.pop("study", None)
     return Results(
         study,
@@ -504,11 +506,13 @@ def _problems(
         if job.state.status not in ("done", "missing"):
             yield job.run.name, "", job.state.status, job.state.reason
     for run in runs:
-        name, last = run.config.name, run.steps[-1]
+        name = run.config.name
+        last = run.steps[-1]
         if last < run.config.total_steps:
             yield name, "", "ended early", f"step {last} of {run.config.total_steps}"
         for task in run.config.games:
-            end, odd = block_end(run, task), ~np.isfinite(run.returns[task])
+            end = block_end(run, task)
+            odd = ~np.isfinite(run.returns[task])
             if end < random.get(task, np.nan):
                 yield name, task, "below the random policy at the end of its training", end
             if odd.any():

@@ -93,7 +93,8 @@ def _write_model(model: BaseAlgorithm, path: Path) -> None:
     A model of normalized observations can't be used without their statistics: if its file can't
     hold them, they are written beside it in SB3's format.
     """
-    normalizer, is_safe = model.get_vec_normalize_env(), write_model(model, path)
+    normalizer = model.get_vec_normalize_env()
+    is_safe = write_model(model, path)
     if normalizer is not None and not (is_safe and is_known(normalizer)):
         with atomic(path / STATISTICS) as temporary:
             normalizer.save(str(temporary))
@@ -140,10 +141,12 @@ def _callbacks(
     run: RunConfig, model: BaseAlgorithm, folder: RunFolder, eval_env: VecEnv
 ) -> list[BaseCallback]:
     """Build the callbacks that evaluate, measure the network and save, as often as the run says."""
-    path, named = folder.path, [*run.callbacks, *run.architecture.callbacks]
+    path = folder.path
+    named = [*run.callbacks, *run.architecture.callbacks]
     kinds = [callback_class(each) for each in named]
     every = max(1, run.steps_per_task // run.evaluation.points)
-    episodes, deterministic = run.evaluation.episodes, run.evaluation.deterministic
+    episodes = run.evaluation.episodes
+    deterministic = run.evaluation.deterministic
     evaluation = callbacks.MultiTaskEvalCallback(
         every, episodes, eval_env=eval_env, deterministic=deterministic, log_path=path
     )
@@ -223,7 +226,8 @@ def begin_with(model: BaseAlgorithm, run: RunConfig, path: Path) -> dict[str, An
 
 def _read_trained(model: BaseAlgorithm, path: Path) -> Any:
     """Return a file's model, and give the normalizer of the new model the file's statistics."""
-    normalizer, statistics = model.get_vec_normalize_env(), path.with_name(STATISTICS)
+    normalizer = model.get_vec_normalize_env()
+    statistics = path.with_name(STATISTICS)
     if path.suffix == ".moe" and (normalizer is None or is_known(normalizer)):
         with warnings.catch_warnings():  # an error if the study lacks the file's normalizer
             warnings.simplefilter("error", NormalizerLeftOutWarning)

@@ -93,7 +93,8 @@ def played(
         environment has them
     :param obs: the observations that the environment's reset returned
     """
-    states, dones = None, np.ones(env.num_envs, dtype=bool)
+    states = None
+    dones = np.ones(env.num_envs, dtype=bool)
     masked = takes_masks(model, env)
     while True:
         told = {"state": states, "episode_start": dones, "deterministic": deterministic}
@@ -117,11 +118,13 @@ class _Episodes:
     """
 
     def __init__(self, env: VecEnv, episodes: int) -> None:
-        self._tasks, self._names = tasks_played(env), task_names(env)
+        self._tasks = tasks_played(env)
+        self._names = task_names(env)
         if missing := [name for k, name in enumerate(self._names) if k not in self._tasks]:
             raise ValueError(f"{_EACH_ITS_OWN}, but {missing} has none; {_BUILD}")
         same_EE = self._tasks[:, None] == self._tasks
-        number, rank = same_EE.sum(1), np.tril(same_EE, -1).sum(1)
+        number = same_EE.sum(1)
+        rank = np.tril(same_EE, -1).sum(1)
         #: how many episodes each environment must still play
         self.left = (episodes + number - 1 - rank) // number
         self._episodes: list[list[tuple[float, float, float]]] = [[] for _ in self.left]
@@ -251,7 +254,7 @@ def random_player(env: VecEnv, *, masked: bool = False) -> Any:
     """
     space = env.action_space
 
-    def predict(*_: Any, **__: Any) -> tuple[npt.NDArray[Any], None]:
+    def predict(*_: Any, **__: Any) -> tuple[np.ndarray, None]:
         if not masked:
             return np.array([space.sample() for _ in range(env.num_envs)]), None
         return np.array([_allowed(space, row) for row in env.env_method("action_masks")]), None
@@ -259,7 +262,7 @@ def random_player(env: VecEnv, *, masked: bool = False) -> Any:
     return SimpleNamespace(predict=predict)
 
 
-def _allowed(space: Space[Any], mask: npt.ArrayLike) -> npt.NDArray[Any]:
+def _allowed(space: Space, mask: npt.ArrayLike) -> np.ndarray:
     """Draw one of the actions that a mask allows; if it allows none, one of all, as policies do.
 
     :param space: Discrete, MultiDiscrete or MultiBinary, as sb3-contrib's masks need it

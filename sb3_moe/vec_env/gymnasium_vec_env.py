@@ -31,7 +31,7 @@ class GymnasiumVecEnv(VecEnv):
     :raises ValueError: if its autoreset mode isn't SAME_STEP
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+    def __init__(self, env: VectorEnv) -> None:
         # ale-py's environments all write into the same metadata dict, so that an environment's own
         # attribute comes first.
         mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
@@ -187,7 +187,8 @@ class GymnasiumVecEnv(VecEnv):
         if self._envs is not None:
             methods = self.get_attr(method_name, chosen)
             return [method(*method_args, **kwargs) for method in methods]
-        method, of_all = self._shared_attribute(method_name), method_name in _OF_ALL
+        method = self._shared_attribute(method_name)
+        of_all = method_name in _OF_ALL
         if not of_all and len(chosen) < self.num_envs:
             if "indices" in inspect.signature(method).parameters:
                 kwargs["indices"] = chosen
@@ -198,7 +199,7 @@ class GymnasiumVecEnv(VecEnv):
         return [result[i] for i in chosen] if has_rows and not of_all else [result] * len(chosen)
 
     def env_is_wrapped(
-        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+        self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None
     ) -> list[bool]:
         """Say for each environment whether it is wrapped in this class."""
         return [
@@ -208,7 +209,7 @@ class GymnasiumVecEnv(VecEnv):
 
     def _shared_attribute(self, name: str) -> Any:
         """Return an attribute of the vector environment, or of the nearest wrapper that has it."""
-        layer: VectorEnv[Any, Any, Any] = self.env
+        layer: VectorEnv = self.env
         while isinstance(layer, VectorWrapper) and not hasattr(layer, name):
             layer = layer.env
         return getattr(layer, name)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.her import HerReplayBuffer
+from torch import Tensor
 
 # In each step, one of every `STRIDE` environments has its row kept, in turn: the rows of one step
 # are alike.
@@ -84,7 +84,8 @@ class Reservoir:
         :param kept: number of rows at the front of the buffer that are a sample
         :param seen: number of rows of which they are a sample
         """
-        self.kept, self.seen = min(kept, buffer.size()), seen
+        self.kept = min(kept, buffer.size())
+        self.seen = seen
 
     def protect(self, buffer: Any) -> None:
         """Let a full buffer continue behind the sample, so that it doesn't overwrite the sample."""
@@ -119,7 +120,8 @@ def _move_to_front(buffer: Any, rows: np.ndarray) -> int:
     leading = (buffer.buffer_size,)
     for value in vars(buffer).values():
         for array in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(array, np.ndarray | th.Tensor) and array.shape[:1] == leading:
+            if isinstance(array, np.ndarray | Tensor) and array.shape[:1] == leading:
                 array[: len(rows)] = array[rows]
-    buffer.pos, buffer.full = len(rows), False
+    buffer.pos = len(rows)
+    buffer.full = False
     return len(rows)

@@ -215,7 +215,7 @@ def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:
     return env
 
 
-def _channels_order(stacked: StackedObservations[Any]) -> Any:
+def _channels_order(stacked: StackedObservations) -> Any:
     """Return the ``channels_order`` of a VecFrameStack, for each key of a Dict."""
     if isinstance(stacked.observation_space, spaces.Dict):
         parts = stacked.sub_stacked_observations
@@ -239,7 +239,8 @@ def synchronize(training_env: VecEnv, env: VecEnv) -> None:
 
     :raises ValueError: if the two normalize observations in different ways, or only one does
     """
-    source, target = unwrap_vec_normalize(training_env), unwrap_vec_normalize(env)
+    source = unwrap_vec_normalize(training_env)
+    target = unwrap_vec_normalize(env)
     if _kind(source) != _kind(target):
         cure = "wrap it in the same way"
         if why_not_rebuildable(training_env) is None:

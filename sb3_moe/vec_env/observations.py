@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -17,8 +16,9 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from torch import Tensor
 
-Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
+Obs = np.ndarray | dict[str, np.ndarray]
 Shape = tuple[int, int, int]
 
 
@@ -53,12 +53,12 @@ def spread(batch: Obs, count: int) -> Obs:
 # Images.
 
 
-def is_image(space: spaces.Space[Any]) -> bool:
+def is_image(space: spaces.Space) -> bool:
     """Say whether a space holds images: a Box of three axes."""
     return isinstance(space, spaces.Box) and len(space.shape) == 3
 
 
-def channel_axis(space: spaces.Space[Any], *, normalized: bool = False) -> int:
+def channel_axis(space: spaces.Space, *, normalized: bool = False) -> int:
     """Return the channel axis of images in the form in which a policy gets them.
 
     Boxes that SB3 takes for images (uint8 in [0, 255]) reach a policy with the channels first,
@@ -91,11 +91,12 @@ def _shortest_axis(shape: tuple[int, ...], *, ties_first: bool) -> int:
     :param ties_first: whether the first axis is taken if another is as short, as SB3 does for
         images; otherwise a cube such as MinAtar's (10, 10, 10) is channels-last
     """
-    first, others = shape[0], min(shape[1:])
+    first = shape[0]
+    others = min(shape[1:])
     return 0 if first < others or (ties_first and first == others) else 2
 
 
-def image_shape_of(space: spaces.Space[Any], axis: int) -> Shape:
+def image_shape_of(space: spaces.Space, axis: int) -> Shape:
     """Return (C, H, W) of an image space with its channels on that axis."""
     assert space.shape is not None
     a, b, c = space.shape
@@ -105,7 +106,7 @@ def image_shape_of(space: spaces.Space[Any], axis: int) -> Shape:
 # What buffers hold.
 
 
-def allocate(space: spaces.Space[Any], leading: tuple[int, ...], device: th.device) -> Any:
+def allocate(space: spaces.Space, leading: tuple[int, ...], device: th.device) -> Any:
     """Return zeros for observations of a space, one for each index of the leading shape.
 
     :param space: a Dict of spaces, or one that SB3 stores as an array
@@ -123,7 +124,7 @@ def torch_dtype(dtype: Any) -> th.dtype:
     return th.from_numpy(np.zeros(0, dtype)).dtype
 
 
-def write(tensor: th.Tensor, values: Any) -> None:
+def write(tensor: Tensor, values: Any) -> None:
     """Copy an array into a tensor of as many elements.
 
     :param tensor: the destination, on any device
@@ -139,7 +140,7 @@ def write_row(tensors: Any, row: int, observation: Any) -> None:
     map_observation(lambda tensor, array: write(tensor[row], array), tensors, observation)
 
 
-def stored_obs(stored: Any, space: spaces.Space[Any], index: Any = ...) -> Obs:
+def stored_obs(stored: Any, space: spaces.Space, index: Any = ...) -> Obs:
     """Take observations out of a buffer, without the extra axis of stored Discrete ones.
 
     :param stored: arrays or tensors, or a dict of them
@@ -147,9 +148,9 @@ def stored_obs(stored: Any, space: spaces.Space[Any], index: Any = ...) -> Obs:
     :param index: selects the observations
     """
 
-    def taken(values: Any, part: spaces.Space[Any]) -> npt.NDArray[Any]:
+    def taken(values: Any, part: spaces.Space) -> np.ndarray:
         chosen = values[index]
-        array = chosen.cpu().numpy() if isinstance(chosen, th.Tensor) else np.asarray(chosen)
+        array = chosen.cpu().numpy() if isinstance(chosen, Tensor) else np.asarray(chosen)
         return array.reshape(-1, *(part.shape or ()))
 
     parts = space.spaces if isinstance(space, spaces.Dict) else space

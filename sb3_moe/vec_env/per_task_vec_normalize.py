@@ -32,7 +32,8 @@ class PerTaskMeanStd:
     """
 
     def __init__(self, num_tasks: int, shape: tuple[int, ...] = ()) -> None:
-        self.mean, self.var = np.zeros((num_tasks, *shape)), np.ones((num_tasks, *shape))
+        self.mean = np.zeros((num_tasks, *shape))
+        self.var = np.ones((num_tasks, *shape))
         self.count = np.full(num_tasks, RunningMeanStd().count)
 
     def update(self, batch: np.ndarray, task_ids: np.ndarray) -> None:
@@ -53,7 +54,8 @@ class PerTaskMeanStd:
         :return: with a mean and a variance of shape (*task_ids.shape, *shape)
         """
         found = RunningMeanStd()
-        found.mean, found.var = self.mean[task_ids], self.var[task_ids]
+        found.mean = self.mean[task_ids]
+        found.var = self.var[task_ids]
         found.count = self.count[task_ids]
         return found
 
@@ -143,7 +145,8 @@ class PerTaskVecNormalize(VecNormalize):
         """Normalize the results of a step; rewards and last observations are of the old task."""
         obs, rewards, dones, infos = self.venv.step_wait()
         self.old_obs, self.old_reward = obs, rewards  # type: ignore[assignment]  # SB3 asserts it
-        played, self._task_ids = self._task_ids, self._current_tasks(obs)
+        played = self._task_ids
+        self._task_ids = self._current_tasks(obs)
         self._count_obs(obs)
         if self.training:
             self.returns = self.returns * self.gamma + rewards
@@ -229,7 +232,7 @@ class PerTaskVecNormalize(VecNormalize):
         return self._normalize_obs(obs, statistics).astype(np.float32)
 
 
-def _normalized_parts(space: spaces.Space[Any], keys: list[str] | None) -> dict[str, Any]:
+def _normalized_parts(space: spaces.Space, keys: list[str] | None) -> dict[str, Any]:
     """Return the spaces of the parts of observations that are to be normalized, by key.
 
     :param keys: those of a Dict's parts; None if observations are no Dict, but one part

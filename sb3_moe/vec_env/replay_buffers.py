@@ -11,6 +11,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her import HerReplayBuffer
+from torch import Tensor
 
 from sb3_moe.vec_env.observations import allocate, map_observation, torch_dtype, write, write_row
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
@@ -43,8 +44,8 @@ class DeviceReplayBuffer(ReplayBuffer):
     def __init__(
         self,
         buffer_size: int,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
         device: th.device | str = "auto",
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
@@ -129,7 +130,8 @@ class DeviceReplayBuffer(ReplayBuffer):
 
     def _follow_device(self) -> None:
         # SB3 sets `device` to the model's, after unpickling too; the tensors are moved here.
-        now, wanted = self.rewards.device, self.device
+        now = self.rewards.device
+        wanted = self.device
         if now.type != wanted.type or wanted.index not in (None, now.index):
             for name, value in self._tensors().items():
                 setattr(self, name, map_observation(lambda tensor: tensor.to(wanted), value))
@@ -146,7 +148,7 @@ class DeviceReplayBuffer(ReplayBuffer):
             setattr(self, name, map_observation(th.from_numpy, value))
 
 
-def _take(tensors: Any, indices: th.Tensor) -> Any:
+def _take(tensors: Any, indices: Tensor) -> Any:
     return map_observation(lambda tensor: tensor.flatten(0, 1).index_select(0, indices), tensors)
 
 
@@ -231,7 +233,8 @@ class _PlacesByTask:
         chosen = np.random.randint(len(stored), size=size)
         drawn = np.empty(size, dtype=np.int64)
         for i, task in enumerate(stored):
-            rows, places = np.flatnonzero(chosen == i), self._lists[task]
+            rows = np.flatnonzero(chosen == i)
+            places = self._lists[task]
             ranks = np.random.randint(self._overwritten[task], len(places), size=len(rows))
             drawn[rows] = [places[rank] for rank in ranks]
         return drawn
@@ -256,7 +259,8 @@ class ReturnScaledReplayBuffer(MultiTaskReplayBuffer):
         super().__init__(*args, **kwargs)
         if not 0.0 < gamma < 1.0:
             raise ValueError(f"`gamma` must be in (0, 1), got {gamma}")
-        self.gamma, self.scale = gamma, scale
+        self.gamma = gamma
+        self.scale = scale
         #: Largest abs(G) by task.
         self.largest: dict[int, float] = {}
         self.forget_running()

@@ -11,6 +11,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
+from torch import Tensor
 
 from sb3_moe.vec_env.observations import allocate, map_observation, write, write_row
 from sb3_moe.vec_env.task_ids import TaskIds
@@ -47,8 +48,8 @@ class DeviceRolloutBuffer(RolloutBuffer):
         action: np.ndarray,
         reward: np.ndarray,
         episode_start: np.ndarray,
-        value: th.Tensor,
-        log_prob: th.Tensor,
+        value: Tensor,
+        log_prob: Tensor,
     ) -> None:
         """Keep one step of every environment.
 
@@ -105,7 +106,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
         return samples(observations, actions, *scalars)
 
 
-def _environment_by_environment(tensor: th.Tensor) -> th.Tensor:
+def _environment_by_environment(tensor: Tensor) -> Tensor:
     return tensor.transpose(0, 1).flatten(0, 1)
 
 
@@ -116,7 +117,7 @@ def tasks_of(buffer: RolloutBuffer, task_ids: TaskIds) -> np.ndarray:
     :param task_ids: reads the tasks from observations
     """
     ids = task_ids(buffer.observations)
-    array = ids.cpu().numpy() if isinstance(ids, th.Tensor) else np.asarray(ids)
+    array = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
     return array.reshape(buffer.buffer_size, buffer.n_envs)
 
 

@@ -5,9 +5,8 @@ Shapes: B batch, K tasks. Observations are numpy arrays or torch tensors, with o
 
 from typing import Any, ClassVar
 
-import torch as th
 from gymnasium import spaces
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_moe.vec_env.observations import is_image, plane_axis
@@ -15,14 +14,14 @@ from sb3_moe.vec_env.observations import is_image, plane_axis
 TASK_KEY = "task_id"
 
 
-def has_task_key(space: spaces.Space[Any]) -> bool:
+def has_task_key(space: spaces.Space) -> bool:
     """Say whether observations are a Dict with a Discrete task id under :data:`TASK_KEY`."""
     return isinstance(space, spaces.Dict) and isinstance(
         space.spaces.get(TASK_KEY), spaces.Discrete
     )
 
 
-def check_num_tasks(space: spaces.Space[Any], num_tasks: int | None) -> None:
+def check_num_tasks(space: spaces.Space, num_tasks: int | None) -> None:
     """Check a number of tasks against the one that an observation space tells, if it tells any.
 
     :param space: of observations; this package's Boxes with a one-hot or planes hold task names
@@ -35,7 +34,8 @@ def check_num_tasks(space: spaces.Space[Any], num_tasks: int | None) -> None:
         # A wrapper that makes a new space leaves the names out. A plain Box may have been given
         # names (`write_names`) although its observations hold no id.
         names = () if type(space) is spaces.Box else getattr(space, "task_names", ())
-        known, where = len(names), "the tasks in the observation space"
+        known = len(names)
+        where = "the tasks in the observation space"
     if known and num_tasks not in (None, known):
         raise ValueError(f"`num_tasks` must agree with {where}, {known}, got {num_tasks}")
 
@@ -48,7 +48,7 @@ def strongest(codes: Any) -> Any:
     return (1 * codes).argmax(-1)  # torch has no argmax of booleans
 
 
-def as_one_hot(codes: th.Tensor) -> th.Tensor:
+def as_one_hot(codes: Tensor) -> Tensor:
     """Return the exact one-hot that (..., K) codes stand for, in their dtype."""
     return F.one_hot(strongest(codes), codes.shape[-1]).to(codes.dtype)
 
@@ -84,7 +84,9 @@ class Tail:
     """
 
     def __init__(self, num_tasks: int, *, axis: int = -1, planes: bool = False) -> None:
-        self.num_tasks, self.axis, self.planes = num_tasks, axis, planes
+        self.num_tasks = num_tasks
+        self.axis = axis
+        self.planes = planes
 
     def shape_without(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of an observation without the id."""
@@ -118,7 +120,7 @@ class TaskIds:
     :raises ValueError: if observations hold no task id
     """
 
-    def __init__(self, space: spaces.Space[Any], num_tasks: int | None, what: str) -> None:
+    def __init__(self, space: spaces.Space, num_tasks: int | None, what: str) -> None:
         #: splits an observation from the id behind it; None if a Dict holds the id
         self.tail: Tail | None = None
         check_num_tasks(space, num_tasks)

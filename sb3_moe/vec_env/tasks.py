@@ -80,13 +80,13 @@ def tasks_stepped(infos: Sequence[dict[str, Any]], names: Sequence[str]) -> list
     return [info["task_id"] for info in infos]
 
 
-def names_on(space: spaces.Space[Any]) -> list[str] | None:
+def names_on(space: spaces.Space) -> list[str] | None:
     """Return the task names that an observation space holds; None if it holds none."""
     names = getattr(_holder(space), "task_names", None)
     return None if names is None else list(names)
 
 
-def write_names(space: spaces.Space[Any], names: Sequence[str]) -> None:
+def write_names(space: spaces.Space, names: Sequence[str]) -> None:
     """Store the tasks' names on a space, such as one that was made anew and lost them."""
     vars(_holder(space))["task_names"] = tuple(names)
 
@@ -137,7 +137,7 @@ def _tasks_shown(env: VecEnv) -> list[str] | None:
     return task_names(env) if is_told else None
 
 
-def _holder(space: spaces.Space[Any]) -> spaces.Space[Any]:
+def _holder(space: spaces.Space) -> spaces.Space:
     return space.spaces.get(TASK_KEY, space) if isinstance(space, spaces.Dict) else space
 
 
@@ -179,7 +179,8 @@ def _cut(name: str, length: int) -> str:
 
 def _unlike(used: Collection[str], name: str, length: int) -> str:
     """Append a number to a name that is already used."""
-    number, numbered = 1, name
+    number = 1
+    numbered = name
     while numbered in used:
         number += 1
         end = f"-{number}"

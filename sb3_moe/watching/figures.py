@@ -96,7 +96,8 @@ def draw_transfer(folder: str | Path) -> Figure:
     digits_N = [decimals(column) for column in scores.score.T]
     labels = [[f"{v:z.{n}f}" for v, n in zip(row, digits_N, strict=True)] for row in ends_MN]
     rows = [f"{scores.task_names[block.task]}, to {block.end:,.0f}" for block in scores.blocks]
-    unit, colors = "worst return (or 0) to best", {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
+    unit = "worst return (or 0) to best"
+    colors = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
     shares_MN = (ends_MN - lowest_N) / ranges_N
     figure = draw_matrix(shares_MN, labels, rows, scores.task_names, unit, **colors)
     figure.axes[0].set_xlabel("task evaluated")
@@ -163,7 +164,7 @@ def draw_last_gates(folder: str | Path, mixture: str | None = None) -> Figure:
 
 def draw_routing(
     model: BaseAlgorithm,
-    env: gym.Env[Any, Any] | VecEnv | None = None,
+    env: gym.Env | VecEnv | None = None,
     mixture: str | None = None,
     **kwargs: Any,
 ) -> Figure:
@@ -179,7 +180,8 @@ def draw_routing(
     names = [each.name for each in replay.mixtures]
     if mixture not in (*names, None) or not names:
         raise ValueError(f"`mixture` must be one of {names}, got {mixture!r}")
-    name, tracks = mixture or names[0], replay.runs[0].tracks
+    name = mixture or names[0]
+    tracks = replay.runs[0].tracks
     gates_NE = np.stack([track.gates[name].mean(axis=0) for track in tracks])
     return draw_gates(gates_NE, [track.task for track in tracks], f"Experts of {name}")
 
@@ -200,7 +202,7 @@ def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = 
     return figure
 
 
-def load_diagnostics(folder: str | Path) -> dict[str, npt.NDArray[Any]]:
+def load_diagnostics(folder: str | Path) -> dict[str, np.ndarray]:
     """Read the diagnostics that a run's callbacks wrote, as arrays by name.
 
     :raises ValueError: if the folder has no diagnostics
@@ -225,9 +227,7 @@ def _measured(folder: str | Path, kind: str) -> dict[str, tuple[Array, Array]]:
     return found
 
 
-def measured(
-    diagnostics: Mapping[str, npt.NDArray[Any]], kind: str
-) -> dict[str, tuple[Array, Array]]:
+def measured(diagnostics: Mapping[str, np.ndarray], kind: str) -> dict[str, tuple[Array, Array]]:
     """Select one kind of measurement, without the steps at which only other callbacks measured.
 
     :param diagnostics: the arrays of ``diagnostics.npz``, (K, ...), NaN where nothing was measured
@@ -446,13 +446,14 @@ def as_numbers(values: Array) -> list[list[str]]:
     return [[f"{each:z.2f}" if each == each else "-" for each in row] for row in values]
 
 
-def colors_of_gates(gates: npt.NDArray[Any]) -> dict[str, Any]:
+def colors_of_gates(gates: np.ndarray) -> dict[str, Any]:
     """Return the color map of gates and its ends: a diverging map if any is negative (MOORE).
 
     :param gates: all gates that share the color map, of any shape
     """
     finite = gates[np.isfinite(gates)]
-    low, high = finite.min(initial=0.0), finite.max(initial=0.0)
+    low = finite.min(initial=0.0)
+    high = finite.max(initial=0.0)
     if low >= 0:
         return {"cmap": "cividis", "vmin": 0.0, "vmax": high}
     largest = max(-low, high)

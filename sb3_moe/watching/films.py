@@ -26,9 +26,13 @@ COLORS = (
 )  # fmt: skip
 #: Suffixes of films, which the name of a page must not have.
 FILMS = (".gif", ".mp4")
-BACK, INK, EMPTY = "#ffffff", "#1b1f24", "#dfe4ea"
+BACK = "#ffffff"
+INK = "#1b1f24"
+EMPTY = "#dfe4ea"
 # In pixels. The gates are as wide as the frame, but at least NARROWEST.
-GAP, LINE, NARROWEST = 12, 18, 160
+GAP = 12
+LINE = 18
+NARROWEST = 160
 
 
 def write_video(
@@ -77,7 +81,8 @@ class Sheet:
         require("films", "PIL")
         from PIL import ImageFont
 
-        self._mixtures, self._size = replay.mixtures, size
+        self._mixtures = replay.mixtures
+        self._size = size
         self._font = ImageFont.load_default(size=13)
         lines = sum(each.num_experts + 2 for each in replay.mixtures) + 2
         self._beside = max(size, NARROWEST)

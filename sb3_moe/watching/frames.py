@@ -12,7 +12,8 @@ from sb3_moe.layers.extras import require
 Frame = npt.NDArray[np.uint8]
 # Images of up to FEW_COLORS colors are stored without loss. Others are stored with loss, and shrunk
 # to at most LARGEST pixels a side.
-LARGEST, FEW_COLORS = 480, 256
+LARGEST = 480
+FEW_COLORS = 256
 
 
 def as_frame(picture: Any) -> Frame:
@@ -56,7 +57,8 @@ def data_of(frame: Frame) -> str:
     require("pictures", "PIL")
     from PIL import Image
 
-    image, buffer = Image.fromarray(shrunk(frame)), io.BytesIO()
+    image = Image.fromarray(shrunk(frame))
+    buffer = io.BytesIO()
     few = image.getcolors(FEW_COLORS) is not None
     if not few:
         image.thumbnail((LARGEST, LARGEST))

@@ -4,7 +4,6 @@ Shapes: N tasks, n episodes, E experts.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -42,7 +41,8 @@ class Importance:
 
     def cells(self) -> list[list[str]]:
         """Return mean and standard deviation over episodes as text, for each of :attr:`rows`."""
-        means, deviations = self.returns.mean(-1), self.returns.std(-1)
+        means = self.returns.mean(-1)
+        deviations = self.returns.std(-1)
         digits_N = [decimals(means[:, task]) for task in range(len(self.task_names))]
         return [
             [f"{m:.{n}f} ± {d:.{n}f}" for m, d, n in zip(*row, digits_N, strict=True)]
@@ -58,7 +58,7 @@ class Importance:
 
 def expert_importance(
     model: BaseAlgorithm,
-    env: gym.Env[Any, Any] | VecEnv | str | None = None,
+    env: gym.Env | VecEnv | str | None = None,
     *,
     network: str | None = None,
     episodes: int = 20,

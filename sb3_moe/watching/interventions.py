@@ -7,11 +7,12 @@ from functools import partial
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
+from torch import Tensor
 
 from sb3_moe.layers.checks import numbers_below
 from sb3_moe.policies.of_model import policy_of
 
-Edit = Callable[[th.Tensor], th.Tensor]
+Edit = Callable[[Tensor], Tensor]
 
 
 @contextmanager
@@ -52,6 +53,6 @@ def without_expert(model: BaseAlgorithm | BaseModel, network: str, expert: int) 
         yield
 
 
-def _without(before: Edit | None, expert: int, gates: th.Tensor) -> th.Tensor:
+def _without(before: Edit | None, expert: int, gates: Tensor) -> Tensor:
     gates = gates if before is None else before(gates)
     return gates.index_fill(-1, th.tensor([expert], device=gates.device), 0.0)

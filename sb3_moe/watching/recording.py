@@ -52,7 +52,7 @@ PROBE = 256
 
 def watch(
     model: BaseAlgorithm,
-    env: gym.Env[Any, Any] | VecEnv | str | None = None,
+    env: gym.Env | VecEnv | str | None = None,
     *,
     tasks: str | int | Sequence[str | int] | None = None,
     episodes: int = 1,
@@ -177,7 +177,8 @@ class _Player:
 
     def __post_init__(self) -> None:
         policy = self.model.policy
-        self._networks, self._env = networks_of(policy), self.watched.env
+        self._networks = networks_of(policy)
+        self._env = self.watched.env
         self.layers: dict[str, MoELayer] = (
             policy.moe_layers() if isinstance(policy, MoEPolicy) else {}
         )
@@ -213,7 +214,8 @@ class _Player:
 
     def _play(self, tasks: list[int]) -> list[Track]:
         """Play some tasks, each in an environment of its own, until all have their episodes."""
-        env, meanings = self._env, action_meanings(self._env)
+        env = self._env
+        meanings = action_meanings(self._env)
         obs: Any = env.reset()
         starts = np.ones(env.num_envs, dtype=bool)
         playing = tasks_played(env).tolist()
@@ -221,7 +223,9 @@ class _Player:
             playing.index(task): _Notes(self.watched.names[task], meanings.get(task, ()))
             for task in tasks
         }
-        states, memory, masked = None, None, takes_masks(self.model, env)
+        states = None
+        memory = None
+        masked = takes_masks(self.model, env)
         while running := [row for row, note in notes.items() if not self._is_over(note)]:
             images = self._images()
             masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
@@ -236,7 +240,8 @@ class _Player:
                 seen = select(obs, np.array([row]))
                 mine = {kind: select(arrays, row) for kind, arrays in step.items()}
                 notes[row].add(seen, images[row], mine, bool(dones[row]), infos[row])
-            obs, starts = after, dones
+            obs = after
+            starts = dones
         return [each.track(self.model.policy) for each in notes.values()]
 
     def _is_over(self, notes: _Notes) -> bool:
@@ -250,12 +255,13 @@ class _Player:
                     images = self._env.get_images()
                 return [None if each is None else as_frame(each) for each in images]
             except Exception as error:  # an environment may raise anything
-                self._draws, self.no_frames = False, in_one_line(error)
+                self._draws = False
+                self.no_frames = in_one_line(error)
         return [None] * self._env.num_envs
 
     @th.no_grad()
     def _look(
-        self, obs: Any, memory: Any, starts: np.ndarray[Any, Any], masks: dict[str, Any]
+        self, obs: Any, memory: Any, starts: np.ndarray, masks: dict[str, Any]
     ) -> tuple[Step, Any]:
         """Return what the policy prefers, its critics' values and gates, and its memory."""
         policy = self.model.policy
@@ -292,7 +298,8 @@ class _Notes:
     """
 
     def __init__(self, task: str, actions: Sequence[str]) -> None:
-        self._task, self._actions = task, actions
+        self._task = task
+        self._actions = actions
         self._frames: dict[bytes, tuple[int, Frame]] = {}
         self._steps: list[Step] = []
         self._score = 0.0
@@ -359,7 +366,8 @@ def _stacked(*rows: Any) -> Any:
 
 def _dormant_units(policy: BasePolicy, seen: Sequence[Obs]) -> list[DormantUnits]:
     """Measure the dormant units of each hidden layer on observations that the agent saw."""
-    batch, tau = spread(concatenate(seen), min(PROBE, len(seen))), TAUS[0]
+    batch = spread(concatenate(seen), min(PROBE, len(seen)))
+    tau = TAUS[0]
     return [
         DormantUnits(
             layer,

@@ -56,7 +56,7 @@ class WatchedEnv(NamedTuple):
 @contextmanager
 def watched_env(
     model: BaseAlgorithm,
-    env: gym.Env[Any, Any] | VecEnv | str | None,
+    env: gym.Env | VecEnv | str | None,
     frames: bool,
     episodes: int | None = None,
 ) -> Iterator[WatchedEnv]:
@@ -166,9 +166,10 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
         why = why or f"{unknown[0]} around it doesn't record its arguments"
     if why:
         raise ValueError(f"`env` must be given, since the model's own can't be built again: {why}")
-    spec, mode = replace(spec, additional_wrappers=wrappers), dict[str, Any]()
+    spec = replace(spec, additional_wrappers=wrappers)
+    mode = dict[str, Any]()
     # Classes of environments need not take a `render_mode`.
     if render_mode is not None or "render_mode" in spec.kwargs:
         mode["render_mode"] = render_mode or render_mode_for_copy(spec.kwargs.get("render_mode"))
-    makers: list[Callable[[], gym.Env[Any, Any]]] = [lambda: Monitor(gym.make(spec, **mode))]
+    makers: list[Callable[[], gym.Env]] = [lambda: Monitor(gym.make(spec, **mode))]
     return wrap_like(DummyVecEnv(makers), env)

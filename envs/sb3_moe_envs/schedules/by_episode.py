@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class Schedule(ABC):
         self.rng.bit_generator.state = state["rng"]
 
 
-def task_index(task: int | str | np.integer[Any], task_names: Sequence[str], argument: str) -> int:
+def task_index(task: int | str | np.integer, task_names: Sequence[str], argument: str) -> int:
     """Turn a task's name or index into its index.
 
     :raises ValueError: if there is no such task
@@ -184,7 +184,8 @@ class Interleave(ByEpisode):
             raise ValueError(f"`unit` must be 'steps' or 'episodes', got {unit!r}")
         if order not in ("round_robin", "random"):
             raise ValueError(f"`order` must be 'round_robin' or 'random', got {order!r}")
-        self.unit, self.order = unit, order
+        self.unit = unit
+        self.order = order
         self.weights = None if weights is None else tuple(positive("weights", w) for w in weights)
         if (unit, order) != ("steps", "round_robin"):
             self.slots = Slots.OWN

@@ -206,7 +206,8 @@ class Adaptive(Turns):
         order: abc.Sequence[int | str] | None = None,
     ) -> None:
         super().__init__(num_cycles=num_cycles, order=order)
-        self.rule, self.window = rule, whole("window", window)
+        self.rule = rule
+        self.window = whole("window", window)
         self._conditions = conditions_of(rule)
 
     def count(self, steps: int) -> None:
@@ -230,7 +231,8 @@ class Adaptive(Turns):
 
     def _clear(self) -> None:
         self._steps = self._episodes = 0
-        self._returns, self._successes = [], []
+        self._returns = []
+        self._successes = []
 
     def _move_on(self) -> None:
         values = {
@@ -298,12 +300,15 @@ class LearningProgress(Adaptive):
             raise ValueError(f"`by` must be one of {list(MEASURES)}, got {by!r}")
         if not 0 <= finite("explore", explore) <= 1:
             raise ValueError(f"`explore` must be in [0, 1], got {explore}")
-        self.by, self.explore = by, float(explore)
+        self.by = by
+        self.explore = float(explore)
 
     def _start(self, task_names: abc.Sequence[str]) -> None:
         super()._start(task_names)
-        self.task, self._means = 0, [math.nan] * self.num_tasks
-        self._largest, self._progress = [0.0] * self.num_tasks, [0.0] * self.num_tasks
+        self.task = 0
+        self._means = [math.nan] * self.num_tasks
+        self._largest = [0.0] * self.num_tasks
+        self._progress = [0.0] * self.num_tasks
 
     def _move_on(self) -> None:
         before = self.turn

@@ -64,13 +64,14 @@ class BoxFit:
         """Return the task's action."""
         action = np.asarray(action)[corner(self.space)]
         if self.maps:
-            low, high = self.space.low, self.space.high
+            low = self.space.low
+            high = self.space.high
             # Clipped, as rounding may exceed a bound in the last digit.
             action = np.clip(low + (action + 1) * (high - low) / 2, low, high)
         return action.astype(self.space.dtype, copy=False)
 
 
-def pad_actions(task_spaces: Mapping[str, Any], invalid: str) -> tuple[Space[Any], list[ActionFit]]:
+def pad_actions(task_spaces: Mapping[str, Any], invalid: str) -> tuple[Space, list[ActionFit]]:
     """Find a common action space, and how each task reads its actions.
 
     The largest number of choices is taken, counted from 0: choice i stands for a task's start + i.
@@ -101,7 +102,7 @@ def pad_actions(task_spaces: Mapping[str, Any], invalid: str) -> tuple[Space[Any
     return unit, [BoxFit(box, maps=True) for box in task_spaces.values()]
 
 
-def _fit(common: Space[Any], space: Any, invalid: str) -> ActionFit:
+def _fit(common: Space, space: Any, invalid: str) -> ActionFit:
     if space == common:
         return unchanged
     if isinstance(space, spaces.MultiBinary | spaces.Box):
@@ -112,7 +113,8 @@ def _fit(common: Space[Any], space: Any, invalid: str) -> ActionFit:
 
 def _agree(common: spaces.Box, box: spaces.Box) -> bool:
     """Return whether a task's bounds are the common ones, in the dimensions that it has."""
-    low, high = common.low[corner(box)], common.high[corner(box)]
+    low = common.low[corner(box)]
+    high = common.high[corner(box)]
     return np.array_equal(low, box.low) and np.array_equal(high, box.high)
 
 
@@ -140,9 +142,10 @@ class TaskMasks:
     """
 
     def __init__(
-        self, common: Space[Any], task_spaces: Sequence[Any], invalid: str, *, hidden: bool
+        self, common: Space, task_spaces: Sequence[Any], invalid: str, *, hidden: bool
     ) -> None:
-        self._common, sizes = common, choices(common)
+        self._common = common
+        sizes = choices(common)
         self._own_sizes = [choices(space) for space in task_spaces]
         tables = [_table(sizes, own, invalid) for own in self._own_sizes]
         self._valid = np.stack([valid for valid, _ in tables]) | hidden if sizes else None
@@ -183,7 +186,9 @@ def _table(
 
     -1 stands for no entry: the task lacks the dimension, or its invalid actions are errors.
     """
-    valid, deciders, start = [np.zeros(0, bool)], [np.zeros(0, int)], 0
+    valid = [np.zeros(0, bool)]
+    deciders = [np.zeros(0, int)]
+    start = 0
     for size, n in zip(common, [*own, *[0] * (len(common) - len(own))], strict=True):
         choice = np.arange(size)
         lacked = choice % max(n, 1) if invalid == "modulo" else 0

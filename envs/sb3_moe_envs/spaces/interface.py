@@ -18,7 +18,7 @@ from sb3_moe_envs.spaces.observations import (
 )
 
 
-class _Named(Space[Any]):
+class _Named(Space):
     """A space that knows the tasks' names.
 
     Spaces for the same tasks in another order are not equal, so SB3 refuses them for a trained
@@ -43,7 +43,7 @@ class _Named(Space[Any]):
         return f"{super().__repr__()} of {list(self.task_names)}"
 
 
-class NamedId(_Named, spaces.Discrete):  # type: ignore[type-arg]  # generic in some versions only
+class NamedId(_Named, spaces.Discrete):
     """The id of a task."""
 
 
@@ -58,9 +58,9 @@ class Hidden:
     :param names: of the tasks
     """
 
-    space: Space[Any]
+    space: Space
 
-    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
+    def __init__(self, space: Space, names: Sequence[str]) -> None:
         self.space = space
 
     def add_id(self, obs: Any, tasks: Any) -> Any:
@@ -71,7 +71,7 @@ class Hidden:
 class AsDict(Hidden):
     """Show `{"obs": ..., "task_id": ...}`; a Dict observation gets `"task_id"` beside its keys."""
 
-    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
+    def __init__(self, space: Space, names: Sequence[str]) -> None:
         self._flat = isinstance(space, spaces.Dict)
         inner = space.spaces if isinstance(space, spaces.Dict) else {"obs": space}
         if "task_id" in inner:
@@ -106,7 +106,7 @@ class _Appended(Hidden):
 class OneHot(_Appended):
     """Append a one-hot of the id to a flat Box."""
 
-    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
+    def __init__(self, space: Space, names: Sequence[str]) -> None:
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             raise ValueError(f"`task_id`='onehot' needs a flat Box, got {space}")
         super().__init__(space, names, np.eye(len(names), dtype=space.dtype), 0)
@@ -119,12 +119,13 @@ class Channels(_Appended):
         that of the channels
     """
 
-    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
+    def __init__(self, space: Space, names: Sequence[str]) -> None:
         if not isinstance(space, spaces.Box) or len(space.shape) != 3:
             raise ValueError(
                 f"`task_id`='channels' needs an image Box (three dimensions), got {space}"
             )
-        num_tasks, image = len(names), is_image(space)
+        num_tasks = len(names)
+        image = is_image(space)
         axis = channel_axis(space.shape, is_image=image)
         # An unbounded image has no maximum; 1 is as good as any other value.
         top = space.high.max() if np.isfinite(space.high).all() else 1
@@ -178,8 +179,8 @@ class Interface:
 
     def __init__(
         self,
-        observation_spaces: Sequence[Space[Any]],
-        action_spaces: Sequence[Space[Any]],
+        observation_spaces: Sequence[Space],
+        action_spaces: Sequence[Space],
         names: Sequence[str],
         *,
         task_id: str = "dict",

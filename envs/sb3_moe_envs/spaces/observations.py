@@ -22,7 +22,7 @@ class ArrayFit:
     :param space: of the task
     """
 
-    def __init__(self, common: Space[Any], space: Space[Any]) -> None:
+    def __init__(self, common: Space, space: Space) -> None:
         self.region = corner(space)
         #: whether the task's space is the common one
         self.same = space == common
@@ -61,14 +61,12 @@ class DictFit:
 ObservationFit = ArrayFit | DictFit
 
 
-def fit_of(common: Space[Any], space: Space[Any]) -> ObservationFit:
+def fit_of(common: Space, space: Space) -> ObservationFit:
     """Return how a task's observations go into those of the common space."""
     return DictFit(common, space) if isinstance(space, spaces.Dict) else ArrayFit(common, space)
 
 
-def common_observations(
-    task_spaces: Mapping[str, Space[Any]], *, optional: bool = False
-) -> Space[Any]:
+def common_observations(task_spaces: Mapping[str, Space], *, optional: bool = False) -> Space:
     """Return the smallest space that holds every task's observations; a Dict has all their keys.
 
     :param task_spaces: by the tasks' names, all Box, Discrete, MultiDiscrete, MultiBinary, or all
@@ -81,7 +79,7 @@ def common_observations(
     }
     if len(dicts) < len(task_spaces):
         return common_space(task_spaces, "observation_space", optional=optional)
-    common: dict[str, Space[Any]] = {}
+    common: dict[str, Space] = {}
     for key in dict.fromkeys(key for parts in dicts.values() for key in parts):
         own = {f"{name}.{key}": parts[key] for name, parts in dicts.items() if key in parts}
         common[key] = common_observations(own, optional=optional or len(own) < len(dicts))
@@ -104,8 +102,8 @@ def corner(array: Any) -> Any:
 
 
 def common_space(
-    spaces_by_name: Mapping[str, Space[Any]], argument: str, *, optional: bool = False
-) -> Space[Any]:
+    spaces_by_name: Mapping[str, Space], argument: str, *, optional: bool = False
+) -> Space:
     """Return the smallest space that holds every task's; discrete ones count from 0, as in SB3.
 
     :param spaces_by_name: by the tasks' names
@@ -176,7 +174,7 @@ def _pad_multi_discrete(task_spaces: Sequence[Any], _: bool) -> spaces.MultiDisc
     return spaces.MultiDiscrete(sizes.max(axis=0))
 
 
-_PADDING: dict[type[Space[Any]], Any] = {
+_PADDING: dict[type[Space], Any] = {
     spaces.Box: _pad_boxes,
     spaces.Discrete: lambda own, _: spaces.Discrete(max(int(space.n) for space in own)),
     spaces.MultiDiscrete: _pad_multi_discrete,

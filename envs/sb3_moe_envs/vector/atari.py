@@ -64,7 +64,8 @@ class AtariVectorEnv(BatchedVectorEnv):
         frame_skip = whole("frame_skip", frame_skip)
         super().__init__(num_envs, render_mode, render_fps=60 // frame_skip)
         self.game = _rom_name(game)
-        self.episodic_life, self.clip_reward = episodic_life, clip_reward
+        self.episodic_life = episodic_life
+        self.clip_reward = clip_reward
         self._full_action_space = full_action_space
         from ale_py.vector_env import AtariVectorEnv as Ale
 

@@ -91,7 +91,7 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         # Some pad their environments.
         return tuple(map(self.draw, np.asarray(self._observations)[: self.num_envs]))
 
-    def _set_spaces(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
+    def _set_spaces(self, observation_space: Space, action_space: Space) -> None:
         self.single_observation_space = observation_space
         self.single_action_space = action_space
         self.observation_space = batch_space(observation_space, self.num_envs)
@@ -102,7 +102,8 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         :raises ValueError: if the shape is wrong, or an action isn't whole or is out of range
         """
-        actions, space = np.asarray(actions), self.single_action_space
+        actions = np.asarray(actions)
+        space = self.single_action_space
         if actions.shape != (self.num_envs,):
             raise ValueError(f"actions must have shape ({self.num_envs},), got {actions.shape}")
         assert isinstance(space, spaces.Discrete)
@@ -154,7 +155,8 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
             observation = self._next_start
         else:
             observation = self._vector.reset(seed=seed)[0][0]
-        self._observation, self._next_start = observation, None
+        self._observation = observation
+        self._next_start = None
         return observation, {}
 
     def step(self, action: Any) -> EnvStep:
@@ -164,7 +166,8 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
         observations, rewards, terminated, truncated, infos = self._vector.step(np.array([action]))
         observation = observations[0]
         if "final_obs" in infos:
-            self._next_start, observation = observation, infos["final_obs"][0]
+            self._next_start = observation
+            observation = infos["final_obs"][0]
             infos = infos["final_info"]
         info = {key: each[0] for key, each in infos.items() if not key.startswith("_")}
         self._observation = observation

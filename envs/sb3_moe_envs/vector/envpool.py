@@ -61,7 +61,8 @@ class EnvPoolVectorEnv(BatchedVectorEnv):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # EnvPool warns of bounds that it rounds itself
             spec = _envpool().make_spec(env_id, **self._config)
-            seen, actions = spec.gymnasium_observation_space, spec.gymnasium_action_space
+            seen = spec.gymnasium_observation_space
+            actions = spec.gymnasium_action_space
         self._set_spaces(_in_float32(seen), actions)
         self._pool: Any = None
 
@@ -155,10 +156,11 @@ def _envpool() -> Any:
     return envpool
 
 
-def _in_float32(space: Any) -> spaces.Space[Any]:
+def _in_float32(space: Any) -> spaces.Space:
     """Return a space with float32, which learners use, in place of float64."""
     if isinstance(space, spaces.Box) and space.dtype == np.float64:
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        low = space.low.astype(np.float32)
+        high = space.high.astype(np.float32)
         return spaces.Box(low, high, dtype=np.float32)
     if not isinstance(space, spaces.Box | spaces.Discrete):
         raise ValueError(f"spaces of EnvPool must be a Box or Discrete, got {space}")

@@ -20,7 +20,7 @@ from sb3_moe_envs.snapshot import gives_state, own_state, restore, snapshot
 from sb3_moe_envs.spaces.observations import row_of
 from sb3_moe_envs.vector.infos import Rows, stack, unstack
 
-Vector = VectorEnv[Any, Any, Any]
+Vector = VectorEnv
 
 
 class InTurnVectorEnv(SyncVectorEnv):
@@ -58,8 +58,12 @@ class InTurnVectorEnv(SyncVectorEnv):
 
     def play(self, actions: Any) -> Rows:
         """Step each environment with its action, and return the results before they are stacked."""
-        observations, rewards, terminated, truncated = [], [], [], []
-        infos, finals = dict[int, Info](), dict[int, tuple[Any, Info]]()
+        observations = []
+        rewards = []
+        terminated = []
+        truncated = []
+        infos = dict[int, Info]()
+        finals = dict[int, tuple[Any, Info]]()
         each = zip(self.envs, iterate(self.action_space, actions), strict=True)
         for row, (env, action) in enumerate(each):
             obs, reward, ended, cut, info = env.step(action)

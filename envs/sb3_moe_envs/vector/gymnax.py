@@ -93,7 +93,8 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         """Wait for the step that :meth:`step_async` began."""
         last, rewards, terminated, truncated = self._outputs
         observations = self._to_numpy(self._observations)
-        terminated, truncated = self._own(terminated), self._own(truncated)
+        terminated = self._own(terminated)
+        truncated = self._own(truncated)
         ended = (terminated | truncated).nonzero()[0].tolist()
         infos: Info = {}
         if ended:
@@ -193,5 +194,6 @@ class MinAtarEnv(SingleEnv):
     def load_state_dict(self, state: State) -> None:
         """Go on from a state that :meth:`state_dict` of the same kind of environment returned."""
         self._vector.load_state_dict(state["vector"])
-        self._observation, self._next_start = state["observation"], state["next_start"]
+        self._observation = state["observation"]
+        self._next_start = state["next_start"]
         self.np_random.bit_generator.state = state["np_random"]

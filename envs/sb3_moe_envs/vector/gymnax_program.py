@@ -56,7 +56,8 @@ class Program:
         seen = gymnax_space_to_gym_space(self._env.observation_space(self._params))
         if self._is_minatar:
             seen = gym.spaces.Box(0, 1, seen.shape, np.uint8)
-        self.observation_space, self.dtype = seen, seen.dtype
+        self.observation_space = seen
+        self.dtype = seen.dtype
         if isinstance(seen, gym.spaces.Discrete):
             self.dtype = np.dtype(np.int32)  # jax has no int64 by default
         self._compiled_start = jax.jit(self._start)
@@ -100,7 +101,8 @@ class Program:
         """Play no-ops in many environments; if they end an episode, they go on in the next one."""
         rows = jnp.arange(NUM_STARTS)
         keys = jnp.stack([rows * 0, rows], axis=1).astype(jnp.uint32)
-        num_no_ops, actions = rows % (self._no_op_max + 1), jnp.zeros(NUM_STARTS, jnp.int32)
+        num_no_ops = rows % (self._no_op_max + 1)
+        actions = jnp.zeros(NUM_STARTS, jnp.int32)
 
         def no_op(count: Any, playing: Any) -> Any:
             keys, states, _ = playing

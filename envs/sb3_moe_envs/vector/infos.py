@@ -30,7 +30,8 @@ class Rows(NamedTuple):
 
     def stacked(self) -> StepResult:
         """Return the results in the form that Gymnasium's vector environments use."""
-        num_envs, flags = len(self.rewards), np.array([self.terminated, self.truncated], np.bool_)
+        num_envs = len(self.rewards)
+        flags = np.array([self.terminated, self.truncated], np.bool_)
         infos = stack(self.infos, num_envs) | stack_final(self.finals, num_envs)
         return self.observations, np.array(self.rewards, np.float64), flags[0], flags[1], infos
 

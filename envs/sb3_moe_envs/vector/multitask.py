@@ -139,7 +139,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             [(part, self._interface.decode(part.task, array[part.rows])) for part in self._parts]
         )
         obs = self._interface.encode_batch(step.observations, self._tasks)
-        infos, done = step.infos, step.terminated | step.truncated
+        infos = step.infos
+        done = step.terminated | step.truncated
         finals = {
             slot: (self._interface.encode(int(self._tasks[slot]), last), self._named(slot, info))
             for slot, (last, info) in step.finals.items()
@@ -343,7 +344,7 @@ def make_multitask_vector(
     schedule: ScheduleLike = None,
     vectorization: str = "sync",
     **kwargs: Any,
-) -> VectorEnv[Any, Any, Any]:
+) -> VectorEnv:
     """Build a vector environment over several tasks; its `repr` says which arrangement it is.
 
     If the schedule gives each task fixed slots, or lets all slots play the same task, one vector

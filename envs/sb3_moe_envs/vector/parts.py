@@ -53,7 +53,8 @@ class Pool:
     """
 
     def __init__(self, tasks: Sequence[Task], vectorization: str, render_mode: str | None) -> None:
-        self.tasks, self.render_mode = tasks, render_mode
+        self.tasks = tasks
+        self.render_mode = render_mode
         self._groups: dict[tuple[int, int], Groups] = {}
         make = functools.partial(_in_turn, tuple(tasks), render_mode)
         self._workers = Workers(make, is_parallel=vectorization == "async")
@@ -83,10 +84,12 @@ class Pool:
         """
         parts = []
         for task in np.unique(tasks_B).tolist():
-            slots, offset = np.flatnonzero(tasks_B == task), 0
+            slots = np.flatnonzero(tasks_B == task)
+            offset = 0
             for group in self.groups(task, len(slots)):
                 own = slots[offset : offset + group.num_envs]
-                first, last = int(own[0]), int(own[-1])
+                first = int(own[0])
+                last = int(own[-1])
                 rows = slice(first, last + 1) if last - first + 1 == len(own) else own
                 parts.append(Part(task, len(slots), offset, rows, own.tolist(), group))
                 offset += len(own)
@@ -99,7 +102,8 @@ class Pool:
 
         :param seeds: by task and size; a task's environments get consecutive ones, across its parts
         """
-        observations, infos = [], dict[int, Info]()
+        observations = []
+        infos = dict[int, Info]()
         for part in parts:
             first = seeds[part.task, part.size]
             seed = None if first is None else first + part.offset

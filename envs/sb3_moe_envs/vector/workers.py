@@ -38,7 +38,8 @@ class Process:
     """
 
     def __init__(self, make: Make) -> None:
-        self.num_envs, self.num_vectors = 0, 0
+        self.num_envs = 0
+        self.num_vectors = 0
         #: the calls that :meth:`play` sends, by the vector environment's number, as the answers
         self.noted = dict[int, Call]()
         self._answers = dict[int, Any]()
@@ -52,7 +53,8 @@ class Process:
 
     def play(self) -> None:
         """Send the noted calls; answers to earlier calls, which Ctrl-C interrupted, are dropped."""
-        calls, self.noted = self.noted, {}
+        calls = self.noted
+        self.noted = {}
         if calls:
             self._round += 1
             self._answers.clear()
@@ -103,7 +105,8 @@ class Workers:
     """
 
     def __init__(self, make: Make, *, is_parallel: bool) -> None:
-        self._make, self._num_here = make, 0
+        self._make = make
+        self._num_here = 0
         self._most = num_cores() - 1 if is_parallel else 0
         self._processes: list[Process] = []
 
@@ -149,7 +152,9 @@ class WorkerGroup:
     begins = True
 
     def __init__(self, process: Process, task: int, num_envs: int) -> None:
-        self._process, self._number, self.num_envs = process, process.num_vectors, num_envs
+        self._process = process
+        self._number = process.num_vectors
+        self.num_envs = num_envs
         process.num_envs += num_envs
         process.num_vectors += 1
         self.ask(InTurnVectorEnv, task, num_envs)

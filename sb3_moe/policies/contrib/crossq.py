@@ -31,7 +31,7 @@ class MoeMlpPolicy(MoEActorWithCritics, CrossQPolicy):
     actor_class = MoEActor
     critic_class = MoECrossQCritic
 
-    def __init__(self, observation_space: gym.Space[Any], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, observation_space: gym.Space, *args: Any, **kwargs: Any) -> None:
         if isinstance(observation_space, spaces.Dict):
             raise ValueError(
                 f"CrossQ takes no Dict observations, got {observation_space}: an environment of "

@@ -13,7 +13,7 @@ from sb3_contrib.common.recurrent.policies import (
     RecurrentActorCriticPolicy,
     RecurrentMultiInputActorCriticPolicy,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_network import Layout
@@ -41,7 +41,7 @@ class ReattachTask(nn.Module):
         self.layer = layer
         self.num_tasks = num_tasks
 
-    def forward(self, features: th.Tensor) -> th.Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Return ``[layer(features) | one-hot]``."""
         out = self.layer(features[:, : self.layer.in_features])
         return th.cat([out, features[:, -self.num_tasks :]], dim=1)
@@ -110,11 +110,11 @@ class MoERecurrent(_Policy):
 
     def _process_sequence(  # type: ignore[override]  # static in sb3-contrib, called on self
         self,
-        features: th.Tensor,
-        lstm_states: tuple[th.Tensor, th.Tensor],
-        episode_starts: th.Tensor,
+        features: Tensor,
+        lstm_states: tuple[Tensor, Tensor],
+        episode_starts: Tensor,
         lstm: nn.LSTM,
-    ) -> tuple[th.Tensor, Any]:
+    ) -> tuple[Tensor, Any]:
         """Run the LSTM and put the one-hot task id behind its output, for the routers."""
         out, states = super()._process_sequence(
             features[:, : lstm.input_size], lstm_states, episode_starts, lstm

@@ -3,6 +3,7 @@
 import torch as th
 from sb3_contrib.tqc.policies import Actor, CnnPolicy, Critic, MultiInputPolicy, TQCPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
 
 from sb3_moe.policies.parts import GaussianActor, MoEActorWithCritics, MoECritic
 
@@ -14,7 +15,7 @@ class MoEActor(GaussianActor, Actor):
 class MoEQuantileCritic(MoECritic, Critic):
     """TQC's critic, with experts."""
 
-    def forward(self, obs: PyTorchObs, action: th.Tensor) -> th.Tensor:  # type: ignore[override]
+    def forward(self, obs: PyTorchObs, action: Tensor) -> Tensor:  # type: ignore[override]
         """Return the quantiles of every network, (B, networks, quantiles)."""
         grad = not self.share_features_extractor
         return th.stack(self.networks_forward(obs, action, grad=grad), dim=1)
