@@ -170,7 +170,7 @@ def _split(keys: Any) -> tuple[Any, Any]:
 def _select(mask: Any, new: Any, old: Any) -> Any:
     """Take the rows of a mask from new arrays, and the others from old ones."""
 
-    def row(is_new: Any, new: Any, old: Any) -> Any:
-        return jax.tree.map(functools.partial(jnp.where, is_new), new, old)
+    def select(new: Any, old: Any) -> Any:
+        return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)
 
-    return jax.vmap(row)(mask, new, old)
+    return jax.tree.map(select, new, old)
