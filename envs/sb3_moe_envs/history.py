@@ -104,7 +104,8 @@ class History:
 
     def _first(self, obs: Any) -> np.ndarray:
         rows = np.zeros_like(self.rows)
-        rows[..., -1, : self._dim], rows[..., -1, -1] = _flat(obs), 1
+        rows[..., -1, : self._dim] = _flat(obs)
+        rows[..., -1, -1] = 1
         return rows
 
     def _numbers_of(self, action: Any) -> np.ndarray:

@@ -164,7 +164,8 @@ class TaskGradientCallback(RecordingCallback):
             return np.nan, np.nan
         model: Any = self.model
         variance = float(self._column(model.rollout_buffer.advantages, (steps, envs)).var())
-        chosen = np.linspace(0, len(steps) - 1, min(len(steps), self.batch_size)).astype(int)
+        count = min(len(steps), self.batch_size)
+        chosen = np.linspace(0, len(steps) - 1, count).astype(int)
         with evaluating(model.policy), th.enable_grad():
             loss = self._loss((steps[chosen], envs[chosen]))
             parameters = [p for p in model.policy.parameters() if p.requires_grad]

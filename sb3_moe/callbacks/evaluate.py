@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.callbacks.periodic import CurrentTask, RecordingCallback, remembered
@@ -74,7 +74,7 @@ class MultiTaskEvalCallback(RecordingCallback):
         every: int,
         n_eval_episodes: int = 10,
         *,
-        eval_env: gym.Env | VecEnv | str | None = None,
+        eval_env: GymEnv | str | None = None,
         deterministic: bool = True,
         log_path: str | Path | None = None,
         best_model_save_path: str | Path | None = None,

@@ -449,7 +449,8 @@ class FreezeRouterCallback(ProbeCallback):
             # Experts may have joined or left.
             if name not in before or before[name].shape != now[name].shape:
                 continue
-            moved[name] = float(np.abs(now[name] - before[name]).sum(-1).mean() / 2)
+            distance = np.abs(now[name] - before[name]).sum(-1)
+            moved[name] = float(distance.mean() / 2)
             has_settled = self.bound is not None and moved[name] < self.bound
             settled[name] = settled.get(name, 0) + 1 if has_settled else 0
         self.kept["seen"] = seen = concatenate(self.batches())

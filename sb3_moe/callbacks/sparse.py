@@ -161,7 +161,8 @@ class SparseTrainingCallback(CheckedCallback):
         for optimizer in self.optimizers:
             set_masks(optimizer, masks)
             for group in optimizer.param_groups:
-                group[UPDATES], group[SEED] = 0, seed
+                group[UPDATES] = 0
+                group[SEED] = seed
 
     def _fraction(self) -> float:
         """Return the share of connections that change, which falls to 0 along half a cosine."""

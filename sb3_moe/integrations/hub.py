@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_moe.layers.extras import require
@@ -41,7 +41,7 @@ MOST_FILMED = 300
 def write_folder(
     model: BaseAlgorithm,
     folder: str | Path,
-    env: gym.Env | VecEnv | str | None = None,
+    env: GymEnv | str | None = None,
     *,
     episodes: int = 10,
     seed: int = 0,

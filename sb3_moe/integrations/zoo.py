@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["hyperparameters"]
 
+# Returns hyperparameters by name, as those of the zoo do.
+Sampler = Callable[..., dict[str, Any]]
+
 FOLDER = Path(__file__).parent / "hyperparameters"
 #: Values among which a trial chooses, for each of these options that is not given.
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -62,7 +65,7 @@ def extend_zoo() -> None:
         hyperparams_opt.HYPERPARAMS_CONVERTER[name] = _converter(converter)
 
 
-def _sampler(algorithm: str, inner: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def _sampler(algorithm: str, inner: Sampler) -> Sampler:
     """Return a sampler of the zoo's hyperparameters that samples the mixture's options too."""
     from rl_zoo3 import ALGOS
 
@@ -80,7 +83,7 @@ def _sampler(algorithm: str, inner: Callable[..., dict[str, Any]]) -> Callable[.
     return sample
 
 
-def _converter(inner: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def _converter(inner: Sampler) -> Sampler:
     """Return a function that turns the parameters that a trial keeps into hyperparameters."""
 
     def convert(sampled: dict[str, Any]) -> dict[str, Any]:

@@ -146,7 +146,8 @@ class Belief(nn.Module):
         *weights, log_variance_O = self._parts(models_EP)
         for i, weight_EOI in enumerate(weights):
             y = weight_EOI[..., :-1] @ (y if i == 0 else y.tanh()) + weight_EOI[..., -1:]
-        happened = th.cat([x_DKB[:, 1:] - x_DKB[:, :-1], reward_1KB[:, 1:]])[self.outputs]
+        change_DTB = x_DKB[:, 1:] - x_DKB[:, :-1]
+        happened = th.cat([change_DTB, reward_1KB[:, 1:]])[self.outputs]
         variance_O = log_variance_O.exp() + self.min_variance
         errors_EON = (y - happened.flatten(1)).square()
         log_EN = -0.5 * th.tensordot(variance_O.reciprocal(), errors_EON, ([0], [1]))

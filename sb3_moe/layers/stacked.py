@@ -216,7 +216,8 @@ class StackedBatchNorm(Stacked):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each expert's features over the rows."""
-        x_TEH = (x.expand(self.num_experts, *x.shape) if x.dim() == 2 else x).transpose(0, 1)
+        x_ETH = x.expand(self.num_experts, *x.shape) if x.dim() == 2 else x
+        x_TEH = x_ETH.transpose(0, 1)
         return self.norm(x_TEH.flatten(1)).view(x_TEH.shape).transpose(0, 1)
 
     def unstack(self, k: int) -> nn.Module:

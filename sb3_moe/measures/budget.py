@@ -226,7 +226,8 @@ def matching_net_arch(
         while excess(enough) < 0:
             enough *= 2
         above = bisect_left(range(enough), 0.0, lo=1, key=excess)
-        return scaled(min({max(above - 1, 1), above}, key=lambda each: abs(excess(each))))
+        around = {max(above - 1, 1), above}
+        return scaled(min(around, key=lambda largest: abs(excess(largest))))
 
     for name in moe.network_names:
         arch[name] = widened(name)

@@ -123,8 +123,10 @@ def score_at(score: ArrayLike, steps: ArrayLike, step: float) -> Array:
 def _scores_at(score: ArrayLike, steps: ArrayLike, points: Sequence[float]) -> Array:
     """Return every task's scores at rising steps, (N, points)."""
     score_KN, steps_K = checked(score, steps)
-    (start, end) = (points[0], points[-1])
-    (low, high) = (steps_K[0], steps_K[-1])
+    start = points[0]
+    end = points[-1]
+    low = steps_K[0]
+    high = steps_K[-1]
     if start < low or end > high:
         raise ValueError(f"evaluations must cover {start:g} to {end:g}, but go {low:g} to {high:g}")
     return np.array([np.interp(points, steps_K, column) for column in score_KN.T])
@@ -299,7 +301,8 @@ def forward_transfer_per_task(
         if task not in reference:
             raise ValueError(f"`reference` must hold (score, steps) of task {task} alone")
         scores, its_steps = reference[task]
-        alone = area(np.reshape(scores, (-1, 1)), its_steps, 0.0, block.end - block.start)[0]
+        length = block.end - block.start
+        alone = area(np.reshape(scores, (-1, 1)), its_steps, 0.0, length)[0]
         result.append((mine - alone) / (1.0 - alone) if alone < 1.0 else np.nan)
     return np.array(result)
 

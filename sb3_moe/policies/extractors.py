@@ -216,7 +216,9 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
             raise ValueError(
                 f"`num_tasks`={self.num_tasks} leaves no channel of {space.shape[axis]}"
             )
-        low, high = (np.delete(b, np.s_[num_channels:], axis) for b in (space.low, space.high))
+        shown = np.s_[num_channels:]
+        low = np.delete(space.low, shown, axis)
+        high = np.delete(space.high, shown, axis)
         return {"": spaces.Box(low, high, dtype=space.dtype)}
 
     def _build_image_encoders(self, linear: int | None) -> int:

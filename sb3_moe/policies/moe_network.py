@@ -143,7 +143,9 @@ class MoENetwork(nn.Module):
         """Normalize all that the first layer sees, as one vector, and take it apart again."""
         assert self.norms is not None
         given = [part for part in parts if part is not None]
-        normed = iter(self.norms(th.cat(given, dim=1)).split([p.shape[1] for p in given], dim=1))
+        sizes = [part.shape[1] for part in given]
+        together = self.norms(th.cat(given, dim=1))
+        normed = iter(together.split(sizes, dim=1))
         return [None if part is None else next(normed) for part in parts]
 
 

@@ -501,7 +501,8 @@ class QNetworks(Networks):
 
     def taken(self, obs: PyTorchObs, actions: Tensor, **masks: Any) -> list[Tensor]:
         """Return the value of the actions."""
-        return [self.values(obs).gather(1, actions.long().reshape(-1, 1)).flatten()]
+        column = actions.long().reshape(-1, 1)
+        return [self.values(obs).gather(1, column).flatten()]
 
     def values(self, obs: PyTorchObs) -> Tensor:
         """Return the value of each action, (B, A)."""

@@ -59,7 +59,8 @@ def match_sizes(
     def scale(layer: MoELayer, args: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
         y, routing = output
         x = _untokenized(args[0], y)[:DENSE_ROWS]
-        factor = _size(th.cat([run(x) for run in own[layer]])) / max(_size(y), TINY)
+        wanted = _size(th.cat([run(x) for run in own[layer]]))
+        factor = wanted / max(_size(y), TINY)
         layer.experts.scale(factor)
         _check_scaled(layer, args, y * factor)
         return y * factor, routing
@@ -98,7 +99,10 @@ def _untokenized(x: Tensor, y: Tensor) -> Tensor:
     """
     if x.dim() == 2:
         return x
-    return th.cat([x[..., : y.shape[-1]].flatten(1), x[:, 0, y.shape[-1] :]], dim=1)
+    width = y.shape[-1]
+    own = x[..., :width].flatten(1)
+    appended = x[:, 0, width:]
+    return th.cat([own, appended], dim=1)
 
 
 def _check_scaled(layer: MoELayer, args: tuple[Tensor, ...], y: Tensor) -> None:

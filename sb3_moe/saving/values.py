@@ -120,7 +120,8 @@ def _checksum(said: str, tensors: Mapping[str, Tensor]) -> int:
     """Return a checksum against damage, not against forgery."""
     crc = zlib.crc32(said.encode())
     for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].reshape(-1).view(th.uint8).numpy().data, crc)
+        data = tensors[name].reshape(-1).view(th.uint8)
+        crc = zlib.crc32(data.numpy().data, crc)
     return crc
 
 

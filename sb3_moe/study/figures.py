@@ -216,13 +216,15 @@ def matched_mean(seeds: Sequence[Array]) -> Array:
     """
     most = max(each.shape[1] for each in seeds)
     padded = [np.pad(each, ((0, 0), (0, most - each.shape[1]))) for each in seeds]
-    mean_NE = padded[0] * np.where(padded[0].sum(axis=0) < 0, -1.0, 1.0)
+    signs_E = np.where(padded[0].sum(axis=0) < 0, -1.0, 1.0)
+    mean_NE = padded[0] * signs_E
     for _ in range(3):
         turned = []
         for each_NE in padded:
             alike_EE = mean_NE.T @ each_NE
             of_mean, order = linear_sum_assignment(-np.abs(alike_EE))
-            turned.append(each_NE[:, order] * np.where(alike_EE[of_mean, order] < 0, -1.0, 1.0))
+            signs_E = np.where(alike_EE[of_mean, order] < 0, -1.0, 1.0)
+            turned.append(each_NE[:, order] * signs_E)
         mean_NE = np.mean(turned, axis=0)
     return mean_NE[:, np.lexsort((-mean_NE.max(axis=0), mean_NE.argmax(axis=0)))]
 

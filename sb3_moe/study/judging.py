@@ -277,7 +277,8 @@ def compare(
     if MEASURES[measure].unit == "success":  # only defined for tasks that report success
         rows = rows[rows.groupby("task")["value"].transform("count") > 0]
     # The tasks for which the measure is defined in every group, whether runs are done or not.
-    tasks = sorted(set.intersection(*(set(_selected(rows, each)["task"]) for each in groups)))
+    of_groups = [set(_selected(rows, each)["task"]) for each in groups]
+    tasks = sorted(set.intersection(*of_groups))
     values = values_of_groups(rows, groups, claims.rule.paired)
     if over == "tasks":
         values = _over_tasks(values, tasks, measure, claims)
@@ -298,7 +299,8 @@ def _over_tasks(
     if claims.units and MEASURES[measure].unit == "return":
         values = values.div(pd.Series(dict(claims.units)), axis=0, level="task")
     groups = [values[each].unstack("task").reindex(columns=tasks) for each in values]
-    means = pd.concat([each.mean(axis=1, skipna=False) for each in groups], axis=1)
+    of_groups = [each.mean(axis=1, skipna=False) for each in groups]
+    means = pd.concat(of_groups, axis=1)
     means = means.dropna(how="any" if claims.rule.paired else "all")
     return pd.concat({WHOLE: means}, names=["task"])
 

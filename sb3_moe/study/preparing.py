@@ -65,7 +65,8 @@ def check_networks(runs: Sequence[RunConfig]) -> None:
     first = runs[0]
     built = dict[str, BaseAlgorithm]()
     # Two environments: PPO needs more than one sample in a rollout, even with `n_steps=1`.
-    with closing(building.build_env(first, 2, 0, Cycle(1, order=first.games[:1]))) as env:
+    only_first = Cycle(1, order=first.games[:1])
+    with closing(building.build_env(first, 2, 0, only_first)) as env:
         for name, run in {run.architecture.name: run for run in runs}.items():
             try:
                 built[name] = _built(run, env)
@@ -338,7 +339,8 @@ def _scores(
     table = as_table([job.run for job in done], read_runs(done), random)
     rows = table[table["measure"] == study.tune.measure]
     above = rows["value"] - rows["task"].map(random)
-    means = above.groupby([rows["architecture"], rows["task"]]).agg(lambda x: x.mean(skipna=False))
+    groups = above.groupby([rows["architecture"], rows["task"]])
+    means = groups.agg(lambda group: group.mean(skipna=False))
     found = {}
     for name, values in grids.items():
         names = [_variant(name, study.tune.argument, value) for value in values]
@@ -362,8 +364,8 @@ def beyond(values: Sequence[float], best: float) -> float | None:
     """
     if best not in (values[0], values[-1]):
         return None
-    edge, inner = (values[0], values[1]) if best == values[0] else (values[-1], values[-2])
-    value = edge * edge / inner if values[0] > 0 else 2 * edge - inner
+    inner = values[1] if best == values[0] else values[-2]
+    value = best * best / inner if values[0] > 0 else 2 * best - inner
     whole = all(isinstance(each, int) for each in values)
     value = round(value) if whole else float(f"{value:.3g}")
     is_share = not whole and values[0] >= 0 and values[-1] <= 1

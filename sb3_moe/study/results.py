@@ -437,7 +437,8 @@ def read_runs(jobs: Sequence[Job]) -> list[Run]:
         for job in jobs
     ]
     successes = [run.scores["successes"] for run in runs]  # (K, N, episodes) each
-    reported_N = np.any([np.isfinite(each).any(axis=(0, 2)) for each in successes], axis=0)
+    of_runs = [np.isfinite(each).any(axis=(0, 2)) for each in successes]
+    reported_N = np.any(of_runs, axis=0)
     for each in successes:
         each[:, reported_N] = np.nan_to_num(each[:, reported_N])
     return runs

@@ -127,7 +127,7 @@ class _Episodes:
         rank = np.tril(same_EE, -1).sum(1)
         #: how many episodes each environment must still play
         self.left = (episodes + number - 1 - rank) // number
-        self._episodes: list[list[tuple[float, float, float]]] = [[] for _ in self.left]
+        self._episodes: list[list[Any]] = [[] for _ in self.left]
         self._lengths = np.zeros(env.num_envs)  # of the lives lost so far in the running game
         self._successes = Successes(env.num_envs)
         # SB3 puts its Monitor inside EpisodicLifeEnv: it reports no episode at a lost life.
@@ -212,7 +212,9 @@ def success_rate(successes: npt.ArrayLike) -> float:
     :return: NaN if no episode reported anything, or there is none
     """
     told = np.asarray(successes, dtype=np.float64)
-    return float(np.nan_to_num(told).mean()) if np.isfinite(told).any() else float("nan")
+    if not np.isfinite(told).any():
+        return float("nan")
+    return float(np.nan_to_num(told).mean())
 
 
 def is_lost_life(info: Mapping[str, Any]) -> bool:

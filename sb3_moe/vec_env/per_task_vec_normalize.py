@@ -45,7 +45,9 @@ class PerTaskMeanStd:
         for task in np.unique(task_ids):
             one = self.of(task)
             one.update(batch[task_ids == task])
-            self.mean[task], self.var[task], self.count[task] = one.mean, one.var, one.count
+            self.mean[task] = one.mean
+            self.var[task] = one.var
+            self.count[task] = one.count
 
     def of(self, task_ids: Any) -> RunningMeanStd:
         """Return the statistics of each id's task.

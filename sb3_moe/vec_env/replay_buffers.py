@@ -277,7 +277,8 @@ class ReturnScaledReplayBuffer(MultiTaskReplayBuffer):
         self._sum_n += reward
         self._steps_n += 1
         for i in np.flatnonzero(done):
-            if infos[i].get("episode", {}).get("l", np.inf) < self._steps_n[i]:
+            length = infos[i].get("episode", {}).get("l", np.inf)
+            if length < self._steps_n[i]:
                 continue  # `learn` began anew in the middle of the episode before
             total = self._return_n[i]
             if infos[i].get("TimeLimit.truncated", False):

@@ -89,7 +89,8 @@ class DeviceRolloutBuffer(RolloutBuffer):
         for name in ("values", "log_probs", "advantages", "returns"):
             setattr(self, name, self.swap_and_flatten(getattr(self, name)))
         rows = (self.values, self.log_probs, self.advantages, self.returns)
-        self._scalars = th.from_numpy(np.stack([row[:, 0] for row in rows])).to(self.device)
+        scalars = np.stack([row[:, 0] for row in rows])
+        self._scalars = th.from_numpy(scalars).to(self.device)
         self._flat_observations = map_observation(_environment_by_environment, self.observations)
         self._flat_actions = _environment_by_environment(self.actions)
         self.generator_ready = True

@@ -29,7 +29,8 @@ def check_num_tasks(space: spaces.Space, num_tasks: int | None) -> None:
     :raises ValueError: if the space has the ids of another number of tasks
     """
     if has_task_key(space):
-        known, where = int(space[TASK_KEY].n), "the task_id space"  # type: ignore[index]
+        known = int(space[TASK_KEY].n)  # type: ignore[index]
+        where = "the task_id space"
     else:
         # A wrapper that makes a new space leaves the names out. A plain Box may have been given
         # names (`write_names`) although its observations hold no id.

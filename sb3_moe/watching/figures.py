@@ -255,7 +255,8 @@ def _gates(folder: str | Path, mixture: str | None) -> tuple[str, Array, Array, 
 def _task_rows(names: Sequence[str], height: float) -> tuple[Figure, list[Axes]]:
     """Make a figure with a row for each task, above one axis of steps."""
     figure = Picture(figsize=(7.0, 1.2 + height * len(names)), layout="constrained")
-    rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0].tolist()
+    panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)
+    rows = panels[:, 0].tolist()
     for axes, name in zip(rows, names, strict=True):
         axes.set_title(escaped(name), loc="left", fontsize="medium")
     label_steps(rows[-1])

@@ -100,7 +100,8 @@ class Sheet:
         top = 2 * GAP + LINE
         self._write(pen, GAP, GAP, f"{track.task}, step {step + 1} of {len(track)}")
         if track.frame_T[step] >= 0:
-            sheet.paste(_fit(track.frames[track.frame_T[step]], self._size), (GAP, top))
+            frame = track.frames[track.frame_T[step]]
+            sheet.paste(_fit(frame, self._size), (GAP, top))
         else:
             self._write(pen, GAP, top, "no pictures")
         self._draw_gates(pen, track, step, 2 * GAP + self._size, top)
@@ -110,7 +111,8 @@ class Sheet:
         start = np.flatnonzero(track.starts_T[: step + 1])[-1]
         self._write(pen, x, y, f"return so far {track.rewards_T[start : step + 1].sum():.4g}")
         y += 2 * LINE
-        left, right = x + 24, x + self._beside - 44  # of the bars
+        left = x + 24
+        right = x + self._beside - 44  # of the bars
         for mixture in self._mixtures:
             self._write(pen, x, y, f"gates of {mixture.name}")
             for k, gate in enumerate(track.gates[mixture.name][step].tolist()):

@@ -5,11 +5,10 @@ Shapes: N tasks, n episodes, E experts.
 
 from dataclasses import dataclass
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_moe.measures.statistics import decimals
 from sb3_moe.policies.networks import kind_of
@@ -58,7 +57,7 @@ class Importance:
 
 def expert_importance(
     model: BaseAlgorithm,
-    env: gym.Env | VecEnv | str | None = None,
+    env: GymEnv | str | None = None,
     *,
     network: str | None = None,
     episodes: int = 20,

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import whole
@@ -52,7 +51,7 @@ PROBE = 256
 
 def watch(
     model: BaseAlgorithm,
-    env: gym.Env | VecEnv | str | None = None,
+    env: GymEnv | str | None = None,
     *,
     tasks: str | int | Sequence[str | int] | None = None,
     episodes: int = 1,
@@ -127,7 +126,8 @@ def _experts_of(model: BaseAlgorithm, without: str | Sequence[Expert]) -> list[t
 
 def _bounds(space: Any) -> list[float]:
     """Return the largest absolute value of each component of an action; 0: it is unbounded."""
-    sizes_D = np.maximum(np.abs(space.low), np.abs(space.high)).reshape(-1)
+    largest = np.maximum(np.abs(space.low), np.abs(space.high))
+    sizes_D = largest.reshape(-1)
     return np.where(np.isfinite(sizes_D), sizes_D, 0.0).tolist()
 
 

@@ -12,6 +12,7 @@ import gymnasium as gym
 from gymnasium.wrappers import HumanRendering, RecordVideo, RenderCollection
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
@@ -56,7 +57,7 @@ class WatchedEnv(NamedTuple):
 @contextmanager
 def watched_env(
     model: BaseAlgorithm,
-    env: gym.Env | VecEnv | str | None,
+    env: GymEnv | str | None,
     frames: bool,
     episodes: int | None = None,
 ) -> Iterator[WatchedEnv]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -189,7 +190,7 @@ def _table(
     valid = [np.zeros(0, bool)]
     deciders = [np.zeros(0, int)]
     start = 0
-    for size, n in zip(common, [*own, *[0] * (len(common) - len(own))], strict=True):
+    for size, n in zip_longest(common, own, fillvalue=0):
         choice = np.arange(size)
         lacked = choice % max(n, 1) if invalid == "modulo" else 0
         becomes = np.where(choice < n, choice, lacked) + start

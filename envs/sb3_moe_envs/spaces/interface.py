@@ -90,7 +90,8 @@ class _Appended(Hidden):
     """Append a code of the id on one axis of a Box."""
 
     def __init__(self, box: Any, names: Sequence[str], codes: np.ndarray, axis: int) -> None:
-        self._codes, self._axis = codes, axis - box.low.ndim  # from the end, for batches too
+        self._codes = codes
+        self._axis = axis - box.low.ndim  # from the end, for batches too
         self.space = NamedBox(
             np.concatenate([box.low, np.zeros_like(codes[0])], axis),
             np.concatenate([box.high, codes.max(axis=0)], axis),

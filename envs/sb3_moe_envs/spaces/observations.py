@@ -146,7 +146,8 @@ def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
     low, high = np.zeros((2, len(task_spaces) + optional, *shape), dtype)
     for index, space in enumerate(task_spaces):
         region = (index, *corner(space))
-        low[region], high[region] = space.low, space.high
+        low[region] = space.low
+        high[region] = space.high
     return spaces.Box(low.min(axis=0), high.max(axis=0), shape, dtype.type)
 
 

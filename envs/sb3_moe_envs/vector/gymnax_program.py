@@ -171,6 +171,7 @@ def _select(mask: Any, new: Any, old: Any) -> Any:
     """Take the rows of a mask from new arrays, and the others from old ones."""
 
     def select(new: Any, old: Any) -> Any:
-        return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)
+        shape = mask.shape + (1,) * (new.ndim - 1)
+        return jnp.where(mask.reshape(shape), new, old)
 
     return jax.tree.map(select, new, old)

@@ -280,7 +280,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         # Once a turn is over, other episodes that ended in this step don't count for the next turn.
         while slots and self._turn() == before:
             slot = slots.pop(0)
-            self.schedule.end(Episode(int(self._tasks[slot]), *self._played[slot].item()))
+            task = int(self._tasks[slot])
+            self.schedule.end(Episode(task, *self._played[slot].item()))
         if done.any():
             self._forget(done)
 
