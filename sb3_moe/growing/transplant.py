@@ -97,7 +97,7 @@ class Transplant:
             origins = _by_expert(before[name], axis, old.num_experts)
             if parts[0].shape != origins[0].shape:
                 raise ValueError(
-                    f"`expert_axes` of `router`={new.name!r} must say which axis of a tensor has "
+                    f"`axes` of `router`={new.name!r} must say which axis of a tensor has "
                     f"an entry for each expert, as {{{name!r}: 0}} does, and mixtures of a network "
                     f"must have the same `num_slots`: {name!r} of shape {[*before[name].shape]} "
                     f"has {[*tensor.shape]} with {new.num_experts} experts"

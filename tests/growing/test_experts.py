@@ -306,7 +306,7 @@ REFUSED = {
     ),
     "task": ({"router": "task"}, add_experts, ValueError, "exactly one expert for each task in"),
     "dense": ({"placement": "none"}, add_experts, ValueError, "the policy has no mixture"),
-    "own": ({"router": Tempered}, add_experts, ValueError, "`expert_axes` of `router`='tempered'"),
+    "own": ({"router": Tempered}, add_experts, ValueError, "`axes` of `router`='tempered'"),
     "uniform": (
         {"router": "uniform"}, add_experts, ValueError, "`router`='uniform' can't share out its",
     ),
