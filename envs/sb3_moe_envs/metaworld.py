@@ -103,7 +103,8 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
             self._seeded = True
         box: Any = self.observation_space
         # Meta-World clips the observations of steps, but not those of resets.
-        return np.clip(self._env.reset()[0].astype(np.float32), box.low, box.high), {}
+        obs, _ = self._env.reset()
+        return np.clip(obs.astype(np.float32), box.low, box.high), {}
 
     def step(self, action: np.ndarray) -> EnvStep:
         """Move the hand and the gripper."""

@@ -261,7 +261,8 @@ def sparse_layers(policy: BaseModel) -> list[SparseLayer]:
     found = {}
     for net in networks.networks():
         # Leave out parts that are None or empty.
-        parts = nn.ModuleList(filter(None, (net.extractor, net.memory, net.hidden, *net.heads)))
+        every = (net.extractor, net.memory, net.hidden, *net.heads)
+        parts = nn.ModuleList(filter(None, every))
         for layer in (each for each in parts.modules() if isinstance(each, WEIGHTED)):
             weight = weight_of(layer)
             if weight in learned and weight not in found:

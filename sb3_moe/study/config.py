@@ -90,7 +90,8 @@ def _start(value: Any, info: ValidationInfo) -> Any:
         return value
     if info.context and value.get("model"):
         # Absolute: the study may be resumed from another working directory.
-        value = {**value, "model": str((info.context / str(value["model"])).absolute())}
+        path = info.context / str(value["model"])
+        value = {**value, "model": str(path.absolute())}
     return typed(StartFrom, value, where="start_from")
 
 

@@ -170,7 +170,8 @@ def _last_values(progress: Path) -> dict[str, str]:
     with progress.open("rb") as file:
         keys = file.readline().decode().strip().split(",")
         file.seek(max(file.tell(), progress.stat().st_size - _ROWS))
-        rows = [row.split(",") for row in file.read().decode(errors="replace").splitlines()]
+        text = file.read().decode(errors="replace")
+        rows = [row.split(",") for row in text.splitlines()]
     # A row that was cut off, or is being written, is shorter, and left out.
     whole = [zip(keys, row, strict=True) for row in rows if len(row) == len(keys)]
     return {key: value for row in whole for key, value in row if value}

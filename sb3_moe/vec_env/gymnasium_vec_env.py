@@ -79,7 +79,8 @@ class GymnasiumVecEnv(VecEnv):
         ended = np.flatnonzero(dones).tolist()
         final = self._rows(vector_infos.get("final_info") or {}) if ended else []
         for i in ended:
-            self.reset_infos[i], infos[i] = infos[i], final[i]
+            self.reset_infos[i] = infos[i]
+            infos[i] = final[i]
             infos[i]["terminal_observation"] = self._kept(select(vector_infos["final_obs"], i))
         cut = truncated & ~terminated
         for info, task, is_cut in zip(infos, self._task_ids.tolist(), cut.tolist(), strict=True):
