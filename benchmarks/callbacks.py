@@ -13,13 +13,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import sb3_moe
 from benchmarks.timing import bounded
+from sb3_moe import presets
 from sb3_moe.callbacks import (
     PlasticityCallback,
     RoutingCallback,
     TaskGradientCallback,
     TaskRolloutCallback,
 )
-from sb3_moe.presets import MINATAR_PPO, with_policy
 
 ROLLOUT = 64 * 128
 # Each callback measures before training, every 50,000 steps and at the end.
@@ -61,7 +61,7 @@ def run(rounds: int = ROUNDS, steps: int = STEPS) -> list[dict[str, Any]]:
 
 def _train(watched: bool, steps: int) -> Cost:
     env = sb3_moe.make_multitask_vec_env("MinAtar/MTRL3", n_envs=64, seed=0)
-    hyperparameters = with_policy(MINATAR_PPO, placement="middle")
+    hyperparameters = presets.with_policy(presets.MINATAR_PPO, placement="middle")
     model = PPO("MoeMultiInputPolicy", env, seed=0, device="cpu", **hyperparameters)
     with tempfile.TemporaryDirectory() as folder:
         callbacks: list[BaseCallback] = []

@@ -12,7 +12,7 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_moe.presets import MINATAR_PPO, with_policy
+from sb3_moe import presets
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ def _dense(**net: Any) -> dict[str, Any]:
     return {"policy_kwargs": {"placement": "none", **net}}
 
 
-MINATAR = Recipe(PPO, 1_048_576, 64, with_policy(MINATAR_PPO, placement="none"), False)
+MINATAR = Recipe(
+    PPO, 1_048_576, 64, presets.with_policy(presets.MINATAR_PPO, placement="none"), False
+)
 CARTPOLE = Recipe(
     PPO,
     102_400,

@@ -18,13 +18,13 @@ from torch import nn
 
 import sb3_moe
 from benchmarks.timing import Race, bounded, clock_on, quartiles, ratios
-from sb3_moe.presets import MINATAR_PPO
+from sb3_moe import presets
 
 MIDDLE = {"placement": "middle", "router": "soft", "num_experts": 8}
 BIG = {"placement": "big", "router": "soft", "num_experts": 4}
 TASK = {"placement": "big", "router": "task"}
 # PureJaxRL's settings with a quarter of its rollout: turns are shorter, and ratios stay the same.
-MINATAR = {k: v for k, v in MINATAR_PPO.items() if k != "policy_kwargs"} | {"n_steps": 32}
+MINATAR = {k: v for k, v in presets.MINATAR_PPO.items() if k != "policy_kwargs"} | {"n_steps": 32}
 MINATAR_POLICY = {"net_arch": [64, 64], "activation_fn": nn.ReLU}
 # A column of the table is one model's speed over that of another.
 COLUMNS = (("mixture", "dense"), ("mixture", "stock"), ("mixture", "none"), ("none", "dense"))

@@ -12,11 +12,11 @@ import numpy as np
 from stable_baselines3 import PPO
 
 import sb3_moe
+from sb3_moe import presets
 from sb3_moe.callbacks import MultiTaskEvalCallback
-from sb3_moe.presets import MINATAR_PPO, with_policy
 from sb3_moe_envs import Cycle
 
-ROLLOUT = 64 * MINATAR_PPO["n_steps"]
+ROLLOUT = 64 * presets.MINATAR_PPO["n_steps"]
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--suite", default="MinAtar/All5", help="the games")
@@ -28,9 +28,8 @@ args = parser.parse_args()
 # Blocks of whole rollouts: a rollout across a switch would mix two games in one update.
 schedule = Cycle(steps_per_task=args.rollouts * ROLLOUT)
 env = sb3_moe.make_multitask_vec_env(args.suite, n_envs=64, seed=0, schedule=schedule)
-model = PPO(
-    "MoeMultiInputPolicy", env, seed=0, device="cpu", **with_policy(MINATAR_PPO, placement="big")
-)
+hyperparameters = presets.with_policy(presets.MINATAR_PPO, placement="big")
+model = PPO("MoeMultiInputPolicy", env, seed=0, device="cpu", **hyperparameters)
 watch = MultiTaskEvalCallback(
     every=max(1, args.rollouts // 4) * ROLLOUT, n_eval_episodes=args.episodes, log_path=args.out
 )

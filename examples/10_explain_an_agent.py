@@ -12,9 +12,8 @@ import numpy as np
 from stable_baselines3 import PPO
 
 import sb3_moe
-from sb3_moe import measures
+from sb3_moe import measures, presets
 from sb3_moe.callbacks import MultiTaskEvalCallback, PlasticityCallback, RoutingCallback
-from sb3_moe.presets import MINATAR_PPO, with_policy
 from sb3_moe.watching import figures
 from sb3_moe_envs import Cycle
 
@@ -28,10 +27,10 @@ parser.add_argument("--episodes", type=int, default=10, help="evaluation episode
 parser.add_argument("--out", default="runs/explained", help="folder for measurements and pictures")
 args = parser.parse_args()
 
-rollout = args.n_envs * MINATAR_PPO["n_steps"]
+rollout = args.n_envs * presets.MINATAR_PPO["n_steps"]
 schedule = Cycle(steps_per_task=args.rollouts * rollout, num_cycles=args.cycles)
 env = sb3_moe.make_multitask_vec_env("MinAtar/CRL3", args.n_envs, seed=0, schedule=schedule)
-hyperparameters = with_policy(MINATAR_PPO, placement="middle", num_experts=4)
+hyperparameters = presets.with_policy(presets.MINATAR_PPO, placement="middle", num_experts=4)
 model = PPO("MoeMultiInputPolicy", env, seed=0, device="cpu", **hyperparameters)
 
 every = max(1, args.rollouts // 4) * rollout

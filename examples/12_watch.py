@@ -12,7 +12,7 @@ from pathlib import Path
 from stable_baselines3 import PPO
 
 import sb3_moe
-from sb3_moe.presets import MINATAR_PPO, with_policy
+from sb3_moe import presets
 from sb3_moe.watching import expert_importance
 from sb3_moe_envs import SUITES
 
@@ -27,7 +27,7 @@ args = parser.parse_args()
 
 games = SUITES["MinAtar/MTRL3"].tasks[:2]
 env = sb3_moe.make_multitask_vec_env(games, n_envs=args.n_envs, seed=0)
-hyperparameters = with_policy(MINATAR_PPO, placement="middle", num_experts=4)
+hyperparameters = presets.with_policy(presets.MINATAR_PPO, placement="middle", num_experts=4)
 model = PPO("MoeMultiInputPolicy", env, seed=0, device="cpu", **hyperparameters)
 model.learn(args.steps)
 

@@ -15,9 +15,9 @@ import numpy as np
 from stable_baselines3 import PPO
 
 import sb3_moe
+from sb3_moe import presets
 from sb3_moe.callbacks import TaskSwitchCallback, evaluate_tasks, make_pinned_env
 from sb3_moe.growing import distill
-from sb3_moe.presets import MINATAR_PPO, with_policy
 from sb3_moe_envs import Sequence
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -28,7 +28,7 @@ parser.add_argument("--fit", type=int, default=500, help="steps of fitting the d
 parser.add_argument("--observations", type=int, default=4_000, help="of all games, to fit it to")
 args = parser.parse_args()
 
-block = args.rollouts * args.n_envs * MINATAR_PPO["n_steps"]
+block = args.rollouts * args.n_envs * presets.MINATAR_PPO["n_steps"]
 # The first game twice: for the dense network, and for the mixture that it becomes.
 schedule = Sequence([(0, 2 * block), (1, block), (2, block)])
 env = sb3_moe.make_multitask_vec_env("MinAtar/MTRL3", args.n_envs, seed=0, schedule=schedule)
@@ -53,7 +53,7 @@ def observations(model, game):
 
 
 print(f"{'':<24}" + " ".join(f"{game:>14}" for game in games))
-hyperparameters = with_policy(MINATAR_PPO, placement="none")
+hyperparameters = presets.with_policy(presets.MINATAR_PPO, placement="none")
 dense = PPO("MoeMultiInputPolicy", env, seed=0, device="cpu", **hyperparameters)
 dense.learn(block)
 show("dense", dense)

@@ -6,7 +6,6 @@ Importing this package registers the policy names with every algorithm that is i
 
 from importlib.metadata import version
 
-from sb3_moe import presets
 from sb3_moe.growing import (
     add_experts,
     freeze_experts,
@@ -17,6 +16,7 @@ from sb3_moe.growing import (
     upcycle,
 )
 from sb3_moe.measures import describe
+from sb3_moe.policies import presets
 from sb3_moe.policies.of_model import routing
 from sb3_moe.policies.registration import register
 from sb3_moe.saving import UnsafeFileError, load, resume, save

@@ -211,7 +211,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         return self._observations
 
     def _start(self, i: int) -> None:
-        self._states[:, i] = self._random[i].uniform(low=-0.05, high=0.05, size=(4,))
+        self._states[:, i] = self._random[i].uniform(-0.05, 0.05, 4)
         self._steps[i] = 0
 
     def _moved(self) -> np.ndarray:

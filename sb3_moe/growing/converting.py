@@ -103,20 +103,25 @@ def upcycle(
         raise ValueError("`router` must be another: dense models have no belief, got 'predict'")
     kwargs = _policy_kwargs(model, old, num_tasks) | options
     new = build_like(model, policy_class, kwargs, venv)
-    totals = {layer: take_copies(layer) for layer in new.policy.moe_layers().values()}
-    map_ = CopyMap(new.policy, old)
+    _take_over(new.policy, old, perturb)
+    obs = sampled(model.observation_space)
+    check_same(new.policy, old, join_task(obs, new.observation_space), obs)
+    return finish(new, model, venv)
+
+
+def _take_over(new: MoEPolicy, old: Any, perturb: float) -> None:
+    """Give the new policy the dense one's weights and its optimizers' running averages."""
+    totals = {layer: take_copies(layer) for layer in new.moe_layers().values()}
+    map_ = CopyMap(new, old)
     with map_.shown():
-        _map(map_, new.policy, old, totals, perturb)
-    ours = networks_of(new.policy)
+        _map(map_, new, old, totals, perturb)
+    ours = networks_of(new)
     theirs = networks_of(old)
     map_.write_weights(ours, theirs)
     pairs = [*zip(ours.every_optimizer(), theirs.every_optimizer(), strict=True)]
     states = {p: s for _, each in pairs for p, s in each.state.items() if s}
     for mine, _ in pairs:
         mine.state.update(map_.states(states, mine))
-    obs = sampled(model.observation_space)
-    check_same(new.policy, old, join_task(obs, new.observation_space), obs)
-    return finish(new, model, venv)
 
 
 def _policy_kwargs(model: BaseAlgorithm, old: Any, num_tasks: int | None) -> dict[str, Any]:

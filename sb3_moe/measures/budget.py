@@ -178,10 +178,9 @@ def matching_net_arch(
 
     All hidden widths of a network are scaled together, until its count comes as close as possible
     to that of the MoE policy's network. A network's count is that of its own layers (for critics,
-    of all critics together) and an equal share of the features extractors and LSTMs. Small networks
-    match less closely, since widths are whole numbers. If the features extractor alone costs more
-    than the MoE policy (SB3's NatureCNN ends in a layer of 512), all widths are 1; name an
-    ``encoder`` in ``features_extractor_kwargs`` to give both policies the same one.
+    of all critics together) and an equal share of the features extractors and LSTMs. If the
+    features extractor alone costs more than the MoE policy, as SB3's NatureCNN can, all widths are
+    1; name an ``encoder`` in ``features_extractor_kwargs`` to give both policies the same one.
 
     :param policy_class: one of this package's policies
     :param observation_space: observation space
@@ -192,16 +191,12 @@ def matching_net_arch(
     :raises ValueError: if ``match`` is neither, or a network has no hidden layer to widen
     """
     one_of("match", match, ("parameters", "flops"))
-    # Frozen experts cost as much as others, and a dense policy has none to freeze.
-    dense = {name: each for name, each in policy_kwargs.items() if name not in OF_EXPERTS}
-    dense |= {"placement": "none", "head_router": None, "frozen_experts": None}
-    dense.pop("popart", None)  # needs heads, and has no parameters
-    dense["task_input"] = _as_dense_sees(policy_kwargs.get("task_input", "both"))
+    dense = _dense_kwargs(policy_kwargs)
 
-    def build(kwargs: Mapping[str, Any]) -> MoEPolicy:
+    def build(**kwargs: Any) -> MoEPolicy:
         return policy_class(observation_space, action_space, lambda _: 1e-3, **kwargs)
 
-    moe = build({**policy_kwargs, "frozen_experts": None})
+    moe = build(**policy_kwargs | {"frozen_experts": None})
     given: Any = moe.net_arch
     arch = {
         name: list(given.get(name, []) if isinstance(given, dict) else given)
@@ -219,7 +214,7 @@ def matching_net_arch(
 
         def excess(largest: int) -> float:
             net_arch = _as_given(arch | {name: scaled(largest)})
-            policy = build({**dense, "net_arch": net_arch})
+            policy = build(**dense | {"net_arch": net_arch})
             return _count_by_network(policy, match)[name] - wanted[name]
 
         enough = max(widths)
@@ -232,6 +227,16 @@ def matching_net_arch(
     for name in moe.network_names:
         arch[name] = widened(name)
     return _as_given(arch)
+
+
+def _dense_kwargs(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the dense policy that sees the same."""
+    # Frozen experts cost as much as others, and a dense policy has none to freeze.
+    dense = {name: each for name, each in policy_kwargs.items() if name not in OF_EXPERTS}
+    dense |= {"placement": "none", "head_router": None, "frozen_experts": None}
+    dense.pop("popart", None)  # needs heads, and has no parameters
+    dense["task_input"] = _as_dense_sees(policy_kwargs.get("task_input", "both"))
+    return dense
 
 
 def _as_given(arch: dict[str, list[int]]) -> dict[str, list[int]] | list[int]:

@@ -179,8 +179,7 @@ def load(
     :param normalizer: give the file's running statistics to the VecNormalize of ``env``, or wrap
         ``env`` in a new one
     :param max_bytes: the most bytes that the file may have, and that the model's buffers may take
-    :raises UnsafeFileError: if the file is damaged, is of another kind, or its parts don't fit
-        together
+    :raises UnsafeFileError: if the file is damaged or of another kind, or does not fit together
     :raises ValueError: if ``env`` has other spaces, other tasks or the same in another order, or
         another kind of normalizer
     :raises RuntimeError: if torch has no such ``device``

@@ -40,8 +40,8 @@ from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.learning_rates import LinearPerBlock
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, per_network
+from sb3_moe.policies.presets import MINATAR_PPO
 from sb3_moe.policies.registration import TABLE
-from sb3_moe.presets import MINATAR_PPO
 from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.vec_env.observations import VecHistory
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize, box_keys

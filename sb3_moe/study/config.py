@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
-from sb3_moe import presets
+from sb3_moe.policies import presets
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study import building

@@ -69,8 +69,7 @@ def watch(
     >>> from stable_baselines3 import PPO
     >>> model = PPO("MoeMlpPolicy", "CartPole-v1")
     >>> replay = watch(model, max_steps=5, frames=False)
-    >>> track = replay.runs[0].tracks[0]
-    >>> track.gates["pi.middle"].shape  # steps, experts
+    >>> replay.runs[0].tracks[0].gates["pi.middle"].shape  # steps, experts
     (5, 4)
 
     :param model: of any algorithm, a dense one too
@@ -85,8 +84,7 @@ def watch(
     :param frames: whether to record the images (uint8) that the environment draws
     :raises TypeError: if a number is no int
     :raises ValueError: if a number is below 1, there is no such task, network or expert, or ``env``
-        normalizes observations otherwise than the model's own, or is the model's own and can't be
-        built again
+        can't be built again or normalizes observations otherwise than the model's own
     """
     whole("episodes", episodes)
     whole("max_steps", max_steps)
@@ -101,16 +99,15 @@ def watch(
     ]
     if not any(track.frames for run in runs for track in run.tracks):
         player.no_frames = player.no_frames or NO_MODE
-    kind = player.decision.kind
     return Replay(
         title=f"{type(model).__name__} with {type(model.policy).__name__}",
         task_names=watched.names,
-        kind=kind,
+        kind=player.decision.kind,
         critics=[*player.decision.values],
         mixtures=mixtures,
         runs=runs,
         no_frames=player.no_frames,
-        bounds=_bounds(model.action_space) if kind == "mean" else [],
+        bounds=_bounds(model.action_space) if player.decision.kind == "mean" else [],
     )
 
 

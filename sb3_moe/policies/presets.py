@@ -5,8 +5,8 @@ a learning rate of 3e-4 gives a return near 6, and 5e-3 several times that.
 
 ``presets.MOORE`` is a new dict at each access, and :func:`with_policy` returns a new one at each
 call: SB3's algorithms write into the ``policy_kwargs`` that they are given, and what one of them
-wrote must not reach the next model. ``from sb3_moe.presets import MOORE`` gives one dict, the same
-for every later use.
+wrote must not reach the next model. ``from sb3_moe.policies.presets import MOORE`` gives one
+dict, the same for every later use.
 """
 
 import copy
@@ -134,8 +134,8 @@ def with_policy(preset: dict[str, Any], **policy_kwargs: Any) -> dict[str, Any]:
 
     A preset that is itself ``policy_kwargs``, such as ``MOORE``, gives ``policy_kwargs``.
 
-    >>> from sb3_moe.presets import MINATAR_PPO
-    >>> with_policy(MINATAR_PPO, placement="big")["policy_kwargs"]["placement"]
+    >>> from sb3_moe import presets
+    >>> presets.with_policy(presets.MINATAR_PPO, placement="big")["policy_kwargs"]["placement"]
     'big'
 
     :param preset: one of this module's dicts; it is not changed
