@@ -174,6 +174,8 @@ def succeeded(so_far: float, info: Mapping[str, Any]) -> float:
     """
     for key in SUCCESS_KEYS:
         value = info.get(key)
+        if isinstance(value, np.ndarray) and not value.shape:
+            value = value.item()
         if isinstance(value, _NUMBERS) and value == value:  # only NaN differs from itself
             so_far = float(np.fmax(so_far, value > 0))
     return so_far

@@ -176,7 +176,7 @@ def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndar
     order = list(range(length)) if given is None else list(given)
     if sorted(order) != list(range(length)):
         raise ValueError(f"`{name}` must hold each of 0 to {length - 1} once, got {given!r}")
-    return np.array(order, dtype=np.int64)
+    return np.array(order, np.int64)
 
 
 class _Translating:

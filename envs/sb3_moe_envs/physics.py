@@ -143,8 +143,8 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         self._set_spaces(self._pole.observation_space, self._pole.action_space)
         self._random = [seeding.np_random()[0] for _ in range(self.num_envs)]
         self._states = np.zeros((4, self.num_envs))
-        self._steps = np.zeros(self.num_envs, dtype=np.int64)
-        self._actions = np.zeros(self.num_envs, dtype=np.int64)
+        self._steps = np.zeros(self.num_envs, np.int64)
+        self._actions = np.zeros(self.num_envs, np.int64)
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment.

@@ -207,8 +207,8 @@ class TaskSet:
         """
         if isinstance(info, Mapping):
             return self._reward_in(self._task_of(info), (achieved_goal, desired_goal), info)
-        tasks_B = np.array([self._task_of(each) for each in info], dtype=np.int64)
-        rewards_B = np.zeros(len(tasks_B), dtype=np.float64)
+        tasks_B = np.array([self._task_of(each) for each in info], np.int64)
+        rewards_B = np.zeros(len(tasks_B), np.float64)
         for task in np.unique(tasks_B).tolist():
             rows = np.flatnonzero(tasks_B == task)
             goals = achieved_goal[rows], desired_goal[rows]

@@ -503,7 +503,7 @@ class EWCCallback(AnchorCallback):
         obs = self.model._last_obs  # of this step: SB3 replaces it after callbacks
         # Off-policy algorithms scale the actions of an actor before they store them.
         actions = self.locals.get("buffer_actions", self.locals["actions"])
-        tasks_n = np.array(tasks_stepped(self.locals["infos"], self._task.names), dtype=np.int64)
+        tasks_n = np.array(tasks_stepped(self.locals["infos"], self._task.names), np.int64)
         named = obs if isinstance(obs, Mapping) else {"": obs}
         columns = {f"{_OBS}{name}": np.asarray(column) for name, column in named.items()}
         columns["actions"] = actions

@@ -280,8 +280,9 @@ class NewTaskCallback(CheckedCallback):
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self._kept = remembered(self.model, "new_tasks")
-        if not self._kept:  # another run
-            self._seen = []
+        kept = self._kept.get("seen", ())
+        self._seen = [each for each in kept if len(each) == self.training_env.num_envs]
+        self._kept["seen"] = self._seen
         state = self._kept.get("state", [0, 0, False])
         self.noticed, self._in_row, self._alarmed = state
         self._usual = deque(self._kept.get("usual", ()), CALM_WINDOWS)
@@ -294,7 +295,7 @@ class NewTaskCallback(CheckedCallback):
         if len(self._seen) < self.window:
             return
         histories = th.as_tensor(np.stack(self._seen), device=self.model.device)
-        self._seen = []
+        self._seen.clear()
         score_Sn, best_Sn = self._explained(histories)
         score_n = score_Sn.nanmean(0)
         surprised_n = self._surprised(score_n)

@@ -107,9 +107,8 @@ class MoENetwork(nn.Module):
             if i:
                 router_x = x if routed is None else th.cat([x, routed], dim=1)
             if block.sees in ("task", "belief"):
-                assert task_BK is not None, (
-                    "such a router is only built where there are tasks or beliefs"
-                )
+                # Such a router is only built where there are tasks or beliefs.
+                assert task_BK is not None
                 router_x = append_to_each(x[..., :0], task_BK) if x.dim() == 3 else task_BK
             x, _ = block(x, router_x, aux=aux)
             x = x if x.dim() == 2 else x.flatten(1)

@@ -147,17 +147,6 @@ def hint(name: str, known: Iterable[str]) -> str:
     return did_you_mean(name, known) or f"; there are {', '.join(sorted(known))}"
 
 
-def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings into one, with dots between keys; empty entries are left out."""
-    if not isinstance(values, Mapping):
-        text = ", ".join(map(str, values)) if isinstance(values, list | tuple) else values
-        return {} if text in (None, "") else {prefix: text}
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
-
-
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Named:
     """The name of a class, and the arguments that it is built with.

@@ -16,7 +16,6 @@ from filelock import FileLock, Timeout
 
 from sb3_moe.saving.files import read_json, read_npz, write_json
 from sb3_moe.saving.snapshot import check_snapshot, snapshots_in, step_of
-from sb3_moe.study.building import flat
 from sb3_moe.study.config import RunConfig
 
 Status = Literal["missing", "interrupted", "done", "failed", "damaged"]
@@ -223,17 +222,18 @@ def refuse_changes(jobs: Sequence[Job]) -> None:
                 )
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """List the differences between two nested mappings of plain values, a line each.
 
     Of ``start_from.model`` only the file's name is compared, since a study may be moved.
     """
-    before, after = (
-        {k: Path(v).name if k.endswith("start_from.model") else v for k, v in flat(each).items()}
-        for each in (old, new)
-    )
-    return [
-        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
-        for key in sorted(before | after)
-        if before.get(key) != after.get(key)
-    ]
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in sorted({**old, **new}):
+            before, after = (each.get(key, "not given") for each in (old, new))
+            lines += differences(before, after, f"{where}.{key}")
+        return lines
+    if where.endswith("start_from.model"):
+        old = Path(str(old)).name
+        new = Path(str(new)).name
+    return [] if old == new else [f"{where[1:]}: {old!r} -> {new!r}"]

@@ -237,10 +237,10 @@ def values_of_groups(
     values = []
     for group, own in zip(groups, rows, strict=True):
         for other, theirs in zip(groups, rows, strict=True):
-            # An order that a claim names is compared whether or not the other groups have it.
-            if not group.order and not other.order:
-                is_shared = _settings(own).isin(_settings(theirs))
-                own = own[is_shared | (own["regime"] != (other.regime or own["regime"]))]
+            # Orders, and two regimes, that a claim names are compared as they are.
+            differ = group.regime and other.regime and group.regime != other.regime
+            if not (group.order or other.order or differ):
+                own = own[_settings(own).isin(_settings(theirs))]
         seeds = own.groupby(["task", "seed"])["value"]
         values.append(seeds.agg(lambda each: each.mean(skipna=False)))
     wide = pd.concat(values, axis=1, keys=range(len(groups)))
@@ -444,7 +444,7 @@ def _beside_first(
             continue
         low, high = t_interval(values_S1[:, 0], claims.rule.interval)
         estimate = Estimate()
-        if networks[0] != networks[1]:
+        if networks[0] != networks[1] and task in pairs:
             estimate = welch(pairs[task], np.array([1.0, -1.0]), claims.rule)
         yield {
             "task": task,

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sb3_moe.measures.statistics import decimals
 from sb3_moe.saving.files import atomic, check_writable
 from sb3_moe.saving.model_file import SAFE, load
-from sb3_moe.study.building import flat, plain_env
+from sb3_moe.study.building import plain_env
 from sb3_moe.study.config import StudyConfig
 from sb3_moe.study.figures import CURVES, REGIMES, figures
 from sb3_moe.study.folder import Job, survey
@@ -57,8 +57,9 @@ def write_report(
     folder = check_report_folder(root, folder)
     check_writable(folder, "to")
     claims = load_claims(study.claims, study.games)
-    verdicts = judge(claims, results.table)
-    summary = summarize(of_the_grid(study, results.table), claims, study.networks)
+    grid = of_the_grid(study, results.table)
+    verdicts = judge(claims, grid)
+    summary = summarize(grid, claims, study.networks)
     # The table is written first, never deleted: it marks the folder of an unfinished report too.
     tables = {TABLE: results.table, "summary.csv": summary, "verdicts.csv": verdicts}
     for name in set(WRITTEN) - {TABLE}:
@@ -97,8 +98,9 @@ def write_report(
 def of_the_grid(study: StudyConfig, table: pd.DataFrame) -> pd.DataFrame:
     """Leave out runs that the grid lacks, and that were only there for others to begin with."""
     orders = {each: [" ".join(order) for order in study.sequences(each)] for each in study.regimes}
-    runs = zip(table["regime"], table["order"], strict=True)
-    return table[[order in orders[regime] for regime, order in runs]]
+    names = study.only or study.networks
+    runs = zip(table["architecture"], table["regime"], table["order"], strict=True)
+    return table[[name in names and order in orders[regime] for name, regime, order in runs]]
 
 
 def check_report_folder(root: Path, to: Path | None = None) -> Path:
@@ -152,7 +154,7 @@ def _context(
         "done": done,
         "has_blocks": any(run.config.order for run in results.runs),
         "rule": claims.rule,
-        "units": flat(claims.units),
+        "units": claims.units,
         "answer": _answer(study, summary, claims.rule.min_seeds) if len(summary) else "",
         "comparisons": list(_comparisons(results, summary)) if len(summary) else [],
         "claims": list(_claims(verdicts)) if len(verdicts) else [],
@@ -222,7 +224,7 @@ def _field(row: Mapping[Any, Any]) -> str:
 
 def _claims(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Give the text of each claim, its verdict, and the table of its comparisons."""
-    for (text, verdict), rows in verdicts.groupby(["text", "claim_verdict"], sort=False):
+    for _, rows in verdicts.groupby("claim", sort=False):
         columns = {
             "comparison": rows["contrast"] + np.where(rows["primary"], "", " (secondary)"),
             "measure": rows["measure"],
@@ -236,7 +238,8 @@ def _claims(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "verdict": rows["verdict"],
         }
         table = pd.DataFrame(columns).set_index("comparison")
-        yield {"text": text, "verdict": verdict, "table": table}
+        claim = rows.iloc[0]
+        yield {"text": claim["text"], "verdict": claim["claim_verdict"], "table": table}
 
 
 def _tuned(choices: Mapping[str, Any]) -> pd.DataFrame:
@@ -254,8 +257,9 @@ def _tuned(choices: Mapping[str, Any]) -> pd.DataFrame:
 
 def _columns(entries: Mapping[str, Any]) -> pd.DataFrame:
     """Give a table of several nested mappings: a row for each entry, a column for each mapping."""
-    table = pd.DataFrame({name: flat(values) for name, values in entries.items()})
-    return table.map(lambda value: "" if value != value else str(value)).rename_axis("entry")
+    columns = {name: pd.json_normalize(values).iloc[0] for name, values in entries.items()}
+    table = pd.DataFrame(columns, dtype=object).fillna("").map(str)
+    return table[(table != "").any(axis=1)].rename_axis("entry")
 
 
 def _as_html(table: pd.DataFrame) -> str:

@@ -46,8 +46,8 @@ def evaluate_tasks(
     """Play episodes of every task, in parallel environments that each keep to one task.
 
     Each parallel environment plays a fixed share of its task's episodes: counting those that end
-    first would favor short ones. An Atari game is played to its end, over all lives, and its
-    return is the game's score.
+    first would favor short ones. This package's Atari games are played to their end, over all
+    lives, and their return is the game's score.
 
     >>> import sb3_moe
     >>> from sb3_moe.callbacks import make_pinned_env
@@ -94,7 +94,7 @@ def played(
     :param obs: the observations that the environment's reset returned
     """
     states = None
-    dones = np.ones(env.num_envs, dtype=bool)
+    dones = np.ones(env.num_envs, bool)
     masked = takes_masks(model, env)
     while True:
         told = {"state": states, "episode_start": dones, "deterministic": deterministic}
@@ -211,7 +211,7 @@ def success_rate(successes: npt.ArrayLike) -> float:
     :param successes: as :meth:`Successes.end` returns them, of any shape
     :return: NaN if no episode reported anything, or there is none
     """
-    told = np.asarray(successes, dtype=np.float64)
+    told = np.asarray(successes, np.float64)
     if not np.isfinite(told).any():
         return float("nan")
     return float(np.nan_to_num(told).mean())
@@ -273,7 +273,7 @@ def _allowed(space: Space, mask: npt.ArrayLike) -> np.ndarray:
     from sb3_moe_envs.spaces.actions import choices
 
     sizes = choices(space)
-    entries = np.split(np.asarray(mask, dtype=bool).ravel(), np.cumsum(sizes)[:-1])
+    entries = np.split(np.asarray(mask, bool).ravel(), np.cumsum(sizes)[:-1])
     drawn = [
         space.np_random.choice(np.flatnonzero(entry if entry.any() else ~entry))
         for entry in entries

@@ -46,7 +46,8 @@ class GymnasiumVecEnv(VecEnv):
         self._envs = self._base.envs if isinstance(self._base, SyncVectorEnv) else None
         # A user's own class may write all steps into the same array; Gymnasium's and ours don't.
         gymnasiums = isinstance(self._base, SyncVectorEnv | AsyncVectorEnv) and self._base.copy
-        self._copies = not gymnasiums and not hasattr(self._base, "task_names")
+        ours = type(self._base).__module__.startswith("sb3_moe_envs.")
+        self._copies = not (gymnasiums or ours)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
         named = self.has_attr("task_names")
@@ -86,7 +87,7 @@ class GymnasiumVecEnv(VecEnv):
         for info, task, is_cut in zip(infos, self._task_ids.tolist(), cut.tolist(), strict=True):
             info["TimeLimit.truncated"] = is_cut
             if task >= 0:
-                info["task_id"] = task
+                task = info.setdefault("task_id", task)
                 if self._task_names is not None:
                     info["task_name"] = self._task_names[task]
         self._note_tasks(vector_infos)

@@ -118,7 +118,7 @@ class PerTaskVecNormalize(VecNormalize):
             own = shape if self._tail is None else self._tail.shape_without(shape)
             self.obs_rms = PerTaskMeanStd(self.num_tasks, own)
         self.ret_rms = PerTaskMeanStd(self.num_tasks)
-        self._task_ids = np.zeros(self.num_envs, dtype=np.int64)
+        self._task_ids = np.zeros(self.num_envs, np.int64)
 
     def set_venv(self, venv: VecEnv) -> None:
         """Wrap these environments after unpickling.
@@ -132,7 +132,7 @@ class PerTaskVecNormalize(VecNormalize):
         if seen and found and seen != found and sorted(seen) == sorted(found):
             raise ValueError(f"`venv` must have the tasks in the order {seen}, got {found}")
         super().set_venv(venv)
-        self._task_ids = np.zeros(self.num_envs, dtype=np.int64)
+        self._task_ids = np.zeros(self.num_envs, np.int64)
 
     def reset(self) -> Any:
         """Reset all environments and return their normalized first observations."""
@@ -209,7 +209,7 @@ class PerTaskVecNormalize(VecNormalize):
 
     def _current_tasks(self, obs: Any) -> np.ndarray:
         if self._shown is None:
-            return np.array(self.venv.env_method("get_task"), dtype=np.int64)
+            return np.array(self.venv.env_method("get_task"), np.int64)
         return np.asarray(self._shown(obs))
 
     def _each_key(self, function: Any, obs: Any, task_ids: Any) -> Any:

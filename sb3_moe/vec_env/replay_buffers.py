@@ -90,7 +90,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         write(self.dones[self.pos], done)
         if self.handle_timeout_termination:
             cut = [info.get("TimeLimit.truncated", False) for info in infos]
-            write(self.timeouts[self.pos], np.array(cut, dtype=np.float32))
+            write(self.timeouts[self.pos], np.array(cut, np.float32))
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full = True
@@ -171,7 +171,7 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
     def __init__(self, *args: Any, balance: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.balance = balance
-        self.task_ids = np.full(self.buffer_size * self.n_envs, -1, dtype=np.int64)
+        self.task_ids = np.full(self.buffer_size * self.n_envs, -1, np.int64)
         self._places = _PlacesByTask()
 
     def add(self, *transition: Any) -> None:
@@ -231,7 +231,7 @@ class _PlacesByTask:
         """Draw ``size`` places: for each, first a task and then one of its places, uniformly."""
         stored = [task for task, places in self._lists.items() if places]
         chosen = np.random.randint(len(stored), size=size)
-        drawn = np.empty(size, dtype=np.int64)
+        drawn = np.empty(size, np.int64)
         for i, task in enumerate(stored):
             rows = np.flatnonzero(chosen == i)
             places = self._lists[task]
@@ -287,7 +287,7 @@ class ReturnScaledReplayBuffer(MultiTaskReplayBuffer):
             task = int(infos[i]["task_id"])
             self.largest[task] = max(self.largest.get(task, 0.0), abs(float(total)))
         for each in (self._return_n, self._sum_n, self._steps_n):
-            each[np.asarray(done, dtype=bool)] = 0.0
+            each[np.asarray(done, bool)] = 0.0
 
     def _gather(self, flat_indices: np.ndarray, env: Any) -> Any:
         samples = super()._gather(flat_indices, env)

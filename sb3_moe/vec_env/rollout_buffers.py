@@ -38,7 +38,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
             self.observations = allocate(self.observation_space, steps, self.device)
             self.actions = th.zeros((*steps, self.action_dim), device=self.device)
         for name in ("rewards", "returns", "episode_starts", "values", "log_probs", "advantages"):
-            setattr(self, name, np.zeros(steps, dtype=np.float32))
+            setattr(self, name, np.zeros(steps, np.float32))
         self.generator_ready = False
         BaseBuffer.reset(self)
 

@@ -45,8 +45,8 @@ def require_tasks(env: VecEnv) -> None:
 def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
     """Return the task that each parallel environment plays now, (n_envs,)."""
     if not has_tasks(env):
-        return np.zeros(env.num_envs, dtype=np.int64)
-    return np.asarray(env.env_method("get_task"), dtype=np.int64).reshape(-1)
+        return np.zeros(env.num_envs, np.int64)
+    return np.asarray(env.env_method("get_task"), np.int64).reshape(-1)
 
 
 def only_task(env: VecEnv) -> int | None:

@@ -193,7 +193,7 @@ def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = 
     :param task_names: of the rows
     :param title: above the picture
     """
-    gates = np.asarray(gates_NE, dtype=np.float64)
+    gates = np.asarray(gates_NE, np.float64)
     experts = [str(k) for k in range(gates.shape[1])]
     colors = colors_of_gates(gates)
     figure = draw_matrix(gates, as_numbers(gates), task_names, experts, "mean gate", **colors)

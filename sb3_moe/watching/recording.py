@@ -40,7 +40,6 @@ from sb3_moe.watching.watched_env import (
     watched_env,
 )
 
-Expert = str | tuple[str, int]
 # What is recorded at a step: "preferences" by number, "gates" by mixture, and other "columns" by
 # their names in a track.
 Step = dict[str, Any]
@@ -55,7 +54,7 @@ def watch(
     *,
     tasks: str | int | Sequence[str | int] | None = None,
     episodes: int = 1,
-    without: str | Sequence[Expert] = (),
+    without: str | Sequence[str] = (),
     max_steps: int = 1000,
     seed: int = 0,
     deterministic: bool = True,
@@ -77,7 +76,7 @@ def watch(
         The model's own, and those of :func:`sb3_moe.make_multitask_vec_env`, are built again
     :param tasks: a name or index, or several, of the tasks to play; None: all
     :param episodes: of each task, at least 1
-    :param without: an expert as ``"pi:2"``, or several, each so or as ``("pi", 2)``
+    :param without: an expert as ``"pi:2"``, or several
     :param max_steps: of each task; the last episode is cut there
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
@@ -111,13 +110,17 @@ def watch(
     )
 
 
-def _experts_of(model: BaseAlgorithm, without: str | Sequence[Expert]) -> list[tuple[str, int]]:
+def _experts_of(model: BaseAlgorithm, without: str | Sequence[str]) -> list[tuple[str, int]]:
     """Return the network and number of each expert to switch off, and check that it exists."""
-    given = [without] if isinstance(without, str) else without
-    experts = [expert_named(each) for each in given]
-    for each in experts:
-        with without_expert(model, *each):  # raises if there is no such expert
-            pass
+    experts = []
+    for name in [without] if isinstance(without, str) else without:
+        network, _, number = name.rpartition(":")
+        if not (network and number.isdecimal()):
+            raise ValueError(
+                f"`without` must name experts as 'pi:2' or 'pi.middle:2', got {name!r}"
+            )
+        with without_expert(model, network, int(number)):  # raises if there is no such expert
+            experts.append((network, int(number)))
     return experts
 
 
@@ -126,19 +129,6 @@ def _bounds(space: Any) -> list[float]:
     largest = np.maximum(np.abs(space.low), np.abs(space.high))
     sizes_D = largest.reshape(-1)
     return np.where(np.isfinite(sizes_D), sizes_D, 0.0).tolist()
-
-
-def expert_named(expert: Any) -> tuple[str, int]:
-    """Read an expert's name, such as ``"pi:2"``.
-
-    :raises ValueError: if it is no such name
-    """
-    if isinstance(expert, tuple):
-        return expert
-    network, _, number = str(expert).rpartition(":")
-    if not (network and number.isdecimal()):
-        raise ValueError(f"`without` must name experts as 'pi:2', or 'pi.middle:2', got {expert!r}")
-    return network, int(number)
 
 
 def _chosen(names: list[str], tasks: Any) -> list[int]:
@@ -214,7 +204,7 @@ class _Player:
         env = self._env
         meanings = action_meanings(self._env)
         obs: Any = env.reset()
-        starts = np.ones(env.num_envs, dtype=bool)
+        starts = np.ones(env.num_envs, bool)
         playing = tasks_played(env).tolist()
         notes = {
             playing.index(task): _Notes(self.watched.names[task], meanings.get(task, ()))

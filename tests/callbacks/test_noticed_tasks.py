@@ -85,6 +85,14 @@ def test_a_model_that_goes_on_keeps_the_usual_scores():
     assert list(again._usual) == usual
 
 
+def test_a_model_that_goes_on_within_a_window_ends_it_at_the_same_step():
+    model = train(drifts(), [NewTaskCallback(window=2 * WINDOW)], 4 * WINDOW)
+    again = NewTaskCallback(window=2 * WINDOW)
+    model.learn(4 * WINDOW, again, reset_num_timesteps=False)
+    assert len(model.new_tasks["usual"]) == 1  # both halves of the window are there
+    assert again._seen == []
+
+
 class Told(NewTaskCallback):
     """Is told how well histories are explained."""
 

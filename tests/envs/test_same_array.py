@@ -60,15 +60,22 @@ def test_a_final_observation_is_not_overwritten_by_the_next_episodes_start(arran
     env.close()
 
 
-def same_batch(num_envs):
+class Simulator(SyncVectorEnv):
+    """A vector environment of the user's own, with tasks."""
+
+    task_names = ("a", "b")
+
+
+def same_batch(num_envs, kind=SyncVectorEnv):
     """Build a vector environment that writes every step into one array."""
-    return SyncVectorEnv(
+    return kind(
         [partial(SameArray, 9)] * num_envs, copy=False, autoreset_mode=AutoresetMode.SAME_STEP
     )
 
 
-def test_observations_of_a_vector_environment_of_ones_own_are_not_overwritten_either():
-    env = GymnasiumVecEnv(same_batch(2))
+@pytest.mark.parametrize("kind", [SyncVectorEnv, Simulator])
+def test_observations_of_a_vector_environment_of_ones_own_are_not_overwritten_either(kind):
+    env = GymnasiumVecEnv(same_batch(2, kind))
     seen = [env.reset(), *(env.step(np.zeros(2, np.int64))[0] for _ in range(3))]
     assert [obs[0, 0] for obs in seen] == [0, 1, 2, 3]
 

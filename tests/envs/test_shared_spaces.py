@@ -72,6 +72,13 @@ def test_equal_spaces_stay_as_they_are():
     assert (io.observation_space, io.action_space) == (box(2), spaces.Discrete(2))
 
 
+def test_agents_and_tasks_draw_from_generators_of_their_own():
+    own = spaces.Discrete(2, seed=0)
+    shared = interface([box(2)] * 2, [own, own]).action_space
+    drawn = [shared.sample() for _ in range(9)]
+    assert [own.sample() for _ in range(9)] == drawn
+
+
 def test_onehot_appends_the_id_to_a_flat_box():
     io = interface([box(2), box(3)], task_id="onehot")
     assert io.observation_space.shape == (5,)
@@ -155,6 +162,10 @@ def test_actions_arrive_in_the_type_of_the_tasks_own():
         (
             lambda: interface([spaces.Dict(x=box(2), n=box(1)), spaces.Dict(x=spaces.Discrete(4))]),
             r"of one kind .* got {'t0.x': Box.*, 't1.x': Discrete\(4\)}; wrap the tasks .*FilterOb",
+        ),
+        (
+            lambda: interface([spaces.Dict(obs=box(n), history=box(4, n + 4)) for n in (2, 3)]),
+            r"histories must be alike, .* make_multitask_vec_env\(..., history=K\)",
         ),
         (
             lambda: interface([box(2)] * 2, [spaces.Text(3), spaces.Text(4)]),

@@ -17,6 +17,7 @@ EPISODES = {
     "both keys": ([{}, {"is_success": False, "success": 1.0}, {}], 1.0),
     "never": ([NO, {}, {"is_success": 0}], 0.0),
     "NaN beside": ([{"success": np.nan}, NO, {"success": np.float32(np.nan)}], 0.0),
+    "an array": ([NO, {"success": np.array(True)}, {}], 1.0),
     "silent": ([{}, {}, {}], np.nan),
 }
 

@@ -115,7 +115,7 @@ def test_what_was_logged_last_is_read_from_rows_of_other_keys(tmp_path):
 def test_another_configuration_is_refused_with_the_difference(tmp_path):
     write(tmp_path, study(seeds=1), lambda run: 5.0)
     changed = survey(study(seeds=1, arguments={"learning_rate": 0.1}).runs(), tmp_path)
-    with pytest.raises(ValueError, match=r"arguments.learning_rate: None -> 0.1"):
+    with pytest.raises(ValueError, match=r"arguments.learning_rate: 'not given' -> 0.1"):
         refuse_changes(changed)
     larger = survey(study(2, ("dense", "soft-big", "task-big")).runs(), tmp_path)
     refuse_changes(larger)  # more seeds and networks are no change
@@ -128,7 +128,10 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path):
 
 def test_differences_are_named_by_their_path_and_not_where_a_model_lies():
     old, new = planned().to_dict(), planned(arguments={"learning_rate": 1}, seed=3).to_dict()
-    assert differences(old, new) == ["arguments.learning_rate: None -> 1", "seed: 0 -> 3"]
+    assert differences(old, new) == ["arguments.learning_rate: 'not given' -> 1", "seed: 0 -> 3"]
+    # None turns off what a preset sets, so that it is not the same as nothing.
+    off = planned(arguments={"clip_range_vf": None}).to_dict()
+    assert differences(old, off) == ["arguments.clip_range_vf: 'not given' -> None"]
     here, there = ({"start_from": {"model": f"/{at}/agent.moe"}} for at in ("home", "data"))
     assert differences(here, there) == []
     other = {"start_from": {"model": "/home/other.moe"}}

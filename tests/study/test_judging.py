@@ -140,6 +140,20 @@ def test_an_order_or_regime_that_one_side_lacks_does_not_pass_for_a_difference(o
     assert values_of_groups(results, named).to_numpy().tolist() == [[10.0, 5.5]]
 
 
+def test_a_regime_that_a_claim_names_on_one_side_is_the_other_sides_too():
+    results = table(
+        *((regime, order, name, 0, ONE, value) for name in ("dense", "soft-big")
+          for regime, order, value in (("crl", SEQUENCE, 1.0), ("mtrl", "", 10.0)))
+    )  # fmt: skip
+    for one, other, expected in (
+        (None, "crl", [1, 1]),
+        ("mtrl", None, [10, 10]),
+        ("mtrl", "crl", [10, 1]),
+    ):
+        sides = networks("soft-big", regime=one) + networks("dense", regime=other)
+        assert values_of_groups(results, sides).to_numpy().tolist() == [expected]
+
+
 @pytest.mark.parametrize("paired", [True, False])
 def test_a_seed_counts_once_it_has_every_order_of_the_study(paired):
     rows = [
@@ -243,6 +257,15 @@ def test_an_estimate_of_one_seed_has_no_interval_and_of_equal_ones_no_width():
     same = welch(np.array([[4.0, 1.0], [4.0, 1.0]]), signs, WELCH)
     assert (same.low, same.high, same.p) == (3.0, 3.0, 0.0)
     assert welch(np.zeros((3, 1)), np.ones(1), WELCH).p == 1.0
+
+
+def test_a_task_that_the_first_network_has_not_finished_is_shown_without_a_comparison():
+    results = pd.concat([ends({"dense": [1.0, 2.0], "soft-big": [3.0, 4.0]}),
+                         ends({"soft-big": [5.0, 7.0]}, OTHER)])  # fmt: skip
+    found = summarize(results, Claims(), ["dense", "soft-big"]).set_index(["architecture", "task"])
+    assert found.loc["soft-big", OTHER]["mean"] == 6.0
+    assert math.isnan(found.loc["soft-big", OTHER].difference)
+    assert found.loc["soft-big", ONE].difference == 2.0
 
 
 def test_every_network_is_compared_with_the_first_on_each_task_and_over_all():

@@ -238,6 +238,24 @@ def test_runs_that_are_not_done_are_listed_and_count_only_if_asked_to(tmp_path, 
     assert any("ended early step 32768 of 163840" in row for row in rows)
 
 
+def test_runs_that_others_begin_with_count_neither_in_tables_nor_for_claims(tmp_path, no_drawing):
+    first = {"architecture": "dense", "order": GAMES[:1]}
+    starts = Architecture(name="soft-big", policy_kwargs={"placement": "none"}, start_from=first)
+    claim = {"measure": "final", "plus": [{"architecture": "dense"}], "minus": []}
+    claim |= {"expects": "greater", "smallest_effect": 1}
+    claims = [{"name": name, "text": "of dense", "contrasts": [claim]} for name in "ab"]
+    file = tmp_path / "claims.yaml"
+    file.write_text(json.dumps({"claims": claims}))
+    alone = study(1, ("dense",), regimes=("crl",), orders="given", claims=file)
+    both = replace(alone, architectures=(*alone.architectures, starts))
+    write(tmp_path, both, lambda run: 10.0 if run.order == GAMES else 99.0)
+    page = write_report(both, tmp_path)
+    assert set(pd.read_csv(page.parent / "verdicts.csv").difference) == {10.0}
+    assert page.read_text().count("<h3>of dense") == 2  # two claims of one text
+    page = write_report(replace(both, only=("soft-big",)), tmp_path)
+    assert set(pd.read_csv(page.parent / "summary.csv").architecture) == {"soft-big"}
+
+
 def test_a_value_at_the_edge_of_its_grid_is_shown(tmp_path, no_drawing):
     the_study = made_up(tmp_path, seeds=2, regimes=("mtrl",))
     scores = [[0.001, 0.5], [0.01, 0.75], [0.1, None]]
@@ -258,7 +276,7 @@ def test_a_report_needs_a_run_that_is_done_of_this_configuration(tmp_path):
     with pytest.raises(ValueError, match="a report needs a run that is done"):
         write_report(study(claims=None), tmp_path)
     the_study = made_up(tmp_path, seeds=1)
-    with pytest.raises(ValueError, match=r"arguments.gamma: None -> 0.5"):
+    with pytest.raises(ValueError, match=r"arguments.gamma: 'not given' -> 0.5"):
         write_report(study(seeds=1, claims=None, arguments={"gamma": 0.5}), tmp_path)
     level = json.loads((tmp_path / "random.json").read_text())
     level["of"]["episodes"] = 7

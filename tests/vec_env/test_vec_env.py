@@ -124,6 +124,28 @@ def test_the_task_in_an_info_is_the_one_that_made_the_step():
             assert env.reset_infos[1] == {"task_id": 0, "lives": 5}
 
 
+class Forgetful(TwoTasks):
+    """Tells the task in the infos of steps, and not where an episode starts."""
+
+    def reset(self, **kwargs):
+        return super().reset(**kwargs)[0], {}
+
+    def step(self, actions):
+        made = self.task.copy()
+        *result, done, info = super().step(actions)
+        info |= {"task_id": made, "_task_id": ~done}
+        if done.any():
+            info["final_info"]["task_id"] = made
+        return *result, done, info
+
+
+def test_a_task_that_only_steps_tell_is_that_of_each_step():
+    env = GymnasiumVecEnv(Forgetful())
+    env.reset()
+    told = [env.step(np.zeros(2, int))[3][1]["task_id"] for _ in range(7)]
+    assert told == [1, 1, 1, 0, 0, 0, 1]
+
+
 def test_one_seed_reaches_a_vector_environment_as_one_number_and_once():
     base = TwoTasks()
     env = GymnasiumVecEnv(base)

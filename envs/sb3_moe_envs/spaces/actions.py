@@ -177,7 +177,7 @@ class TaskMasks:
                 f"`action_masks` must have the shape (..., {length}), got {np.shape(own)}"
             )
         deciders = self._deciders[task]
-        return np.where(deciders < 0, True, np.asarray(own, dtype=bool)[..., deciders])
+        return np.where(deciders < 0, True, np.asarray(own, bool)[..., deciders])
 
 
 def _table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,6 +83,11 @@ def common_observations(task_spaces: Mapping[str, Space], *, optional: bool = Fa
     common: dict[str, Space] = {}
     for key in dict.fromkeys(key for parts in dicts.values() for key in parts):
         own = {f"{name}.{key}": parts[key] for name, parts in dicts.items() if key in parts}
+        if key == "history" and len({part.shape for part in own.values()}) > 1:
+            raise ValueError(
+                "the tasks' histories must be alike, since their columns have meanings: build one "
+                f"of all tasks with make_multitask_vec_env(..., history=K), got {own}"
+            )
         common[key] = common_observations(own, optional=optional or len(own) < len(dicts))
     return spaces.Dict(common)
 
@@ -122,7 +128,7 @@ def common_space(
         )
     equal = all(space == first for space in task_spaces)
     if equal and not optional and not np.any(getattr(first, "start", 0)):
-        return first
+        return copy.deepcopy(first)  # its generator is the task's own
     images = [space for space in task_spaces if len(space.shape or ()) == 3 and is_image(space)]
     if len({channel_axis(image.shape or (), is_image=True) for image in images}) > 1:
         raise ValueError(

@@ -87,7 +87,7 @@ class AtariVectorEnv(BatchedVectorEnv):
         self._set_spaces(self._ale.single_observation_space, self._ale.single_action_space)
         #: scores of the running games so far, (num_envs,)
         self.scores = np.zeros(self.num_envs)
-        self._lives = np.zeros(self.num_envs, dtype=np.int32)
+        self._lives = np.zeros(self.num_envs, np.int32)
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start a game in every environment.

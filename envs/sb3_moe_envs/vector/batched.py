@@ -29,7 +29,7 @@ def color_channels(observation: np.ndarray) -> np.ndarray:
     :return: (16 H, 16 W, 3), uint8
     """
     height, width, channels = observation.shape
-    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     for channel in reversed(range(channels)):
         image[observation[:, :, channel] != 0] = PALETTE[channel % len(PALETTE)]
     return image.repeat(CELL, axis=0).repeat(CELL, axis=1)

@@ -84,7 +84,7 @@ class GymnaxVectorEnv(BatchedVectorEnv):
             # `_choices` refuses actions out of range: jax would clamp them silently.
             own = self._choices(actions).astype(np.int32)
         else:
-            own = np.asarray(actions, dtype=np.float32)
+            own = np.asarray(actions, np.float32)
         self._keys, self._states, self._observations, *self._outputs = self._program.step(
             self._keys, self._states, self._filled(own)
         )
@@ -128,7 +128,7 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         numbers = [int(self.np_random.integers(2**31)) if s is None else s for s in seeds]
         # The same keys as jax.random.PRNGKey(n) returns, without a call for each number n.
         keys = [(n >> 32 & 0xFFFFFFFF, n & 0xFFFFFFFF) for n in numbers]
-        return self._filled(np.array(keys, dtype=np.uint32))
+        return self._filled(np.array(keys, np.uint32))
 
     def _to_numpy(self, observations: Any) -> np.ndarray:
         return self._own(observations, self.single_observation_space.dtype)

@@ -53,7 +53,7 @@ def stack(infos: Mapping[int, Info], num_envs: int) -> Info:
             stacked[key] = stack(values, num_envs)
         else:
             stacked[key] = _column(values, num_envs)
-        mask = stacked[f"_{key}"] = np.zeros(num_envs, dtype=bool)
+        mask = stacked[f"_{key}"] = np.zeros(num_envs, bool)
         mask[list(values)] = True
     return stacked
 

@@ -262,7 +262,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
 
     def _stacked(self, infos: dict[int, Info]) -> Info:
         """Stack infos, and add the task of each slot."""
-        own = {"task_id": self._tasks.copy(), "_task_id": np.ones(self.num_envs, dtype=bool)}
+        own = {"task_id": self._tasks.copy(), "_task_id": np.ones(self.num_envs, bool)}
         return stack(infos, self.num_envs) | own
 
     def _count(self, rewards: np.ndarray, done: np.ndarray, infos: dict[int, Info]) -> None:
