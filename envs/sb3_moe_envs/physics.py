@@ -46,7 +46,9 @@ class GoalCartPole(CartPoleEnv):
     def step(self, action: Any) -> EnvStep:
         """Push the cart."""
         obs, _, *ends, info = super().step(action)  # type: ignore[no-untyped-call]  # Gymnasium's
-        return obs, 1 / (1 + ((float(obs[0]) - self.goal) / 0.5) ** 2), *ends, info
+        distance = (float(obs[0]) - self.goal) / 0.5
+        reward = 1 / (1 + distance**2)
+        return obs, reward, *ends, info
 
 
 class GoalPendulum(PendulumEnv):

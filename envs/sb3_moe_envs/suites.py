@@ -204,56 +204,36 @@ def _robot(robot: str) -> dict[str, Any]:
     }
 
 
-def _atari(**kwargs: Any) -> dict[str, Any]:
+def _entry(single: str, vector: str, **kwargs: Any) -> dict[str, Any]:
+    """Return what registers an environment that can also be a vector environment."""
     return {
-        "entry_point": "sb3_moe_envs.vector.atari:AtariEnv",
-        "vector_entry_point": "sb3_moe_envs.vector.atari:AtariVectorEnv",
+        "entry_point": f"sb3_moe_envs.{single}",
+        "vector_entry_point": f"sb3_moe_envs.{vector}",
         "kwargs": kwargs,
     }
 
 
-def _conflicting(game: str) -> dict[str, Any]:
-    return {
-        "entry_point": "sb3_moe_envs.conflicts:conflicting",
-        "vector_entry_point": "sb3_moe_envs.conflicts:many_conflicting",
-        "kwargs": {"game": game},
-    }
-
-
-def _suite(name: str) -> dict[str, Any]:
-    return {
-        "entry_point": "sb3_moe_envs.multitask:MultiTaskEnv",
-        "vector_entry_point": "sb3_moe_envs.vector.multitask:make_multitask_vector",
-        "kwargs": {"tasks": name},
-    }
-
+_ATARI = ("vector.atari:AtariEnv", "vector.atari:AtariVectorEnv")
+_CONFLICTING = ("conflicts:conflicting", "conflicts:many_conflicting")
+_MINATAR = ("vector.gymnax:MinAtarEnv", "vector.gymnax:MinAtarVectorEnv")
+_ENVPOOL = ("vector.envpool:EnvPoolEnv", "vector.envpool:EnvPoolVectorEnv")
+_SUITE = ("multitask:MultiTaskEnv", "vector.multitask:make_multitask_vector")
 
 #: arguments of `gymnasium.register`, by the name in `SB3MoE/<name>`
 IDS: dict[str, dict[str, Any]] = {
-    **{
-        f"MinAtar-{game}-v1": {
-            "entry_point": "sb3_moe_envs.vector.gymnax:MinAtarEnv",
-            "vector_entry_point": "sb3_moe_envs.vector.gymnax:MinAtarVectorEnv",
-            "kwargs": {"game": game},
-        }
-        for game in GAMES
-    },
-    **{f"Atari-{game}-v0": _atari(game=game) for game in ATARI_GAMES},
-    "Atari-v0": _atari(),
+    **{f"MinAtar-{game}-v1": _entry(*_MINATAR, game=game) for game in GAMES},
+    **{f"Atari-{game}-v0": _entry(*_ATARI, game=game) for game in ATARI_GAMES},
+    "Atari-v0": _entry(*_ATARI),
     "CartPole-v0": {"entry_point": "sb3_moe_envs.physics:cartpole", "max_episode_steps": 500},
     "Pendulum-v0": {"entry_point": "sb3_moe_envs.physics:pendulum", "max_episode_steps": 200},
-    "ConflictingCartPole-v0": _conflicting("CartPole"),
-    "ConflictingBreakout-v0": _conflicting("Breakout"),
-    "ShuffledBreakout-v0": _conflicting("Breakout"),
+    "ConflictingCartPole-v0": _entry(*_CONFLICTING, game="CartPole"),
+    "ConflictingBreakout-v0": _entry(*_CONFLICTING, game="Breakout"),
+    "ShuffledBreakout-v0": _entry(*_CONFLICTING, game="Breakout"),
     "Hopper-v0": _robot("Hopper"),
     "HalfCheetah-v0": _robot("HalfCheetah"),
-    "EnvPool-v0": {
-        "entry_point": "sb3_moe_envs.vector.envpool:EnvPoolEnv",
-        "vector_entry_point": "sb3_moe_envs.vector.envpool:EnvPoolVectorEnv",
-        "kwargs": {"env_id": "MetaWorld/Reach-v3"},
-    },
+    "EnvPool-v0": _entry(*_ENVPOOL, env_id="MetaWorld/Reach-v3"),
     "MetaWorld-v0": {"entry_point": "sb3_moe_envs.metaworld:MetaWorldEnv"},
-    **{f"{name.replace('/', '-')}-v0": _suite(name) for name in SUITES},
+    **{f"{name.replace('/', '-')}-v0": _entry(*_SUITE, tasks=name) for name in SUITES},
 }
 
 

@@ -120,6 +120,9 @@ class SparseTrainingCallback(CheckedCallback):
         alive = [n * layer.num_experts for layer, n in zip(self.layers, counts, strict=True)]
         masks = self._masks()
         own = [masks[layer.weight] for layer in self.layers if layer.weight in masks]
+        changes = not masks or self.method != "static"
+        if changes and any(getattr(module, "frozen", ()) for module in self.policy.modules()):
+            raise ValueError("`model` must have no frozen experts where masks are drawn or change")
         if not masks:
             self._draw(counts)
         elif [int(mask.sum()) for mask in own] != alive:
@@ -143,8 +146,6 @@ class SparseTrainingCallback(CheckedCallback):
 
         :param counts: how many weights of each expert are alive, by layer
         """
-        if any(getattr(module, "frozen", ()) for module in self.policy.modules()):
-            raise ValueError("`model` must have no frozen experts for sparse training")
         seeds = (self.seed, self.model.seed, np.random.SeedSequence().generate_state(1)[0])
         seed = next(int(each) for each in seeds if each is not None)
         generator = generator_of(seed)

@@ -35,6 +35,7 @@ from sb3_moe.growing.models import (
 )
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, whole
+from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.shares import tensors_of
 from sb3_moe.layers.stacked import flat
 from sb3_moe.policies.extractors import TaskExtractor
@@ -164,7 +165,7 @@ class _ExpertsFromDense:
 
     :param map: the map that gets the entries
     :param totals: for each layer of experts, what the gates of a token sum to
-    :param number: how many dense linear layers an expert replaces
+    :param number: how many dense linear layers an expert of the next mixture replaces
     :param perturb: size of the noise on the last layers of experts under constant gates, relative
         to the size of their weights
     """
@@ -189,6 +190,7 @@ class _ExpertsFromDense:
                 count, more = self._span(experts[0], rest)
                 self._experts(part, experts, rest[:count], more, at)
                 rest = rest[count:]
+                self.number = 1  # the next is one of heads
                 at = None
             elif tensors_of(part):
                 at = self.map.in_order([part], [rest.pop(0)], at)
@@ -488,7 +490,7 @@ def distill(
 def _fit(
     new: Any, old: Any, obs: Any, old_obs: Any, steps: int, learning_rate: float
 ) -> dict[str, float]:
-    with th.no_grad():
+    with th.no_grad(), evaluating(old):
         # Only critics of actions need actions. A policy's attribute `critic` doesn't tell, since
         # RecurrentPPO's is a layer before the value network.
         is_asked = networks_of(old).critic_optimizer() is not None

@@ -135,7 +135,7 @@ def shared_gates(gates_KE: Tensor, heirs: Sequence[Heir]) -> Tensor:
         else left * th.stack([share * gates_KE[:, k] for k, share in heir.gates.items()]).sum(0)
         for heir in heirs
     ]
-    return th.stack(columns, dim=-1)
+    return th.stack(columns, -1)
 
 
 @th.no_grad()

@@ -149,6 +149,8 @@ class Transplant:
         heirs = next(iter(self.heirs.values()))
         self.policy.follow_experts([(heir.weights, heir.gates) for heir in heirs])
         self._move_anchors()
+        for hook in self.built._of_layers:  # the policy attaches its own
+            hook.remove()
         for place, (_, after) in self.pairs.items():
             self.policy.set_submodule(place, after)
         for optimizer, network in optimizers.items():

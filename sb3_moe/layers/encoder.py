@@ -42,7 +42,7 @@ class ImageEncoder(nn.Module):
 def encode(convs: Callable[[Tensor], Tensor], image_shape: tuple[int, ...], x_TF: Tensor) -> Tensor:
     """Return ``[convs(image) | rest]`` of flat rows, flat again."""
     image, rest = split_image(x_TF, image_shape)
-    return th.cat([convs(image).flatten(1), rest], dim=1)
+    return th.cat([convs(image).flatten(1), rest], 1)
 
 
 def split_image(x_TF: Tensor, image_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:

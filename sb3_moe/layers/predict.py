@@ -122,7 +122,8 @@ class Belief(nn.Module):
         """Return a new model: small weights, log-variances of -2 and an even prior."""
         *hidden, last = self.shapes
         drawn = [th.randn(shape) / math.sqrt(shape[1]) for shape in hidden]
-        drawn += [0.05 * th.randn(last), th.full((last[0],), -2.0), th.zeros(1)]
+        drawn.append(0.05 * th.randn(last))
+        drawn += [th.full((last[0],), -2.0), th.zeros(1)]
         return th.cat([each.flatten() for each in drawn])
 
     def forward(self, history_BKW: Tensor) -> Tensor:
@@ -145,7 +146,8 @@ class Belief(nn.Module):
         y = th.cat([x_DKB[:, :-1], action_AKB[:, 1:]]).flatten(1)
         *weights, log_variance_O = self._parts(models_EP)
         for i, weight_EOI in enumerate(weights):
-            y = weight_EOI[..., :-1] @ (y if i == 0 else y.tanh()) + weight_EOI[..., -1:]
+            x = y if i == 0 else y.tanh()
+            y = weight_EOI[..., :-1] @ x + weight_EOI[..., -1:]
         change_DTB = x_DKB[:, 1:] - x_DKB[:, :-1]
         happened = th.cat([change_DTB, reward_1KB[:, 1:]])[self.outputs]
         variance_O = log_variance_O.exp() + self.min_variance

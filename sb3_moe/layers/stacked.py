@@ -248,7 +248,7 @@ class StackedEach(Stacked):
         """Apply each expert's module to its own values, or to the same rows."""
         if x.dim() == 4:
             images = x.chunk(self.num_experts, dim=1)
-            return th.cat([act(image) for act, image in zip(self.each, images, strict=True)], dim=1)
+            return th.cat([act(image) for act, image in zip(self.each, images, strict=True)], 1)
         rows = [x] * self.num_experts if x.dim() == 2 else x.unbind()
         return th.stack([act(x_MH) for act, x_MH in zip(self.each, rows, strict=True)])
 
@@ -288,7 +288,7 @@ class StackedImageEncoder(Stacked):
         encoded_ETK = encoded_TK.view(-1, self.num_experts, width).transpose(0, 1)
         if not rest.shape[1]:
             return encoded_ETK
-        return th.cat([encoded_ETK, rest.expand(self.num_experts, *rest.shape)], dim=-1)
+        return th.cat([encoded_ETK, rest.expand(self.num_experts, *rest.shape)], -1)
 
     def apart(self) -> list[Function]:
         """Return each expert's encoder as a function."""

@@ -36,4 +36,4 @@ def append_to_each(x: Tensor, extra_BX: Tensor | None) -> Tensor:
         return x
     if x.dim() == 3:
         extra_BX = extra_BX.unsqueeze(1).expand(-1, x.shape[1], -1)
-    return th.cat([x, extra_BX], dim=-1)
+    return th.cat([x, extra_BX], -1)

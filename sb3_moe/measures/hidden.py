@@ -354,7 +354,7 @@ def joined(batches: Sequence[Activations]) -> Activations:
     """Return the activations of a layer on several batches as those on one."""
     values, rows = zip(*batches, strict=True)
     rows_E = None if rows[0] is None else th.stack(rows).sum(0)
-    return Activations(th.cat(values, dim=1), rows_E)
+    return Activations(th.cat(values, 1), rows_E)
 
 
 def as_ETHP(values: Tensor, num_experts: int = 1) -> Tensor:

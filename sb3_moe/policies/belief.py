@@ -70,7 +70,7 @@ class BeliefExtractor(TaskExtractor):
         history_BKW = observations[HISTORY_KEY]
         if self.teaches and self.training and th.is_grad_enabled():
             self.belief.learn(history_BKW)
-        return th.cat([super().forward(observations), self.belief(history_BKW)], dim=1)
+        return th.cat([super().forward(observations), self.belief(history_BKW)], 1)
 
     def follow_belief(self) -> None:
         """Adjust the number of features to the number of models that the belief has now."""

@@ -257,7 +257,7 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
         parts += [by_key[key].flatten(1) for key in self.flat_keys]
         if task is not None:
             parts.append(task.flatten(1))
-        return parts[0] if len(parts) == 1 else th.cat(parts, dim=1)
+        return parts[0] if len(parts) == 1 else th.cat(parts, 1)
 
     def _encode(self, i: int, image: Tensor) -> Tensor:
         if self.raw:

@@ -105,14 +105,14 @@ class MoENetwork(nn.Module):
                 x = block(x)
                 continue
             if i:
-                router_x = x if routed is None else th.cat([x, routed], dim=1)
+                router_x = x if routed is None else th.cat([x, routed], 1)
             if block.sees in ("task", "belief"):
                 # Such a router is only built where there are tasks or beliefs.
                 assert task_BK is not None
                 router_x = append_to_each(x[..., :0], task_BK) if x.dim() == 3 else task_BK
             x, _ = block(x, router_x, aux=aux)
             x = x if x.dim() == 2 else x.flatten(1)
-        return th.cat([x, task_BK], dim=1) if self.carry_task and task_BK is not None else x
+        return th.cat([x, task_BK], 1) if self.carry_task and task_BK is not None else x
 
     def _first_inputs(
         self, features_BF: Tensor, task_BK: Tensor | None, actions_BA: Tensor | None
@@ -143,7 +143,7 @@ class MoENetwork(nn.Module):
         assert self.norms is not None
         given = [part for part in parts if part is not None]
         sizes = [part.shape[1] for part in given]
-        together = self.norms(th.cat(given, dim=1))
+        together = self.norms(th.cat(given, 1))
         normed = iter(together.split(sizes, dim=1))
         return [None if part is None else next(normed) for part in parts]
 
@@ -164,4 +164,4 @@ class Columns(nn.Module):
 def _join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     if a is None or b is None:
         return b if a is None else a
-    return th.cat([a, b], dim=1)
+    return th.cat([a, b], 1)

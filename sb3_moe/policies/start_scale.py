@@ -87,7 +87,7 @@ def _probe(layout: Layout, runs: int) -> list[Tensor]:
     x_BF = th.randn(rows, layout.x_dim)
     if layout.num_tasks:
         tasks = nn.functional.one_hot(th.arange(rows) % layout.num_tasks, layout.num_tasks)
-        x_BF = th.cat([x_BF, tasks.to(x_BF.dtype)], dim=1)
+        x_BF = th.cat([x_BF, tasks.to(x_BF.dtype)], 1)
     return [x_BF, th.randn(rows, layout.action_dim)] if layout.action_dim else [x_BF]
 
 
@@ -102,7 +102,7 @@ def _untokenized(x: Tensor, y: Tensor) -> Tensor:
     width = y.shape[-1]
     own = x[..., :width].flatten(1)
     appended = x[:, 0, width:]
-    return th.cat([own, appended], dim=1)
+    return th.cat([own, appended], 1)
 
 
 def _check_scaled(layer: MoELayer, args: tuple[Tensor, ...], y: Tensor) -> None:

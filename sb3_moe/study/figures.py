@@ -169,8 +169,10 @@ def draw_experts(results: Results) -> Figure | None:
     panels = expert_weights(results)
     if not panels:
         return None
-    figure, axes = plots.panels(len(panels), 1.5 + 0.25 * max(map(len, panels.values())), ACROSS)
-    colors = plots.colors_of_gates(np.concatenate([w.to_numpy().ravel() for w in panels.values()]))
+    longest = max(map(len, panels.values()))
+    figure, axes = plots.panels(len(panels), 1.5 + 0.25 * longest, ACROSS)
+    every = [weights.to_numpy().ravel() for weights in panels.values()]
+    colors = plots.colors_of_gates(np.concatenate(every))
     for ax, (caption, weights) in zip(axes, panels.items(), strict=True):
         image = ax.imshow(weights, aspect="auto", **colors)
         tasks = weights.index
@@ -226,7 +228,8 @@ def matched_mean(seeds: Sequence[Array]) -> Array:
             signs_E = np.where(alike_EE[of_mean, order] < 0, -1.0, 1.0)
             turned.append(each_NE[:, order] * signs_E)
         mean_NE = np.mean(turned, axis=0)
-    return mean_NE[:, np.lexsort((-mean_NE.max(axis=0), mean_NE.argmax(axis=0)))]
+    order_E = np.lexsort((-mean_NE.max(axis=0), mean_NE.argmax(axis=0)))
+    return mean_NE[:, order_E]
 
 
 def _wrapped(text: str, width: int = 36) -> str:

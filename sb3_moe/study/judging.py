@@ -416,7 +416,8 @@ def summarize(table: pd.DataFrame, claims: Claims, networks: Sequence[str]) -> p
     found = []
     for measure, regime in itertools.product(MEASURES, table["regime"].unique()):
         rows = table[(table["measure"] == measure) & (table["regime"] == regime)]
-        for over in ("tasks", None) if len({*rows["task"]} - {WHOLE}) > 1 else (None,):
+        tasks = {*rows["task"]} - {WHOLE}
+        for over in ("tasks", None) if len(tasks) > 1 else (None,):
             found += [
                 {"regime": regime, "measure": measure, "architecture": name, **row}
                 for name in networks

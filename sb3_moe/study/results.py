@@ -122,7 +122,9 @@ class Run:
 
     def lost(self, curves: pd.DataFrame, task: str) -> float:
         """Value at the end of a task's last block less that at the end of the run."""
-        return value_at(curves[task], self.blocks(task)[-1][1]) - curves[task].iloc[-1]
+        curve = curves[task]
+        _, end = self.blocks(task)[-1]
+        return value_at(curve, end) - curve.iloc[-1]
 
 
 def value_at(curve: pd.Series, step: float) -> float:

@@ -273,7 +273,8 @@ def _allowed(space: Space, mask: npt.ArrayLike) -> np.ndarray:
     from sb3_moe_envs.spaces.actions import choices
 
     sizes = choices(space)
-    entries = np.split(np.asarray(mask, bool).ravel(), np.cumsum(sizes)[:-1])
+    starts = np.cumsum(sizes)[:-1]
+    entries = np.split(np.asarray(mask, bool).ravel(), starts)
     drawn = [
         space.np_random.choice(np.flatnonzero(entry if entry.any() else ~entry))
         for entry in entries

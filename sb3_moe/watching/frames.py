@@ -23,7 +23,8 @@ def as_frame(picture: Any) -> Frame:
     :raises ValueError: if it is anything else, such as a text or a list of pictures
     """
     frame = np.asarray(picture)
-    is_picture = frame.ndim in (2, 3) and frame.shape[2:] in ((), (1,), (3,), (4,))
+    channels = frame.shape[2:]
+    is_picture = frame.ndim in (2, 3) and channels in ((), (1,), (3,), (4,))
     if frame.dtype != np.uint8 or not is_picture:
         raise ValueError(
             "`render()` must give an array (height, width), or with 1, 3 or 4 channels last, of "

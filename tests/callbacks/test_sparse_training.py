@@ -9,6 +9,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from toy import toy_vec_env
 
+import sb3_moe
 from sb3_moe.callbacks import (
     ReDoCallback,
     ResetHeadsCallback,
@@ -214,8 +215,20 @@ def test_a_model_with_masks_refuses_another_sparsity():
     with pytest.raises(ValueError, match=message):
         model.learn(32, sparse(densities="uniform"))
     model = make(policy="MoeMlpPolicy", policy_kwargs={"frozen_experts": {"pi": [0]}})
-    with pytest.raises(ValueError, match="must have no frozen experts for sparse training"):
+    with pytest.raises(ValueError, match="must have no frozen experts where masks are drawn"):
         model.learn(32, sparse())
+
+
+def test_experts_are_frozen_only_where_masks_no_longer_change():
+    model = make(policy="MoeMlpPolicy")
+    model.learn(32, sparse("static"))
+    sb3_moe.freeze_experts(model, [0])
+    before = model.policy.get_expert("pi", 0).state_dict()
+    model.learn(32, sparse("static"))
+    after = model.policy.get_expert("pi", 0).state_dict()
+    assert all(th.equal(before[name], after[name]) for name in before)
+    with pytest.raises(ValueError, match="must have no frozen experts where masks"):
+        model.learn(32, sparse("set"))
 
 
 @pytest.mark.parametrize(

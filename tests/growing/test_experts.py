@@ -362,3 +362,4 @@ def test_a_router_that_is_held_stays_held_and_a_penalty_goes_on():
     for name, parameter in layer_of(model).router.named_parameters():
         assert th.equal(parameter, before[name])
     assert arena.penalized(model) == ["pi.middle"]
+    assert len(layer_of(model)._forward_hooks) == 1  # none of those it was built with

@@ -82,6 +82,14 @@ def test_a_dense_model_is_fitted_to_a_mixture_and_says_what_remains():
     long.model.learn(32, reset_num_timesteps=False)
 
 
+def test_the_model_that_is_fitted_keeps_its_running_statistics():
+    model = make("CrossQ", "MoeMlpPolicy")
+    before = {name: each.clone() for name, each in model.policy.state_dict().items()}
+    model.policy.set_training_mode(True)  # as `learn` leaves it
+    distill(model, sampled(model.observation_space, 64), steps=1)
+    assert all(th.equal(each, before[name]) for name, each in model.policy.state_dict().items())
+
+
 @pytest.mark.parametrize("enable_critic_lstm", [True, False])
 def test_a_fitted_models_lstm_and_spread_of_actions_are_the_mixtures(enable_critic_lstm):
     env = arena.Arena(arena.with_task(arena.FLAT), arena.BOX)

@@ -44,6 +44,14 @@ def test_experts_may_be_wider_with_units_that_count_nothing(place, router):
     assert gap(new, dense("SAC")) < 1e-5
 
 
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+def test_experts_of_two_layers_may_stand_before_a_head_for_each_task(algorithm):
+    env = arena.Arena(arena.with_task(arena.FLAT), arena.actions_of(algorithm))
+    old = make(algorithm, "MultiInputPolicy", env)
+    new = upcycle(old, placement="body", head_router="task")
+    assert gap(new, old) < 1e-5
+
+
 def test_only_the_networks_that_are_named_get_experts():
     new = upcycle(dense("SAC"), placement={"pi": "none", "qf": "all"}, router={"qf": "soft"})
     assert {name.split(".")[0] for name in new.policy.moe_layers()} == {"qf0", "qf1"}

@@ -386,7 +386,7 @@ def test_an_expert_that_is_off_or_not_the_tasks_got_no_rows():
         ({"episodes": 0}, "`episodes` must be at least 1, got 0"),
         ({"tasks": 2}, r"`tasks` must be among \['.*'\], got 2"),
         ({"without": "pi:x"}, "`without` must name .* 'pi.middle:2', got 'pi:x'"),
-        ({"without": [("pi", 7)]}, r"`expert` must be in \[0, num_experts=3\) of pi.middle, got 7"),
+        ({"without": ["pi:7"]}, r"`expert` must be in \[0, num_experts=3\) of pi.middle, got 7"),
     ],
 )
 def test_a_wrong_argument_is_named(kwargs, message, model):

@@ -44,7 +44,7 @@ class ReattachTask(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return ``[layer(features) | one-hot]``."""
         out = self.layer(features[:, : self.layer.in_features])
-        return th.cat([out, features[:, -self.num_tasks :]], dim=1)
+        return th.cat([out, features[:, -self.num_tasks :]], 1)
 
 
 class MoERecurrent(_Policy):
@@ -120,7 +120,7 @@ class MoERecurrent(_Policy):
             features[:, : lstm.input_size], lstm_states, episode_starts, lstm
         )
         if self.reattached:
-            out = th.cat([out, features[:, -self.reattached :]], dim=1)
+            out = th.cat([out, features[:, -self.reattached :]], 1)
         return out, states
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class MoEQuantileCritic(MoECritic, Critic):
     def forward(self, obs: PyTorchObs, action: Tensor) -> Tensor:  # type: ignore[override]
         """Return the quantiles of every network, (B, networks, quantiles)."""
         grad = not self.share_features_extractor
-        return th.stack(self.networks_forward(obs, action, grad=grad), dim=1)
+        return th.stack(self.networks_forward(obs, action, grad=grad), 1)
 
 
 class MoETQC(MoEActorWithCritics):
