@@ -3,7 +3,7 @@
 This package does not change SB3's defaults, but on MinAtar they stall: after 1M steps of Breakout,
 a learning rate of 3e-4 gives a return near 6, and 5e-3 several times that.
 
-``presets.MOORE`` is a new dict at each access, and :func:`with_policy` returns a new one at each
+``presets.MOORE`` is a new dict at each access, and ``with_policy`` returns a new one at each
 call: SB3's algorithms write into the ``policy_kwargs`` that they are given, and what one of them
 wrote must not reach the next model. ``from sb3_moe.policies.presets import MOORE`` gives one
 dict, the same for every later use.
