@@ -92,12 +92,13 @@ class TaskRolloutCallback(CheckedCallback):
 class TaskGradientCallback(RecordingCallback):
     """Measure the variance of each task's advantages and its unclipped gradient's norm (PPO, A2C).
 
-    The gradient is that of the algorithm's own loss on the task's part of the rollout, for the
-    policy that collected it. Advantages are normalized over all tasks, as in training. (Where a
-    buffer or callback has already normalized them by task, each task's variance is 1.) Logged as
-    ``plasticity/gradient_norm/<task>`` and ``plasticity/advantage_variance/<task>``; kept in
-    ``diagnostics.npz`` as ``advantage_variance`` and ``gradient_norm_per_task``, each (K, N) for K
-    measurements. They are NaN for a task with fewer than two transitions in the rollout.
+    The gradient is that of the algorithm's own loss, without auxiliary losses of routers, on the
+    task's part of the rollout, for the policy that collected it. Advantages are normalized over all
+    tasks, as in training. (Where a buffer or callback has already normalized them by task, each
+    task's variance is 1.) Logged as ``plasticity/gradient_norm/<task>`` and
+    ``plasticity/advantage_variance/<task>``; kept in ``diagnostics.npz`` as ``advantage_variance``
+    and ``gradient_norm_per_task``, each (K, N) for K measurements. They are NaN for a task with
+    fewer than two transitions in the rollout.
 
     :param every: global steps between measurements
     :param batch_size: how many transitions of each task the gradient is measured on, at most

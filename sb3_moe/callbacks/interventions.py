@@ -94,7 +94,7 @@ class ReDoCallback(InterventionCallback):
     :param batch_size: how many observations activations are measured on
     :param criterion: what a neuron's score is made from: its ``"activation"``, or the
         ``"gradient"`` that reached it in the last update (ReGraMa; Liu et al. 2025, arXiv
-        2505.24061)
+        2505.24061). The gradient of a penalty on weights counts too, and reaches every neuron
     :param verbose: 0 or 1
     :raises TypeError: if ``batch_size`` is no int
     :raises ValueError: if a number is out of range or the criterion is unknown; before training, if
@@ -299,7 +299,7 @@ class WeightPenaltyCallback(CheckedCallback):
         on_policy = isinstance(self.model, OnPolicyAlgorithm)
         if pulls and (on_policy or np.any(self.locals.get("dones"))):
             halves = [
-                0.5 * (strength * (each.detach() - anchor).square()).sum()
+                0.5 * (masks.get(each, 1) * strength * (each.detach() - anchor).square()).sum()
                 for each, (anchor, strength) in pulls
             ]
             penalty = self.coef * float(th.stack(halves).sum())
@@ -312,7 +312,7 @@ class WeightPenaltyCallback(CheckedCallback):
         if not self._lasts():
             return
         gradient = parameter.grad
-        (anchor, strength) = pull
+        anchor, strength = pull
         offset = strength * (parameter.detach() - anchor)
         if mask is not None:
             offset = offset * mask

@@ -188,8 +188,8 @@ class PlasticityCallback(ProbeCallback):
     :param every: global steps between measurements
     :param taus: thresholds of dormancy, each at least 0; the first is the primary one
     :param by_gradient: also measure ``inactive/<layer>`` and ``inactive@<tau>/<layer>``, the share
-        of units that hardly any gradient reached in the last update (under TRPO only the critic's);
-        see :func:`~sb3_moe.measures.measure_gradients`
+        of units that hardly any gradient reached in the last update (under TRPO only the critic's;
+        that of a penalty on weights counts too); see :func:`~sb3_moe.measures.measure_gradients`
     :param ntk_size: samples for the rank of the neural tangent kernel; 0: it is not measured
     :param probe_size: how many observations in all, at least one for each task
     :param probe: fixed observations for all measurements, as the policy sees them, one batch for

@@ -63,7 +63,8 @@ class SparseTrainingCallback(CheckedCallback):
     :param interval: steps of the optimizer between changes (the authors' PPO: 250)
     :param end_fraction: share of training after which connections no longer change
     :param rescale: whether weights that are alive start larger, so that the pre-activations of
-        units are as large as in the dense network
+        units are as large as in the dense network. ReDo and other callbacks draw weights anew as
+        for a dense network
     :param seed: of the masks; None: the model's
     :param verbose: 1 prints how many weights are alive
     :raises TypeError: if an argument is of the wrong type

@@ -163,8 +163,8 @@ class _Stopwatch(BaseCallback):
 
         A run that has only one rollout is measured whole.
         """
-        (begun, first) = self._starts[min(1, len(self._starts) - 2)]
-        (end, last) = self._starts[-1]
+        begun, first = self._starts[min(1, len(self._starts) - 2)]
+        end, last = self._starts[-1]
         return (last - first) / max(end - begun, 1e-9)
 
     def _on_rollout_start(self) -> None:

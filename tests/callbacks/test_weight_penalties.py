@@ -75,6 +75,19 @@ def test_the_penalty_is_logged_before_an_update_and_leaves_no_hook_behind():
     assert logged == pytest.approx(0.25 * expected, rel=1e-5)
 
 
+def test_weights_of_frozen_experts_are_not_in_the_penalty_that_is_logged():
+    frozen = {"net_arch": [8], "num_experts": 2, "frozen_experts": {"pi": [0], "vf": [0]}}
+    model = make(policy="MoeMlpPolicy", learning_rate=0.0, policy_kwargs=frozen)
+    of_all = sum(p.square().sum() for p in model.policy.parameters()).item()
+    stacked = [
+        p for layer in model.policy.moe_layers().values() for p in layer.experts.parameters()
+    ]
+    of_frozen = sum(p[0].square().sum() for p in stacked).item()
+    model.learn(16, WeightNormDecayCallback(0.5), log_interval=10**6)
+    logged = model.logger.name_to_value["plasticity/penalty/weight_norm"]
+    assert logged == pytest.approx(0.25 * (of_all - of_frozen), rel=1e-5)
+
+
 def test_an_expert_without_rows_stays_as_it_is_bit_for_bit():
     kwargs = {"router": "task", "net_arch": [8]}
     model = make(DQN, "MoeMultiInputPolicy", toy_vec_env((0,)), policy_kwargs=kwargs)
