@@ -33,7 +33,6 @@ from sb3_moe.measures.plasticity import (
     measure_weights,
 )
 from sb3_moe.measures.statistics import agreement, load_entropy, specialization
-from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.snapshot import preserved_generators
 from sb3_moe.vec_env.evaluating import played, random_player
@@ -302,7 +301,7 @@ class RoutingCallback(ProbeCallback):
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError unless the policy has a mixture."""
-        if not isinstance(model.policy, MoEPolicy) or not model.policy.moe_layers():
+        if not getattr(model.policy, "moe_layers", dict)():
             raise ValueError("`model` must have experts, as in PPO('MoeMlpPolicy', env)")
 
     @th.no_grad()
@@ -396,7 +395,7 @@ class FreezeRouterCallback(ProbeCallback):
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError for TRPO, and for a policy without a router that learns."""
         refuse_trpo(model, type(self).__name__)
-        layers = model.policy.moe_layers() if isinstance(model.policy, MoEPolicy) else {}
+        layers: dict[str, MoELayer] = getattr(model.policy, "moe_layers", dict)()
         if not any(router_parameters(layer) for layer in layers.values()):
             raise ValueError("`model` must have a router that learns, such as `router`='soft'")
 

@@ -117,7 +117,7 @@ class LooksInside(BaseModel):
         if self.squash_output:  # critics see actions scaled to [-1, 1]
             actions = self.scale_action(actions)
         tensor = th.as_tensor(actions, dtype=th.float32, device=self.device)
-        return tensor.reshape(-1, *shape)
+        return tensor.reshape(-1, int(np.prod(shape)))  # as critics see them
 
 
 def _as_array(given: Any) -> Array:

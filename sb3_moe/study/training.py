@@ -21,7 +21,6 @@ from sb3_moe import callbacks
 from sb3_moe.growing import upcycle
 from sb3_moe.growing.models import carry_the_rest
 from sb3_moe.measures.budget import measure
-from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.files import atomic, read_json, sha256_of, write_json
@@ -154,7 +153,7 @@ def _callbacks(
         Named(name="PlasticityCallback", arguments={"ntk_size": 0}),
         Named(name="TaskRolloutCallback"),
     ]
-    if getattr(model.policy, "moe_layers", dict)():
+    if _has_experts(model):
         own.append(Named(name="RoutingCallback"))
     # If the file names one of these, or a subclass, it replaces ours; the evaluation stays.
     own = [each for each in own if not any(issubclass(k, callback_class(each)) for k in kinds)]
@@ -242,7 +241,7 @@ def _read_trained(model: BaseAlgorithm, path: Path) -> Any:
 
 
 def _has_experts(model: BaseAlgorithm) -> bool:
-    return isinstance(model.policy, MoEPolicy) and bool(model.policy.moe_layers())
+    return bool(getattr(model.policy, "moe_layers", dict)())
 
 
 def copy_weights(model: Any, trained: Any, name: str) -> None:

@@ -23,10 +23,9 @@ from sb3_moe.layers.evaluating import evaluating, recording
 from sb3_moe.measures.hidden import policy_activations
 from sb3_moe.measures.plasticity import TAUS, dormant_fraction, dormant_fraction_per_expert
 from sb3_moe.policies.belief import HISTORY_KEY
-from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.networks import Decision, networks_of
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.vec_env.evaluating import OF_ATARI, is_lost_life, takes_masks
+from sb3_moe.vec_env.evaluating import OF_ATARI, game_return, is_lost_life, takes_masks
 from sb3_moe.vec_env.observations import Obs, concatenate, map_observation, select, spread
 from sb3_moe.vec_env.tasks import action_meanings, tasks_played
 from sb3_moe.watching.frames import Frame, as_frame
@@ -166,9 +165,7 @@ class _Player:
         policy = self.model.policy
         self._networks = networks_of(policy)
         self._env = self.watched.env
-        self.layers: dict[str, MoELayer] = (
-            policy.moe_layers() if isinstance(policy, MoEPolicy) else {}
-        )
+        self.layers: dict[str, MoELayer] = getattr(policy, "moe_layers", dict)()
         #: Why there are no images, or no more from some step on; None if there are.
         self.no_frames = self.watched.no_frames
         self._pins_tasks = len(self.watched.names) > 1 and not self.watched.side_by_side
@@ -271,8 +268,8 @@ class _Player:
             "gates": {name: each.cpu().numpy() for name, each in gates.items()},
             "columns": {"values_TV": values.cpu().numpy()},
         }
-        if isinstance(policy, MoEPolicy) and policy.belief is not None:
-            explained_BE = policy.belief.explained(tensors[HISTORY_KEY])
+        if (belief := getattr(policy, "belief", None)) is not None:
+            explained_BE = belief.explained(tensors[HISTORY_KEY])
             step["columns"]["explained_TE"] = explained_BE.cpu().numpy()
         return step, memory
 
@@ -313,8 +310,9 @@ class _Notes:
         # A lost life ends no episode here: the return of the game goes on.
         self.begins = done and not is_lost_life(info)
         if self.begins:
-            # Rewards of Atari are clipped; its score is not.
-            self.returns.append(float(info["score"]) if info.get(OF_ATARI) else self._score)
+            # Rewards may be clipped or scaled; a score is not, nor what a monitor inside has seen.
+            told = info.keys() & {"episode", OF_ATARI}
+            self.returns.append(game_return(info) if told else self._score)
             self._score = 0.0
 
     def track(self, policy: BasePolicy) -> Track:

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-from gymnasium.wrappers import HumanRendering, RecordVideo, RenderCollection
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
+from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import set_random_seed
@@ -28,12 +28,11 @@ from sb3_moe.vec_env.make import (
 )
 from sb3_moe.vec_env.tasks import check_tasks, task_names, tasks_known
 
-# Wrappers that are left out when an environment is built again: Monitor is added anyway,
-# HumanRendering and RenderCollection draw differently, RecordVideo overwrites training's films.
-DROPPED_WRAPPERS = tuple(
-    f"{each.__module__}:{each.__name__}"
-    for each in (Monitor, HumanRendering, RecordVideo, RenderCollection)
-)
+# Wrappers that are left out when an environment is built again: HumanRendering and
+# RenderCollection draw differently, RecordVideo overwrites training's films.
+DROPPED_WRAPPERS = ("HumanRendering", "RecordVideo", "RenderCollection")
+# Wrappers whose running statistics a copy would lack.
+NORMALIZERS = ("NormalizeObservation", "NormalizeReward")
 IMAGES = "rgb_array"
 NOT_ASKED = "no images were asked for"
 NO_MODE = "the environment was built without render_mode='rgb_array'"
@@ -156,7 +155,12 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
     """
     spec: Any = env.get_attr("spec")[0] if env.has_attr("spec") else None
     all_wrappers = () if spec is None else spec.additional_wrappers
-    wrappers = tuple(each for each in all_wrappers if each.entry_point not in DROPPED_WRAPPERS)
+    # Monitor, which doesn't record its arguments, stays in its place: returns are those it sees.
+    wrappers = tuple(
+        replace(each, kwargs={}) if each.name == "Monitor" else each
+        for each in all_wrappers
+        if each.name not in DROPPED_WRAPPERS
+    )
     unknown = [each.name for each in wrappers if each.kwargs is None]
     why = why_not_rewrappable(env)
     if spec is None or spec.id not in gym.registry:
@@ -165,6 +169,8 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
         why = why or "gymnasium.make_vec built it"
     elif unknown:
         why = why or f"{unknown[0]} around it doesn't record its arguments"
+    elif running := [each.name for each in wrappers if each.name in NORMALIZERS]:
+        why = why or f"{running[0]} around it has running statistics (SB3's VecNormalize works)"
     if why:
         raise ValueError(f"`env` must be given, since the model's own can't be built again: {why}")
     spec = replace(spec, additional_wrappers=wrappers)
@@ -172,5 +178,9 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
     # Classes of environments need not take a `render_mode`.
     if render_mode is not None or "render_mode" in spec.kwargs:
         mode["render_mode"] = render_mode or render_mode_for_copy(spec.kwargs.get("render_mode"))
-    makers: list[Callable[[], gym.Env]] = [lambda: Monitor(gym.make(spec, **mode))]
-    return wrap_like(DummyVecEnv(makers), env)
+
+    def make() -> gym.Env:
+        made = gym.make(spec, **mode)
+        return made if is_wrapped(made, Monitor) else Monitor(made)
+
+    return wrap_like(DummyVecEnv([make]), env)

@@ -6,6 +6,7 @@ import arena
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
 
 import sb3_moe
@@ -88,9 +89,11 @@ def test_routing_of_images_scales_and_transposes_as_predicting_does():
     th.testing.assert_close(gates, (expected @ weight).softmax(-1).detach())
 
 
-def test_actions_are_given_as_the_environment_takes_them():
-    model = SAC("MoeMlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]}, seed=0)  # [-2, 2]
-    obs = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+@pytest.mark.parametrize("shape", [(2,), (2, 3)])
+def test_actions_are_given_as_the_environment_takes_them(shape):
+    env = arena.Arena(arena.FLAT, spaces.Box(-2, 2, shape))
+    model = SAC("MoeMlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=0)
+    obs = arena.observe(model, 3)
     own = model.predict(obs, deterministic=True)[0]
     asked = model.policy.routing(obs, own)["qf0.middle"].gates_BNE
     th.testing.assert_close(model.policy.routing(obs)["qf0.middle"].gates_BNE, asked)

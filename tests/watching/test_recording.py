@@ -9,9 +9,10 @@ import pytest
 import shown
 import torch as th
 from gymnasium import spaces
-from gymnasium.wrappers import RecordVideo
+from gymnasium.wrappers import NormalizeReward, RecordVideo, TransformReward
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 
 import sb3_moe
@@ -251,6 +252,7 @@ class Around(VecEnvWrapper):
     [
         (shown.Shown, "gymnasium.make didn't build it"),
         (lambda: Unsaid(gym.make("Shown-v0")), "Unsaid around it doesn't record its arguments"),
+        (lambda: NormalizeReward(gym.make("Shown-v0")), "NormalizeReward around it has running st"),
         (lambda: Around(DummyVecEnv([lambda: gym.make("Shown-v0")])), "Around around it can't be"),
     ],
 )
@@ -261,6 +263,25 @@ def test_the_models_own_environment_is_refused_where_it_cant_be_made_again(build
         with pytest.raises(ValueError, match=rule):
             sb3_moe.watch(model, env)
     assert len(sb3_moe.watch(model, shown.Shown()).runs[0].tracks[0]) == 7
+
+
+def test_returns_are_those_that_the_models_own_monitor_sees():
+    scale = {"func": lambda reward: 0.01 * reward}
+    env = make_vec_env("CartPole-v1", 1, wrapper_class=TransformReward, wrapper_kwargs=scale)
+    [track] = sb3_moe.watch(shown.agent(env, "MoeMlpPolicy"), frames=False).runs[0].tracks
+    assert track.returns == [len(track)]
+    np.testing.assert_allclose(track.rewards_T, 0.01)
+
+
+def test_a_compiled_policy_is_watched_as_it_was_before(single, monkeypatch):
+    before = sb3_moe.watch(single, shown.Shown(), without="pi:0")
+    monkeypatch.setattr(single, "policy", th.compile(single.policy, backend="eager"))
+    after = sb3_moe.watch(single, shown.Shown(), without="pi:0")
+    assert after.mixtures == before.mixtures != []
+    for a, b in zip(after.runs, before.runs, strict=True):
+        np.testing.assert_array_equal(
+            a.tracks[0].gates["pi.middle"], b.tracks[0].gates["pi.middle"]
+        )
 
 
 def test_a_model_without_an_environment_must_be_given_one_or_its_id(single, monkeypatch):
