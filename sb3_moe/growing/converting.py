@@ -411,8 +411,6 @@ def _layer(layer: MoELayer, task: int | None) -> list[nn.Module]:
             f"without `combine`; got `router`={layer.name!r} with {layer.num_experts} experts of "
             f"{len(first)} layers: `distill` fits a dense model"
         )
-    if is_one:
-        return first
     with th.no_grad():
         for name, parameter in first[-1].named_parameters():
             weights = [modules[-1].get_parameter(name) for modules in made]

@@ -8,7 +8,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.growing.gates import Heir, kept, meets_all
+from sb3_moe.growing.gates import Heir, kept
 from sb3_moe.growing.models import refuse_masks
 from sb3_moe.growing.transplant import Transplant, set_frozen
 from sb3_moe.layers import MoELayer
@@ -101,7 +101,7 @@ def _with_more(
             numbers_below("like", [like], layer.num_experts, name)
             _check_sums("like", layer)
             # Not if the router may leave the copies out: then the original keeps most of its gate.
-            if share is None and meets_all(layer):
+            if share is None and getattr(layer, "top_k", None) is None:
                 part = 1.0 / (n + 1)
             heirs[like] = kept(like, 1.0 - n * part)
             joins = Heir({like: 1.0}, {like: part}, age="copied")

@@ -51,11 +51,6 @@ def kept(k: int, share: float = 1.0) -> Heir:
     return Heir({k: 1.0}, {k: share})
 
 
-def meets_all(layer: MoELayer) -> bool:
-    """Say whether every token meets every expert."""
-    return getattr(layer, "top_k", None) is None
-
-
 # Experts that are made from dense layers.
 
 

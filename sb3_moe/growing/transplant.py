@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sb3_moe.growing.copy_map import Age, CopyMap, Entry, Origin, Read, itself, shown_in
 from sb3_moe.growing.gates import Heir, kept, share_out, takes_bias
 from sb3_moe.layers import MoELayer, SoftMoE
-from sb3_moe.layers.moe import HELD, hold_router, router_tensors
+from sb3_moe.layers.moe import router_parameters, router_tensors
 from sb3_moe.layers.shares import tensors_of
 from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
@@ -60,8 +60,8 @@ class Transplant:
         theirs = networks_of(self.policy)
         ours = networks_of(self.built)
         self.map.write_weights(ours, theirs)
-        self.layers = {old[name]: new[name] for name in heirs}
         places = {module: name for name, module in self.policy.named_modules()}
+        self.inside = tuple(f"{places[old[name]]}." for name in heirs)
         #: Each old layer and its replacement by module name, those of target networks included.
         self.pairs = {}
         for name, own in heirs.items():
@@ -207,13 +207,11 @@ class Transplant:
         arrays = {old[name]: th.as_tensor(array) for name, array in place[key].items()}
         if not arrays:  # no penalty pulls yet
             return
-        gone = {p for layer in self.layers for p in layer.parameters()}
         row = self.map.follow(drawn, arrays.get, skip=skip)
-        found = {name: array for name, array in place[key].items() if old[name] not in gone}
-        coming = {p for layer in self.layers.values() for p in layer.parameters()}
+        found = {n: a for n, a in place[key].items() if not n.startswith(self.inside)}
         for name, parameter in self.built.named_parameters():
             values = row[self.map.new.places(parameter)]
-            if parameter in coming and not values.isnan().any():
+            if name.startswith(self.inside) and not values.isnan().any():
                 found[name] = values.to(parameter.dtype).numpy()
         place[key] = found
 
@@ -277,11 +275,10 @@ def _last_weight(layer: MoELayer, k: int) -> Tensor:
 def _copy_training_state(new: MoELayer, old: MoELayer) -> None:
     """Give a new layer the training mode and the ``requires_grad`` of the old one."""
     new.train(old.training)
-    held = {name for name, p in old.named_parameters() if HELD in vars(p)}
-    learns = {name: p.requires_grad or name in held for name, p in old.named_parameters()}
-    of_router = [on for name, on in learns.items() if not name.startswith("experts.")]
+    theirs = dict(old.named_parameters())
+    of_router = router_parameters(old)
     for name, parameter in new.named_parameters():
-        # A router's new bias learns if any other parameter of the router does.
-        parameter.requires_grad_(learns.get(name, any(of_router) or not of_router))
-    if held:
-        hold_router(new, True)
+        # A router's new bias learns, or is held, as the router's other parameters are.
+        like = theirs.get(name, [*of_router, parameter][0])
+        parameter.requires_grad_(like.requires_grad)
+        vars(parameter).update(vars(like))  # says whether it is held

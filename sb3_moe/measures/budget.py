@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-import numpy as np
 import torch as th
+from gymnasium.vector.utils import create_empty_array
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ def measure(policy: BaseModel) -> Budget:
     :param policy: of any algorithm, ours or SB3's own
     """
     networks = networks_of(policy)
-    obs, _ = policy.obs_to_tensor(_one_sample(policy.observation_space))
+    obs, _ = policy.obs_to_tensor(create_empty_array(policy.observation_space))
     by_name = networks.modules()
     rest = "lstm" if networks.memories() else "other"
     parts = networks.parts()
@@ -153,12 +153,6 @@ def measure(policy: BaseModel) -> Budget:
         for name in ("features", rest, *by_name)
     }
     return Budget({name: each for name, each in found.items() if name in by_name or any(each)})
-
-
-def _one_sample(space: gym.Space) -> Any:
-    if isinstance(space, gym.spaces.Dict):
-        return {key: _one_sample(each) for key, each in space.spaces.items()}
-    return np.zeros((1, *(space.shape or ())), space.dtype)
 
 
 def _alive(networks: Networks) -> dict[Tensor, int]:

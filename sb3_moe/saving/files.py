@@ -16,16 +16,12 @@ from typing import Any
 
 import numpy as np
 
-# How many bytes of a file's name begin its temporary name, which may have 255 bytes at most.
-_MOST_BYTES = 60
-
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; the file replaces ``path`` once it is on the disk.
 
-    The temporary file is hidden, in the same folder. A random part keeps its name unique, since
-    processes on other machines and in containers may have the same process id.
+    The temporary file is hidden, in the same folder. A random part keeps its name unique.
 
     :param path: the file, whose folder is created if needed; an older file stays until the new one
         is complete. If it is a link, the link stays, and the file that it points to is replaced
@@ -36,8 +32,7 @@ def atomic(path: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    start = os.fsencode(target.name)[:_MOST_BYTES].decode(errors="ignore")
-    temporary = target.with_name(f".{start}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -82,8 +77,7 @@ def check_writable(path: Path, argument: str = "out") -> None:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file by :func:`atomic`."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_file(path, f"{json.dumps(values, indent=2)}\n".encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

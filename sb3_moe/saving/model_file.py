@@ -329,9 +329,6 @@ def _check_sizes(model: Any, weights: Mapping[str, Tensor], max_bytes: float) ->
     is_off_policy = isinstance(model, OffPolicyAlgorithm)
     counted = "buffer_size" if is_off_policy else "n_steps"
     counts = {name: getattr(model, name) for name in ("n_envs", counted)}
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise UnsafeFileError(f"its `{name}` must be an int of at least 1, got {value!r:.60}")
     sketch = copy.copy(model)
     vars(sketch).update(dict.fromkeys(counts, 1), device=th.device("meta"))
     with warnings.catch_warnings(), th.device("meta"), _Sketching(weights):
