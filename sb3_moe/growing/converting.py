@@ -115,11 +115,9 @@ def _take_over(new: MoEPolicy, old: Any, perturb: float) -> None:
     totals = {layer: take_copies(layer) for layer in new.moe_layers().values()}
     map_ = CopyMap(new, old)
     with map_.shown():
-        _map(map_, new, old, totals, perturb)
-    ours = networks_of(new)
-    theirs = networks_of(old)
-    map_.write_weights(ours, theirs)
-    pairs = [*zip(ours.every_optimizer(), theirs.every_optimizer(), strict=True)]
+        _map(map_, new, totals, perturb)
+    map_.write_weights()
+    pairs = [*zip(map_.ours.every_optimizer(), map_.theirs.every_optimizer(), strict=True)]
     states = {p: s for _, each in pairs for p, s in each.state.items() if s}
     for mine, _ in pairs:
         mine.state.update(map_.states(states, mine))
@@ -139,10 +137,10 @@ def _policy_kwargs(model: BaseAlgorithm, old: Any, num_tasks: int | None) -> dic
     return changed_kwargs(model, old.net_arch, kind, kwargs)
 
 
-def _map(map_: CopyMap, new: Any, old: Any, totals: dict[MoELayer, float], perturb: float) -> None:
+def _map(map_: CopyMap, new: Any, totals: dict[MoELayer, float], perturb: float) -> None:
     """Map the tensors of a dense policy to those of a policy with experts."""
     cure = "let the head stay dense (`placement`, `head_router`)"
-    for mine, other, at in map_.networks(new, old, cure):
+    for mine, other, at in map_.networks(cure):
         convs = other.extractor.get_submodule("convs").children() if encodes(mine) else ()
         hidden = leaves_of(*convs, other.hidden)
         heads = leaves_of(*other.heads)
@@ -309,49 +307,38 @@ def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
     if task is not None and task not in range(num_tasks):
         raise ValueError(f"`task` must be None, or in [0, {num_tasks}), got {task!r}")
     check_defaults(old.moe, (*NO_DENSE_COUNTERPART, "tokens"), NO_DENSE_REASON)
-    _refuse_popart(old)
     if getattr(extractor, "shows_planes", False):
         raise ValueError(
             "the task must not be shown in planes of the image, which SB3's extractors don't read "
             "as an id (`distill` fits a dense model)"
         )
     found = [_plain(network, task) for network in networks_of(old).networks()]
-    new = build_dense(model, old, _net_arch(old, found))
-    _write(new.policy, old, found, task)
-    return as_sb3s(new, model)
-
-
-def _net_arch(old: MoEPolicy, found: Sequence[Network]) -> Any:
     widths = {}
     for plain in found:
         own = [m.out_features for m in leaves_of(plain.hidden) if isinstance(m, nn.Linear)]
         widths[kind_of(plain.name)] = own if plain.heads else own[:-1]
-    return widths if len(old.network_names) > 1 else widths[old.network_names[0]]
-
-
-def _refuse_popart(old: Any) -> None:
-    if getattr(old, "popart", None) is not None:
-        raise ValueError("`popart` must be False: SB3's critics don't normalize values, got True")
+    new = build_dense(model, old, widths if len(widths) > 1 else next(iter(widths.values())))
+    _write(new.policy, old, found, task)
+    return as_sb3s(new, model)
 
 
 def _write(new: Any, old: MoEPolicy, found: Sequence[Network], task: int | None) -> None:
     """Write plain layers' weights into a new policy: into its online and its target networks."""
-    theirs = networks_of(old)
     map_ = CopyMap(new, old, *(each for plain in found for each in plain.layers))
     cure = "fit one with `distill`, which begins with fresh noise"
     with map_.shown():
-        for (mine, _, at), plain in zip(map_.networks(new, old, cure), found, strict=True):
+        for (mine, _, at), plain in zip(map_.networks(cure), found, strict=True):
             first = map_.in_order(leaves_of(mine.hidden), leaves_of(plain.hidden), at)
             for head, layers in zip(leaves_of(*mine.heads), plain.heads, strict=True):
                 map_.in_order([head], leaves_of(layers), first)
     lagging: dict[Tensor, Tensor] = {}
-    for network, plain in zip(theirs.networks(), found, strict=True):
+    for network, plain in zip(map_.theirs.networks(), found, strict=True):
         # This network's target network, or the network itself if it has none.
-        hidden, *heads = (theirs.target_of(each) or each for each in network.layers)
+        hidden, *heads = (map_.theirs.target_of(each) or each for each in network.layers)
         target = _plain(network._replace(hidden=hidden, heads=tuple(heads)), task)
         for ours, behind in zip(plain.layers, target.layers, strict=True):
             lagging |= zip(tensors_of(ours), tensors_of(behind), strict=True)
-    map_.write_weights(networks_of(new), theirs, lagging)
+    map_.write_weights(lagging)
 
 
 def _plain(network: Network, task: int | None) -> Network:
@@ -364,16 +351,6 @@ def _plain(network: Network, task: int | None) -> Network:
     return network._replace(hidden=nn.Sequential(*chains[0][: lasts[0]]), heads=tuple(heads))
 
 
-@th.no_grad()
-def _rows_of(linear: nn.Linear, columns: Columns) -> nn.Linear:
-    """Return a linear layer that computes only some of another's outputs."""
-    one = copy.deepcopy(linear)
-    one.out_features = columns.stop - columns.start
-    for parameter in one.parameters():
-        parameter.data = parameter.data[columns.start : columns.stop].clone()
-    return one
-
-
 def plain_modules(modules: Sequence[nn.Module], task: int | None) -> list[nn.Module]:
     """Return plain layers that compute what some modules do; adjacent linear layers become one.
 
@@ -384,7 +361,10 @@ def plain_modules(modules: Sequence[nn.Module], task: int | None) -> list[nn.Mod
     found: list[nn.Module] = []
     for part in parts_of(*modules):
         if isinstance(part, Columns):
-            found.append(_rows_of(found.pop(), part))  # type: ignore[arg-type]  # whole networks end so
+            last: Any = found[-1]  # linear: whole networks end so
+            last.out_features = part.stop - part.start
+            for parameter in last.parameters():
+                parameter.data = parameter.data[part.start : part.stop].clone()
             continue
         for layer in _layer(part, task) if isinstance(part, MoELayer) else [copy.deepcopy(part)]:
             if isinstance(layer, nn.Linear) and found and isinstance(found[-1], nn.Linear):
@@ -469,18 +449,17 @@ def distill(
     whole("steps", steps)
     old: Any = policy_of(model)
     check_defaults(old.moe, ("ent_coef_per_task",), NO_DENSE_REASON)
-    _refuse_popart(old)
     new = build_dense(model, old, copy.deepcopy(old.net_arch))
     # Everything but hidden layers and heads is copied: the outputs for single observations don't
     # determine an LSTM, for example.
     map_ = CopyMap(new.policy, old)
     with map_.shown():
-        for _ in map_.networks(new.policy, old):
+        for _ in map_.networks():
             pass
-    map_.write_weights(networks_of(new.policy), networks_of(old))
+    map_.write_weights()
     ours, theirs = (policy.obs_to_tensor(obs)[0] for policy in (new.policy, old))
     remains = _fit(new.policy, old, ours, theirs, steps, learning_rate)
-    for online, target in networks_of(new.policy).targets().items():
+    for online, target in map_.ours.targets().items():
         target.load_state_dict(online.state_dict())
     return Distilled(as_sb3s(new, model), remains)
 

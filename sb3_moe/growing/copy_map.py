@@ -29,7 +29,7 @@ from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.masks import COUNTS
 from sb3_moe.policies.moe_network import MoENetwork
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.networks import Network, Networks, kind_of, networks_of
+from sb3_moe.policies.networks import Network, kind_of, networks_of
 from sb3_moe.policies.optimizers import ExpertAdam
 from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key, one_hot_length
 
@@ -150,13 +150,16 @@ class Entry(NamedTuple):
 class CopyMap:
     """Where all numbers of new networks come from.
 
-    :param new: the new networks; a number without an entry keeps its initial value
-    :param old: the old networks
+    :param new: the new policy; a number without an entry keeps its initial value
+    :param old: the old policy
+    :param parts: modules made from the old policy, from which numbers come too
     """
 
-    def __init__(self, new: nn.Module, *old: nn.Module) -> None:
+    def __init__(self, new: Any, old: Any, *parts: nn.Module) -> None:
+        self.ours = networks_of(new)
+        self.theirs = networks_of(old)
         self.new = Numbers(new)
-        self.old = Numbers(*old)
+        self.old = Numbers(old, *parts)
         self.entries: list[Entry] = []
         self._weights = self.old.row(itself)
         self._num_experts = {
@@ -267,31 +270,25 @@ class CopyMap:
             columns = None if isinstance(into, nn.Linear) else columns
         return columns
 
-    def networks(
-        self, new: Any, old: Any, cure: str = ""
-    ) -> Iterator[tuple[Network, Network, Tensor | None]]:
+    def networks(self, cure: str = "") -> Iterator[tuple[Network, Network, Tensor | None]]:
         """Copy everything but hidden layers and heads, and yield each pair of networks.
 
         A pair is a new network and its old one. With it comes the column of each old input in the
         new network's first layer; None: the same as before.
 
-        :param new: the new policy
-        :param old: the old policy
         :param cure: what an error tells the user to do if gSDE's noise is for a latent of another
             width; empty: there is no error, and the noise stays new
         :raises ValueError: if there is such noise, and a cure
         """
-        ours = networks_of(new)
-        theirs = networks_of(old)
-        for mine, other in zip(ours.networks(), theirs.networks(), strict=True):
-            at = columns(new, mine, old, other)
+        for mine, other in zip(self.ours.networks(), self.theirs.networks(), strict=True):
+            at = columns(self.ours.policy, mine, self.theirs.policy, other)
             if own := tensors_of(mine.extractor):
                 self._alike(own, tensors_of(other.extractor))
             if mine.memory is not None and other.memory is not None:
                 self.layer(_remembers(mine.memory), _remembers(other.memory), at)
             yield mine, other, None if mine.memory is not None else at
-        known = theirs.loose()
-        for name, loose in ours.loose().items():
+        known = self.theirs.loose()
+        for name, loose in self.ours.loose().items():
             if all(a.shape == b.shape for a, b in zip(loose, known[name], strict=True)):
                 self._alike(loose, known[name])
             elif cure:
@@ -321,16 +318,14 @@ class CopyMap:
                 row[into] = found + row[into] if adds else found
         return row
 
-    def write_weights(
-        self, new: Networks, old: Networks, lagging: Mapping[Tensor, Tensor] | None = None
-    ) -> None:
+    def write_weights(self, lagging: Mapping[Tensor, Tensor] | None = None) -> None:
         """Write weights and buffers of online networks, and of target networks from old targets.
 
         :param lagging: the target's tensor for each old online tensor that is in no policy
         """
         self.new.write(self.follow(itself, itself), itself)
-        ours = new.followers()
-        theirs = old.followers() | dict(lagging or {})
+        ours = self.ours.followers()
+        theirs = self.theirs.followers() | dict(lagging or {})
         # New numbers are the same in a target network as in the online network.
         self.new.write(self.follow(itself, lambda each: theirs.get(each, each)), ours.get)
 

@@ -64,19 +64,11 @@ def take_copies(layer: MoELayer) -> float:
         raise ValueError("`router`='embedding' needs `router_kwargs`=dict(weights='softmax')")
     if isinstance(layer, SparseMoE) and layer.top_k < layer.num_experts and not layer.renormalize:
         # The kept gates don't sum to 1. With small scores each is nearly 1/E, and the token still
-        # chooses its experts.
-        _soften(layer.scores)
+        # chooses its experts. If there is a scale, weights are normalized, and only it counts.
+        scores = layer.scores
+        (scores.weight_RK if scores.scale is None else scores.scale).data.mul_(FAINT)
         return layer.top_k / layer.num_experts
     return 1.0
-
-
-@th.no_grad()
-def _soften(scores: LinearScores) -> None:
-    """Scale the scores of every token down to nearly 0."""
-    # If there is a scale, weights are normalized, and only the scale counts.
-    (scores.weight_RK if scores.scale is None else scores.scale).mul_(FAINT)
-    if scores.bias_K is not None:
-        scores.bias_K.mul_(FAINT)
 
 
 # Mixtures that are made into dense layers.

@@ -85,9 +85,7 @@ def _set_buffers(new: Any, model: BaseAlgorithm, env: Any) -> None:
     """Copy a replay buffer that still fits, and unset buffer classes that SB3 is to choose anew."""
     old_kind, new_kind = (isinstance(m.observation_space, spaces.Dict) for m in (model, new))
     if makes_own_buffer(model) or (old_kind != new_kind and not is_hindsight(model)):
-        for name, kind in _buffer_classes(new).items():
-            if not of_this_package(kind):  # ours take observations of both kinds
-                setattr(new, f"{name}_class", None)
+        _unset_buffers(new, ours=False)  # ours take observations of both kinds
     buffer = getattr(model, "replay_buffer", None)
     same = new.observation_space == model.observation_space and new.n_envs == model.n_envs
     if buffer is not None and same:
@@ -100,10 +98,14 @@ def _set_buffers(new: Any, model: BaseAlgorithm, env: Any) -> None:
         new.replay_buffer = hindsight_buffer(new, env)
 
 
-def _buffer_classes(model: Any) -> dict[str, type[Any]]:
-    names = ("replay_buffer", "rollout_buffer")
-    found = {name: getattr(model, f"{name}_class", None) for name in names}
-    return {name: kind for name, kind in found.items() if kind is not None}
+def _unset_buffers(model: Any, *, ours: bool) -> None:
+    """Unset the buffer classes that are of this package, or those that are not."""
+    for name in ("replay_buffer", "rollout_buffer"):
+        kind = getattr(model, f"{name}_class", None)
+        if kind is not None and of_this_package(kind) == ours:
+            setattr(model, f"{name}_class", None)
+            if ours:
+                setattr(model, f"{name}_kwargs", {})
 
 
 def carry_the_rest(new: Any, model: BaseAlgorithm) -> None:
@@ -210,8 +212,10 @@ def build_dense(model: BaseAlgorithm, old: Any, net_arch: Any) -> Any:
     :param model: the model with experts
     :param old: its policy
     :param net_arch: hidden layers of the new policy
-    :raises ValueError: if SB3 has no counterpart of the extractor
+    :raises ValueError: if SB3 has no counterpart of the extractor, or of PopArt
     """
+    if getattr(old, "popart", None) is not None:
+        raise ValueError("`popart` must be False: SB3's critics don't normalize values, got True")
     kind = old.features_extractor_class
     kwargs = dict(old.features_extractor_kwargs)
     if issubclass(kind, TaskExtractor):
@@ -238,10 +242,7 @@ def as_sb3s(new: Any, model: BaseAlgorithm) -> Any:
         if names is not None:
             write_names(space, names)
         new.observation_space = space
-    for name, kind in _buffer_classes(new).items():
-        if of_this_package(kind):
-            setattr(new, f"{name}_class", None)
-            setattr(new, f"{name}_kwargs", {})
+    _unset_buffers(new, ours=True)
     return new
 
 

@@ -47,7 +47,6 @@ class Transplant:
         self.frozen = self.policy.frozen_experts or {}
         self.options = self._changed_options(shares=shares)
         given = networks_of(self.policy).constructor_arguments() | self.options
-        given.pop("frozen_experts", None)  # its numbers are those of the old experts
         self.built = type(self.policy)(**given).to(self.policy.device)
         self.map = CopyMap(self.built, self.policy)
         old = self.policy.moe_layers()
@@ -57,15 +56,13 @@ class Transplant:
                 self._map_layer(old[name], new[name], own)
                 if perturb:
                     self._move_copies_apart(name, old[name], new[name], own, perturb)
-        theirs = networks_of(self.policy)
-        ours = networks_of(self.built)
-        self.map.write_weights(ours, theirs)
+        self.map.write_weights()
         places = {module: name for name, module in self.policy.named_modules()}
         self.inside = tuple(f"{places[old[name]]}." for name in heirs)
         #: Each old layer and its replacement by module name, those of target networks included.
         self.pairs = {}
         for name, own in heirs.items():
-            for before in (old[name], theirs.target_of(old[name])):
+            for before in (old[name], self.map.theirs.target_of(old[name])):
                 if isinstance(before, MoELayer):
                     after: Any = self.built.get_submodule(places[before])
                     self.pairs[places[before]] = (before, after)
@@ -188,8 +185,7 @@ class Transplant:
         weights. Neither it nor a copy is pulled for tasks that ended before it joined.
         """
         kept = vars(self.model)
-        if kept.get("initial_weights"):
-            self._move_arrays(kept, "initial_weights", itself, skip=("new",))
+        self._move_arrays(kept, "initial_weights", itself, skip=("new",))
         for anchors in kept.get("anchors", {}).values():
             self._move_arrays(anchors, "weights", itself, skip=("new",))
             self._move_arrays(anchors, "strengths", th.zeros_like, skip=("new", "copied"))
@@ -204,7 +200,7 @@ class Transplant:
         :param skip: the ages of numbers that count as new here
         """
         old = dict(self.policy.named_parameters())
-        arrays = {old[name]: th.as_tensor(array) for name, array in place[key].items()}
+        arrays = {old[name]: th.as_tensor(array) for name, array in place.get(key, {}).items()}
         if not arrays:  # no penalty pulls yet
             return
         row = self.map.follow(drawn, arrays.get, skip=skip)
@@ -223,7 +219,7 @@ class Transplant:
         parts = ([m for m in each.modules() if isinstance(m, MoEPart)] for each in (policy, built))
         for mine, theirs in zip(*parts, strict=True):
             mine.given |= theirs.given
-        frozen = {name: ks for name, ks in self.frozen.items() if name not in self.heirs}
+        frozen = dict(self.frozen)
         for name, heirs in self.heirs.items():
             still = set(self.frozen.get(name, ()))
             numbered = enumerate(heirs)
@@ -233,7 +229,7 @@ class Transplant:
 
     def _changed_options(self, *, shares: bool) -> dict[str, Any]:
         """Return the options that change, each with a value for every network."""
-        found = {
+        found: dict[str, Any] = {
             option: {network: getattr(each, option) for network, each in self.policy.moe.items()}
             for option in ("num_experts", "num_slots", "router_kwargs")
         }
@@ -246,7 +242,7 @@ class Transplant:
             if shares and takes_bias(layer):
                 kwargs = found["router_kwargs"][network] or {}
                 found["router_kwargs"][network] = {**kwargs, "bias": True}
-        return found
+        return found | {"frozen_experts": None}  # set last, by the numbers of the new experts
 
 
 def set_frozen(model: Any, frozen: Mapping[str, Sequence[int]]) -> None:
@@ -256,9 +252,7 @@ def set_frozen(model: Any, frozen: Mapping[str, Sequence[int]]) -> None:
     """
     policy = policy_of(model)
     policy.set_frozen_experts(frozen)
-    model.policy_kwargs = {k: v for k, v in model.policy_kwargs.items() if k != "frozen_experts"}
-    if policy.frozen_experts is not None:
-        model.policy_kwargs["frozen_experts"] = policy.frozen_experts
+    model.policy_kwargs = {**model.policy_kwargs, "frozen_experts": policy.frozen_experts}
 
 
 def _by_expert(tensor: Tensor, axis: int | None, num_experts: int) -> Sequence[Tensor]:

@@ -121,7 +121,7 @@ def measure(policy: BaseModel) -> Budget:
     :param policy: of any algorithm, ours or SB3's own
     """
     networks = networks_of(policy)
-    obs, _ = policy.obs_to_tensor(create_empty_array(policy.observation_space))
+    obs, _ = networks.policy.obs_to_tensor(create_empty_array(policy.observation_space))
     by_name = networks.modules()
     rest = "lstm" if networks.memories() else "other"
     parts = networks.parts()
@@ -292,7 +292,9 @@ class FlopCount:
             own = mixture_flops(module, args[0], output[1])
             self.share[module] = _num_chosen(module, output[1]) / module.num_experts
         elif isinstance(module, nn.RNNBase):
-            own = _recurrent_flops(module, args[0])
+            # Torch doesn't count a recurrent layer where it is one operation.
+            weights = sum(p.numel() for n, p in module.named_parameters() if "weight" in n)
+            own = 2 * weights * args[0][..., 0].numel()
         if module in self.by_part:
             self.by_part[module] = own + inside
         outer = self._running[-1]
@@ -375,12 +377,3 @@ def _rows(layer: MoELayer, num_tokens: int, routing: Routing) -> int:
     if isinstance(layer, ExpertChoiceMoE):
         return layer.num_experts * layer.capacity(num_tokens)
     return num_tokens * _num_chosen(layer, routing)
-
-
-def _recurrent_flops(layer: nn.RNNBase, x: Tensor) -> int:
-    """Return the FLOPs of a recurrent layer, which torch doesn't count where it is one operation.
-
-    :param x: (..., features)
-    """
-    weights = sum(p.numel() for name, p in layer.named_parameters() if "weight" in name)
-    return 2 * weights * x[..., 0].numel()

@@ -12,7 +12,6 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +68,7 @@ def load_scores(folder: str | Path) -> Scores:
     try:
         with np.load(path, allow_pickle=False) as file:
             score, steps, trained, names = (file[name] for name in Scores._fields)
-    except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"{path} must be what MultiTaskEvalCallback wrote: {error}") from error
     return Scores(score, steps.astype(np.float64), trained, names.tolist())
 

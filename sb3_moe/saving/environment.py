@@ -42,9 +42,7 @@ class _Pickler(cloudpickle.Pickler):
     built again from its constructor's arguments.
     """
 
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
-        self.exact = True
+    exact = True
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, EzPickle):

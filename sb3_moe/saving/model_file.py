@@ -7,6 +7,7 @@ import math
 import platform
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -130,14 +131,11 @@ def write_model(model: BaseAlgorithm, folder: Path) -> bool:
     """
     normalizer = model.get_vec_normalize_env()
     kept = normalizer if normalizer is not None and is_known(normalizer) else None
-    try:
+    with suppress(ValueError):  # `save` raises the same for this model
         data, own = packed(model, kept)
-    except ValueError:  # `save` raises the same for this model
-        data = b""
-        own = {"model": model}
-    if not own:
-        write_file(folder / SAFE, data)
-        return True
+        if not own:
+            write_file(folder / SAFE, data)
+            return True
     zipped = io.BytesIO()  # in memory first: torch raises another error on a full disk
     model.save(zipped)
     write_file(folder / PICKLED, zipped.getvalue())
@@ -197,11 +195,12 @@ def load(
         path = _with_ending(path)
     with path.open("rb") as file:
         with blaming(path):
-            saved = _SavedModel(*unpack(file, max_bytes), custom_objects or {}, device)
-        saved.take_environment(env, normalizer)
+            unpacked = unpack(file, max_bytes)
+            saved = _SavedModel(*unpacked, custom_objects or {}, device, normalizer)
+        saved.take_environment(env)
         with blaming(path):
             saved.build(max_bytes)
-    if normalizer and env is None and saved.normalizer is not None:
+    if env is None and saved.normalizer is not None:
         saved.normalizer.warn_if_left_out(path.name)
     return saved.with_environment()
 
@@ -218,6 +217,7 @@ class _SavedModel:
     :param tensors: the file's tensors by name
     :param custom: the user's own classes and functions, by name
     :param device: as in SB3's ``load``
+    :param normalizer: whether the environment's normalizer gets the file's statistics
     :raises UnsafeFileError: if the contents describe no model
     """
 
@@ -227,6 +227,7 @@ class _SavedModel:
         tensors: Mapping[str, Tensor],
         custom: Mapping[str, Any],
         device: Any,
+        normalizer: bool,
     ) -> None:
         if state != state | _FORMAT:
             raise UnsafeFileError(f"its format is not {_FORMAT}")
@@ -237,7 +238,6 @@ class _SavedModel:
         self._state = state
         self._decoder = Decoder(arrays, custom)
         self._venv: VecEnv | None = None
-        self._normalizes: VecNormalize | None = None
         algorithm = self._decoded("algorithm")
         alias = state["policy"]
         is_alias = isinstance(alias, str)
@@ -251,17 +251,16 @@ class _SavedModel:
         self._put_back = {name: values[name] for name in lasting if name in values}
         if state["tasks"] is not None:
             write_names(self.model.observation_space, list(map(str, state["tasks"])))
-        normalizer = self._decoded("normalizer")
-        self.normalizer: Any = None if normalizer is None else SavedNormalizer(normalizer)
+        found = self._decoded("normalizer")
+        self.normalizer: Any = SavedNormalizer(found) if normalizer and found else None
 
     def _decoded(self, name: str) -> Any:
         return self._decoder.decode(name, self._state[name])
 
-    def take_environment(self, env: Any, normalizer: bool) -> None:
-        """Check that environments fit, and choose the normalizer that gets the file's statistics.
+    def take_environment(self, env: Any) -> None:
+        """Check that environments fit, and wrap them in a normalizer if the file has one.
 
         :param env: as in :func:`load`
-        :param normalizer: whether its normalizer gets the file's statistics
         :raises ValueError: if the environments don't fit
         """
         if env is None:
@@ -269,16 +268,13 @@ class _SavedModel:
         wrap = type(self.model)._wrap_env
         venv = wrap(maybe_make_env(env, verbose=0))
         check_tasks(self._state["tasks"], venv)
-        if normalizer and self.normalizer is not None:
-            self._normalizes = unwrap_vec_normalize(venv)
-            if self._normalizes is None:
-                # SB3 transposes images last, so the normalizer goes inside that wrapper.
-                turned = venv is not env and isinstance(venv, VecTransposeImage)
-                venv = wrap(self.normalizer.wrap(venv.venv if turned else venv))
-                self._normalizes = unwrap_vec_normalize(venv)
+        if self.normalizer is not None and unwrap_vec_normalize(venv) is None:
+            # SB3 transposes images last, so the normalizer goes inside that wrapper.
+            turned = venv is not env and isinstance(venv, VecTransposeImage)
+            venv = wrap(self.normalizer.wrap(venv.venv if turned else venv))
         check_for_correct_spaces(venv, self.model.observation_space, self.model.action_space)
-        if self._normalizes is not None:
-            self.normalizer.check(self._normalizes)
+        if self.normalizer is not None:
+            self.normalizer.check(unwrap_vec_normalize(venv))
         self._venv = venv
 
     def build(self, max_bytes: float) -> None:
@@ -288,7 +284,6 @@ class _SavedModel:
         :raises UnsafeFileError: if parts of the file don't fit
         """
         model = self.model
-        state = self._state
         model.n_envs = model.n_envs if self._venv is None else self._venv.num_envs
         _check_sizes(model, self._weights, max_bytes)
         _setup(model, self._venv)
@@ -296,7 +291,7 @@ class _SavedModel:
         with th.no_grad():
             for name, tensor in model_parts.weights_of(model).items():
                 tensor.copy_(self._weights[name])
-        model_parts.set_optimizers(model, self._decoder, state["optimizers"])
+        model_parts.set_optimizers(model, self._decoder, self._state["optimizers"])
         if model.use_sde:
             model.policy.reset_noise()
 
@@ -307,8 +302,8 @@ class _SavedModel:
             model.set_env(self._venv)
             if model.seed is not None:
                 self._venv.seed(model.seed)
-        if self._normalizes is not None:
-            self.normalizer.put_into(self._normalizes)
+            if self.normalizer is not None:
+                self.normalizer.put_into(unwrap_vec_normalize(self._venv))
         return model
 
 
@@ -331,8 +326,7 @@ def _check_sizes(model: Any, weights: Mapping[str, Tensor], max_bytes: float) ->
     counts = {name: getattr(model, name) for name in ("n_envs", counted)}
     sketch = copy.copy(model)
     vars(sketch).update(dict.fromkeys(counts, 1), device=th.device("meta"))
-    with warnings.catch_warnings(), th.device("meta"), _Sketching(weights):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), th.device("meta"), _Sketching(weights):
         _setup(sketch, None)
     _check_forms(model_parts.weights_of(sketch), weights)
     held = sum(tensor.nbytes for tensor in tensors_of(sketch.policy))

@@ -67,9 +67,6 @@ def encode_attributes(encoder: Encoder, model: Any) -> dict[str, Any]:
         values["train_freq"] = (frequency.frequency, frequency.unit.value)
     if makes_own_buffer(model):
         values["replay_buffer_class"] = None
-    for name in REMEMBERED:
-        if values.get(name) in (None, {}, []):
-            values.pop(name, None)
     return {name: encoder.encode(name, values[name]) for name in _kept(model) if name in values}
 
 

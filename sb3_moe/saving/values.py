@@ -307,7 +307,7 @@ class Decoder:
 
         :param name: the argument that the value belongs to
         :param value: its JSON
-        :raises UnsafeFileError: if it stands for no value
+        :raises ValueError: if it stands for no value
         """
         if _is_import(name, value):
             raise UnsafeFileError(f"its `{name}` names a module to import, {value[:60]!r}")

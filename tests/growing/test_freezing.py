@@ -76,7 +76,7 @@ def test_it_is_an_option_of_a_policy_too():
     thaw_experts(model, network="pi.head")
     assert model.policy_kwargs["frozen_experts"] == {"pi.all.0": [3], "pi.all.1": [3]}
     thaw_experts(model)
-    assert "frozen_experts" not in model.policy_kwargs
+    assert model.policy_kwargs["frozen_experts"] is None
 
 
 def test_numbers_are_not_those_of_heads_for_tasks():
