@@ -117,9 +117,8 @@ def _take_over(new: MoEPolicy, old: Any, perturb: float) -> None:
     with map_.shown():
         _map(map_, new, totals, perturb)
     map_.write_weights()
-    pairs = [*zip(map_.ours.every_optimizer(), map_.theirs.every_optimizer(), strict=True)]
-    states = {p: s for _, each in pairs for p, s in each.state.items() if s}
-    for mine, _ in pairs:
+    states = {p: s for each in map_.theirs.every_optimizer() for p, s in each.state.items() if s}
+    for mine in map_.ours.every_optimizer():
         mine.state.update(map_.states(states, mine))
 
 

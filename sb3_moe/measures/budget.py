@@ -6,8 +6,6 @@ that the routing requires of the experts, however the layer computes its output.
 Shapes: B samples, N tokens of each, E experts, I features of a token.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from bisect import bisect_left

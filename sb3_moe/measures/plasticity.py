@@ -8,7 +8,6 @@ Shapes: N tasks, E experts (1 for a dense layer), H units, B samples, T rows, F 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -203,7 +202,7 @@ def measure_ntk(policy: BasePolicy, batches: Sequence[Obs], size: int = 24) -> M
 
 Gradients = Mapping[Tensor, Tensor | None]
 #: The default: every gradient is read from its parameter's ``.grad``.
-NOT_KEPT: Gradients = MappingProxyType({})
+NOT_KEPT: Gradients = {}
 
 
 def gradient_activity(policy: BasePolicy, gradients: Gradients = NOT_KEPT) -> dict[str, Tensor]:

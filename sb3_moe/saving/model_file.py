@@ -195,8 +195,7 @@ def load(
         path = _with_ending(path)
     with path.open("rb") as file:
         with blaming(path):
-            unpacked = unpack(file, max_bytes)
-            saved = _SavedModel(*unpacked, custom_objects or {}, device, normalizer)
+            saved = _SavedModel(*unpack(file, max_bytes), custom_objects, device, normalizer)
         saved.take_environment(env)
         with blaming(path):
             saved.build(max_bytes)
@@ -225,7 +224,7 @@ class _SavedModel:
         self,
         state: dict[str, Any],
         tensors: Mapping[str, Tensor],
-        custom: Mapping[str, Any],
+        custom: Mapping[str, Any] | None,
         device: Any,
         normalizer: bool,
     ) -> None:
@@ -236,7 +235,7 @@ class _SavedModel:
             for part in (_ARRAYS, _WEIGHTS)
         )
         self._state = state
-        self._decoder = Decoder(arrays, custom)
+        self._decoder = Decoder(arrays, custom or {})
         self._venv: VecEnv | None = None
         algorithm = self._decoded("algorithm")
         alias = state["policy"]

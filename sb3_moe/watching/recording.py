@@ -126,8 +126,7 @@ def _experts_of(model: BaseAlgorithm, without: str | Sequence[str]) -> list[tupl
 def _bounds(space: Any) -> list[float]:
     """Return the largest absolute value of each component of an action; 0: it is unbounded."""
     largest = np.maximum(np.abs(space.low), np.abs(space.high))
-    sizes_D = largest.reshape(-1)
-    return np.where(np.isfinite(sizes_D), sizes_D, 0.0).tolist()
+    return np.nan_to_num(largest, posinf=0.0).reshape(-1).tolist()
 
 
 def _chosen(names: list[str], tasks: Any) -> list[int]:
