@@ -52,8 +52,6 @@ POWERS: dict[str, Kind] = {
 }
 # The names of weights that multiply the input of a linear layer or of an LSTM.
 READS = ("weight", "weight_ih_l0")
-# Modules that hold their parts in the order in which they run them.
-IN_ORDER = (MoENetwork, nn.Sequential, nn.ModuleList, ImageEncoder, Residual)
 
 
 def itself(tensor: Tensor) -> Tensor:
@@ -418,10 +416,18 @@ def _remembers(memory: nn.Module) -> Any:
 def parts_of(*modules: nn.Module) -> Iterator[nn.Module]:
     """Yield layers and mixtures of experts in the order in which they run."""
     for module in modules:
-        if isinstance(module, IN_ORDER):
-            yield from parts_of(*module.children())
-        else:
-            yield module
+        match module:
+            case MoENetwork():
+                encoder = [] if module.encoder is None else [module.encoder]
+                yield from parts_of(*encoder, *(module.norms or ()), *module.blocks)
+            case nn.Sequential():
+                yield from parts_of(*module)
+            case ImageEncoder():
+                yield from parts_of(module.convs)
+            case Residual():
+                yield from parts_of(module.block)
+            case _:
+                yield module
 
 
 def leaves_of(*modules: nn.Module) -> list[nn.Module]:
