@@ -29,9 +29,9 @@ def run(rounds: int = ROUNDS) -> list[dict[str, Any]]:
 
 
 def gymnax_row(game: str, num_envs: int, rounds: int) -> dict[str, Any]:
-    """GymnaxVectorEnv's rate over that of gymnax's own step, jitted, with a copy to numpy."""
+    """MinAtarVectorEnv's rate over that of gymnax's own step, jitted, with a copy to numpy."""
     steps = {"bare": bare_gymnax(game, num_envs), "ours": minatar(game, num_envs)}
-    name = f"GymnaxVectorEnv / bare jitted step, {game}, {num_envs} copies"
+    name = f"MinAtarVectorEnv / bare jitted step, {game}, {num_envs} copies"
     at_least = 0.92 if game == "SpaceInvaders" else 0.9
     return _row(name, steps, num_envs, rounds, at_least=at_least)
 

@@ -114,7 +114,7 @@ def test_a_base_install_says_in_one_line_what_its_parts_need():
 @pytest.mark.parametrize(
     ("env_id", "module", "message"),
     [
-        ("MinAtar-Breakout-v1", "gymnax", r"a gymnax environment needs gymnax: .*\[minatar\]"),
+        ("MinAtar-Breakout-v1", "gymnax", r"a MinAtar game needs gymnax: .*\[minatar\]"),
         ("Atari-Pong-v0", "ale_py", r"an Atari game needs ale_py: .*\[atari\]"),
         ("MetaWorld-v0", "metaworld", r"a Meta-World task needs metaworld: .*\[metaworld\]"),
         ("Hopper-v0", "mujoco", r"a MuJoCo environment needs mujoco: .*\[mujoco\]"),

@@ -114,14 +114,6 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return chosen
 
 
-def filled(rows: np.ndarray, size: int) -> np.ndarray:
-    """Pad an array of one row per environment to ``size`` rows, by repeating its last row.
-
-    The added environments then do the same as the last one.
-    """
-    return rows.take(np.arange(size), axis=0, mode="clip")
-
-
 class SingleEnv(gym.Env[np.ndarray, np.int64]):
     """An ordinary environment, made from a vector environment of size 1 with SAME_STEP autoreset.
 

@@ -1,9 +1,8 @@
-"""Any gymnax environment, such as MinAtar's games: one jitted step for many of them."""
+"""MinAtar's games, played by gymnax: one jitted step for many environments."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from sb3_moe_envs.checks import (
@@ -16,7 +15,7 @@ from sb3_moe_envs.checks import (
     require_extra,
     seed_of_each,
 )
-from sb3_moe_envs.vector.batched import BatchedVectorEnv, SingleEnv, filled
+from sb3_moe_envs.vector.batched import BatchedVectorEnv, SingleEnv
 from sb3_moe_envs.vector.infos import stack_final
 
 ACTIONS = ("nothing", "left", "up", "right", "down", "fire")
@@ -25,44 +24,44 @@ GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 NO_OP_MAX = 30
 
 
-class GymnaxVectorEnv(BatchedVectorEnv):
-    """Parallel environments of one gymnax id that step, end and restart in one compiled call.
+class MinAtarVectorEnv(BatchedVectorEnv):
+    """Parallel environments of one MinAtar game: one compiled call steps, ends and restarts them.
 
     Autoreset is SAME_STEP: at the end of an episode the observation is the next episode's first,
     and ``info["final_obs"][i]`` is the last of the one that ended. Each environment has its own
     random key: with the seed ``s``, environment ``i`` plays the same as a single environment with
     the seed ``s + i``.
 
-    :param name: a gymnax id, such as ``"Breakout-MinAtar"`` or ``"CartPole-v1"``
+    :param game: one of :data:`GAMES`
     :param num_envs: how many, at least 1
-    :param render_mode: None or ``"rgb_array"``: one color per channel, for observations (H, W, C)
-    :param use_minimal_action_set: MinAtar only: the game's own actions in place of all six
+    :param render_mode: None or ``"rgb_array"``: one color per channel
+    :param use_minimal_action_set: the game's own actions in place of all six
     :param params: gymnax parameters to change, such as ``{"max_steps_in_episode": 500}``
-    :param no_op_max: MinAtar only: largest number of no-ops at the start of an episode; the number
-        is drawn with the environment's key. No-ops count neither as steps nor for the return; if
-        they end an episode, the next one starts
+    :param no_op_max: largest number of no-ops at the start of an episode; the number is drawn with
+        the environment's key. No-ops count neither as steps nor for the return; if they end an
+        episode, the next one starts. With 0, all episodes of SpaceInvaders begin alike
     :raises ValueError: if an argument isn't one that gymnax knows, or is out of range
     :raises ImportError: if gymnax isn't installed
     """
 
     def __init__(
         self,
-        name: str,
+        game: str,
         num_envs: int = 1,
         *,
         render_mode: str | None = None,
         use_minimal_action_set: bool = False,
         params: Mapping[str, Any] | None = None,
-        no_op_max: int = 0,
+        no_op_max: int = NO_OP_MAX,
     ) -> None:
         super().__init__(num_envs, render_mode, render_fps=10)
-        self.name = name
+        self.game = game
         # Imported here, so that importing sb3_moe_envs doesn't load jax.
-        require_extra("a gymnax environment", "gymnax", "jax", "six")
+        require_extra("a MinAtar game", "gymnax", "jax", "six")
         from sb3_moe_envs.vector.gymnax_program import compiled
 
         given = tuple((params or {}).items())
-        self._program = compiled(name, use_minimal_action_set, given, no_op_max)
+        self._program = compiled(game, use_minimal_action_set, given, no_op_max)
         self._size = self._program.size_for(self.num_envs)
         self._set_spaces(self._program.observation_space, self._program.action_space)
         self._keys: Any = None
@@ -75,16 +74,13 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
         self._keys, self._states, self._observations = self._program.reset(self._next_keys(seed))
-        return self._to_numpy(self._observations), {}
+        return self._own(self._observations), {}
 
     def step_async(self, actions: np.ndarray) -> None:
         """Let jax begin a step."""
         self._require_reset()
-        if isinstance(self.single_action_space, gym.spaces.Discrete):
-            # `_choices` refuses actions out of range: jax would clamp them silently.
-            own = self._choices(actions).astype(np.int32)
-        else:
-            own = np.asarray(actions, np.float32)
+        # `_choices` refuses actions out of range: jax would clamp them silently.
+        own = self._choices(actions).astype(np.int32)
         self._keys, self._states, self._observations, *self._outputs = self._program.step(
             self._keys, self._states, self._filled(own)
         )
@@ -92,13 +88,13 @@ class GymnaxVectorEnv(BatchedVectorEnv):
     def step_wait(self) -> StepResult:
         """Wait for the step that :meth:`step_async` began."""
         last, rewards, terminated, truncated = self._outputs
-        observations = self._to_numpy(self._observations)
+        observations = self._own(self._observations)
         terminated = self._own(terminated)
         truncated = self._own(truncated)
         ended = (terminated | truncated).nonzero()[0].tolist()
         infos: Info = {}
         if ended:
-            last = self._to_numpy(last)
+            last = self._own(last)
             infos = stack_final({row: (last[row], {}) for row in ended}, self.num_envs)
         return observations, self._own(rewards, np.float64), terminated, truncated, infos
 
@@ -130,33 +126,13 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         keys = [(n >> 32 & 0xFFFFFFFF, n & 0xFFFFFFFF) for n in numbers]
         return self._filled(np.array(keys, np.uint32))
 
-    def _to_numpy(self, observations: Any) -> np.ndarray:
-        return self._own(observations, self.single_observation_space.dtype)
-
     def _filled(self, rows: np.ndarray) -> np.ndarray:
-        return filled(rows, self._size)
+        """Pad rows of these environments by repeating the last: the added ones do the same."""
+        return rows.take(np.arange(self._size), axis=0, mode="clip")
 
     def _own(self, rows: Any, dtype: Any = None) -> np.ndarray:
         """Copy the rows of these environments from a jax array, without those that pad it."""
         return np.array(np.asarray(rows)[: self.num_envs], dtype)
-
-
-class MinAtarVectorEnv(GymnaxVectorEnv):
-    """Environments of one MinAtar game that step together.
-
-    :param game: one of :data:`GAMES`
-    :param num_envs: how many, at least 1
-    :param no_op_max: largest number of no-ops at the start of an episode; with 0, all episodes of
-        SpaceInvaders begin alike
-    :param kwargs: other arguments of :class:`GymnaxVectorEnv`
-    :raises ValueError: if the game is unknown
-    """
-
-    def __init__(
-        self, game: str, num_envs: int = 1, *, no_op_max: int = NO_OP_MAX, **kwargs: Any
-    ) -> None:
-        self.game = game
-        super().__init__(f"{game}-MinAtar", num_envs, no_op_max=no_op_max, **kwargs)
 
     def get_action_meanings(self) -> list[str]:
         """Name the actions."""

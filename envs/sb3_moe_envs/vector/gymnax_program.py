@@ -1,14 +1,13 @@
-"""The compiled reset and step of a gymnax environment, shared by all vector environments of it."""
+"""The compiled reset and step of a MinAtar game, shared by all vector environments of it."""
 
 import functools
 from typing import Any
 
-import gymnasium as gym
 import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments.spaces import gymnax_space_to_gym_space
+from gymnasium import spaces
 
 from sb3_moe_envs.checks import whole
 
@@ -19,7 +18,7 @@ FEW = 32
 
 
 class Program:
-    """The compiled reset and step of one gymnax id, for any number of parallel environments.
+    """The compiled reset and step of one game, for any number of parallel environments.
 
     gymnax's own ``step`` resets every environment at each step and discards nearly all of these
     resets. The step here computes resets only if an episode has ended, and also returns the last
@@ -34,32 +33,20 @@ class Program:
 
     def __init__(
         self,
-        name: str,
+        game: str,
         use_minimal_action_set: bool,
         params: tuple[tuple[str, Any], ...],
         no_op_max: int,
     ) -> None:
-        self._is_minatar = name.endswith("-MinAtar")
-        # MinAtar's own default is True. Other environments don't take the argument: given it, they
-        # raise an error.
-        given = self._is_minatar or use_minimal_action_set
-        options = {"use_minimal_action_set": use_minimal_action_set} if given else {}
-        self._env, defaults = gymnax.make(name, **options)
+        self._env, defaults = gymnax.make(
+            f"{game}-MinAtar", use_minimal_action_set=use_minimal_action_set
+        )
         self._params = defaults.replace(**dict(params))
         self._no_op_max = whole("no_op_max", no_op_max, minimum=0)
         self._sizes: set[int] = set()
-        if no_op_max and not self._is_minatar:
-            raise ValueError(
-                f"`no_op_max` must be 0 except for MinAtar, got {no_op_max} for {name}"
-            )
-        self.action_space = gymnax_space_to_gym_space(self._env.action_space(self._params))
-        seen = gymnax_space_to_gym_space(self._env.observation_space(self._params))
-        if self._is_minatar:
-            seen = gym.spaces.Box(0, 1, seen.shape, np.uint8)
-        self.observation_space = seen
-        self.dtype = seen.dtype
-        if isinstance(seen, gym.spaces.Discrete):
-            self.dtype = np.dtype(np.int32)  # jax has no int64 by default
+        self.action_space = spaces.Discrete(len(self.actions))
+        shape = self._env.observation_space(self._params).shape
+        self.observation_space = spaces.Box(0, 1, shape, np.uint8)
         self._compiled_start = jax.jit(self._start)
         # With `donate_argnums`, a step may overwrite the keys and states that it is given.
         self._compiled_step = jax.jit(self._step, donate_argnums=(1, 2))
@@ -77,17 +64,17 @@ class Program:
 
     @property
     def actions(self) -> list[int]:
-        """Which of MinAtar's six actions each action of the action space stands for."""
+        """Which of the six actions each action of the action space stands for."""
         return [int(action) for action in self._env.action_set]
 
     def size_for(self, num_envs: int) -> int:
         """Return for how many environments a new vector environment's step is compiled.
 
-        If a step of a MinAtar game was compiled before for as many or a few more environments, it
-        is used again: compiling takes longer than stepping a few more environments. This changes no
-        results, since a row of a MinAtar game never depends on the number of rows.
+        If a step was compiled before for as many or a few more environments, it is used again:
+        compiling takes longer than stepping a few more environments. This changes no results, since
+        a row never depends on the number of rows.
         """
-        larger = [size for size in self._sizes if num_envs <= size <= FEW and self._is_minatar]
+        larger = [size for size in self._sizes if num_envs <= size <= FEW]
         size = min(larger, default=num_envs)
         self._sizes.add(size)
         return size
@@ -125,7 +112,7 @@ class Program:
         # jax takes Python numbers in a state for "weakly" typed: it would compile again for a state
         # that was saved and loaded, whose numbers are arrays.
         states = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), states)
-        return keys, states, observations.astype(self.dtype)
+        return keys, states, observations.astype(np.uint8)
 
     def _step(self, starts: Any, keys: Any, states: Any, actions: Any) -> tuple[Any, ...]:
         keys, step_keys = _split(keys)
@@ -150,7 +137,7 @@ class Program:
         )
         truncated = self._env.is_truncated(state, self._params)
         return (
-            observation.astype(self.dtype),
+            observation.astype(np.uint8),
             state,
             reward,
             terminated.astype(bool),
