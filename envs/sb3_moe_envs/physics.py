@@ -33,15 +33,10 @@ _DIVISORS = ("length", "l", "m")
 
 
 class GoalCartPole(CartPoleEnv):
-    """A CartPole to be balanced at a place: the reward is 1 there, and half of it 0.5 m away.
+    """A CartPole to be balanced at a place: the reward is 1 there, and half of it 0.5 m away."""
 
-    :param goal: the place, in [-2.4, 2.4]
-    :param render_mode: as for CartPole
-    """
-
-    def __init__(self, goal: float, render_mode: str | None = None) -> None:
-        super().__init__(render_mode=render_mode)
-        self.goal = finite("goal", goal)
+    #: the place, in [-2.4, 2.4]
+    goal: float
 
     def step(self, action: Any) -> EnvStep:
         """Push the cart."""
@@ -52,15 +47,10 @@ class GoalCartPole(CartPoleEnv):
 
 
 class GoalPendulum(PendulumEnv):
-    """A Pendulum to be held at an angle.
+    """A Pendulum to be held at an angle."""
 
-    :param goal: the angle, counted from upright
-    :param render_mode: as for Pendulum
-    """
-
-    def __init__(self, goal: float, render_mode: str | None = None) -> None:
-        super().__init__(render_mode=render_mode)
-        self.goal = finite("goal", goal)
+    #: the angle, counted from upright
+    goal: float
 
     def step(self, action: Any) -> EnvStep:
         """Turn the pendulum."""
@@ -78,10 +68,8 @@ def cartpole(render_mode: str | None = None, goal: float | None = None, **physic
     :raises ValueError: if a quantity is unknown or not finite, or `length` or the sum of the two
         masses isn't positive
     """
-    env: Any = CartPoleEnv(render_mode=render_mode)
-    if goal is not None:
-        env = GoalCartPole(goal, render_mode)
-    _change(env, physics, ("gravity", "masscart", "masspole", "length", "force_mag"))
+    env: Any = (CartPoleEnv if goal is None else GoalCartPole)(render_mode=render_mode)
+    _change(env, goal, physics, ("gravity", "masscart", "masspole", "length", "force_mag"))
     # CartPoleEnv derives these two once, from the values it starts with.
     env.total_mass = positive("masscart + masspole", env.masspole + env.masscart)
     env.polemass_length = env.masspole * env.length
@@ -95,10 +83,8 @@ def pendulum(render_mode: str | None = None, goal: float | None = None, **physic
     :param physics: `g` (gravity), `m` (mass) or `l` (length)
     :raises ValueError: if a quantity is unknown or not finite, or `m` or `l` isn't positive
     """
-    env: Any = PendulumEnv(render_mode=render_mode)
-    if goal is not None:
-        env = GoalPendulum(goal, render_mode)
-    _change(env, physics, ("g", "m", "l"))
+    env: Any = (PendulumEnv if goal is None else GoalPendulum)(render_mode=render_mode)
+    _change(env, goal, physics, ("g", "m", "l"))
     return env
 
 
@@ -116,7 +102,11 @@ def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> Env:
     return env
 
 
-def _change(env: Any, physics: dict[str, float], allowed: tuple[str, ...]) -> None:
+def _change(
+    env: Any, goal: float | None, physics: dict[str, float], allowed: tuple[str, ...]
+) -> None:
+    if goal is not None:
+        env.goal = finite("goal", goal)
     for name, value in physics.items():
         if name not in allowed:
             raise ValueError(f"the physics must be among {list(allowed)}, got {name!r}")
@@ -146,7 +136,6 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         self._random = [seeding.np_random()[0] for _ in range(self.num_envs)]
         self._states = np.zeros((4, self.num_envs))
         self._steps = np.zeros(self.num_envs, np.int64)
-        self._actions = np.zeros(self.num_envs, np.int64)
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment.
@@ -185,9 +174,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         """Return Gymnasium's image of one observation."""
         pole: Any = CartPoleEnv(render_mode="rgb_array")
         pole.state = observation
-        image: np.ndarray = pole.render()
-        pole.close()
-        return image
+        return pole.render()
 
     def state_dict(self) -> State:
         """Return everything that the next steps depend on, as numpy arrays and plain values."""
