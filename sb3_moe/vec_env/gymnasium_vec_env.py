@@ -60,7 +60,9 @@ class GymnasiumVecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Start an episode in every environment."""
-        obs, infos = self.env.reset(seed=self._seed(), options=self._option())
+        # SB3 makes consecutive seeds of one number. That number alone is passed on: with it, a
+        # vector environment also seeds what it has besides environments, such as a schedule.
+        obs, infos = self.env.reset(seed=self._seeds[0], options=self._option())
         self.reset_infos = self._rows(infos)
         self._note_tasks(infos)
         self._reset_seeds()
@@ -116,15 +118,6 @@ class GymnasiumVecEnv(VecEnv):
 
     def _kept(self, obs: Any) -> Any:
         return map_observation(np.array, obs) if self._copies else obs
-
-    def _seed(self) -> Any:
-        # SB3 makes consecutive seeds of one number. That number alone is passed on: with it,
-        # a vector environment also seeds what it has besides environments, such as a schedule.
-        first = self._seeds[0]
-        if first is None:
-            return None
-        consecutive = [first + i for i in range(self.num_envs)]
-        return first if self._seeds == consecutive else self._seeds
 
     def _option(self) -> dict[str, Any] | None:
         if any(options != self._options[0] for options in self._options):
