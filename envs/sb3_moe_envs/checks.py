@@ -60,9 +60,9 @@ def whole(name: str, value: Any, minimum: int | None = 1) -> int:
     return int(value)
 
 
-def optional_whole(name: str, value: Any, minimum: int = 1) -> int | None:
+def optional_whole(name: str, value: Any) -> int | None:
     """Return None for None, and any other value as :func:`whole` does."""
-    return None if value is None else whole(name, value, minimum)
+    return None if value is None else whole(name, value)
 
 
 def finite(name: str, value: Any) -> float:

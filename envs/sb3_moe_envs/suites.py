@@ -133,13 +133,9 @@ SUITES: dict[str, Suite] = {
     "Goal/Pendulum6": _combined("Pendulum", goal=(0.0, 0.35, -0.35, 3.14, 2.79, -2.79)),
     **{f"Conflict/CartPole{k}": Suite(conflicting_cartpoles(k)) for k in (1, 2, 4, 8, 16)},
     **{f"Conflict/Breakout{k}": Suite(conflicting_breakouts(k)) for k in (2, 4, 8)},
-    "Plasticity/Breakout10": Suite(
-        shuffled_breakouts(10), Cycle(steps_per_task=131_072, num_cycles=1)
-    ),
+    "Plasticity/Breakout10": Suite(shuffled_breakouts(10), Cycle(steps_per_task=131_072)),
     "MuJoCo/Four": Suite(as_tasks(_ROBOTS)),
-    "MuJoCo/Four-EnvPool": Suite(
-        [Task(robot, f"{_OURS}/EnvPool-v0", {"env_id": robot}) for robot in _ROBOTS]
-    ),
+    "MuJoCo/Four-EnvPool": _changed("EnvPool", {robot: {"env_id": robot} for robot in _ROBOTS}),
     "MuJoCo/HopperGravity4": _gravities("Hopper"),
     "MuJoCo/HalfCheetahGravity4": _gravities("HalfCheetah"),
     **_metaworld("V2", ""),

@@ -155,7 +155,6 @@ class AtariEnv(SingleEnv, EzPickle):
 
     def __init__(self, game: str, render_mode: str | None = None, **kwargs: Any) -> None:
         EzPickle.__init__(self, game, render_mode, **kwargs)
-        self.game = game
         super().__init__(AtariVectorEnv(game, render_mode=render_mode, **kwargs))
 
     def get_action_meanings(self) -> list[str]:

@@ -55,7 +55,6 @@ class MinAtarVectorEnv(BatchedVectorEnv):
         no_op_max: int = NO_OP_MAX,
     ) -> None:
         super().__init__(num_envs, render_mode, render_fps=10)
-        self.game = game
         # Imported here, so that importing sb3_moe_envs doesn't load jax.
         require_extra("a MinAtar game", "gymnax", "jax", "six")
         from sb3_moe_envs.vector.gymnax_program import compiled
@@ -151,7 +150,6 @@ class MinAtarEnv(SingleEnv):
     """
 
     def __init__(self, game: str, render_mode: str | None = None, **kwargs: Any) -> None:
-        self.game = game
         super().__init__(MinAtarVectorEnv(game, render_mode=render_mode, **kwargs))
 
     def get_action_meanings(self) -> list[str]:

@@ -115,8 +115,7 @@ class Workers:
 
         Processes that have the fewest environments so far come first.
         """
-        idle = sum(process.num_envs == 0 for process in self._processes)
-        for _ in range(min(self._most - len(self._processes), num_envs - idle)):
+        for _ in range(min(self._most - len(self._processes), num_envs)):
             self._processes.append(Process(self._make))
         loads = [*(process.num_envs for process in self._processes), self._num_here]
         idlest = np.argsort(loads, kind="stable")[:num_envs].tolist()
