@@ -19,7 +19,7 @@ from gymnasium.vector import VectorWrapper
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import TimeLimit
 
-from sb3_moe_envs.checks import Env, EnvStep, Options, ResetResult, Seed, StepResult, whole
+from sb3_moe_envs.checks import Env, EnvStep, ResetResult, StepResult, whole
 from sb3_moe_envs.methods import ACTION_MASKS, MEANINGS, method_of
 from sb3_moe_envs.physics import MAX_STEPS, CartPoleVectorEnv
 from sb3_moe_envs.tasks import Task
@@ -193,7 +193,7 @@ class _Translating:
         return functools.partial(self.coordinates.by_action, method)
 
 
-class Conflicting(_Translating, gym.Wrapper, RecordConstructorArgs):
+class Conflicting(_Translating, gym.ObservationWrapper, RecordConstructorArgs):
     """Show an environment in other :class:`Coordinates`.
 
     :param env: with Box observations
@@ -206,17 +206,13 @@ class Conflicting(_Translating, gym.Wrapper, RecordConstructorArgs):
         self.coordinates = Coordinates(env.observation_space, env.action_space, **coordinates)
         self.observation_space = self.coordinates.observation_space
 
-    def reset(self, **kwargs: Any) -> ResetResult:
-        """Start an episode."""
-        observation, info = self.env.reset(**kwargs)
-        return self.coordinates.observation(observation), info
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Show an observation in these coordinates."""
+        return self.coordinates.observation(observation)
 
     def step(self, action: Any) -> EnvStep:
         """Act."""
-        own = self.coordinates.action(action)
-        observation, reward, terminated, truncated, info = self.env.step(own)
-        shown = self.coordinates.observation(observation)
-        return shown, reward, terminated, truncated, info
+        return super().step(self.coordinates.action(action))
 
 
 class ConflictingVectorEnv(_Translating, VectorWrapper):
@@ -235,9 +231,9 @@ class ConflictingVectorEnv(_Translating, VectorWrapper):
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self._batched: Any = env
 
-    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
+    def reset(self, **kwargs: Any) -> ResetResult:
         """Start an episode in every environment."""
-        observations, infos = self._batched.reset(seed=seed, options=options)
+        observations, infos = self._batched.reset(**kwargs)
         return self.coordinates.observation(observations), infos
 
     def step(  # type: ignore[override]  # Gymnasium's returns unbound type variables

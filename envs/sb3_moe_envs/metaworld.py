@@ -68,7 +68,6 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
         self.task = task
-        self.reward = reward
         self.render_mode = render_mode
         self._env = ALL_V3_ENVIRONMENTS[f"{task}-v3"](
             reward_function_version=reward.lower(), render_mode=render_mode

@@ -60,9 +60,12 @@ class GymnasiumVecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Start an episode in every environment."""
+        chosen = self._options[0]
+        if any(options != chosen for options in self._options):
+            raise ValueError(f"options must be the same for all environments, got {self._options}")
         # SB3 makes consecutive seeds of one number. That number alone is passed on: with it, a
         # vector environment also seeds what it has besides environments, such as a schedule.
-        obs, infos = self.env.reset(seed=self._seeds[0], options=self._option())
+        obs, infos = self.env.reset(seed=self._seeds[0], options=chosen or None)
         self.reset_infos = self._rows(infos)
         self._note_tasks(infos)
         self._reset_seeds()
@@ -118,11 +121,6 @@ class GymnasiumVecEnv(VecEnv):
 
     def _kept(self, obs: Any) -> Any:
         return map_observation(np.array, obs) if self._copies else obs
-
-    def _option(self) -> dict[str, Any] | None:
-        if any(options != self._options[0] for options in self._options):
-            raise ValueError(f"options must be the same for all environments, got {self._options}")
-        return self._options[0] or None
 
     def _note_tasks(self, vector_infos: Mapping[str, Any]) -> None:
         """Remember which task each environment plays, for the infos of its next step."""

@@ -112,16 +112,12 @@ class Reservoir:
         from_old = min(from_old, self.kept)
         old = rng.choice(self.kept, from_old, replace=False)
         new = self.kept + rng.choice(fresh, min(size - from_old, fresh), replace=False)
-        self.kept = _move_to_front(buffer, np.concatenate([old, new]))
+        rows = np.concatenate([old, new])
+        leading = (buffer.buffer_size,)
+        for value in vars(buffer).values():
+            for array in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(array, np.ndarray | Tensor) and array.shape[:1] == leading:
+                    array[: len(rows)] = array[rows]
+        self.kept = buffer.pos = len(rows)
         self.seen += written
-
-
-def _move_to_front(buffer: Any, rows: np.ndarray) -> int:
-    leading = (buffer.buffer_size,)
-    for value in vars(buffer).values():
-        for array in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(array, np.ndarray | Tensor) and array.shape[:1] == leading:
-                array[: len(rows)] = array[rows]
-    buffer.pos = len(rows)
-    buffer.full = False
-    return len(rows)
+        buffer.full = False

@@ -114,9 +114,9 @@ class PerTaskVecNormalize(VecNormalize):
                 key: PerTaskMeanStd(self.num_tasks, box.shape) for key, box in boxes.items()
             }
         elif norm_obs:
-            shape = space.shape or ()
-            own = shape if self._tail is None else self._tail.shape_without(shape)
-            self.obs_rms = PerTaskMeanStd(self.num_tasks, own)
+            lowest = boxes["observations"].low
+            own = lowest if self._tail is None else self._tail.split(lowest)[0]
+            self.obs_rms = PerTaskMeanStd(self.num_tasks, own.shape)
         self.ret_rms = PerTaskMeanStd(self.num_tasks)
         self._task_ids = np.zeros(self.num_envs, np.int64)
 

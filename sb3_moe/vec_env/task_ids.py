@@ -89,12 +89,6 @@ class Tail:
         self.axis = axis
         self.planes = planes
 
-    def shape_without(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of an observation without the id."""
-        sizes = list(shape)
-        sizes[self.axis] -= self.num_tasks
-        return tuple(sizes)
-
     def split(self, obs: Any) -> tuple[Any, Any]:
         """Return the observation without the id, and the one-hot or planes of the id."""
         rest = [slice(None)] * (-1 - self.axis)

@@ -58,8 +58,6 @@ class Hidden:
     :param names: of the tasks
     """
 
-    space: Space
-
     def __init__(self, space: Space, names: Sequence[str]) -> None:
         self.space = space
 
@@ -136,20 +134,15 @@ class Channels(_Appended):
         for task, planes in enumerate(codes):
             np.moveaxis(planes, axis, 0)[task] = top
         super().__init__(space, names, codes, axis)
-        if not _is_found(self.space.shape or (), axis, is_image=image):
+        *sides, depth = seen = self.space.shape or ()
+        # SB3 transposes images for a policy, so that the channels are first.
+        is_found_first = axis == 0 or not image or depth <= min(sides)
+        if not is_found_first or channel_axis(seen, is_image=image) != axis:
             raise ValueError(
                 f"`task_id`='channels' needs images whose shape, with a channel for each of "
-                f"{num_tasks} tasks {self.space.shape}, tells which axis holds the channels: use "
-                f"'dict', got {space}"
+                f"{num_tasks} tasks {seen}, tells which axis holds the channels: use 'dict', got "
+                f"{space}"
             )
-
-
-def _is_found(shape: Sequence[int], axis: int, *, is_image: bool) -> bool:
-    """Return whether `channel_axis` finds the channels, also once SB3 has put them first."""
-    if channel_axis(shape, is_image=is_image) != axis:
-        return False
-    # SB3 transposes images for a policy, so that the channels are first.
-    return axis == 0 or not is_image or shape[2] <= min(shape[:2])
 
 
 ENCODERS: dict[str, type[Hidden]] = {

@@ -20,8 +20,6 @@ from sb3_moe_envs.snapshot import gives_state, own_state, restore, snapshot
 from sb3_moe_envs.spaces.observations import row_of
 from sb3_moe_envs.vector.infos import Rows, stack, unstack
 
-Vector = VectorEnv
-
 
 class InTurnVectorEnv(SyncVectorEnv):
     """A `SyncVectorEnv` with SAME_STEP autoreset.
@@ -58,10 +56,7 @@ class InTurnVectorEnv(SyncVectorEnv):
 
     def play(self, actions: Any) -> Rows:
         """Step each environment with its action, and return the results before they are stacked."""
-        observations = []
-        rewards = []
-        terminated = []
-        truncated = []
+        steps = []
         infos = dict[int, Info]()
         finals = dict[int, tuple[Any, Info]]()
         each = zip(self.envs, iterate(self.action_space, actions), strict=True)
@@ -70,14 +65,11 @@ class InTurnVectorEnv(SyncVectorEnv):
             if ended or cut:
                 finals[row] = obs, info
                 obs, info = env.reset()
-            observations.append(obs)
-            rewards.append(reward)
-            terminated.append(ended)
-            truncated.append(cut)
+            steps.append((obs, reward, ended, cut))
             if info:
                 infos[row] = info
-        batch = self._batch(observations)
-        return Rows(batch, rewards, terminated, truncated, infos, finals)
+        observations, rewards, terminated, truncated = zip(*steps, strict=True)
+        return Rows(self._batch(observations), rewards, terminated, truncated, infos, finals)
 
     def _batch(self, observations: Sequence[Any]) -> Any:
         space = self.single_observation_space
@@ -90,7 +82,7 @@ class Group:
     :param env: with SAME_STEP autoreset
     """
 
-    def __init__(self, env: Vector) -> None:
+    def __init__(self, env: VectorEnv) -> None:
         self.env: Any = env
         self.num_envs = env.num_envs
         #: whether separate calls begin and end a step, so that other groups can step meanwhile
@@ -128,7 +120,7 @@ def _rows_of(env: Any, result: Any) -> Rows:
     return Rows(obs, rewards, terminated, truncated, by_row, finals)
 
 
-def start(env: Vector, seed: int | None, options: Options) -> tuple[Any, list[Info]]:
+def start(env: VectorEnv, seed: int | None, options: Options) -> tuple[Any, list[Info]]:
     """Start an episode in every environment; return observations, and each one's info."""
     obs, infos = env.reset(seed=seed, options=options)
     return obs, unstack(infos, env.num_envs)

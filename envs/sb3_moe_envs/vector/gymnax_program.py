@@ -44,7 +44,7 @@ class Program:
         self._params = defaults.replace(**dict(params))
         self._no_op_max = whole("no_op_max", no_op_max, minimum=0)
         self._sizes: set[int] = set()
-        self.action_space = spaces.Discrete(len(self.actions))
+        self.action_space: Any = spaces.Discrete(len(self.actions))
         shape = self._env.observation_space(self._params).shape
         self.observation_space = spaces.Box(0, 1, shape, np.uint8)
         self._compiled_start = jax.jit(self._start)

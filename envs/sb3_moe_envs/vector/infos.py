@@ -20,7 +20,7 @@ class Rows(NamedTuple):
     """The results of a step of many environments, with infos as a dict by row."""
 
     observations: Any
-    # Each of these three is an array, or a list, which is sent between processes faster.
+    # Each of these three is an array, or a tuple, which is sent between processes faster.
     rewards: Any
     terminated: Any
     truncated: Any

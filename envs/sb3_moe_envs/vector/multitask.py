@@ -81,7 +81,10 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self._shares = fixed_tasks(self.schedule, self.num_tasks, self.num_envs)
         self._pool = Pool(self.tasks, vectorization, render_mode)
         self._build()
-        self._start_slots()
+        self._pinned = np.full(self.num_envs, -1)
+        self._by_hand = self._pinned >= 0
+        self._tasks = self._wanted()
+        self._played = np.array([_NOTHING] * self.num_envs, _PLAYED)
         self._parts = self._pool.arrange(self._tasks)
 
     def _build(self) -> None:
@@ -99,13 +102,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         self.single_action_space = self._interface.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-
-    def _start_slots(self) -> None:
-        """Set each slot's task and episode statistics before the first reset."""
-        self._pinned = np.full(self.num_envs, -1)
-        self._by_hand = self._pinned >= 0
-        self._tasks = self._wanted()
-        self._played = np.array([_NOTHING] * self.num_envs, _PLAYED)
 
     def __repr__(self) -> str:
         names = (", " if self._shares is not None else " then ").join(self.task_names)
