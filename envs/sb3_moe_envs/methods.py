@@ -40,11 +40,12 @@ def method_of(env: Any, name: str, *, of_actions: bool = True) -> Callable[..., 
 
 
 def masks_of(env: Any) -> np.ndarray | None:
-    """Return the action masks of a SyncVectorEnv's environments, a row for each; None: no masks."""
-    if not isinstance(env, SyncVectorEnv):
-        return None
-    methods = [method_of(each, ACTION_MASKS) for each in env.envs]
-    return None if None in methods else np.stack([method() for method in methods if method])
+    """Return a vector environment's action masks, a row for each environment; None: it has none."""
+    if isinstance(env, SyncVectorEnv) and not hasattr(env, ACTION_MASKS):
+        methods = [method_of(each, ACTION_MASKS) for each in env.envs]
+        return None if None in methods else np.stack([method() for method in methods if method])
+    method = method_of(env, ACTION_MASKS)
+    return method and np.asarray(method())
 
 
 def meanings_of(env: Any) -> list[str] | None:
