@@ -14,11 +14,11 @@ import ast
 import re
 import sys
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sb3_moe.layers.classes import imported
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, per_network
 
@@ -39,8 +39,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 # The name under which a trial keeps the given options, so that the zoo can rebuild its model.
 GIVEN = "policy_kwargs"
-CLASS = re.compile(r"<class '([\w.]+)'>")
-MARK = "class:"
+CLASS = re.compile(r"<class '([\w.]+)\.(\w+)'>")
 
 
 def hyperparameters(algorithm: str) -> Path:
@@ -157,7 +156,7 @@ def read_kwargs(text: str) -> dict[str, Any]:
     :raises ValueError: if the dict holds anything else
     """
     try:
-        found = ast.literal_eval(CLASS.sub(rf"'{MARK}\1'", text))
+        found = ast.literal_eval(CLASS.sub(r'"\g<0>"', text))
     except (ValueError, SyntaxError) as error:
         raise ValueError(
             f"`policy_kwargs` must hold only plain values and classes for the zoo, got {text}"
@@ -170,9 +169,7 @@ def _with_classes(value: Any) -> Any:
         return {key: _with_classes(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_with_classes(each) for each in value)
-    if isinstance(value, str) and value.startswith(MARK):
-        return class_of(f"<class '{value.removeprefix(MARK)}'>")
-    return value
+    return class_of(str(value)) or value
 
 
 def class_of(text: str) -> Any:
@@ -181,10 +178,7 @@ def class_of(text: str) -> Any:
     :param text: such as ``"<class 'torch.nn.modules.activation.ReLU'>"``
     """
     named = CLASS.fullmatch(text)
-    if named is None:
-        return None
-    module, _, name = named[1].rpartition(".")
-    return getattr(import_module(module), name)
+    return named and imported(f"{named[1]}:{named[2]}", "policy_kwargs")
 
 
 if __name__ == "__main__":
