@@ -93,7 +93,7 @@ def main() -> None:
         "snapshots": [watching.SnapshotCallback],
     }
     parts = {part: [(kind, m) for kind in each for m in moments] for part, each in kinds.items()}
-    parts["world and network"] = [(training, "_begun"), (training, "_eval_env")]
+    parts["world and network"] = [(training, "_load_or_build")]
     parts[TRAINING] = [(PPO, "learn")]
     with watch.on(parts), first_calls(watch):
         config = RunConfig.from_dict(json.load(sys.stdin))

@@ -23,15 +23,11 @@ from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.predict import positive
 from sb3_moe.layers.temperatures import TaskTemperatures
-from sb3_moe.measures.hidden import online_parameters
 from sb3_moe.vec_env.evaluating import Successes, success_rate
 from sb3_moe.vec_env.observations import map_observation, stored_obs
 from sb3_moe.vec_env.rollout_buffers import normalized_by_task, tasks_of
 from sb3_moe.vec_env.task_ids import TaskIds
-from sb3_moe.vec_env.tasks import LAYER, PRINTED, short_names, task_names, tasks_stepped
-
-# Names under rollout/ that SB3 logs over all tasks: no task is logged under one of them.
-OVER_ALL = ("ep_rew_mean", "ep_len_mean", "success_rate", "exploration_rate")
+from sb3_moe.vec_env.tasks import PRINTED, task_names, tasks_stepped
 
 
 class TaskRolloutCallback(CheckedCallback):
@@ -86,7 +82,7 @@ class TaskRolloutCallback(CheckedCallback):
             "rollout/{}/success_rate": [success_rate(table[2]) for table in tables],
             "rollout/{}/ep_len_mean": [table[1].mean() for table in tables],
         }
-        self.log_by_task(kinds, taken=OVER_ALL)
+        self.log_by_task(kinds)
 
 
 class TaskGradientCallback(RecordingCallback):
@@ -146,14 +142,11 @@ class TaskGradientCallback(RecordingCallback):
         tasks_SB = np.array(self._tasks)
         measured = [self._measure(tasks_SB == k) for k in range(len(self.task_names))]
         variances, norms = np.transpose(measured)
-        # PlasticityCallback logs gradient_norm/<network>, so no task may have a network's name.
-        networks = short_names(list(online_parameters(self.model.policy)), LAYER)
         kinds = {
             "plasticity/gradient_norm/{}": norms,
             "plasticity/advantage_variance/{}": variances,
         }
-        length = PRINTED - len("advantage_variance/")
-        self.log_by_task(kinds, length=length, taken=networks)
+        self.log_by_task(kinds, length=PRINTED - len("advantage_variance/"))
         self.record.add(step, {"advantage_variance": variances, "gradient_norm_per_task": norms})
 
     def _on_training_end(self) -> None:

@@ -19,9 +19,6 @@ from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
 from sb3_moe.vec_env.tasks import task_names
 
 ALL_TASKS = -1
-# Names under eval/ and continual/ that this callback, SB3's EvalCallback and TaskSwitchCallback
-# log over all tasks: no task is logged under one of them.
-OVER_ALL = ("mean_reward", "mean_ep_length", "success_rate", "switches", "task")
 # Attribute of the model: the name of its last rollout's task, or ALL_TASKS.
 TRAINED = "task_trained"
 
@@ -94,7 +91,7 @@ class MultiTaskEvalCallback(RecordingCallback):
         # SB3's StopTrainingOnRewardThreshold and StopTrainingOnNoModelImprovement read these.
         self.best_mean_reward = -np.inf
         self.last_mean_reward = -np.inf
-        # This callback closes only what it builds itself, now or at the first evaluation.
+        # This callback closes only what it builds itself.
         self._built_from = eval_env
         self._owns_env = eval_env is None or isinstance(eval_env, str)
 
@@ -103,14 +100,17 @@ class MultiTaskEvalCallback(RecordingCallback):
         super().init_callback(model)
         # A training that broke off left its evaluation environment open, maybe with other tasks.
         self._close_own()
-        if self.eval_env is not None:
-            if not isinstance(self.eval_env, VecEnv):
-                # An environment may draw random numbers while it is built.
-                with preserved_generators(model.action_space.np_random):
-                    self.eval_env = model._wrap_env(maybe_make_env(self.eval_env, 0), verbose=0)
-            if (names := task_names(self.eval_env)) != self.task_names:
-                self._close_own()
-                raise ValueError(f"`eval_env` must have the tasks {self.task_names}, got {names}")
+        # Environments may draw random numbers while they are built, and a resumed run builds them
+        # again.
+        with preserved_generators(model.action_space.np_random):
+            if self.eval_env is None:
+                copies = evaluation_copies(self.training_env, self.n_eval_episodes)
+                self.eval_env = make_pinned_env(self.training_env, copies)
+            elif not isinstance(self.eval_env, VecEnv):
+                self.eval_env = model._wrap_env(maybe_make_env(self.eval_env, 0), verbose=0)
+        if (names := task_names(self.eval_env)) != self.task_names:
+            self._close_own()
+            raise ValueError(f"`eval_env` must have the tasks {self.task_names}, got {names}")
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)
         self._task = CurrentTask(self.training_env, required=False)
@@ -134,11 +134,8 @@ class MultiTaskEvalCallback(RecordingCallback):
         # The model knows what it trained last, unless the run is new or its tasks were others. Then
         # take the task that is played now.
         known = vars(self.model).get(TRAINED) if step > 0 else None
-        self._trained: int | None = self._task.number()
-        if known in self.task_names:
-            self._trained = self.task_names.index(known)
-        elif known == ALL_TASKS:
-            self._trained = None
+        numbers = {ALL_TASKS: None, **{name: k for k, name in enumerate(self.task_names)}}
+        self._trained: int | None = numbers.get(known, self._task.number())
         # Only the end of the folder's path, because the folders above may be moved.
         folder = "/".join(Path(self.best_model_save_path or "").parts[-2:])
         how = "deterministic" if self.deterministic else "stochastic"
@@ -148,12 +145,6 @@ class MultiTaskEvalCallback(RecordingCallback):
         return last
 
     def _evaluate(self, step: int) -> TaskEpisodes:
-        if self.eval_env is None:
-            # Environments may draw random numbers while they are built, and a resumed run builds
-            # them again.
-            with preserved_generators():
-                copies = evaluation_copies(self.training_env, self.n_eval_episodes)
-                self.eval_env = make_pinned_env(self.training_env, copies)
         # Epsilon-greedy policies draw from the action space's generator.
         with preserved_generators(self.model.action_space.np_random):
             entropy = [self.model.seed or 0, step]
@@ -163,8 +154,6 @@ class MultiTaskEvalCallback(RecordingCallback):
             )
 
     def _log(self, episodes: TaskEpisodes, step: int) -> None:
-        # A plain environment's only task keeps its name "task", although OVER_ALL has it too.
-        taken = OVER_ALL if len(self.task_names) > 1 else ()
         means = episodes.returns.mean(1)
         kinds = {
             "eval/{}/mean_reward": means,
@@ -172,7 +161,7 @@ class MultiTaskEvalCallback(RecordingCallback):
             "eval/{}/mean_ep_length": episodes.lengths.mean(1),
             "continual/{}/forgotten": self._forgotten(),
         }
-        self.log_by_task(kinds, taken=taken)
+        self.log_by_task(kinds)
         self.last_mean_reward = float(episodes.returns.mean())
         self.logger.record("eval/mean_reward", self.last_mean_reward)
         self.logger.record("time/total_timesteps", step, exclude="tensorboard")

@@ -3,7 +3,7 @@
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,12 +47,7 @@ class CheckedCallback(EventCallback):
         if self.verbose:
             print(text)
 
-    def log_scalars(
-        self,
-        kinds: Mapping[str, Mapping[str, float]],
-        length: int = TASK,
-        taken: Collection[str] = (),
-    ) -> None:
+    def log_scalars(self, kinds: Mapping[str, Mapping[str, float]], length: int = TASK) -> None:
         """Record values of several kinds in SB3's logger, without those that are NaN.
 
         Only the first kind with at most ``ROWS`` values is printed; other outputs get all kinds.
@@ -60,10 +55,9 @@ class CheckedCallback(EventCallback):
         :param kinds: for each kind's key, such as ``"plasticity/dormant/{}"``, its values by what
             takes the place of ``{}``, such as a layer's name
         :param length: the most characters of a name that takes that place; longer ones are cut
-        :param taken: names that must not take that place
         """
         names = list(dict.fromkeys(name for values in kinds.values() for name in values))
-        places = dict(zip(names, short_names(names, length, taken), strict=True))
+        places = dict(zip(names, short_names(names, length), strict=True))
         shown = next((key for key, values in kinds.items() if 0 < len(values) <= ROWS), None)
         for key, values in kinds.items():
             for name, value in values.items():
@@ -71,10 +65,10 @@ class CheckedCallback(EventCallback):
                     exclude = None if key == shown else ("stdout", "log")
                     self.logger.record(key.format(places[name]), value, exclude=exclude)
 
-    def log_by_task(self, kinds: Mapping[str, Iterable[float]], **options: Any) -> None:
+    def log_by_task(self, kinds: Mapping[str, Iterable[float]], length: int = TASK) -> None:
         """Record values of several kinds, one for each task, as :meth:`log_scalars` does."""
         by_task = {k: dict(zip(self.task_names, v, strict=True)) for k, v in kinds.items()}
-        self.log_scalars(by_task, **options)
+        self.log_scalars(by_task, length)
 
 
 class PeriodicCallback(CheckedCallback):

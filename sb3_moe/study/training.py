@@ -26,11 +26,10 @@ from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.files import atomic, read_json, sha256_of, write_json
 from sb3_moe.saving.model_file import load, write_model
 from sb3_moe.saving.model_parts import NormalizerLeftOutWarning, is_known
-from sb3_moe.saving.snapshot import preserved_generators, resume
+from sb3_moe.saving.snapshot import resume
 from sb3_moe.study.building import Named, arguments_of, build, build_callbacks, callback_class
 from sb3_moe.study.config import MODELS, RunConfig
 from sb3_moe.study.folder import ORIGIN, STATISTICS, RunFolder
-from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
 from sb3_moe.vec_env.tasks import check_tasks, tasks_known
 
 #: Number of observations, of all tasks together, on which networks are measured.
@@ -58,13 +57,11 @@ def train_run(run: RunConfig, folder: RunFolder) -> None:
     log = folder.path / f"progress-{start:09d}.csv"
     logger = Logger(str(folder.path), [CSVOutputFormat(str(log))])
     model.set_logger(logger)
-    eval_env = _eval_env(run, model)
     try:
-        listeners = _callbacks(run, model, folder, eval_env)
+        listeners = _callbacks(run, model, folder)
         model.learn(run.total_steps - start, listeners, reset_num_timesteps=False)
     finally:
         logger.close()
-        eval_env.close()
         env.close()
     _write_model(model, folder.path)
     attempt = {"start": start, "seconds": round(time.monotonic() - begun, 2)}
@@ -123,31 +120,16 @@ def _load_or_build(run: RunConfig, folder: RunFolder) -> tuple[BaseAlgorithm, Ve
     return model, env
 
 
-def _eval_env(run: RunConfig, model: BaseAlgorithm) -> VecEnv:
-    """Build the environment in which the agent is evaluated, before any evaluation.
-
-    SB3 draws a seed for it from the generator that epsilon-greedy policies draw from. If it were
-    built in the first evaluation, a run that resumes would take other actions there than one that
-    was never stopped.
-    """
-    env = model.get_env()
-    assert env is not None
-    with preserved_generators():
-        return make_pinned_env(env, evaluation_copies(env, run.evaluation.episodes))
-
-
-def _callbacks(
-    run: RunConfig, model: BaseAlgorithm, folder: RunFolder, eval_env: VecEnv
-) -> list[BaseCallback]:
+def _callbacks(run: RunConfig, model: BaseAlgorithm, folder: RunFolder) -> list[BaseCallback]:
     """Build the callbacks that evaluate, measure the network and save, as often as the run says."""
     path = folder.path
     named = [*run.callbacks, *run.architecture.callbacks]
     kinds = [callback_class(each) for each in named]
-    every = max(1, run.steps_per_task // run.evaluation.points)
+    every = run.steps_per_task // run.evaluation.points
     episodes = run.evaluation.episodes
     deterministic = run.evaluation.deterministic
     evaluation = callbacks.MultiTaskEvalCallback(
-        every, episodes, eval_env=eval_env, deterministic=deterministic, log_path=path
+        every, episodes, deterministic=deterministic, log_path=path
     )
     own = [
         Named(name="PlasticityCallback", arguments={"ntk_size": 0}),
@@ -157,12 +139,11 @@ def _callbacks(
         own.append(Named(name="RoutingCallback"))
     # If the file names one of these, or a subclass, it replaces ours; the evaluation stays.
     own = [each for each in own if not any(issubclass(k, callback_class(each)) for k in kinds)]
-    size = max(PROBE, len(run.games))  # one observation of each task at least
-    others = build_callbacks([*own, *named], path, every=every, probe_size=size)
+    others = build_callbacks([*own, *named], path, every=every, probe_size=PROBE)
     # The last callback, so that a snapshot has everything that the others did at its step.
     # Two snapshots are kept, so that there is another if one is damaged.
     # Overwriting loses nothing: a run starts anew only if it can resume from no snapshot.
-    steps = max(1, run.total_steps // (run.checkpoints + 1))
+    steps = run.total_steps // (run.checkpoints + 1)
     snapshot = callbacks.SnapshotCallback(steps, path, keep=2, overwrite=True)
     return [evaluation, *others, snapshot]
 
