@@ -246,11 +246,6 @@ _OF_RUNS = {"policy", "env", "policy_kwargs", "seed", "device"}
 _NORMALIZERS = ("stable_baselines3.common.vec_env", PerTaskVecNormalize.__module__)
 
 
-def game_id(game: str) -> str:
-    """Give the Gymnasium id of a game."""
-    return f"SB3MoE/MinAtar-{game}-v1" if game in MINATAR else game
-
-
 def read_tasks(games: Sequence[str], tasks: Entries, no_op_max: int = 0) -> list[Any]:
     """Give the tasks of a study, with their names.
 
@@ -278,7 +273,7 @@ def resolve_task(entry: Any, where: str) -> Any:
     :raises ValueError: if there is no such id, module or callable
     """
     name, arguments = (entry, None) if isinstance(entry, str) else entry
-    name = game_id(name)
+    name = f"SB3MoE/MinAtar-{name}-v1" if name in MINATAR else name
     module, _, rest = name.rpartition(":")
     try:
         found = getattr(import_module(module), rest, None) if module else None
@@ -344,10 +339,7 @@ def value_of_argument(run: RunConfig, name: str) -> Any:
 def _given(run: RunConfig) -> dict[str, Any]:
     """Merge the algorithm's arguments, as files have them: architecture over study over preset."""
     preset = {k: v for k, v in PRESETS[run.preset or "none"].items() if k != "policy_kwargs"}
-    given = {**preset, **run.arguments, **run.architecture.arguments}
-    if isinstance(given.get("train_freq"), list):  # SB3 takes a tuple
-        given["train_freq"] = tuple(given["train_freq"])
-    return given
+    return {**preset, **run.arguments, **run.architecture.arguments}
 
 
 def arguments_of(run: RunConfig) -> dict[str, Any]:

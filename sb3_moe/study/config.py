@@ -62,6 +62,11 @@ class Evaluation:
     deterministic: bool = False
 
 
+def _beside(path: Any, info: ValidationInfo) -> Any:
+    """Resolve a path against the folder of the study's file, whatever the working directory is."""
+    return type(path)((info.context / path).absolute()) if info.context and path else path
+
+
 @dataclass(kw_only=True, config=STRICT)
 class StartFrom:
     """Whose weights a network begins with: a file's, or those of another network of the study.
@@ -73,7 +78,7 @@ class StartFrom:
     :param order: the order of tasks in that run; None: the same as in the run that begins with it
     """
 
-    model: Annotated[str, Field(pattern=r"\.(moe|zip)$")] | None = None
+    model: Annotated[str, Field(pattern=r"\.(moe|zip)$"), AfterValidator(_beside)] | None = None
     architecture: str | None = None
     order: tuple[str, ...] | None = None
 
@@ -86,13 +91,8 @@ def _start(value: Any, info: ValidationInfo) -> Any:
     """Read ``start_from``: a file, whose path is from the study's folder, or a network's name."""
     if isinstance(value, str):
         value = {"model" if value.endswith(MODELS) else "architecture": value}
-    if not isinstance(value, Mapping):
-        return value
-    if info.context and value.get("model"):
-        # Absolute: the study may be resumed from another working directory.
-        path = info.context / str(value["model"])
-        value = {**value, "model": str(path.absolute())}
-    return typed(StartFrom, value, where="start_from")
+    is_mapping = isinstance(value, Mapping)
+    return typed(StartFrom, value, info.context, "start_from") if is_mapping else value
 
 
 #: An entry that says whose weights a network begins with.
@@ -228,7 +228,6 @@ class Setup:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        building.algorithm_class(self.algorithm)
         names = tuple(task.name for task in building.read_tasks(self.games, self.tasks))
         if not names or self.games not in ((), names) or len({*names}) < len(names):
             raise ValueError(
@@ -295,11 +294,10 @@ class RunConfig(Setup):
         """
         name = "train_freq" if building.is_off_policy(self.algorithm) else "n_steps"
         length = building.value_of_argument(self, name)
-        count, unit = length if isinstance(length, tuple) else (length, "step")
-        if unit != "step" or count < 1:
+        if not isinstance(length, int) or length < 1:
             # A report needs all runs to be evaluated, and to end, at the same steps.
             raise ValueError(f"`{name}` must be a number of steps, at least 1, got {length}")
-        return self.n_envs * int(count)
+        return self.n_envs * length
 
     @property
     def total_steps(self) -> int:
@@ -363,11 +361,6 @@ _OPTIONS: dict[str, Any] = {name: {} for name in (*DEFAULTS, "net_arch", *OWN_EN
 _NETWORK = {"type": ["object", "null"], "properties": _OPTIONS}
 _NETWORKS = WithJsonSchema({"type": ["array", "object"], "additionalProperties": _NETWORK})
 Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(_architectures), _NETWORKS]
-
-
-def _beside(path: Path | None, info: ValidationInfo) -> Path | None:
-    """Resolve a path against the folder of the study's file."""
-    return info.context / path if info.context and path is not None else path
 
 
 def _about(value: Any, info: ValidationInfo) -> Any:

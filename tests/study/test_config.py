@@ -163,12 +163,14 @@ def test_every_algorithm_has_a_policy_by_default(algorithm):
     assert policy_of(run).__name__ in TABLE[algorithm].aliases
 
 
-def test_other_algorithms_have_sb3s_values_and_lists_become_tuples():
-    mine = read(algorithm="DQN", arguments="{gamma: 0.9, train_freq: [2, step]}", preset="")
+def test_other_algorithms_have_sb3s_values_by_default():
+    mine = read(algorithm="DQN", arguments="{gamma: 0.9, train_freq: 2}", preset="")
     run = mine.runs()[0]
     assert (mine.preset, mine.games, run.rollout) == ("none", ("CartPole", "Acrobot"), 4)
-    given = {"gamma": 0.9, "train_freq": (2, "step"), "policy_kwargs": {"placement": "none"}}
+    given = {"gamma": 0.9, "train_freq": 2, "policy_kwargs": {"placement": "none"}}
     assert arguments_of(run) == given
+    with pytest.raises(ValueError, match=r"`train_freq` must be a number of steps, .*'episode'"):
+        read(algorithm="DQN", arguments="{train_freq: [1, episode]}", preset="")
 
 
 def test_a_rate_is_annealed_over_the_run_or_each_block():
@@ -181,7 +183,6 @@ def test_a_rate_is_annealed_over_the_run_or_each_block():
     assert arguments_of(planned(arguments={"learning_rate": own}))["learning_rate"](0.75) == 0.5
     with pytest.raises(ValueError, match="`annealing` needs a `learning_rate` that is a number"):
         planned(arguments={"learning_rate": own}, annealing="run")
-    # What a division gave is a whole number.
 
 
 def test_a_normalizer_by_task_brings_a_buffer_that_knows_tasks():
