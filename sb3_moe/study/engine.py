@@ -339,7 +339,6 @@ class LiveView:
     """
 
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
-        self._console = console
         self._count = len(jobs)
         self._ended = self._steps = 0
         self.progress = Progress(
@@ -362,7 +361,7 @@ class LiveView:
         elif state.status not in ("failed", "damaged"):
             note = f"{note or 'its process ended early'}; run again to go on"
         line = f"[{self._ended}/{self._count}] {job.run.name}: {state.status} {note}"
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def refresh(self, running: Sequence[Job]) -> None:
         """Show how far the runs are."""

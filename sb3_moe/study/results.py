@@ -88,12 +88,9 @@ class Run:
         :return: values where it was measured: callbacks that share the file may measure at other
             steps
         """
-        found = self.diagnostics.items()
-        layers = [v for name, v in found if name.startswith(f"{kind}/") and v.ndim == 1]
-        if not layers:
-            return pd.Series(dtype=float)
-        mean = pd.Series(np.mean(layers, axis=0), self.diagnostics["steps"])
-        return mean[np.isfinite(mean)]
+        layers = [v for name, v in self.diagnostics.items() if name.startswith(f"{kind}/")]
+        table = pd.DataFrame(layers, columns=self.diagnostics.get("steps"))
+        return table.mean(skipna=False).dropna()
 
     def blocks(self, task: str) -> list[tuple[float, float]]:
         """The stretches of global steps in which a task was trained.
@@ -339,8 +336,7 @@ def average_performance(run: Run, _: str, references: References) -> float:
 def late(run: Run, kind: str) -> float:
     """Mean of a measure that is taken inside the network, over the second half of the run."""
     values = run.inside(kind)
-    end = max(run.diagnostics.get("steps", ()), default=0)
-    return values[values.index >= end / 2].mean()
+    return values[values.index >= values.index.max() / 2].mean()
 
 
 @measure()
@@ -409,8 +405,6 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     runs = read_runs(there)
     random = random_means(study, root)
     choices = root / CHOICES
-    said = read_json(root / "study.json")
-    said.pop("study", None)
     return Results(
         study,
         runs,
@@ -419,7 +413,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
         list(_problems(jobs, runs, random)),
         {job.run.architecture.name: job.folder.config().get("arguments", {}) for job in there},
         read_json(choices) if choices.exists() else {},
-        said,
+        read_json(root / "study.json"),
         {
             job.run.architecture.name: read_json(job.folder.path / "done.json").get("costs", {})
             for job in there
@@ -516,7 +510,7 @@ def _problems(
         for task in run.config.games:
             end = block_end(run, task)
             odd = ~np.isfinite(run.returns[task])
-            if end < random.get(task, np.nan):
+            if end < random[task]:
                 yield name, task, "below the random policy at the end of its training", end
             if odd.any():
                 yield name, task, "returns that are not numbers", f"{odd.sum()} of {len(odd)}"
