@@ -413,12 +413,12 @@ class FreezeRouterCallback(ProbeCallback):
             self.kept |= {"task_names": self.task_names, "gates": {}, "latest": []}
         self._latest = self.kept["latest"]
         super()._on_training_start()
-        self._hold()
+        self._hold(self.kept["frozen"])
 
-    def _hold(self) -> None:
+    def _hold(self, frozen: Sequence[str]) -> None:
         """Hold the frozen routers, and release others that a broken-off training left held."""
         for name, layer in self._routers().items():
-            hold_router(layer, name in self.kept["frozen"])
+            hold_router(layer, name in frozen)
 
     def _resume(self, step: int) -> int | None:
         return self.kept["last"]
@@ -436,7 +436,7 @@ class FreezeRouterCallback(ProbeCallback):
                 self.kept["frozen"].append(name)
                 self.log_scalars({"moe/frozen/{}": {name: 1}}, LAYER)
                 self.say(f"The router of {name} is frozen at {step} steps")
-        self._hold()
+        self._hold(self.kept["frozen"])
 
     @th.no_grad()
     def _measure(self) -> None:
@@ -463,5 +463,4 @@ class FreezeRouterCallback(ProbeCallback):
 
     def _on_training_end(self) -> None:
         """Release all routers, so that the model's parameters are like any other model's."""
-        for layer in self._routers().values():
-            hold_router(layer, False)
+        self._hold(())
