@@ -79,15 +79,17 @@ class MultiTaskEvalCallback(RecordingCallback):
         callback_after_eval: BaseCallback | None = None,
         verbose: int = 0,
     ) -> None:
-        super().__init__(every, log_path=log_path, callback=callback_after_eval, verbose=verbose)
+        super().__init__(every, log_path=log_path, verbose=verbose)
         whole("n_eval_episodes", n_eval_episodes)
         self.n_eval_episodes = n_eval_episodes
         self.eval_env: Any = eval_env
         self.deterministic = deterministic
         self.best_model_save_path = best_model_save_path
+        self.callback = callback_after_eval
         self.callback_on_new_best = callback_on_new_best
-        if callback_on_new_best is not None:
-            callback_on_new_best.parent = self
+        for each in (callback_after_eval, callback_on_new_best):
+            if each is not None:
+                each.parent = self
         # SB3's StopTrainingOnRewardThreshold and StopTrainingOnNoModelImprovement read these.
         self.best_mean_reward = -np.inf
         self.last_mean_reward = -np.inf
@@ -173,13 +175,11 @@ class MultiTaskEvalCallback(RecordingCallback):
     def _forgotten(self) -> list[float]:
         """Return how far each task's score fell since its last block ended; NaN before that."""
         score = self.record.rows["score"]
-        trained = self.record.rows["trained"]
-        blocks = [np.flatnonzero(trained == k) for k in range(len(self.task_names))]
+        last = len(score) - 1
+        ends = {task: row for row, task in enumerate(self.record.rows["trained"].tolist())}
         return [
-            float(score[ends[-1], k] - score[-1, k])
-            if len(ends) and ends[-1] < len(score) - 1
-            else math.nan
-            for k, ends in enumerate(blocks)
+            float(score[ends[k], k] - score[last, k]) if ends.get(k, last) < last else math.nan
+            for k in range(len(self.task_names))
         ]
 
     def _keep_best(self) -> bool:

@@ -243,7 +243,6 @@ class WeightPenaltyCallback(CheckedCallback):
         not_negative("coef", coef)
         self.coef = coef
         self._handles: list[RemovableHandle] = []
-        self._pulls: dict[nn.Parameter, Pull | None] = {}
 
     @abstractmethod
     def pull(self, name: str, parameter: nn.Parameter) -> Pull | None:
@@ -276,7 +275,7 @@ class WeightPenaltyCallback(CheckedCallback):
         return {n: each.detach().cpu().numpy().copy() for n, each in self.parameters().items()}
 
     def _on_training_start(self) -> None:
-        self._pulls = {}
+        self._pulls: dict[nn.Parameter, Pull | None] = {}
         self._lasts = same_training(self.model)
 
     def _on_rollout_start(self) -> None:

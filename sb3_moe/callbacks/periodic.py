@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EventCallback
+from stable_baselines3.common.callbacks import EventCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.layers.checks import number
@@ -78,21 +78,17 @@ class PeriodicCallback(CheckedCallback):
     steps are counted over all parallel environments.
 
     :param every: global steps between actions, at least 1
-    :param callback: called each time after this callback has acted
     :param verbose: 0 or 1
     :raises TypeError: if ``every`` is no number
     :raises ValueError: if ``every`` is below 1, or NaN
     """
 
-    def __init__(
-        self, every: int, *, callback: BaseCallback | None = None, verbose: int = 0
-    ) -> None:
-        EventCallback.__init__(self, callback, verbose)
+    def __init__(self, every: int, *, verbose: int = 0) -> None:
+        super().__init__(verbose)
         if not number("every", every) >= 1:
             raise ValueError(f"`every` must be at least 1 global step, got {every}")
         self.every = every
         self._last: int | None = None
-        self._continue = True
 
     @abstractmethod
     def act(self, step: int) -> bool | None:
@@ -147,10 +143,9 @@ class RecordingCallback(PeriodicCallback):
         every: int,
         *,
         log_path: str | Path | None = None,
-        callback: BaseCallback | None = None,
         verbose: int = 0,
     ) -> None:
-        super().__init__(every, callback=callback, verbose=verbose)
+        super().__init__(every, verbose=verbose)
         self.log_path = None if log_path is None else Path(log_path) / self.file
 
     def init_callback(self, model: BaseAlgorithm) -> None:

@@ -111,7 +111,6 @@ class ProbeCallback(RecordingCallback):
         whole("probe_size", probe_size)
         self.probe_size = probe_size
         self.probe = probe
-        self._latest: list[Obs] = []
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that observations of every task can be collected."""
@@ -131,7 +130,7 @@ class ProbeCallback(RecordingCallback):
 
     def forget(self) -> None:
         """Drop observations that were collected for another model or for other tasks."""
-        self._latest = []
+        self._latest: list[Obs] = []
 
     def batches(self) -> list[Obs]:
         """Return observations of each task as the policy sees them."""
@@ -222,7 +221,6 @@ class PlasticityCallback(ProbeCallback):
         self.taus = tuple(taus)
         self.by_gradient = by_gradient
         self.ntk_size = ntk_size
-        self._weights: dict[str, list[Tensor]] = {}
         self._gradients = CriticGradients()
 
     def check_model(self, model: BaseAlgorithm) -> None:
@@ -233,7 +231,7 @@ class PlasticityCallback(ProbeCallback):
     def forget(self) -> None:
         """Drop observations and weights that were kept for another model or for other tasks."""
         super().forget()
-        self._weights = {}
+        self._weights: dict[str, list[Tensor]] = {}
 
     def _on_training_start(self) -> None:
         self._gradients.attach(self.model.policy)

@@ -101,7 +101,6 @@ class SparseTrainingCallback(CheckedCallback):
         self.end_fraction = end_fraction
         self.rescale = rescale
         self.seed = seed
-        self._changed: dict[th.optim.Optimizer, int] = {}
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """List the layers that are to be sparse."""
@@ -116,7 +115,7 @@ class SparseTrainingCallback(CheckedCallback):
             refuse_trpo(model, f"{type(self).__name__}(method={self.method!r})")
 
     def _on_training_start(self) -> None:
-        self._changed = {}
+        self._changed: dict[th.optim.Optimizer, int] = {}
         counts = counts_of(self.layers, self.sparsity, self.densities)
         alive = [n * layer.num_experts for layer, n in zip(self.layers, counts, strict=True)]
         masks = self._masks()

@@ -110,8 +110,8 @@ class TaskSwitchCallback(CheckedCallback):
     def _check_experts(self, model: BaseAlgorithm) -> None:
         policy = policy_of(model)
         # An expert joins at each task but the first; a resumed run has met some tasks already.
-        env = model.get_env()
-        names = set() if env is None else {*task_names(env)}
+        env: Any = model.get_env()
+        names = {*task_names(env)}
         met = names.intersection(remembered(model, "task_switches").get("met", ()))
         joins = len(names - met) - (not met)
         try:
@@ -279,9 +279,7 @@ class NewTaskCallback(CheckedCallback):
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self._kept = remembered(self.model, "new_tasks")
-        kept = self._kept.get("seen", ())
-        self._seen = [each for each in kept if len(each) == self.training_env.num_envs]
-        self._kept["seen"] = self._seen
+        self._seen = self._kept.setdefault("seen", [])
         state = self._kept.get("state", [0, 0, False])
         self.noticed, self._in_row, self._alarmed = state
         self._usual = deque(self._kept.get("usual", ()), CALM_WINDOWS)

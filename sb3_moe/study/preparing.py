@@ -165,7 +165,7 @@ class _Stopwatch(BaseCallback):
         """
         begun, first = self._starts[min(1, len(self._starts) - 2)]
         end, last = self._starts[-1]
-        return (last - first) / max(end - begun, 1e-9)
+        return (last - first) / (end - begun)
 
     def _on_rollout_start(self) -> None:
         self._starts.append((time.monotonic(), self.num_timesteps))

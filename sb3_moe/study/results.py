@@ -167,7 +167,7 @@ class References:
 
     def above_random(self, value: float, scratch: float, task: str) -> float:
         """Divide two returns, both less the random policy's; NaN if the second is not above it."""
-        random = self.random.get(task, NAN)
+        random = self.random[task]
         return (value - random) / (scratch - random) if scratch > random else NAN
 
 
