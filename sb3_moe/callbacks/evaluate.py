@@ -136,7 +136,7 @@ class MultiTaskEvalCallback(RecordingCallback):
         # The model knows what it trained last, unless the run is new or its tasks were others. Then
         # take the task that is played now.
         known = vars(self.model).get(TRAINED) if step > 0 else None
-        numbers = {ALL_TASKS: None, **{name: k for k, name in enumerate(self.task_names)}}
+        numbers: dict[Any, Any] = {n: k for k, n in enumerate(self.task_names)} | {ALL_TASKS: None}
         self._trained: int | None = numbers.get(known, self._task.number())
         # Only the end of the folder's path, because the folders above may be moved.
         folder = "/".join(Path(self.best_model_save_path or "").parts[-2:])

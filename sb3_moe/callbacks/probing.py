@@ -63,7 +63,7 @@ def collect_probe(
     whole("size", size, least=len(names))
     env.seed(seed)
     env.action_space.seed(seed)
-    player = random_player(env) if model is None else model
+    player = model or random_player(env)
     steps = played(player, env, env.reset(), deterministic=False)
     tasks = tasks_played(env)
     envs = [np.flatnonzero(tasks == k) for k in range(len(names))]

@@ -196,6 +196,8 @@ class TaskSwitchCallback(CheckedCallback):
 
 # Scores of this many windows count as usual: the latest ones, because models improve.
 CALM_WINDOWS = 5
+# Of the usual scores, the quantile that a surprised environment's score lies below.
+QUANTILE = 0.05
 
 
 class NewTaskCallback(CheckedCallback):
@@ -205,14 +207,13 @@ class NewTaskCallback(CheckedCallback):
     latest histories, under the model that explains each history best. The models have not been
     trained on these histories yet. The usual scores are those of environments that were not
     surprised in the last few windows. An environment is surprised if its score lies more than
-    ``margin`` below a quantile of the usual scores. When at least ``share`` of the environments are
-    surprised in ``patience`` windows in a row, a new task is noticed. Another one can be noticed
-    only after as many windows in a row in which fewer were surprised. It logs
+    ``margin`` below the 5% quantile of the usual scores. When at least ``share`` of the
+    environments are surprised in ``patience`` windows in a row, a new task is noticed. Another one
+    can be noticed only after as many windows in a row in which fewer were surprised. It logs
     ``moe/log_likelihood``, ``moe/surprised`` (the share of surprised environments) and
     ``moe/new_tasks`` (how many were noticed). ``model.new_tasks`` holds what a resumed run needs.
 
     :param window: how many steps of each environment are scored together, at least
-    :param quantile: the quantile of the usual scores, in (0, 1]
     :param margin: how far below that quantile a surprised environment's score lies, in nats for a
         transition
     :param share: share of the environments that must be surprised, in (0, 1]
@@ -230,7 +231,6 @@ class NewTaskCallback(CheckedCallback):
         self,
         *,
         window: int = 32,
-        quantile: float = 0.05,
         margin: float = 1.0,
         share: float = 0.1,
         patience: int = 1,
@@ -244,10 +244,8 @@ class NewTaskCallback(CheckedCallback):
         for name, count in counts.items():
             whole(name, count)
         not_negative("margin", margin)
-        positive("quantile", quantile, at_most=1.0)
         positive("share", share, at_most=1.0)
         self.window = window
-        self.quantile = quantile
         self.margin = margin
         self.share = share
         self.patience = patience
@@ -323,7 +321,7 @@ class NewTaskCallback(CheckedCallback):
     def _surprised(self, score_n: Tensor) -> Tensor:
         if len(self._usual) < CALM_WINDOWS:
             return th.zeros_like(score_n, dtype=th.bool)
-        usual = np.nanquantile(np.concatenate(self._usual), self.quantile)
+        usual = np.nanquantile(np.concatenate(self._usual), QUANTILE)
         return score_n < float(usual) - self.margin
 
     def _starts_alarm(self, share: float) -> bool:

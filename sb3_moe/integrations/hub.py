@@ -74,7 +74,7 @@ def write_folder(
     require("an agent's card", "huggingface_hub", "jinja2")
     folder = Path(folder)
     check_folder(folder)
-    source = env if model.get_env() is None else model.get_env()
+    source = model.get_env() or env
     normalizer = unwrap_vec_normalize(source) if isinstance(source, VecEnv) else None
     data, own = packed(model, normalizer)
     config = _config(model, sorted(own))

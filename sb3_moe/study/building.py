@@ -280,7 +280,7 @@ def resolve_task(entry: Any, where: str) -> Any:
     except Exception as error:  # a module may raise anything while it is imported
         raise ValueError(f"`{where}` can't be imported, got {name!r}: {error}") from error
     if rest in gym.registry:
-        return name if arguments is None else (name, dict(arguments))
+        return name if arguments is None else (name, arguments)
     if callable(found):
         if not arguments:
             return found
@@ -368,7 +368,7 @@ def _policy_kwargs(run: RunConfig) -> dict[str, Any]:
     """Merge ``policy_kwargs``: architecture over preset, and what the observations need."""
     policy = policy_of(run)
     preset = dict(PRESETS[run.preset or "none"].get("policy_kwargs", {}))
-    own = dict(resolved(run.architecture.policy_kwargs, f"architectures.{run.architecture.name}"))
+    own = resolved(run.architecture.policy_kwargs, f"architectures.{run.architecture.name}")
     encoder = preset.pop("features_extractor_kwargs", {})
     if not issubclass(policy, MoEPolicy):
         # SB3's extractors take no `encoder`: they flatten MinAtar's observations, as "flat" does.

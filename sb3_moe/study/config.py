@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -501,9 +500,9 @@ class StudyConfig(Setup):
         :raises ValueError: if one begins with a network that doesn't exist, or in the end with
             itself
         """
-        start = run.architecture.start_from
-        if start is None or start.architecture is None:
+        if run.start is None:
             return [run]
+        start: Any = run.architecture.start_from
         networks = {each.name: each for each in self.architectures}
         if start.architecture not in networks or run.name in behind:
             raise ValueError(
@@ -554,7 +553,7 @@ def load_study(name_or_path: str, architecture: Sequence[str] = (), **changes: A
     """
     path = Path(name_or_path)
     if name_or_path in PRESETS:
-        path = Path(str(resources.files("sb3_moe.study"))) / "presets" / f"{name_or_path}.yaml"
+        path = Path(__file__).parent / "presets" / f"{name_or_path}.yaml"
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

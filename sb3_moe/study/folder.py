@@ -167,7 +167,7 @@ class RunFolder:
 
 def _last_values(progress: Path) -> dict[str, str]:
     """Read the last value of each column of a file of SB3's logger."""
-    with progress.open(encoding="utf-8", errors="replace") as file:
+    with progress.open(errors="replace") as file:
         keys = file.readline().strip().split(",")
         rows = [row.strip().split(",") for row in deque(file, _ROWS)]
     # A row that was cut off, or is being written, is shorter, and left out.
