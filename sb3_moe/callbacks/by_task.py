@@ -45,6 +45,7 @@ class TaskRolloutCallback(CheckedCallback):
         super().__init__(verbose)
         whole("window", window)
         self.window = window
+        self._played: Any = None
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Keep the episodes so far where the same run goes on."""
@@ -52,7 +53,9 @@ class TaskRolloutCallback(CheckedCallback):
         self._ended = False
         if not self.goes_on:
             self._episodes = [deque[Any](maxlen=self.window) for _ in self.task_names]
-            self._successes = Successes(self.training_env.num_envs)
+        if not self.goes_on or self._played is not self.training_env:
+            self._played = self.training_env  # all episodes start anew
+            self._successes = Successes(self._played.num_envs)
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]

@@ -277,7 +277,9 @@ class NewTaskCallback(CheckedCallback):
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self._kept = remembered(self.model, "new_tasks")
-        self._seen = self._kept.setdefault("seen", [])
+        kept = self._kept.get("seen", ())
+        self._seen = [each for each in kept if len(each) == self.training_env.num_envs]
+        self._kept["seen"] = self._seen
         state = self._kept.get("state", [0, 0, False])
         self.noticed, self._in_row, self._alarmed = state
         self._usual = deque(self._kept.get("usual", ()), CALM_WINDOWS)

@@ -347,7 +347,8 @@ def _plain(network: Network, task: int | None) -> Network:
     chains = [plain_modules([network.hidden, head], task) for head in network.heads]
     lasts = [max(i for i, m in enumerate(chain) if isinstance(m, nn.Linear)) for chain in chains]
     heads = (nn.Sequential(*chain[last:]) for chain, last in zip(chains, lasts, strict=True))
-    return network._replace(hidden=nn.Sequential(*chains[0][: lasts[0]]), heads=tuple(heads))
+    hidden = nn.Sequential(*chains[0][: lasts[0]])
+    return network._replace(hidden=hidden, heads=tuple(heads))
 
 
 def plain_modules(modules: Sequence[nn.Module], task: int | None) -> list[nn.Module]:
@@ -382,7 +383,8 @@ def _layer(layer: MoELayer, task: int | None) -> list[nn.Module]:
     used = {k: gate for k, gate in enumerate(gates) if gate}
     first, *others = made = [flat(experts.expert(k)) for k in used] or [[]]
     is_one = [*used.values()] == [1.0]
-    is_linear = bool(first) and type(first[-1]) is nn.Linear and (not others or len(first) == 1)
+    is_shallow = not others or len(first) == 1
+    is_linear = bool(first) and type(first[-1]) is nn.Linear and is_shallow
     if experts.combination or not (is_one or is_linear):
         raise ValueError(
             "`model` can only become dense if each mixture has a single expert, is asked for that "

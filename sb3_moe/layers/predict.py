@@ -130,7 +130,8 @@ class Belief(nn.Module):
         """Return the posterior over models, (B, E); with no transition yet it is the prior."""
         with th.no_grad():
             log_ETB, _ = self.log_likelihood(history_BKW, self.acting_EP)
-            return (log_ETB.sum(1) + self.log_prior(self.acting_EP)[:, None]).softmax(0).t()
+            joint_EB = log_ETB.sum(1) + self.log_prior(self.acting_EP)[:, None]
+            return joint_EB.softmax(0).t()
 
     def log_likelihood(self, history_BKW: Tensor, models_EP: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-likelihood of each transition under each model, up to a constant.
@@ -171,7 +172,8 @@ class Belief(nn.Module):
     def _parts(self, models_EP: Tensor) -> list[Tensor]:
         """Return the models' weights by layer, (E, O, I + 1), and common log-variances, (O,)."""
         sizes = [math.prod(shape) for shape in self.shapes]
-        *weights, log_variance_EO, _ = models_EP.split([*sizes, self.shapes[-1][0], 1], -1)
+        num_outputs, _ = self.shapes[-1]
+        *weights, log_variance_EO, _ = models_EP.split([*sizes, num_outputs, 1], -1)
         shaped = [w.unflatten(-1, shape) for w, shape in zip(weights, self.shapes, strict=True)]
         return [*shaped, log_variance_EO.mean(0)]
 
@@ -198,7 +200,8 @@ class Belief(nn.Module):
             loss = -found_B.sum() / real_TB.sum().clamp_min(1.0)
             (grad_EP,) = th.autograd.grad(loss, models_EP)
         seen_B = real_TB.amax(0)
-        share_E = (joint_EB.detach().softmax(0) * seen_B).sum(1) / seen_B.sum().clamp_min(1.0)
+        posterior_EB = joint_EB.detach().softmax(0)
+        share_E = (posterior_EB * seen_B).sum(1) / seen_B.sum().clamp_min(1.0)
         active_E = share_E * self.num_models >= IDLE_BELOW
         if only is not None:
             active_E = th.arange(self.num_models, device=active_E.device) == only
@@ -217,7 +220,8 @@ class Belief(nn.Module):
             average[k] = 0.0
         self.learning_EP[k, :-1] = self._drawn()[:-1].to(self.learning_EP)
         self.learning_EP[k, own] = before
-        self.learning_EP[k, -1] = self.learning_EP[:, -1].logsumexp(0) - math.log(self.num_models)
+        scores_E = self.learning_EP[:, -1]
+        self.learning_EP[k, -1] = scores_E.logsumexp(0) - math.log(self.num_models)
         for _ in range(steps):
             self.learn(history_BKW, only=k)
         # The common log-variances stay as they were, and so do the other models' likelihoods.

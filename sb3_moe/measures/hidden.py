@@ -367,7 +367,8 @@ def as_ETHP(values: Tensor, num_experts: int = 1) -> Tensor:
     :raises ValueError: if the shape is none of these
     """
     if values.dim() == 4:
-        values = values.reshape(len(values), num_experts, -1, *values.shape[2:]).transpose(0, 1)
+        num_rows, _, *sides = values.shape
+        values = values.reshape(num_rows, num_experts, -1, *sides).transpose(0, 1)
     elif values.dim() == 2 and num_experts == 1:
         values = values.unsqueeze(0)
     if values.dim() not in (3, 5) or values.shape[0] != num_experts:

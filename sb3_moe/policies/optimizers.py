@@ -184,7 +184,8 @@ class OneByOne:
         # A copy on the host, so that steps need not read the device. Only differences between
         # counts matter here, so steps that all experts take together are not counted.
         self._counts = tensors[0].tolist()
-        self._views = [each.unflatten(0, (len(self._counts), -1)).unbind() for each in tensors]
+        by_expert = len(self._counts), -1
+        self._views = [each.unflatten(0, by_expert).unbind() for each in tensors]
         self._are_alike = len(set(self._counts)) == 1
 
     def is_of(self, tensors: Sequence[Tensor]) -> bool:

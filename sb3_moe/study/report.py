@@ -4,6 +4,7 @@ import base64
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +31,7 @@ PAGE = "index.html"
 README = "README.md"
 TABLE = "measures.csv"
 #: All files that a report writes; those that it has no data for are deleted.
-WRITTEN = [PAGE, README, TABLE, "summary.csv", "verdicts.csv"]
+WRITTEN = [PAGE, README, TABLE, "measures.parquet", "summary.csv", "verdicts.csv"]
 WRITTEN += [f"{name}.{end}" for name in (*CURVES, "expert_weights") for end in FORMATS]
 #: The folder of the replays, beside the page.
 REPLAYS = "replays"
@@ -67,6 +68,8 @@ def write_report(
         if len(table):
             with atomic(folder / name) as temporary:
                 table.to_csv(temporary, index=False, float_format="%.6g")
+    if find_spec("pyarrow"):
+        results.table.to_parquet(folder / "measures.parquet")
     drawn = {}
     for name, figure in figures(results, claims.units).items():
         save_figure(figure, folder / name, dpi=130)

@@ -125,7 +125,7 @@ def _callbacks(run: RunConfig, model: BaseAlgorithm, folder: RunFolder) -> list[
     path = folder.path
     named = [*run.callbacks, *run.architecture.callbacks]
     kinds = [callback_class(each) for each in named]
-    every = run.steps_per_task // run.evaluation.points
+    every = max(1, run.steps_per_task // run.evaluation.points)
     episodes = run.evaluation.episodes
     deterministic = run.evaluation.deterministic
     evaluation = callbacks.MultiTaskEvalCallback(
@@ -143,7 +143,7 @@ def _callbacks(run: RunConfig, model: BaseAlgorithm, folder: RunFolder) -> list[
     # The last callback, so that a snapshot has everything that the others did at its step.
     # Two snapshots are kept, so that there is another if one is damaged.
     # Overwriting loses nothing: a run starts anew only if it can resume from no snapshot.
-    steps = run.total_steps // (run.checkpoints + 1)
+    steps = max(1, run.total_steps // (run.checkpoints + 1))
     snapshot = callbacks.SnapshotCallback(steps, path, keep=2, overwrite=True)
     return [evaluation, *others, snapshot]
 

@@ -16,15 +16,14 @@ STRIDE = 8
 class RecentRows:
     """Keep some of the latest rows of every environment, in a dict that a model may remember.
 
-    :param size: number of rows to keep
+    :param size: number of rows to keep; rows that are kept already stay as many
     :param kept: the dict of an earlier instance, or an empty one; it is changed in place
     """
 
     def __init__(self, size: int, kept: dict[str, Any]) -> None:
-        self.size = size
+        rings = [ring for name, ring in kept.items() if name != "written"]
+        self.size = len(rings[0]) if rings else size
         self.kept = kept
-        if any(name != "written" and len(ring) != size for name, ring in kept.items()):
-            kept.clear()  # rings of another size can't be continued
 
     def add(self, step: int, columns: Mapping[str, np.ndarray]) -> None:
         """Keep some rows of a step.

@@ -149,17 +149,16 @@ TASK = 18
 LAYER = 14
 
 
-def short_names(names: Sequence[str], length: int = TASK, taken: Collection[str] = ()) -> list[str]:
+def short_names(names: Sequence[str], length: int = TASK) -> list[str]:
     """Return a short form of each name that fits into a logger's key, all of them different.
 
     :param names: of any characters, also equal ones
     :param length: characters that a key has room for, at least 8
-    :param taken: names that must not be returned
     """
-    used = list(taken)
+    used: list[str] = []
     for name in names:
         used.append(_unlike(used, _cut(_plain(name), length), length))
-    return used[len(taken) :]
+    return used
 
 
 def _plain(name: str) -> str:

@@ -69,7 +69,8 @@ def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None 
     scores = load_scores(folder)
     figure, rows = _task_rows(scores.task_names, 1.5)
     for k, (name, axes) in enumerate(zip(scores.task_names, rows, strict=True)):
-        axes.plot(scores.steps, scores.score[:, k], color=COLORS[k % len(COLORS)], marker=".")
+        color = COLORS[k % len(COLORS)]
+        axes.plot(scores.steps, scores.score[:, k], color=color, marker=".")
         for block in scores.blocks:
             if block.task == k:
                 axes.axvspan(block.start, block.end, color="0.9", zorder=0, linewidth=0)

@@ -24,13 +24,13 @@ def as_frame(picture: Any) -> Frame:
     """
     frame = np.asarray(picture)
     channels = frame.shape[2:]
-    is_picture = frame.ndim in (2, 3) and channels in ((), (1,), (3,), (4,))
+    is_picture = frame.ndim >= 2 and channels in ((), (1,), (3,), (4,))
     if frame.dtype != np.uint8 or not is_picture:
         raise ValueError(
             "`render()` must give an array (height, width), or with 1, 3 or 4 channels last, of "
             f"uint8, got {type(picture).__name__} {frame.shape} of {frame.dtype}"
         )
-    if frame.shape[2:] in ((), (1,)):
+    if channels in ((), (1,)):
         frame = np.repeat(frame.reshape(*frame.shape[:2], 1), 3, axis=2)
     return np.array(frame[..., :3], order="C")
 

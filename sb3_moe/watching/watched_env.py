@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.utils import check_for_correct_spaces, set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_moe.saving.snapshot import preserved_generators
@@ -70,15 +70,16 @@ def watched_env(
     :param env: any that the model takes; None: the model's own
     :param frames: whether images are wanted
     :param episodes: of each task, for which it may have several environments; None: it has one
-    :raises ValueError: if there is no environment, its tasks aren't the model's, it normalizes
-        observations otherwise than the model's own, or it is the model's own and can't be built
-        again
+    :raises ValueError: if there is no environment, its tasks or spaces aren't the model's, it
+        normalizes observations otherwise than the model's own, or it is the model's own and can't
+        be built again
     """
     own_env = model.get_env()
     venv = own_env if env is None else model._wrap_env(maybe_make_env(env, 0), verbose=0)
     if venv is None:
         raise ValueError("`env` must be given, since the model has no environment of its own")
     check_tasks(tasks_known(model), venv)
+    check_for_correct_spaces(venv, model.observation_space, model.action_space)
     build = None
     side_by_side = why_not_rebuildable(venv) is None
     if side_by_side:

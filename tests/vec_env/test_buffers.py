@@ -227,11 +227,13 @@ def test_an_episode_that_is_cut_ends_as_one_at_a_time_limit_does(kept):
     end_running_episodes(object())  # of the user's own: it may keep what it likes
 
 
-def test_rows_that_were_kept_in_another_number_are_forgotten():
+def test_rows_that_were_kept_go_on_in_the_number_they_began_with():
     kept = {}
     RecentRows(4, kept).add(0, {"x": np.arange(8)})
     assert RecentRows(4, kept).latest()["x"].tolist() == [0]
-    assert not RecentRows(5, kept).latest()
+    RecentRows(5, kept).add(1, {"x": np.arange(8)})
+    assert RecentRows(5, kept).latest()["x"].tolist() == [0, 1]
+    assert len(kept["x"]) == 4
 
 
 def test_a_model_saves_and_loads_its_device_buffer(tmp_path):

@@ -291,6 +291,12 @@ def test_a_model_without_an_environment_must_be_given_one_or_its_id(single, monk
     assert len(sb3_moe.watch(single, "Shown-v0", max_steps=3).runs[0].tracks[0]) == 3
 
 
+def test_an_environment_with_other_actions_is_refused(single):
+    other = gym.wrappers.TransformAction(shown.Shown(), lambda action: 0, gym.spaces.Discrete(7))
+    with pytest.raises(ValueError, match=r"Action spaces do not match: .* != Discrete\(7\)"):
+        sb3_moe.watch(single, other)
+
+
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 
 

@@ -159,7 +159,9 @@ def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
 
 def is_image(box: Any) -> bool:
     """Return whether a Box has the type and bounds of SB3's images: uint8 in [0, 255]."""
-    return bool(box.dtype == np.uint8 and not box.low.any() and (box.high == 255).all())
+    if box.dtype != np.uint8:
+        return False
+    return bool(not box.low.any() and (box.high == 255).all())
 
 
 def channel_axis(shape: Sequence[int], *, is_image: bool) -> int:
