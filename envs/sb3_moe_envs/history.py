@@ -80,7 +80,8 @@ class History:
         row = np.concatenate([_flat(obs), self._numbers_of(action), rewards, ones], axis=-1)
         # A new array each time, so that observations returned earlier stay as they are.
         latest = row.astype(np.float32)[..., None, :]
-        self.rows = np.concatenate([self.rows[..., 1:, :], latest], axis=-2)
+        earlier = self.rows[..., 1:, :]
+        self.rows = np.concatenate([earlier, latest], axis=-2)
         return _shown(obs, self.rows)
 
     def step_and_restart(

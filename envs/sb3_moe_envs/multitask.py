@@ -166,7 +166,7 @@ class MultiTaskEnv(TaskSet, Env):
         """
         masks = self._interface.masks
         task = self._task
-        own = method_of(self._envs[task], ACTION_MASKS)
+        own = method_of(self._envs[task], ACTION_MASKS) if self._seeds.started else None
         if own is None:
             return masks.of(task)
         return masks.of(task) & self._call(lambda: masks.spread(task, own()))

@@ -40,10 +40,12 @@ def _is_image(rendered: Any) -> bool:
 
 
 def framed(rendered: Any, size: Any) -> Any:
-    """Center an image on black of at least this size, neither scaled nor cut.
+    """Center what a task rendered, an image or a list of them, on black of at least this size.
 
-    Anything but an image is returned as it is.
+    Images are neither scaled nor cut. Anything but images is returned as it is.
     """
+    if isinstance(rendered, list):
+        return [framed(image, size) for image in rendered]
     if not _is_image(rendered):
         return rendered
     missing = np.zeros(rendered.ndim, np.int64)

@@ -93,7 +93,7 @@ class MultiTaskEvalCallback(RecordingCallback):
         # SB3's StopTrainingOnRewardThreshold and StopTrainingOnNoModelImprovement read these.
         self.best_mean_reward = -np.inf
         self.last_mean_reward = -np.inf
-        # This callback closes only what it builds itself.
+        # This callback closes only what it builds itself, now or at the first evaluation.
         self._built_from = eval_env
         self._owns_env = eval_env is None or isinstance(eval_env, str)
 
@@ -102,17 +102,14 @@ class MultiTaskEvalCallback(RecordingCallback):
         super().init_callback(model)
         # A training that broke off left its evaluation environment open, maybe with other tasks.
         self._close_own()
-        # Environments may draw random numbers while they are built, and a resumed run builds them
-        # again.
-        with preserved_generators(model.action_space.np_random):
-            if self.eval_env is None:
-                copies = evaluation_copies(self.training_env, self.n_eval_episodes)
-                self.eval_env = make_pinned_env(self.training_env, copies)
-            elif not isinstance(self.eval_env, VecEnv):
-                self.eval_env = model._wrap_env(maybe_make_env(self.eval_env, 0), verbose=0)
-        if (names := task_names(self.eval_env)) != self.task_names:
-            self._close_own()
-            raise ValueError(f"`eval_env` must have the tasks {self.task_names}, got {names}")
+        if self.eval_env is not None:
+            if not isinstance(self.eval_env, VecEnv):
+                # An environment may draw random numbers while it is built.
+                with preserved_generators(model.action_space.np_random):
+                    self.eval_env = model._wrap_env(maybe_make_env(self.eval_env, 0), verbose=0)
+            if (names := task_names(self.eval_env)) != self.task_names:
+                self._close_own()
+                raise ValueError(f"`eval_env` must have the tasks {self.task_names}, got {names}")
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)
         self._task = CurrentTask(self.training_env, required=False)
@@ -147,6 +144,12 @@ class MultiTaskEvalCallback(RecordingCallback):
         return last
 
     def _evaluate(self, step: int) -> TaskEpisodes:
+        if self.eval_env is None:
+            # Environments may draw random numbers while they are built, and a resumed run builds
+            # them again.
+            with preserved_generators(self.model.action_space.np_random):
+                copies = evaluation_copies(self.training_env, self.n_eval_episodes)
+                self.eval_env = make_pinned_env(self.training_env, copies)
         # Epsilon-greedy policies draw from the action space's generator.
         with preserved_generators(self.model.action_space.np_random):
             entropy = [self.model.seed or 0, step]

@@ -89,6 +89,7 @@ class PeriodicCallback(CheckedCallback):
             raise ValueError(f"`every` must be at least 1 global step, got {every}")
         self.every = every
         self._last: int | None = None
+        self._continue = True
 
     @abstractmethod
     def act(self, step: int) -> bool | None:

@@ -146,7 +146,8 @@ class SparseTrainingCallback(CheckedCallback):
 
         :param counts: how many weights of each expert are alive, by layer
         """
-        seeds = (self.seed, self.model.seed, np.random.SeedSequence().generate_state(1)[0])
+        drawn = np.random.SeedSequence().generate_state(1)[0]
+        seeds = (self.seed, self.model.seed, drawn)
         seed = next(int(each) for each in seeds if each is not None)
         generator = generator_of(seed)
         masks = dict[Tensor, Tensor]()
@@ -282,7 +283,8 @@ def _rescale(layer: SparseLayer, mask: Tensor, weights: Sequence[Tensor]) -> Non
     alive = by_unit(mask).flatten(2)
     factors = (alive.shape[2] / alive.sum(2).clamp(min=1)).sqrt()
     for weight in map(by_unit, weights):
-        weight.mul_(factors.view(*factors.shape, *[1] * (weight.dim() - 2)))
+        ones = [1] * (weight.dim() - 2)
+        weight.mul_(factors.view(*factors.shape, *ones))
 
 
 # Densities.

@@ -110,9 +110,10 @@ class TaskSwitchCallback(CheckedCallback):
     def _check_experts(self, model: BaseAlgorithm) -> None:
         policy = policy_of(model)
         # An expert joins at each task but the first; a resumed run has met some tasks already.
-        env: Any = model.get_env()
-        names = {*task_names(env)}
-        met = names.intersection(remembered(model, "task_switches").get("met", ()))
+        env = model.get_env()
+        names = set() if env is None else {*task_names(env)}
+        past = vars(model).get("task_switches", {}) if model.num_timesteps > 0 else {}
+        met = names.intersection(past.get("met", ()))
         joins = len(names - met) - (not met)
         try:
             if self.on_new_task == "freeze_old":

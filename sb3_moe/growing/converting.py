@@ -223,8 +223,9 @@ class _ExpertsFromDense:
         """
         number = layer.num_experts
         total = self.totals[layer]
+        same = old if more else old[:-1]
         for *first, last in experts:
-            columns = self.map.in_order(first, old if more else old[:-1], at, gate=1 / number)
+            columns = self.map.in_order(first, same, at, gate=1 / number)
             if more:
                 units = th.arange(len(old[0].get_parameter("weight")))
                 for parameter in last.parameters():
@@ -316,7 +317,8 @@ def to_dense(model: BaseAlgorithm, task: int | None = None) -> Any:
     for plain in found:
         own = [m.out_features for m in leaves_of(plain.hidden) if isinstance(m, nn.Linear)]
         widths[kind_of(plain.name)] = own if plain.heads else own[:-1]
-    new = build_dense(model, old, widths if len(widths) > 1 else next(iter(widths.values())))
+    net_arch = widths if len(widths) > 1 else next(iter(widths.values()))
+    new = build_dense(model, old, net_arch)
     _write(new.policy, old, found, task)
     return as_sb3s(new, model)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sb3_moe.growing.copy_map import Age, CopyMap, Entry, Origin, Read, itself, shown_in
 from sb3_moe.growing.gates import Heir, kept, share_out, takes_bias
 from sb3_moe.layers import MoELayer, SoftMoE
-from sb3_moe.layers.moe import router_parameters, router_tensors
+from sb3_moe.layers.moe import HELD, hold_router, router_tensors
 from sb3_moe.layers.shares import tensors_of
 from sb3_moe.policies.networks import kind_of, networks_of
 from sb3_moe.policies.of_model import policy_of
@@ -269,10 +269,11 @@ def _last_weight(layer: MoELayer, k: int) -> Tensor:
 def _copy_training_state(new: MoELayer, old: MoELayer) -> None:
     """Give a new layer the training mode and the ``requires_grad`` of the old one."""
     new.train(old.training)
-    theirs = dict(old.named_parameters())
-    of_router = router_parameters(old)
+    held = {name for name, p in old.named_parameters() if HELD in vars(p)}
+    learns = {name: p.requires_grad or name in held for name, p in old.named_parameters()}
+    of_router = [on for name, on in learns.items() if not name.startswith("experts.")]
     for name, parameter in new.named_parameters():
-        # A router's new bias learns, or is held, as the router's other parameters are.
-        like = theirs.get(name, [*of_router, parameter][0])
-        parameter.requires_grad_(like.requires_grad)
-        vars(parameter).update(vars(like))  # says whether it is held
+        # A router's new bias learns if any other parameter of the router does.
+        parameter.requires_grad_(learns.get(name, any(of_router) or not of_router))
+    if held:
+        hold_router(new, True)

@@ -144,7 +144,8 @@ class Belief(nn.Module):
         sizes = [self.obs_dim, self.action_dim, 1, 1]
         # The batch last, since it is the long axis: sums over a short last axis are slow.
         x_DKB, action_AKB, reward_1KB, real_1KB = history_BKW.permute(2, 1, 0).split(sizes)
-        y = th.cat([x_DKB[:, :-1], action_AKB[:, 1:]]).flatten(1)
+        before = th.cat([x_DKB[:, :-1], action_AKB[:, 1:]])
+        y = before.flatten(1)
         *weights, log_variance_O = self._parts(models_EP)
         for i, weight_EOI in enumerate(weights):
             x = y if i == 0 else y.tanh()

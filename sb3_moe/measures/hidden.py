@@ -339,7 +339,8 @@ class Activations(NamedTuple):
     def activity_EH(self) -> Tensor:
         """Mean absolute activation of each unit over its expert's own rows (0 without any)."""
         _, rows, _, positions = self.values_ETHP.shape
-        mean_EH = self.values_ETHP.abs().sum(dim=(1, 3)) / max(rows * positions, 1)
+        count = max(rows * positions, 1)
+        mean_EH = self.values_ETHP.abs().sum(dim=(1, 3)) / count
         if self.rows_E is None:
             return mean_EH
         return mean_EH * (rows / self.rows_E.clamp(min=1)).unsqueeze(1)

@@ -3,7 +3,6 @@
 Shapes: E experts (1 for a dense layer), H units, P positions of a feature map.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -109,10 +108,12 @@ def reset_heads(policy: BasePolicy) -> None:
 
 def _own(head: nn.Module, policy: BasePolicy) -> set[str]:
     """Return the names of those tensors of a head that it shares with no other layer."""
-    # A shared tensor has several names in the policy.
-    names = Counter(map(id, policy.state_dict(keep_vars=True).values()))
+    paths = policy.named_modules(remove_duplicate=False)
+    within = tuple(f"{path}." for path, module in paths if module is head)
+    stored = policy.state_dict(keep_vars=True).items()
+    others = {id(tensor) for path, tensor in stored if not path.startswith(within)}
     tensors = head.state_dict(keep_vars=True).items()
-    return {name for name, tensor in tensors if names[id(tensor)] == 1}
+    return {name for name, tensor in tensors if id(tensor) not in others}
 
 
 def _load(module: nn.Module, other: nn.Module, names: set[str]) -> None:

@@ -42,7 +42,8 @@ def impala_convs(channels: int) -> nn.Sequential:
     """Return IMPALA's three residual stages (arXiv 1802.01561, figure 3)."""
     layers: list[nn.Module] = []
     for width in (16, 32, 32):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.MaxPool2d(3, 2, padding=1)]
+        conv = nn.Conv2d(channels, width, 3, padding=1)
+        layers += [conv, nn.MaxPool2d(3, 2, padding=1)]
         layers += [_impala_block(width), _impala_block(width)]
         channels = width
     return nn.Sequential(*layers, nn.ReLU())

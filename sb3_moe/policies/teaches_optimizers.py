@@ -21,7 +21,8 @@ class TeachesOptimizers(LooksInside):
 
     def teach_optimizers(self) -> None:
         """Tell the optimizers about penalties and about experts that are to stay as they are."""
-        for each in (*vars(self).pop("_of_layers", ()), *vars(self).pop("_of_steps", ())):
+        kept = vars(self)
+        for each in (*kept.pop("_of_layers", ()), *kept.pop("_of_steps", ())):
             each.remove()
         self._of_layers, self._of_steps = penalize(self)
         self._taught = networks_of(self).optimizers()

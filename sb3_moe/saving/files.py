@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+# How many bytes of a file's name begin its temporary name, which may have 255 bytes at most.
+_MOST_BYTES = 60
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -32,7 +35,8 @@ def atomic(path: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    start = os.fsencode(target.name)[:_MOST_BYTES].decode(errors="ignore")
+    temporary = target.with_name(f".{start}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as file:

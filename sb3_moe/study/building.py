@@ -368,7 +368,7 @@ def _policy_kwargs(run: RunConfig) -> dict[str, Any]:
     """Merge ``policy_kwargs``: architecture over preset, and what the observations need."""
     policy = policy_of(run)
     preset = dict(PRESETS[run.preset or "none"].get("policy_kwargs", {}))
-    own = resolved(run.architecture.policy_kwargs, f"architectures.{run.architecture.name}")
+    own = dict(resolved(run.architecture.policy_kwargs, f"architectures.{run.architecture.name}"))
     encoder = preset.pop("features_extractor_kwargs", {})
     if not issubclass(policy, MoEPolicy):
         # SB3's extractors take no `encoder`: they flatten MinAtar's observations, as "flat" does.

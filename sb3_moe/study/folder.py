@@ -6,7 +6,6 @@ temporary name and then renamed, so that a file that exists is whole, whenever t
 
 import shutil
 import traceback
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +30,8 @@ ORIGIN = "start_from.json"
 # Seconds to wait for a lock: a process that is told to end takes a moment, and NFS keeps the lock
 # of a lost node for 90 s.
 PATIENCE = 100.0
-# How many rows at the end of a log are searched for the last value of each key.
-_ROWS = 50
+# How many bytes at the end of a log are read for its last rows.
+_ROWS = 16_384
 
 
 class BusyError(RuntimeError):
@@ -127,7 +126,7 @@ class RunFolder:
     def fail(self, error: BaseException) -> None:
         """Write down why the run could not go on."""
         text = "".join(traceback.format_exception(error))
-        message = str(error).strip().partition("\n")[0]
+        message = (str(error).strip().splitlines() or [""])[0]
         values = {"type": type(error).__name__, "message": message, "traceback": text}
         write_json(self.path / "error.json", values)
 
@@ -167,9 +166,11 @@ class RunFolder:
 
 def _last_values(progress: Path) -> dict[str, str]:
     """Read the last value of each column of a file of SB3's logger."""
-    with progress.open(errors="replace") as file:
-        keys = file.readline().strip().split(",")
-        rows = [row.strip().split(",") for row in deque(file, _ROWS)]
+    with progress.open("rb") as file:
+        keys = file.readline().decode().strip().split(",")
+        file.seek(max(file.tell(), progress.stat().st_size - _ROWS))
+        text = file.read().decode(errors="replace")
+        rows = [row.split(",") for row in text.splitlines()]
     # A row that was cut off, or is being written, is shorter, and left out.
     whole = [zip(keys, row, strict=True) for row in rows if len(row) == len(keys)]
     return {key: value for row in whole for key, value in row if value}

@@ -88,9 +88,12 @@ class Run:
         :return: values where it was measured: callbacks that share the file may measure at other
             steps
         """
-        layers = [v for name, v in self.diagnostics.items() if name.startswith(f"{kind}/")]
-        table = pd.DataFrame(layers, columns=self.diagnostics.get("steps"))
-        return table.mean(skipna=False).dropna()
+        found = self.diagnostics.items()
+        layers = [v for name, v in found if name.startswith(f"{kind}/") and v.ndim == 1]
+        if not layers:
+            return pd.Series(dtype=float)
+        mean = pd.Series(np.mean(layers, axis=0), self.diagnostics["steps"])
+        return mean[np.isfinite(mean)]
 
     def blocks(self, task: str) -> list[tuple[float, float]]:
         """The stretches of global steps in which a task was trained.
@@ -336,7 +339,7 @@ def average_performance(run: Run, _: str, references: References) -> float:
 def late(run: Run, kind: str) -> float:
     """Mean of a measure that is taken inside the network, over the second half of the run."""
     values = run.inside(kind)
-    return values[values.index >= values.index.max() / 2].mean()
+    return values[values.index >= run.steps[-1] / 2].mean()
 
 
 @measure()

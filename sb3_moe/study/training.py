@@ -139,7 +139,8 @@ def _callbacks(run: RunConfig, model: BaseAlgorithm, folder: RunFolder) -> list[
         own.append(Named(name="RoutingCallback"))
     # If the file names one of these, or a subclass, it replaces ours; the evaluation stays.
     own = [each for each in own if not any(issubclass(k, callback_class(each)) for k in kinds)]
-    others = build_callbacks([*own, *named], path, every=every, probe_size=PROBE)
+    size = max(PROBE, len(run.games))  # one observation of each task at least
+    others = build_callbacks([*own, *named], path, every=every, probe_size=size)
     # The last callback, so that a snapshot has everything that the others did at its step.
     # Two snapshots are kept, so that there is another if one is damaged.
     # Overwriting loses nothing: a run starts anew only if it can resume from no snapshot.

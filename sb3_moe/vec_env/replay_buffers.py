@@ -62,7 +62,8 @@ class DeviceReplayBuffer(ReplayBuffer):
         self.next_observations = allocate(observation_space, leading, self.device)
         dtype = torch_dtype(self._maybe_cast_dtype(action_space.dtype))
         self.actions = th.zeros((*leading, self.action_dim), dtype=dtype, device=self.device)
-        self.rewards, self.dones, self.timeouts = th.zeros((3, *leading), device=self.device)
+        zeros = th.zeros((3, *leading), device=self.device)
+        self.rewards, self.dones, self.timeouts = zeros
 
     def add(
         self,

@@ -93,7 +93,8 @@ class Tail:
         """Return the observation without the id, and the one-hot or planes of the id."""
         rest = [slice(None)] * (-1 - self.axis)
         width = obs.shape[self.axis] - self.num_tasks
-        return obs[(..., slice(width), *rest)], obs[(..., slice(width, None), *rest)]
+        without = obs[(..., slice(width), *rest)]
+        return without, obs[(..., slice(width, None), *rest)]
 
     def codes(self, obs: Any) -> Any:
         """Return the id as (..., K): the first pixel of planes, since these are constant."""

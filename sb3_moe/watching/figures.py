@@ -141,8 +141,9 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
     if count == 1:
         edges += (-0.5, 0.5)
     colors = colors_of_gates(gates_KNE)
+    heights = np.arange(experts + 1) - 0.5
     for k, axes in enumerate(rows):
-        image = axes.pcolormesh(edges, np.arange(experts + 1) - 0.5, gates_KNE[:, k].T, **colors)
+        image = axes.pcolormesh(edges, heights, gates_KNE[:, k].T, **colors)
         axes.set_yticks(range(0, experts, math.ceil(experts / _MOST_NUMBERED)))
         axes.set_ylabel("expert")
         _mark_switches(axes, folder, "white")

@@ -11,7 +11,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import ConvertCallback, StopTrainingOnRewardThreshold
 from toy import pinned, toy_vec_env
 
-from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback
+from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback, TaskRolloutCallback
 
 
 def make_ppo(env=None, **kwargs):
@@ -124,6 +124,12 @@ def test_the_best_model_is_kept_and_a_threshold_can_stop_the_run(tmp_path):
     assert (tmp_path / "best_model.zip").exists()
     assert model.num_timesteps < 10_000
     assert callback.best_mean_reward > 0
+
+
+def test_a_callback_for_a_new_best_that_acts_at_rollouts_does_not_end_the_run(tmp_path):
+    best = SnapshotCallback(64, tmp_path)
+    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned(), callback_on_new_best=best)
+    assert make_ppo().learn(128, callback=callback).num_timesteps == 128
 
 
 def test_a_run_that_goes_on_knows_its_best_model():

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch as th
 from learners import SHORT, learner
+from own_parts import Skipping
 from stable_baselines3 import DQN, PPO
 from test_probe_callbacks import probe
 from toy import toy_vec_env
@@ -113,14 +114,16 @@ def test_remedies_leave_a_frozen_router_alone(remedy):
     assert th.equal(rest, experts.last.weight) == (remedy == "optimizer")
 
 
-def test_a_held_router_learns_again_after_an_expert_has_joined():
-    model = make(placement="final")
+@pytest.mark.parametrize("expert", ["mlp", Skipping])
+def test_a_held_router_learns_again_after_an_expert_has_joined(expert):
+    model = make(placement="final", expert=expert)
     for held in (True, False):
         for layer in model.policy.moe_layers().values():
             hold_router(layer, held)
         sb3_moe.add_experts(model)
         layer = next(iter(model.policy.moe_layers().values()))
         assert [each.requires_grad for each in router_parameters(layer)] == [not held] * 2
+        assert all(each.requires_grad for each in layer.experts.parameters())
 
 
 def test_policies_without_a_router_that_learns_are_refused():

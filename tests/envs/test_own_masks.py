@@ -74,6 +74,8 @@ LEGAL = {"discrete": [1, 2, 0], "multidiscrete": [[1, 1, 0], [0, 0, 0], [1, 0, 0
 def test_a_lone_environment_gives_both_masks_as_they_change(kind):
     tasks, expected, free = PAIRS[kind]
     env = MultiTaskEnv(tasks, schedule=Interleave("episodes"))
+    # Before the first reset, a game that deals cards, for example, has no masks of its own.
+    assert env.action_masks().tolist() == np.any(expected, axis=0).tolist()
     for _ in range(2):
         env.reset(seed=0)
         for mask, action in zip(expected, LEGAL[kind], strict=True):
@@ -89,6 +91,7 @@ def test_a_lone_environment_gives_both_masks_as_they_change(kind):
 def test_a_vector_gives_both_masks_and_the_next_episodes_after_an_autoreset(kind, vectorization):
     tasks, expected, free = PAIRS[kind]
     env = MultiTaskVectorEnv(tasks, 4, vectorization=vectorization)
+    assert env.action_masks()[0].tolist() == np.any(expected, axis=0).tolist()
     env.reset(seed=0)
     for step in range(4):
         masks = env.action_masks()

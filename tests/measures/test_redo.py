@@ -145,6 +145,14 @@ def test_heads_start_anew_and_all_else_stays(policy, kwargs):
     assert not {id(p) for p in known} & {id(p) for p in weights}
 
 
+def test_a_head_starts_anew_that_the_policy_has_under_two_names():
+    policy = PPO("MlpPolicy", "CartPole-v1").policy
+    policy.also = policy.action_net
+    before = policy.action_net.weight.detach().clone()
+    reset_heads(policy)
+    assert not th.equal(policy.action_net.weight, before)
+
+
 def test_new_heads_leave_a_map_alone_that_all_layers_share():
     kwargs = {"placement": "all", "router": "embedding", "router_kwargs": {"shared": True}}
     options = {"n_steps": 16, "batch_size": 16, "policy_kwargs": {"net_arch": [8], **kwargs}}

@@ -17,6 +17,13 @@ def write(path, text):
         temporary.write_text(text)
 
 
+def test_a_files_name_may_be_as_long_as_the_disk_allows(tmp_path):
+    file = tmp_path / ("x" * 255)
+    with atomic(file) as temporary:
+        temporary.write_text("long")
+    assert file.read_text() == "long"
+
+
 def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     file, link = tmp_path / "elsewhere" / "file", tmp_path / "link"

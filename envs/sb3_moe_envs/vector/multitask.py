@@ -193,6 +193,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         """
         masks = self._interface.masks.of(self._tasks)
         spread = self._interface.masks.spread
+        if not self._seeds.started:
+            return masks
         for part in self._parts:
             own = self._pool.ask(part, masks_of)
             if own is not None:
