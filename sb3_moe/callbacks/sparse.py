@@ -146,8 +146,8 @@ class SparseTrainingCallback(CheckedCallback):
 
         :param counts: how many weights of each expert are alive, by layer
         """
-        drawn = np.random.SeedSequence().generate_state(1)[0]
-        seeds = (self.seed, self.model.seed, drawn)
+        fresh = np.random.SeedSequence().generate_state(1)[0]
+        seeds = (self.seed, self.model.seed, fresh)
         seed = next(int(each) for each in seeds if each is not None)
         generator = generator_of(seed)
         masks = dict[Tensor, Tensor]()
