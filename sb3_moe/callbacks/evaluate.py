@@ -133,8 +133,11 @@ class MultiTaskEvalCallback(RecordingCallback):
         # The model knows what it trained last, unless the run is new or its tasks were others. Then
         # take the task that is played now.
         known = vars(self.model).get(TRAINED) if step > 0 else None
-        numbers: dict[Any, Any] = {n: k for k, n in enumerate(self.task_names)} | {ALL_TASKS: None}
-        self._trained: int | None = numbers.get(known, self._task.number())
+        self._trained: int | None = self._task.number()
+        if known in self.task_names:
+            self._trained = self.task_names.index(known)
+        elif known == ALL_TASKS:
+            self._trained = None
         # Only the end of the folder's path, because the folders above may be moved.
         folder = "/".join(Path(self.best_model_save_path or "").parts[-2:])
         how = "deterministic" if self.deterministic else "stochastic"
@@ -178,11 +181,13 @@ class MultiTaskEvalCallback(RecordingCallback):
     def _forgotten(self) -> list[float]:
         """Return how far each task's score fell since its last block ended; NaN before that."""
         score = self.record.rows["score"]
-        last = len(score) - 1
-        ends = {task: row for row, task in enumerate(self.record.rows["trained"].tolist())}
+        trained = self.record.rows["trained"]
+        blocks = [np.flatnonzero(trained == k) for k in range(len(self.task_names))]
         return [
-            float(score[ends[k], k] - score[last, k]) if ends.get(k, last) < last else math.nan
-            for k in range(len(self.task_names))
+            float(score[ends[-1], k] - score[-1, k])
+            if len(ends) and ends[-1] < len(score) - 1
+            else math.nan
+            for k, ends in enumerate(blocks)
         ]
 
     def _keep_best(self) -> bool:

@@ -63,7 +63,9 @@ class Evaluation:
 
 def _beside(path: Any, info: ValidationInfo) -> Any:
     """Resolve a path against the folder of the study's file, whatever the working directory is."""
-    return type(path)((info.context / path).absolute()) if info.context and path else path
+    if not (info.context and path):
+        return path
+    return type(path)((info.context / path).absolute())
 
 
 @dataclass(kw_only=True, config=STRICT)
