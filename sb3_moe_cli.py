@@ -21,7 +21,7 @@ class StudyOptions:
 
     :param study: a preset (smoke, first-run, paper-small, paper-full) or a YAML file
     :param out: the study's folder; by default runs/<name of the study>
-    :param seeds: how many seeds, in place of the file's
+    :param seeds: how many seeds: the first of the file's list, or 0, 1, ...
     :param steps_per_task: environment steps per task and visit, in place of the file's
     :param architecture: more networks: `<router>-<placement>`, or your own policy as
         `package.module:Class`

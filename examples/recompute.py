@@ -206,8 +206,8 @@ EIGHT = [f"CartPole{k}" for k in range(8)]
 UNITS = {"SpaceInvaders": 16.47, "Breakout": 4.05}
 #: The orders of the games; each game comes first in one and second in the other.
 ORDERS = ("SpaceInvaders.Breakout", "Breakout.SpaceInvaders")
-#: Steps of all three tasks of MT3 together, and a quarter of them.
-STEPS, QUARTER = 603_000, 150_750
+#: Steps of all three tasks of MT3 together, half and a quarter of them.
+STEPS, HALF, QUARTER = 603_000, 301_500, 150_750
 #: Milliseconds of MOORE and of its matched baseline, by their ratio, from metaworld/protocol.md: an
 #: update, an update with the environments' steps, and an update since MOORE became faster.
 TIMES = {"1.9": (27, 14.4), "1.7": (31, 18), "1.5": (21, 14.4)}
@@ -311,7 +311,33 @@ def metaworld() -> Samples:
     for archive in ("mt3", "mt3_normalised"):
         for network, runs in successes(archive).items():
             found[f"quarter {network}"] = runs.area(QUARTER).mean(1)
+    for network, runs in successes("mt3").items():
+        found[f"raw {network}"] = runs.area(HALF).mean(1)
+    return found | normalized()
+
+
+def normalized() -> Samples:
+    """Give areas under success on MT3 with normalized observations.
+
+    `a as long as b` is the area of `a` in the median processor time that runs of `b` took.
+    """
+    found: Samples = {}
+    seconds = seconds_of_runs()
+    for network, runs in successes("mt3_all_normalized").items():
+        found[f"normalized {network}"] = runs.area(HALF).mean(1)
+        for other in seconds:
+            until = HALF * min(1, np.median(seconds[other]) / np.median(seconds[network]))
+            found[f"{network} as long as {other}"] = runs.area(until).mean(1)
     return found
+
+
+def seconds_of_runs() -> Samples:
+    """Give the processor seconds of MT3's runs with normalized observations, by network."""
+    found: dict[str, list[float]] = {}
+    with (HERE / "metaworld" / "mt3_all_normalized" / "seconds.csv").open() as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["network"], []).append(float(row["seconds"]))
+    return {network: np.array(values) for network, values in found.items()}
 
 
 def mt10() -> Samples:
@@ -471,6 +497,10 @@ def tables() -> dict[str, str]:
     short = {"simba": "mt3_simba", "paco": "mt3_paco", "normalised": "mt3_normalised"}
     found["success"] = markdown(SUCCESS, success_rows(networks, STEPS))
     found["quarter"] = markdown(SUCCESS, success_rows(networks | short, QUARTER))
+    normal = dict.fromkeys(seconds_of_runs(), "mt3_all_normalized")
+    raw = dict.fromkeys(("dense-wide", "moore"), "mt3")
+    found["success_normalized"] = markdown(SUCCESS, success_rows(normal, HALF))
+    found["success_raw"] = markdown(SUCCESS, success_rows(raw, HALF))
     return found
 
 

@@ -69,6 +69,7 @@ LOOKS = {
     "went-on": (BLACK, "v"),
     "upcycled": (ORANGE, "<"),
     "moore": (PINK, "D"),
+    "moore-1": (BLUE, "v"),
     "simba": (ORANGE, "X"),
     "paco": (SKY, "^"),
     "normalised": (BLACK, "P"),
@@ -89,6 +90,7 @@ EFFECTS = {
     "forgetting": ("grow/sequence", "return per episode"),
     "upcycled": ("grow/upcycled", "return per episode"),
     "mt3": ("metaworld/mt3", "area under success (share of episodes)"),
+    "mt3_normalized": ("metaworld/mt3_all_normalized", "area under success (share of episodes)"),
     "minatar": ("paper/tier1", "return in units of 16.47 (SpaceInvaders) and 4.05 (Breakout)"),
     "interleaved_tuned": ("paper/interleaved", "return in units of 16.47 and 4.05"),
 }
@@ -155,12 +157,19 @@ def gates_of(folder: Path, study: StudyConfig) -> Iterator[tuple[str, dict[str, 
         yield from found.items()
     elif archive.exists():
         with tarfile.open(archive) as runs:
+            there = {*runs.getnames()}  # a network may have fewer seeds than the study
             for run in study.runs():
-                file = runs.extractfile(f"cells/{run.name}/diagnostics.npz")
-                assert file is not None
-                found_there = np.load(io.BytesIO(file.read()))
-                names = [each for each in found_there.files if each.startswith("gates/")]
-                yield run.name, {each: found_there[each] for each in ("steps", *names)}
+                if (name := f"cells/{run.name}/diagnostics.npz") in there:
+                    yield run.name, weights_in(runs, name)
+
+
+def weights_in(runs: tarfile.TarFile, name: str) -> dict[str, Any]:
+    """Read the steps and the weights of experts from a run's diagnostics in an archive."""
+    file = runs.extractfile(name)
+    assert file is not None
+    found = np.load(io.BytesIO(file.read()))
+    names = [each for each in found.files if each.startswith("gates/")]
+    return {each: found[each] for each in ("steps", *names)}
 
 
 def draw_report(folder: Path) -> None:
@@ -196,6 +205,24 @@ def draw_effects(table: str) -> None:
     label = f"difference with its 95% interval, {unit}"
     figure.supxlabel(f"{label}\ngray: smaller than the margin", fontsize="medium")
     plots.save_figure(figure, HERE / folder / "differences", ("png",))
+
+
+def draw_seconds() -> None:
+    """Draw success on MT3 with normalized observations against the processor time of the runs."""
+    script = runpy.run_path(str(HERE / "recompute.py"))
+    seconds = script["seconds_of_runs"]()
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for network, runs in script["successes"]("mt3_all_normalized").items():
+        minutes = runs.steps / runs.steps[-1] * np.median(seconds[network]) / 60
+        values = runs.values.mean(-1)
+        look = looks()[network]
+        plots.plot_mean(axes, minutes, values.mean(0), t_interval(values), network, look)
+    axes.set_xlabel("minutes of one core")
+    axes.set_ylim(-0.05, 1.05)
+    axes.set_ylabel("share of episodes that succeed, mean over tasks")
+    plots.add_legend(figure)
+    plots.save_figure(figure, HERE / "metaworld" / "mt3_all_normalized" / "seconds", ("png",))
 
 
 # ---------------------------------------------------------------------------------- against a value
@@ -336,7 +363,7 @@ def tasks() -> Mapping[str, Callable[[], None]]:
     }
     found |= {name: partial(draw_rates, name) for name in RATES}
     found |= {f"{table} differences": partial(draw_effects, table) for table in EFFECTS}
-    return found | {"conflict": draw_conflict}
+    return found | {"conflict": draw_conflict, "metaworld seconds": draw_seconds}
 
 
 def main() -> None:

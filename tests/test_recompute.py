@@ -33,6 +33,7 @@ CLAIMS = {
     "minatar": "paper/tier1",
     "interleaved_tuned": "paper/interleaved",
     "mt3": "metaworld/mt3",
+    "mt3_normalized": "metaworld/mt3_all_normalized",
     "forgetting": "grow/sequence",
     "upcycled": "grow/upcycled",
     "start_scale": "studies/match_scale",

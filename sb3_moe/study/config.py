@@ -577,11 +577,25 @@ def read_study(
     values = read_yaml(text)
     if not isinstance(values, dict):
         raise ValueError(f"a study must be a YAML mapping, got {values!r}")
-    values |= {name: value for name, value in changes.items() if value is not None}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    number, listed = changes.get("seeds"), values.get("seeds")
+    if isinstance(number, int) and isinstance(listed, list):
+        changes["seeds"] = first_of(listed, number)
+    values |= changes
     if architecture:
         own = values.get("architectures", [])
         values["architectures"] = [*(own if isinstance(own, list) else [own]), *architecture]
     return typed(StudyConfig, values, folder)
+
+
+def first_of(seeds: list[int], number: int) -> list[int]:
+    """Give the first of the seeds that a file lists.
+
+    :raises ValueError: if it does not list so many
+    """
+    if not 0 < number <= len(seeds):
+        raise ValueError(f"`seeds` must be 1 to {len(seeds)}, of those listed, got {number}")
+    return seeds[:number]
 
 
 def schema() -> dict[str, Any]:

@@ -136,6 +136,13 @@ def test_the_command_line_changes_entries_and_adds_networks():
     assert {run.architecture.name for run in found.runs()} == {"dense"}
 
 
+def test_a_number_of_seeds_takes_the_first_that_the_file_lists(tmp_path):
+    listed = "{name: mine, tasks: [Breakout], architectures: [dense], seeds: [10, 12, 11]}"
+    assert read_study(listed, tmp_path, seeds=2).seeds == (10, 12)
+    with pytest.raises(ValueError, match="`seeds` must be 1 to 3, of those listed, got 4"):
+        read_study(listed, tmp_path, seeds=4)
+
+
 def test_a_name_that_means_something_keeps_it_where_options_say_no_other():
     for name, options, meant in (
         ("soft-big", None, {"placement": "big", "router": "soft"}),
