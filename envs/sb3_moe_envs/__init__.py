@@ -1,6 +1,6 @@
 """Multi-task and continual environments for Gymnasium."""
 
-from sb3_moe_envs.history import AddHistory, History
+from sb3_moe_envs.belief import Belief
 from sb3_moe_envs.multitask import MultiTaskEnv
 from sb3_moe_envs.schedules import (
     Adaptive,
@@ -20,10 +20,9 @@ register_all()
 __all__ = [
     "SUITES",
     "Adaptive",
-    "AddHistory",
+    "Belief",
     "Chosen",
     "Cycle",
-    "History",
     "Interleave",
     "LearningProgress",
     "MultiTaskEnv",

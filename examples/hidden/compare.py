@@ -1,6 +1,5 @@
 """Tasks that nobody names: train networks, each with several seeds.
 
-    python examples/hidden/compare.py interleaved results.csv --seeds 10 11 12
     python examples/hidden/compare.py long results.csv --seeds 30 31 32
     python examples/hidden/compare.py in_turn results.csv --seeds 10 11 12
     python examples/hidden/compare.py goals results.csv --seeds 10 11 12
@@ -26,7 +25,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_moe
 from sb3_moe.callbacks import NewTaskCallback, make_pinned_env
-from sb3_moe.policies.belief import BeliefExtractor
 from sb3_moe.vec_env import evaluate_tasks
 from sb3_moe_envs.schedules import Cycle
 
@@ -42,35 +40,23 @@ class Setting(NamedTuple):
     :param num_tasks: how many they are
     :param part: steps before each evaluation; if tasks come in turn, of one visit of a task
     :param parts: how many evaluations a run has
-    :param predicts: what the models of a belief predict
+    :param models: options of the belief's models
     """
 
     suite: str
     num_tasks: int
     part: int
     parts: int
-    predicts: str = "transition"
+    models: dict[str, Any] = {}
 
 
+REWARDS = {"predicts": "reward", "hidden": [32]}
 SETTINGS = {
-    "interleaved": Setting("Conflict/CartPole8", 8, 40_960, 6),
     "long": Setting("Conflict/CartPole8", 8, 122_880, 8),
-    "in_turn": Setting("Conflict/CartPole8", 8, 32_768, 16),
-    "goals": Setting("Goal/CartPole4", 4, 40_960, 6, predicts="reward"),
+    "in_turn": Setting("Conflict/CartPole8", 8, 65_536, 16),
+    "goals": Setting("Goal/CartPole4", 4, 40_960, 6, REWARDS),
     "physics": Setting("Physics/Pendulum4", 4, 5_120, 6),
 }
-
-
-def dense(width: int) -> dict[str, Any]:
-    """Return the options of a dense network with two hidden layers."""
-    return {"placement": "none", "net_arch": [width, width]}
-
-
-def dense_belief(width: int, models: int, **options: Any) -> dict[str, Any]:
-    """Return a dense network that sees the belief of a number of models as an input."""
-    extractor = {"features_extractor_class": BeliefExtractor}
-    kwargs = {"num_models": models, **options}
-    return {**dense(width), **extractor, "features_extractor_kwargs": kwargs}
 
 
 def dense_predicting(width: int) -> dict[str, Any]:
@@ -79,105 +65,85 @@ def dense_predicting(width: int) -> dict[str, Any]:
     return {"net_arch": [width], **extractor, "features_extractor_kwargs": {"width": width}}
 
 
-# A network's options, and what it sees beside the current observation.
-NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
-    "predict-8": ({**BIG, "router": "predict", "num_experts": 8}, "history"),
-    "predict-16": ({**BIG, "router": "predict", "num_experts": 16}, "history"),
-    "predict-8-both": (
-        {
-            **BIG,
-            "router": "predict",
-            "num_experts": 8,
-            "features_extractor_kwargs": {"shown": "both"},
-        },
-        "history",
+class Network(NamedTuple):
+    """A network.
+
+    :param options: of its policy
+    :param sees: arguments of the environment: what it sees beside the current observation
+    :param policy: the policy's name
+    """
+
+    options: dict[str, Any]
+    sees: dict[str, Any] = {}
+    policy: str = "MultiInputPolicy"
+
+
+def experts(models: int, **belief: Any) -> Network:
+    """Return an expert for each model of a belief, which weighs them."""
+    sees = {"belief": {"num_models": models, **belief}}
+    return Network({**BIG, "router": "belief"}, sees, "MoeMultiInputPolicy")
+
+
+def dense_belief(width: int, models: int) -> Network:
+    """Return SB3's own network, which sees the belief of a number of models."""
+    return Network({"net_arch": [width, width]}, {"belief": {"num_models": models}})
+
+
+HISTORY = {"history": 8}
+BY_ID = {"task_id": "dict"}
+NETWORKS: dict[str, Network] = {
+    "belief-8": experts(8),
+    "belief-16": experts(16),
+    "belief-grow": Network(
+        {**BIG, "router": "belief", "top_k": 1},
+        {"belief": {"num_models": 16, "active": 2}},
+        "MoeMultiInputPolicy",
     ),
-    "predict-8-hidden": (
-        {
-            **BIG,
-            "router": "predict",
-            "num_experts": 8,
-            "features_extractor_kwargs": {"hidden": [16]},
-        },
-        "history",
-    ),
-    "predict-grow": ({**BIG, "router": "predict", "num_experts": 2, "top_k": 1}, "history"),
-    "dense-belief-8": (dense_belief(48, 8), "history"),
-    "dense-belief-8-hidden": (dense_belief(48, 8, hidden=[16]), "history"),
-    "dense-belief-16": (dense_belief(67, 16), "history"),
-    "dense-belief-128": (dense_belief(128, 16), "history"),
-    "dense-history": (dense(30), "history"),
-    "dense-history-wide": (dense(50), "history"),
-    "dense-history-128": (dense(128), "history"),
-    "dense-predicting": (dense_predicting(50), "history"),
+    "dense-belief-8": dense_belief(48, 8),
+    "dense-belief-16": dense_belief(67, 16),
+    "dense-history": Network({"net_arch": [50, 50]}, HISTORY),
+    "dense-predicting": Network(dense_predicting(50), HISTORY),
     # One step of history is the action and the reward that led to the current observation.
-    "lstm": ({"net_arch": [32], "lstm_hidden_size": 32}, "last step"),
-    "soft": ({**BIG, "router": "soft", "num_experts": 8}, "history"),
-    "uniform": ({**BIG, "router": "uniform", "num_experts": 8}, "history"),
-    "oracle": ({**BIG, "router": "task", "task_input": "router"}, "id"),
-    "dense-frame": ({"net_arch": [51, 51]}, "nothing"),
+    "lstm": Network(
+        {"net_arch": [32], "lstm_hidden_size": 32}, {"history": 1}, "MultiInputLstmPolicy"
+    ),
+    "soft": Network(
+        {**BIG, "router": "soft", "num_experts": 8}, HISTORY, "MoeMultiInputPolicy"
+    ),
+    "uniform": Network(
+        {**BIG, "router": "uniform", "num_experts": 8}, HISTORY, "MoeMultiInputPolicy"
+    ),
+    "oracle": Network(
+        {**BIG, "router": "task", "task_input": "router"}, BY_ID, "MoeMultiInputPolicy"
+    ),
+    "dense-frame": Network({"net_arch": [51, 51]}, {}, "MlpPolicy"),
 }
 # For SAC on a Pendulum, with about 10,000 parameters in each network. Those of `uniform` would be
 # as many if its experts didn't see the history.
 _WIDE = {"placement": "big", "net_arch": [32, 32]}
-PENDULUM_NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
-    "predict-8": ({**_WIDE, "router": "predict", "num_experts": 8}, "history"),
-    "dense-belief-8": (dense_belief(94, 8), "history"),
-    "dense-history": (dense(78), "history"),
-    "uniform": ({**_WIDE, "router": "uniform", "num_experts": 8}, "history"),
-    "oracle": ({**_WIDE, "router": "task", "task_input": "router"}, "id"),
-    "dense-frame": ({"net_arch": [98, 98]}, "nothing"),
-}
-# Networks that use another policy than this package's.
-POLICIES = {
-    "dense-predicting": "MultiInputPolicy",
-    "lstm": "MultiInputLstmPolicy",
-    "dense-frame": "MlpPolicy",
+PENDULUM_NETWORKS: dict[str, Network] = {
+    "belief-8": experts(8)._replace(options={**_WIDE, "router": "belief"}),
+    "dense-belief-8": dense_belief(94, 8),
+    "dense-history": Network({"net_arch": [78, 78]}, HISTORY),
+    "uniform": NETWORKS["uniform"]._replace(
+        options={**_WIDE, "router": "uniform", "num_experts": 8}
+    ),
+    "oracle": NETWORKS["oracle"]._replace(
+        options={**_WIDE, "router": "task", "task_input": "router"}
+    ),
+    "dense-frame": Network({"net_arch": [98, 98]}, {}, "MlpPolicy"),
 }
 # The learning rates that the development runs chose.
-RATES = {
+RATES: dict[str, dict[str, float]] = {
     "long": {
-        "predict-8": 0.01,
-        "predict-16": 0.003,
+        "belief-8": 0.01,
+        "belief-16": 0.003,
         "dense-belief-8": 0.003,
-        "oracle": 0.01,
-        "dense-history-wide": 0.003,
-        "dense-predicting": 0.01,
-        "uniform": 0.003,
-        "soft": 0.003,
-        "dense-frame": 0.01,
-        "predict-8-both": 0.003,
+        "dense-belief-16": 0.003,
     },
-    "interleaved": {
-        "predict-8": 0.03,
-        "predict-16": 0.03,
-        "dense-belief-8": 0.01,
-        "dense-history-wide": 0.01,
-        "soft": 0.003,
-        "uniform": 0.003,
-        "oracle": 0.01,
-        "dense-frame": 0.003,
-    },
-    "goals": {
-        "predict-8": 0.01,
-        "predict-8-hidden": 0.01,
-        "dense-belief-8": 0.01,
-        "oracle": 0.01,
-        "dense-history-wide": 0.01,
-        "uniform": 0.01,
-        "dense-frame": 0.003,
-    },
+    "in_turn": {"belief-16": 0.003, "belief-grow": 0.003, "dense-belief-8": 0.001},
+    "goals": {"belief-8": 0.01, "dense-belief-8": 0.01},
     "physics": dict.fromkeys(PENDULUM_NETWORKS, 0.001),
-    "in_turn": {
-        "predict-8": 0.01,
-        "predict-16": 0.003,
-        "predict-grow": 0.003,
-        "dense-belief-8": 0.001,
-        "dense-history-wide": 0.003,
-        "uniform": 0.003,
-        "oracle": 0.03,
-        "dense-frame": 0.003,
-    },
 }
 FIELDS = ["experiment", "network", "rate", "seed", "parameters", "steps_per_second"]
 FIELDS += [
@@ -189,37 +155,27 @@ FIELDS += [
 ]
 
 
-def make(experiment: str, network: str, rate: float, seed: int, visit: int = 1) -> BaseAlgorithm:
+def make(experiment: str, name: str, rate: float, seed: int, visit: int = 1) -> BaseAlgorithm:
     """Build a network and its environments; in turn, a visit of a task takes `visit` steps."""
     setting = SETTINGS[experiment]
-    options, sees = (PENDULUM_NETWORKS if experiment == "physics" else NETWORKS)[network]
-    if has_belief(options):
-        own = {"predicts": setting.predicts, **options.get("features_extractor_kwargs", {})}
-        options = {**options, "features_extractor_kwargs": own}
-    in_turn = Cycle(steps_per_task=visit, num_cycles=2)
-    length = {"history": 8, "last step": 1}.get(sees)
+    network = (PENDULUM_NETWORKS if experiment == "physics" else NETWORKS)[name]
+    sees = {"task_id": "info", **network.sees}
+    if "belief" in sees:
+        sees["belief"] = {**setting.models, **sees["belief"]}
     env = sb3_moe.make_multitask_vec_env(
         setting.suite,
         n_envs=8 if experiment == "physics" else 64,
         seed=seed,
-        schedule=in_turn if experiment == "in_turn" else None,
-        task_id="dict" if sees == "id" else "info",
-        history=length,
+        schedule=Cycle(steps_per_task=visit, num_cycles=2) if experiment == "in_turn" else None,
+        **sees,
     )
-    policy = POLICIES.get(network, "MoeMultiInputPolicy")
-    shared: dict[str, Any] = {"policy_kwargs": options, "learning_rate": rate}
+    shared: dict[str, Any] = {"policy_kwargs": network.options, "learning_rate": rate}
     shared |= {"seed": seed, "device": "cpu"}
     if experiment == "physics":  # half as many updates as transitions
-        return SAC(policy, env, learning_starts=1000, gradient_steps=4, **shared)
-    if network == "lstm":
-        return RecurrentPPO(policy, env, **{**PPO_SETTINGS, "n_steps": 128}, **shared)
-    return PPO(policy, env, **PPO_SETTINGS, **shared)
-
-
-def has_belief(options: dict[str, Any]) -> bool:
-    """Say whether a network infers the task by models of the environment."""
-    extractor = options.get("features_extractor_class")
-    return options.get("router") == "predict" or extractor is BeliefExtractor
+        return SAC(network.policy, env, learning_starts=1000, gradient_steps=4, **shared)
+    if name == "lstm":
+        return RecurrentPPO(network.policy, env, **{**PPO_SETTINGS, "n_steps": 128}, **shared)
+    return PPO(network.policy, env, **PPO_SETTINGS, **shared)
 
 
 def run(
@@ -228,8 +184,7 @@ def run(
     """Train one network, and return a row for each evaluation: one after each part's steps."""
     model = make(experiment, network, rate, seed, steps)
     played_env = make_pinned_env(model.get_env(), copies=EPISODES)
-    grows = network == "predict-grow"
-    callback = NewTaskCallback(add_expert=True, most=14) if grows else None
+    callback = NewTaskCallback(add_expert=True) if network == "belief-grow" else None
     seconds = 0.0
     row: dict[str, Any] = {"experiment": experiment, "network": network, "rate": rate, "seed": seed}
     row["parameters"] = sum(each.numel() for each in model.policy.parameters())
@@ -243,7 +198,7 @@ def run(
         tasks = {f"task_{k}": round(float(each), 1) for k, each in enumerate(returns)}
         rows.append({"steps": model.num_timesteps, **tasks})
     row["steps_per_second"] = round(steps * parts / seconds)
-    if getattr(model.policy, "belief", None) is not None:
+    if "belief" in getattr(played_env.observation_space, "spaces", {}):
         row["information"], row["told_apart"] = said_of_tasks(
             model, played_env, SETTINGS[experiment].num_tasks
         )
@@ -252,21 +207,22 @@ def run(
     return [row | each for each in rows]
 
 
-@th.no_grad()
 def said_of_tasks(model: BaseAlgorithm, env: VecEnv, num_tasks: int) -> tuple[float, int]:
     """Return how much the belief tells of the task, and how many tasks have a model of their own.
 
-    The first is the mutual information of model and task, as a share of its maximum. A task has a
-    model of its own if its likeliest model is no other task's.
+    The first is the mutual information of model and task, as a share of its maximum, over the steps
+    of an episode from the seventh on. A task has a model of its own if its likeliest model is no
+    other task's.
     """
-    joint_KE = np.zeros((num_tasks, model.policy.belief.num_models))
     obs = env.reset()
+    joint_KE = np.zeros((num_tasks, obs["belief"].shape[1]))
+    steps_B = np.zeros(env.num_envs, int)
     for _ in range(64):
-        obs, _, _, infos = env.step(model.predict(obs)[0])
-        belief_BE = model.policy.belief(th.as_tensor(obs["history"])).numpy()
+        obs, _, dones, infos = env.step(model.predict(obs)[0])
+        steps_B = np.where(dones, 0, steps_B + 1)
         tasks_B = np.array([info["task_id"] for info in infos])
-        whole = obs["history"][:, 0, -1] > 0
-        np.add.at(joint_KE, tasks_B[whole], belief_BE[whole])
+        late = steps_B >= 7
+        np.add.at(joint_KE, tasks_B[late], obs["belief"][late])
     joint_KE /= joint_KE.sum(1, keepdims=True) * num_tasks
     likeliest = joint_KE.argmax(1).tolist()
     even_KE = joint_KE.sum(0) * joint_KE.sum(1, keepdims=True)

@@ -19,9 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_moe.callbacks.periodic import CheckedCallback, RecordingCallback
-from sb3_moe.layers.checks import whole, whole_or_none
+from sb3_moe.layers.checks import positive, whole, whole_or_none
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.layers.predict import positive
 from sb3_moe.layers.temperatures import TaskTemperatures
 from sb3_moe.vec_env.evaluating import Successes, success_rate
 from sb3_moe.vec_env.observations import map_observation, stored_obs

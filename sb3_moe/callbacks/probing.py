@@ -19,9 +19,8 @@ from torch import Tensor
 
 from sb3_moe.callbacks.periodic import RecordingCallback, refuse_trpo, remembered
 from sb3_moe.layers import MoELayer
-from sb3_moe.layers.checks import not_negative, whole, whole_or_none
+from sb3_moe.layers.checks import not_negative, positive, whole, whole_or_none
 from sb3_moe.layers.moe import hold_router, router_parameters
-from sb3_moe.layers.predict import positive
 from sb3_moe.measures.hidden import expert_outputs, hidden_layers, online_parameters
 from sb3_moe.measures.plasticity import (
     TAUS,

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from sb3_moe.callbacks.periodic import CheckedCallback, refuse_trpo, same_training
 from sb3_moe.layers import MoELayer
-from sb3_moe.layers.checks import one_of, whole
+from sb3_moe.layers.checks import one_of, positive, whole
 from sb3_moe.layers.moe import router_parameters
-from sb3_moe.layers.predict import positive
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 from sb3_moe.measures.hidden import WEIGHTED, incoming, weight_of
 from sb3_moe.policies.masks import (

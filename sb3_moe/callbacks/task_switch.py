@@ -1,28 +1,23 @@
 """Prepare a model for the next task when the task changes, and notice tasks that have no id.
 
-Shapes: S steps of a window, n environments, K rows of a history, W numbers in a row, M = S*n
-histories, E experts with a model each.
+Shapes: n environments.
 """
 
-from collections import deque
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her import HerReplayBuffer
-from torch import Tensor
 
 from sb3_moe.callbacks.periodic import CheckedCallback, CurrentTask, remembered
-from sb3_moe.growing import add_experts, freeze_experts
+from sb3_moe.growing import add_experts, copy_expert, freeze_experts
 from sb3_moe.growing.experts import changeable, check_room
-from sb3_moe.layers.checks import not_negative, one_of, whole
-from sb3_moe.layers.predict import positive
+from sb3_moe.layers.checks import not_negative, one_of, positive, whole
 from sb3_moe.measures.resets import reset_heads, reset_optimizers
-from sb3_moe.policies.belief import HISTORY_KEY
 from sb3_moe.policies.learning_rates import Restarted
 from sb3_moe.policies.of_model import policy_of
+from sb3_moe.vec_env.belief import belief_of
 from sb3_moe.vec_env.kept_rows import Reservoir
 from sb3_moe.vec_env.tasks import task_names
 
@@ -204,142 +199,129 @@ QUANTILE = 0.05
 class NewTaskCallback(CheckedCallback):
     """Notice when several environments play a task that no model of the belief explains.
 
-    Before an update, each environment gets a score: the mean log-likelihood of a transition in its
-    latest histories, under the model that explains each history best. The models have not been
-    trained on these histories yet. The usual scores are those of environments that were not
-    surprised in the last few windows. An environment is surprised if its score lies more than
-    ``margin`` below the 5% quantile of the usual scores. When at least ``share`` of the
-    environments are surprised in ``patience`` windows in a row, a new task is noticed. Another one
-    can be noticed only after as many windows in a row in which fewer were surprised. It logs
-    ``moe/log_likelihood``, ``moe/surprised`` (the share of surprised environments) and
+    A window is the steps between two trainings of a :class:`~sb3_moe.vec_env.VecBelief`, before its
+    models have learned from them. In each window every environment gets a score: the mean
+    log-likelihood of its transitions, each under the model that the belief holds likeliest. The
+    usual scores are those of environments that were not surprised in the last few windows. An
+    environment is surprised if its score lies more than ``margin`` below the 5% quantile of the
+    usual scores. When at least ``share`` of the environments are surprised in ``patience`` windows
+    in a row, a new task is noticed. Another one can be noticed only after as many windows in a row
+    in which fewer were surprised.
+
+    It logs ``moe/log_likelihood``, ``moe/surprised`` (the share of surprised environments) and
     ``moe/new_tasks`` (how many were noticed). ``model.new_tasks`` holds what a resumed run needs.
 
-    :param window: how many steps of each environment are scored together, at least
+    With ``add_expert``, each new task gets the belief's next spare model, fitted to the surprising
+    transitions, and in every mixture with ``router="belief"`` that model's expert becomes a copy of
+    the likeliest one. Begin with ``VecBelief(..., active=2)``.
+
     :param margin: how far below that quantile a surprised environment's score lies, in nats for a
         transition
     :param share: share of the environments that must be surprised, in (0, 1]
     :param patience: in how many windows in a row they must be surprised
-    :param most: how many new tasks are noticed at most
-    :param add_expert: whether each new task gets an expert: a copy of the likeliest one, with a
-        model that is first fitted to the surprising histories
+    :param add_expert: whether each new task gets a spare model and its expert, as long as there are
+        some
     :param fit_steps: gradient steps of that fit
     :param verbose: 1 prints each new task
     :raises TypeError: if a number isn't a whole one
-    :raises ValueError: if a value is out of range, or the policy has no belief
+    :raises ValueError: if a value is out of range, there is no belief, or ``add_expert`` finds no
+        spare model
     """
 
     def __init__(
         self,
         *,
-        window: int = 32,
         margin: float = 1.0,
         share: float = 0.1,
         patience: int = 1,
-        most: int = 8,
         add_expert: bool = False,
         fit_steps: int = 500,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        counts = {"window": window, "patience": patience, "most": most, "fit_steps": fit_steps}
-        for name, count in counts.items():
-            whole(name, count)
+        whole("patience", patience)
+        whole("fit_steps", fit_steps)
         not_negative("margin", margin)
         positive("share", share, at_most=1.0)
-        self.window = window
         self.margin = margin
         self.share = share
         self.patience = patience
-        self.most = most
         self.add_expert = add_expert
         self.fit_steps = fit_steps
-        self.noticed = 0
         self._kept: dict[str, Any] = {}
-        self._usual = deque[list[float]](maxlen=CALM_WINDOWS)
-        self._seen: list[np.ndarray] = []
-        # How many windows in a row were surprising (during an alarm: calm), and whether an alarm
-        # is on, which a new task has raised.
-        self._in_row = 0
-        self._alarmed = False
+
+    @property
+    def noticed(self) -> int:
+        """How many new tasks were noticed in this run."""
+        return int(self._kept["noticed"])
 
     def check_model(self, model: BaseAlgorithm) -> None:
-        """Raise ValueError unless there is a belief, and an expert can join where one may."""
-        policy = policy_of(model)
-        if policy.belief is None:
-            raise ValueError("`model` must have a belief, such as `router`='predict' gives")
-        if self.add_expert:
-            policy.check_followed()
-            check_room(model, 1)
-
-    def _on_rollout_start(self) -> None:
-        if self.add_expert:
-            changeable(self.model)  # raises if masks were drawn when training started
+        """Raise ValueError unless there is a belief that learns, with a spare model if need be."""
+        belief = belief_of(model.get_env())
+        if belief is None or not belief.training:
+            raise ValueError(
+                "`model` must have an environment with a belief that learns: wrap it in "
+                "sb3_moe.vec_env.VecBelief"
+            )
+        if self.add_expert and not belief.models.num_spare:
+            raise ValueError(
+                "`add_expert`=True needs a spare model: give VecBelief more `num_models` than "
+                f"`active` ones, got {belief.models.num_models}, all active"
+            )
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
+        self._belief: Any = belief_of(self.model.get_env())
         self._kept = remembered(self.model, "new_tasks")
-        kept = self._kept.get("seen", ())
-        self._seen = [each for each in kept if len(each) == self.training_env.num_envs]
-        self._kept["seen"] = self._seen
-        state = self._kept.get("state", [0, 0, False])
-        self.noticed, self._in_row, self._alarmed = state
-        self._usual = deque(self._kept.get("usual", ()), CALM_WINDOWS)
+        # `in_row` counts windows that were surprising (during an alarm: calm), and an alarm is what
+        # a new task raises.
+        start = {"noticed": 0, "in_row": 0, "alarmed": False, "usual": [], "window": []}
+        self._kept |= start | self._kept
+        self._kept["window"] = [
+            scores for scores in self._kept["window"] if len(scores) == self.model.n_envs
+        ]
 
     def _on_step(self) -> bool:
-        self._seen.append(self.locals["new_obs"][HISTORY_KEY])
+        belief = self._belief
+        likeliest = belief.log_belief.argmax(axis=1)
+        scores = np.take_along_axis(belief.log_likelihood, likeliest[:, None], axis=1)[:, 0]
+        self._kept["window"].append(scores.tolist())
+        if belief.about_to_learn:
+            self._judge(np.mean(self._kept["window"], axis=0), likeliest)
+            self._kept["window"].clear()
         return True
 
-    def _on_rollout_end(self) -> None:
-        if len(self._seen) < self.window:
-            return
-        histories = th.as_tensor(np.stack(self._seen), device=self.model.device)
-        self._seen.clear()
-        score_Sn, best_Sn = self._explained(histories)
-        score_n = score_Sn.nanmean(0)
+    def _judge(self, score_n: np.ndarray, likeliest_n: np.ndarray) -> None:
+        """Compare the scores of a window with the usual ones."""
+        kept = self._kept
         surprised_n = self._surprised(score_n)
         if not surprised_n.all():
-            self._usual.append(score_n[~surprised_n].tolist())
-        share = float(surprised_n.float().mean())
+            kept["usual"] = [*kept["usual"], score_n[~surprised_n].tolist()][-CALM_WINDOWS:]
+        share = float(surprised_n.mean())
         if self._starts_alarm(share):
-            self.noticed += 1
+            kept["noticed"] += 1
             self.say(f"new task {self.noticed} at step {self.num_timesteps}")
-            if self.add_expert:
-                likeliest = int(best_Sn[:, surprised_n].mode(0).values.mode().values)
-                self._add(likeliest, histories[:, surprised_n].flatten(0, 1))
-        self.logger.record("moe/log_likelihood", float(score_n.nanmean()))
+            if self.add_expert and self._belief.models.num_spare:
+                source = int(np.bincount(likeliest_n[surprised_n]).argmax())
+                target = self._belief.activate(surprised_n, self.fit_steps)
+                copy_expert(self.model, source, target)
+        self.logger.record("moe/log_likelihood", float(score_n.mean()))
         self.logger.record("moe/surprised", share)
         self.logger.record("moe/new_tasks", self.noticed)
-        self._kept["state"] = [self.noticed, self._in_row, self._alarmed]
-        self._kept["usual"] = list(self._usual)
 
-    def _explained(self, histories: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how well the best model explains each history, and its number, both (S, n).
-
-        :param histories: (S, n, K, W); one without a transition has NaN
-        """
-        belief: Any = self.model.policy.belief
-        score_M, best_M = belief.explained(histories.flatten(0, 1)).max(1)
-        return score_M.view(histories.shape[:2]), best_M.view(histories.shape[:2])
-
-    def _surprised(self, score_n: Tensor) -> Tensor:
-        if len(self._usual) < CALM_WINDOWS:
-            return th.zeros_like(score_n, dtype=th.bool)
-        usual = np.nanquantile(np.concatenate(self._usual), QUANTILE)
-        return score_n < float(usual) - self.margin
+    def _surprised(self, score_n: np.ndarray) -> np.ndarray:
+        usual = self._kept["usual"]
+        if len(usual) < CALM_WINDOWS:
+            return np.zeros_like(score_n, dtype=bool)
+        return score_n < np.quantile(np.concatenate(usual), QUANTILE) - self.margin
 
     def _starts_alarm(self, share: float) -> bool:
         """Count windows in a row towards an alarm's start, or its end; say whether one starts."""
-        turns = share < self.share if self._alarmed else share >= self.share
-        self._in_row = self._in_row + 1 if turns else 0
-        if self._in_row < self.patience:
+        kept = self._kept
+        turns = share < self.share if kept["alarmed"] else share >= self.share
+        kept["in_row"] = kept["in_row"] + 1 if turns else 0
+        if kept["in_row"] < self.patience:
             return False
-        self._alarmed = not self._alarmed
-        self._in_row = 0
-        return self._alarmed and self.noticed < self.most
-
-    def _add(self, likeliest: int, histories: Tensor) -> None:
-        """Add an expert to every network, with a model fitted to the surprising histories."""
-        # At first it is an exact copy, so that the update that follows starts from the same policy.
-        add_experts(self.model, like=likeliest, perturb=0.0)
-        belief: Any = self.model.policy.belief
-        belief.fit(belief.num_models - 1, histories, self.fit_steps)
+        kept["alarmed"] = not kept["alarmed"]
+        kept["in_row"] = 0
+        return bool(kept["alarmed"])

@@ -1,6 +1,7 @@
 """Give a dense model experts, change the experts of a model, or make it dense again."""
 
 from sb3_moe.growing.converting import Distilled, distill, to_dense, upcycle
+from sb3_moe.growing.copying import copy_expert
 from sb3_moe.growing.experts import (
     add_experts,
     drop_masks,
@@ -13,6 +14,7 @@ from sb3_moe.growing.experts import (
 __all__ = [
     "Distilled",
     "add_experts",
+    "copy_expert",
     "distill",
     "drop_masks",
     "freeze_experts",

@@ -16,7 +16,7 @@ from sb3_moe.layers import (
     EmbeddingMoE,
     LinearScores,
     MoELayer,
-    PredictMoE,
+    BeliefMoE,
     ScoredMoE,
     SoftMoE,
     SparseMoE,
@@ -91,7 +91,7 @@ def constant_gates(layer: MoELayer, task: int | None) -> list[float] | None:
         case UniformMoE():
             return [1.0 / number] * number
     softmax = isinstance(layer, EmbeddingMoE) and layer.softmax
-    is_one = number == 1 and (softmax or isinstance(layer, SoftMoE | SparseMoE | PredictMoE))
+    is_one = number == 1 and (softmax or isinstance(layer, SoftMoE | SparseMoE | BeliefMoE))
     return [1.0] if is_one else None
 
 

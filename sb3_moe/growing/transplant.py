@@ -143,8 +143,6 @@ class Transplant:
     def put_in(self) -> None:
         """Replace the old layers in the model."""
         optimizers = {each: name for name, each in networks_of(self.policy).optimizers().items()}
-        heirs = next(iter(self.heirs.values()))
-        self.policy.follow_experts([(heir.weights, heir.gates) for heir in heirs])
         self._move_anchors()
         for hook in self.built._of_layers:  # the policy attaches its own
             hook.remove()

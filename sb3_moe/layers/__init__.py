@@ -2,9 +2,8 @@
 
 from sb3_moe.layers.aux_loss import AuxCoefs
 from sb3_moe.layers.experts import Experts, SeparateNetworks, StackedNetwork
-from sb3_moe.layers.fixed_moe import EmbeddingMoE, TaskMoE, UniformMoE
+from sb3_moe.layers.fixed_moe import BeliefMoE, EmbeddingMoE, TaskMoE, UniformMoE
 from sb3_moe.layers.moe import MoELayer, RouterInput
-from sb3_moe.layers.predict import Belief, PredictMoE
 from sb3_moe.layers.registry import (
     LinearExpert,
     MLPExpert,
@@ -19,7 +18,7 @@ from sb3_moe.layers.sparse_moe import ExpertChoiceMoE, SparseMoE
 
 __all__ = [
     "AuxCoefs",
-    "Belief",
+    "BeliefMoE",
     "EmbeddingMoE",
     "ExpertChoiceMoE",
     "Experts",
@@ -27,7 +26,6 @@ __all__ = [
     "LinearScores",
     "MLPExpert",
     "MoELayer",
-    "PredictMoE",
     "RandomMoE",
     "RouterInput",
     "Routing",

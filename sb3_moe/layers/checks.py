@@ -54,6 +54,12 @@ def widths(name: str, value: object) -> None:
         whole(name, each)
 
 
+def positive(name: str, value: object, at_most: float = float("inf")) -> None:
+    """Raise unless a value is a number greater than 0 and at most ``at_most``."""
+    if not 0.0 < number(name, value) <= at_most:
+        raise ValueError(f"`{name}` must be in (0, {at_most}], got {value}")
+
+
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:
     """Raise ValueError unless a value is one of those allowed."""
     if value not in allowed:

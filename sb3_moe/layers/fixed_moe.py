@@ -1,6 +1,6 @@
-"""Routers that don't look at tokens: the task alone decides, or nothing does.
+"""Routers that don't look at tokens: the task alone decides, a belief about it, or nothing.
 
-Shapes: E experts, K tasks.
+Shapes: E experts, K tasks, or models of a belief.
 """
 
 import math
@@ -9,10 +9,11 @@ from typing import ClassVar
 import torch as th
 from torch import Tensor, nn
 
-from sb3_moe.layers.checks import one_of
+from sb3_moe.layers.checks import one_of, positive
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import MoELayer, RouterInput, edited_shares
 from sb3_moe.layers.routing import Routing, softmax_over_experts
+from sb3_moe.layers.sparse_moe import best, check_top_k
 
 
 class TaskMoE(MoELayer):
@@ -32,6 +33,56 @@ class TaskMoE(MoELayer):
         chosen = router_x.argmax(dim=-1, keepdim=True)
         gates = th.zeros_like(router_x).scatter(-1, chosen, 1.0)
         return self.combine(x, gates, experts=chosen)
+
+
+class BeliefMoE(MoELayer):
+    """Weigh each expert by the belief that its model of the environment is right.
+
+    :param experts: one for each model
+    :param router_input: not used
+    :param top_k: how many experts serve a token, with gates that sum to 1; None: all
+    :param temperature: above 1 for gates that are more alike, below 1 for sharper ones
+    :raises TypeError: if a value has the wrong type
+    :raises ValueError: if a value is out of range
+    """
+
+    name = "belief"
+    sees = "belief"
+    leaves_out = True
+
+    def __init__(
+        self,
+        experts: Experts,
+        router_input: RouterInput,
+        *,
+        top_k: int | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(experts)
+        check_top_k(top_k or 1, self.num_experts)
+        positive("temperature", temperature)
+        self.top_k = top_k
+        self.temperature = temperature
+
+    def route(self, x: Tensor, router_x: Tensor) -> tuple[Tensor, Routing]:
+        """Compute the output; the routing's scores are logarithms of the belief.
+
+        :param x: what the experts see
+        :param router_x: the belief, with an entry for each expert
+        """
+        logits = router_x.clamp_min(th.finfo(router_x.dtype).tiny).log()
+        gates = router_x
+        chosen = None
+        # A belief can be exactly 1. If that expert is switched off, the gates of the others must
+        # not all be 0: after this softmax, none is.
+        if self.temperature != 1.0 or self.edit_gates is not None:
+            gates = softmax_over_experts(logits / self.temperature)
+        gates = edited_shares(self, gates)
+        if self.top_k is not None:
+            chosen = best(gates, self.top_k)
+            gates = gates * th.zeros_like(gates).scatter(-1, chosen, 1.0)
+            gates = gates / gates.sum(-1, keepdim=True)
+        return self.combine(x, gates, logits=logits, experts=chosen, edited=True)
 
 
 class UniformMoE(MoELayer):
@@ -54,10 +105,14 @@ class TaskEmbedding(nn.Module):
     :param num_tasks: K
     :param width: W; the norm of a row starts near 1, that of a one-hot
     :param bias: whether to add a learned vector that all tasks share, 0 at first
+    :param tells_task: whether the input is the task's id; False: a belief, which weighs the vectors
     """
 
-    def __init__(self, num_tasks: int, width: int, *, bias: bool = False) -> None:
+    def __init__(
+        self, num_tasks: int, width: int, *, bias: bool = False, tells_task: bool = True
+    ) -> None:
         super().__init__()
+        self.tells_task = tells_task
         self.weight_KW = nn.Parameter(th.randn(num_tasks, width) / math.sqrt(width))
         self.bias_W = nn.Parameter(th.zeros(width)) if bias else None
 
@@ -68,7 +123,7 @@ class TaskEmbedding(nn.Module):
 
     def forward(self, onehot: Tensor) -> Tensor:
         """Return each task's row, also if the one-hot was normalized: (..., K) to (..., W)."""
-        return self.rows_KW[onehot.argmax(dim=-1)]
+        return self.rows_KW[onehot.argmax(dim=-1)] if self.tells_task else onehot @ self.rows_KW
 
 
 class EmbeddingMoE(MoELayer):
@@ -102,7 +157,12 @@ class EmbeddingMoE(MoELayer):
         super().__init__(experts)
         one_of("weights", weights, ("linear", "softmax"))
         # Rows start with a norm near 1: a weighed sum of independent experts is as strong as one.
-        self.task_weights = TaskEmbedding(router_input.num_tasks, self.num_experts, bias=bias)
+        self.task_weights = TaskEmbedding(
+            router_input.num_tasks,
+            self.num_experts,
+            bias=bias,
+            tells_task=router_input.tells_task,
+        )
         self.softmax = weights == "softmax"
         self.shared = shared
 

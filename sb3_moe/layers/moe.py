@@ -27,12 +27,14 @@ class RouterInput:
     :param num_experts: E
     :param num_tokens: N
     :param num_tasks: length of the one-hot task id; 0 where there is none
+    :param tells_task: whether it is the true task's, and not a belief in its place
     """
 
     features: int
     num_experts: int
     num_tokens: int = 1
     num_tasks: int = 0
+    tells_task: bool = True
 
 
 class MoELayer(nn.Module):
@@ -142,12 +144,6 @@ class MoELayer(nn.Module):
         """
         last = {name: name.rpartition(".")[2] for name in router_tensors(self)}
         return {name: self.axes[own] for name, own in last.items() if own in self.axes}
-
-    def between_updates(self) -> None:
-        """Change what may only change between two updates of the policy.
-
-        Called once after each update, and once before the first one, also of a loaded model.
-        """
 
 
 def edited_shares(layer: MoELayer, gates: Tensor) -> Tensor:

@@ -12,9 +12,8 @@ from torch import nn
 from sb3_moe.layers.checks import whole
 from sb3_moe.layers.classes import Registry
 from sb3_moe.layers.encoder import Residual
-from sb3_moe.layers.fixed_moe import EmbeddingMoE, TaskMoE, UniformMoE
+from sb3_moe.layers.fixed_moe import BeliefMoE, EmbeddingMoE, TaskMoE, UniformMoE
 from sb3_moe.layers.moe import MoELayer
-from sb3_moe.layers.predict import PredictMoE
 from sb3_moe.layers.soft_moe import RandomMoE, SoftMoE
 from sb3_moe.layers.sparse_moe import ExpertChoiceMoE, SparseMoE
 
@@ -144,7 +143,7 @@ for _router in (
     ExpertChoiceMoE,
     TaskMoE,
     EmbeddingMoE,
-    PredictMoE,
+    BeliefMoE,
     UniformMoE,
     RandomMoE,
 ):

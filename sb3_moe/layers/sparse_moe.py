@@ -27,9 +27,7 @@ class SparseMoE(ScoredMoE):
     :param router_input: the sizes that the router is built for
     :param top_k: k
     :param bias_rate: step of loss-free balancing (arXiv 2408.15664, algorithm 1): a bias that
-        only affects the choice, raised for experts with less than their share of tokens. Loads are
-        counted in training passes and the bias moves once, in :meth:`between_updates`, so that the
-        policy stays the same within one update
+        only affects the choice, raised for experts with less than their share of a training batch
     :param renormalize: make the kept gates sum to 1; needs k of at least 2
     :param scores: options of :class:`sb3_moe.layers.scores.ScoredMoE`
     :raises ValueError: if there are fewer than k experts, or k is too small to renormalize
@@ -37,10 +35,9 @@ class SparseMoE(ScoredMoE):
 
     name = "top_k"
     leaves_out = True
-    axes: ClassVar = ScoredMoE.axes | {"running_bias_E": 0, "running_count_E": 0}
+    axes: ClassVar = ScoredMoE.axes | {"running_bias_E": 0}
 
     running_bias_E: Tensor
-    running_count_E: Tensor
 
     def __init__(
         self,
@@ -65,7 +62,6 @@ class SparseMoE(ScoredMoE):
         if bias_rate:
             # SB3 copies buffers with `running_` in their names to target networks.
             self.register_buffer("running_bias_E", th.zeros(self.num_experts))
-            self.register_buffer("running_count_E", th.zeros(self.num_experts))
 
     def route(self, x: Tensor, router_x: Tensor) -> tuple[Tensor, Routing]:
         """Compute the output and the kept gates."""
@@ -86,22 +82,14 @@ class SparseMoE(ScoredMoE):
         # An expert whose gate was edited to 0 must not be chosen for its bias.
         chosen = best((probs + bias_E).masked_fill(probs == 0, -th.inf), self.top_k)
         if self.training and th.is_grad_enabled() and not self._is_held():
-            self.running_count_E += counts(chosen, self.num_experts)
+            # Experts for this batch are chosen: the bias acts on the next one.
+            count_E = counts(chosen, self.num_experts).to(bias_E.dtype)
+            self.running_bias_E += self.bias_rate * (count_E.mean() - count_E).sign()
         return chosen
 
     def _is_held(self) -> bool:
         """Say whether the router is kept from learning now: then its bias must not move either."""
         return not any(each.requires_grad for each in self.router.parameters())
-
-    @th.no_grad()
-    def between_updates(self) -> None:
-        """Move the bias by the loads counted since it last moved, and count from zero again."""
-        if not self.bias_rate or self._is_held():
-            return
-        count_E = self.running_count_E
-        # With no counts every difference is 0, and so is its sign: the bias stays.
-        self.running_bias_E += self.bias_rate * (count_E.mean() - count_E).sign()
-        count_E.zero_()
 
 
 class ExpertChoiceMoE(ScoredMoE):

@@ -44,7 +44,7 @@ class Architect:
         self.given_layout = self.layout = layout
         self.init_hidden = init_hidden
         self.init_head = init_head
-        options.check_tasks(layout.num_tasks if layout.tells_task else 0)
+        options.check_tasks(layout.num_tasks, tells_task=layout.tells_task)
         self.experts_see_task = options.experts_see_task and not after_lstm
         self.task_embedding: TaskEmbedding | None = None
         self.encoder: nn.Module | None = None
@@ -74,7 +74,9 @@ class Architect:
         self.expert_layers.shared = None
         self.task_embedding = None
         if (width := self.options.task_embedding) is not None and self.options.embeds_task:
-            self.task_embedding = TaskEmbedding(self.layout.num_tasks, width)
+            self.task_embedding = TaskEmbedding(
+                self.layout.num_tasks, width, tells_task=self.layout.tells_task
+            )
         stages = read_stages(dense)
         self.norms: list[nn.Module] = []
         if stages:  # all that the first layer sees is normalized as one vector
@@ -145,10 +147,14 @@ class Architect:
         block = self.expert_layers.head(self._stages, Stage(linear), width, first=False)
         return MoENetwork(
             [block],
-            Layout(x_dim=width, num_tasks=self.layout.num_tasks),
+            Layout(
+                x_dim=width,
+                num_tasks=self.layout.num_tasks,
+                tells_task=self.layout.tells_task,
+            ),
             experts_see_task=False,
             router_sees_task=self.options.router_sees_task,
-            task_embedding=None if block.sees == "task" else self.task_embedding,
+            task_embedding=self.task_embedding if block.sees == "tokens" else None,
         )
 
     def _assembled(self, blocks: list[nn.Module], *, carry_task: bool = False) -> MoENetwork:

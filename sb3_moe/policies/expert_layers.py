@@ -10,6 +10,7 @@ from torch import nn
 
 from sb3_moe.layers import (
     AuxCoefs,
+    BeliefMoE,
     EmbeddingMoE,
     Experts,
     MLPExpert,
@@ -131,7 +132,8 @@ class ExpertLayers:
         :param first: whether the head is the first layer, and so sees those features
         """
         in_features = width + (self.seen if first else 0)
-        router = None if self.options.head_router is None else TaskMoE
+        by_task = TaskMoE if self.layout.tells_task else BeliefMoE
+        router = None if self.options.head_router is None else by_task
         number = self.num_experts if router is None else self.layout.num_tasks
         if self.expert_is_given and router is None and self.options.place.hidden is None:
             like = _like(hidden[-1:], in_features)
@@ -300,6 +302,7 @@ class ExpertLayers:
             num_experts=experts.num_experts,
             num_tokens=num_tokens,
             num_tasks=num_tasks,
+            tells_task=self.layout.tells_task,
         )
         layer = kind(experts, router_input, **({} if router else options.router_options))
         if router is None:

@@ -1,5 +1,7 @@
 """Features extractors that keep the task id apart: features are ``[x | one-hot(task)]``.
 
+A belief about the task takes the place of the one-hot where nothing tells the task.
+
 Shapes: B batch, F features, N tasks, C channels, H height, W width.
 """
 
@@ -18,7 +20,15 @@ from torch import Tensor, nn
 from sb3_moe.layers.checks import one_of, whole_or_none
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.vec_env.observations import Shape, channel_axis, image_shape_of, is_image
-from sb3_moe.vec_env.task_ids import TASK_KEY, EndsInOneHot, Tail, TaskIds, as_one_hot, has_task_key
+from sb3_moe.vec_env.task_ids import (
+    BELIEF_KEY,
+    EndsInOneHot,
+    Tail,
+    TaskIds,
+    as_one_hot,
+    code_key,
+    has_task_key,
+)
 
 
 def minatar_convs(channels: int) -> nn.Sequential:
@@ -104,17 +114,18 @@ def encoder_of_size(image_shape: Shape) -> str:
 
 
 def _parts(space: spaces.Space) -> dict[str, spaces.Space]:
-    """Return the parts of an observation space by key, without the task id."""
+    """Return the parts of an observation space by key, without the task id or belief."""
     if not isinstance(space, spaces.Dict):
         return {"": space}
-    task_key = TASK_KEY if has_task_key(space) else None
-    return {key: each for key, each in space.spaces.items() if key != task_key}
+    without = code_key(space)
+    return {key: part for key, part in space.spaces.items() if key != without}
 
 
 class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
     """Encode observations and append the one-hot task id: (B, F) = ``[x | one-hot]``.
 
-    The id is a Dict's ``task_id``, or the last ``num_tasks`` features (or channels) of a Box.
+    The id is a Dict's ``task_id``, or the last ``num_tasks`` features (or channels) of a Box. A
+    Dict's ``belief`` takes the place of the one-hot.
     Images may have their channels first or last: see
     :func:`sb3_moe.vec_env.observations.channel_axis`.
 
@@ -149,7 +160,11 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
         parts = _parts(observation_space)
         self.num_tasks = 0
         self._tail = None
-        if num_tasks is not None or has_task_key(observation_space):
+        self._code_key = code_key(observation_space)
+        self.tells_task = self._code_key != BELIEF_KEY
+        if not self.tells_task:
+            self.num_tasks = get_flattened_obs_dim(observation_space[BELIEF_KEY])  # type: ignore[index]
+        elif num_tasks is not None or has_task_key(observation_space):
             task_ids = TaskIds(observation_space, num_tasks, "`num_tasks`")
             self.num_tasks = task_ids.num_tasks
             self._tail = task_ids.tail
@@ -246,7 +261,7 @@ class TaskExtractor(EndsInOneHot, BaseFeaturesExtractor):
     def forward(self, observations: PyTorchObs) -> Tensor:
         """Return the features (B, F)."""
         by_key = observations if isinstance(observations, dict) else {"": observations}
-        task = by_key[TASK_KEY] if has_task_key(self._observation_space) else None
+        task = None if self._code_key is None else by_key[self._code_key]
         if self._planes is not None:
             task = as_one_hot(self._planes.codes(by_key[""]))
             by_key = {"": self._planes.split(by_key[""])[0]}

@@ -11,14 +11,11 @@ import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_moe.layers import Belief, MoELayer, PredictMoE
 from sb3_moe.layers.classes import did_you_mean
-from sb3_moe.layers.predict import Heir
-from sb3_moe.policies.belief import BeliefExtractor
 from sb3_moe.policies.extractors import TaskExtractor, default_encoder
 from sb3_moe.policies.moe_network import Layout
 from sb3_moe.policies.optimizers import ExpertAdam, ExpertAdamW
-from sb3_moe.policies.options import DEFAULTS, MoEOptions, per_network
+from sb3_moe.policies.options import DEFAULTS, per_network
 from sb3_moe.policies.teaches_optimizers import TeachesOptimizers
 from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key
 
@@ -43,10 +40,11 @@ class MoEPolicy(TeachesOptimizers):
         ``"body"``, ``"big"``; see :class:`sb3_moe.policies.options.MoEOptions` for this and the
         other options
     :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"embedding"``,
-        ``"predict"``, ``"uniform"``, ``"random"``, or a class of your own
+        ``"belief"``, ``"uniform"``, ``"random"``, or a class of your own
     :param router_kwargs: the router's own options
-    :param num_experts: how many experts; None: the number of tasks for ``"task"``, else 4
-    :param top_k: experts per token; None: 1, or all of them for ``"predict"``
+    :param num_experts: how many experts; None: the number of tasks for ``"task"``, of models for
+        ``"belief"``, else 4
+    :param top_k: experts per token; None: 1, or all of them for ``"belief"``
     :param renormalize: make the gates of the kept experts sum to 1
     :param tokens: what one token is: ``"sample"``, ``"conv"`` or ``"feature"``
     :param num_slots: slots per expert for the soft router; None: ceil(tokens / experts)
@@ -67,8 +65,8 @@ class MoEPolicy(TeachesOptimizers):
     :param bias_rate: step of loss-free balancing
     :param freeze_idle: leave an expert unchanged in steps in which its gradient is zero, for
         example because no row reached it; None: do so where the task id picks the expert
-    :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
-        ``"none"``
+    :param task_input: who sees the one-hot task id or the belief: ``"both"``, ``"router"``,
+        ``"experts"``, ``"none"``; None: the router alone for ``"belief"``, else both
     :param task_embedding: width of a learned vector for each task in place of the one-hot
     :param ent_coef_per_task: learn an entropy temperature for each task (SAC, TQC and CrossQ, with
         ``ent_coef=1.0``)
@@ -81,8 +79,7 @@ class MoEPolicy(TeachesOptimizers):
     :param frozen_experts: indices of experts that stay unchanged while everything else learns, by
         network (``"pi"``, ``"qf"`` for all critics, ``"qf0"``) or mixture (``"pi.all.1"``)
     :param features_extractor_class: None: SB3's default if all networks are dense and can use it,
-        else :class:`sb3_moe.policies.extractors.TaskExtractor` (with ``router="predict"`` its
-        subclass :class:`sb3_moe.policies.belief.BeliefExtractor`). A class of your own must be a
+        else :class:`sb3_moe.policies.extractors.TaskExtractor`. A class of your own must be a
         subclass of TaskExtractor to keep a task id or a feature map apart
     :param features_extractor_kwargs: arguments of the features extractor
     :param net_arch: widths of the hidden layers; None: SB3's default, or ``[512]`` behind an image
@@ -94,12 +91,7 @@ class MoEPolicy(TeachesOptimizers):
     network_names: ClassVar[tuple[str, ...]] = ("pi", "vf")
     optimizer_defaults: ClassVar[dict[type[th.optim.Optimizer], dict[str, Any]]] = {}
     encodes_in_experts = True
-    _in_predict = False
     _has_experts = False
-    _acts_between_updates = False
-    _belief: tuple[Belief, ...] = ()
-    # True at first: a policy may be saved after an update and before `between_updates` has run.
-    _may_have_updated = True
 
     def __init__(
         self,
@@ -152,11 +144,7 @@ class MoEPolicy(TeachesOptimizers):
             net_arch=net_arch,
             **kwargs,
         )
-        layers = self.moe_layers().values()
-        self._has_experts = bool(layers)
-        self._acts_between_updates = self.belief is not None or any(
-            type(layer).between_updates is not MoELayer.between_updates for layer in layers
-        )
+        self._has_experts = bool(self.moe_layers())
         self.set_frozen_experts(frozen_experts)
 
     # What the constructor decides.
@@ -183,16 +171,6 @@ class MoEPolicy(TeachesOptimizers):
             # SB3 adds this argument for its own image extractors.
             told = {"normalized_image": True} if normalized and encodes_images else {}
             given = self._default_extractor(space, kwargs | told)
-        if self._networks_by_belief and not issubclass(given, BeliefExtractor):
-            raise ValueError(
-                "`features_extractor_class` must be BeliefExtractor, or None, with "
-                f"`router`='predict', got {given.__name__}"
-            )
-        if self._networks_by_belief and "num_models" in kwargs:
-            raise ValueError(
-                "`num_models` is the number of experts with `router`='predict': give it as "
-                f"`num_experts`, got {kwargs['num_models']}"
-            )
         asked = kwargs.get("encoder", "auto" if encodes_images else "flat")
         encoder = default_encoder(space, normalized=normalized) if asked == "auto" else asked
         if issubclass(given, TaskExtractor):
@@ -221,8 +199,6 @@ class MoEPolicy(TeachesOptimizers):
     def _default_extractor(
         self, space: gym.Space, kwargs: dict[str, Any]
     ) -> type[BaseFeaturesExtractor]:
-        if self._networks_by_belief:
-            return BeliefExtractor
         plain = all(each.may_be_sb3s and each.experts_see_task for each in self.moe.values())
         dense = self.dense_extractor()
         sb3s = plain and not {*OURS} & {*kwargs} and _takes(dense, space, kwargs)
@@ -262,49 +238,7 @@ class MoEPolicy(TeachesOptimizers):
         if not issubclass(self.features_extractor_class, TaskExtractor):
             return super().make_features_extractor()
         kwargs = {**self.features_extractor_kwargs, "raw": self.raw_features}
-        if issubclass(self.features_extractor_class, BeliefExtractor):
-            kwargs["belief"] = self.belief
-            for each in self._networks_by_belief:
-                if each.num_experts is not None:
-                    kwargs["num_models"] = each.num_experts
-        extractor = self.features_extractor_class(self.observation_space, **kwargs)
-        if isinstance(extractor, BeliefExtractor):
-            self._belief = (extractor.belief,)  # a tuple: only the extractors register the module
-        return extractor
-
-    @property
-    def belief(self) -> Belief | None:
-        """The belief about the task that all networks share; None without a BeliefExtractor."""
-        return self._belief[0] if self._belief else None
-
-    def follow_experts(self, heirs: Sequence[Heir]) -> None:
-        """After experts joined or left, give the belief one model for each expert again.
-
-        :param heirs: for each new expert, the weights of the old experts that it is made of, and
-            the shares that it takes over of their gates
-        :raises ValueError: as :meth:`check_followed`
-        """
-        self.check_followed()
-        if self.belief is None or not self._networks_by_belief:
-            return
-        layers = self.moe_layers().values()
-        temperatures = [each.temperature for each in layers if isinstance(each, PredictMoE)]
-        self.belief.remake(heirs, *temperatures[:1])
-        for module in self.modules():
-            if isinstance(module, BeliefExtractor):
-                module.follow_belief()
-
-    def check_followed(self) -> None:
-        """Raise ValueError if experts can't join or leave because a network sees the belief."""
-        if 0 < len(self._networks_by_belief) < len(self.moe):
-            raise ValueError(
-                "experts can join or leave only if all networks have `router`='predict': other "
-                "networks see the belief as an input, whose width would change"
-            )
-
-    @property
-    def _networks_by_belief(self) -> list[MoEOptions]:
-        return [each for each in self.moe.values() if each.routes_by_belief]
+        return self.features_extractor_class(self.observation_space, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """Return what ``load`` needs: also this package's options, and arguments SB3 omits."""
@@ -315,28 +249,13 @@ class MoEPolicy(TeachesOptimizers):
             data["share_features_extractor"] = self.share_features_extractor
         return data
 
-    # What routers do between two updates, such as loss-free balancing.
-
     def set_training_mode(self, mode: bool) -> None:
-        """Set the mode; the first False after an update lets routers change.
-
-        Every algorithm of SB3 sets False before it collects the data of the next update. Only at
-        that moment can the choice of experts change without an update learning from data that was
-        collected with other experts. ``predict`` sets False too, but changes no router.
-        """
-        if self._in_predict and self._has_experts and not self.training:
+        """Set the mode, and notice before an update if the user has replaced an optimizer."""
+        if not mode and self._has_experts and not self.training:
             return  # Setting the mode of all experts' modules takes a fifth of `predict`'s time.
         super().set_training_mode(mode)
-        if mode:
-            self._may_have_updated = True
-            if self._has_experts:
-                self._teach_again()
-        elif self._acts_between_updates and self._may_have_updated and not self._in_predict:
-            self._may_have_updated = False
-            for layer in self.moe_layers().values():
-                layer.between_updates()
-            if self.belief is not None:
-                self.belief.between_updates()
+        if mode and self._has_experts:
+            self._teach_again()
 
     def obs_to_tensor(self, observation: Any) -> Any:
         """Turn observations into tensors as SB3's policy does.
@@ -359,14 +278,6 @@ class MoEPolicy(TeachesOptimizers):
                     f"`{TASK_KEY}` of an observation must be in [0, {num_tasks}), got {got}"
                 )
         return super().obs_to_tensor(observation)
-
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Choose actions as SB3's policy does; routers don't change."""
-        self._in_predict = True
-        try:
-            return super().predict(*args, **kwargs)  # type: ignore[misc]  # of the policy behind
-        finally:
-            self._in_predict = False
 
     # Networks.
 

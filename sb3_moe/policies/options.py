@@ -29,7 +29,7 @@ LOSS_OF = {"balance_coef": "balance", "importance_coef": "importance", "z_coef":
 # The values that an option may have.
 CHOICES: dict[str, Sequence[Any]] = {
     "tokens": TOKENS,
-    "task_input": ("both", "router", "experts", "none"),
+    "task_input": (None, "both", "router", "experts", "none"),
     "combine": ("sum", "orthogonal"),
     "block": ("mlp", "layer_norm", "simba"),
     "head_router": ("task", None),
@@ -51,17 +51,18 @@ class MoEOptions:
         holds all hidden layers) or ``"big"`` (each expert is a whole network, encoder and head
         included); or a :class:`~sb3_moe.policies.placements.Placement`
     :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"`` (the task id picks the
-        expert), ``"embedding"`` (a learned weight of each expert for each task), ``"predict"`` (how
-        well an expert's model predicts the last steps, see
-        :class:`~sb3_moe.policies.belief.BeliefExtractor`), or a control: ``"uniform"`` (every
-        gate 1/E), ``"random"`` (frozen weights); or a subclass of
-        :class:`~sb3_moe.layers.MoELayer`, as a class or as ``"package.module:Class"``
+        expert), ``"belief"`` (the belief about a hidden task weighs the experts, see
+        :class:`~sb3_moe.vec_env.VecBelief`), ``"embedding"`` (a learned weight of each expert for
+        each task), or a control: ``"uniform"`` (every gate 1/E), ``"random"`` (frozen weights); or
+        a subclass of :class:`~sb3_moe.layers.MoELayer`, as a class or as
+        ``"package.module:Class"``
     :param router_kwargs: the router's own options, such as ``dict(hidden=[64])`` for hidden layers
         in a router that scores tokens
-    :param num_experts: how many experts; None: the number of tasks for ``"task"``, else 4
+    :param num_experts: how many experts; None: the number of tasks for ``"task"``, of models for
+        ``"belief"``, else 4
     :param top_k: experts per token, with their gates from a softmax over all experts (for
-        ``"predict"``, made to sum to 1); None: the router's own default, 1 or, for ``"predict"``,
-        all of them
+        ``"belief"``, made to sum to 1); None: the router's own default, 1 or, for ``"belief"``, all
+        of them
     :param renormalize: make the gates of the kept experts sum to 1, for ``"top_k"``
     :param tokens: what one token is: ``"sample"`` (all features), ``"conv"`` (a position of the
         feature map) or ``"feature"`` (a channel of it)
@@ -76,8 +77,8 @@ class MoEOptions:
     :param block: what hidden layers consist of that are not replaced by experts, or that are part
         of an expert: ``"mlp"`` (a linear layer and its activation), ``"layer_norm"`` (with a
         normalization between the two) or ``"simba"``
-    :param head_router: ``"task"``: a head for each task, with any placement whose experts hold no
-        head
+    :param head_router: ``"task"``: a head for each task (with a belief for each of its models,
+        which it weighs), with any placement whose experts hold no head
     :param normalize_router: L2-normalize tokens and router weights, with one learned scale
     :param router_noise: standard deviation of noise on the router's scores, in off-policy training
         only
@@ -93,12 +94,14 @@ class MoEOptions:
         its gradient is zero, for example because no row reached it; None: do so where the task id
         picks the expert, if the optimizer is Adam or AdamW. Otherwise idle experts still move by
         momentum
-    :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"`` or
-        ``"none"``; dense networks count as experts. With experts, values other than ``"both"`` need
-        a task id. A router that goes by the task needs ``"both"`` or ``"router"``, and
-        ``"predict"`` needs ``"both"``. ``head_router`` gets the id in any case
+    :param task_input: who sees the one-hot task id, or the belief in its place: ``"both"``,
+        ``"router"``, ``"experts"`` or ``"none"``; dense networks count as experts. None: the router
+        alone for ``"belief"``, else both. With experts, a value needs a task id or a belief. A
+        router that goes by the task needs ``"both"`` or ``"router"``. ``head_router`` gets the id
+        in any case
     :param task_embedding: width of a learned vector for each task, which experts and routers see in
-        place of the one-hot; a router that goes by the task alone still gets the one-hot
+        place of the one-hot, or of the belief, which weighs these vectors; a router that goes by
+        the task alone still gets the one-hot
     :param ent_coef_per_task: learn an entropy temperature for each task (SAC, TQC and CrossQ, with
         ``ent_coef=1.0``); a single value applies to the actor alone
     :param task_gradients: how the gradients of several tasks are combined: None (added up), or one
@@ -135,7 +138,7 @@ class MoEOptions:
     spectral_coef: float = 0.0
     bias_rate: float = 0.0
     freeze_idle: bool | None = None
-    task_input: str = "both"
+    task_input: str | None = None
     task_embedding: int | None = None
     ent_coef_per_task: bool = False
     task_gradients: str | None = None
@@ -230,12 +233,14 @@ class MoEOptions:
     @property
     def experts_see_task(self) -> bool:
         """Whether the one-hot enters the first layer."""
-        return self.task_input in ("both", "experts") and not self.routes_by_belief
+        if self.task_input is None:
+            return not self.routes_by_belief
+        return self.task_input in ("both", "experts")
 
     @property
     def router_sees_task(self) -> bool:
         """Whether the one-hot is part of every router's input."""
-        return self.task_input in ("both", "router")
+        return self.task_input in (None, "both", "router")
 
     def resolve_num_experts(self, num_tasks: int) -> int:
         """Return the number of experts, once the number of tasks is known.
@@ -256,13 +261,26 @@ class MoEOptions:
 
     # Which options go together.
 
-    def check_tasks(self, num_tasks: int) -> None:
-        """Raise ValueError if an option needs a task id, and there is none.
+    def check_tasks(self, num_tasks: int, *, tells_task: bool) -> None:
+        """Raise ValueError if an option needs a task id or a belief, and there is none.
 
-        :param num_tasks: 0 if the observation holds none
+        :param num_tasks: 0 if the observation holds neither
+        :param tells_task: whether it holds the true id, and not a belief
         """
+        if self.routes_by_belief and (num_tasks == 0 or tells_task):
+            raise ValueError(
+                f"`router`={self.router_class.name!r} needs a belief in the observation, which "
+                "sb3_moe.vec_env.VecBelief adds, or make_multitask_vec_env(..., task_id='info', "
+                "belief=16)"
+            )
+        routes_by_id = self.place.has_experts and self.router_class.needs_tasks
+        if routes_by_id and num_tasks and not tells_task:
+            raise ValueError(
+                f"`router`={self.router_class.name!r} needs the true task id, and there is a "
+                "belief: use `router`='belief'"
+            )
         asked = {
-            "task_input": self.is_moe and self.task_input != "both",
+            "task_input": self.is_moe and self.is_given("task_input"),
             "head_router": self.head_router is not None,
             "router": self.router_class.sees == "task" and self.place.has_experts,
             "task_embedding": self.embeds_task,
@@ -369,13 +387,7 @@ class MoEOptions:
     def _check_task_input(self) -> None:
         """Refuse to hide the task from a router that needs it, or an embedding nobody would see."""
         router = self.router_class
-        for name in ("task_input", "task_embedding"):
-            if router.sees == "belief" and self.is_given(name):
-                raise ValueError(
-                    f"`{name}` must be {DEFAULTS[name]!r}, the default, with `router`="
-                    f"{router.name!r}, for there is no task id, got {getattr(self, name)!r}"
-                )
-        if router.sees == "task" and not self.router_sees_task:
+        if router.sees in ("task", "belief") and not self.router_sees_task:
             raise ValueError(
                 f"`task_input` must be 'both' or 'router' with `router`={router.name!r}, which "
                 f"goes by the task id, got {self.task_input!r}"

@@ -30,8 +30,15 @@ from torch.utils._pytree import tree_leaves
 from sb3_moe.layers.shares import tensors_of
 from sb3_moe.saving import model_parts
 from sb3_moe.saving.files import write_file
-from sb3_moe.saving.model_parts import SavedNormalizer, described, is_known
+from sb3_moe.saving.model_parts import (
+    SavedBelief,
+    SavedNormalizer,
+    described,
+    described_belief,
+    is_known,
+)
 from sb3_moe.saving.values import Decoder, Encoder, UnsafeFileError, blaming, pack, unpack
+from sb3_moe.vec_env.belief import belief_of
 from sb3_moe.vec_env.tasks import check_tasks, tasks_known, write_names
 
 __version__ = importlib.metadata.version("sb3-moe")
@@ -97,6 +104,7 @@ def packed(model: BaseAlgorithm, normalizer: VecNormalize | None) -> tuple[bytes
     :raises ValueError: as :func:`save` does
     """
     encoder = Encoder()
+    belief = belief_of(model.get_env())
     optimizers = model_parts.optimizers_of(model)
     aliases = type(model).policy_aliases.items()
     alias = next((name for name, each in aliases if each is model.policy_class), None)
@@ -111,6 +119,7 @@ def packed(model: BaseAlgorithm, normalizer: VecNormalize | None) -> tuple[bytes
         "attributes": model_parts.encode_attributes(encoder, model),
         "optimizers": {n: encoder.encode(n, each.state_dict()) for n, each in optimizers.items()},
         "normalizer": normalizer and encoder.encode("normalizer", described(normalizer)),
+        "belief": belief and encoder.encode("belief", described_belief(belief)),
     }
     weights = model_parts.weights_of(model)
     parts = {_ARRAYS: encoder.tensors, _WEIGHTS: weights}
@@ -170,8 +179,8 @@ def load(
     :param path: the file, with its ending ``.moe`` or without
     :param env: the environment to go on training in, or its id; None: the model can predict, and
         train after ``set_env`` (and after a HerReplayBuffer's own ``set_env``). Without an
-        environment, statistics that normalize observations are left out, with a
-        :class:`sb3_moe.saving.NormalizerLeftOutWarning`
+        environment, statistics that normalize observations and the models of a belief are left out,
+        with a :class:`sb3_moe.saving.WrapperLeftOutWarning`
     :param device: as in SB3's ``load``
     :param custom_objects: the classes and functions of your own that the file names, by name
     :param normalizer: give the file's running statistics to the VecNormalize of ``env``, or wrap
@@ -199,8 +208,8 @@ def load(
         saved.take_environment(env)
         with blaming(path):
             saved.build(max_bytes)
-    if env is None and saved.normalizer is not None:
-        saved.normalizer.warn_if_left_out(path.name)
+    if env is None:
+        saved.warn_of_wrappers(path.name)
     return saved.with_environment()
 
 
@@ -252,6 +261,7 @@ class _SavedModel:
             write_names(self.model.observation_space, list(map(str, state["tasks"])))
         found = self._decoded("normalizer")
         self.normalizer: Any = SavedNormalizer(found) if normalizer and found else None
+        self.belief = SavedBelief(self._decoded("belief")) if state["belief"] else None
 
     def _decoded(self, name: str) -> Any:
         return self._decoder.decode(name, self._state[name])
@@ -267,6 +277,8 @@ class _SavedModel:
         wrap = type(self.model)._wrap_env
         venv = wrap(maybe_make_env(env, verbose=0))
         check_tasks(self._state["tasks"], venv)
+        if self.belief is not None and belief_of(venv) is None:
+            venv = self.belief.wrap(venv)
         if self.normalizer is not None and unwrap_vec_normalize(venv) is None:
             # SB3 transposes images last, so the normalizer goes inside that wrapper.
             turned = venv is not env and isinstance(venv, VecTransposeImage)
@@ -294,6 +306,22 @@ class _SavedModel:
         if model.use_sde:
             model.policy.reset_noise()
 
+    def warn_of_wrappers(self, name: str) -> None:
+        """Warn that what observations need is left out, if the file has any.
+
+        :param name: the file's name
+        """
+        normalizes = self.normalizer is not None and self.normalizer.sees_observations
+        parts = ["the statistics by which observations were normalized"] * normalizes
+        parts += ["the models of the belief in observations"] * (self.belief is not None)
+        if parts:
+            warnings.warn(
+                f"{name} has {' and '.join(parts)}, and without an `env` they are left out: give "
+                "one, or for statistics normalizer=False if you normalize yourself",
+                model_parts.WrapperLeftOutWarning,
+                stacklevel=3,
+            )
+
     def with_environment(self) -> Any:
         """Return the model with its environments, whose normalizer gets the file's statistics."""
         model = self.model
@@ -303,6 +331,8 @@ class _SavedModel:
                 self._venv.seed(model.seed)
             if self.normalizer is not None:
                 self.normalizer.put_into(unwrap_vec_normalize(self._venv))
+            if self.belief is not None:
+                self.belief.put_into(belief_of(self._venv))
         return model
 
 

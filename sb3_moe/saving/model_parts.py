@@ -1,6 +1,6 @@
 """The parts of a model that a file holds: arguments, progress, tensors, what callbacks set."""
 
-import warnings
+import copy
 from collections.abc import Mapping
 from inspect import signature
 from typing import Any
@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_map_only
 
 from sb3_moe.policies.networks import uncompiled
 from sb3_moe.saving.values import Decoder, Encoder, UnsafeFileError
-from sb3_moe.vec_env.observations import VecHistory
+from sb3_moe.vec_env.belief import VecBelief
+from sb3_moe.vec_env.past import VecHistory, VecPast
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskMeanStd, PerTaskVecNormalize
 
 # Arguments that a file does not decide, such as where to run and where to write.
@@ -177,12 +178,13 @@ _SETTINGS = (
     "training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon",
     "norm_obs_keys",
 )  # fmt: skip
+_OF_PAST = {VecBelief.key, VecHistory.key}
 # The name of the statistics of returns; all others are of observations.
 _RETURN = "return"
 
 
-class NormalizerLeftOutWarning(UserWarning):
-    """A model that takes normalized observations was loaded without its normalizer."""
+class WrapperLeftOutWarning(UserWarning):
+    """A model that needs its normalizer or its belief was loaded without an environment."""
 
 
 def is_known(normalizer: VecNormalize) -> bool:
@@ -203,7 +205,7 @@ def described(normalizer: VecNormalize) -> dict[str, Any]:
         "class": kind,
         "settings": {name: getattr(normalizer, name) for name in _SETTINGS},
         "statistics": {name: _arrays(each) for name, each in _statistics(normalizer).items()},
-        "sees_history": "history" in getattr(normalizer.observation_space, "spaces", {}),
+        "sees_past": bool({*getattr(normalizer.observation_space, "spaces", ())} & _OF_PAST),
     }
 
 
@@ -232,16 +234,18 @@ class SavedNormalizer:
     def __init__(self, saved: dict[str, Any]) -> None:
         self._kind = _KINDS[saved["class"]]
         self._settings = {name: saved["settings"][name] for name in _SETTINGS}
-        self._sees_history = bool(saved["sees_history"])
+        self._sees_past = bool(saved["sees_past"])
         self._statistics = saved["statistics"]
 
     def wrap(self, venv: VecEnv) -> VecEnv:
         """Wrap environments in a new normalizer with the file's settings.
 
-        It goes inside a VecHistory if the saved normalizer did not see the history.
+        It goes inside a VecHistory or VecBelief if the saved normalizer did not see these.
         """
-        if isinstance(venv, VecHistory) and not self._sees_history:
-            return VecHistory(self.wrap(venv.venv), venv.length)
+        if isinstance(venv, VecPast) and not self._sees_past:
+            outer = copy.copy(venv)
+            outer.venv = self.wrap(venv.venv)
+            return outer
         return self._kind(venv, **self._settings)
 
     def check(self, normalizer: VecNormalize) -> None:
@@ -258,21 +262,58 @@ class SavedNormalizer:
                 "keep your own"
             )
 
-    def warn_if_left_out(self, name: str) -> None:
-        """Warn that the statistics of observations are left out, if the file has any.
-
-        :param name: the file's name
-        """
-        if set(self._statistics) - {_RETURN}:
-            warnings.warn(
-                f"{name} has the statistics by which observations were normalized, and without an "
-                "`env` they are left out: give one, or normalizer=False if you normalize yourself",
-                NormalizerLeftOutWarning,
-                stacklevel=3,
-            )
+    @property
+    def sees_observations(self) -> bool:
+        """Whether there are statistics of observations, and not of returns alone."""
+        return bool(set(self._statistics) - {_RETURN})
 
     def put_into(self, normalizer: Any) -> None:
         """Give the file's statistics to a normalizer that passed :meth:`check`."""
         for name, each in _statistics(normalizer).items():
             # An array of no axis becomes a number, as SB3 has it.
             each.mean, each.var, each.count = (np.array(a)[()] for a in self._statistics[name])
+
+
+# Beliefs about a hidden task.
+
+
+class SavedBelief:
+    """A file's belief: its models, and how they learn.
+
+    :param saved: what :func:`described_belief` returned
+    """
+
+    def __init__(self, saved: dict[str, Any]) -> None:
+        from sb3_moe_envs.belief import BeliefModels
+
+        self._models = BeliefModels.from_state(saved["models"])
+        self._learning = {name: saved["learning"][name] for name in VecBelief.LEARNING}
+        self._encodes = bool(saved["encodes"])
+
+    def wrap(self, venv: VecEnv) -> VecBelief:
+        """Wrap environments in a belief like the file's.
+
+        :raises ValueError: if the file's models see what a function has encoded
+        """
+        if self._encodes:
+            raise ValueError(
+                "`env` must be wrapped in a VecBelief with the function `encode` that the saved "
+                "model's had, since a file holds no functions"
+            )
+        return VecBelief(venv, self._models.num_models, **self._learning)
+
+    def put_into(self, wrapper: VecBelief) -> None:
+        """Give the file's models to a wrapper.
+
+        :raises ValueError: if they are for other spaces
+        """
+        wrapper.take(self._models)
+
+
+def described_belief(wrapper: VecBelief) -> dict[str, Any]:
+    """Return a belief's models and how they learn, as plain values and arrays."""
+    return {
+        "models": wrapper.models.state(),
+        "learning": {name: getattr(wrapper, name) for name in VecBelief.LEARNING},
+        "encodes": wrapper.numbers.encode is not None,
+    }

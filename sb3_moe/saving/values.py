@@ -146,7 +146,6 @@ _OF_ROLES = {
     },
     "features_extractor_class": {
         f"{_SB3}.common.torch_layers": "CombinedExtractor FlattenExtractor NatureCNN",
-        "sb3_moe.policies.belief": "BeliefExtractor",
         "sb3_moe.policies.extractors": "TaskExtractor",
     },
     "replay_buffer_class": {

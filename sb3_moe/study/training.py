@@ -25,7 +25,7 @@ from sb3_moe.policies.networks import networks_of
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.files import atomic, read_json, sha256_of, write_json
 from sb3_moe.saving.model_file import load, write_model
-from sb3_moe.saving.model_parts import NormalizerLeftOutWarning, is_known
+from sb3_moe.saving.model_parts import WrapperLeftOutWarning, is_known
 from sb3_moe.saving.snapshot import resume
 from sb3_moe.study.building import Named, arguments_of, build, build_callbacks, callback_class
 from sb3_moe.study.config import MODELS, RunConfig
@@ -211,7 +211,7 @@ def _read_trained(model: BaseAlgorithm, path: Path) -> Any:
     statistics = path.with_name(STATISTICS)
     if path.suffix == ".moe" and (normalizer is None or is_known(normalizer)):
         with warnings.catch_warnings():  # an error if the study lacks the file's normalizer
-            warnings.simplefilter("error", NormalizerLeftOutWarning)
+            warnings.simplefilter("error", WrapperLeftOutWarning)
             env = None if normalizer is None else model.get_env()
             return load(path, env, device=model.device, max_bytes=sys.maxsize)
     if normalizer is not None:

@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+from collections.abc import Mapping
 from typing import Any
 
 from gymnasium import spaces
@@ -19,14 +20,17 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_moe.layers.checks import whole_or_none
+from sb3_moe.vec_env.belief import VecBelief, belief_of
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
-from sb3_moe.vec_env.observations import VecHistory
+from sb3_moe.vec_env.past import VecHistory
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.tasks import task_names
 
 # Wrappers that `wrap_like` can copy to another environment. It leaves out the first two, which
 # change no observations or rewards.
-WRAPPERS = (VecMonitor, VecCheckNan, VecFrameStack, VecHistory, VecNormalize, VecTransposeImage)
+WRAPPERS = (
+    VecMonitor, VecCheckNan, VecBelief, VecFrameStack, VecHistory, VecNormalize, VecTransposeImage
+)  # fmt: skip
 # More environments of a task would play few episodes each and cost more time in every step.
 MAX_COPIES = 10
 
@@ -39,6 +43,7 @@ def make_multitask_vec_env(
     schedule: Any = None,
     task_id: str = "dict",
     history: int | None = None,
+    belief: int | dict[str, Any] | None = None,
     monitor_dir: str | os.PathLike[str] | None = None,
     monitor_kwargs: dict[str, Any] | None = None,
     **kwargs: Any,
@@ -60,7 +65,9 @@ def make_multitask_vec_env(
     :param schedule: which task is played when; None: the suite's own, or all tasks interleaved
     :param task_id: how the task is shown: "dict", "onehot", "channels", "info" or "none"
     :param history: how many steps of the episode are shown beside each observation, by a
-        :class:`~sb3_moe.vec_env.VecHistory` as the outermost wrapper; None: no history
+        :class:`~sb3_moe.vec_env.VecHistory`; None: no history
+    :param belief: how many models a :class:`~sb3_moe.vec_env.VecBelief` has as the outermost
+        wrapper, or a dict of all its arguments; None: no belief
     :param monitor_dir: folder for monitor.csv; None: no file
     :param monitor_kwargs: for VecMonitor
     :param kwargs: as in :func:`sb3_moe_envs.make_multitask_vector` (``invalid_action``, ...)
@@ -83,8 +90,13 @@ def make_multitask_vec_env(
     if monitor_dir is not None:
         os.makedirs(monitor_dir, exist_ok=True)
         file = os.fspath(monitor_dir)  # SB3 takes no Path
-    monitored = VecMonitor(env, file, info_keywords=tuple(keywords), **options)
-    return monitored if history is None else VecHistory(monitored, history)
+    shown: VecEnv = VecMonitor(env, file, info_keywords=tuple(keywords), **options)
+    if history is not None:
+        shown = VecHistory(shown, history)
+    if belief is not None:
+        arguments = dict(belief) if isinstance(belief, Mapping) else {"num_models": belief}
+        shown = VecBelief(shown, **{"seed": seed, **arguments})
+    return shown
 
 
 def make_pinned_env(
@@ -209,6 +221,10 @@ def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:
             return VecTransposeImage(env, skip=model_env.skip)
         case VecHistory():
             return VecHistory(env, model_env.length)
+        case VecBelief():
+            belief = VecBelief(env, encode=model_env.numbers.encode, training=False)
+            belief.use(model_env.models)
+            return belief
         case VecFrameStack():
             stacked = model_env.stacked_obs
             return VecFrameStack(env, stacked.n_stack, channels_order=_channels_order(stacked))
@@ -233,12 +249,16 @@ def _kind(normalizer: VecNormalize | None) -> str:
 
 
 def synchronize(training_env: VecEnv, env: VecEnv) -> None:
-    """Copy the statistics of the training environment's normalizer to another environment's.
+    """Let an environment normalize as the training environment does, and use its belief's models.
 
-    That one then no longer updates them, and leaves rewards as they are.
+    That one then no longer updates either, and leaves rewards as they are.
 
-    :raises ValueError: if the two normalize observations in different ways, or only one does
+    :raises ValueError: if the two normalize observations in different ways, or only one does; or if
+        their beliefs differ
     """
+    beliefs = belief_of(training_env), belief_of(env)
+    if beliefs[0] is not None and beliefs[1] is not None:
+        beliefs[1].use_models_of(beliefs[0])
     source = unwrap_vec_normalize(training_env)
     target = unwrap_vec_normalize(env)
     if _kind(source) != _kind(target):

@@ -1,21 +1,12 @@
-"""Observations: batches, images, the tensors in which buffers keep them, and their history."""
+"""Observations: batches, images, and the tensors in which buffers keep them."""
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space
-from stable_baselines3.common.vec_env import (
-    VecEnv,
-    VecEnvWrapper,
-    VecNormalize,
-    unwrap_vec_normalize,
-)
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
 Obs = np.ndarray | dict[str, np.ndarray]
@@ -155,72 +146,3 @@ def stored_obs(stored: Any, space: spaces.Space, index: Any = ...) -> Obs:
 
     parts = space.spaces if isinstance(space, spaces.Dict) else space
     return map_observation(taken, stored, parts)
-
-
-# The last steps of an episode beside its observation, for any VecEnv.
-
-
-#: The error if a history and :class:`PerTaskVecNormalize` are used together.
-NO_TASK = (
-    "PerTaskVecNormalize must know which task is played, and a history is for tasks that nobody "
-    "names: use VecNormalize"
-)
-
-
-class VecHistory(VecEnvWrapper):
-    """Show the last steps of each environment's episode as ``"history"`` beside ``"obs"``.
-
-    The history is (n_envs, length, columns), float32, with the current step last. A row is
-    [observation | the action that led to it | the reward that came with it | 1]; rows from before
-    the episode's start are zeros. Actions of Discrete and MultiDiscrete spaces are one-hots.
-
-    On-policy, put VecNormalize below (inside VecHistory). The history still shows the environment's
-    own rewards, so that it is the same in an evaluation, which normalizes no rewards. Off-policy,
-    where replay buffers hold raw observations, put ``VecNormalize(..., norm_obs_keys=["obs"])``
-    above (around VecHistory): it leaves the history alone.
-
-    :param venv: with flat Box observations, alone or as ``"obs"`` beside ``"task_id"``
-    :param length: how many rows
-    :raises ValueError: if the spaces don't fit, or observations are normalized by task; at the
-        first reset, if a normalizer above would change the history, or a replay buffer would store
-        the observations of a normalizer below, which lack the history
-    """
-
-    def __init__(self, venv: VecEnv, length: int) -> None:
-        from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
-        from sb3_moe_envs.history import History
-
-        if isinstance(unwrap_vec_normalize(venv), PerTaskVecNormalize):
-            raise ValueError(NO_TASK)
-        self.length = length
-        self._history = History(venv.observation_space, venv.action_space, length, venv.num_envs)
-        super().__init__(venv, observation_space=self._history.observation_space)
-
-    def reset(self) -> VecEnvObs:
-        """Start an episode in every environment."""
-        # The caller's `self` is what is above: a wrapper has no other way to find it.
-        above: Any = sys._getframe(1).f_locals.get("self")
-        changes = isinstance(above, VecNormalize) and above.norm_obs and "history" in above.obs_rms
-        is_kept = isinstance(above, OffPolicyAlgorithm) and unwrap_vec_normalize(self.venv)
-        if changes or is_kept:
-            raise ValueError(
-                "VecNormalize must be below VecHistory, or above it with norm_obs_keys=['obs']; "
-                "off-policy always above, because replay buffers keep raw observations"
-            )
-        return self._history.start(self.venv.reset())
-
-    def step_async(self, actions: np.ndarray) -> None:
-        """Begin a step."""
-        self._actions = actions
-        self.venv.step_async(actions)
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Add the step to the history; a terminal observation has its own episode's history."""
-        obs, rewards, dones, infos = self.venv.step_wait()
-        finals = {i: infos[i]["terminal_observation"] for i in np.flatnonzero(dones).tolist()}
-        below = unwrap_vec_normalize(self.venv)
-        own = rewards if below is None else below.get_original_reward()
-        shown, finals = self._history.step_and_restart(self._actions, obs, own, finals)
-        for i, final in finals.items():
-            infos[i]["terminal_observation"] = final
-        return shown, rewards, dones, infos

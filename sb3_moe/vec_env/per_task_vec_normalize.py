@@ -10,8 +10,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from sb3_moe.vec_env.observations import NO_TASK, VecHistory
-from sb3_moe.vec_env.task_ids import TASK_KEY, TaskIds, has_task_key
+from sb3_moe.vec_env.task_ids import BELIEF_KEY, TASK_KEY, TaskIds, has_task_key
 from sb3_moe.vec_env.tasks import names_on
 
 NEED_TASKS = (
@@ -77,7 +76,7 @@ class PerTaskVecNormalize(VecNormalize):
         channels if the environments' attribute ``task_id`` is ``"onehot"`` or ``"channels"`` (first
         or last in the image); otherwise observations don't show it
     :param norm_obs_keys: the keys of a Dict observation to normalize, none if empty, as in
-        VecNormalize; None: every Box key but the id, a history and images
+        VecNormalize; None: every Box key but the id and images
     :param kwargs: as in VecNormalize
     :raises ValueError: if the environments aren't multi-task, don't show the id in this way, or
         have observations of whole numbers that are to be normalized; at an off-policy algorithm's
@@ -95,8 +94,12 @@ class PerTaskVecNormalize(VecNormalize):
         norm_obs_keys: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        if isinstance(venv, VecHistory):
-            raise ValueError(NO_TASK)
+        shown = {*getattr(venv.observation_space, "spaces", ())} & {"history", BELIEF_KEY}
+        if shown:
+            raise ValueError(
+                f"PerTaskVecNormalize must know which task is played, and {shown} are for tasks "
+                "that nobody names: use VecNormalize"
+            )
         self.num_tasks = _num_tasks(venv)
         self.task_id_mode = _task_id_mode(venv)
         space = venv.observation_space
@@ -253,13 +256,13 @@ def _normalized_parts(space: spaces.Space, keys: list[str] | None) -> dict[str, 
 
 
 def box_keys(space: spaces.Dict) -> list[str]:
-    """List the keys to normalize by default: every Box but the id, a history and images."""
+    """List the keys to normalize by default: every Box but the id and images."""
     return [
         key
         for key, entry in space.spaces.items()
         if isinstance(entry, spaces.Box)
         and not (entry.dtype == np.uint8 and len(entry.shape) == 3)
-        and key not in (TASK_KEY, "history")
+        and key != TASK_KEY
     ]
 
 

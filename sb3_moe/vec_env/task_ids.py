@@ -3,7 +3,7 @@
 Shapes: B batch, K tasks. Observations are numpy arrays or torch tensors, with or without B.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sb3_moe.vec_env.observations import is_image, plane_axis
 
 TASK_KEY = "task_id"
+BELIEF_KEY = "belief"
 
 
 def has_task_key(space: spaces.Space) -> bool:
@@ -19,6 +20,23 @@ def has_task_key(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Dict) and isinstance(
         space.spaces.get(TASK_KEY), spaces.Discrete
     )
+
+
+def code_key(space: spaces.Space) -> str | None:
+    """Return the key of a Dict's task id, or of the belief in its place; None if there is neither.
+
+    :raises ValueError: if there are both
+    """
+    is_dict = isinstance(space, spaces.Dict)
+    told = TASK_KEY if has_task_key(space) else None
+    if not is_dict or BELIEF_KEY not in space.spaces:
+        return told
+    if told:
+        raise ValueError(
+            "MoE policies take a task id or a belief, and this observation has both: hide the id, "
+            f"as task_id='info' does, got {space}"
+        )
+    return BELIEF_KEY
 
 
 def check_num_tasks(space: spaces.Space, num_tasks: int | None) -> None:
@@ -58,13 +76,10 @@ class EndsInOneHot:
     """Base class that marks an extractor whose features are ``[x | one-hot(task)]``.
 
     The attributes alone don't mark it: a user's own extractor may use the same names for something
-    else.
-
-    :cvar tells_task: whether the last features are the task's id, and not a guess in its place
+    else. If ``tells_task`` is False, the last features are a belief in place of the task's id.
     """
 
-    tells_task: ClassVar[bool] = True
-
+    tells_task: bool
     num_tasks: int
 
 

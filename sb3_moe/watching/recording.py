@@ -22,11 +22,11 @@ from sb3_moe.layers.checks import whole
 from sb3_moe.layers.evaluating import evaluating, recording
 from sb3_moe.measures.hidden import policy_activations
 from sb3_moe.measures.plasticity import TAUS, dormant_fraction, dormant_fraction_per_expert
-from sb3_moe.policies.belief import HISTORY_KEY
 from sb3_moe.policies.networks import Decision, networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.vec_env.evaluating import OF_ATARI, game_return, is_lost_life, takes_masks
 from sb3_moe.vec_env.observations import Obs, concatenate, map_observation, select, spread
+from sb3_moe.vec_env.task_ids import BELIEF_KEY
 from sb3_moe.vec_env.tasks import action_meanings, tasks_played
 from sb3_moe.watching.frames import Frame, as_frame
 from sb3_moe.watching.interventions import without_expert
@@ -267,9 +267,8 @@ class _Player:
             "gates": {name: each.cpu().numpy() for name, each in gates.items()},
             "columns": {"values_TV": values.cpu().numpy()},
         }
-        if (belief := getattr(policy, "belief", None)) is not None:
-            explained_BE = belief.explained(tensors[HISTORY_KEY])
-            step["columns"]["explained_TE"] = explained_BE.cpu().numpy()
+        if isinstance(tensors, dict) and BELIEF_KEY in tensors:
+            step["columns"]["belief_TE"] = tensors[BELIEF_KEY].cpu().numpy()
         return step, memory
 
 

@@ -113,7 +113,7 @@ def _track(track: Track, pictures: dict[str, int]) -> dict[str, Any]:
         "rewards": track.rewards_T,
         "starts": track.starts_T,
         "gates": track.gates,
-        "explained": track.explained_TE,
+        "belief": track.belief_TE,
         "returns": np.array(track.returns),
         "names": track.actions,
         "dormant": [

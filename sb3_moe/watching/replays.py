@@ -72,8 +72,7 @@ class Track:
     :param returns: of the episodes that ended
     :param dormant: how much of each hidden layer is dormant
     :param actions: the task's names of its actions, if it has any
-    :param explained_TE: how well each model of a belief explains the last steps, as
-        :meth:`sb3_moe.layers.Belief.explained` returns it; None without a belief
+    :param belief_TE: the belief that each model explains the episode; None without a belief
     """
 
     task: str
@@ -88,7 +87,7 @@ class Track:
     returns: list[float]
     dormant: list[DormantUnits]
     actions: list[str]
-    explained_TE: Floats | None = None
+    belief_TE: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.rewards_T)

@@ -17,7 +17,7 @@ import sb3_moe
 from sb3_moe import UnsafeFileError
 from sb3_moe.layers import MoELayer
 from sb3_moe.policies.placements import Placement
-from sb3_moe.saving.model_parts import NormalizerLeftOutWarning
+from sb3_moe.saving.model_parts import WrapperLeftOutWarning
 from sb3_moe.saving.values import MAX_HEADER, Decoder, Encoder, pack, unpack
 
 
@@ -99,7 +99,7 @@ def test_statistics_can_be_left_where_they_are(saved, tmp_path):
 
 def test_statistics_that_nothing_takes_are_said_to_be_left_out(saved, tmp_path):
     _, path = saved
-    with pytest.warns(NormalizerLeftOutWarning, match="x.moe has the statistics by which obs.*env"):
+    with pytest.warns(WrapperLeftOutWarning, match="x.moe has the statistics by which obs.*env"):
         load(path)
     load(path, normalizer=False)  # no warning: they are not wanted
     rewards = normalized(norm_obs=False)

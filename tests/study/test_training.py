@@ -279,7 +279,7 @@ def test_a_start_that_is_not_there_or_does_not_fit_is_named(tmp_path):
     start = StartFrom(model=str(tmp_path / "normalized.moe"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(ValueError, match=r"can't load .*NormalizerLeftOutWarning"):
+        with pytest.raises(ValueError, match=r"can't load .*WrapperLeftOutWarning"):
             check_networks([second(one, start=start)])
 
 

@@ -100,14 +100,6 @@ class MoERecurrent(_Policy):
                 f"got {inputs}"
             )
 
-    def follow_experts(self, heirs: Any) -> None:
-        """Adjust the belief to the experts, and what is appended behind the LSTM to the belief."""
-        super().follow_experts(heirs)
-        if self.belief is not None:
-            self.reattached = self.belief.num_models
-            if self.critic is not None:
-                self.critic.num_tasks = self.reattached  # type: ignore[assignment]  # ReattachTask
-
     def _process_sequence(  # type: ignore[override]  # static in sb3-contrib, called on self
         self,
         features: Tensor,

@@ -20,7 +20,7 @@ class Card {
       this.gates[mixture.name] = this.bars(right, title, mixture.num_experts, expert => "expert " + expert, mixture.name);
       if (!sumToOne(track.gates[mixture.name], track.steps)) right.append(make("p", { class: "faint" }, "Under this router gates need not sum to 1; bars of negative ones are pale."));
     }
-    this.explained = track.explained ? this.bars(right, "How well each model explains the last steps (mean log-likelihood)", track.explained.width, expert => "model " + expert) : [];
+    this.belief = track.belief ? this.bars(right, "Belief: which model explains the episode", track.belief.width, expert => "model " + expert) : [];
     this.box = make("article", { class: "run" }, make("h2", {}, run.label));
     if (!differs(run, track)) this.box.append(make("p", { class: "same" }, "No difference on this task: every action and reward is that of the agent as it is."));
     this.box.append(make("div", { class: "seen" }, left, right));
@@ -94,7 +94,7 @@ class Card {
     const action = row(track.actions, at);
     track.preferences.forEach((each, i) => replay.kind === "mean" ? fillAroundZero(this.preferences[i], row(each, at), each.numbers) : fill(this.preferences[i], row(each, at), replay.kind === "probability" ? 1 : 0, action[Math.min(i, action.length - 1)]));
     for (const [name, bars] of Object.entries(this.gates)) fill(bars, row(track.gates[name], at), 1, -1);
-    if (track.explained) fill(this.explained, row(track.explained, at), 0, -1);
+    if (track.belief) fill(this.belief, row(track.belief, at), 1, -1);
     const values = Array.from(row(track.values, at), (value, i) => `${replay.critics[i]} ${written(value)}`);
     const reward = track.rewards.numbers[at];
     this.facts.replaceChildren(

@@ -22,7 +22,7 @@ for (const run of replay.runs) {
   for (const track of run.tracks) {
     for (const name of ["frame", "starts", "actions", "values", "rewards", "returns"]) track[name] = table(track[name]);
     track.preferences = track.preferences.map(table);
-    if (track.explained) track.explained = table(track.explained);
+    if (track.belief) track.belief = table(track.belief);
     for (const each of track.dormant) each.shares = Array.from(table(each.shares).numbers);
     for (const name of Object.keys(track.gates)) track.gates[name] = table(track.gates[name]);
     let episode = 0, sum = 0;
