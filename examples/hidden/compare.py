@@ -107,9 +107,7 @@ NETWORKS: dict[str, Network] = {
     "lstm": Network(
         {"net_arch": [32], "lstm_hidden_size": 32}, {"history": 1}, "MultiInputLstmPolicy"
     ),
-    "soft": Network(
-        {**BIG, "router": "soft", "num_experts": 8}, HISTORY, "MoeMultiInputPolicy"
-    ),
+    "soft": Network({**BIG, "router": "soft", "num_experts": 8}, HISTORY, "MoeMultiInputPolicy"),
     "uniform": Network(
         {**BIG, "router": "uniform", "num_experts": 8}, HISTORY, "MoeMultiInputPolicy"
     ),

@@ -13,6 +13,9 @@ from sb3_moe.vec_env.observations import is_image, plane_axis
 
 TASK_KEY = "task_id"
 BELIEF_KEY = "belief"
+HISTORY_KEY = "history"
+#: keys of what wrappers add to an observation about the past, which nobody normalizes
+PAST_KEYS = {BELIEF_KEY, HISTORY_KEY}
 
 
 def has_task_key(space: spaces.Space) -> bool:
