@@ -99,11 +99,12 @@ class Numbers:
             )
         if isinstance(action_space, spaces.Box):
             return cls(keys, encode=encode)
-        if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete):
-            raise ValueError(f"actions must be Box, Discrete or MultiDiscrete, got {action_space}")
-        is_one = isinstance(action_space, spaces.Discrete)
-        sizes = np.ravel(action_space.n if is_one else action_space.nvec)
-        return cls(keys, sizes.tolist(), np.ravel(action_space.start).tolist(), encode)
+        if isinstance(action_space, spaces.Discrete):
+            return cls(keys, [int(action_space.n)], [int(action_space.start)], encode)
+        if isinstance(action_space, spaces.MultiDiscrete):
+            sizes, starts = action_space.nvec.ravel(), action_space.start.ravel()
+            return cls(keys, sizes.tolist(), starts.tolist(), encode)
+        raise ValueError(f"actions must be Box, Discrete or MultiDiscrete, got {action_space}")
 
     def of_observations(self, obs: Any) -> np.ndarray:
         """Return the numbers of a batch of observations, (B, D)."""
@@ -168,7 +169,7 @@ class Regression:
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return the errors of the predictions, (E, B, O), and what each layer has seen."""
         y = (inputs_BI - self.input_scale[0]) / self.input_scale[1]
-        seen = []
+        seen: list[np.ndarray] = []
         for weight in self.weights:
             x = np.tanh(y) if seen else y
             seen.append(x)
@@ -353,7 +354,8 @@ class BeliefModels:
             for name, regression in self.regressions.items()
         ]
         pairs = zip(self.regressions.values(), details, strict=True)
-        return sum(model.log_likelihood(errors) for model, (errors, _) in pairs), details
+        found = [regression.log_likelihood(errors) for regression, (errors, _) in pairs]
+        return np.sum(found, axis=0), details
 
     # Learning.
 

@@ -30,9 +30,8 @@ def code_key(space: spaces.Space) -> str | None:
 
     :raises ValueError: if there are both
     """
-    is_dict = isinstance(space, spaces.Dict)
     told = TASK_KEY if has_task_key(space) else None
-    if not is_dict or BELIEF_KEY not in space.spaces:
+    if not isinstance(space, spaces.Dict) or BELIEF_KEY not in space.spaces:
         return told
     if told:
         raise ValueError(
