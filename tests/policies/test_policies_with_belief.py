@@ -136,3 +136,13 @@ def test_experts_neither_join_nor_leave_but_wait_with_a_spare_model(trained):
     for change in (sb3_moe.add_experts, lambda model: sb3_moe.remove_experts(model, [0])):
         with pytest.raises(ValueError, match=said):
             change(trained)
+
+
+# What looks into a model.
+
+
+def test_a_replay_shows_the_belief_of_the_training_environments_models(trained):
+    env = drifts()
+    [track] = sb3_moe.watch(trained, env, max_steps=4).runs[0].tracks
+    assert env.models is trained.env.models
+    np.testing.assert_allclose(track.gates["pi.big"], track.belief_TE, rtol=1e-5)

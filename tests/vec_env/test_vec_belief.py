@@ -79,13 +79,14 @@ def test_each_episode_has_the_belief_of_a_slow_filter_and_so_has_its_last_observ
 
 
 def test_models_learn_every_so_many_steps_and_not_without_training():
-    env = drifts(train_freq=4, gradient_steps=3, batch_size=5)
-    updates = []
+    env = drifts(train_freq=4, gradient_steps=3, batch_size=5, training=False)
+    play(env, 9)
+    env.training, updates = True, [env.models.num_updates]
     env.reset()
     for _ in range(9):
         env.step(np.zeros(env.num_envs, int))
         updates.append(env.models.num_updates)
-    assert updates == [0] * 4 + [3] * 4 + [6]
+    assert updates == [0] * 5 + [3] * 4 + [6]
     env.training, before = False, weights(env)
     play(env, 9)
     assert_same(weights(env), before)
