@@ -5,16 +5,16 @@ O outputs. Each function takes one of our layers and reads its parameters, so th
 the same tensors.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch as th
 from torch import nn
 from torch.func import functional_call
 
 from sb3_moe.layers import (
-    Belief,
+    BeliefMoE,
     EmbeddingMoE,
     ExpertChoiceMoE,
     Experts,
@@ -33,6 +33,7 @@ from sb3_moe.layers.stacked import (
     StackedLayerNorm,
     StackedLinear,
 )
+from sb3_moe_envs.belief import BeliefModels, Regression, Transitions
 
 Function = Callable[[th.Tensor], th.Tensor]
 
@@ -163,6 +164,20 @@ def embedding_moe(layer: EmbeddingMoE, x_BNI: th.Tensor, onehot_BNK: th.Tensor) 
     return _per_token(token, x_BNI, onehot_BNK)
 
 
+def belief_moe(layer: BeliefMoE, x_BNI: th.Tensor, belief_BNE: th.Tensor) -> th.Tensor:
+    """Return the likeliest experts' outputs times the belief at a temperature, token by token."""
+
+    def token(x_I: th.Tensor, belief_E: th.Tensor) -> th.Tensor:
+        gates = [share ** (1 / layer.temperature) for share in belief_E]
+        kept = sorted(range(len(gates)), key=lambda k: -gates[k].item())[: layer.top_k]
+        is_whole = layer.temperature == 1.0 and layer.top_k is None
+        total = 1.0 if is_whole else sum(gates[k] for k in kept)
+        found = outputs(layer, x_I)
+        return sum(gates[k] / total * found[k] for k in kept)
+
+    return _per_token(token, x_BNI, belief_BNE)
+
+
 def expert_choice_moe(layer: ExpertChoiceMoE, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tensor:
     """Return, sample by sample, what the tokens get from the experts that chose them."""
     samples = []
@@ -186,6 +201,7 @@ SLOW = {
     "expert_choice": expert_choice_moe,
     "task": task_moe,
     "embedding": embedding_moe,
+    "belief": belief_moe,
     "uniform": uniform_moe,
 }
 
@@ -205,7 +221,9 @@ def assert_same(layer: MoELayer, x: th.Tensor, router_x: th.Tensor) -> None:
     tensors = [*layer.parameters(), x, router_x]
     # A sample of one token, (B, I), has an axis of tokens in the slow version.
     x_BNI, router_BNR = (each if each.dim() == 3 else each.unsqueeze(1) for each in (x, router_x))
-    fast_y, slow_y = layer(x, router_x)[0], SLOW[layer.name](layer, x_BNI, router_BNR)
+    # The slow one first: in training, a layer's pass moves a bias for the next one.
+    slow_y = SLOW[layer.name](layer, x_BNI, router_BNR)
+    fast_y = layer(x, router_x)[0]
     slow_y = slow_y.view(fast_y.shape)
     th.testing.assert_close(fast_y, slow_y)
     th.testing.assert_close(gradients(fast_y, tensors), gradients(slow_y, tensors))
@@ -337,43 +355,52 @@ def simba(layers: list[nn.Module], x_I: th.Tensor) -> th.Tensor:
     return x_I
 
 
-def log_joint(
-    belief: Belief, models_EP: th.Tensor, history_KW: list[list[float]]
-) -> tuple[th.Tensor, int]:
-    """Return the log of prior times likelihood of each model, (E,), and how many transitions.
+def belief(models: BeliefModels, episode: Transitions, start: list[float]) -> list[list[float]]:
+    """Return the belief after each transition of an episode, number by number.
 
-    :param models_EP: the numbers of each model: weights, log-variances and a score
-    :param history_KW: the rows of one history
+    :param models: whose weights, scales and variances are used
+    :param episode: the transitions in order
+    :param start: the logarithms of the belief with which it begins
     """
-    dim, found = belief.obs_dim, []
-    width = belief.shapes[-1][0]
-    variance_O = sum(row[-width - 1 : -1] for row in models_EP) / len(models_EP)
-    variance_O = variance_O.exp() + belief.min_variance
-    scores_E = [row[-1].exp() for row in models_EP]
-    floor, transitions = belief.prior_floor, 0
-    for k, row in enumerate(models_EP):
-        prior = (1 - floor) * scores_E[k] / sum(scores_E) + floor / len(models_EP)
-        total = prior.log()
-        transitions = 0
-        for before, after in itertools.pairwise(history_KW):
-            if not (before[-1] and after[-1]):
-                continue
-            transitions += 1
-            y, start = th.tensor(before[:dim] + after[dim:-2]), 0
-            for i, (rows, columns) in enumerate(belief.shapes):
-                weight = row[start : start + rows * columns].view(rows, columns)
-                y = weight[:, :-1] @ (y if i == 0 else y.tanh()) + weight[:, -1]
-                start += rows * columns
-            change = [b - a for a, b in zip(before[:dim], after[:dim], strict=True)]
-            wanted = {
-                "transition": change,
-                "reward": [after[-2]],
-                "both": [*change, after[-2]],
-            }[belief.predicts]
-            for o, value in enumerate(wanted):
-                total = total - ((y[o] - value) ** 2 / variance_O[o] + variance_O[o].log()) / 2
-        found.append(total)
-    return th.stack(found), transitions
+    log_belief, found = start, []
+    for obs, action, reward, after in zip(*(each.tolist() for each in episode), strict=True):
+        change = [b - a for a, b in zip(obs, after, strict=True)]
+        tasks = {
+            "transition": ([*obs, *action], change),
+            "reward": ([*obs, *action, *after], reward),
+        }
+        joint = []
+        for k in range(models.num_models):
+            total = models.memory * log_belief[k]
+            for name, regression in models.regressions.items():
+                total += _log_normal(regression, k, *tasks[name])
+            joint.append(total)
+        evidence = math.log(sum(math.exp(each) for each in joint))
+        log_belief = [each - evidence for each in joint]
+        found.append([math.exp(each) for each in log_belief])
+    return found
+
+
+def _log_normal(regression: Regression, k: int, inputs: list[float], targets: list[float]) -> float:
+    """Return the log-density of standardized targets under model k."""
+
+    def standardized(values: list[float], scale: np.ndarray) -> list[float]:
+        return [(v - mean) / std for v, mean, std in zip(values, *scale.tolist(), strict=True)]
+
+    x = standardized(inputs, regression.input_scale)
+    for i, weight in enumerate(regression.weights):
+        *rows, bias = weight[k].tolist()
+        x = x if i == 0 else [math.tanh(value) for value in x]
+        x = [
+            bias[o] + sum(row[o] * value for row, value in zip(rows, x, strict=True))
+            for o in range(len(bias))
+        ]
+    total = 0.0
+    wanted = standardized(targets, regression.target_scale)
+    for o, (y, target) in enumerate(zip(x, wanted, strict=True)):
+        variance = math.exp(regression.log_variance_O[o]) + regression.min_variance
+        total -= ((y - target) ** 2 / variance + math.log(2 * math.pi * variance)) / 2
+    return total
 
 
 def pcgrad(gradients: list[th.Tensor], orders: list[list[int]]) -> th.Tensor:

@@ -101,11 +101,12 @@ class Numbers:
             )
         if isinstance(action_space, spaces.Box):
             return cls(keys, encode=encode)
-        if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete):
-            raise ValueError(f"actions must be Box, Discrete or MultiDiscrete, got {action_space}")
-        is_one = isinstance(action_space, spaces.Discrete)
-        sizes = np.ravel(action_space.n if is_one else action_space.nvec)
-        return cls(keys, sizes.tolist(), np.ravel(action_space.start).tolist(), encode)
+        if isinstance(action_space, spaces.Discrete):
+            return cls(keys, [int(action_space.n)], [int(action_space.start)], encode)
+        if isinstance(action_space, spaces.MultiDiscrete):
+            sizes, starts = action_space.nvec.ravel(), action_space.start.ravel()
+            return cls(keys, sizes.tolist(), starts.tolist(), encode)
+        raise ValueError(f"actions must be Box, Discrete or MultiDiscrete, got {action_space}")
 
     def of_observations(self, obs: Any) -> np.ndarray:
         """Return the numbers of a batch of observations, (B, D)."""
@@ -207,7 +208,7 @@ class Regression:
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return the errors of the predictions, (E, B, O), and what each layer has seen."""
         y = self.input_scale.standardize(inputs_BI)
-        seen = []
+        seen: list[np.ndarray] = []
         for weight in self.weights:
             x = np.tanh(y) if seen else y
             seen.append(x)
@@ -394,7 +395,8 @@ class BeliefModels:
             for name, regression in self.regressions.items()
         ]
         pairs = zip(self.regressions.values(), details, strict=True)
-        return sum(model.log_likelihood(errors) for model, (errors, _) in pairs), details
+        found = [regression.log_likelihood(errors) for regression, (errors, _) in pairs]
+        return np.sum(found, axis=0), details
 
     # Learning.
 
@@ -571,9 +573,11 @@ class Belief:
 
     It needs numpy alone, and takes what the models of the training environment have learned:
 
-    >>> belief = Belief.load("belief.npz")  # doctest: +SKIP
-    >>> obs = belief.start(sensors)  # doctest: +SKIP
-    >>> obs = belief.step(action, sensors, reward)  # doctest: +SKIP
+    .. code-block:: python
+
+        belief = Belief.load("belief.npz")
+        obs = belief.start(sensors)
+        obs = belief.step(action, sensors, reward)
 
     :param models: the models
     :param numbers: what they see of observations and actions

@@ -12,7 +12,9 @@ import argparse
 import csv
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +49,7 @@ class Setting(NamedTuple):
     num_tasks: int
     part: int
     parts: int
-    models: dict[str, Any] = {}
+    models: Mapping[str, Any] = MappingProxyType({})
 
 
 REWARDS = {"predicts": "reward", "hidden": [32]}
@@ -74,7 +76,7 @@ class Network(NamedTuple):
     """
 
     options: dict[str, Any]
-    sees: dict[str, Any] = {}
+    sees: Mapping[str, Any] = MappingProxyType({})
     policy: str = "MultiInputPolicy"
 
 
@@ -107,9 +109,7 @@ NETWORKS: dict[str, Network] = {
     "lstm": Network(
         {"net_arch": [32], "lstm_hidden_size": 32}, {"history": 1}, "MultiInputLstmPolicy"
     ),
-    "soft": Network(
-        {**BIG, "router": "soft", "num_experts": 8}, HISTORY, "MoeMultiInputPolicy"
-    ),
+    "soft": Network({**BIG, "router": "soft", "num_experts": 8}, HISTORY, "MoeMultiInputPolicy"),
     "uniform": Network(
         {**BIG, "router": "uniform", "num_experts": 8}, HISTORY, "MoeMultiInputPolicy"
     ),

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sb3_moe.growing.copy_map import Age
 from sb3_moe.layers import (
+    BeliefMoE,
     EmbeddingMoE,
     LinearScores,
     MoELayer,
-    BeliefMoE,
     ScoredMoE,
     SoftMoE,
     SparseMoE,

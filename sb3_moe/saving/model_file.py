@@ -331,8 +331,9 @@ class _SavedModel:
                 self._venv.seed(model.seed)
             if self.normalizer is not None:
                 self.normalizer.put_into(unwrap_vec_normalize(self._venv))
-            if self.belief is not None:
-                self.belief.put_into(belief_of(self._venv))
+            wrapper = belief_of(self._venv)
+            if self.belief is not None and wrapper is not None:
+                self.belief.put_into(wrapper)
         return model
 
 

@@ -1,6 +1,5 @@
 """The parts of a model that a file holds: arguments, progress, tensors, what callbacks set."""
 
-import copy
 from collections.abc import Mapping
 from inspect import signature
 from typing import Any
@@ -21,8 +20,9 @@ from torch.utils._pytree import tree_map_only
 from sb3_moe.policies.networks import uncompiled
 from sb3_moe.saving.values import Decoder, Encoder, UnsafeFileError
 from sb3_moe.vec_env.belief import VecBelief
-from sb3_moe.vec_env.past import VecHistory, VecPast
+from sb3_moe.vec_env.past import wrap_inside
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskMeanStd, PerTaskVecNormalize
+from sb3_moe.vec_env.task_ids import PAST_KEYS
 
 # Arguments that a file does not decide, such as where to run and where to write.
 _NOT_SAVED = frozenset({"policy", "env", "device", "tensorboard_log", "self"})
@@ -178,7 +178,6 @@ _SETTINGS = (
     "training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon",
     "norm_obs_keys",
 )  # fmt: skip
-_OF_PAST = {VecBelief.key, VecHistory.key}
 # The name of the statistics of returns; all others are of observations.
 _RETURN = "return"
 
@@ -205,7 +204,7 @@ def described(normalizer: VecNormalize) -> dict[str, Any]:
         "class": kind,
         "settings": {name: getattr(normalizer, name) for name in _SETTINGS},
         "statistics": {name: _arrays(each) for name, each in _statistics(normalizer).items()},
-        "sees_past": bool({*getattr(normalizer.observation_space, "spaces", ())} & _OF_PAST),
+        "sees_past": bool({*getattr(normalizer.observation_space, "spaces", ())} & PAST_KEYS),
     }
 
 
@@ -242,11 +241,11 @@ class SavedNormalizer:
 
         It goes inside a VecHistory or VecBelief if the saved normalizer did not see these.
         """
-        if isinstance(venv, VecPast) and not self._sees_past:
-            outer = copy.copy(venv)
-            outer.venv = self.wrap(venv.venv)
-            return outer
-        return self._kind(venv, **self._settings)
+
+        def normalized(env: VecEnv) -> VecEnv:
+            return self._kind(env, **self._settings)
+
+        return normalized(venv) if self._sees_past else wrap_inside(venv, normalized)
 
     def check(self, normalizer: VecNormalize) -> None:
         """Compare kind, names and shapes with the normalizer that is to get the statistics.

@@ -43,9 +43,10 @@ from sb3_moe.policies.options import DEFAULTS, per_network
 from sb3_moe.policies.presets import MINATAR_PPO
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.vec_env.make import make_multitask_vec_env
-from sb3_moe.vec_env.observations import VecHistory
+from sb3_moe.vec_env.past import wrap_inside
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize, box_keys
 from sb3_moe.vec_env.replay_buffers import MultiTaskReplayBuffer
+from sb3_moe.vec_env.task_ids import PAST_KEYS
 from sb3_moe_envs import Cycle, Interleave
 from sb3_moe_envs.schedules import Schedule, Slots
 from sb3_moe_envs.suites import SUITES, tasks_of
@@ -319,7 +320,7 @@ def policy_of(run: RunConfig) -> type[BasePolicy]:
     name = run.architecture.policy
     aliases = algorithm_class(run.algorithm).policy_aliases
     if name is None:
-        kind = "MultiInput" if run.task_id == "dict" or "history" in run.env else "Mlp"
+        kind = "MultiInput" if run.task_id == "dict" or PAST_KEYS & {*run.env} else "Mlp"
         own = TABLE[run.algorithm].aliases
         name = next((each for each in own if kind in each), own[0])
     if ":" in name:
@@ -473,9 +474,8 @@ def build_env(run: RunConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv:
     env = plain_env(run, n_envs, seed, schedule)
     if run.normalize is None:
         return env
-    if isinstance(env, VecHistory) and not is_off_policy(run.algorithm):
-        return VecHistory(_normalized(run.normalize, env.venv), env.length)
-    return _normalized(run.normalize, env)
+    normalize = partial(_normalized, run.normalize)
+    return normalize(env) if is_off_policy(run.algorithm) else wrap_inside(env, normalize)
 
 
 def _normalized(normalize: Named, env: VecEnv) -> VecEnv:

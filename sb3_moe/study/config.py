@@ -186,7 +186,7 @@ class Setup:
     :param tasks: a suite's name (its tasks, not its schedule), or a list of ids and
         ``package.module:callable``, each also as ``[id, {arguments}]``
     :param env: arguments of ``make_multitask_vec_env``: ``task_id``, ``invalid_action``,
-        ``vectorization``, ``history``
+        ``vectorization``, ``history``, ``belief``
     :param no_op_max: largest number of no-ops at the start of an episode of MinAtar's ``games``;
         the suites have 30
     :param algorithm: any of [the table](algorithms.md)

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from sb3_moe.layers.checks import whole
 from sb3_moe.vec_env.observations import map_observation
+from sb3_moe.vec_env.task_ids import HISTORY_KEY
 
 
 class VecPast(VecEnvWrapper):
@@ -144,6 +145,19 @@ class VecPast(VecEnvWrapper):
         """Prepare for a model that somebody evaluates here."""
 
 
+def wrap_inside(env: VecEnv, wrap: Callable[[VecEnv], VecEnv]) -> VecEnv:
+    """Return an environment with one more wrapper, inside those that show the past.
+
+    :param env: in any wrappers; it stays as it is
+    :param wrap: puts the wrapper around an environment
+    """
+    if not isinstance(env, VecPast):
+        return wrap(env)
+    outer = type(env).__new__(type(env))
+    vars(outer).update(vars(env), venv=wrap_inside(env.venv, wrap))
+    return outer
+
+
 def _callers() -> tuple[Any, dict[str, Any]]:
     """Return what called a wrapper's ``reset``, and the variables of the function around it all.
 
@@ -181,7 +195,7 @@ class VecHistory(VecPast):
     :raises ValueError: as :class:`VecPast`
     """
 
-    key = "history"
+    key = HISTORY_KEY
 
     def __init__(self, venv: VecEnv, length: int) -> None:
         whole("length", length)

@@ -10,7 +10,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from sb3_moe.vec_env.task_ids import BELIEF_KEY, TASK_KEY, TaskIds, has_task_key
+from sb3_moe.vec_env.task_ids import PAST_KEYS, TASK_KEY, TaskIds, has_task_key
 from sb3_moe.vec_env.tasks import names_on
 
 NEED_TASKS = (
@@ -94,7 +94,7 @@ class PerTaskVecNormalize(VecNormalize):
         norm_obs_keys: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        shown = {*getattr(venv.observation_space, "spaces", ())} & {"history", BELIEF_KEY}
+        shown = {*getattr(venv.observation_space, "spaces", ())} & PAST_KEYS
         if shown:
             raise ValueError(
                 f"PerTaskVecNormalize must know which task is played, and {shown} are for tasks "
@@ -256,13 +256,13 @@ def _normalized_parts(space: spaces.Space, keys: list[str] | None) -> dict[str, 
 
 
 def box_keys(space: spaces.Dict) -> list[str]:
-    """List the keys to normalize by default: every Box but the id and images."""
+    """List the keys to normalize by default: every Box but images and the past."""
     return [
         key
         for key, entry in space.spaces.items()
         if isinstance(entry, spaces.Box)
         and not (entry.dtype == np.uint8 and len(entry.shape) == 3)
-        and key != TASK_KEY
+        and key not in (TASK_KEY, *PAST_KEYS)
     ]
 
 

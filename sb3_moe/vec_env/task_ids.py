@@ -13,6 +13,9 @@ from sb3_moe.vec_env.observations import is_image, plane_axis
 
 TASK_KEY = "task_id"
 BELIEF_KEY = "belief"
+HISTORY_KEY = "history"
+#: keys of what wrappers add to an observation about the past, which nobody normalizes
+PAST_KEYS = {BELIEF_KEY, HISTORY_KEY}
 
 
 def has_task_key(space: spaces.Space) -> bool:
@@ -27,9 +30,8 @@ def code_key(space: spaces.Space) -> str | None:
 
     :raises ValueError: if there are both
     """
-    is_dict = isinstance(space, spaces.Dict)
     told = TASK_KEY if has_task_key(space) else None
-    if not is_dict or BELIEF_KEY not in space.spaces:
+    if not isinstance(space, spaces.Dict) or BELIEF_KEY not in space.spaces:
         return told
     if told:
         raise ValueError(

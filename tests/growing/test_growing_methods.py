@@ -24,7 +24,7 @@ ORTHOGONAL, SIMBA = {"combine": "orthogonal"}, {"expert": "simba"}
         (sb3_moe.upcycle, DENSE, ORTHOGONAL, "`combine` must be 'sum': a dense"),
         (sb3_moe.upcycle, DENSE, SIMBA, "`expert` must have as many linear layers"),
         (sb3_moe.upcycle, DENSE, {"router": "embedding"}, "'embedding' needs `router_kwargs`"),
-        (sb3_moe.upcycle, DENSE, {"router": "predict"}, "`router` must be another: dense"),
+        (sb3_moe.upcycle, DENSE, {"router": "belief"}, "`router` must be another: dense"),
         (sb3_moe.to_dense, POPART, {"task": 1}, "`popart` must be False: SB3's critics"),
         (sb3_moe.upcycle, BLOCKS, {}, "`block` must be 'mlp': SB3's dense models"),
         (sb3_moe.to_dense, BLOCKS, {}, "`block` must be 'mlp': SB3's dense models"),

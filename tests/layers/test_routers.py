@@ -10,6 +10,7 @@ from own_parts import mlp_experts
 from torch import nn
 
 from sb3_moe.layers import (
+    BeliefMoE,
     EmbeddingMoE,
     ExpertChoiceMoE,
     LinearScores,
@@ -234,29 +235,22 @@ def test_an_edited_expert_still_chooses_tokens_but_adds_nothing():
 # Loss-free balancing.
 
 
-def test_the_bias_moves_once_between_updates_and_towards_the_idle():
+def test_the_bias_moves_after_each_training_batch_and_towards_the_idle():
     layer = make(SparseMoE, bias_rate=0.01)
     skew(layer)
-    for _ in range(3):
+    for batches in (1, 2):
         layer(skewed_rows(16))
-    assert layer.running_count_E.tolist() == [0.0, 0.0, 48.0, 0.0]
-    assert layer.running_bias_E.tolist() == [0.0] * 4
-    for _ in range(2):
-        layer.between_updates()
-        th.testing.assert_close(layer.running_bias_E, th.tensor([0.01, 0.01, -0.01, 0.01]))
-        assert layer.running_count_E.tolist() == [0.0] * 4
+        bias = 0.01 * batches
+        th.testing.assert_close(layer.running_bias_E, th.tensor([bias, bias, -bias, bias]))
 
 
-def test_loads_are_not_counted_in_evaluation_or_without_gradients_or_while_the_router_is_held():
+def test_the_bias_stays_in_evaluation_or_without_gradients_or_while_the_router_is_held():
     layer = make(SparseMoE, bias_rate=0.01)
     with th.no_grad():
         layer(th.randn(4, 1, 5))
     layer.eval()(th.randn(4, 1, 5))
     layer.train().router.requires_grad_(False)
     layer(th.randn(4, 1, 5))
-    assert layer.running_count_E.sum() == 0
-    layer.running_count_E[0] = 4.0
-    layer.between_updates()
     assert layer.running_bias_E.tolist() == [0.0] * 4
 
 
@@ -294,6 +288,7 @@ def test_expert_axes_name_every_tensor_of_a_router_that_has_entries_for_experts(
         (SparseMoE, {"renormalize": True}, ValueError, "`renormalize`=True needs `top_k` of at l"),
         (ExpertChoiceMoE, {"top_k": 5}, ValueError, r"`top_k` must be in \[1, num_experts=4\]"),
         (ExpertChoiceMoE, {"num_tokens": 1}, ValueError, "chooses among the tokens of one sample"),
+        (BeliefMoE, {"temperature": 0.0}, ValueError, r"`temperature` must be in \(0, inf\]"),
         (EmbeddingMoE, {"weights": "none"}, ValueError, r"must be one of \['linear', 'softmax'\]"),
     ],
 )

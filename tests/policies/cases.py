@@ -11,8 +11,8 @@ from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.options import takes
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS
 
-# One that predicts needs histories: test_predict.py has its cases.
-ROUTERS_OF_ANY = [name for name in ROUTERS if name != "predict"]
+# One that goes by a belief needs a VecBelief: test_policies_with_belief.py has its cases.
+ROUTERS_OF_ANY = [name for name in ROUTERS if name != "belief"]
 # Where experts have tokens to choose among, in each of their layers.
 CHOOSES = (("conv", "middle"), ("feature", "middle"))
 

@@ -72,7 +72,7 @@ def test_every_policy_trains_predicts_and_goes_on_from_files_with_its_options(ca
 
 
 # What brings tensors, losses or distributions of its own: algorithm, arguments, options.
-PREDICT = {"placement": "big", "router": "predict", "num_experts": 3}
+BELIEF = {"placement": "big", "router": "belief"}
 FEATURES = {
     "own actions": ("PPO", {}, {"action_dims": [1, 2, 1]}),
     "own actions of SAC": ("SAC", {}, {"action_dims": [1, 2, 1]}),
@@ -88,9 +88,9 @@ FEATURES = {
     "scale": ("DQN", {}, {"match_scale": True}),
     "idle": ("TD3", {}, {"router": "top_k", "freeze_idle": True}),
     "heads": ("DQN", {}, {"head_router": "task"}),
-    "models": ("PPO", {}, PREDICT),
-    "models of SAC": ("SAC", {}, PREDICT),
-    "four models of QRDQN": ("QRDQN", {}, {"placement": "big", "router": "predict"}),
+    "belief": ("PPO", {}, BELIEF),
+    "belief of SAC": ("SAC", {}, BELIEF),
+    "belief of QRDQN": ("QRDQN", {}, BELIEF),
     "SCALE_MOE_LIKE": ("DQN", {}, presets.SCALE_MOE_LIKE),
     **{name: ("PPO", {}, getattr(presets, name)) for name in ("MULTI_HEAD", "SIMBA", "SPHERE")},
     **{name: ("SAC", {}, getattr(presets, name)) for name in ("MOORE", "PACO")},
@@ -100,16 +100,16 @@ FEATURES = {
 @pytest.mark.parametrize("feature", FEATURES)
 def test_a_feature_trains_predicts_and_goes_on_from_files(feature, tmp_path):
     algorithm, arguments, options = FEATURES[feature]
-    obs = None
-    if options.get("router") == "predict":
+    obs, load = None, {}
+    if options.get("router") == "belief":
         env = drifts(continuous=algorithm in arena.BOX_ACTIONS)
-        obs = env.reset()
+        obs, load = env.reset(), {"env": env}
     else:
         actions = arena.BOX if "action_dims" in options else arena.actions_of(algorithm)
         env = arena.Arena(arena.with_task(arena.FLAT), actions)
     alias = "MoeMultiInputLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMultiInputPolicy"
     options = {"net_arch": [8, 8], **options}
     model = arena.make(algorithm, alias, env, model=arguments, **options)
-    loaded = contract.check(model, tmp_path, obs)
+    loaded = contract.check(model, tmp_path, obs, **load)
     given = contract.options_of(loaded.policy)
     assert {name: given[name] for name in options} == options

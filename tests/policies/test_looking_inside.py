@@ -53,9 +53,9 @@ def test_looking_changes_no_mode_no_weight_and_no_bias(algorithm):
     policy = model.policy
     before_modes = modes(policy)
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-    counts = [t for name, t in before.items() if "running_count" in name]
+    biases = [t for name, t in before.items() if "running_bias" in name]
     assert any(before_modes)
-    assert any(count.any() for count in counts)
+    assert any(bias.any() for bias in biases)
     policy.routing(arena.observe(model))
     policy.get_expert("pi" if "pi" in networks_of(policy).modules() else "qf", 0)
     assert modes(policy) == before_modes

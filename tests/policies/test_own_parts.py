@@ -103,20 +103,6 @@ def test_a_router_of_ones_own_begins_as_it_says_in_every_placement():
             assert (layer.scores.bias == 0.5).all()
 
 
-def test_a_router_acts_once_between_two_updates_however_often_modes_are_set():
-    class Counting(own_parts.Tempered):
-        updates = 0
-
-        def between_updates(self):
-            self.updates += 1
-
-    model = make(router=Counting)
-    layer = model.policy.moe_layers()["pi.middle"]
-    for mode in (False, False, True, False, False, True, True, False):
-        model.policy.set_training_mode(mode)
-    assert layer.updates == 3  # one before the first
-
-
 def test_a_router_learns_from_the_auxiliary_losses_that_its_class_names():
     layer = make(router=own_parts.Tempered, balance_coef=0.1).policy.moe_layers()["pi.middle"]
     x = th.randn(8, 1, 12)

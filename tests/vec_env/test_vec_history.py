@@ -1,20 +1,18 @@
-"""VecHistory: the history of SB3's environments, above and below what normalizes them."""
+"""VecHistory: the last steps beside each observation, above and below what normalizes them."""
 
 import numpy as np
 import pytest
-import torch as th
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tiny import Steps
 
-import sb3_moe
-from sb3_moe.callbacks import make_pinned_env, save_snapshot
-from sb3_moe.saving import resume
+from sb3_moe.callbacks import make_pinned_env
 from sb3_moe.vec_env import PerTaskVecNormalize, VecHistory, evaluate_tasks, make_multitask_vec_env
 
 TASKS = ["CartPole-v1", "SB3MoE/ConflictingCartPole-v0"]
+OFF = {"learning_starts": 20, "buffer_size": 500, "batch_size": 8}
 
 
 class Counter(Steps):
@@ -64,71 +62,15 @@ def test_a_multi_task_environment_is_built_with_a_history_and_built_again_for_ev
         assert evaluate_policy(model, pinned, 2)[0] > 0
 
 
-OFF = {"learning_starts": 20, "buffer_size": 500, "batch_size": 8}
-
-
-@pytest.mark.parametrize("normalized", [False, True], ids=["raw", "normalized"])
-@pytest.mark.parametrize(
-    ("algorithm", "env_id", "arguments"),
-    [
-        (PPO, "CartPole-v1", {"n_steps": 32, "batch_size": 32, "n_epochs": 1}),
-        (DQN, "CartPole-v1", {"train_freq": 4, **OFF}),
-        (SAC, "Pendulum-v1", OFF),
-    ],
-    ids=["PPO", "DQN", "SAC"],
-)
-def test_training_goes_on_from_a_snapshot_bit_for_bit(
-    algorithm, env_id, arguments, normalized, tmp_path
-):
-    env = make_multitask_vec_env([env_id], 2, seed=0, task_id="info")
-    if not normalized:
-        env = VecHistory(env, 3)
-    elif algorithm is PPO:
-        env = VecHistory(VecNormalize(env), 3)
-    else:
-        env = VecNormalize(VecHistory(env, 3), norm_obs_keys=["obs"])
-    model = algorithm("MultiInputPolicy", env, seed=0, **arguments).learn(128)
-    save_snapshot(model, tmp_path / "snapshot", drawn=False)
-    again, _ = resume(tmp_path / "snapshot")
-    for each in (model, again):
-        th.manual_seed(0)
-        np.random.seed(0)
-        each.action_space.seed(0)
-        each.learn(128, reset_num_timesteps=False)
-    for name, value in model.policy.state_dict().items():
-        assert th.equal(value, again.policy.state_dict()[name]), name
-
-
-def test_a_replay_buffer_keeps_the_last_history_of_an_episode():
-    model = DQN("MultiInputPolicy", VecHistory(DummyVecEnv([Counter]), 2), **OFF).learn(40)
-    buffer = model.replay_buffer
-    for step in (1, 3, 5):
-        assert buffer.dones[step, 0]
-        times = buffer.next_observations["history"][step, 0, :, 0]
-        assert times.tolist() == [1, 2]
-        assert buffer.observations["history"][step + 1, 0, :, 0].tolist() == [0, 0]
-
-
-def test_a_file_gives_the_normalizer_below_a_history_its_statistics(tmp_path):
-    env = VecHistory(VecNormalize(hidden()), 3)
-    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=8, n_epochs=1).learn(64)
-    sb3_moe.save(model, tmp_path / "agent.moe")
-    for new in (VecHistory(VecNormalize(hidden()), 3), hidden(history=3)):
-        again = sb3_moe.load(tmp_path / "agent.moe", new)
-        assert type(again.get_env()) is VecHistory
-        mine, theirs = (each.get_vec_normalize_env().obs_rms for each in (model, again))
-        np.testing.assert_array_equal(mine.mean, theirs.mean)
-
-
-def test_normalizers_that_would_change_a_history_are_refused():
-    with pytest.raises(ValueError, match="must be below VecHistory"):
-        VecNormalize(hidden(history=3)).reset()
+@pytest.mark.parametrize("shown", [{"history": 3}, {"belief": 3}], ids=str)
+def test_normalizers_that_would_change_what_is_shown_of_the_past_are_refused(shown):
+    wrapper = type(hidden(**shown))
+    with pytest.raises(ValueError, match=f"must be below {wrapper.__name__}"):
+        VecNormalize(hidden(**shown)).reset()
+    below = wrapper(VecNormalize(hidden()), 3)
     with pytest.raises(ValueError, match="or above it with norm_obs_keys"):
-        DQN("MultiInputPolicy", VecHistory(VecNormalize(hidden()), 3), **OFF).learn(1)
-    for normalized in (lambda: VecHistory(PerTaskVecNormalize(hidden()), 3),
-                       lambda: PerTaskVecNormalize(hidden(history=3))):  # fmt: skip
+        DQN("MultiInputPolicy", below, **OFF).learn(1)
+    for normalized in (lambda: wrapper(PerTaskVecNormalize(hidden()), 3),
+                       lambda: PerTaskVecNormalize(hidden(**shown))):  # fmt: skip
         with pytest.raises(ValueError, match="PerTaskVecNormalize must know which task"):
             normalized()
-    with pytest.raises(ValueError, match="a history needs observations"):
-        VecHistory(hidden(history=3), 3)
-    assert isinstance(hidden(), VecMonitor)
