@@ -101,7 +101,7 @@ def upcycle(
     asked = per_network(options, policy_class.network_names)
     check_defaults(asked, _NOT_DENSE, "a dense model has nothing that could begin as that")
     if any(each.routes_by_belief for each in asked.values()):
-        raise ValueError("`router` must be another: dense models have no belief, got 'predict'")
+        raise ValueError("`router` must be another: dense models have no belief, got 'belief'")
     kwargs = _policy_kwargs(model, old, num_tasks) | options
     new = build_like(model, policy_class, kwargs, venv)
     _take_over(new.policy, old, perturb)
