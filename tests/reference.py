@@ -14,6 +14,7 @@ from torch import nn
 from torch.func import functional_call
 
 from sb3_moe.layers import (
+    BeliefMoE,
     EmbeddingMoE,
     ExpertChoiceMoE,
     Experts,
@@ -163,6 +164,20 @@ def embedding_moe(layer: EmbeddingMoE, x_BNI: th.Tensor, onehot_BNK: th.Tensor) 
     return _per_token(token, x_BNI, onehot_BNK)
 
 
+def belief_moe(layer: BeliefMoE, x_BNI: th.Tensor, belief_BNE: th.Tensor) -> th.Tensor:
+    """Return the likeliest experts' outputs times the belief at a temperature, token by token."""
+
+    def token(x_I: th.Tensor, belief_E: th.Tensor) -> th.Tensor:
+        gates = [share ** (1 / layer.temperature) for share in belief_E]
+        kept = sorted(range(len(gates)), key=lambda k: -gates[k].item())[: layer.top_k]
+        is_whole = layer.temperature == 1.0 and layer.top_k is None
+        total = 1.0 if is_whole else sum(gates[k] for k in kept)
+        found = outputs(layer, x_I)
+        return sum(gates[k] / total * found[k] for k in kept)
+
+    return _per_token(token, x_BNI, belief_BNE)
+
+
 def expert_choice_moe(layer: ExpertChoiceMoE, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tensor:
     """Return, sample by sample, what the tokens get from the experts that chose them."""
     samples = []
@@ -186,6 +201,7 @@ SLOW = {
     "expert_choice": expert_choice_moe,
     "task": task_moe,
     "embedding": embedding_moe,
+    "belief": belief_moe,
     "uniform": uniform_moe,
 }
 
@@ -205,7 +221,9 @@ def assert_same(layer: MoELayer, x: th.Tensor, router_x: th.Tensor) -> None:
     tensors = [*layer.parameters(), x, router_x]
     # A sample of one token, (B, I), has an axis of tokens in the slow version.
     x_BNI, router_BNR = (each if each.dim() == 3 else each.unsqueeze(1) for each in (x, router_x))
-    fast_y, slow_y = layer(x, router_x)[0], SLOW[layer.name](layer, x_BNI, router_BNR)
+    # The slow one first: in training, a layer's pass moves a bias for the next one.
+    slow_y = SLOW[layer.name](layer, x_BNI, router_BNR)
+    fast_y = layer(x, router_x)[0]
     slow_y = slow_y.view(fast_y.shape)
     th.testing.assert_close(fast_y, slow_y)
     th.testing.assert_close(gradients(fast_y, tensors), gradients(slow_y, tensors))

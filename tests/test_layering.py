@@ -103,8 +103,10 @@ def test_packages_of_others_are_imported_where_they_belong():
     assert not any(wrong.values()), wrong
 
 
-# Building, playing and judging environments; their infos, and their history.
-KNOW_ENVIRONMENTS = ("make.py", "evaluating.py", "gymnasium_vec_env.py", "observations.py")
+# Building, playing and judging environments; their infos, and the past beside observations.
+KNOW_ENVIRONMENTS = {
+    "make.py", "evaluating.py", "gymnasium_vec_env.py", "past.py", "belief.py", "model_parts.py"
+}  # fmt: skip
 
 
 def test_only_the_study_and_what_builds_plays_or_judges_environments_know_them():

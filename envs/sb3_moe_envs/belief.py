@@ -531,9 +531,11 @@ class Belief:
 
     It needs numpy alone, and takes what the models of the training environment have learned:
 
-    >>> belief = Belief.load("belief.npz")  # doctest: +SKIP
-    >>> obs = belief.start(sensors)  # doctest: +SKIP
-    >>> obs = belief.step(action, sensors, reward)  # doctest: +SKIP
+    .. code-block:: python
+
+        belief = Belief.load("belief.npz")
+        obs = belief.start(sensors)
+        obs = belief.step(action, sensors, reward)
 
     :param models: the models
     :param numbers: what they see of observations and actions

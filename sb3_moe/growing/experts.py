@@ -185,10 +185,11 @@ def changeable(model: BaseAlgorithm, network: str | None = None) -> dict[str, Mo
             raise ValueError(
                 f"`router`={layer.name!r} needs exactly one expert for each task in {name}"
             )
-        if layer.sees == "belief" and network is not None and len(kinds) > 1:
+        if layer.sees == "belief":
             raise ValueError(
-                f"`network` must be None with `router`={layer.name!r}, whose belief all networks "
-                f"share, got {network!r}"
+                f"`router`={layer.name!r} needs exactly one expert for each model of the belief in "
+                f"{name}: begin with spare models, as VecBelief(active=2) does, of which "
+                "NewTaskCallback(add_expert=True) gives one to each new task"
             )
     return found
 

@@ -286,6 +286,8 @@ class MoEOptions:
             "task_embedding": self.embeds_task,
             "ent_coef_per_task": self.ent_coef_per_task,
         }
+        if self.ent_coef_per_task and not tells_task:
+            num_tasks = 0  # a temperature is that of one task, and can't be weighed
         for name, is_asked in asked.items():
             if is_asked and num_tasks == 0:
                 raise ValueError(

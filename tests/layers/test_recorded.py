@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch as th
@@ -29,6 +30,7 @@ CASES = [
 def build(router, tokens, placement, layout, **others):
     th.manual_seed(0)
     layout = {"flat": FLAT, "map": MAP, "image": IMAGE}[layout]
+    layout = replace(layout, tells_task=router != "belief")
     dense = create_mlp(layout.features_dim, 2, [8] if tokens != "sample" else [8, 6])
     options = MoEOptions(router=router, tokens=tokens, placement=placement, **others)
     network = Architect(options, layout).network(dense).eval()

@@ -10,6 +10,7 @@ from own_parts import mlp_experts
 from torch import nn
 
 from sb3_moe.layers import (
+    BeliefMoE,
     EmbeddingMoE,
     ExpertChoiceMoE,
     LinearScores,
@@ -231,6 +232,13 @@ def test_an_edited_expert_still_chooses_tokens_but_adds_nothing():
     assert y[routing.gates_BNE.sum(-1) == 0].abs().sum() == 0
 
 
+def test_experts_share_the_weight_of_one_that_is_switched_off_even_if_the_belief_is_sure():
+    layer = make(BeliefMoE, num_experts=3, features=3)
+    layer.edit_gates = without(1)
+    _, routing = layer(th.randn(1, 1, 5), th.tensor([[[0.0, 1.0, 0.0]]]))
+    th.testing.assert_close(routing.gates_BNE, th.tensor([[[0.5, 0.0, 0.5]]]))
+
+
 # Loss-free balancing.
 
 
@@ -287,6 +295,7 @@ def test_expert_axes_name_every_tensor_of_a_router_that_has_entries_for_experts(
         (SparseMoE, {"renormalize": True}, ValueError, "`renormalize`=True needs `top_k` of at l"),
         (ExpertChoiceMoE, {"top_k": 5}, ValueError, r"`top_k` must be in \[1, num_experts=4\]"),
         (ExpertChoiceMoE, {"num_tokens": 1}, ValueError, "chooses among the tokens of one sample"),
+        (BeliefMoE, {"temperature": 0.0}, ValueError, r"`temperature` must be in \(0, inf\]"),
         (EmbeddingMoE, {"weights": "none"}, ValueError, r"must be one of \['linear', 'softmax'\]"),
     ],
 )

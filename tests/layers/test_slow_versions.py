@@ -43,6 +43,8 @@ CASES = [
     ("embedding", {"bias": True}, 1),
     ("embedding", {"weights": "softmax"}, 2),
     ("uniform", {}, 2),
+    ("belief", {}, 1),
+    ("belief", {"top_k": 2, "temperature": 2.0}, 2),
 ]
 KINDS = {"mlp": MLPExpert, "linear": LinearExpert, "simba": SimbaExpert, "own": Skipping}
 every_case = pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def make(router, options, num_tokens, kind="mlp", num_experts=3):
     """Return a layer with random weights in double precision, and what it may be given."""
     th.manual_seed(0)
     cls = ROUTERS.find(router)
-    features = TASKS if cls.sees == "task" else IN
+    features = {"task": TASKS, "belief": num_experts}.get(cls.sees, IN)
     sees = RouterInput(
         features=features, num_experts=num_experts, num_tokens=num_tokens, num_tasks=TASKS
     )
@@ -68,7 +70,8 @@ def make(router, options, num_tokens, kind="mlp", num_experts=3):
         nn.init.normal_(tensor, std=0.7)
     x = th.randn(4, num_tokens, IN, dtype=th.float64)
     onehot = th.eye(TASKS, dtype=th.float64)[th.tensor([0, 2, 2, 0])].unsqueeze(1)
-    seen = onehot.expand(-1, num_tokens, -1) if cls.sees == "task" else x.clone()
+    belief = th.randn(4, 1, num_experts, dtype=th.float64).softmax(-1)
+    seen = {"task": onehot, "belief": belief}.get(cls.sees, x.clone()).expand(-1, num_tokens, -1)
     # Where a sample is one token there is no axis for tokens.
     return (layer, x, seen) if num_tokens > 1 else (layer, x.squeeze(1), seen.squeeze(1))
 
@@ -89,12 +92,12 @@ def test_so_it_is_on_sorted_rows(monkeypatch, router, options, num_tokens, kind)
     sorted_rows, calls = layer.experts._on_sorted_rows, []
     layer.experts._on_sorted_rows = lambda *args: calls.append(1) or sorted_rows(*args)
     reference.assert_same(layer, *given)
-    assert bool(calls) == layer.leaves_out
+    assert bool(calls) == (layer.leaves_out and getattr(layer, "top_k", 1) is not None)
 
 
 @pytest.mark.parametrize("num_experts", [1, 4])
 @pytest.mark.parametrize(
-    ("router", "options", "num_tokens"), [CASES[i] for i in (0, 2, 5, 6, 9, 11, 14, 16)]
+    ("router", "options", "num_tokens"), [CASES[i] for i in (0, 2, 5, 6, 9, 11, 14, 16, 17)]
 )
 def test_so_it_is_with_other_numbers_of_experts(router, options, num_tokens, num_experts):
     if num_experts == 1:
@@ -121,11 +124,12 @@ def test_the_router_may_see_other_features_than_the_experts():
 def test_copies_compute_the_same_and_a_pass_leaves_nothing_behind(router, options, num_tokens):
     layer, *given = make(router, options, num_tokens)
     before = set(vars(layer)), list(layer.state_dict())
-    y, routing = layer(*given)
-    assert (set(vars(layer)), list(layer.state_dict())) == before
     loaded = make(router, options, num_tokens)[0]
     loaded.load_state_dict(layer.state_dict())
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded):
+    twins = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded
+    y, routing = layer(*given)
+    assert (set(vars(layer)), list(layer.state_dict())) == before
+    for twin in twins:
         th.testing.assert_close(twin(*given)[0], y)
         assert not {p.data_ptr() for p in twin.parameters()} & {
             p.data_ptr() for p in layer.parameters()

@@ -121,7 +121,7 @@ def test_linear_experts_have_the_activation_behind_their_sum_but_for_heads():
 @pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
 @pytest.mark.parametrize(
     ("layout", "task_input"),
-    [(FLAT, "both"), *itertools.product([TASKS, CRITIC], ["both", "router", "experts", "none"])],
+    [(FLAT, None), *itertools.product([TASKS, CRITIC], ["both", "router", "experts", "none"])],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_network_equals_its_layers_written_out(placement, layout, task_input):

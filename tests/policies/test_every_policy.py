@@ -100,16 +100,16 @@ FEATURES = {
 @pytest.mark.parametrize("feature", FEATURES)
 def test_a_feature_trains_predicts_and_goes_on_from_files(feature, tmp_path):
     algorithm, arguments, options = FEATURES[feature]
-    obs = None
+    obs, load = None, {}
     if options.get("router") == "belief":
         env = drifts(continuous=algorithm in arena.BOX_ACTIONS)
-        obs = env.reset()
+        obs, load = env.reset(), {"env": env}
     else:
         actions = arena.BOX if "action_dims" in options else arena.actions_of(algorithm)
         env = arena.Arena(arena.with_task(arena.FLAT), actions)
     alias = "MoeMultiInputLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMultiInputPolicy"
     options = {"net_arch": [8, 8], **options}
     model = arena.make(algorithm, alias, env, model=arguments, **options)
-    loaded = contract.check(model, tmp_path, obs)
+    loaded = contract.check(model, tmp_path, obs, **load)
     given = contract.options_of(loaded.policy)
     assert {name: given[name] for name in options} == options

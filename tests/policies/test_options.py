@@ -1,5 +1,6 @@
 """The options: each rule with its text, what is valid together, and a dict per network."""
 
+from dataclasses import replace
 from itertools import product
 
 import arena
@@ -22,7 +23,7 @@ BAD_VALUES = [
     ({"balance_coef": float("nan")}, "`balance_coef` must be at least 0 and finite, got nan"),
     ({"placement": "final", "expert_width": 8}, "`expert_width` .* layer, got `placement`='final'"),
     ({"tokens": "conv", "placement": "big"}, "`tokens`='conv' .* is the feature map, .* got 'big'"),
-    ({"router": "soft", "top_k": 2}, r"`top_k`=2 needs `router` .* \['expert_choice', .* 'soft'"),
+    ({"router": "soft", "top_k": 2}, r"`top_k`=2 needs `router` .* \['belief', .* 'soft'"),
     ({"router": "task", "task_input": "experts"}, "`task_input` must be 'both' .* got 'experts'"),
     ({"router": "soft", "bias_rate": 0.1}, r"`bias_rate`=0.1 needs .*\['top_k'\], got 'soft'"),
     (
@@ -97,13 +98,14 @@ def test_which_combinations_are_built_and_which_are_refused():
         fits = tokens == "sample" or placement in ("middle", "all")
         if router == "expert_choice":
             fits = tokens != "sample" and placement == "middle"
+        layout = replace(MAP, tells_task=router != "belief")
         dense = create_mlp(MAP.features_dim, 2, [8])
         if fits:
-            made = Architect(MoEOptions(**options), MAP).network(dense)
+            made = Architect(MoEOptions(**options), layout).network(dense)
             assert made(th.zeros(2, MAP.features_dim)).shape == (2, 2), options
         else:
             with pytest.raises(ValueError, match=r"`(tokens|router)`="):
-                Architect(MoEOptions(**options), MAP).network(dense)
+                Architect(MoEOptions(**options), layout).network(dense)
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
@@ -112,12 +114,17 @@ def test_hidden_layers_of_a_network_that_is_not_there_are_refused(algorithm):
         arena.make(algorithm, net_arch={"qf": [8]})
 
 
-def test_the_task_router_has_an_expert_per_task():
+def test_routers_by_task_or_belief_need_one_and_have_an_expert_for_each_task():
     options = MoEOptions(router="task")
     assert options.resolve_num_experts(3) == 3
     assert MoEOptions(router="task", num_experts=3).resolve_num_experts(3) == 3
     with pytest.raises(ValueError, match="`router`='task' needs a task id in the observation"):
-        options.check_tasks(0)
+        options.check_tasks(0, tells_task=True)
+    with pytest.raises(ValueError, match=r"needs the true task id, .* use `router`='belief'"):
+        options.check_tasks(3, tells_task=False)
+    for num_tasks in (0, 3):
+        with pytest.raises(ValueError, match=r"`router`='belief' needs a belief .*VecBelief"):
+            MoEOptions(router="belief").check_tasks(num_tasks, tells_task=True)
     with pytest.raises(ValueError, match=r"must be the number of tasks .* 3, .* got 2"):
         MoEOptions(router="task", num_experts=2).resolve_num_experts(3)
 
