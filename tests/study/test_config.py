@@ -397,3 +397,9 @@ def test_the_past_stands_above_the_normalizer_unless_a_replay_buffer_keeps_it(
     assert model.observation_space[key].shape == shape
     normalizer = model.get_vec_normalize_env()
     assert normalizer.norm_obs_keys == (["obs"] if outermost is VecNormalize else None)
+
+
+def test_sb3s_own_policies_see_a_belief():
+    networks = "{mlp: {policy: MlpPolicy}, inputs: {policy: MultiInputPolicy}}"
+    study = read(architectures=networks, env="{task_id: info, belief: 4}")
+    check_networks(study.runs())
