@@ -46,7 +46,6 @@ from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.vec_env.past import wrap_inside
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize, box_keys
 from sb3_moe.vec_env.replay_buffers import MultiTaskReplayBuffer
-from sb3_moe.vec_env.task_ids import PAST_KEYS
 from sb3_moe_envs import Cycle, Interleave
 from sb3_moe_envs.schedules import Schedule, Slots
 from sb3_moe_envs.suites import SUITES, tasks_of
@@ -320,7 +319,7 @@ def policy_of(run: RunConfig) -> type[BasePolicy]:
     name = run.architecture.policy
     aliases = algorithm_class(run.algorithm).policy_aliases
     if name is None:
-        kind = "MultiInput" if run.task_id == "dict" or PAST_KEYS & {*run.env} else "Mlp"
+        kind = "MultiInput" if run.shows_dict else "Mlp"
         own = TABLE[run.algorithm].aliases
         name = next((each for each in own if kind in each), own[0])
     if ":" in name:
@@ -374,8 +373,8 @@ def _policy_kwargs(run: RunConfig) -> dict[str, Any]:
     if not issubclass(policy, MoEPolicy):
         # SB3's extractors take no `encoder`: they flatten MinAtar's observations, as "flat" does.
         extractor = signature(policy).parameters.get("features_extractor_class")
-        # Observations are a Dict with the task id: MlpPolicy needs MultiInputPolicy's extractor.
-        if run.task_id == "dict" and extractor and extractor.default is FlattenExtractor:
+        # Observations are a Dict: MlpPolicy needs MultiInputPolicy's extractor.
+        if run.shows_dict and extractor and extractor.default is FlattenExtractor:
             preset["features_extractor_class"] = CombinedExtractor
         return {**preset, **own}
     options = {k: v for k, v in own.items() if k in DEFAULTS}

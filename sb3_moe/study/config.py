@@ -30,6 +30,7 @@ from sb3_moe.policies.options import DEFAULTS, MoEOptions
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study import building
 from sb3_moe.study.building import STRICT, WORD_OR_MAPPING, NamedEntry, hint, read_yaml, typed
+from sb3_moe.vec_env.task_ids import PAST_KEYS
 
 #: The studies of this package.
 PRESETS = ("smoke", "first-run", "paper-small", "paper-full")
@@ -244,6 +245,11 @@ class Setup:
     def task_id(self) -> str:
         """How observations show which task is played."""
         return self.env.get("task_id", "dict")
+
+    @property
+    def shows_dict(self) -> bool:
+        """Whether observations are a Dict: with the task id, a history or a belief."""
+        return self.task_id == "dict" or not PAST_KEYS.isdisjoint(self.env)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them."""

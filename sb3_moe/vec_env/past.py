@@ -88,10 +88,10 @@ class VecPast(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         """Start an episode in every environment."""
-        above, outermost = _callers()
+        above, evaluated = _callers()
         self._check_above(above)
-        if isinstance(model := outermost.get("model"), BaseAlgorithm):
-            self._check_model(model)
+        if isinstance(evaluated, BaseAlgorithm):
+            self._check_model(evaluated)
         obs: Any = self.venv.reset()
         self._obs_nD = self.numbers.of_observations(obs)
         self._begin(slice(None))
@@ -158,8 +158,8 @@ def wrap_inside(env: VecEnv, wrap: Callable[[VecEnv], VecEnv]) -> VecEnv:
     return outer
 
 
-def _callers() -> tuple[Any, dict[str, Any]]:
-    """Return what called a wrapper's ``reset``, and the variables of the function around it all.
+def _callers() -> tuple[Any, Any]:
+    """Return what called a wrapper's ``reset``, and the model that SB3 evaluates there, if it does.
 
     A wrapper has no other way to find what is above it.
     """
@@ -167,7 +167,10 @@ def _callers() -> tuple[Any, dict[str, Any]]:
     above = frame.f_locals.get("self")
     while isinstance(frame.f_locals.get("self"), VecEnvWrapper):
         frame = frame.f_back
-    return above, frame.f_locals
+    # By its name, because sb3-contrib has another one for masked actions. A variable `model` of any
+    # other function, or of a notebook, may be of another environment.
+    is_evaluation = frame.f_code.co_name == "evaluate_policy"
+    return above, frame.f_locals.get("model") if is_evaluation else None
 
 
 def _parts(space: spaces.Space) -> dict[str, spaces.Space]:

@@ -164,10 +164,6 @@ def test_actions_arrive_in_the_type_of_the_tasks_own():
             r"of one kind .* got {'t0.x': Box.*, 't1.x': Discrete\(4\)}; wrap the tasks .*FilterOb",
         ),
         (
-            lambda: interface([spaces.Dict(obs=box(n), history=box(4, n + 4)) for n in (2, 3)]),
-            r"histories must be alike, .* make_multitask_vec_env\(..., history=K\)",
-        ),
-        (
             lambda: interface([box(2)] * 2, [spaces.Text(3), spaces.Text(4)]),
             "`action_space` must be .* got {'t0': Text.*; wrap the tasks .*TransformAction",
         ),

@@ -40,7 +40,8 @@ from sb3_moe.study.judging import load_claims
 from sb3_moe.study.preparing import check_networks
 from sb3_moe.study.report import of_the_grid
 from sb3_moe.study.results import complete_table
-from sb3_moe.vec_env import MultiTaskReplayBuffer, VecHistory
+from sb3_moe.vec_env import MultiTaskReplayBuffer
+from sb3_moe.vec_env.past import VecPast
 
 ROOT = Path(__file__).parents[2]
 SB3S = "stable_baselines3.common.policies:MultiInputActorCriticPolicy"
@@ -377,12 +378,28 @@ def test_an_evaluation_of_ones_own_would_write_into_the_studys(tmp_path):
     assert (built.every, built.probe_size) == (7, 9)  # as the study's own
 
 
-@pytest.mark.parametrize(("algorithm", "outermost"), [("PPO", VecHistory), ("DQN", VecNormalize)])
-def test_a_history_stands_above_the_normalizer_unless_a_replay_buffer_keeps_it(
-    algorithm, outermost
+@pytest.mark.parametrize(("algorithm", "outermost"), [("PPO", VecPast), ("DQN", VecNormalize)])
+@pytest.mark.parametrize(
+    ("past", "key", "shape"),
+    [
+        ("history: 3", "history", (3, 6 + 3 + 2)),
+        ("belief: 8", "belief", (8,)),
+        ("belief: {num_models: 5, predicts: reward, active: 2}", "belief", (5,)),
+    ],
+)
+def test_the_past_stands_above_the_normalizer_unless_a_replay_buffer_keeps_it(
+    algorithm, outermost, past, key, shape
 ):
-    hidden = {"env": "{task_id: info, history: 3}", "normalize": "VecNormalize", "arguments": ""}
+    hidden = {"env": f"{{task_id: info, {past}}}", "normalize": "VecNormalize", "arguments": ""}
     run = read(algorithm=algorithm, steps_per_task="4096", **hidden).runs()[0]
     model, env = build(run)
-    assert type(env) is outermost
-    assert model.observation_space["history"].shape == (3, 6 + 3 + 2)
+    assert isinstance(env, outermost)
+    assert model.observation_space[key].shape == shape
+    normalizer = model.get_vec_normalize_env()
+    assert normalizer.norm_obs_keys == (["obs"] if outermost is VecNormalize else None)
+
+
+def test_sb3s_own_policies_see_a_belief():
+    networks = "{mlp: {policy: MlpPolicy}, inputs: {policy: MultiInputPolicy}}"
+    study = read(architectures=networks, env="{task_id: info, belief: 4}")
+    check_networks(study.runs())

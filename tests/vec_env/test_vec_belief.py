@@ -212,6 +212,14 @@ def test_evaluating_with_another_belief_is_an_error():
             evaluate_policy(model, VecMonitor(other), 2)
 
 
+def test_a_reset_beside_a_variable_that_holds_another_model_is_no_evaluation():
+    model = agent(drifts()).learn(16)
+    env = drifts()
+    env.reset()
+    assert env.training
+    assert env.models is not model.get_env().models
+
+
 def hidden(n_envs=4, **kwargs):
     return make_multitask_vec_env(TASKS, n_envs, seed=0, task_id="info", **kwargs)
 

@@ -83,11 +83,6 @@ def common_observations(task_spaces: Mapping[str, Space], *, optional: bool = Fa
     common: dict[str, Space] = {}
     for key in dict.fromkeys(key for parts in dicts.values() for key in parts):
         own = {f"{name}.{key}": parts[key] for name, parts in dicts.items() if key in parts}
-        if key == "history" and len({part.shape for part in own.values()}) > 1:
-            raise ValueError(
-                "the tasks' histories must be alike, since their columns have meanings: build one "
-                f"of all tasks with make_multitask_vec_env(..., history=K), got {own}"
-            )
         common[key] = common_observations(own, optional=optional or len(own) < len(dicts))
     return spaces.Dict(common)
 
