@@ -384,8 +384,8 @@ def belief(models: BeliefModels, episode: Transitions, start: list[float]) -> li
 def _log_normal(regression: Regression, k: int, inputs: list[float], targets: list[float]) -> float:
     """Return the log-density of standardized targets under model k."""
 
-    def standardized(values: list[float], scale: np.ndarray) -> list[float]:
-        return [(v - mean) / std for v, mean, std in zip(values, *scale.tolist(), strict=True)]
+    def standardized(values: list[float], scale: Any) -> list[float]:
+        return [(v - mean) / std for v, mean, std in zip(values, scale.mean, scale.divisor, strict=True)]
 
     x = standardized(inputs, regression.input_scale)
     for i, weight in enumerate(regression.weights):
