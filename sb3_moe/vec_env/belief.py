@@ -83,7 +83,7 @@ class VecBelief(VecPast):
             whole(name, getattr(self, name))
         # A row for each step of all environments, at least those between two trainings.
         rows = max(buffer_size // venv.num_envs, train_freq)
-        self._recent = _Recent(rows if training else 0)
+        self._recent = _Recent(rows)
         self._steps_to_learn = 0
         self.use(BeliefModels(self._obs_nD.shape[1], self._action_dim, num_models, **options))
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch as th
 from hidden import drifts, hidden_tasks
+from learners import Kept
 
-from sb3_moe.callbacks import NewTaskCallback
+from sb3_moe.callbacks import NewTaskCallback, RoutingCallback
 from sb3_moe.growing import copy_expert
 from sb3_moe.policies.networks import networks_of
 
@@ -115,3 +116,10 @@ def test_without_a_belief_that_learns_or_a_spare_model_it_is_refused():
 def test_values_out_of_range_are_refused(argument, value, error):
     with pytest.raises(error, match=f"`{argument}` must"):
         NewTaskCallback(**{argument: value})
+
+
+def test_the_gates_that_a_belief_sets_are_logged():
+    model = build()
+    model.set_logger(Kept())
+    model.learn(64, RoutingCallback(probe_size=8))
+    assert "moe/specialization/pi.big" in model.logger.name_to_value

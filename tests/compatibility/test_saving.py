@@ -49,8 +49,7 @@ OPTIONS = {
 def outputs(part, model):
     """Return what a part makes of some observations, and critics of some actions."""
     obs, _ = model.policy.obs_to_tensor(arena.observe(model))
-    # A loaded part is in training mode, and loads that were counted move a bias on leaving it.
-    part.train().set_training_mode(False)
+    part.set_training_mode(False)
     if hasattr(part, "_predict"):
         return (part._predict(obs, deterministic=True),)
     with th.no_grad():

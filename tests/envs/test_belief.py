@@ -6,7 +6,6 @@ import reference
 import torch as th
 from gymnasium import spaces
 
-from sb3_moe_envs import Belief
 from sb3_moe_envs.belief import BeliefModels, Numbers, Transitions, read_belief, write_belief
 
 
@@ -161,20 +160,6 @@ def test_a_file_holds_all_that_goes_on_learning(tmp_path):
     for mine, theirs in zip(models._learned(), again._learned(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert again.state().keys() == models.state().keys()
-
-
-def test_on_a_robot_the_belief_is_kept_by_hand():
-    models = learned(2, rounds=20)
-    episode = moved(-1.0, 4)
-    belief = Belief(models, Numbers(None))
-    shown = belief.start(episode.obs[0].astype(np.float32))
-    np.testing.assert_allclose(shown["belief"], np.exp(models.log_prior()), rtol=1e-6)
-    assert (shown["obs"].dtype, shown["belief"].dtype) == (np.float32, np.float32)
-    steps = zip(*episode, strict=True)
-    for before, action, reward, obs in steps:
-        belief._obs_1D = before[None]  # steps of `moved` don't follow one another
-        shown = belief.step(action, obs, float(reward[0]))
-    np.testing.assert_allclose(shown["belief"], after(models, episode)[-1], rtol=1e-5)
 
 
 # What models see, and what is refused.

@@ -232,13 +232,6 @@ def test_an_edited_expert_still_chooses_tokens_but_adds_nothing():
     assert y[routing.gates_BNE.sum(-1) == 0].abs().sum() == 0
 
 
-def test_experts_share_the_weight_of_one_that_is_switched_off_even_if_the_belief_is_sure():
-    layer = make(BeliefMoE, num_experts=3, features=3)
-    layer.edit_gates = without(1)
-    _, routing = layer(th.randn(1, 1, 5), th.tensor([[[0.0, 1.0, 0.0]]]))
-    th.testing.assert_close(routing.gates_BNE, th.tensor([[[0.5, 0.0, 0.5]]]))
-
-
 # Loss-free balancing.
 
 

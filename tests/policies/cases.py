@@ -11,7 +11,7 @@ from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.options import takes
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS
 
-# One that goes by a belief needs a VecBelief: test_belief.py has its cases.
+# One that goes by a belief needs a VecBelief: test_policies_with_belief.py has its cases.
 ROUTERS_OF_ANY = [name for name in ROUTERS if name != "belief"]
 # Where experts have tokens to choose among, in each of their layers.
 CHOOSES = (("conv", "middle"), ("feature", "middle"))

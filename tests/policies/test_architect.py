@@ -200,14 +200,6 @@ def test_experts_of_all_hidden_layers_hold_the_blocks_that_stand_in_their_place(
     assert inside == [nn.Linear, nn.LayerNorm, nn.Linear, nn.Linear] * 2 + [nn.LayerNorm]
 
 
-def test_an_expert_in_place_of_a_head_is_as_wide_as_the_hidden_layer_before_it():
-    made = network(placement="final", expert="simba")
-    (layer,) = layers(made)
-    linears = [m for m in layer.experts.expert(0).modules() if isinstance(m, nn.Linear)]
-    assert linears[0].out_features == 6
-    assert any(isinstance(m, nn.ReLU) for m in layer.experts.modules())
-
-
 @pytest.mark.parametrize(
     ("options", "hidden"),
     [

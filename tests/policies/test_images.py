@@ -72,13 +72,6 @@ def test_conv_tokens_are_the_positions_of_the_map(algorithm):
         assert routing.load_E.sum().item() == pytest.approx(1)
 
 
-def test_feature_tokens_are_the_channels():
-    model = arena.make("PPO", "MoeCnnPolicy", tokens="feature", router="top_k")
-    routing = model.policy.routing(arena.observe(model, 3))["pi.middle"]
-    assert routing.gates_BNE.shape == (3, 16, 4)
-    assert routing.experts_BNk.shape == (3, 16, 1)
-
-
 def test_critics_with_conv_tokens_tell_actions_apart():
     policy = arena.make("SAC", "MoeCnnPolicy", tokens="conv").policy
     obs, _ = policy.obs_to_tensor(arena.observe(arena.make("SAC", "MoeCnnPolicy"), 2))

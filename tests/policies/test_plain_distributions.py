@@ -11,7 +11,6 @@ from sb3_contrib.common.maskable.distributions import (
     MaskableCategoricalDistribution,
     make_masked_proba_distribution,
 )
-from stable_baselines3 import SAC
 from stable_baselines3.common import distributions as sb3
 from stable_baselines3.common.distributions import kl_divergence, make_proba_distribution
 
@@ -96,11 +95,6 @@ def test_the_actor_of_sac_acts_and_learns_as_sb3s_does(deterministic):
         outcomes.append([acted, actions, log_prob, *(p.grad for p in actor.parameters())])
     for mine, other in zip(*outcomes, strict=True):
         th.testing.assert_close(mine, other)
-
-
-def test_gsde_stays_that_of_sb3():
-    actor = SAC("MoeMlpPolicy", arena.default_env("SAC", "MoeMlpPolicy"), use_sde=True).actor
-    assert type(actor.action_dist) is sb3.StateDependentNoiseDistribution
 
 
 DISTRIBUTIONS = [

@@ -97,14 +97,6 @@ def test_dense_networks_see_the_id_only_as_experts_would(algorithm, task_input):
         assert tells_tasks_apart(output_B) == (task_input in ("both", "experts"))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_task_router_sends_each_task_to_its_expert(algorithm):
-    policy = make(algorithm, router="task").policy
-    for routing in policy.routing(observations()).values():
-        assert th.equal(routing.gates_BNE[:, 0], th.eye(3))
-        assert routing.load_E.tolist() == pytest.approx([1 / 3] * 3)
-
-
 SHAPES = [(4, 10, 10), (8, 10, 10), (10, 10, 4), (3, 4, 40), (12, 14, 3), (20, 6, 3), (3, 3, 3)]
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch as th
-from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -89,17 +88,6 @@ def test_settings_of_every_kind_are_kept(name, tmp_path):
     env = arena.Arena(arena.FLAT, actions)
     options = {"net_arch": [8], **options}
     contract.check(arena.make(algorithm, env=env, model=arguments, **options), tmp_path)
-
-
-@pytest.mark.parametrize(
-    "actions",
-    [spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3), spaces.Discrete(3, start=-1)],
-    ids=str,
-)
-def test_actions_of_every_kind_are_kept(actions, tmp_path):
-    env = arena.Arena(arena.FLAT, actions)
-    loaded = contract.check(arena.make("PPO", env=env, net_arch=[8]), tmp_path)
-    assert loaded.action_space == actions
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,13 @@
 
 import numpy as np
 import pytest
-import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tiny import Steps
 
-from sb3_moe.callbacks import make_pinned_env, save_snapshot
-from sb3_moe.saving import resume
+from sb3_moe.callbacks import make_pinned_env
 from sb3_moe.vec_env import PerTaskVecNormalize, VecHistory, evaluate_tasks, make_multitask_vec_env
 
 TASKS = ["CartPole-v1", "SB3MoE/ConflictingCartPole-v0"]
@@ -62,29 +60,6 @@ def test_a_multi_task_environment_is_built_with_a_history_and_built_again_for_ev
         assert type(pinned) is type(training)
         assert evaluate_tasks(model, pinned, n_eval_episodes=1).returns.shape == (2, 1)
         assert evaluate_policy(model, pinned, 2)[0] > 0
-
-
-def test_training_goes_on_from_a_snapshot_bit_for_bit(tmp_path):
-    model = DQN("MultiInputPolicy", hidden(history=3), seed=0, **OFF).learn(128)
-    save_snapshot(model, tmp_path / "snapshot", drawn=False)
-    again, _ = resume(tmp_path / "snapshot")
-    for each in (model, again):
-        th.manual_seed(0)
-        np.random.seed(0)
-        each.action_space.seed(0)
-        each.learn(128, reset_num_timesteps=False)
-    for name, value in model.policy.state_dict().items():
-        assert th.equal(value, again.policy.state_dict()[name]), name
-
-
-def test_a_replay_buffer_keeps_the_last_history_of_an_episode():
-    model = DQN("MultiInputPolicy", VecHistory(DummyVecEnv([Counter]), 2), **OFF).learn(40)
-    buffer = model.replay_buffer
-    for step in (1, 3, 5):
-        assert buffer.dones[step, 0]
-        times = buffer.next_observations["history"][step, 0, :, 0]
-        assert times.tolist() == [1, 2]
-        assert buffer.observations["history"][step + 1, 0, :, 0].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("shown", [{"history": 3}, {"belief": 3}], ids=str)

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import torch as th
 from hidden import drifts
-from torch import nn
 from toy import pinned
 
 import sb3_moe
-from sb3_moe.layers import BeliefMoE, RouterInput, StackedNetwork
+from sb3_moe.layers import BeliefMoE
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.vec_env import VecBelief
 from sb3_moe.watching.interventions import without_expert
@@ -42,28 +41,6 @@ def test_every_algorithm_learns_with_experts_that_a_belief_weighs(algorithm):
 def test_experts_do_not_see_the_belief_unless_they_are_asked_to(trained):
     assert trained.policy.get_expert("pi", 0)[0].in_features == 1
     assert build(task_input="both").policy.get_expert("pi", 0)[0].in_features == 1 + 3
-
-
-# The layer.
-
-
-def layer_of(num_experts, **options):
-    experts = StackedNetwork([nn.Linear(2, 1) for _ in range(num_experts)])
-    return BeliefMoE(experts, RouterInput(features=num_experts, num_experts=num_experts), **options)
-
-
-def test_gates_are_the_belief_at_a_temperature_and_of_the_likeliest_experts():
-    x, belief = th.randn(1, 2), th.tensor([[0.1, 0.3, 0.6]])
-    layer = layer_of(3)
-    y, plain = layer.route(x, belief)
-    th.testing.assert_close(plain.weights, belief)
-    slow = sum(belief[0, k] * layer.experts.expert(k)(x) for k in range(3))
-    th.testing.assert_close(y, slow)
-    _, warm = layer_of(3, temperature=2.0).route(x, belief)
-    th.testing.assert_close(warm.weights, belief.sqrt() / belief.sqrt().sum())
-    _, two = layer_of(3, top_k=2).route(x, belief)
-    th.testing.assert_close(two.weights, th.tensor([[0.0, 1 / 3, 2 / 3]]))
-    assert two.experts.tolist() == [[2, 1]]
 
 
 def test_experts_share_the_weight_of_one_that_is_switched_off_even_if_the_belief_is_sure(trained):
@@ -159,3 +136,13 @@ def test_experts_neither_join_nor_leave_but_wait_with_a_spare_model(trained):
     for change in (sb3_moe.add_experts, lambda model: sb3_moe.remove_experts(model, [0])):
         with pytest.raises(ValueError, match=said):
             change(trained)
+
+
+# What looks into a model.
+
+
+def test_a_replay_shows_the_belief_of_the_training_environments_models(trained):
+    env = drifts()
+    [track] = sb3_moe.watch(trained, env, max_steps=4).runs[0].tracks
+    assert env.models is trained.env.models
+    np.testing.assert_allclose(track.gates["pi.big"], track.belief_TE, rtol=1e-5)
