@@ -7,8 +7,8 @@ the same tensors.
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
-import numpy as np
 import torch as th
 from torch import nn
 from torch.func import functional_call
@@ -385,7 +385,9 @@ def _log_normal(regression: Regression, k: int, inputs: list[float], targets: li
     """Return the log-density of standardized targets under model k."""
 
     def standardized(values: list[float], scale: Any) -> list[float]:
-        return [(v - mean) / std for v, mean, std in zip(values, scale.mean, scale.divisor, strict=True)]
+        return [
+            (v - mean) / std for v, mean, std in zip(values, scale.mean, scale.divisor, strict=True)
+        ]
 
     x = standardized(inputs, regression.input_scale)
     for i, weight in enumerate(regression.weights):
