@@ -385,7 +385,8 @@ def _log_normal(regression: Regression, k: int, inputs: list[float], targets: li
     """Return the log-density of standardized targets under model k."""
 
     def standardized(values: list[float], scale: Any) -> list[float]:
-        return [
+        columns = zip(values, scale.mean, scale.divisor, strict=True)
+        return [(value - mean) / deviation for value, mean, deviation in columns]
             (v - mean) / std for v, mean, std in zip(values, scale.mean, scale.divisor, strict=True)
         ]
 
