@@ -387,8 +387,6 @@ def _log_normal(regression: Regression, k: int, inputs: list[float], targets: li
     def standardized(values: list[float], scale: Any) -> list[float]:
         columns = zip(values, scale.mean, scale.divisor, strict=True)
         return [(value - mean) / deviation for value, mean, deviation in columns]
-            (v - mean) / std for v, mean, std in zip(values, scale.mean, scale.divisor, strict=True)
-        ]
 
     x = standardized(inputs, regression.input_scale)
     for i, weight in enumerate(regression.weights):
