@@ -25,11 +25,13 @@ PREDICTS = ("transition", "reward", "both")
 BETA_1 = 0.9
 BETA_2 = 0.999
 EPS = 1e-8
+# What a model has come to, beside its arrays.
+PROGRESS = ("num_active", "num_updates", "num_seen")
 # A model learns nothing from a batch of which its share is below this part of an even share.
 IDLE_BELOW = 0.01
 # By how much the prior moves toward the models' shares of a batch.
 PRIOR_RATE = 0.01
-# The deviation below which a number counts as constant, and is not divided by it.
+# A number whose deviation is smaller counts as constant, and is not divided by it.
 CONSTANT_BELOW = 1e-8
 
 
@@ -129,11 +131,34 @@ def _is_flat(space: Space) -> bool:
     return isinstance(space, spaces.Box) and len(space.shape) == 1
 
 
+class Scale(NamedTuple):
+    """Mean and variance of each of several numbers."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @property
+    def divisor(self) -> np.ndarray:
+        """The deviations, with 1 for numbers that are constant."""
+        deviation = np.sqrt(self.variance)
+        return np.where(deviation > CONSTANT_BELOW, deviation, 1.0)
+
+    def standardize(self, rows: np.ndarray) -> np.ndarray:
+        """Subtract the mean, and divide by the deviation."""
+        return (rows - self.mean) / self.divisor
+
+    def follow(self, rows: np.ndarray, share: float) -> "Scale":
+        """Return mean and variance with more rows, which are a share of all."""
+        moved = rows.mean(axis=0) - self.mean
+        variance = (1.0 - share) * self.variance + share * rows.var(axis=0)
+        return Scale(self.mean + share * moved, variance + share * (1.0 - share) * moved**2)
+
+
 class Regression:
     """A small network for each model; all predict the same numbers, with Gaussian errors.
 
     The models share the variance of each number, which is learned. Inputs and targets are
-    standardized by the mean and deviation of the first transitions.
+    standardized by the mean and deviation of all transitions so far.
 
     :param num_models: E
     :param dims: widths of the layers: I, hidden ones, O
@@ -146,9 +171,8 @@ class Regression:
         #: the weights of each layer, (E, inputs + 1, outputs), with the bias last
         self.weights = [np.zeros((num_models, i + 1, o)) for i, o in pairwise(dims)]
         self.log_variance_O = np.zeros(dims[-1])
-        #: mean and deviation of inputs and of targets
-        self.input_scale = np.stack([np.zeros(dims[0]), np.ones(dims[0])])
-        self.target_scale = np.stack([np.zeros(dims[-1]), np.ones(dims[-1])])
+        self.input_scale = Scale(np.zeros(dims[0]), np.zeros(dims[0]))
+        self.target_scale = Scale(np.zeros(dims[-1]), np.zeros(dims[-1]))
 
     def draw(self, models: Any, random: np.random.Generator) -> None:
         """Draw the weights of some models anew; their predictions start near the mean."""
@@ -157,24 +181,39 @@ class Regression:
             weight[models] = random.normal(size=shape) / math.sqrt(shape[1])
         self.weights[-1][models] *= 0.1
 
-    def standardize_by(self, inputs_BI: np.ndarray, targets_BO: np.ndarray) -> None:
-        """Take mean and deviation from these transitions."""
-        for scale, rows in ((self.input_scale, inputs_BI), (self.target_scale, targets_BO)):
-            deviation = rows.std(axis=0)
-            scale[0] = rows.mean(axis=0)
-            scale[1] = np.where(deviation > CONSTANT_BELOW, deviation, 1.0)
+    def standardize_by(self, inputs_BI: np.ndarray, targets_BO: np.ndarray, share: float) -> None:
+        """Let the means and deviations follow, and change no prediction by it.
+
+        This is the rule of PopArt (van Hasselt et al. 2016), for inputs too.
+
+        :param share: of these transitions in all that there have been, in (0, 1]; at 1 there is
+            nothing to preserve
+        """
+        old_inputs, old_targets = self.input_scale, self.target_scale
+        self.input_scale = old_inputs.follow(inputs_BI, share)
+        self.target_scale = old_targets.follow(targets_BO, share)
+        if share == 1.0:
+            return
+        first, last = self.weights[0], self.weights[-1]
+        moved_I = (self.input_scale.mean - old_inputs.mean) / old_inputs.divisor
+        first[:, -1] += moved_I @ first[:, :-1]
+        first[:, :-1] *= (self.input_scale.divisor / old_inputs.divisor)[:, None]
+        shrunk_O = old_targets.divisor / self.target_scale.divisor
+        last *= shrunk_O
+        last[:, -1] += (old_targets.mean - self.target_scale.mean) / self.target_scale.divisor
+        self.log_variance_O += 2.0 * np.log(shrunk_O)
 
     def errors(
         self, inputs_BI: np.ndarray, targets_BO: np.ndarray
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return the errors of the predictions, (E, B, O), and what each layer has seen."""
-        y = (inputs_BI - self.input_scale[0]) / self.input_scale[1]
+        y = self.input_scale.standardize(inputs_BI)
         seen: list[np.ndarray] = []
         for weight in self.weights:
             x = np.tanh(y) if seen else y
             seen.append(x)
             y = x @ weight[:, :-1] + weight[:, -1:]
-        return y - (targets_BO - self.target_scale[0]) / self.target_scale[1], seen
+        return y - self.target_scale.standardize(targets_BO), seen
 
     @property
     def variance_O(self) -> np.ndarray:
@@ -252,7 +291,7 @@ class BeliefModels:
         memory: float = 0.95,
         carry: bool = False,
         prior_floor: float = 0.1,
-        min_variance: float = 1e-3,
+        min_variance: float = 1e-4,
         learning_rate: float = 1e-2,
         max_grad_norm: float = 1.0,
         seed: int | None = None,
@@ -292,9 +331,11 @@ class BeliefModels:
         self.memory = memory
         self.carry = carry
         self.shares_E = np.ones(num_models) / num_models
-        #: how many steps of Adam each model has taken, and how many batches there were
+        #: how many steps of Adam each model has taken, how many batches there were, and how many
+        #: transitions to standardize by
         self.steps_E = np.zeros(num_models)
         self.num_updates = 0
+        self.num_seen = 0
         self._means = [np.zeros_like(value) for value in self._learned()]
         self._squares = [np.zeros_like(value) for value in self._learned()]
         self.draw(seed)
@@ -364,14 +405,15 @@ class BeliefModels:
     ) -> None:
         """Fit the models to transitions, each weighed by its posterior.
 
-        :param transitions: those drawn from; the first ones set the scale of inputs and targets
+        :param transitions: those drawn from; inputs and targets are standardized by them too
         :param log_belief: logarithm of the belief before each transition, (B, E)
         :param steps: number of Adam's steps
         :param batch_size: transitions in each step
         """
-        if not self.num_updates:
-            for name, regression in self.regressions.items():
-                regression.standardize_by(*_task(name, transitions))
+        self.num_seen += len(log_belief)
+        for name, regression in self.regressions.items():
+            share = len(log_belief) / self.num_seen
+            regression.standardize_by(*_task(name, transitions), share)
         for rows in self._batches(len(log_belief), steps, batch_size):
             self._update(transitions.select(rows), log_belief[rows])
 
@@ -464,7 +506,7 @@ class BeliefModels:
 
     def state(self) -> dict[str, Any]:
         """Return the models as plain values and arrays."""
-        progress = {"num_active": self.num_active, "num_updates": self.num_updates}
+        progress = {name: getattr(self, name) for name in PROGRESS}
         return {"settings": self.settings, "progress": progress, "arrays": self._arrays()}
 
     @classmethod
@@ -480,8 +522,8 @@ class BeliefModels:
         """Return every array that the models consist of, by name."""
         found = {"shares": self.shares_E, "steps": self.steps_E}
         for name, regression in self.regressions.items():
-            found[f"{name}/inputs"] = regression.input_scale
-            found[f"{name}/targets"] = regression.target_scale
+            scales = (*regression.input_scale, *regression.target_scale)
+            found |= {f"{name}/scale/{i}": array for i, array in enumerate(scales)}
         kinds = {"learned": self._learned(), "means": self._means, "squares": self._squares}
         for kind, arrays in kinds.items():
             found |= {f"{kind}/{i}": array for i, array in enumerate(arrays)}
