@@ -30,7 +30,7 @@ def raised():
 def test_a_message_on_the_page_is_one_of_the_packages():
     code = "".join(path.read_text() for path in (ROOT / "sb3_moe").rglob("*.py"))
     texts = raised()
-    assert len(MESSAGES) >= 15
+    assert len(MESSAGES) >= 8
     for message in MESSAGES:
         if re.fullmatch(r"\w+", message):
             assert f"class {message}(" in code, message

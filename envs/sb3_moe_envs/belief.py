@@ -571,7 +571,7 @@ def _with_ending(path: str | os.PathLike[str]) -> str:
 class Belief:
     """Keep the belief where an agent acts without an environment, such as on a robot.
 
-    It needs numpy alone, and takes what the models of the training environment have learned:
+    It needs neither torch nor SB3, and takes what the training environment's models have learned:
 
     .. code-block:: python
 
