@@ -7,7 +7,6 @@ the same tensors.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch as th
 from torch import nn
@@ -33,7 +32,7 @@ from sb3_moe.layers.stacked import (
     StackedLayerNorm,
     StackedLinear,
 )
-from sb3_moe_envs.belief import BeliefModels, Regression, Transitions
+from sb3_moe_envs.belief import BeliefModels, Regression, Scale, Transitions
 
 Function = Callable[[th.Tensor], th.Tensor]
 
@@ -384,7 +383,7 @@ def belief(models: BeliefModels, episode: Transitions, start: list[float]) -> li
 def _log_normal(regression: Regression, k: int, inputs: list[float], targets: list[float]) -> float:
     """Return the log-density of standardized targets under model k."""
 
-    def standardized(values: list[float], scale: Any) -> list[float]:
+    def standardized(values: list[float], scale: Scale) -> list[float]:
         columns = zip(values, scale.mean, scale.divisor, strict=True)
         return [(value - mean) / deviation for value, mean, deviation in columns]
 

@@ -507,13 +507,16 @@ class BeliefModels:
     def state(self) -> dict[str, Any]:
         """Return the models as plain values and arrays."""
         progress = {name: getattr(self, name) for name in PROGRESS}
+        progress["random"] = self.random.bit_generator.state
         return {"settings": self.settings, "progress": progress, "arrays": self._arrays()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "BeliefModels":
         """Return the models that :meth:`state` described."""
         models = cls(**state["settings"])
-        vars(models).update(state["progress"])
+        progress = dict(state["progress"])
+        models.random.bit_generator.state = progress.pop("random")
+        vars(models).update(progress)
         for name, array in models._arrays().items():
             array[...] = state["arrays"][name]
         return models

@@ -81,10 +81,6 @@ class VecBelief(VecPast):
         self.buffer_size = buffer_size
         for name in self.LEARNING[1:]:
             whole(name, getattr(self, name))
-        # A row for each step of all environments, at least those between two trainings.
-        rows = max(buffer_size // venv.num_envs, train_freq)
-        self._recent = _Recent(rows)
-        self._steps_to_learn = 0
         self.use(BeliefModels(self._obs_nD.shape[1], self._action_dim, num_models, **options))
 
     def use(self, models: Any) -> None:
@@ -97,6 +93,10 @@ class VecBelief(VecPast):
         self.log_belief = np.tile(models.log_prior(), (self.num_envs, 1))
         #: log-likelihoods of the newest transitions under each model, (n, E)
         self.log_likelihood = np.zeros_like(self.log_belief)
+        # A row for each step of all environments, at least those between two trainings; beliefs of
+        # other models must not be among them.
+        self._recent = _Recent(max(self.buffer_size // self.num_envs, self.train_freq))
+        self._steps_to_learn = 0
         self._show(spaces.Box(0.0, 1.0, (models.num_models,), np.float32))
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:

@@ -129,6 +129,19 @@ def unscaled_errors(models, predicts, transitions):
     return errors * regression.target_scale.divisor
 
 
+def test_standardizing_by_all_transitions_so_far_changes_no_prediction():
+    models, late = learned(hidden=(4,)), moved(0.5, 50, 9)
+    [regression] = models.regressions.values()
+    before = unscaled_errors(models, "transition", late)
+    inputs = np.concatenate([late.obs, late.actions], axis=1)
+    regression.standardize_by(inputs, late.next_obs - late.obs, 50 / (models.num_seen + 50))
+    np.testing.assert_allclose(unscaled_errors(models, "transition", late), before)
+    seen = both(1.0, -1.0)
+    every = np.concatenate([np.concatenate([seen.obs, seen.actions], axis=1), inputs])
+    np.testing.assert_allclose(regression.input_scale.mean, every.mean(axis=0))
+    np.testing.assert_allclose(regression.input_scale.divisor, every.std(axis=0))
+
+
 @pytest.mark.parametrize("predicts", ["transition", "reward"])
 def test_each_of_two_tasks_gets_a_model_which_stays_as_it_is_while_its_task_is_away(predicts):
     models = learned(2, predicts=predicts, rounds=20)

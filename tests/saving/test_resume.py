@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback
 from sb3_moe.saving.snapshot import DamagedError, resume
-from sb3_moe.vec_env import MultiTaskReplayBuffer, make_multitask_vec_env
+from sb3_moe.vec_env import MultiTaskReplayBuffer, VecBelief, make_multitask_vec_env
+from sb3_moe.vec_env.belief import belief_of
 from sb3_moe_envs import Cycle, MultiTaskEnv
 
 CLASSIC = ["CartPole-v1", ("Acrobot-v1", {"max_episode_steps": 50})]
@@ -47,6 +48,16 @@ def normalized():
     return ppo(VecNormalize(env, norm_obs_keys=["obs"]))
 
 
+def with_belief(algorithm):
+    """Build a model with a belief, below or above what normalizes its observations."""
+    env = make_multitask_vec_env(CLASSIC, 4, seed=0, task_id="info")
+    options = {"train_freq": 8, "gradient_steps": 4, "predicts": "both"}
+    if algorithm is ppo:
+        return ppo(VecBelief(VecNormalize(env), 3, **options))
+    belief = VecBelief(env, 3, **options)
+    return dqn("MultiInputPolicy", VecNormalize(belief, norm_obs_keys=["obs"]))
+
+
 def runs():
     cycle = Cycle(steps_per_task=128)
     return {
@@ -56,11 +67,15 @@ def runs():
             make_multitask_vec_env(CLASSIC, 2, seed=0, schedule=cycle),
             replay_buffer_class=MultiTaskReplayBuffer,
         ),
+        "ppo-belief": lambda: with_belief(ppo),
+        "dqn-belief": lambda: with_belief(dqn),
     }
 
 
 def digest(model):
     weights = b"".join(value.numpy().tobytes() for value in model.policy.state_dict().values())
+    if (belief := belief_of(model.env)) is not None:
+        weights += b"".join(array.tobytes() for array in belief.models._arrays().values())
     return hashlib.sha256(weights).hexdigest()
 
 
